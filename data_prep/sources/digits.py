@@ -1,0 +1,39 @@
+"""scikit-learn's digits: 1,797 scans of 8 × 8 pixels, as 175 binary tasks "digit ∈ S" for all S of one to three classes.
+
+Source: E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998; it comes with scikit-learn.
+"""
+
+from itertools import combinations
+
+import numpy as np
+
+from data_prep.dataset import Dataset
+from data_prep.encode import encode_png
+from matl_scale.data.shards import Task
+
+SUBSETS = [subset for size in (1, 2, 3) for subset in combinations(range(10), size)]
+
+
+def build(seed: int) -> Dataset:
+    """Returns the 1,797 images, split 70 / 15 / 15 % with the same share of every digit."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    rows = np.arange(len(digits.target))
+    train, rest = train_test_split(rows, test_size=0.3, stratify=digits.target, random_state=seed)
+    val, test = train_test_split(rest, test_size=0.5, stratify=digits.target[rest], random_state=seed)
+    splits = np.empty(len(rows), dtype=object)
+    for name, part in (("train", train), ("val", val), ("test", test)):
+        splits[part] = name
+    pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    return Dataset(
+        tasks=[
+            Task(name="digit_in_" + "_".join(map(str, subset)), classes=("no", "yes"), source="digits")
+            for subset in SUBSETS
+        ],
+        names=[f"digits/{row:04d}.png" for row in rows],
+        labels=np.stack([np.isin(digits.target, subset) for subset in SUBSETS], axis=1).astype(np.int8),
+        splits=splits,
+        read_images=lambda: map(encode_png, pixels),
+    )

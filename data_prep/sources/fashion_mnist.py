@@ -1,0 +1,69 @@
+"""Fashion-MNIST (Xiao, Rasul, Vollgraf, 2017, arXiv 1708.07747) as ten one-vs-rest tasks."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.dataset import Dataset
+from data_prep.encode import encode_png, one_vs_rest
+from data_prep.splits import draw_splits
+from matl_scale.data.shards import InputError, Task
+
+CLASSES = (
+    "tshirt_top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle_boot",
+)  # fmt: skip
+PARTS = {"train": "train", "test": "t10k"}
+FOLDERS = (".", "raw", "FashionMNIST/raw")  # as published, and as torchvision lays it out
+
+
+def build(root: Path, val_fraction: float, seed: int) -> Dataset:
+    """Returns all 70,000 images; a seeded share of the training part becomes the split `val`."""
+    folder = find_files(root)
+    names, pixels, classes, splits = [], [], [], []
+    for part, prefix in PARTS.items():
+        pixels.append(read_idx(folder, f"{prefix}-images-idx3-ubyte"))
+        classes.append(read_idx(folder, f"{prefix}-labels-idx1-ubyte").astype(np.int64))
+        count = len(classes[-1])
+        if pixels[-1].ndim != 3 or len(pixels[-1]) != count:
+            raise InputError(f"{folder}: the {part} images and labels should match. Got {len(pixels[-1])} and {count}.")
+        names += [f"fashion-mnist/{part}/{row:05d}.png" for row in range(count)]
+        splits.append(np.full(count, part, dtype=object))
+    if val_fraction:
+        splits[0] = draw_splits(len(splits[0]), {"train": 1 - val_fraction, "val": val_fraction}, seed)
+    return Dataset(
+        tasks=[Task(name=name, classes=("no", "yes"), source="fashion-mnist") for name in CLASSES],
+        names=names,
+        labels=one_vs_rest(np.concatenate(classes), len(CLASSES)),
+        splits=np.concatenate(splits),
+        read_images=lambda: map(encode_png, np.concatenate(pixels)),
+    )
+
+
+def find_files(root: Path) -> Path:
+    """Returns the folder below `root` that has the idx files; torchvision downloads them if there is none."""
+    for folder in FOLDERS:
+        if any((root / folder).glob("train-images-idx3-ubyte*")):
+            return root / folder
+    from matl_scale.vision import torchvision
+
+    try:
+        for train in (True, False):
+            torchvision.datasets.FashionMNIST(root, train=train, download=True)
+    except (RuntimeError, OSError) as error:
+        raise InputError(f"{root} has no Fashion-MNIST files, and they could not be downloaded: {error}.") from error
+    return root / "FashionMNIST/raw"
+
+
+def read_idx(folder: Path, name: str) -> np.ndarray:
+    """Reads an idx file of unsigned bytes, plain or gzipped: magic 0, 0, 8, number of axes, then sizes, big-endian."""
+    path = folder / name
+    try:
+        data = path.read_bytes() if path.is_file() else gzip.decompress((folder / f"{name}.gz").read_bytes())
+        axes = data[3]
+        shape = np.frombuffer(data, ">u4", count=axes, offset=4)
+        if data[:3] != b"\x00\x00\x08":
+            raise ValueError("wrong magic number")
+        return np.frombuffer(data, np.uint8, offset=4 + 4 * axes).reshape(shape)
+    except (OSError, EOFError, ValueError, IndexError) as error:
+        raise InputError(f"{path} cannot be read as an idx file: {error}.") from error

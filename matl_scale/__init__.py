@@ -1,0 +1,26 @@
+"""One network, hundreds of image-classification tasks, by task routing.
+
+The public names below are imported on first use, so that `data_prep` and `--help` do not wait for torch.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "RoutedModel": "matl_scale.models",
+    "TaskRouter": "matl_scale.routing.router",
+    "draw_masks": "matl_scale.routing.masks",
+    "route": "matl_scale.routing.surgery",
+    "Manifest": "matl_scale.data.shards",
+    "Task": "matl_scale.tasks",
+    "InputError": "matl_scale.errors",
+}
+__all__ = ["InputError", "Manifest", "RoutedModel", "Task", "TaskRouter", "draw_masks", "route"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_PUBLIC[name]), name)

@@ -1,0 +1,57 @@
+"""What a task is, and how tasks are chosen by name pattern. No torch here: data preparation uses it too."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from matl_scale.errors import InputError, nearest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One classification problem.
+
+    Attributes:
+        name: Unique within a shard set; also the name of its label column.
+        classes: Class names; a label is an index into them. Two classes make a binary task with class 1 positive.
+        source: Where its labels come from (a file or data set name), for people.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise InputError("A task should have a name. Got an empty one.")
+        if len(self.classes) < 2:
+            raise InputError(
+                f"Task `{self.name}` should have at least two classes. Got {list(self.classes)}: "
+                "there is nothing to learn from this column; leave it out."
+            )
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+
+def match_names(names: Sequence[str], patterns: Sequence[str], key: str) -> list[int]:
+    """Returns the indices, ascending, of the names that at least one shell-style pattern matches.
+
+    Raises:
+        InputError: A pattern matches nothing; `key` says which setting it came from.
+    """
+    chosen: set[int] = set()
+    known = set(names)
+    for pattern in patterns:
+        # a name is matched as it stands before it is read as a pattern: class names may hold brackets
+        found = [i for i, name in enumerate(names) if name == pattern]
+        if pattern not in known:
+            found = [i for i, name in enumerate(names) if fnmatchcase(name, pattern)]
+        if not found:
+            raise InputError(
+                f"`{key}` should match task names. `{pattern}` matches none of the {len(names)} tasks."
+                + nearest(pattern, names)
+            )
+        chosen.update(found)
+    return sorted(chosen)

@@ -1,0 +1,36 @@
+"""torchvision, importable beside a CPU-only torch too. Import it through here, never directly.
+
+The registry's torchvision is built against CUDA; beside a CPU build of torch its C++ operators cannot load, and
+`import torchvision` fails while it registers fake kernels for two of them. Declaring those two schemas first is enough
+for models, transforms and data sets; the operators themselves stay unavailable. Nothing is declared where they load.
+"""
+
+import warnings
+
+import torch
+
+
+def _declare_missing_operators() -> None:
+    library = torch.library.Library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _KEPT.append(library)
+
+
+_KEPT: list[torch.library.Library] = []  # a Library that is collected takes its schemas with it
+
+with warnings.catch_warnings():
+    # torchvision.io warns that its image codecs are missing; images are decoded with Pillow here
+    warnings.filterwarnings("ignore", message="Failed to load image Python extension")
+    try:
+        import torchvision
+    except RuntimeError as error:
+        if "torchvision::nms does not exist" not in str(error):
+            raise
+        _declare_missing_operators()
+        import torchvision
+
+from torchvision import models, tv_tensors
+from torchvision.transforms import v2 as transforms
+
+__all__ = ["models", "torchvision", "transforms", "tv_tensors"]
