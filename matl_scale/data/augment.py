@@ -1,0 +1,43 @@
+"""Augmentation of a batch on the training device, with torchvision's transforms (v2), drawn for each image by itself."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+
+from matl_scale.vision import transforms
+
+Augment = Literal["none", "flip", "crop-flip", "randaugment"]
+
+# of ImageNet's training images, in the order R, G, B: what torchvision's weights expect
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+Transform = Callable[[torch.Tensor], torch.Tensor]
+
+
+def build_augment(name: Augment, size: int) -> Transform | None:
+    """Returns the transform of one uint8 image, shape `(3, size, size)`; None for `none`.
+
+    `randaugment` is RandAugment (Cubuk et al., 2020, arXiv 1909.13719) with torchvision's defaults, after `crop-flip`.
+    """
+    flip = [transforms.RandomHorizontalFlip()]
+    crop = [transforms.RandomCrop(size, padding=max(1, size // 8), padding_mode="reflect")]
+    steps = {"none": [], "flip": flip, "crop-flip": crop + flip, "randaugment": [*crop, *flip, transforms.RandAugment()]}
+    return transforms.Compose(steps[name]) if steps[name] else None
+
+
+def augment_batch(images: torch.Tensor, transform: Transform | None, seed: int) -> torch.Tensor:
+    """Applies `transform` to each image of a uint8 batch, shape `(batch, 3, size, size)`; the seed fixes every draw."""
+    if transform is None:
+        return images
+    with torch.random.fork_rng(devices=[]):  # v2 draws its parameters from the CPU's generator, wherever the images are
+        torch.manual_seed(seed)
+        return torch.stack([transform(image) for image in images])
+
+
+def normalise(images: torch.Tensor) -> torch.Tensor:
+    """Turns uint8 images, shape `(batch, 3, height, width)`, into floats of the default type, normalised per channel."""
+    dtype = torch.get_default_dtype()
+    mean, std = (torch.tensor(values, dtype=dtype, device=images.device)[:, None, None] for values in (MEAN, STD))
+    return (images.to(dtype) / 255 - mean) / std

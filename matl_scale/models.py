@@ -1,0 +1,203 @@
+"""Backbones by name, and the whole network: a routed trunk and one linear head per task. Plain `nn.Module`s."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from torch import fx, nn
+
+from matl_scale.errors import InputError, nearest
+from matl_scale.routing.surgery import route, set_submodule
+from matl_scale.routing.masks import Strategy
+from matl_scale.routing.statistics import Statistics
+from matl_scale.seeds import derive_seed
+from matl_scale.tasks import Task
+from matl_scale.vision import models
+
+Stem = Literal["standard", "small"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The backbone."""
+
+    name: str = "resnet18"
+    """A torchvision CNN, by the name that torchvision.models.get_model takes."""
+    width: float = 1.0
+    """Multiplies the channels of every layer."""
+    stem: Stem = "standard"
+    """`small` for images below 64 pixels: the first conv keeps the resolution and a max-pool behind it is dropped."""
+    pretrained: bool = False
+    """Start from torchvision's default weights (downloaded at the first use); needs width 1 and the standard stem."""
+
+    def __post_init__(self) -> None:
+        if not self.width > 0:
+            raise InputError(f"`model.width` should be above 0. Got {self.width}.")
+        if self.pretrained and (self.width != 1 or self.stem != "standard"):
+            raise InputError("`model.pretrained` should be false unless `model.width` is 1 and `model.stem` standard.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoutingConfig:
+    """Which part of the trunk each task uses."""
+
+    sigma: float = 0.5
+    """Sharing ratio σ: the fraction of every layer's units that a task keeps. 1 = all shared (hard sharing)."""
+    strategy: Strategy = "random"
+    """`random` units per task, or `partition`: σ of the units common to all tasks, the rest split between them."""
+    statistics: Statistics = "task"
+    """Running norm statistics per `task`, or `shared` by all tasks (to compare with)."""
+
+
+class RoutedModel(nn.Module):
+    """A routed trunk and a linear head per task.
+
+    Args:
+        trunk: From `route()`: `(images, task) → features`.
+        num_classes: Of each task, in task order.
+        num_features: Of the trunk's output.
+    """
+
+    def __init__(self, trunk: fx.GraphModule, num_classes: Sequence[int], num_features: int) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.heads = nn.ModuleList(nn.Linear(num_features, count) for count in num_classes)
+
+    def forward(self, images: torch.Tensor, task_id: int) -> torch.Tensor:
+        """Returns the logits of one task.
+
+        Args:
+            images: Shape `(batch, 3, height, width)`.
+            task_id: The active task.
+
+        Returns:
+            Shape `(batch, num_classes of the task)`.
+        """
+        task = torch.tensor([task_id], device=images.device)
+        return cast(torch.Tensor, self.heads[task_id](self.trunk(images, task)))
+
+
+def build_model(model: ModelConfig, routing: RoutingConfig, tasks: Sequence[Task], seed: int) -> RoutedModel:
+    """Builds the network; weights and masks are a pure function of the arguments.
+
+    Raises:
+        InputError: The backbone is unknown or cannot be routed, or σ leaves a layer without units.
+    """
+    backbone, num_features = build_backbone(model, seed)
+    trunk = route(
+        backbone, len(tasks), routing.sigma, strategy=routing.strategy, statistics=routing.statistics, seed=seed
+    )
+    network = RoutedModel(trunk, [task.num_classes for task in tasks], num_features)
+    for task, head in zip(tasks, network.heads, strict=True):
+        # by name, so that a head starts the same whatever other tasks there are
+        init_head(cast(nn.Linear, head), derive_seed(seed, "head", task.name))
+    return network
+
+
+def init_head(head: nn.Linear, seed: int) -> None:
+    """Initialises a head as `nn.Linear` does, from its own seed."""
+    generator = torch.Generator().manual_seed(seed)
+    bound = head.in_features**-0.5
+    with torch.no_grad():
+        head.weight.uniform_(-bound, bound, generator=generator)
+        head.bias.uniform_(-bound, bound, generator=generator)
+
+
+def build_backbone(config: ModelConfig, seed: int) -> tuple[nn.Module, int]:
+    """Builds a torchvision CNN without its classifier.
+
+    Returns:
+        The module `(batch, 3, height, width) → (batch, num_features)`, and `num_features`.
+
+    Raises:
+        InputError: torchvision has no such model, or it has no classifier that can be taken off.
+    """
+    names = models.list_models(module=models)
+    if config.name not in names:
+        raise InputError(f"`model.name` should be a torchvision model. Got {config.name!r}." + nearest(config.name, names))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "backbone"))
+        backbone = models.get_model(config.name, weights="DEFAULT" if config.pretrained else None)
+        remove_classifier(backbone, config.name)
+        if config.stem == "small":
+            shrink_stem(backbone)
+        if config.width != 1:
+            scale_width(backbone, config.width)
+    return backbone, count_features(backbone)
+
+
+def remove_classifier(backbone: nn.Module, name: str) -> None:
+    """Leaves conv features, averaged over pixels: the hidden layers of VGG's and MobileNet's classifiers go too."""
+    for attribute in ("classifier", "fc"):
+        classifier = getattr(backbone, attribute, None)
+        if isinstance(classifier, nn.Module):
+            pools = any(isinstance(module, nn.AdaptiveAvgPool2d) for module in classifier.modules())
+            setattr(backbone, attribute, nn.AdaptiveAvgPool2d(1) if pools else nn.Identity())
+            break
+    else:
+        raise InputError(f"`model.name` = {name}: it has no `classifier` or `fc` to replace by task heads.")
+    if isinstance(getattr(backbone, "avgpool", None), nn.AdaptiveAvgPool2d):
+        backbone.avgpool = nn.AdaptiveAvgPool2d(1)
+
+
+def shrink_stem(backbone: nn.Module) -> None:
+    """Makes the first conv 3 × 3 with stride 1 and drops a max-pool of the stem, as is usual for 32-pixel images."""
+    name, first = next((name, module) for name, module in backbone.named_modules() if isinstance(module, nn.Conv2d))
+    conv = nn.Conv2d(first.in_channels, first.out_channels, 3, padding=1, bias=first.bias is not None)
+    init_conv(conv)
+    set_submodule(backbone, name, conv)
+    if isinstance(getattr(backbone, "maxpool", None), nn.MaxPool2d):
+        backbone.maxpool = nn.Identity()
+
+
+def scale_width(backbone: nn.Module, width: float) -> None:
+    """Replaces every conv and batch norm by one with `width` times the channels, freshly initialised.
+
+    Raises:
+        InputError: A grouped conv cannot be scaled by that factor, or a layer is of a kind that cannot be scaled.
+    """
+
+    def scaled(channels: int) -> int:
+        return max(1, round(channels * width))
+
+    for name, module in list(backbone.named_modules()):
+        if isinstance(module, nn.Conv2d):
+            set_submodule(backbone, name, scale_conv(name, module, scaled))
+        elif isinstance(module, nn.BatchNorm2d):
+            set_submodule(backbone, name, nn.BatchNorm2d(scaled(module.num_features), module.eps, module.momentum))
+        elif next(module.parameters(recurse=False), None) is not None:
+            raise InputError(f"`model.width` should be 1 here: module `{name}` ({type(module).__name__}) cannot be scaled.")
+
+
+def scale_conv(name: str, conv: nn.Conv2d, scaled: Any) -> nn.Conv2d:
+    ins = conv.in_channels if conv.in_channels == 3 else scaled(conv.in_channels)
+    outs = scaled(conv.out_channels)
+    groups = ins if conv.groups == conv.in_channels > 1 else conv.groups
+    if ins % groups or outs % groups:
+        raise InputError(
+            f"`model.width`: module `{name}` would have {ins} → {outs} channels in {groups} groups, which do not divide "
+            "them. Choose another width."
+        )
+    new = nn.Conv2d(
+        ins, outs, conv.kernel_size, conv.stride, conv.padding, conv.dilation, groups, conv.bias is not None
+    )  # type: ignore[arg-type]
+    init_conv(new)
+    return new
+
+
+def init_conv(conv: nn.Conv2d) -> None:
+    """He initialisation over the fan-out (He et al., 2015, arXiv 1502.01852), as torchvision's CNNs use it."""
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+
+
+def count_features(backbone: nn.Module) -> int:
+    """Returns the size of the backbone's output, by running it once without data."""
+    on_meta = copy.deepcopy(backbone).to("meta").eval()
+    output = on_meta(torch.empty(1, 3, 320, 320, device="meta"))
+    if not isinstance(output, torch.Tensor) or output.ndim != 2:
+        raise InputError("The backbone should return one tensor of shape (batch, num_features).")
+    return output.shape[1]

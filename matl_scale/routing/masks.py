@@ -1,0 +1,105 @@
+"""Routing masks: strategies that draw which units of a layer each task keeps. Every task keeps the same number.
+
+Sources: Strezoski, van Noord, Worring, Many Task Learning With Task Routing, ICCV 2019, arXiv 1903.12117. σ is the
+fraction that is kept; the authors' code counts the fraction that is switched off.
+"""
+
+from typing import Literal, get_args
+
+import torch
+
+from matl_scale.errors import InputError
+from matl_scale.seeds import derive_seed
+
+Strategy = Literal["random", "partition"]
+
+
+def draw_masks(
+    num_tasks: int, num_units: int, sigma: float, *, seed: int, layer: str, strategy: Strategy = "random"
+) -> torch.Tensor:
+    """Draws the routing mask of one layer, a pure function of its arguments: equal on every rank and device.
+
+    Args:
+        num_tasks: T.
+        num_units: C.
+        sigma: Sharing ratio: the fraction of units that a task keeps (`random`), or that all tasks have in common
+            (`partition`).
+        seed: The run's seed.
+        layer: The layer's name; another name gives another draw.
+        strategy: `random` or `partition`.
+
+    Returns:
+        Bool mask on the CPU, shape `(num_tasks, num_units)`, with the same number of units in every row.
+
+    Raises:
+        InputError: `sigma` is out of range, or leaves a task without a unit.
+    """
+    check_sigma(sigma, strategy)
+    generator = torch.Generator().manual_seed(derive_seed(seed, "masks", layer))
+    if strategy == "random":
+        return draw_random(num_tasks, num_units, sigma, generator)
+    return draw_partition(num_tasks, num_units, sigma, generator, layer)
+
+
+def check_sigma(sigma: float, strategy: str) -> None:
+    """Raises `InputError` for an unknown strategy or a σ that it cannot use."""
+    if strategy not in get_args(Strategy):
+        raise InputError(f"`routing.strategy` should be one of {', '.join(get_args(Strategy))}. Got {strategy!r}.")
+    lowest = 0.0 if strategy == "partition" else None
+    if not (0 < sigma <= 1 or sigma == lowest):
+        valid = "from 0 to 1" if strategy == "partition" else "above 0 and at most 1: a task needs units of its own or shared ones"
+        raise InputError(f"`routing.sigma` should be {valid}. Got {sigma}.")
+
+
+def count_kept(num_units: int, sigma: float) -> int:
+    """Returns how many of `num_units` units a task keeps: max(1, round(σ·C))."""
+    return max(1, round(sigma * num_units))
+
+
+def draw_random(num_tasks: int, num_units: int, sigma: float, generator: torch.Generator) -> torch.Tensor:
+    """Draws a uniformly random subset per task, as the authors do, then lets no unit idle where the tasks suffice.
+
+    Independent draws leave (1 − σ)^T of the units to no task. Each such unit takes the place of one that at least two
+    tasks keep, in one of these tasks; so every unit serves a task wherever T·k ≥ C.
+    """
+    num_kept = count_kept(num_units, sigma)
+    order = torch.rand(num_tasks, num_units, generator=generator).argsort(dim=1)
+    masks = torch.zeros(num_tasks, num_units, dtype=torch.bool)
+    masks.scatter_(1, order[:, :num_kept], torch.ones_like(order[:, :num_kept], dtype=torch.bool))
+    uses = masks.sum(dim=0)
+    for unit in torch.nonzero(uses == 0).flatten().tolist():
+        spare = torch.nonzero(masks & (uses >= 2))
+        if not len(spare):
+            break  # fewer than C places in all
+        task, given_up = spare[torch.randint(len(spare), (1,), generator=generator)].flatten().tolist()
+        masks[task, given_up], masks[task, unit] = False, True
+        uses[given_up] -= 1
+        uses[unit] += 1
+    return masks
+
+
+def draw_partition(
+    num_tasks: int, num_units: int, sigma: float, generator: torch.Generator, layer: str
+) -> torch.Tensor:
+    """Draws σ·C units that all tasks share and splits the rest between the tasks without overlap.
+
+    σ = 0 gives each task a network of its own, σ = 1 is hard sharing. Units that cannot be split evenly join the
+    shared ones, so that every task keeps as many and no unit idles; at σ = 0, where nothing may be shared, they idle.
+    """
+    num_shared = round(sigma * num_units)
+    num_private = (num_units - num_shared) // num_tasks
+    if num_private == 0 and num_shared < num_units:
+        raise InputError(
+            f"`routing.strategy` = partition: layer `{layer}` has {num_units} units, {num_shared} of them shared at "
+            f"`routing.sigma` = {sigma}; the other {num_units - num_shared} cannot be split between {num_tasks} tasks, "
+            "which would keep no unit of their own. Take a wider network, fewer tasks, sigma = 1, or the strategy `random`."
+        )
+    if sigma > 0:
+        num_shared = num_units - num_tasks * num_private
+    order = torch.randperm(num_units, generator=generator)
+    masks = torch.zeros(num_tasks, num_units, dtype=torch.bool)
+    masks[:, order[:num_shared]] = True
+    for task in range(num_tasks):
+        start = num_shared + task * num_private
+        masks[task, order[start : start + num_private]] = True
+    return masks

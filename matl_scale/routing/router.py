@@ -1,0 +1,40 @@
+"""The task routing layer: multiplies its input by the active task's mask. The mask is a buffer, never a parameter."""
+
+import torch
+from torch import nn
+
+
+class TaskRouter(nn.Module):
+    """Switches off the units that the active task does not keep.
+
+    The product is out of place and differentiable, so units that are switched off get exactly zero gradient whatever
+    follows. (The authors' layer edits `.data`, which is right only where a ReLU follows.)
+
+    Args:
+        mask: Bool, shape `(num_tasks, num_channels)`.
+    """
+
+    mask: torch.Tensor
+
+    def __init__(self, mask: torch.Tensor) -> None:
+        super().__init__()
+        if mask.dtype != torch.bool or mask.ndim != 2:
+            raise ValueError(f"`mask` should be bool, (num_tasks, num_channels). Got {mask.dtype}, {tuple(mask.shape)}.")
+        self.register_buffer("mask", mask)
+
+    def forward(self, x: torch.Tensor, task: torch.Tensor) -> torch.Tensor:
+        """Applies the mask.
+
+        Args:
+            x: Shape `(batch, num_channels, ...)`.
+            task: The active task, integers of shape `(1,)` for the whole batch or `(batch,)` for a mixed-task batch.
+
+        Returns:
+            Same shape as `x`.
+        """
+        mask = self.mask.index_select(0, task)
+        return x * mask.reshape(*mask.shape, *(1,) * (x.ndim - 2)).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        num_tasks, num_channels = self.mask.shape
+        return f"num_tasks={num_tasks}, num_channels={num_channels}"

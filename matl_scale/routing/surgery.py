@@ -1,0 +1,130 @@
+"""`route()`: puts task routers and per-task norms into any CNN that torch.fx can trace.
+
+The result takes the active task as an argument of `forward`. Module names, and so the keys of weights, stay as they were.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+
+from matl_scale.errors import InputError
+from matl_scale.routing.channels import ChannelMap, trace_channels
+from matl_scale.routing.masks import Strategy, check_sigma, draw_masks
+from matl_scale.routing.router import TaskRouter
+from matl_scale.routing.statistics import Statistics, TaskBatchNorm2d
+
+EXAMPLE_PIXELS = 320  # large enough for every torchvision CNN; only channel counts are read off the shapes
+
+
+def route(
+    backbone: nn.Module,
+    num_tasks: int,
+    sigma: float,
+    *,
+    strategy: Strategy = "random",
+    statistics: Statistics = "task",
+    seed: int = 0,
+) -> fx.GraphModule:
+    """Gives every task a sub-network of `backbone`.
+
+    A `TaskRouter` follows every conv, after its batch norm if it has one and before the activation. Convs that write
+    to one residual stream, and depthwise convs with what feeds them, share one mask, so that a sub-network is closed.
+
+    Args:
+        backbone: A CNN from images `(batch, 3, height, width)` to features `(batch, num_features)`. Not changed;
+            parameters are copied.
+        num_tasks: T.
+        sigma: Sharing ratio: the fraction of every layer's units that a task keeps.
+        strategy: How masks are drawn: `random` or `partition`.
+        statistics: Whether running statistics belong to each `task` or are `shared`.
+        seed: Of the masks.
+
+    Returns:
+        A module with `forward(x, task)`, `task` being integers of shape `(1,)`, or `(batch,)` in evaluation mode.
+
+    Raises:
+        InputError: The backbone cannot be traced or followed (names the module), or σ leaves a layer without units.
+    """
+    check_sigma(sigma, strategy)
+    if num_tasks < 1:
+        raise InputError(f"`num_tasks` should be at least 1. Got {num_tasks}.")
+    routed = trace(backbone)
+    channels = trace_channels(routed)
+    masks = draw_stream_masks(channels, num_tasks, sigma, strategy, seed)
+    insert_routers(routed, channels, masks, num_tasks, statistics)
+    return routed
+
+
+def trace(backbone: nn.Module) -> fx.GraphModule:
+    """Traces a copy of `backbone` and notes the shape of every node."""
+    try:
+        graph_module = fx.symbolic_trace(copy.deepcopy(backbone))
+    except Exception as error:  # torch.fx raises whatever the traced code raises
+        raise InputError(f"This backbone cannot be routed: torch.fx cannot trace it: {error}.") from error
+    on_meta = copy.deepcopy(graph_module).to("meta").eval()
+    try:
+        ShapeProp(on_meta).propagate(torch.empty(2, 3, EXAMPLE_PIXELS, EXAMPLE_PIXELS, device="meta"))
+    except Exception as error:
+        raise InputError(f"This backbone cannot be routed: it does not run on 3-channel images: {error}.") from error
+    for node, twin in zip(graph_module.graph.nodes, on_meta.graph.nodes, strict=True):
+        node.meta.update(twin.meta)
+    return graph_module
+
+
+def draw_stream_masks(
+    channels: ChannelMap, num_tasks: int, sigma: float, strategy: Strategy, seed: int
+) -> dict[int, torch.Tensor]:
+    """Draws each stream's mask. Returns the column of every unit: bool, shape `(num_tasks,)`."""
+    columns: dict[int, torch.Tensor] = {}
+    for stream in channels.streams:
+        num_units = len(stream.units)
+        if strategy == "random" and round(sigma * num_units) == 0:
+            raise InputError(
+                f"`routing.sigma` = {sigma} keeps no unit of layer `{stream.name}`, which has {num_units}. "
+                f"It should be at least {1 / num_units:.3g}, or the network wider (`model.width`)."
+            )
+        mask = draw_masks(num_tasks, num_units, sigma, seed=seed, layer=stream.name, strategy=strategy)
+        columns.update(zip(stream.units.tolist(), mask.unbind(dim=1), strict=True))
+    return columns
+
+
+def insert_routers(
+    routed: fx.GraphModule, channels: ChannelMap, columns: dict[int, torch.Tensor], num_tasks: int, statistics: Statistics
+) -> None:
+    """Edits the graph: adds the argument `task`, replaces norms, puts a router behind every routed node."""
+    graph = routed.graph
+    image = next(node for node in graph.nodes if node.op == "placeholder")
+    with graph.inserting_after(image):
+        task = graph.placeholder("task")
+    routers = nn.ModuleDict()
+    routed.add_module("routers", routers)
+    for node, units in channels.routed.items():
+        name = str(node.target)
+        module = routed.get_submodule(name)
+        key = name.replace(".", "_")
+        if key in routers:
+            raise InputError(f"This backbone cannot be routed: module `{name}`: it is called twice.")
+        if isinstance(module, nn.BatchNorm2d):
+            set_submodule(routed, name, TaskBatchNorm2d(module, num_tasks, statistics))
+            node.args = (node.args[0], task)
+        routers[key] = TaskRouter(torch.stack([columns[unit] for unit in units.tolist()], dim=1))
+        add_router_call(graph, node, f"routers.{key}", task)
+    graph.lint()
+    routed.recompile()
+
+
+def add_router_call(graph: fx.Graph, node: fx.Node, router: str, task: fx.Node) -> None:
+    users = list(node.users)
+    with graph.inserting_after(node):
+        routed_node = graph.call_module(router, (node, task))
+    for user in users:
+        user.replace_input_with(node, routed_node)
+
+
+def set_submodule(root: nn.Module, name: str, module: nn.Module) -> None:
+    parent_name, _, child = name.rpartition(".")
+    parent: Any = root.get_submodule(parent_name)
+    setattr(parent, child, module)
