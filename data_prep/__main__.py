@@ -30,7 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="matl-data", description="Prepare shard sets: images and a label matrix in tars.")
+    parser = argparse.ArgumentParser(
+        prog="matl-data", description="Prepare shard sets: images and a label matrix in tars."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_shard_command(commands)
     add_example_command(commands)
@@ -42,16 +44,39 @@ def build_parser() -> argparse.ArgumentParser:
 
 def add_shard_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     shard = commands.add_parser("shard", help="write your own images and labels as a shard set")
-    shard.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of images, or Parquet with `name` and `image`")  # fmt: skip
-    shard.add_argument("--labels", type=Path, required=True, metavar="FILE", help="CSV or Parquet, one row per image, a column per task")  # fmt: skip
-    shard.add_argument("--image-column", default="image", metavar="NAME", help="column with the image's name (default: image)")  # fmt: skip
-    shard.add_argument("--tasks", nargs="+", default=["*"], metavar="PATTERN", help="columns to take as tasks (default: all others)")  # fmt: skip
+    shard.add_argument(
+        "--images", type=Path, required=True, metavar="DIR", help="folder of images, or Parquet with `name` and `image`"
+    )
+    shard.add_argument(
+        "--labels",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="CSV or Parquet, one row per image, a column per task",
+    )
+    shard.add_argument(
+        "--image-column", default="image", metavar="NAME", help="column with the image's name (default: image)"
+    )
+    shard.add_argument(
+        "--tasks", nargs="+", default=["*"], metavar="PATTERN", help="columns to take as tasks (default: all others)"
+    )
     splits = shard.add_mutually_exclusive_group()
-    splits.add_argument("--split", metavar="NAME", help="the split of all these images (default: train); a second call with another name adds it")  # fmt: skip
+    splits.add_argument(
+        "--split",
+        metavar="NAME",
+        help="the split of all these images (default: train); a second call with another name adds it",
+    )
     splits.add_argument("--split-column", metavar="NAME", help="column with the split of each image")
     splits.add_argument("--split-fractions", metavar="LIST", help="draw splits: train=0.8,val=0.1,test=0.1")
-    shard.add_argument("--allow-unmatched", action="store_true", help="leave out images without a label row, and the reverse")  # fmt: skip
-    shard.add_argument("--resize", type=positive_int, metavar="PIXELS", help="scale and centre-crop to squares; without it image bytes stay untouched")  # fmt: skip
+    shard.add_argument(
+        "--allow-unmatched", action="store_true", help="leave out images without a label row, and the reverse"
+    )
+    shard.add_argument(
+        "--resize",
+        type=positive_int,
+        metavar="PIXELS",
+        help="scale and centre-crop to squares; without it image bytes stay untouched",
+    )
     add_output_options(shard)
     shard.set_defaults(run=run_shard)
 
@@ -67,15 +92,29 @@ def add_example_command(commands: "argparse._SubParsersAction[argparse.ArgumentP
     cifar.add_argument("--tasks", choices=("superclass", "fine"), default="superclass", help="(default: superclass)")
     cifar.set_defaults(run=run_cifar100)
     for parser in (fashion, cifar):
-        parser.add_argument("--root", type=Path, required=True, metavar="DIR", help="where the files are, or go when they are downloaded")  # fmt: skip
-        parser.add_argument("--val-fraction", type=fraction, default=0.1, metavar="F", help="share of the training part that becomes `val` (default: 0.1)")  # fmt: skip
+        parser.add_argument(
+            "--root",
+            type=Path,
+            required=True,
+            metavar="DIR",
+            help="where the files are, or go when they are downloaded",
+        )
+        parser.add_argument(
+            "--val-fraction",
+            type=fraction,
+            default=0.1,
+            metavar="F",
+            help="share of the training part that becomes `val` (default: 0.1)",
+        )
     for parser in (small, fashion, cifar):
         add_output_options(parser)
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the shard set to write")
-    parser.add_argument("--shard-mb", type=positive_float, default=256, metavar="MB", help="size of a shard in 10⁶ bytes (default: 256)")  # fmt: skip
+    parser.add_argument(
+        "--shard-mb", type=positive_float, default=256, metavar="MB", help="size of a shard in 10⁶ bytes (default: 256)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="for drawn splits (default: 0)")
 
 
@@ -137,8 +176,10 @@ def run_cifar100(options: argparse.Namespace) -> None:
 def finish(options: argparse.Namespace, dataset: Dataset, resize: int | None) -> None:
     manifest = write_shard_set(dataset, options.out, shard_mb=options.shard_mb, resize=resize)
     splits = ", ".join(f"{name} {count:,}" for name, count in manifest.splits.items())
-    print(f"{options.out}: {manifest.samples.num_rows:,} images ({splits}), {len(manifest.tasks)} tasks, "
-          f"{manifest.shards.num_rows} shards")  # fmt: skip
+    print(
+        f"{options.out}: {manifest.samples.num_rows:,} images ({splits}), {len(manifest.tasks)} tasks, "
+        f"{manifest.shards.num_rows} shards"
+    )
 
 
 def run_info(options: argparse.Namespace) -> None:

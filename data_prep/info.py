@@ -12,7 +12,9 @@ def print_info(manifest: Manifest, console: Console) -> None:
     labels = manifest.labels()
     split_names = list(manifest.splits)
     rows_of = {split: manifest.rows(split) for split in split_names}
-    table = Table(box=None, header_style="bold", pad_edge=False, caption="labelled images per split", expand=console.is_terminal)
+    table = Table(
+        box=None, header_style="bold", pad_edge=False, caption="labelled images per split", expand=console.is_terminal
+    )
     table.add_column("task", no_wrap=True)
     for name in ("classes", *split_names, "missing", "largest"):
         table.add_column(name, justify="right", no_wrap=True)

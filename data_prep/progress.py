@@ -37,5 +37,7 @@ def _track_lines(items: Iterable[Item], total: int, unit: str, console: Console)
         now = time.monotonic()
         if now - last >= LOG_EVERY_S or done == total:
             rate = done / max(now - start, 1e-9)
-            console.print(f"{done}/{total} {unit}, {rate:.0f} {unit}/s, {(total - done) / rate:.0f} s left", highlight=False)
+            console.print(
+                f"{done}/{total} {unit}, {rate:.0f} {unit}/s, {(total - done) / rate:.0f} s left", highlight=False
+            )
             last = now

@@ -8,7 +8,7 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 import pyarrow as pa
@@ -87,7 +87,7 @@ class ShardWriter:
     def _open(self) -> tarfile.TarFile:
         self._path = self.folder / shard_name(self.split, len(self.shards))
         self._file = HashingFile(self._path)
-        self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)  # type: ignore[call-overload]  # noqa: SIM115
+        self._tar = tarfile.open(fileobj=cast(BinaryIO, self._file), mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
         self._count = 0
         return self._tar
 
@@ -97,7 +97,7 @@ class ShardWriter:
         member = tarfile.TarInfo(name)
         member.size = len(data)
         member.mode = 0o644
-        offset = tar.offset + HEADER_BYTES  # type: ignore[attr-defined]
+        offset = tar.offset + HEADER_BYTES
         tar.addfile(member, io.BytesIO(data))
         return offset
 

@@ -9,9 +9,9 @@ import torch
 from torch import fx, nn
 
 from matl_scale.errors import InputError, nearest
-from matl_scale.routing.surgery import route, set_submodule
 from matl_scale.routing.masks import Strategy
 from matl_scale.routing.statistics import Statistics
+from matl_scale.routing.surgery import route, set_submodule
 from matl_scale.seeds import derive_seed
 from matl_scale.tasks import Task
 from matl_scale.vision import models
@@ -85,38 +85,39 @@ def build_model(model: ModelConfig, routing: RoutingConfig, tasks: Sequence[Task
     Raises:
         InputError: The backbone is unknown or cannot be routed, or σ leaves a layer without units.
     """
-    backbone, num_features = build_backbone(model, seed)
+    backbone = build_backbone(model, seed)
     trunk = route(
         backbone, len(tasks), routing.sigma, strategy=routing.strategy, statistics=routing.statistics, seed=seed
     )
-    network = RoutedModel(trunk, [task.num_classes for task in tasks], num_features)
-    for task, head in zip(tasks, network.heads, strict=True):
-        # by name, so that a head starts the same whatever other tasks there are
-        init_head(cast(nn.Linear, head), derive_seed(seed, "head", task.name))
+    network = RoutedModel(trunk, [task.num_classes for task in tasks], count_features(backbone))
+    for head in network.heads:
+        init_head(cast(nn.Linear, head))
     return network
 
 
-def init_head(head: nn.Linear, seed: int) -> None:
-    """Initialises a head as `nn.Linear` does, from its own seed."""
-    generator = torch.Generator().manual_seed(seed)
-    bound = head.in_features**-0.5
-    with torch.no_grad():
-        head.weight.uniform_(-bound, bound, generator=generator)
-        head.bias.uniform_(-bound, bound, generator=generator)
+def init_head(head: nn.Linear) -> None:
+    """Starts a head at zero: its first step then points from one class mean to the other.
+
+    Among hundreds of tasks a head is seldom drawn, and a random start would outweigh what its few steps teach it.
+    """
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
 
 
-def build_backbone(config: ModelConfig, seed: int) -> tuple[nn.Module, int]:
+def build_backbone(config: ModelConfig, seed: int) -> nn.Module:
     """Builds a torchvision CNN without its classifier.
 
     Returns:
-        The module `(batch, 3, height, width) → (batch, num_features)`, and `num_features`.
+        The module `(batch, 3, height, width) → (batch, num_features)`.
 
     Raises:
         InputError: torchvision has no such model, or it has no classifier that can be taken off.
     """
     names = models.list_models(module=models)
     if config.name not in names:
-        raise InputError(f"`model.name` should be a torchvision model. Got {config.name!r}." + nearest(config.name, names))
+        raise InputError(
+            f"`model.name` should be a torchvision model. Got {config.name!r}." + nearest(config.name, names)
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "backbone"))
         backbone = models.get_model(config.name, weights="DEFAULT" if config.pretrained else None)
@@ -125,7 +126,7 @@ def build_backbone(config: ModelConfig, seed: int) -> tuple[nn.Module, int]:
             shrink_stem(backbone)
         if config.width != 1:
             scale_width(backbone, config.width)
-    return backbone, count_features(backbone)
+    return backbone
 
 
 def remove_classifier(backbone: nn.Module, name: str) -> None:
@@ -168,7 +169,9 @@ def scale_width(backbone: nn.Module, width: float) -> None:
         elif isinstance(module, nn.BatchNorm2d):
             set_submodule(backbone, name, nn.BatchNorm2d(scaled(module.num_features), module.eps, module.momentum))
         elif next(module.parameters(recurse=False), None) is not None:
-            raise InputError(f"`model.width` should be 1 here: module `{name}` ({type(module).__name__}) cannot be scaled.")
+            raise InputError(
+                f"`model.width` should be 1 here: module `{name}` ({type(module).__name__}) cannot be scaled."
+            )
 
 
 def scale_conv(name: str, conv: nn.Conv2d, scaled: Any) -> nn.Conv2d:
@@ -180,9 +183,11 @@ def scale_conv(name: str, conv: nn.Conv2d, scaled: Any) -> nn.Conv2d:
             f"`model.width`: module `{name}` would have {ins} → {outs} channels in {groups} groups, which do not divide "
             "them. Choose another width."
         )
-    new = nn.Conv2d(
-        ins, outs, conv.kernel_size, conv.stride, conv.padding, conv.dilation, groups, conv.bias is not None
-    )  # type: ignore[arg-type]
+    kernel_size, stride, dilation = (
+        cast(tuple[int, int], size) for size in (conv.kernel_size, conv.stride, conv.dilation)
+    )
+    padding = cast(tuple[int, int], conv.padding)
+    new = nn.Conv2d(ins, outs, kernel_size, stride, padding, dilation, groups, conv.bias is not None)
     init_conv(new)
     return new
 
@@ -196,8 +201,8 @@ def init_conv(conv: nn.Conv2d) -> None:
 
 def count_features(backbone: nn.Module) -> int:
     """Returns the size of the backbone's output, by running it once without data."""
-    on_meta = copy.deepcopy(backbone).to("meta").eval()
-    output = on_meta(torch.empty(1, 3, 320, 320, device="meta"))
+    on_meta = copy.deepcopy(backbone).to("meta", torch.float32).eval()
+    output = on_meta(torch.empty(1, 3, 320, 320, device="meta", dtype=torch.float32))
     if not isinstance(output, torch.Tensor) or output.ndim != 2:
         raise InputError("The backbone should return one tensor of shape (batch, num_features).")
     return output.shape[1]

@@ -30,7 +30,7 @@ with warnings.catch_warnings():
         _declare_missing_operators()
         import torchvision
 
-from torchvision import models, tv_tensors
-from torchvision.transforms import v2 as transforms
+from torchvision import models  # noqa: E402
+from torchvision.transforms import v2 as transforms  # noqa: E402
 
-__all__ = ["models", "torchvision", "transforms", "tv_tensors"]
+__all__ = ["models", "torchvision", "transforms"]

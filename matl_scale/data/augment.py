@@ -23,7 +23,12 @@ def build_augment(name: Augment, size: int) -> Transform | None:
     """
     flip = [transforms.RandomHorizontalFlip()]
     crop = [transforms.RandomCrop(size, padding=max(1, size // 8), padding_mode="reflect")]
-    steps = {"none": [], "flip": flip, "crop-flip": crop + flip, "randaugment": [*crop, *flip, transforms.RandAugment()]}
+    steps = {
+        "none": [],
+        "flip": flip,
+        "crop-flip": crop + flip,
+        "randaugment": [*crop, *flip, transforms.RandAugment()],
+    }
     return transforms.Compose(steps[name]) if steps[name] else None
 
 

@@ -42,7 +42,9 @@ class DataConfig:
         if self.batch_size < 2:
             raise InputError(f"`data.batch_size` should be at least 2, for batch norm. Got {self.batch_size}.")
         if self.workers < 0 or self.image_size < 0 or self.shuffle_shards < 1:
-            raise InputError("`data.workers` and `data.image_size` should be at least 0, `data.shuffle_shards` at least 1.")
+            raise InputError(
+                "`data.workers` and `data.image_size` should be at least 0, `data.shuffle_shards` at least 1."
+            )
 
     @property
     def patterns(self) -> list[str]:
@@ -122,7 +124,12 @@ class EvaluationBatches:
     def __call__(self) -> Iterator[tuple[int, list[dict[str, Any]]]]:
         worker, num_workers = worker_of()
         planned = plan_evaluation(
-            self.rows, self.batch_size, rank=self.rank, world_size=self.world_size, worker=worker, num_workers=num_workers
+            self.rows,
+            self.batch_size,
+            rank=self.rank,
+            world_size=self.world_size,
+            worker=worker,
+            num_workers=num_workers,
         )
         for rows in planned:
             yield -1, [self.reader.read(int(row)) for row in rows]

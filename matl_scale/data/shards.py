@@ -272,7 +272,11 @@ def read_manifest(root: Path) -> Manifest:
     """
     path = root / MANIFEST_FILE
     if not path.is_file():
-        hint = " It holds tars, so it may be an interrupted run: delete it and prepare it again." if is_partial(root) else ""
+        hint = (
+            " It holds tars, so it may be an interrupted run: delete it and prepare it again."
+            if is_partial(root)
+            else ""
+        )
         raise InputError(f"{root} is not a shard set: it has no {MANIFEST_FILE}.{hint} See `matl-data --help`.")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -228,7 +228,9 @@ class ChannelTracer:
             assert other is not None
             self.unions.tie(first, other)
         is_product = node.target in (operator.mul, operator.imul, torch.mul, "mul", "mul_")
-        if len([operand for operand in operands if operand in self.ungated]) > (1 if is_product and len(operands) > 1 else 0):
+        if len([operand for operand in operands if operand in self.ungated]) > (
+            1 if is_product and len(operands) > 1 else 0
+        ):
             raise self.refusal(node, "a sigmoid's output can only scale routed channels")
         self.units[node] = first
 
@@ -264,5 +266,3 @@ def trace_channels(graph_module: fx.GraphModule) -> ChannelMap:
         InputError: An operation cannot be followed; the message names its module.
     """
     return ChannelTracer(graph_module).run()
-
-

@@ -47,7 +47,11 @@ def check_sigma(sigma: float, strategy: str) -> None:
         raise InputError(f"`routing.strategy` should be one of {', '.join(get_args(Strategy))}. Got {strategy!r}.")
     lowest = 0.0 if strategy == "partition" else None
     if not (0 < sigma <= 1 or sigma == lowest):
-        valid = "from 0 to 1" if strategy == "partition" else "above 0 and at most 1: a task needs units of its own or shared ones"
+        valid = (
+            "from 0 to 1"
+            if strategy == "partition"
+            else "above 0 and at most 1: a task needs units of its own or shared ones"
+        )
         raise InputError(f"`routing.sigma` should be {valid}. Got {sigma}.")
 
 

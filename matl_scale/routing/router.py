@@ -19,7 +19,9 @@ class TaskRouter(nn.Module):
     def __init__(self, mask: torch.Tensor) -> None:
         super().__init__()
         if mask.dtype != torch.bool or mask.ndim != 2:
-            raise ValueError(f"`mask` should be bool, (num_tasks, num_channels). Got {mask.dtype}, {tuple(mask.shape)}.")
+            raise ValueError(
+                f"`mask` should be bool, (num_tasks, num_channels). Got {mask.dtype}, {tuple(mask.shape)}."
+            )
         self.register_buffer("mask", mask)
 
     def forward(self, x: torch.Tensor, task: torch.Tensor) -> torch.Tensor:

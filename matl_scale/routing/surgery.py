@@ -64,9 +64,11 @@ def trace(backbone: nn.Module) -> fx.GraphModule:
         graph_module = fx.symbolic_trace(copy.deepcopy(backbone))
     except Exception as error:  # torch.fx raises whatever the traced code raises
         raise InputError(f"This backbone cannot be routed: torch.fx cannot trace it: {error}.") from error
-    on_meta = copy.deepcopy(graph_module).to("meta").eval()
+    on_meta = copy.deepcopy(graph_module).to("meta", torch.float32).eval()
     try:
-        ShapeProp(on_meta).propagate(torch.empty(2, 3, EXAMPLE_PIXELS, EXAMPLE_PIXELS, device="meta"))
+        ShapeProp(on_meta).propagate(
+            torch.empty(2, 3, EXAMPLE_PIXELS, EXAMPLE_PIXELS, device="meta", dtype=torch.float32)
+        )
     except Exception as error:
         raise InputError(f"This backbone cannot be routed: it does not run on 3-channel images: {error}.") from error
     for node, twin in zip(graph_module.graph.nodes, on_meta.graph.nodes, strict=True):
@@ -92,7 +94,11 @@ def draw_stream_masks(
 
 
 def insert_routers(
-    routed: fx.GraphModule, channels: ChannelMap, columns: dict[int, torch.Tensor], num_tasks: int, statistics: Statistics
+    routed: fx.GraphModule,
+    channels: ChannelMap,
+    columns: dict[int, torch.Tensor],
+    num_tasks: int,
+    statistics: Statistics,
 ) -> None:
     """Edits the graph: adds the argument `task`, replaces norms, puts a router behind every routed node."""
     graph = routed.graph

@@ -1,0 +1,58 @@
+"""Evaluates a run's newest checkpoint on a split: every task, every labelled sample once."""
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from matl_scale.config import exit_with_error, parse_config, walk
+from matl_scale.errors import InputError
+from matl_scale.tracking.mlflow_follower import read_status
+from matl_scale.tracking.recorder import Recorder
+from matl_scale.train.evaluate import evaluate
+from matl_scale.train.loop import CONFIG_FILE
+from matl_scale.train.progress import print_results
+from matl_scale.train.restore import choose_checkpoint, restore_network
+from matl_scale.train.setup import build_accelerator, open_data
+
+PROGRAM = "evaluate.py"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__)
+    parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="the run's folder, as runs/NAME")
+    parser.add_argument("--split", metavar="NAME", help="the split to evaluate (default: the run's eval.split)")
+    parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="a folder step-… (default: the run's newest)")
+    options = parser.parse_args()
+    try:
+        run_evaluation(options.run, options.split, options.checkpoint)
+    except InputError as error:
+        exit_with_error(PROGRAM, error)
+
+
+def run_evaluation(folder: Path, split: str | None, checkpoint_folder: Path | None) -> None:
+    """Evaluates, adds the result to the run's files, and prints it."""
+    if not (folder / CONFIG_FILE).is_file():
+        raise InputError(f"--run {folder} is not a run: it has no {CONFIG_FILE}.")
+    config = parse_config(["--config", str(folder / CONFIG_FILE)], PROGRAM, "")
+    # the folder may have been moved or renamed since
+    config = replace(config, run=replace(config.run, name=folder.resolve().name, dir=str(folder.resolve().parent)))
+    split = split or config.eval.split
+    accelerator = build_accelerator(config.train.precision)
+    data = open_data(config)
+    checkpoint = choose_checkpoint(config, checkpoint_folder)
+    model = restore_network(config, data, checkpoint, accelerator.device)
+    metrics = evaluate(accelerator, model, data.evaluation(split), config.eval.batch_size, config.train.channels_last)
+    if accelerator.is_main_process:
+        status = read_status(folder)
+        recorder = Recorder(folder, config.track, dict(walk(config)), data.task_names, enabled=True)
+        recorder.evaluation(checkpoint.step, split, metrics.summary(), metrics.values, metrics.counts)
+        recorder.close(status)
+        print_results(Console(), data.task_names, split, checkpoint.step, metrics)
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,146 @@
+"""The run's own files: `metrics.jsonl` (one line per record), `per_task.parquet` and `draws.parquet` (long tables).
+
+They are the truth: whatever MLflow shows is a copy of them.
+"""
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from matl_scale.errors import InputError
+from matl_scale.files import write_atomic, write_text
+from matl_scale.tasks import match_names
+
+METRICS_FILE = "metrics.jsonl"
+PER_TASK_FILE = "per_task.parquet"
+DRAWS_FILE = "draws.parquet"
+STATUS_FILE = "status.json"
+MAX_CURVES = 50
+CURVE_METRICS = ("balanced_accuracy", "auroc")
+
+PER_TASK_SCHEMA = pa.schema(
+    {
+        "step": pa.int64(),
+        "split": pa.string(),
+        "task": pa.string(),
+        "metric": pa.string(),
+        "value": pa.float64(),
+        "count": pa.int64(),
+    }
+)
+DRAWS_SCHEMA = pa.schema({"step": pa.int64(), "task": pa.string(), "draws": pa.int64()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackConfig:
+    """What is logged, and where to."""
+
+    mlflow: bool = True
+    """Copy the run to MLflow (the store that MLFLOW_TRACKING_URI names, else run.dir/mlflow.db); off = local files only."""
+    experiment: str = "matl_scale"
+    """MLflow experiment."""
+    every: int = 10
+    """Steps between records of loss, learning rate and throughput."""
+    curves: list[str] = field(default_factory=list)
+    """Name patterns of tasks whose balanced accuracy and AUROC become metric curves of their own."""
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise InputError(f"`track.every` should be at least 1. Got {self.every}.")
+
+    def curve_tasks(self, names: Sequence[str]) -> list[int]:
+        """Returns the tasks that get curves.
+
+        Raises:
+            InputError: A pattern matches nothing, or all match more than MLflow's pages bear.
+        """
+        chosen = match_names(names, self.curves, "track.curves") if self.curves else []
+        if len(chosen) > MAX_CURVES:
+            raise InputError(
+                f"`track.curves` should choose at most {MAX_CURVES} tasks. Got {len(chosen)}: MLflow slows down with "
+                "every metric key. All tasks are in the per-task table and in per_task.parquet."
+            )
+        return chosen
+
+
+class LocalLog:
+    """Writes the files of one run folder. Non-finite values are left out of records and null in tables."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._last_time = 0.0
+
+    def forget_after(self, step: int) -> None:
+        """Drops what a run logged after the step from which it now goes on, so that every step is there once."""
+        path = self.folder / METRICS_FILE
+        if path.is_file():
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+            write_text(path, "".join(kept))
+        for name in (PER_TASK_FILE, DRAWS_FILE):
+            if (self.folder / name).is_file():
+                table = pq.read_table(self.folder / name)
+                self._replace(name, table.filter(pc.less_equal(table["step"], step)))
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Appends one record: `step`, `time` (seconds since 1970, another for every record), and the finite values."""
+        self._last_time = max(round(time.time(), 6), round(self._last_time + 1e-6, 6))
+        finite = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+        line = json.dumps({"step": step, "time": self._last_time, **finite})
+        with (self.folder / METRICS_FILE).open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def log_per_task(
+        self, step: int, split: str, tasks: Sequence[str], values: Mapping[str, np.ndarray], counts: np.ndarray
+    ) -> None:
+        """Adds one evaluation to `per_task.parquet`; one of the same step and split is replaced.
+
+        Args:
+            step: Steps done.
+            split: What was evaluated.
+            tasks: Names.
+            values: Per metric, one value per task.
+            counts: Labelled samples per task.
+        """
+        num_rows = len(values) * len(tasks)
+        new = pa.table(
+            {
+                "step": np.full(num_rows, step),
+                "split": [split] * num_rows,
+                "task": list(tasks) * len(values),
+                "metric": [name for name in values for _ in tasks],
+                "value": pa.array(np.concatenate(list(values.values())), from_pandas=True),
+                "count": np.tile(counts, len(values)),
+            },
+            schema=PER_TASK_SCHEMA,
+        )
+        self._append(PER_TASK_FILE, new, {"step": step, "split": split})
+
+    def log_draws(self, step: int, tasks: Sequence[str], draws: np.ndarray) -> None:
+        """Adds to `draws.parquet` how many slots each task has had so far."""
+        new = pa.table({"step": np.full(len(tasks), step), "task": list(tasks), "draws": draws}, schema=DRAWS_SCHEMA)
+        self._append(DRAWS_FILE, new, {"step": step})
+
+    def _append(self, name: str, new: pa.Table, key: Mapping[str, object]) -> None:
+        path = self.folder / name
+        if path.is_file():
+            old = pq.read_table(path)
+            same = np.logical_and.reduce([pc.equal(old[column], value).to_numpy() for column, value in key.items()])
+            new = pa.concat_tables([old.filter(pa.array(~same)), new])
+        self._replace(name, new)
+
+    def _replace(self, name: str, table: pa.Table) -> None:
+        write_atomic(self.folder / name, lambda partial: pq.write_table(table, partial, compression="zstd"))
+
+
+def curve_metrics(tasks: Sequence[str], chosen: Sequence[int], values: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Returns the metrics of the tasks that have curves of their own."""
+    return {f"task/{tasks[i]}/{name}": float(values[name][i]) for i in chosen for name in CURVE_METRICS}

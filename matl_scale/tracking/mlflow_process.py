@@ -1,0 +1,48 @@
+"""Starts and ends the process that carries a run to MLflow. Nothing here can stop or slow the training."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from matl_scale.files import write_json
+from matl_scale.tracking.local import STATUS_FILE
+from matl_scale.tracking.mlflow_follower import GIVE_UP_S
+
+# a server that is away should be noticed soon: trying again is the follower's business
+DEFAULTS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+}
+
+
+class MlflowProcess:
+    """The follower of one run.
+
+    Args:
+        folder: The run's folder.
+        experiment: Name of the MLflow experiment.
+        params: Flat configuration.
+    """
+
+    def __init__(self, folder: Path, experiment: str, params: Mapping[str, object]) -> None:
+        self.folder = folder
+        (folder / STATUS_FILE).unlink(missing_ok=True)
+        texts = json.dumps({key: str(value) for key, value in params.items()})
+        command = [sys.executable, "-m", "matl_scale.tracking.mlflow_follower", str(folder), experiment, texts]
+        # its thread pools would compete with the training
+        environment = {**DEFAULTS, **os.environ, "OMP_NUM_THREADS": "1"}
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
+
+    def close(self, status: str) -> None:
+        """Leaves the status (FINISHED, FAILED or KILLED) and waits until the copy is complete or given up."""
+        write_json(self.folder / STATUS_FILE, {"status": status})
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(timeout=2 * GIVE_UP_S)
+        except subprocess.TimeoutExpired:
+            print(f"MLflow is slow; process {self._process.pid} goes on copying {self.folder}", file=sys.stderr)

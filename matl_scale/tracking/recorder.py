@@ -1,0 +1,70 @@
+"""What the training loop knows of tracking: records go to the local files, and from there to MLflow."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from matl_scale.tracking.local import LocalLog, TrackConfig, curve_metrics
+from matl_scale.tracking.mlflow_process import MlflowProcess
+
+
+class Recorder:
+    """Records one run.
+
+    Args:
+        folder: The run's folder, which exists.
+        config: The section `track`.
+        params: Flat configuration, for MLflow.
+        tasks: Task names.
+        enabled: False on all ranks but the first: every method then does nothing.
+    """
+
+    def __init__(
+        self, folder: Path, config: TrackConfig, params: Mapping[str, object], tasks: Sequence[str], enabled: bool
+    ) -> None:
+        self.tasks, self.enabled = tasks, enabled
+        self._curves = config.curve_tasks(tasks)
+        self._local = LocalLog(folder)
+        self._mlflow = MlflowProcess(folder, config.experiment, params) if enabled and config.mlflow else None
+
+    def record(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Records run-level metrics after `step` steps."""
+        if self.enabled:
+            self._local.log(step, metrics)
+
+    def evaluation(
+        self,
+        step: int,
+        split: str,
+        summary: Mapping[str, float],
+        values: Mapping[str, np.ndarray],
+        counts: np.ndarray,
+    ) -> None:
+        """Records one evaluation: the summaries over tasks as metrics, everything per task as tables.
+
+        Args:
+            step: Steps done.
+            split: What was evaluated.
+            summary: Summaries over tasks.
+            values: Per metric, one value per task.
+            counts: Labelled samples per task.
+        """
+        if not self.enabled:
+            return
+        self._local.log_per_task(step, split, self.tasks, values, counts)
+        record = {f"{split}/{name}": value for name, value in summary.items()}
+        self._local.log(step, record | curve_metrics(self.tasks, self._curves, values))
+
+    def draws(self, step: int, counts: np.ndarray) -> None:
+        """Records how many slots each task has had, shape `(num_tasks,)`."""
+        if self.enabled:
+            self._local.log_draws(step, self.tasks, counts)
+
+    def close(self, status: str) -> None:
+        """Ends the run with its true status: FINISHED, FAILED or KILLED."""
+        if self._mlflow is None:
+            return
+        print("copying the last records to MLflow", file=sys.stderr, flush=True)
+        self._mlflow.close(status)

@@ -1,0 +1,278 @@
+"""A training run: build, resume, loop, save, close."""
+
+import warnings
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar, cast
+
+import numpy as np
+import yaml
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from matl_scale.config import Config, describe_changes, dump_config, walk
+from matl_scale.data.augment import build_augment
+from matl_scale.data.loader import ImageBatch, TrainBatches, build_loader, build_plan
+from matl_scale.data.shards import MISSING
+from matl_scale.errors import InputError, shortened
+from matl_scale.files import write_text
+from matl_scale.metrics import TaskMetrics
+from matl_scale.tracking.local import METRICS_FILE, LocalLog
+from matl_scale.tracking.recorder import Recorder
+from matl_scale.train.checkpoint import (
+    CHECKPOINTS,
+    CheckpointInfo,
+    check_compatible,
+    hash_masks,
+    list_checkpoints,
+    load_state,
+    read_info,
+    save_checkpoint,
+)
+from matl_scale.train.evaluate import EvalData, evaluate
+from matl_scale.train.meter import Meter
+from matl_scale.train.optim import build_optimizer, learning_rate, set_learning_rate
+from matl_scale.train.progress import TrainProgress
+from matl_scale.train.sampling import TaskSampler, build_sampler
+from matl_scale.train.setup import RunData, build_network, open_data, resolve_config
+from matl_scale.train.state import TrainState, build_ema
+from matl_scale.train.step import TrainStep
+
+TRAIN_SPLIT = "train"
+CONFIG_FILE = "config.yaml"
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOutcome:
+    """What a run ends with: the last evaluation, the steps done, and the task names."""
+
+    metrics: TaskMetrics
+    step: int
+    tasks: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What the loop works with, built from the config; none of it is changed but the state."""
+
+    state: TrainState
+    train_step: TrainStep
+    sampler: TaskSampler
+    batches: Generator[ImageBatch, None, None]
+    eval_data: EvalData
+    images_per_step: int
+
+
+def train(config: Config, accelerator: Accelerator) -> RunOutcome:
+    """Trains a run to its last step, from its newest checkpoint if `run.resume` says so.
+
+    Args:
+        config: Equal on all ranks.
+        accelerator: From `build_accelerator`.
+
+    Raises:
+        InputError: The config, the shard set and the run's folder do not fit together.
+    """
+    config = resolve_config(config)
+    data = open_data(config)
+    check_train_data(data, config, accelerator.num_processes)
+    checkpoint = on_main(accelerator, lambda: find_checkpoint(config))
+    parts = build_parts(config, data, accelerator, checkpoint)
+    state = parts.state
+
+    changes = on_main(accelerator, lambda: open_folder(config, state.step))
+    progress = TrainProgress(state.step, config.train.steps, accelerator.is_main_process)
+    if checkpoint:
+        progress.say(f"going on from {checkpoint.folder}" + "".join(f"\n  {change}" for change in changes))
+    if state.step >= config.train.steps:
+        progress.say(f"{config.run.folder} is complete: {state.step} of {config.train.steps} steps")
+        return RunOutcome(metrics=run_evaluation(config, accelerator, parts), step=state.step, tasks=data.task_names)
+
+    params = dict(walk(config)) | {"manifest_id": data.manifest.id, "world_size": accelerator.num_processes}
+    recorder = Recorder(config.run.folder, config.track, params, data.task_names, accelerator.is_main_process)
+    status = "FAILED"
+    try:
+        with progress:
+            metrics = run_steps(config, accelerator, parts, recorder, progress, data)
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        parts.batches.close()
+        recorder.close(status)
+    return RunOutcome(metrics=metrics, step=state.step, tasks=data.task_names)
+
+
+def run_steps(
+    config: Config, accelerator: Accelerator, parts: Parts, recorder: Recorder, progress: TrainProgress, data: RunData
+) -> TaskMetrics:
+    """Runs the remaining steps, with records, evaluations and checkpoints where they are due."""
+    state, meter = parts.state, Meter(parts.images_per_step)
+    for step in range(state.step, config.train.steps):
+        rate = learning_rate(config.optim, step, config.train.steps)
+        set_learning_rate(state.optimizer, rate)
+        tasks = parts.sampler.tasks(step)
+        meter.update(parts.train_step(tasks, parts.batches))
+        if state.ema is not None:
+            state.ema.update_parameters(state.model)
+        state.step = step + 1
+        np.add.at(state.draws, tasks, 1)
+        is_last = state.step == config.train.steps
+        progress.step(state.step, meter.loss, meter.images_per_s, meter.wait_share)
+        if is_due(state.step, config.track.every) or is_last:
+            draws = {"tasks/draws_min": float(state.draws.min()), "tasks/draws_max": float(state.draws.max())}
+            recorder.record(state.step, meter.record() | draws | {"train/lr": rate, "train/epoch": epoch(parts, state)})
+        if is_due(state.step, config.eval.every) or is_last:
+            metrics = run_evaluation(config, accelerator, parts)
+            summary = metrics.summary()
+            recorder.evaluation(state.step, config.eval.split, summary, metrics.values, metrics.counts)
+            recorder.draws(state.step, state.draws)
+            progress.say(
+                f"step {state.step}: {config.eval.split} balanced accuracy {summary['macro_balanced_accuracy']:.4f}, "
+                f"AUROC {summary['macro_auroc']:.4f}, below baseline {summary['tasks_below_baseline']:.0f} of "
+                f"{len(data.tasks)} tasks"
+            )
+        if is_due(state.step, config.checkpoint.every) or is_last:
+            on_main(accelerator, lambda: save(config, data, state, accelerator.num_processes))
+    return metrics
+
+
+def is_due(step: int, every: int) -> bool:
+    """Returns whether something that happens every `every` steps happens after `step`; never if `every` is 0."""
+    return every > 0 and step % every == 0
+
+
+def epoch(parts: Parts, state: TrainState) -> float:
+    """Returns how often the training split has been read."""
+    source = parts.train_step.labels
+    return state.step * parts.images_per_step / max(len(source), 1)
+
+
+def on_main(accelerator: Accelerator, function: Callable[[], Result]) -> Result:
+    """Runs `function` on the first rank only; every rank gets its result, or its `InputError`."""
+    outcome: list[object] = [None, None]
+    if accelerator.is_main_process:
+        try:
+            outcome[0] = function()
+        except InputError as error:
+            outcome[1] = str(error)
+    broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise InputError(outcome[1])
+    return cast(Result, outcome[0])
+
+
+def check_train_data(data: RunData, config: Config, world_size: int) -> None:
+    """Raises `InputError` where the training split cannot feed the run."""
+    data.manifest.check_shards(TRAIN_SPLIT)
+    rows = data.manifest.rows(TRAIN_SPLIT)
+    empty = np.flatnonzero((data.labels[rows] != MISSING).sum(axis=0) == 0)
+    if len(empty):
+        raise InputError(
+            f"Split `{TRAIN_SPLIT}` of {data.manifest.root} has no label for {len(empty)} tasks: "
+            f"{shortened(data.tasks[i].name for i in empty)}. Leave them out with `data.tasks`."
+        )
+    slots = world_size * config.train.accumulate
+    batches = len(rows) // config.data.batch_size
+    if 0 < batches < slots:
+        raise InputError(
+            f"Split `{TRAIN_SPLIT}` of {data.manifest.root} has {len(rows)} samples: {batches} batches of "
+            f"{config.data.batch_size}. {world_size} ranks × {config.train.accumulate} micro-steps need {slots} per step. "
+            "Use fewer ranks, or a smaller `data.batch_size` or `train.accumulate`."
+        )
+
+
+def find_checkpoint(config: Config) -> CheckpointInfo | None:
+    """Returns the checkpoint to go on from, by `run.resume`."""
+    folder = config.run.folder
+    if config.run.resume not in ("auto", "never"):
+        return read_info(Path(config.run.resume))
+    found = list_checkpoints(folder / CHECKPOINTS)
+    if config.run.resume == "auto":
+        return found[-1] if found else None
+    if found or (folder / METRICS_FILE).exists():
+        raise InputError(
+            f"{folder} is not empty: it holds an earlier run. Choose another `run.name`, or `run.resume` auto to go on."
+        )
+    return None
+
+
+def build_parts(config: Config, data: RunData, accelerator: Accelerator, checkpoint: CheckpointInfo | None) -> Parts:
+    """Builds network, optimizer, sampler and loader, and puts a checkpoint's state into them."""
+    world_size, rank = accelerator.num_processes, accelerator.process_index
+    plan = build_plan(data.manifest, TRAIN_SPLIT, config.data, config.run.seed)
+    model = build_network(config, data, accelerator.device)
+    if checkpoint:
+        check_compatible(checkpoint, tasks=data.task_names, manifest_id=data.manifest.id, masks=hash_masks(model))
+    ema = build_ema(model, config.train.ema_decay)
+    if config.train.compile:
+        model.trunk.compile()
+    with warnings.catch_warnings():
+        # accelerate still passes the name that torch 2.13 replaces
+        warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
+        trunk = accelerator.prepare_model(model.trunk)
+    optimizer = accelerator.prepare_optimizer(build_optimizer(config.optim, model))
+    state = TrainState(
+        model=model,
+        optimizer=optimizer,
+        scaler=accelerator.scaler,
+        ema=ema,
+        draws=np.zeros(len(data.tasks), dtype=np.int64),
+    )
+    if checkpoint:
+        state.load_state_dict(load_state(checkpoint))
+    labelled = (data.labels[data.manifest.rows(TRAIN_SPLIT)] != MISSING).sum(axis=0)
+    num_slots = world_size * config.train.accumulate
+    source = TrainBatches(plan, data.reader, rank, world_size, first=state.step * config.train.accumulate)
+    return Parts(
+        state=state,
+        train_step=TrainStep(
+            accelerator=accelerator,
+            model=model,
+            trunk=trunk,
+            optimizer=optimizer,
+            labels=data.labels,
+            transform=build_augment(config.data.augment, data.image_size),
+            config=config.train,
+            seed=config.run.seed,
+        ),
+        sampler=build_sampler(config.tasks, data.task_names, labelled, config.run.seed, num_slots),
+        batches=build_loader(source, data.image_size, data.workers),
+        eval_data=data.evaluation(config.eval.split),
+        images_per_step=num_slots * config.data.batch_size,
+    )
+
+
+def open_folder(config: Config, step: int) -> list[str]:
+    """Writes the config into the run's folder and drops records after `step`. Returns the changed config keys."""
+    folder = config.run.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / CONFIG_FILE
+    changes: list[str] = []
+    if path.is_file():
+        changes = describe_changes(yaml.safe_load(path.read_text(encoding="utf-8")), config)
+    write_text(path, dump_config(config))
+    LocalLog(folder).forget_after(step)
+    return changes
+
+
+def run_evaluation(config: Config, accelerator: Accelerator, parts: Parts) -> TaskMetrics:
+    return evaluate(
+        accelerator, parts.state.evaluated, parts.eval_data, config.eval.batch_size, config.train.channels_last
+    )
+
+
+def save(config: Config, data: RunData, state: TrainState, world_size: int) -> None:
+    """Writes a checkpoint of the state."""
+    info = {
+        "masks": hash_masks(state.model),
+        "manifest_id": data.manifest.id,
+        "tasks": data.task_names,
+        "world_size": world_size,
+        "config": dump_config(config),
+    }
+    root = config.run.folder / CHECKPOINTS
+    save_checkpoint(root, state.step, state.state_dict(), info, config.checkpoint.keep)

@@ -1,0 +1,123 @@
+"""Which task is active where: a pure function of the seed, the step and the number of slots.
+
+A *slot* is one micro-step of one rank; a step has S = W × accumulate slots, and slot s is micro-step s // W of rank
+s mod W. Every rank knows every rank's task without talking.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from matl_scale.errors import InputError
+from matl_scale.seeds import derive_seed
+from matl_scale.tasks import match_names
+
+Policy = Literal["rounds", "uniform", "size", "weights"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TasksConfig:
+    """How active tasks are sampled."""
+
+    policy: Policy = "rounds"
+    """`rounds`: every task once per shuffled round, distinct over the ranks; `uniform`: independent draws (the paper's);
+    `size`: in proportion to labelled samples ^ alpha; `weights`: in proportion to tasks.weights."""
+    alpha: float = 0.5
+    """Exponent of the policy `size`: 0 is uniform, 1 proportional to the labelled samples."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Name pattern → weight, for the policy `weights`; the last pattern that matches counts, others weigh 1."""
+
+    def __post_init__(self) -> None:
+        if self.weights and self.policy != "weights":
+            raise InputError(f"`tasks.weights` should be empty unless `tasks.policy` is weights. Got {self.policy}.")
+        if any(not weight >= 0 for weight in self.weights.values()):
+            raise InputError("`tasks.weights` should hold no negative weight.")
+
+
+class TaskSampler:
+    """Draws the active tasks of a step.
+
+    Args:
+        seed: The run's seed.
+        num_slots: S, slots per step.
+        probabilities: Of each task, shape `(num_tasks,)`, for independent draws; None for shuffled rounds.
+        num_tasks: T.
+    """
+
+    def __init__(self, seed: int, num_tasks: int, num_slots: int, probabilities: np.ndarray | None = None) -> None:
+        self.seed, self.num_tasks, self.num_slots = seed, num_tasks, num_slots
+        self.probabilities = probabilities
+        self._last_round: tuple[int, np.ndarray] | None = None
+
+    def tasks(self, step: int) -> np.ndarray:
+        """Returns the task of every slot of a step, shape `(num_slots,)`."""
+        if self.probabilities is not None:
+            generator = np.random.default_rng(derive_seed(self.seed, "tasks", step))
+            return generator.choice(self.num_tasks, size=self.num_slots, p=self.probabilities)
+        places = np.arange(step * self.num_slots, (step + 1) * self.num_slots)
+        rounds = places // self.num_tasks
+        orders = {number: self._round(number) for number in np.unique(rounds).tolist()}
+        return np.array([orders[number][place % self.num_tasks] for number, place in zip(rounds, places, strict=True)])
+
+    def _round(self, number: int) -> np.ndarray:
+        """Returns the order of tasks in a round: shuffled, then adjusted so that no step has a task twice.
+
+        A step across the border of two rounds would repeat tasks, so the later round begins with tasks that the
+        earlier one did not end with. It therefore depends on the earlier one, back to the last border that falls
+        between two steps: at most S rounds.
+        """
+        if self._last_round and self._last_round[0] == number:
+            return self._last_round[1]
+        first = number
+        while self._overlap(first) and first > 0 and not (self._last_round and self._last_round[0] == first - 1):
+            first -= 1
+        order = self._last_round[1] if self._last_round and self._last_round[0] == first - 1 else None
+        for current in range(first, number + 1):
+            drawn = np.random.default_rng(derive_seed(self.seed, "round", current)).permutation(self.num_tasks)
+            overlap = self._overlap(current)
+            if overlap and order is not None:
+                drawn = avoid_repeats(drawn, order[-overlap:], self.num_slots - overlap)
+            order = drawn
+        assert order is not None
+        self._last_round = (number, order)
+        return order
+
+    def _overlap(self, number: int) -> int:
+        """Returns how many slots of a step that this round shares belong to the round before."""
+        return 0 if self.num_tasks < self.num_slots else number * self.num_tasks % self.num_slots
+
+
+def avoid_repeats(order: np.ndarray, tail: np.ndarray, head_size: int) -> np.ndarray:
+    """Moves the first `head_size` tasks that are not in `tail` to the front; the others keep their order."""
+    fresh = np.flatnonzero(~np.isin(order, tail))[:head_size]
+    return np.concatenate([order[fresh], np.delete(order, fresh)])
+
+
+def build_sampler(
+    config: TasksConfig, names: Sequence[str], labelled: np.ndarray, seed: int, num_slots: int
+) -> TaskSampler:
+    """Builds the sampler.
+
+    Args:
+        config: The policy.
+        names: Task names.
+        labelled: Number of labelled training samples of each task, shape `(num_tasks,)`.
+        seed: The run's seed.
+        num_slots: S.
+
+    Raises:
+        InputError: All weights are zero, or a pattern matches no task.
+    """
+    num_tasks = len(names)
+    if config.policy == "rounds":
+        return TaskSampler(seed, num_tasks, num_slots)
+    weights = np.ones(num_tasks)
+    if config.policy == "size":
+        weights = labelled.astype(float) ** config.alpha
+    for pattern, weight in config.weights.items():
+        weights[match_names(names, [pattern], "tasks.weights")] = weight
+    if weights.sum() <= 0:
+        raise InputError("`tasks.weights` should leave at least one task a weight above zero.")
+    return TaskSampler(seed, num_tasks, num_slots, weights / weights.sum())

@@ -1,0 +1,123 @@
+"""What training and evaluation both need before their first batch: processes, precision, data, tasks, network."""
+
+import os
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+
+from matl_scale.config import Config
+from matl_scale.data.loader import choose_image_size
+from matl_scale.data.reader import SampleReader
+from matl_scale.data.shards import Manifest, read_manifest
+from matl_scale.errors import InputError
+from matl_scale.models import RoutedModel, build_model
+from matl_scale.tasks import Task, match_names
+from matl_scale.train.evaluate import EvalData
+from matl_scale.train.step import Precision
+
+MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunData:
+    """The shard set as a run sees it.
+
+    Attributes:
+        manifest: The shard set.
+        tasks: The run's tasks.
+        labels: Label matrix, shape `(num_samples, num_tasks)`.
+        reader: Of the images.
+        image_size: Side length in pixels.
+        workers: Loader processes per rank.
+    """
+
+    manifest: Manifest
+    tasks: list[Task]
+    labels: np.ndarray
+    reader: SampleReader
+    image_size: int
+    workers: int
+
+    @property
+    def task_names(self) -> list[str]:
+        return [task.name for task in self.tasks]
+
+    def evaluation(self, split: str) -> EvalData:
+        self.manifest.check_shards(split)
+        return EvalData(
+            rows=self.manifest.rows(split),
+            labels=self.labels,
+            reader=self.reader,
+            image_size=self.image_size,
+            workers=self.workers,
+        )
+
+
+def build_accelerator(precision: Precision, timeout_s: float = 1800) -> Accelerator:
+    """Joins the process group that the launcher describes (gloo without a GPU) and sets the precision.
+
+    Raises:
+        InputError: The launcher started fewer processes than it was asked for, or the device lacks the precision.
+    """
+    has_gpu = torch.cuda.is_available()
+    if "MASTER_ADDR" in os.environ and "RANK" not in os.environ and "ACCELERATE_MIXED_PRECISION" in os.environ:
+        raise InputError(
+            "`accelerate launch --cpu --num_processes N` starts one process, not N. "
+            "Use `--config_file launch/accelerate/cpu.yaml --num_processes N`."
+        )
+    if precision == "fp16" and not has_gpu:
+        raise InputError("`train.precision` should be fp32 or bf16 on a machine without a GPU. Got fp16.")
+    return Accelerator(
+        cpu=not has_gpu,
+        mixed_precision=MIXED_PRECISION[resolve_precision(precision)],
+        kwargs_handlers=[
+            # statistics belong to tasks: rank 0's must not overwrite the others'
+            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+            InitProcessGroupKwargs(timeout=timedelta(seconds=timeout_s)),
+        ],
+    )
+
+
+def resolve_precision(precision: Precision) -> Precision:
+    """Replaces `auto` by what the device has."""
+    if precision != "auto":
+        return precision
+    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def resolve_config(config: Config) -> Config:
+    """Returns the config with every automatic choice made, as the run's folder keeps it."""
+    return replace(config, train=replace(config.train, precision=resolve_precision(config.train.precision)))
+
+
+def open_data(config: Config) -> RunData:
+    """Opens the shard set and chooses the run's tasks.
+
+    Raises:
+        InputError: The shard set is missing or damaged, or a pattern of `data.tasks` matches nothing.
+    """
+    manifest = read_manifest(Path(config.data.path))
+    task_ids = match_names(manifest.task_names, config.data.patterns, "data.tasks")
+    return RunData(
+        manifest=manifest,
+        tasks=[manifest.tasks[task_id] for task_id in task_ids],
+        labels=manifest.labels(task_ids),
+        reader=SampleReader(manifest),
+        image_size=choose_image_size(manifest, config.data),
+        workers=config.data.workers,
+    )
+
+
+def build_network(config: Config, data: RunData, device: torch.device) -> RoutedModel:
+    """Builds the network of a run on a device."""
+    model = build_model(config.model, config.routing, data.tasks, config.run.seed).to(
+        device=device, dtype=torch.get_default_dtype()
+    )
+    if config.train.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model

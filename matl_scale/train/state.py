@@ -1,0 +1,70 @@
+"""Everything a resume needs, and its way into and out of a checkpoint."""
+
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from matl_scale.models import RoutedModel
+
+
+@dataclass
+class TrainState:
+    """The state of a run between two steps; equal on all ranks.
+
+    Attributes:
+        model: The network, not wrapped: trunk, heads, masks and per-task statistics.
+        optimizer: Over its parameters.
+        scaler: Of gradients in fp16, else None.
+        ema: Moving average of the network, if asked for.
+        step: Steps done.
+        draws: Slots that each task has had, shape `(num_tasks,)`.
+    """
+
+    model: RoutedModel
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler | None = None
+    ema: AveragedModel | None = None
+    step: int = 0
+    draws: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+    @property
+    def evaluated(self) -> RoutedModel:
+        """The network that is evaluated: the moving average if there is one."""
+        return cast(RoutedModel, self.ema.module) if self.ema is not None else self.model
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns tensors, numbers and strings in dicts and lists."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
+            "ema": None if self.ema is None else self.ema.state_dict(),
+            "step": self.step,
+            "draws": torch.from_numpy(self.draws),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over a checkpoint's state.
+
+        Raises:
+            ValueError: The checkpoint lacks a part that this run needs.
+        """
+        for part, wanted in (("scaler", self.scaler), ("ema", self.ema)):
+            if wanted is not None and state[part] is None:
+                raise ValueError(f"The checkpoint should have a state for `{part}`. Got none.")
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scaler is not None:
+            self.scaler.load_state_dict(state["scaler"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        self.step = state["step"]
+        self.draws = state["draws"].numpy().copy()
+
+
+def build_ema(model: RoutedModel, decay: float) -> AveragedModel | None:
+    """Returns the moving average of the weights; buffers (masks, statistics) are those of the model."""
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None

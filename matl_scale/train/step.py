@@ -1,0 +1,183 @@
+"""One optimizer step on W ranks: a forward and backward pass per slot, one exchange, one update."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.nn import functional
+
+from matl_scale.data.augment import Transform, augment_batch, normalise
+from matl_scale.data.loader import ImageBatch
+from matl_scale.data.shards import MISSING
+from matl_scale.errors import InputError
+from matl_scale.models import RoutedModel
+from matl_scale.seeds import derive_seed
+from matl_scale.train.sync import StepSync, SyncResult
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long, and how a step is computed."""
+
+    steps: int = 1000
+    """Optimizer steps of the run."""
+    precision: Precision = "auto"
+    """`fp32`, `bf16`, `fp16` (with a gradient scaler), or `auto`: bf16 on a GPU that has it, else fp32."""
+    accumulate: int = 1
+    """Micro-steps per step, each with a batch and a task of its own."""
+    clip_norm: float = 0.0
+    """Largest norm of the gradient of all parameters together; 0 does not clip."""
+    ema_decay: float = 0.0
+    """Decay per step of an exponential moving average of the weights, which is then evaluated; 0 keeps none."""
+    channels_last: bool = False
+    """Memory format of images and conv weights; faster with mixed precision on GPUs."""
+    compile: bool = False
+    """Compile the trunk with torch.compile, once for all tasks."""
+
+    def __post_init__(self) -> None:
+        for key, value in (("steps", self.steps), ("accumulate", self.accumulate)):
+            if value < 1:
+                raise InputError(f"`train.{key}` should be at least 1. Got {value}.")
+        if not self.clip_norm >= 0:
+            raise InputError(f"`train.clip_norm` should be at least 0. Got {self.clip_norm}.")
+        if not 0 <= self.ema_decay < 1:
+            raise InputError(f"`train.ema_decay` should be at least 0 and below 1. Got {self.ema_decay}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """What one step did.
+
+    Attributes:
+        sync: Losses and label counts of all slots of all ranks.
+        grad_norm: Before clipping; None if clipping is off.
+        data_wait_s: How long this rank waited for batches.
+        skipped: Whether the gradient scaler dropped the update (fp16 overflow).
+    """
+
+    sync: SyncResult
+    grad_norm: float | None
+    data_wait_s: float
+    skipped: bool
+
+
+class TrainStep:
+    """Computes steps. Everything that does not change between steps is given here.
+
+    Args:
+        accelerator: Device, precision and gradient scaling.
+        model: The network, not wrapped.
+        trunk: Its trunk, wrapped for data-parallel training.
+        optimizer: Over all parameters of `model`, prepared by `accelerator`.
+        labels: Label matrix of all samples and the run's tasks, shape `(num_samples, num_tasks)`.
+        transform: Augmentation of one image.
+        config: The section `train`.
+        seed: The run's seed.
+    """
+
+    def __init__(
+        self,
+        *,
+        accelerator: Accelerator,
+        model: RoutedModel,
+        trunk: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        labels: np.ndarray,
+        transform: Transform | None,
+        config: TrainConfig,
+        seed: int,
+    ) -> None:
+        self.accelerator, self.model, self.trunk, self.optimizer = accelerator, model, trunk, optimizer
+        self.labels, self.transform, self.config, self.seed = labels, transform, config, seed
+        self.sync = StepSync(model, accelerator.process_index, accelerator.num_processes, config.accumulate)
+
+    def __call__(self, tasks: np.ndarray, batches: Iterator[ImageBatch]) -> StepResult:
+        """Runs one step.
+
+        Args:
+            tasks: The task of every slot of all ranks, shape `(num_slots,)`.
+            batches: Of this rank.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        data_wait_s = 0.0
+        for micro_step in range(self.config.accumulate):
+            slot = micro_step * self.accelerator.num_processes + self.accelerator.process_index
+            start = time.perf_counter()
+            batch = next(batches)
+            data_wait_s += time.perf_counter() - start
+            is_last = micro_step == self.config.accumulate - 1
+            # DDP reduces the sum of all micro-steps once
+            with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.trunk):
+                self._run_slot(slot, int(tasks[slot]), batch)
+        result = self.sync.exchange(tasks)
+        grad_norm = self._clip()
+        self.optimizer.step()
+        return StepResult(
+            sync=result,
+            grad_norm=grad_norm,
+            data_wait_s=data_wait_s,
+            skipped=bool(self.accelerator.optimizer_step_was_skipped),
+        )
+
+    def _run_slot(self, slot: int, task_id: int, batch: ImageBatch) -> None:
+        chosen, targets = select_labelled(self.labels[batch.rows, task_id])
+        device = self.accelerator.device
+        images = augment_batch(batch.images[chosen].to(device), self.transform, self._seed("augment", batch))
+        images = normalise(images)
+        if self.config.channels_last:
+            images = images.to(memory_format=torch.channels_last)
+        self.sync.statistics.begin_slot(task_id)
+        torch.manual_seed(self._seed("forward", batch))  # dropout and stochastic depth
+        with self.accelerator.autocast():
+            features = self.trunk(images, torch.tensor([task_id], device=device))
+            logits = self.model.heads[task_id](features)
+        loss = labelled_loss(logits, torch.from_numpy(targets).to(device))
+        self.accelerator.backward(loss / self.config.accumulate)
+        self.sync.statistics.end_slot(task_id, count=len(targets) > 0)
+        self.sync.record(slot, loss, len(targets))
+
+    def _seed(self, purpose: str, batch: ImageBatch) -> int:
+        return derive_seed(self.seed, purpose, batch.index)
+
+    def _clip(self) -> float | None:
+        if not self.config.clip_norm:
+            return None
+        return float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip_norm))
+
+
+def select_labelled(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Chooses the samples of a batch that a task trains on.
+
+    Args:
+        labels: The task's labels of the batch, shape `(batch,)`, -1 = none.
+
+    Returns:
+        The places of the chosen samples in the batch, labelled ones first, and the labels of these. Batch norm needs
+        two samples, so a lone labelled sample brings an unlabelled one along, and with none all are taken: the forward
+        pass has to happen, because other ranks wait for this one's gradients.
+    """
+    labelled = np.flatnonzero(labels != MISSING)
+    others = np.flatnonzero(labels == MISSING)
+    companions = {0: others, 1: others[:1]}.get(len(labelled), others[:0])
+    return np.concatenate([labelled, companions]), labels[labelled].astype(np.int64)
+
+
+def labelled_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Returns the mean cross-entropy over the first `len(targets)` samples; with none, 0 that still has a graph.
+
+    Args:
+        logits: Shape `(batch, num_classes)`.
+        targets: Shape `(num_labelled,)`.
+    """
+    if not len(targets):
+        return logits.float().sum() * 0.0
+    logits = logits[: len(targets)]
+    return functional.cross_entropy(logits.float() if logits.dtype.itemsize < 4 else logits, targets)

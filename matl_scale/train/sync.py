@@ -1,0 +1,156 @@
+"""What ranks exchange by hand after the backward passes of a step: one flat buffer, one all-reduce.
+
+The buffer holds the gradients of the heads that some slot of the step ran, the changes of these tasks' norm statistics,
+and per slot its loss and whether it had labels. Its size depends on the number of slots, never on T. Trunk gradients are
+DDP's business.
+
+A head's gradient is the mean over the slots that ran it; DDP's mean over ranks would shrink its step as ranks are added.
+A head that no slot ran, or none with a labelled sample, ends with `grad is None`, which optimizers leave alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from matl_scale.models import RoutedModel
+from matl_scale.routing.statistics import task_norms
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyncResult:
+    """What every rank knows after the exchange.
+
+    Attributes:
+        losses: Mean loss of every slot, shape `(num_slots,)`; 0 where nothing was labelled.
+        labelled: Labelled samples of every slot, shape `(num_slots,)`.
+        num_bytes: Size of the buffer.
+    """
+
+    losses: np.ndarray
+    labelled: np.ndarray
+    num_bytes: int
+
+
+class NormStatistics:
+    """Running statistics of a step: each slot starts from the same values, and the step adds the mean change.
+
+    So the result does not depend on whether slots ran one after the other or on different ranks.
+    """
+
+    def __init__(self, model: RoutedModel) -> None:
+        self.norms = task_norms(model)
+        self._sizes = [value.numel() for value in self._rows(0)]
+        self._before: dict[int, torch.Tensor] = {}
+        self.changes: dict[int, torch.Tensor] = {}
+
+    @property
+    def num_values(self) -> int:
+        return sum(self._sizes)
+
+    def row_of(self, task_id: int) -> int:
+        return self.norms[0].row_of(task_id) if self.norms else task_id
+
+    def begin_slot(self, task_id: int) -> None:
+        """Remembers the task's statistics before its forward pass."""
+        if self.norms:
+            self._before[task_id] = self._gather(self.row_of(task_id))
+
+    def end_slot(self, task_id: int, count: bool) -> None:
+        """Takes the change out of the model again, and adds it to the step's if it counts."""
+        if not self.norms:
+            return
+        row, before = self.row_of(task_id), self._before.pop(task_id)
+        if count:
+            change = self._gather(row) - before
+            self.changes[row] = self.changes[row] + change if row in self.changes else change
+        self._scatter(row, before)
+
+    def add(self, row: int, change: torch.Tensor) -> None:
+        self._scatter(row, self._gather(row) + change)
+
+    def _rows(self, row: int) -> list[torch.Tensor]:
+        return [value for norm in self.norms for value in norm.row(row)]
+
+    def _gather(self, row: int) -> torch.Tensor:
+        return torch.cat(self._rows(row))
+
+    def _scatter(self, row: int, values: torch.Tensor) -> None:
+        torch._foreach_copy_(self._rows(row), values.split(self._sizes))
+
+
+class StepSync:
+    """Collects what a rank's slots leave behind, exchanges it, and puts the result into the model.
+
+    Args:
+        model: With gradients in its parameters.
+        rank: Of `world_size`.
+        world_size: W.
+        accumulate: Micro-steps per step.
+    """
+
+    def __init__(self, model: RoutedModel, rank: int, world_size: int, accumulate: int) -> None:
+        self.model, self.rank, self.world_size, self.accumulate = model, rank, world_size, accumulate
+        self.statistics = NormStatistics(model)
+        self._losses: dict[int, torch.Tensor] = {}
+        self._labelled: dict[int, int] = {}
+
+    def record(self, slot: int, loss: torch.Tensor, labelled: int) -> None:
+        """Notes the mean loss of one of this rank's slots and how many labelled samples it had."""
+        self._losses[slot], self._labelled[slot] = loss.detach(), labelled
+
+    def exchange(self, tasks: np.ndarray) -> SyncResult:
+        """Reduces over ranks: afterwards head gradients and norm statistics are equal everywhere.
+
+        Args:
+            tasks: The task of every slot of the step, shape `(num_slots,)`. Head gradients are expected to come from
+                losses divided by `accumulate`.
+        """
+        active = np.unique(tasks).tolist()
+        rows = sorted({self.statistics.row_of(task_id) for task_id in active})
+        flat = self._pack(active, rows, len(tasks))
+        if self.world_size > 1:
+            dist.all_reduce(flat)
+        return self._unpack(flat, tasks, active, rows)
+
+    def _head_parameters(self, active: Sequence[int]) -> list[torch.nn.Parameter]:
+        return [parameter for task_id in active for parameter in self.model.heads[task_id].parameters()]
+
+    def _pack(self, active: list[int], rows: list[int], num_slots: int) -> torch.Tensor:
+        parameters = self._head_parameters(active)
+        slots = parameters[0].new_zeros(2, num_slots)
+        for slot, loss in self._losses.items():
+            slots[0, slot] = loss
+            slots[1, slot] = self._labelled[slot]
+        parts = [slots.flatten()]
+        for parameter in parameters:
+            gradient = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
+            parts.append(gradient.flatten())
+        empty = slots.new_zeros(self.statistics.num_values)
+        parts += [self.statistics.changes.get(row, empty) for row in rows]
+        self._losses, self._labelled = {}, {}
+        self.statistics.changes = {}
+        return torch.cat(parts)
+
+    def _unpack(self, flat: torch.Tensor, tasks: np.ndarray, active: list[int], rows: list[int]) -> SyncResult:
+        num_slots = len(tasks)
+        parameters = self._head_parameters(active)
+        sizes = [2 * num_slots] + [parameter.numel() for parameter in parameters]
+        sizes += [self.statistics.num_values] * len(rows)
+        parts = list(flat.split(sizes))
+        losses, labelled = parts[0].double().cpu().numpy().reshape(2, num_slots)
+        ran = labelled > 0
+        runs = {task_id: int(ran[tasks == task_id].sum()) for task_id in active}
+        gradients = iter(parts[1 : 1 + len(parameters)])
+        for task_id in active:
+            for parameter in self.model.heads[task_id].parameters():
+                gradient = next(gradients)
+                scale = self.accumulate / runs[task_id] if runs[task_id] else 0.0
+                parameter.grad = gradient.view_as(parameter) * scale if runs[task_id] else None
+        for row, change in zip(rows, parts[1 + len(parameters) :], strict=True):
+            count = sum(runs[task_id] for task_id in active if self.statistics.row_of(task_id) == row)
+            if count and self.statistics.norms:
+                self.statistics.add(row, change / count)
+        return SyncResult(losses=losses, labelled=labelled, num_bytes=flat.numel() * flat.element_size())

@@ -1,0 +1,16 @@
+"""Shared fixtures. Tests run on the CPU, seeded, with warnings as errors; torch uses one thread."""
+
+import pytest
+import torch
+from shard_sets import ShardSet, write_small_set
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def small_set(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    """90 random images of 16 pixels, six tasks with missing labels, several uneven shards. Read only."""
+    return write_small_set(tmp_path_factory.mktemp("small") / "set")

@@ -1,0 +1,70 @@
+"""Routing masks: counts, coverage, purity, and the two ends of `partition`."""
+
+import pytest
+import torch
+
+from matl_scale import InputError, draw_masks
+from matl_scale.routing.masks import count_kept
+
+CASES = [(1, 8, 0.5), (7, 64, 0.5), (10, 512, 0.1), (40, 3, 0.1), (175, 16, 0.5), (312, 100, 0.03), (5, 33, 1.0)]
+
+
+@pytest.mark.parametrize(("num_tasks", "num_units", "sigma"), CASES)
+def test_random_keeps_exactly_the_rounded_share_and_covers_every_unit(
+    num_tasks: int, num_units: int, sigma: float
+) -> None:
+    mask = draw_masks(num_tasks, num_units, sigma, seed=1, layer="features.0")
+    kept = max(1, round(sigma * num_units))
+    assert mask.shape == (num_tasks, num_units)
+    assert mask.dtype == torch.bool
+    assert mask.sum(dim=1).tolist() == [kept] * num_tasks
+    if num_tasks * kept >= num_units:
+        assert mask.any(dim=0).all()
+
+
+def test_independent_draws_would_leave_dead_units_that_the_repair_brings_to_life() -> None:
+    generator = torch.Generator().manual_seed(0)
+    naive = torch.rand(10, 510, generator=generator).argsort(dim=1)[:, : count_kept(510, 0.1)].unique().numel()
+    assert naive < 0.7 * 510  # the 35 % of the design
+    assert draw_masks(10, 510, 0.1, seed=0, layer="x").any(dim=0).all()
+
+
+def test_random_masks_overlap_as_independent_draws_do() -> None:
+    mask = draw_masks(200, 256, 0.5, seed=0, layer="x").float()
+    overlap = (mask @ mask.T)[~torch.eye(200, dtype=torch.bool)] / 256
+    assert abs(overlap.mean() - 0.25) < 0.005
+    assert overlap.std() < 0.03
+
+
+def test_masks_depend_on_seed_and_layer_only() -> None:
+    first = draw_masks(9, 32, 0.5, seed=3, layer="a")
+    torch.manual_seed(99)
+    torch.rand(5)
+    assert torch.equal(first, draw_masks(9, 32, 0.5, seed=3, layer="a"))
+    assert not torch.equal(first, draw_masks(9, 32, 0.5, seed=4, layer="a"))
+    assert not torch.equal(first, draw_masks(9, 32, 0.5, seed=3, layer="b"))
+
+
+@pytest.mark.parametrize(("num_tasks", "num_units", "sigma"), [(4, 64, 0.5), (7, 64, 0.3), (3, 100, 0.0), (5, 20, 0.7)])
+def test_partition_shares_some_units_and_splits_the_rest(num_tasks: int, num_units: int, sigma: float) -> None:
+    mask = draw_masks(num_tasks, num_units, sigma, seed=0, layer="x", strategy="partition")
+    users = mask.sum(dim=0)
+    private = (num_units - round(sigma * num_units)) // num_tasks
+    assert set(users.tolist()) <= ({0, 1} if sigma == 0 else {1, num_tasks})
+    assert ((users == 1) & mask).sum(dim=1).tolist() == [private] * num_tasks
+    assert len(set(mask.sum(dim=1).tolist())) == 1
+
+
+def test_partition_at_one_is_hard_sharing() -> None:
+    assert draw_masks(9, 16, 1.0, seed=0, layer="x", strategy="partition").all()
+
+
+@pytest.mark.parametrize(("sigma", "strategy"), [(0.0, "random"), (-0.1, "random"), (1.1, "partition"), (0.5, "magic")])
+def test_bad_sigma_or_strategy_is_refused(sigma: float, strategy: str) -> None:
+    with pytest.raises(InputError, match=r"`routing\.(sigma|strategy)`"):
+        draw_masks(4, 16, sigma, seed=0, layer="x", strategy=strategy)  # type: ignore[arg-type]
+
+
+def test_partition_without_a_unit_per_task_is_refused_by_layer() -> None:
+    with pytest.raises(InputError, match=r"layer `conv1` has 16 units"):
+        draw_masks(175, 16, 0.5, seed=0, layer="conv1", strategy="partition")

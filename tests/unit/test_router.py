@@ -1,0 +1,45 @@
+"""The task routing layer by itself."""
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from matl_scale import TaskRouter, draw_masks
+
+
+def build(num_tasks: int = 5, num_channels: int = 8) -> TaskRouter:
+    return TaskRouter(draw_masks(num_tasks, num_channels, 0.5, seed=0, layer="x"))
+
+
+def test_units_that_are_off_are_zero_and_get_zero_gradient_before_silu() -> None:
+    router = build()
+    x = torch.randn(3, 8, 4, 4, requires_grad=True)
+    for task in range(5):
+        x.grad = None
+        y = router(x, torch.tensor([task]))
+        # silu has a gradient at zero, so a layer that only zeroes values would let it through
+        functional.silu(y).sum().backward()
+        off = ~router.mask[task]
+        assert torch.equal(y[:, ~off], x[:, ~off])
+        assert not y[:, off].any()
+        assert x.grad is not None
+        assert not x.grad[:, off].any()
+        assert x.grad[:, ~off].all()
+
+
+def test_mixed_batch_equals_one_task_at_a_time() -> None:
+    router = build()
+    x, tasks = torch.randn(6, 8, 3), torch.tensor([0, 4, 2, 2, 1, 3])
+    mixed = router(x, tasks)
+    for i, task in enumerate(tasks):
+        assert torch.equal(mixed[i : i + 1], router(x[i : i + 1], task[None]))
+
+
+def test_mask_is_a_buffer_and_input_is_untouched() -> None:
+    router = build()
+    assert not list(router.parameters())
+    assert "mask" in router.state_dict()
+    x = torch.ones(1, 8)
+    router(x, torch.tensor([0]))
+    assert torch.equal(x, torch.ones(1, 8))
+    assert isinstance(router, nn.Module)
