@@ -154,7 +154,22 @@ def walk(config: Config) -> Iterator[tuple[str, Any]]:
 
 def dump_config(config: Config) -> str:
     """Returns the config as YAML that `--config` reads back."""
-    return yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True)
+    return yaml.dump(asdict(config), Dumper=ConfigDumper, sort_keys=False, allow_unicode=True)
+
+
+class ConfigDumper(yaml.SafeDumper):
+    """Quotes strings like 1e3, which YAML 1.1 takes for text and jsonargparse's reader for a number."""
+
+
+def represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    try:
+        float(text)
+    except ValueError:
+        return dumper.represent_str(text)
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'")
+
+
+ConfigDumper.add_representer(str, represent_text)
 
 
 def describe_changes(old: Mapping[str, Any], new: Config) -> list[str]:

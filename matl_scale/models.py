@@ -28,7 +28,7 @@ class ModelConfig:
     width: float = 1.0
     """Multiplies the channels of every layer."""
     stem: Stem = "standard"
-    """`small` for images below 64 pixels: the first conv keeps the resolution and a max-pool behind it is dropped."""
+    """`small` for images below 64 pixels: the first conv keeps the resolution and the first max-pool is dropped."""
     pretrained: bool = False
     """Start from torchvision's default weights (downloaded at the first use); needs width 1 and the standard stem."""
 
@@ -144,13 +144,14 @@ def remove_classifier(backbone: nn.Module, name: str) -> None:
 
 
 def shrink_stem(backbone: nn.Module) -> None:
-    """Makes the first conv 3 × 3 with stride 1 and drops a max-pool of the stem, as is usual for 32-pixel images."""
+    """Makes the first conv 3 × 3 with stride 1 and drops the first max-pool, as is usual for 32-pixel images."""
     name, first = next((name, module) for name, module in backbone.named_modules() if isinstance(module, nn.Conv2d))
     conv = nn.Conv2d(first.in_channels, first.out_channels, 3, padding=1, bias=first.bias is not None)
     init_conv(conv)
     set_submodule(backbone, name, conv)
-    if isinstance(getattr(backbone, "maxpool", None), nn.MaxPool2d):
-        backbone.maxpool = nn.Identity()
+    pool = next((name for name, module in backbone.named_modules() if isinstance(module, nn.MaxPool2d)), None)
+    if pool is not None:
+        set_submodule(backbone, pool, nn.Identity())
 
 
 def scale_width(backbone: nn.Module, width: float) -> None:

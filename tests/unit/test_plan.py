@@ -1,6 +1,6 @@
 """The data plan as a pure function, for every world size and number of workers."""
 
-from itertools import islice
+from itertools import islice, pairwise
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ SIZES = [17, 3, 40, 8, 1]
 
 def build_plan(batch_size: int = 4, window: int = 2, seed: int = 0) -> TrainPlan:
     ends = np.cumsum([0, *SIZES])
-    rows = [np.arange(start, end) for start, end in zip(ends, ends[1:], strict=False)]
+    rows = [np.arange(start, end) for start, end in pairwise(ends)]
     return TrainPlan(seed=seed, batch_size=batch_size, shard_rows=rows, window=window)
 
 

@@ -1,0 +1,250 @@
+"""The promises of a step on W ranks, kept by real processes over gloo."""
+
+import itertools
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import rank_work
+import torch
+from ranks import run_ranks
+from reference import counts_of_draws, largest_difference, reference_run
+from shard_sets import ShardSet
+
+from data_prep.dataset import Dataset
+from data_prep.encode import encode_png
+from data_prep.write import write_shard_set
+from matl_scale.config import Config, RunConfig
+from matl_scale.data.loader import DataConfig
+from matl_scale.data.shards import Task
+from matl_scale.metrics import METRICS
+from matl_scale.models import ModelConfig, RoutingConfig
+from matl_scale.tracking.local import TrackConfig
+from matl_scale.train.checkpoint import CheckpointConfig
+from matl_scale.train.evaluate import EvalConfig
+from matl_scale.train.optim import OptimConfig
+from matl_scale.train.sampling import TasksConfig
+from matl_scale.train.step import TrainConfig
+
+NUM_SLOTS = 4
+SGD = OptimConfig(name="sgd", lr=0.05, momentum=0.9, weight_decay=0.01, warmup_steps=2)
+ADAMW = OptimConfig(name="adamw", lr=0.01, weight_decay=0.1, head_lr_scale=3)
+
+
+def build_config(folder: Path, shards: ShardSet, name: str, **sections: Any) -> Config:
+    config = Config(
+        run=RunConfig(name=name, dir=str(folder), seed=3),
+        data=DataConfig(path=str(shards.root), batch_size=6, workers=0),
+        model=ModelConfig(name="resnet18", width=0.0625, stem="small"),
+        routing=RoutingConfig(sigma=0.5),
+        # independent draws: tasks repeat within a step, and the rare one often has no label in its batch
+        tasks=TasksConfig(policy="uniform"),
+        train=TrainConfig(steps=10, precision="fp32"),
+        optim=SGD,
+        eval=EvalConfig(every=0, batch_size=7),
+        checkpoint=CheckpointConfig(every=100),
+        track=TrackConfig(mlflow=False, every=1),
+    )
+    return replace(config, **sections)
+
+
+def saved_state(config: Config) -> dict[str, Any]:
+    folder = sorted((config.run.folder / "checkpoints").iterdir())[-1]
+    return torch.load(folder / "state.pt", weights_only=True)  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def variants(tmp_path_factory: pytest.TempPathFactory, small_set: ShardSet) -> dict[str, Config]:
+    """Runs that differ in optimizer, statistics and policy."""
+    folder = tmp_path_factory.mktemp("variants")
+    return {
+        "sgd": build_config(folder, small_set, "sgd", train=TrainConfig(steps=12, precision="fp32", clip_norm=1.0)),
+        "adamw": build_config(folder, small_set, "adamw", optim=ADAMW),
+        "shared": build_config(
+            folder, small_set, "shared", routing=RoutingConfig(sigma=0.5, statistics="shared"), tasks=TasksConfig()
+        ),
+    }
+
+
+@pytest.fixture(scope="module")
+def references(variants: dict[str, Config], small_set: ShardSet) -> dict[str, Any]:
+    return {name: reference_run(config, small_set, NUM_SLOTS) for name, config in variants.items()}
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_ranks_equal_one_process_that_runs_the_slots_one_after_the_other(
+    world_size: int, variants: dict[str, Config], references: dict[str, Any], tmp_path: Path
+) -> None:
+    """Trunk, heads, statistics and draws; W × accumulate is the same, so one reference serves all world sizes."""
+    configs = []
+    for name, config in variants.items():
+        train = replace(config.train, accumulate=NUM_SLOTS // world_size)
+        configs.append(replace(config, run=RunConfig(name=name, dir=str(tmp_path), seed=3), train=train))
+    run_ranks(world_size, rank_work.train_runs, tmp_path / "ranks", configs)
+    for (name, config), used in zip(variants.items(), configs, strict=True):
+        state = saved_state(used)
+        gap, tensor = largest_difference(state["model"], references[name])
+        assert gap < 1e-9, (name, tensor, gap)
+        assert state["draws"].tolist() == counts_of_draws(config, NUM_SLOTS, 6).tolist()
+
+
+def test_float32_ranks_agree_to_rounding(variants: dict[str, Config], small_set: ShardSet, tmp_path: Path) -> None:
+    config = replace(variants["sgd"], run=RunConfig(name="single", dir=str(tmp_path), seed=3))
+    config = replace(config, train=replace(config.train, accumulate=2))
+    run_ranks(2, rank_work.train_runs, tmp_path / "ranks", [config], False)
+    reference = reference_run(config, small_set, NUM_SLOTS, torch.float32)
+    gap, tensor = largest_difference(saved_state(config)["model"], reference)
+    assert gap < 1e-4, (tensor, gap)
+
+
+def test_the_rare_task_met_batches_without_labels(variants: dict[str, Config], small_set: ShardSet) -> None:
+    """Guards the tests above: they would prove less if every batch had labels."""
+    assert counts_of_draws(variants["sgd"], NUM_SLOTS, 6)[5] > 3
+    assert (small_set.manifest.labels()[small_set.manifest.rows("train"), 5] >= 0).sum() == 3
+
+
+@pytest.fixture(scope="module")
+def stepwise(tmp_path_factory: pytest.TempPathFactory, small_set: ShardSet) -> Config:
+    """A run on two ranks with a checkpoint after every step."""
+    folder = tmp_path_factory.mktemp("stepwise")
+    checkpoint = CheckpointConfig(every=1, keep=100)
+    config = build_config(folder, small_set, "stepwise", optim=ADAMW, checkpoint=checkpoint)
+    run_ranks(2, rank_work.train_runs, folder / "ranks", [config])
+    return config
+
+
+def test_a_head_that_nobody_ran_is_bit_identical(stepwise: Config) -> None:
+    folders = sorted((stepwise.run.folder / "checkpoints").iterdir())
+    states = [torch.load(folder / "state.pt", weights_only=True) for folder in folders]
+    assert len(states) == 10
+    idle = moved = 0
+    for before, after in itertools.pairwise(states):
+        drawn = np.flatnonzero((after["draws"] - before["draws"]).numpy())
+        for task in range(6):
+            pairs = [
+                (before["model"][f"heads.{task}.{kind}"], after["model"][f"heads.{task}.{kind}"])
+                for kind in ("weight", "bias")
+            ]
+            same = all(torch.equal(old, new) for old, new in pairs)
+            if task not in drawn:
+                assert same, task
+                idle += 1
+            moved += not same
+    assert idle > 20
+    assert moved > 5
+
+
+def test_evaluation_counts_each_sample_once_on_any_number_of_ranks(
+    stepwise: Config, small_set: ShardSet, tmp_path: Path
+) -> None:
+    results = {}
+    for world_size in (1, 2, 3):
+        found = run_ranks(world_size, rank_work.evaluate_run, tmp_path / str(world_size), stepwise, "val", 7)
+        for other in found[1:]:  # every rank knows all
+            np.testing.assert_array_equal(found[0].counts, other.counts)
+        results[world_size] = found[0]
+    labels = small_set.manifest.labels()[small_set.manifest.rows("val")]
+    assert results[1].counts.tolist() == (labels >= 0).sum(axis=0).tolist()
+    for world_size in (2, 3):
+        np.testing.assert_array_equal(results[world_size].counts, results[1].counts)
+        for name in METRICS:
+            equal = np.testing.assert_allclose if name == "loss" else np.testing.assert_array_equal
+            equal(results[world_size].values[name], results[1].values[name])
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_interrupted_and_resumed_equals_uninterrupted(world_size: int, small_set: ShardSet, tmp_path: Path) -> None:
+    sections = {
+        "train": TrainConfig(steps=9, precision="fp32", accumulate=2, ema_decay=0.9, clip_norm=0.5),
+        "data": DataConfig(path=str(small_set.root), batch_size=6, workers=1, augment="crop-flip"),
+        "model": ModelConfig(name="efficientnet_b0", width=0.5),  # stochastic depth
+        "routing": RoutingConfig(sigma=0.75),
+        "tasks": TasksConfig(),
+        "optim": ADAMW,
+        "checkpoint": CheckpointConfig(every=3),
+        "eval": EvalConfig(every=4, batch_size=7),
+    }
+    whole = build_config(tmp_path, small_set, "whole", **sections)
+    broken = build_config(tmp_path, small_set, "broken", **sections)
+    run_ranks(world_size, rank_work.train_runs, tmp_path / "a", [whole])
+    run_ranks(world_size, rank_work.train_interrupted, tmp_path / "b", broken, 5)
+    assert_identical(saved_state(whole), saved_state(broken))
+    logs = []
+    for config in (whole, broken):
+        lines = (config.run.folder / "metrics.jsonl").read_text().splitlines()
+        logs.append([{k: v for k, v in json.loads(line).items() if k == "step" or "loss" in k} for line in lines])
+        per_task = pq.read_table(config.run.folder / "per_task.parquet")
+        assert sorted(set(per_task["step"].to_pylist())) == [4, 8, 9]
+    assert logs[0] == logs[1]
+
+
+def assert_identical(left: Any, right: Any, place: str = "") -> None:
+    """Compares nested states bit for bit."""
+    assert type(left) is type(right), place
+    if isinstance(left, dict):
+        assert left.keys() == right.keys(), place
+        for key in left:
+            assert_identical(left[key], right[key], f"{place}/{key}")
+    elif isinstance(left, list):
+        assert len(left) == len(right)
+        for i, (a, b) in enumerate(zip(left, right, strict=True)):
+            assert_identical(a, b, f"{place}/{i}")
+    elif isinstance(left, torch.Tensor):
+        assert torch.equal(left, right), place
+    else:
+        assert left == right, place
+
+
+def test_masks_are_the_same_on_every_rank_process_and_world_size(small_set: ShardSet, tmp_path: Path) -> None:
+    config = build_config(tmp_path, small_set, "masks")
+    hashes = {run_ranks(w, rank_work.mask_hash, tmp_path / str(w), config)[rank] for w in (1, 2) for rank in range(w)}
+    assert len(hashes) == 1
+
+
+def test_bytes_for_heads_do_not_grow_with_the_number_of_tasks(tmp_path: Path) -> None:
+    """312 tasks on a ResNet-18 of full width, 64-pixel images, two ranks."""
+    configs = []
+    for num_tasks in (10, 312):
+        data = write_wide_set(tmp_path / f"set-{num_tasks}", num_tasks)
+        configs.append(
+            Config(
+                run=RunConfig(name=f"bytes-{num_tasks}", dir=str(tmp_path)),
+                data=DataConfig(path=str(data), batch_size=4, workers=0),
+                train=TrainConfig(steps=2, precision="fp32"),
+                eval=EvalConfig(every=0, batch_size=16),
+                track=TrackConfig(mlflow=False),
+            )
+        )
+    results = run_ranks(2, rank_work.count_reduced_bytes, tmp_path / "ranks", configs)
+    few, many = results[0]
+    assert few == many
+    head = (512 + 1) * 2
+    statistics = 2 * 4800 + 20  # mean and variance of ResNet-18's norms, and their counts
+    assert few == 4 * 2 * (head + statistics + 2)
+
+
+def write_wide_set(root: Path, num_tasks: int) -> Path:
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (24, 64, 64, 3), dtype=np.uint8)
+    labels = generator.integers(0, 2, (24, num_tasks)).astype(np.int8)
+    dataset = Dataset(
+        tasks=[Task(name=f"t{i}", classes=("no", "yes")) for i in range(num_tasks)],
+        names=[f"{i}.png" for i in range(24)],
+        labels=labels,
+        splits=np.array(["train"] * 22 + ["val"] * 2, dtype=object),
+        read_images=lambda: map(encode_png, pixels),
+    )
+    write_shard_set(dataset, root)
+    return root
+
+
+def test_more_ranks_than_the_shards_can_feed_are_refused_on_all_ranks(small_set: ShardSet, tmp_path: Path) -> None:
+    data = DataConfig(path=str(small_set.root), batch_size=40, workers=0)
+    config = build_config(tmp_path, small_set, "starved", data=data)
+    messages = run_ranks(2, rank_work.error_of, tmp_path / "ranks", config)
+    assert all("60 samples: 1 batches of 40. 2 ranks × 1 micro-steps need 2 per step" in text for text in messages)
+    assert not config.run.folder.exists()
