@@ -84,6 +84,12 @@ class ShardWriter:
         )
         self._tar = None
 
+    def abandon(self) -> None:
+        """Closes the open file without finishing the shard."""
+        if self._tar is not None:
+            self._file.close()
+            self._tar = None
+
     def _open(self) -> tarfile.TarFile:
         self._path = self.folder / shard_name(self.split, len(self.shards))
         self._file = HashingFile(self._path)
@@ -158,11 +164,15 @@ def write_tars(
     first_key = existing.samples.num_rows if existing else 0
     count = len(dataset.names)
     rows = zip(dataset.read_images(), dataset.names, dataset.splits, dataset.labels, strict=True)
-    for index, (data, name, split, label_row) in enumerate(track(rows, count, "images")):
-        image = check_image(data, name, resize)
-        writers[split].add(sample_key(first_key + index), image, label_row, name)
-    for writer in writers.values():
-        writer.close()
+    try:
+        for index, (data, name, split, label_row) in enumerate(track(rows, count, "images")):
+            image = check_image(data, name, resize)
+            writers[split].add(sample_key(first_key + index), image, label_row, name)
+        for writer in writers.values():
+            writer.close()
+    finally:
+        for writer in writers.values():
+            writer.abandon()
     return list(writers.values())
 
 

@@ -5,7 +5,6 @@ import io
 import os
 from collections import OrderedDict
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +28,7 @@ class SampleReader:
         self._size = samples["size"].to_numpy()
         self._key = samples["key"].combine_chunks()
         self._extension = samples["extension"].combine_chunks().dictionary_encode()
-        self._open: OrderedDict[int, BinaryIO] = OrderedDict()
+        self._open: OrderedDict[int, int] = OrderedDict()  # shard → file descriptor
 
     def read(self, row: int) -> dict[str, object]:
         """Returns one sample as WebDataset has it: `__key__`, `__url__`, and the image bytes under their extension.
@@ -41,7 +40,7 @@ class SampleReader:
         size, offset = int(self._size[row]), int(self._offset[row])
         key, extension = self._key[row].as_py(), self._extension[row].as_py()
         # pread: forked workers share the position of a file that was open before the fork
-        block = os.pread(self._file(shard).fileno(), HEADER_BYTES + size, offset - HEADER_BYTES)
+        block = os.pread(self._file(shard), HEADER_BYTES + size, offset - HEADER_BYTES)
         name = block[:100].rstrip(b"\0").decode("ascii", "replace")
         if name != member_name(key, extension) or len(block) != HEADER_BYTES + size:
             raise InputError(
@@ -50,19 +49,22 @@ class SampleReader:
             )
         return {"__key__": key, "__url__": self._files[shard], "row": row, "image": block[HEADER_BYTES:]}
 
-    def _file(self, shard: int) -> BinaryIO:
+    def _file(self, shard: int) -> int:
         if shard in self._open:
             self._open.move_to_end(shard)
             return self._open[shard]
         path = self.root / self._files[shard]
         try:
-            file = path.open("rb")
+            self._open[shard] = os.open(path, os.O_RDONLY)
         except OSError as error:
             raise InputError(f"{path} cannot be opened: {error.strerror}.") from error
-        self._open[shard] = file
         if len(self._open) > MAX_OPEN_SHARDS:
-            self._open.popitem(last=False)[1].close()
-        return file
+            os.close(self._open.popitem(last=False)[1])
+        return self._open[shard]
+
+    def __del__(self) -> None:
+        for descriptor in self._open.values():
+            os.close(descriptor)
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_open": OrderedDict()}

@@ -1,0 +1,172 @@
+"""Local files, and their copy in MLflow: every record once, in order, whatever happens to server or process."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from matl_scale import InputError
+from matl_scale.tracking.local import LocalLog, TrackConfig
+from matl_scale.tracking.mlflow_follower import Follower, follow, metric_key
+from matl_scale.tracking.views import latest_table
+
+TASKS = ["a", "b"]
+
+
+def log_evaluation(log: LocalLog, step: int, split: str = "val") -> None:
+    values = {"balanced_accuracy": np.array([0.5 + step / 100, np.nan]), "auroc": np.array([0.9, 0.8])}
+    log.log_per_task(step, split, TASKS, values, np.array([7, 8]))
+    log.log_draws(step, TASKS, np.array([step, 2 * step]))
+
+
+def records(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_records_leave_out_what_is_not_finite_and_have_distinct_times(tmp_path: Path) -> None:
+    log = LocalLog(tmp_path)
+    for step in range(50):
+        log.log(step, {"loss": 1.0, "bad": float("nan"), "worse": float("inf")})
+    assert all(record.keys() == {"step", "time", "loss"} for record in records(tmp_path))
+    times = [record["time"] for record in records(tmp_path)]
+    assert sorted(set(times)) == times
+
+
+def test_per_task_history_is_long_and_null_where_undefined(tmp_path: Path) -> None:
+    log = LocalLog(tmp_path)
+    log_evaluation(log, 1)
+    log_evaluation(log, 2)
+    log_evaluation(log, 2)  # again: replaced
+    log_evaluation(log, 2, "test")
+    table = pq.read_table(tmp_path / "per_task.parquet")
+    assert table.column_names == ["step", "split", "task", "metric", "value", "count"]
+    assert table.num_rows == 12
+    rows = {(r["step"], r["split"], r["task"], r["metric"]): (r["value"], r["count"]) for r in table.to_pylist()}
+    assert rows[(2, "val", "a", "balanced_accuracy")] == (0.52, 7)
+    assert rows[(2, "test", "b", "balanced_accuracy")] == (None, 8)
+
+
+def test_a_resumed_run_forgets_what_came_after_its_checkpoint(tmp_path: Path) -> None:
+    log = LocalLog(tmp_path)
+    for step in (1, 2, 3):
+        log.log(step, {"loss": 1.0})
+        log_evaluation(log, step)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "ti')  # killed while writing
+    log.forget_after(2)
+    log.log(3, {"loss": 2.0})
+    assert [record["step"] for record in records(tmp_path)] == [1, 2, 3]
+    assert set(pq.read_table(tmp_path / "per_task.parquet")["step"].to_pylist()) == {1, 2}
+    assert set(pq.read_table(tmp_path / "draws.parquet")["step"].to_pylist()) == {1, 2}
+
+
+def test_latest_table_has_one_row_per_task_and_split(tmp_path: Path) -> None:
+    log = LocalLog(tmp_path)
+    log_evaluation(log, 1)
+    log_evaluation(log, 5)
+    log_evaluation(log, 5, "test")
+    table = latest_table(tmp_path)
+    assert table["columns"] == ["task", "split", "step", "count", "draws", "balanced_accuracy", "auroc"]
+    assert table["data"] == [
+        ["a", "val", 5, 7, 5, 0.55, 0.9],
+        ["b", "val", 5, 8, 10, None, 0.8],
+        ["a", "test", 5, 7, 5, 0.55, 0.9],
+        ["b", "test", 5, 8, 10, None, 0.8],
+    ]
+
+
+def test_curves_are_few() -> None:
+    names = [f"t{i}" for i in range(100)]
+    assert TrackConfig(curves=["t1", "t2?"]).curve_tasks(names) == [1, *range(20, 30)]
+    with pytest.raises(InputError, match="at most 50"):
+        TrackConfig(curves=["*"]).curve_tasks(names)
+
+
+def test_metric_keys_are_what_mlflow_takes() -> None:
+    assert metric_key("task/é(x)/auroc") == "task/__x_/auroc"
+    assert len(metric_key("x" * 900)) == 250
+
+
+class FakeClient:
+    """Stands for a store that can be away; keeps what it was given."""
+
+    def __init__(self) -> None:
+        self.away = False
+        self.metrics: list[tuple[int, str, float]] = []
+        self.status = "RUNNING"
+        self.artifacts: list[str] = []
+
+    def log_batch(self, _: str, metrics: list) -> None:
+        if self.away:
+            raise ConnectionError("away")
+        assert len(metrics) <= 1000
+        self.metrics += [(metric.step, metric.key, metric.value) for metric in metrics]
+
+    def log_artifact(self, _: str, path: str) -> None:
+        self.artifacts.append(Path(path).name)
+
+    def log_dict(self, _: str, __: dict, name: str) -> None:
+        self.artifacts.append(name)
+
+    def set_tag(self, *_: str) -> None: ...
+
+    def set_terminated(self, _: str, status: str) -> None:
+        self.status = status
+
+
+class FakeFollower(Follower):
+    """A follower whose store is a `FakeClient`."""
+
+    def __init__(self, folder: Path, client: FakeClient) -> None:
+        super().__init__(folder, "experiment", {})
+        self.fake = client
+
+    def connect(self) -> None:
+        self.state.setdefault("run_id", "r")
+        self.state.setdefault("time", 0.0)
+        self._client = self.fake
+
+
+def test_a_store_that_was_away_is_caught_up_in_order_and_once(tmp_path: Path) -> None:
+    client, log = FakeClient(), LocalLog(tmp_path)
+    follower = FakeFollower(tmp_path, client)
+    log.log(1, {"loss": 1.0})
+    follower.copy_new()
+    client.away = True
+    for step in (2, 3):
+        log.log(step, {"loss": float(step)})
+        with pytest.raises(ConnectionError):
+            follower.copy_new()
+    client.away = False
+    follower = FakeFollower(tmp_path, client)  # a new process
+    log.log(4, {"loss": 4.0})
+    follower.copy_new()
+    follower.copy_new()
+    assert client.metrics == [(step, "loss", float(step)) for step in (1, 2, 3, 4)]
+
+
+def test_many_records_go_in_batches(tmp_path: Path) -> None:
+    client, log = FakeClient(), LocalLog(tmp_path)
+    for step in range(300):
+        log.log(step, {f"m{i}": 1.0 for i in range(7)})
+    FakeFollower(tmp_path, client).copy_new()
+    assert len(client.metrics) == 2100
+
+
+@pytest.mark.parametrize(("left", "status"), [("FINISHED", "FINISHED"), ("KILLED", "KILLED"), (None, "FAILED")])
+def test_the_final_status_is_true(tmp_path: Path, left: str | None, status: str) -> None:
+    client, log = FakeClient(), LocalLog(tmp_path)
+    log.log(1, {"loss": 1.0})
+    log_evaluation(log, 1)
+    if left:
+        (tmp_path / "status.json").write_text(json.dumps({"status": left}))
+    reading, writing = os.pipe()
+    os.close(writing)  # the training process is gone
+    assert follow(FakeFollower(tmp_path, client), reading) == 0
+    os.close(reading)
+    assert client.status == status
+    assert client.metrics == [(1, "loss", 1.0)]
+    assert set(client.artifacts) == {"per_task.parquet", "draws.parquet", "per_task.json", "per_task.png"}
