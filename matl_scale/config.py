@@ -5,6 +5,7 @@ Each section is a frozen dataclass beside the code that reads it. Unknown keys a
 
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from matl_scale.train.evaluate import EvalConfig
 from matl_scale.train.optim import OptimConfig
 from matl_scale.train.sampling import TasksConfig
 from matl_scale.train.step import TrainConfig
+
+OTHER_RANKS_WAIT_S = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +74,14 @@ class ConfigParser(jsonargparse.ArgumentParser):
 
 
 def exit_with_error(program: str, message: object) -> NoReturn:
-    """Prints one line on standard error, on the first rank only, and exits with code 2."""
-    if os.environ.get("RANK", "0") == "0":
-        print(f"{program}: error: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
+    """Prints one line on standard error and exits with code 2.
+
+    Usually all ranks meet the same error. The first rank then speaks for all: the launcher ends the others while they
+    wait here. An error of one rank alone is printed when its wait is over.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        time.sleep(OTHER_RANKS_WAIT_S)
+    print(f"{program}: error: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
     sys.exit(2)
 
 

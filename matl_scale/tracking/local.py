@@ -49,8 +49,8 @@ class TrackConfig:
     """MLflow experiment."""
     every: int = 10
     """Steps between records of loss, learning rate and throughput."""
-    curves: list[str] = field(default_factory=list)
-    """Name patterns of tasks whose balanced accuracy and AUROC become metric curves of their own."""
+    curves: list[str] | str = field(default_factory=list)
+    """Which tasks get metric curves of their own (balanced accuracy and AUROC): a name pattern, or a list of them."""
 
     def __post_init__(self) -> None:
         if self.every < 1:
@@ -62,7 +62,8 @@ class TrackConfig:
         Raises:
             InputError: A pattern matches nothing, or all match more than MLflow's pages bear.
         """
-        chosen = match_names(names, self.curves, "track.curves") if self.curves else []
+        patterns = [self.curves] if isinstance(self.curves, str) else self.curves
+        chosen = match_names(names, patterns, "track.curves")
         if len(chosen) > MAX_CURVES:
             raise InputError(
                 f"`track.curves` should choose at most {MAX_CURVES} tasks. Got {len(chosen)}: MLflow slows down with "

@@ -1,0 +1,161 @@
+"""The commands as a user types them: `accelerate launch`, plain python, evaluation, and what MLflow shows afterwards."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from shard_sets import ShardSet
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = [
+    "--data.batch_size", "6", "--data.workers", "1", "--model.width", "0.0625", "--model.stem", "small",
+    "--train.steps", "6", "--train.precision", "bf16", "--eval.every", "3", "--checkpoint.every", "4",
+    "--track.every", "2", "--track.curves", "task_0", "--data.augment", "randaugment",
+]  # fmt: skip
+METRICS = {
+    "loss", "accuracy", "balanced_accuracy", "precision", "recall", "f1", "auroc", "average_precision",
+    "majority_accuracy",
+}  # fmt: skip
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW")}
+    environment["OMP_NUM_THREADS"] = "1"
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, small_set: ShardSet) -> tuple[Path, str]:
+    """A run on two ranks, started as the README says; returns its folder and what it printed."""
+    runs = tmp_path_factory.mktemp("runs")
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "launch/accelerate/cpu.yaml"]
+    result = run(
+        *launcher,
+        "launch/train.py",
+        "--run.dir",
+        str(runs),
+        "--run.name",
+        "first",
+        "--data.path",
+        str(small_set.root),
+        *SETTINGS,
+    )
+    assert result.returncode == 0, result.stderr
+    return runs / "first", result.stdout
+
+
+def test_run_folder(finished: tuple[Path, str]) -> None:
+    folder, output = finished
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["train"]["steps"] == 6
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records if "train/loss" in record] == [2, 4, 6]
+    assert [record["step"] for record in records if "val/macro_auroc" in record] == [3, 6]
+    history = pq.read_table(folder / "per_task.parquet")
+    assert history.column_names == ["step", "split", "task", "metric", "value", "count"]
+    assert history.num_rows == 2 * 6 * 9
+    assert set(history["metric"].to_pylist()) == METRICS
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["step-000000004", "step-000000006"]
+    assert "tasks below the majority baseline" in output
+    assert "mlflow ui --backend-store-uri sqlite:///" in output
+
+
+# mlflow and what it imports warn about each other
+@pytest.mark.filterwarnings("ignore")
+def test_mlflow_has_one_finished_run_with_few_keys_and_the_table(finished: tuple[Path, str]) -> None:
+    from mlflow import MlflowClient
+
+    folder, _ = finished
+    client = MlflowClient(f"sqlite:///{folder.parent}/mlflow.db")
+    experiment = client.get_experiment_by_name("matl_scale")
+    runs = client.search_runs([experiment.experiment_id])
+    assert len(runs) == 1
+    found = runs[0]
+    assert found.info.status == "FINISHED"
+    assert len(found.data.metrics) <= 45
+    assert "task/task_0/auroc" in found.data.metrics
+    assert found.data.params["routing.sigma"] == "0.5"
+    local = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    history = client.get_metric_history(found.info.run_id, "train/loss")
+    assert [(m.step, m.value) for m in history] == [(r["step"], r["train/loss"]) for r in local if "train/loss" in r]
+    names = {artifact.path for artifact in client.list_artifacts(found.info.run_id)}
+    assert {"config.yaml", "per_task.parquet", "per_task.json", "per_task.png"} <= names
+    table = json.loads((folder.parent / "mlartifacts" / found.info.run_id / "artifacts/per_task.json").read_text())
+    assert len(table["data"]) == 6
+    assert json.loads(found.data.tags["mlflow.loggedArtifacts"]) == [{"path": "per_task.json", "type": "table"}]
+
+
+def test_a_runs_config_can_be_given_back_and_a_finished_run_is_not_repeated(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    before = (folder / "metrics.jsonl").read_text()
+    result = run(sys.executable, "launch/train.py", "--config", str(folder / "config.yaml"))
+    assert result.returncode == 0, result.stderr
+    assert "is complete: 6 of 6 steps" in result.stderr
+    assert (folder / "metrics.jsonl").read_text() == before
+
+
+def test_evaluate_adds_a_split(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    result = run(sys.executable, "launch/evaluate.py", "--run", str(folder), "--split", "train")
+    assert result.returncode == 0, result.stderr
+    assert "train after 6 steps: 6 tasks" in result.stdout
+    history = pq.read_table(folder / "per_task.parquet").to_pylist()
+    assert {row["split"] for row in history} == {"val", "train"}
+    rare = next(
+        row for row in history if row["split"] == "train" and row["task"] == "task_5" and row["metric"] == "loss"
+    )
+    assert rare["count"] == 3
+
+
+BAD = {
+    "unknown key": (["--train.step", "5"], "Did you mean `train.steps`?"),
+    "other masks": (["--routing.sigma", "0.25", "--train.steps", "9"], "other routing masks than this config draws"),
+    "not empty": (["--run.resume", "never"], "is not empty"),
+    "sigma too small": (["--run.name", "new", "--routing.sigma", "0.01"], "keeps no unit of layer"),
+    "no such split": (["--run.name", "new", "--eval.split", "vall"], "Did you mean `val`?"),
+    "no such task": (["--run.name", "new", "--data.tasks", "tusk_1"], "Did you mean `task_1`?"),
+    "no shard set": (["--run.name", "new", "--data.path", "launch"], "is not a shard set"),
+    "fp16": (["--run.name", "new", "--train.precision", "fp16"], "without a GPU"),
+}
+
+
+@pytest.fixture(scope="module")
+def refusals(finished: tuple[Path, str], small_set: ShardSet) -> dict[str, tuple[int, str]]:
+    """Starts `train.py` once for all cases: one process, many calls of `main`, because importing torch takes long."""
+    folder, _ = finished
+    common = ["--run.dir", str(folder.parent), "--run.name", "first", "--data.path", str(small_set.root), *SETTINGS]
+    script = f"""
+import contextlib, io, json, runpy, sys
+sys.path.insert(0, "launch")
+results = {{}}
+for name, extra in {[(name, extra) for name, (extra, _) in BAD.items()]!r}:
+    sys.argv = ["train.py", *{common!r}, *extra]
+    error = io.StringIO()
+    with contextlib.redirect_stderr(error):
+        try:
+            runpy.run_path("launch/train.py", run_name="__main__")
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+    results[name] = (code, error.getvalue())
+print(json.dumps(results))
+"""
+    result = run(sys.executable, "-c", script)
+    assert result.returncode == 0, result.stderr
+    return {name: tuple(outcome) for name, outcome in json.loads(result.stdout.splitlines()[-1]).items()}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_code_2(
+    case: str, refusals: dict[str, tuple[int, str]], finished: tuple[Path, str]
+) -> None:
+    code, error = refusals[case]
+    assert code == 2
+    assert error.count("\n") == 1, error
+    assert BAD[case][1] in error
+    assert not (finished[0].parent / "new").exists()
