@@ -32,9 +32,10 @@ def train_runs(configs: list[Config], double: bool = True) -> None:
         loop.train(config, accelerator)
 
 
-def train_interrupted(config: Config, stop_at: int) -> None:
-    """Trains until the beginning of step `stop_at`, breaks off, and starts again."""
-    accelerator = accelerator_of(config)
+def train_interrupted(whole: Config, broken: Config, stop_at: int) -> None:
+    """Trains one run to its end; the other until the beginning of step `stop_at`, breaks off, and starts it again."""
+    accelerator = accelerator_of(whole)
+    loop.train(whole, accelerator)
     original = loop.learning_rate
 
     def learning_rate(optim: Any, step: int, steps: int) -> float:
@@ -44,12 +45,12 @@ def train_interrupted(config: Config, stop_at: int) -> None:
 
     loop.learning_rate = learning_rate
     try:
-        loop.train(config, accelerator)
+        loop.train(broken, accelerator)
     except Interrupted:
         loop.learning_rate = original
     else:
         raise AssertionError("the run was not interrupted")
-    loop.train(config, accelerator)
+    loop.train(broken, accelerator)
 
 
 def evaluate_run(config: Config, split: str, batch_size: int) -> TaskMetrics:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from matl_scale.tracking.local import DRAWS_FILE, PER_TASK_FILE
 
 PICTURE_METRIC = "balanced_accuracy"
-MAX_LABELS = 60
+MAX_LABELS = 50
 
 
 def latest_table(folder: Path) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def draw_heatmap(folder: Path, picture: Path) -> None:
     from matplotlib.figure import Figure
 
     split, steps, tasks, values = read_history(folder)
-    height = float(np.clip(0.16 * len(tasks), 2.5, 14))
+    height = float(np.clip(0.16 * len(tasks), 2.5, 8))
     figure = Figure(figsize=(7, height + 1), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

@@ -63,6 +63,7 @@ class Parts:
     batches: Generator[ImageBatch, None, None]
     eval_data: EvalData
     images_per_step: int
+    epochs_per_step: float
 
 
 def train(config: Config, accelerator: Accelerator) -> RunOutcome:
@@ -123,32 +124,43 @@ def run_steps(
         is_last = state.step == config.train.steps
         progress.step(state.step, meter.loss, meter.images_per_s, meter.wait_share)
         if is_due(state.step, config.track.every) or is_last:
-            draws = {"tasks/draws_min": float(state.draws.min()), "tasks/draws_max": float(state.draws.max())}
-            recorder.record(state.step, meter.record() | draws | {"train/lr": rate, "train/epoch": epoch(parts, state)})
+            recorder.record(state.step, meter.record() | describe_position(parts, rate))
         if is_due(state.step, config.eval.every) or is_last:
             metrics = run_evaluation(config, accelerator, parts)
-            summary = metrics.summary()
-            recorder.evaluation(state.step, config.eval.split, summary, metrics.values, metrics.counts)
-            recorder.draws(state.step, state.draws)
-            progress.say(
-                f"step {state.step}: {config.eval.split} balanced accuracy {summary['macro_balanced_accuracy']:.4f}, "
-                f"AUROC {summary['macro_auroc']:.4f}, below baseline {summary['tasks_below_baseline']:.0f} of "
-                f"{len(data.tasks)} tasks"
-            )
+            record_evaluation(config.eval.split, metrics, state, recorder, progress)
         if is_due(state.step, config.checkpoint.every) or is_last:
             on_main(accelerator, lambda: save(config, data, state, accelerator.num_processes))
     return metrics
 
 
+def describe_position(parts: Parts, rate: float) -> dict[str, float]:
+    """Returns the run-level metrics that say how far the run is."""
+    state = parts.state
+    return {
+        "train/lr": rate,
+        "train/epoch": state.step * parts.epochs_per_step,
+        "tasks/draws_min": float(state.draws.min()),
+        "tasks/draws_max": float(state.draws.max()),
+    }
+
+
+def record_evaluation(
+    split: str, metrics: TaskMetrics, state: TrainState, recorder: Recorder, progress: TrainProgress
+) -> None:
+    """Records an evaluation and says in one line how it went."""
+    summary = metrics.summary()
+    recorder.draws(state.step, state.draws)
+    recorder.evaluation(state.step, split, summary, metrics.values, metrics.counts)
+    progress.say(
+        f"step {state.step}: {split} balanced accuracy {summary['macro_balanced_accuracy']:.4f}, "
+        f"AUROC {summary['macro_auroc']:.4f}, below baseline {summary['tasks_below_baseline']:.0f} of "
+        f"{len(metrics.counts)} tasks"
+    )
+
+
 def is_due(step: int, every: int) -> bool:
     """Returns whether something that happens every `every` steps happens after `step`; never if `every` is 0."""
     return every > 0 and step % every == 0
-
-
-def epoch(parts: Parts, state: TrainState) -> float:
-    """Returns how often the training split has been read."""
-    source = parts.train_step.labels
-    return state.step * parts.images_per_step / max(len(source), 1)
 
 
 def on_main(accelerator: Accelerator, function: Callable[[], Result]) -> Result:
@@ -243,6 +255,7 @@ def build_parts(config: Config, data: RunData, accelerator: Accelerator, checkpo
         batches=build_loader(source, data.image_size, data.workers),
         eval_data=data.evaluation(config.eval.split),
         images_per_step=num_slots * config.data.batch_size,
+        epochs_per_step=num_slots / plan.batches_per_epoch,
     )
 
 

@@ -158,20 +158,17 @@ def test_evaluation_counts_each_sample_once_on_any_number_of_ranks(
 
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_interrupted_and_resumed_equals_uninterrupted(world_size: int, small_set: ShardSet, tmp_path: Path) -> None:
+    """With everything that is drawn or remembered between steps: augmentation, loader processes, moments, averages."""
     sections = {
         "train": TrainConfig(steps=9, precision="fp32", accumulate=2, ema_decay=0.9, clip_norm=0.5),
         "data": DataConfig(path=str(small_set.root), batch_size=6, workers=1, augment="crop-flip"),
-        "model": ModelConfig(name="efficientnet_b0", width=0.5),  # stochastic depth
-        "routing": RoutingConfig(sigma=0.75),
         "tasks": TasksConfig(),
         "optim": ADAMW,
         "checkpoint": CheckpointConfig(every=3),
         "eval": EvalConfig(every=4, batch_size=7),
     }
-    whole = build_config(tmp_path, small_set, "whole", **sections)
-    broken = build_config(tmp_path, small_set, "broken", **sections)
-    run_ranks(world_size, rank_work.train_runs, tmp_path / "a", [whole])
-    run_ranks(world_size, rank_work.train_interrupted, tmp_path / "b", broken, 5)
+    whole, broken = (build_config(tmp_path, small_set, name, **sections) for name in ("whole", "broken"))
+    run_ranks(world_size, rank_work.train_interrupted, tmp_path / "ranks", whole, broken, 5)
     assert_identical(saved_state(whole), saved_state(broken))
     logs = []
     for config in (whole, broken):
@@ -180,6 +177,18 @@ def test_interrupted_and_resumed_equals_uninterrupted(world_size: int, small_set
         per_task = pq.read_table(config.run.folder / "per_task.parquet")
         assert sorted(set(per_task["step"].to_pylist())) == [4, 8, 9]
     assert logs[0] == logs[1]
+
+
+def test_random_layers_are_resumed_too(small_set: ShardSet, tmp_path: Path) -> None:
+    sections = {
+        "model": ModelConfig(name="efficientnet_b0", width=0.5),  # stochastic depth
+        "routing": RoutingConfig(sigma=0.75),
+        "train": TrainConfig(steps=3, precision="fp32"),
+        "checkpoint": CheckpointConfig(every=1),
+    }
+    whole, broken = (build_config(tmp_path, small_set, name, **sections) for name in ("whole", "broken"))
+    run_ranks(1, rank_work.train_interrupted, tmp_path / "ranks", whole, broken, 2)
+    assert_identical(saved_state(whole), saved_state(broken))
 
 
 def assert_identical(left: Any, right: Any, place: str = "") -> None:

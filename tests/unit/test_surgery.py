@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import fx, nn
+from torch._dynamo.testing import CompileCounter
 
 from matl_scale import InputError, Task, route
 from matl_scale.models import ModelConfig, RoutingConfig, build_backbone, build_model
@@ -111,6 +112,16 @@ def test_mixed_task_batch_equals_each_task_alone() -> None:
     mixed = routed(images, tasks)
     for i, task in enumerate(tasks):
         torch.testing.assert_close(mixed[i : i + 1], routed(images[i : i + 1], task[None]), rtol=1e-9, atol=1e-11)
+
+
+def test_one_compilation_serves_all_tasks() -> None:
+    counter = CompileCounter()
+    routed = route(backbone_of("mobilenet_v3_small").float(), num_tasks=12, sigma=0.5)
+    compiled = torch.compile(routed, backend=counter, fullgraph=True)
+    images = torch.randn(4, 3, 32, 32)
+    for task in range(12):  # more than the limit after which dynamo gives up
+        compiled(images, torch.tensor([task])).sum().backward()
+    assert counter.frame_count == 1
 
 
 @pytest.mark.parametrize(
