@@ -155,9 +155,6 @@ def run_shard(options: argparse.Namespace) -> None:
     else:
         splits = np.full(len(labels.images), check_split_name(options.split or "train"), dtype=object)
     dataset = match_images(open_images(options.images), labels, splits, options.allow_unmatched)
-    left_out = len(labels.images) - len(dataset.names)
-    if left_out:
-        print(f"matl-data: {left_out} label rows without an image are left out", file=sys.stderr)
     finish(options, dataset, options.resize)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -18,6 +19,7 @@ class Dataset:
         labels: Class indices, shape `(num_images, num_tasks)`, -1 = no label.
         splits: The split of each image.
         read_images: Yields the encoded images in row order.
+        place: Where the names are to be looked for, for error messages.
     """
 
     tasks: Sequence[Task]
@@ -25,6 +27,7 @@ class Dataset:
     labels: np.ndarray
     splits: np.ndarray
     read_images: Callable[[], Iterator[bytes]]
+    place: Path = Path()
 
     def __post_init__(self) -> None:
         assert len(self.names) == len(self.labels) == len(self.splits)

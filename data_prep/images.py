@@ -1,6 +1,7 @@
 """Images as a folder or as Parquet (`name`, `image`), matched with the rows of a label file. Bytes stay as they are."""
 
 import io
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -84,19 +85,20 @@ def match_images(images: ImageSource, labels: LabelFile, splits: np.ndarray, all
     rows = [row_of.get(name, row_of.get(PurePosixPath(name).with_suffix("").as_posix())) for name in images.names]
     matched = [row for row in rows if row is not None]
     check_unique([labels.images[row] for row in matched], f"image of {images.place} for a row of {labels.path}")
-    if not allow_unmatched:
-        without_row = [name for name, row in zip(images.names, rows, strict=True) if row is None]
-        without_image = sorted(set(labels.images) - {labels.images[row] for row in matched})
-        complaints = []
-        if without_row:
-            complaints.append(f"{len(without_row)} images have no label row ({shortened(without_row)})")
-        if without_image:
-            complaints.append(f"{len(without_image)} label rows have no image ({shortened(without_image)})")
-        if complaints:
-            raise InputError(
-                f"{images.place} and {labels.path} should match: {'; '.join(complaints)}. "
-                "Correct them, or leave these out with --allow-unmatched."
-            )
+    without_row = [name for name, row in zip(images.names, rows, strict=True) if row is None]
+    without_image = sorted(set(labels.images) - {labels.images[row] for row in matched})
+    complaints = []
+    if without_row:
+        complaints.append(f"{len(without_row)} images have no label row ({shortened(without_row)})")
+    if without_image:
+        complaints.append(f"{len(without_image)} label rows have no image ({shortened(without_image)})")
+    if complaints and not allow_unmatched:
+        raise InputError(
+            f"{images.place} and {labels.path} should match: {'; '.join(complaints)}. "
+            "Correct them, or leave these out with --allow-unmatched."
+        )
+    if complaints:
+        print(f"left out: {'; '.join(complaints)}", file=sys.stderr)
     names = [name for name, row in zip(images.names, rows, strict=True) if row is not None]
     wanted = set(names)
     return Dataset(
@@ -105,6 +107,7 @@ def match_images(images: ImageSource, labels: LabelFile, splits: np.ndarray, all
         labels=labels.labels[matched],
         splits=splits[matched],
         read_images=lambda: images.read(wanted),
+        place=images.place,
     )
 
 

@@ -166,7 +166,7 @@ def write_tars(
     rows = zip(dataset.read_images(), dataset.names, dataset.splits, dataset.labels, strict=True)
     try:
         for index, (data, name, split, label_row) in enumerate(track(rows, count, "images")):
-            image = check_image(data, name, resize)
+            image = check_image(data, str(dataset.place / name), resize)
             writers[split].add(sample_key(first_key + index), image, label_row, name)
         for writer in writers.values():
             writer.close()

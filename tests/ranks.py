@@ -11,7 +11,8 @@ from typing import Any
 
 TIMEOUT_S = 300
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["rank_work"])
+# an installed package: the server of Python 3.11 does not know the path to the tests yet
+_context.set_forkserver_preload(["matl_scale.train.loop", "matl_scale.train.restore"])
 
 
 def run_ranks(world_size: int, work: Callable[..., Any], folder: Path, *arguments: Any) -> list[Any]:

@@ -50,7 +50,8 @@ def draw_heatmap(folder: Path, picture: Path) -> None:
     figure = Figure(figsize=(7, height + 1), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    image = axes.imshow(values, aspect="auto", cmap="viridis", vmin=np.nanmin(values), vmax=1, interpolation="nearest")
+    lowest = float(np.nanmin(values)) if np.isfinite(values).any() else 0.0
+    image = axes.imshow(values, aspect="auto", cmap="viridis", vmin=lowest, vmax=1, interpolation="nearest")
     axes.set_title(f"{PICTURE_METRIC.replace('_', ' ')} on {split}, {len(tasks)} tasks, worst on top")
     axes.set_xlabel("step")
     axes.set_xticks(range(len(steps)), [str(step) for step in steps], rotation=90 if len(steps) > 8 else 0)

@@ -65,7 +65,8 @@ def build_accelerator(precision: Precision, timeout_s: float = 1800) -> Accelera
         InputError: The launcher started fewer processes than it was asked for, or the device lacks the precision.
     """
     has_gpu = torch.cuda.is_available()
-    if "MASTER_ADDR" in os.environ and "RANK" not in os.environ and "ACCELERATE_MIXED_PRECISION" in os.environ:
+    by_simple_launcher = "RANK" not in os.environ and os.environ.get("ACCELERATE_USE_CPU") == "True"
+    if by_simple_launcher and "MASTER_ADDR" in os.environ:
         raise InputError(
             "`accelerate launch --cpu --num_processes N` starts one process, not N. "
             "Use `--config_file launch/accelerate/cpu.yaml --num_processes N`."

@@ -217,17 +217,20 @@ def check_refused(
     assert not (source / "set").exists()
 
 
-def test_allow_unmatched_leaves_them_out(source: Path) -> None:
+def test_allow_unmatched_leaves_them_out(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (source / "labels.csv").write_text("image,x\na.png,1\nsub/b.jpg,0\nzzz.png,0\n")
     assert shard(source, "set", "--allow-unmatched") == 0
     assert read_manifest(source / "set").samples["path"].to_pylist() == ["a.png", "sub/b.jpg"]
+    said = capsys.readouterr().err
+    assert "3 images have no label row (c.png, d.png, e.png)" in said
+    assert "1 label rows have no image (zzz.png)" in said
 
 
 @pytest.mark.parametrize("content", [b"", b"not an image", "truncated"])
 def test_undecodable_image_is_named(source: Path, capsys: pytest.CaptureFixture[str], content: bytes | str) -> None:
     path = source / "images" / "c.png"
     path.write_bytes(path.read_bytes()[:150] if isinstance(content, str) else content)
-    check_refused(source, capsys, "c.png cannot be decoded")
+    check_refused(source, capsys, f"{path} cannot be decoded")
 
 
 def test_duplicate_image_names_in_parquet(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
