@@ -125,11 +125,12 @@ def run_steps(
         progress.step(state.step, meter.loss, meter.images_per_s, meter.wait_share)
         if is_due(state.step, config.track.every) or is_last:
             recorder.record(state.step, meter.record() | describe_position(parts, rate))
-        if is_due(state.step, config.eval.every) or is_last:
-            metrics = run_evaluation(config, accelerator, parts)
-            record_evaluation(config.eval.split, metrics, state, recorder, progress)
-        if is_due(state.step, config.checkpoint.every) or is_last:
-            on_main(accelerator, lambda: save(config, data, state, accelerator.num_processes))
+        with meter.paused():
+            if is_due(state.step, config.eval.every) or is_last:
+                metrics = run_evaluation(config, accelerator, parts)
+                record_evaluation(config.eval.split, metrics, state, recorder, progress)
+            if is_due(state.step, config.checkpoint.every) or is_last:
+                on_main(accelerator, lambda: save(config, data, state, accelerator.num_processes))
     return metrics
 
 

@@ -1,7 +1,9 @@
 """Run-level metrics between two records: loss, throughput, waiting, memory."""
 
+import contextlib
 import resource
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -50,6 +52,13 @@ class Meter:
     def wait_share(self) -> float:
         """Share of the time, 0 to 1, that this rank waited for batches."""
         return self._wait_s / max(time.perf_counter() - self._start, 1e-9)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves the time of the block (an evaluation, a checkpoint) out of the throughput."""
+        start = time.perf_counter()
+        yield
+        self._start += time.perf_counter() - start
 
     def record(self) -> dict[str, float]:
         """Returns the metrics since the last call and starts anew."""
