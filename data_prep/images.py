@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
@@ -14,7 +15,16 @@ from data_prep.dataset import Dataset, check_unique
 from data_prep.labels import LabelFile
 from matl_scale.data.shards import InputError, shortened
 
-EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp", "GIF": "gif", "TIFF": "tif", "PPM": "ppm"}
+EXTENSIONS = {
+    "JPEG": "jpg",
+    "MPO": "jpg",
+    "PNG": "png",
+    "WEBP": "webp",
+    "BMP": "bmp",
+    "GIF": "gif",
+    "TIFF": "tif",
+    "PPM": "ppm",
+}
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 
 
@@ -56,10 +66,16 @@ def open_images(place: Path) -> ImageSource:
 def open_parquet(files: list[Path], place: Path) -> ImageSource:
     names: list[str] = []
     for file in files:
-        columns = pq.read_schema(file).names
-        if missing := {"name", "image"} - set(columns):
-            raise InputError(f"{file} should have the columns `name` and `image`. It lacks {sorted(missing)}.")
-        names += pq.read_table(file, columns=["name"])["name"].to_pylist()
+        try:
+            columns = pq.read_schema(file).names
+            if missing := {"name", "image"} - set(columns):
+                raise InputError(f"{file} should have the columns `name` and `image`. It lacks {sorted(missing)}.")
+            table = pq.read_table(file, columns=["name"])
+        except (pa.ArrowInvalid, OSError) as error:
+            raise InputError(f"{file} cannot be read as Parquet: {error}.") from error
+        if table["name"].null_count:
+            raise InputError(f"{file}: every row should have a `name`. {table['name'].null_count} are empty.")
+        names += map(str, table["name"].to_pylist())
     check_unique(names, f"value of column `name` of {place}")
     return ImageSource(place=place, names=names, files=files)
 
@@ -69,8 +85,8 @@ def read_parquet_images(files: Sequence[Path], wanted: set[str] | None = None) -
     for file in files:
         for batch in pq.ParquetFile(file).iter_batches(batch_size=256, columns=["name", "image"]):
             for name, image in zip(batch["name"].to_pylist(), batch["image"].to_pylist(), strict=True):
-                if wanted is None or name in wanted:
-                    yield image
+                if wanted is None or str(name) in wanted:
+                    yield image or b""
 
 
 def match_images(images: ImageSource, labels: LabelFile, splits: np.ndarray, allow_unmatched: bool) -> Dataset:
@@ -138,6 +154,11 @@ def check_image(data: bytes, name: str, resize: int | None = None) -> CheckedIma
             extension = EXTENSIONS.get(image.format or "")
             if extension is None:
                 raise InputError(f"{name}: images should be one of {', '.join(EXTENSIONS)}. Got {image.format}.")
+            if image.mode[0] in "IF":
+                raise InputError(
+                    f"{name}: images should have 8 bits per channel. Got mode {image.mode}, which training would clip: "
+                    "convert it first."
+                )
             if resize is None or image.size == (resize, resize):
                 return CheckedImage(data=data, extension=extension, width=image.width, height=image.height)
             square = fit_square(image if image.mode in ("L", "RGB") else image.convert("RGB"), resize)

@@ -2,6 +2,7 @@
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from matl_scale.data.shards import Manifest, class_counts
@@ -24,12 +25,12 @@ def print_info(manifest: Manifest, console: Console) -> None:
         labelled = [int((labels[rows, column] >= 0).sum()) for rows in rows_of.values()]
         missing = 1 - counts.sum() / len(labels)
         table.add_row(
-            task.name,
+            escape(task.name),
             str(task.num_classes),
             *(f"{count:,}" for count in labelled),
             f"{missing:.1%}",
             f"{counts.max() / max(counts.sum(), 1):.1%}",
-            describe_counts(task.classes, counts),
+            escape(describe_counts(task.classes, counts)),
         )
     console.print(table)
     console.print(f"\n[bold]{manifest.root}[/bold]  id {manifest.id[:12]}", highlight=False)

@@ -157,7 +157,9 @@ def label_values(column: pa.ChunkedArray, place: str) -> pa.ChunkedArray:
             return column.cast(pa.int64())
         except pa.ArrowInvalid as error:
             raise InputError(f"{place}: labels should be integers, booleans or strings. Got fractions.") from error
-    checks = (pa.types.is_integer, pa.types.is_boolean, pa.types.is_string, pa.types.is_large_string)
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return pc.if_else(pc.equal(column, ""), None, column)
+    checks = (pa.types.is_integer, pa.types.is_boolean)
     if not any(check(kind) for check in checks):
         raise InputError(f"{place}: labels should be integers, booleans or strings. Got {kind}.")
     return column

@@ -244,6 +244,10 @@ def staging_folder(out: Path) -> Iterator[Path]:
     staging = out / STAGING
     try:
         staging.mkdir(parents=True)
+    except FileExistsError as error:
+        raise InputError(
+            f"{staging} exists: another call is writing there, or one was interrupted. If none is running, delete it."
+        ) from error
     except OSError as error:
         raise InputError(f"--out {out} cannot be written to: {error}.") from error
     try:

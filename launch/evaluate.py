@@ -1,18 +1,21 @@
 """Evaluates a run's newest checkpoint on a split: every task, every labelled sample once."""
 
 import argparse
+import contextlib
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+from accelerate import Accelerator
 from rich.console import Console
 
-from matl_scale.config import exit_with_error, parse_config, walk
+from matl_scale.config import Config, exit_with_error, parse_config, walk
 from matl_scale.errors import InputError
+from matl_scale.files import lock_folder
 from matl_scale.tracking.mlflow_follower import read_status
 from matl_scale.tracking.recorder import Recorder
 from matl_scale.train.evaluate import evaluate
-from matl_scale.train.loop import CONFIG_FILE
+from matl_scale.train.loop import CONFIG_FILE, on_main
 from matl_scale.train.progress import print_results
 from matl_scale.train.restore import choose_checkpoint, restore_network
 from matl_scale.train.setup import build_accelerator, open_data
@@ -41,17 +44,24 @@ def run_evaluation(folder: Path, split: str | None, checkpoint_folder: Path | No
     config = replace(config, run=replace(config.run, name=folder.resolve().name, dir=str(folder.resolve().parent)))
     split = split or config.eval.split
     accelerator = build_accelerator(config.train.precision)
+    with contextlib.ExitStack() as stack:
+        on_main(accelerator, lambda: stack.enter_context(lock_folder(folder)))
+        evaluate_split(config, accelerator, split, checkpoint_folder)
+    accelerator.end_training()
+
+
+def evaluate_split(config: Config, accelerator: Accelerator, split: str, checkpoint_folder: Path | None) -> None:
+    folder = config.run.folder
+    status = read_status(folder)
     data = open_data(config)
     checkpoint = choose_checkpoint(config, checkpoint_folder)
     model = restore_network(config, data, checkpoint, accelerator.device)
     metrics = evaluate(accelerator, model, data.evaluation(split), config.eval.batch_size, config.train.channels_last)
     if accelerator.is_main_process:
-        status = read_status(folder)
         recorder = Recorder(folder, config.track, dict(walk(config)), data.task_names, enabled=True)
         recorder.evaluation(checkpoint.step, split, metrics.summary(), metrics.values, metrics.counts)
         recorder.close(status)
         print_results(Console(), data.task_names, split, checkpoint.step, metrics)
-    accelerator.end_training()
 
 
 if __name__ == "__main__":

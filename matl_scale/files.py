@@ -1,11 +1,16 @@
 """Files that appear whole or not at all: written under another name, synced to disk, then renamed."""
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from matl_scale.errors import InputError
 
 
 def sync_folder(folder: Path) -> None:
@@ -47,6 +52,32 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
     write_atomic(path, write)
+
+
+@contextlib.contextmanager
+def lock_folder(folder: Path, name: str = ".lock", wait: bool = False) -> Iterator[None]:
+    """Holds a lock on a folder, which the system releases when this process ends in whatever way.
+
+    Raises:
+        InputError: Another process holds it, and `wait` is false.
+    """
+    with (folder / name).open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            file.seek(0)
+            raise InputError(
+                f"{folder} is in use by process {file.read() or 'unknown'}. Wait for it to end."
+            ) from error
+        file.truncate(0)
+        file.write(f"{os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+
+
+def hash_text(text: str) -> str:
+    """Returns the hex SHA-256 of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def file_sha256(path: Path) -> str:

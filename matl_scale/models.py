@@ -11,7 +11,7 @@ from torch import fx, nn
 from matl_scale.errors import InputError, nearest
 from matl_scale.routing.masks import Strategy
 from matl_scale.routing.statistics import Statistics
-from matl_scale.routing.surgery import route, set_submodule
+from matl_scale.routing.surgery import first_line, route, set_submodule
 from matl_scale.seeds import derive_seed
 from matl_scale.tasks import Task
 from matl_scale.vision import models
@@ -79,17 +79,28 @@ class RoutedModel(nn.Module):
         return cast(torch.Tensor, self.heads[task_id](self.trunk(images, task)))
 
 
-def build_model(model: ModelConfig, routing: RoutingConfig, tasks: Sequence[Task], seed: int) -> RoutedModel:
+def build_model(
+    model: ModelConfig, routing: RoutingConfig, tasks: Sequence[Task], seed: int, image_size: int
+) -> RoutedModel:
     """Builds the network; weights and masks are a pure function of the arguments.
 
+    Args:
+        model: The backbone.
+        routing: Which part of it each task uses.
+        tasks: A head each.
+        seed: Of weights and masks.
+        image_size: Side length in pixels of the images it will see.
+
     Raises:
-        InputError: The backbone is unknown or cannot be routed, or σ leaves a layer without units.
+        InputError: The backbone is unknown, cannot be routed or does not run on such images, or σ leaves a layer
+            without units.
     """
     backbone = build_backbone(model, seed)
+    num_features = count_features(backbone, model, image_size)
     trunk = route(
         backbone, len(tasks), routing.sigma, strategy=routing.strategy, statistics=routing.statistics, seed=seed
     )
-    network = RoutedModel(trunk, [task.num_classes for task in tasks], count_features(backbone))
+    network = RoutedModel(trunk, [task.num_classes for task in tasks], num_features)
     for head in network.heads:
         init_head(cast(nn.Linear, head))
     return network
@@ -200,10 +211,19 @@ def init_conv(conv: nn.Conv2d) -> None:
         nn.init.zeros_(conv.bias)
 
 
-def count_features(backbone: nn.Module) -> int:
-    """Returns the size of the backbone's output, by running it once without data."""
+def count_features(backbone: nn.Module, config: ModelConfig, image_size: int) -> int:
+    """Returns the size of the backbone's output, by running it once without data.
+
+    Raises:
+        InputError: It does not run on images of that size.
+    """
     on_meta = copy.deepcopy(backbone).to("meta", torch.float32).eval()
-    output = on_meta(torch.empty(1, 3, 320, 320, device="meta", dtype=torch.float32))
-    if not isinstance(output, torch.Tensor) or output.ndim != 2:
-        raise InputError("The backbone should return one tensor of shape (batch, num_features).")
-    return output.shape[1]
+    try:
+        output = on_meta(torch.empty(1, 3, image_size, image_size, device="meta", dtype=torch.float32))
+    except Exception as error:  # whatever a torchvision model raises
+        raise InputError(
+            f"`model.name` = {config.name} (width {config.width:g}, stem {config.stem}) does not run on images of "
+            f"{image_size} pixels: {first_line(error)}. Try a larger `data.image_size`, `model.stem` small, or another "
+            "`model.width`."
+        ) from error
+    return int(output.shape[1])

@@ -29,7 +29,7 @@ def run_steps(config: Config, data: ShardSet, num_slots: int) -> RoutedModel:
     labelled = (labels[manifest.rows("train")] >= 0).sum(axis=0)
     plan = build_plan(manifest, "train", config.data, config.run.seed)
     sampler = build_sampler(config.tasks, manifest.task_names, labelled, config.run.seed, num_slots)
-    model = build_model(config.model, config.routing, manifest.tasks, config.run.seed)
+    model = build_model(config.model, config.routing, manifest.tasks, config.run.seed, 16)
     optimizer = build_optimizer(config.optim, model)
     for step in range(config.train.steps):
         slots = []

@@ -5,7 +5,6 @@ means "complete". Row i of the samples table and row i of the label matrix are t
 while training; the label row inside a tar is a copy for whoever reads the tars without the manifest.
 """
 
-import hashlib
 import io
 import json
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from matl_scale.errors import InputError, nearest, shortened
-from matl_scale.files import file_sha256, write_atomic, write_json
+from matl_scale.files import file_sha256, hash_text, write_atomic, write_json
 from matl_scale.tasks import Task, match_names
 
 __all__ = [
@@ -312,7 +311,7 @@ def read_manifest(root: Path) -> Manifest:
 
 
 def manifest_id(digests: dict[str, str]) -> str:
-    return hashlib.sha256("\n".join(f"{role} {digests[role]}" for role in sorted(digests)).encode()).hexdigest()
+    return hash_text("\n".join(f"{role} {digests[role]}" for role in sorted(digests)))
 
 
 def is_partial(root: Path) -> bool:

@@ -15,10 +15,11 @@ from torch import fx, nn
 from torch.nn import functional
 
 from matl_scale.errors import InputError
+from matl_scale.vision import StochasticDepth
 
 ELEMENTWISE_MODULES = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Tanh, nn.Identity, nn.Dropout,
-    nn.Dropout2d,
+    nn.Dropout2d, StochasticDepth,
 )  # fmt: skip
 GATE_MODULES = (nn.Sigmoid, nn.Hardsigmoid)
 POOL_MODULES = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
@@ -155,7 +156,11 @@ class ChannelTracer:
             self.visit_flatten(node)
         elif function is torch.cat:
             self.visit_cat(node)
-        elif function in ELEMENTWISE_FUNCTIONS or getattr(function, "__name__", "") == "stochastic_depth":
+        elif function in ELEMENTWISE_FUNCTIONS:
+            if node.kwargs.get("training") is True:
+                raise self.refusal(
+                    node, "a function with training=True stays so in evaluation; use the module (nn.Dropout)"
+                )
             self.pass_on(node)
         else:
             raise self.refusal(node, f"the function {getattr(function, '__name__', function)} cannot be followed")

@@ -15,6 +15,7 @@ from matl_scale.routing.channels import ChannelMap, trace_channels
 from matl_scale.routing.masks import Strategy, check_sigma, draw_masks
 from matl_scale.routing.router import TaskRouter
 from matl_scale.routing.statistics import Statistics, TaskBatchNorm2d
+from matl_scale.vision import StochasticDepth
 
 EXAMPLE_PIXELS = 320  # large enough for every torchvision CNN; only channel counts are read off the shapes
 
@@ -58,22 +59,36 @@ def route(
     return routed
 
 
+class BackboneTracer(fx.Tracer):
+    """Keeps stochastic depth a module: traced through, it would stay switched on in evaluation mode."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, StochasticDepth) or super().is_leaf_module(m, module_qualified_name)
+
+
 def trace(backbone: nn.Module) -> fx.GraphModule:
     """Traces a copy of `backbone` and notes the shape of every node."""
     try:
-        graph_module = fx.symbolic_trace(copy.deepcopy(backbone))
+        root = copy.deepcopy(backbone)
+        graph_module = fx.GraphModule(root, BackboneTracer().trace(root), type(root).__name__)
     except Exception as error:  # torch.fx raises whatever the traced code raises
-        raise InputError(f"This backbone cannot be routed: torch.fx cannot trace it: {error}.") from error
+        raise InputError(f"This backbone cannot be routed: torch.fx cannot trace it: {first_line(error)}.") from error
     on_meta = copy.deepcopy(graph_module).to("meta", torch.float32).eval()
+    example = torch.empty(2, 3, EXAMPLE_PIXELS, EXAMPLE_PIXELS, device="meta", dtype=torch.float32)
     try:
-        ShapeProp(on_meta).propagate(
-            torch.empty(2, 3, EXAMPLE_PIXELS, EXAMPLE_PIXELS, device="meta", dtype=torch.float32)
-        )
+        on_meta(example)  # ShapeProp would print a trace where this fails
     except Exception as error:
-        raise InputError(f"This backbone cannot be routed: it does not run on 3-channel images: {error}.") from error
+        raise InputError(
+            f"This backbone cannot be routed: it does not run on {EXAMPLE_PIXELS}-pixel images: {first_line(error)}."
+        ) from error
+    ShapeProp(on_meta).propagate(example)
     for node, twin in zip(graph_module.graph.nodes, on_meta.graph.nodes, strict=True):
         node.meta.update(twin.meta)
     return graph_module
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def draw_stream_masks(

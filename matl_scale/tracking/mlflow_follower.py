@@ -16,7 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from matl_scale.files import write_json
+import pyarrow.parquet as pq
+
+from matl_scale.files import lock_folder, write_json
 from matl_scale.tracking.local import DRAWS_FILE, METRICS_FILE, PER_TASK_FILE, STATUS_FILE
 from matl_scale.tracking.views import draw_heatmap, latest_table
 
@@ -63,15 +65,16 @@ class Follower:
         client = MlflowClient(tracking_uri=self.uri)
         if "run_id" not in self.state:
             run = client.create_run(self._experiment_id(client), run_name=self.folder.name)
+            self.state = {"tracking_uri": self.uri, "run_id": run.info.run_id, "time": 0.0}
+            self._save()  # at once: a run has one id, whatever fails after this
+        client.update_run(self.state["run_id"], status="RUNNING")
+        if not self.state.get("described"):
             params = [Param(metric_key(key), value[:6000]) for key, value in self.params.items()]
-            client.log_batch(
-                run.info.run_id, params=params, tags=[RunTag("matl_scale.folder", str(self.folder.resolve()))]
-            )
-            client.log_artifact(run.info.run_id, str(self.folder / "config.yaml"))
-            self.state = {"tracking_uri": self.uri, "run_id": run.info.run_id, "step": -1, "time": 0.0}
+            tags = [RunTag("matl_scale.folder", str(self.folder.resolve()))]
+            client.log_batch(self.state["run_id"], params=params, tags=tags)
+            client.log_artifact(self.state["run_id"], str(self.folder / "config.yaml"))
+            self.state["described"] = True
             self._save()
-        else:
-            client.update_run(self.state["run_id"], status="RUNNING")
         self._client = client
 
     def _experiment_id(self, client: Any) -> str:
@@ -100,7 +103,7 @@ class Follower:
                     if name not in ("step", "time")
                 ]
             self._client.log_batch(self.state["run_id"], metrics=metrics)
-            self.state.update(step=batch[-1]["step"], time=batch[-1]["time"])
+            self.state["time"] = batch[-1]["time"]
             self._save()
         self._copy_tables()
 
@@ -118,6 +121,8 @@ class Follower:
         if not path.is_file() or path.stat().st_mtime_ns == self.state.get("tables"):
             return
         changed = path.stat().st_mtime_ns
+        if pq.read_metadata(path).num_rows == 0:  # a resumed run forgot its only evaluation
+            return
         run_id = self.state["run_id"]
         self._client.log_artifact(run_id, str(path))
         if (self.folder / DRAWS_FILE).is_file():
@@ -182,7 +187,9 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     folder, experiment, params = arguments
-    return follow(Follower(Path(folder), experiment, json.loads(params)), sys.stdin.fileno())
+    # the process of an earlier start of this run may still be telling its end
+    with lock_folder(Path(folder), ".mlflow.lock", wait=True):
+        return follow(Follower(Path(folder), experiment, json.loads(params)), sys.stdin.fileno())
 
 
 if __name__ == "__main__":

@@ -49,17 +49,21 @@ class CheckpointInfo:
         folder: Where it is.
         step: Steps done.
         masks: Hash of all routing masks.
-        manifest_id: Of the shard set it was trained on.
-        tasks: Task names in order.
+        tasks: Number of classes by task name, in order.
+        shards: Hash of the training split's tars.
+        manifest_id: Of the shard set: it changes with labels and with other splits too.
         world_size: W when it was written.
+        config: The run's config, in sections.
     """
 
     folder: Path
     step: int
     masks: str
+    tasks: dict[str, int]
+    shards: str
     manifest_id: str
-    tasks: list[str]
     world_size: int
+    config: dict[str, dict[str, Any]]
 
 
 def hash_masks(model: nn.Module) -> str:
@@ -99,6 +103,21 @@ def save_checkpoint(root: Path, step: int, state: dict[str, Any], info: dict[str
     return final
 
 
+def set_aside_after(root: Path, step: int) -> list[Path]:
+    """Renames checkpoints of later steps, which a run that goes on from `step` will not reach again as they are.
+
+    Returns:
+        Their new names.
+    """
+    renamed = []
+    for info in list_checkpoints(root):
+        if info.step > step:
+            target = root / f"abandoned-{info.folder.name}"
+            shutil.rmtree(target, ignore_errors=True)
+            renamed.append(info.folder.rename(target))
+    return renamed
+
+
 def list_checkpoints(root: Path) -> list[CheckpointInfo]:
     """Returns the complete checkpoints of a run, oldest first."""
     return [read_info(folder) for folder in sorted(root.glob("step-*")) if (folder / INFO_FILE).is_file()]
@@ -117,9 +136,11 @@ def read_info(folder: Path) -> CheckpointInfo:
             folder=folder,
             step=content["step"],
             masks=content["masks"],
+            tasks=dict(content["tasks"]),
+            shards=content["shards"],
             manifest_id=content["manifest_id"],
-            tasks=content["tasks"],
             world_size=content["world_size"],
+            config=content["config"],
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder} is not a complete checkpoint: {INFO_FILE} cannot be read ({error!r}).") from error
@@ -139,21 +160,40 @@ def load_state(info: CheckpointInfo) -> dict[str, Any]:
     return state
 
 
-def check_compatible(info: CheckpointInfo, *, tasks: list[str], manifest_id: str, masks: str) -> None:
-    """Raises `InputError` if the checkpoint belongs to other tasks, shards or masks than the run."""
-    if info.tasks != tasks:
-        different = sorted(set(info.tasks) ^ set(tasks)) or tasks
+def check_network(info: CheckpointInfo, *, tasks: dict[str, int], masks: str) -> None:
+    """Raises `InputError` if the checkpoint's network has other tasks or masks than the one at hand.
+
+    Args:
+        info: The checkpoint.
+        tasks: Number of classes by task name, in order.
+        masks: From `hash_masks`.
+    """
+    if list(info.tasks.items()) != list(tasks.items()):
+        different = [name for name in {**info.tasks, **tasks} if info.tasks.get(name) != tasks.get(name)]
         raise InputError(
             f"{info.folder} was trained on other tasks ({len(info.tasks)}, here {len(tasks)}; they differ in "
-            f"{shortened(different)}). Use its `data.tasks`, or another `run.name`."
-        )
-    if info.manifest_id != manifest_id:
-        raise InputError(
-            f"{info.folder} was trained on another shard set (id {info.manifest_id[:12]}, here {manifest_id[:12]}). "
-            "Use its `data.path`, or another `run.name`."
+            f"{shortened(different or tasks)}). Use its `data.tasks`, or another `run.name`."
         )
     if info.masks != masks:
         raise InputError(
             f"{info.folder} has other routing masks than this config draws. Use its `routing`, `model` and `run.seed` "
             "settings, or another `run.name`."
         )
+
+
+FIXED_KEYS = ("model.name", "model.width", "model.stem", "routing.statistics", "optim.name", "run.seed")
+
+
+def check_resumable(info: CheckpointInfo, *, config: dict[str, dict[str, Any]], shards: str) -> None:
+    """Raises `InputError` if a run with this config and these training tars cannot go on from the checkpoint."""
+    if info.shards != shards:
+        raise InputError(f"{info.folder} was trained on another shard set. Use its `data.path`, or another `run.name`.")
+    for key in FIXED_KEYS:
+        section, _, name = key.partition(".")
+        before, now = info.config[section][name], config[section][name]
+        if before != now:
+            raise InputError(
+                f"{info.folder} was trained with `{key}` = {before!r}, not {now!r}. Choose another `run.name`."
+            )
+    if config["train"]["ema_decay"] and not info.config["train"]["ema_decay"]:
+        raise InputError(f"{info.folder} keeps no moving average: `train.ema_decay` should be 0 to go on from it.")

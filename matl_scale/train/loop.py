@@ -1,13 +1,13 @@
 """A training run: build, resume, loop, save, close."""
 
+import contextlib
 import warnings
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar, cast
 
 import numpy as np
-import yaml
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
@@ -16,19 +16,21 @@ from matl_scale.data.augment import build_augment
 from matl_scale.data.loader import ImageBatch, TrainBatches, build_loader, build_plan
 from matl_scale.data.shards import MISSING
 from matl_scale.errors import InputError, shortened
-from matl_scale.files import write_text
+from matl_scale.files import lock_folder, write_text
 from matl_scale.metrics import TaskMetrics
 from matl_scale.tracking.local import METRICS_FILE, LocalLog
 from matl_scale.tracking.recorder import Recorder
 from matl_scale.train.checkpoint import (
     CHECKPOINTS,
     CheckpointInfo,
-    check_compatible,
+    check_network,
+    check_resumable,
     hash_masks,
     list_checkpoints,
     load_state,
     read_info,
     save_checkpoint,
+    set_aside_after,
 )
 from matl_scale.train.evaluate import EvalData, evaluate
 from matl_scale.train.meter import Meter
@@ -79,31 +81,36 @@ def train(config: Config, accelerator: Accelerator) -> RunOutcome:
     config = resolve_config(config)
     data = open_data(config)
     check_train_data(data, config, accelerator.num_processes)
+    config.track.curve_tasks(data.task_names)
     checkpoint = on_main(accelerator, lambda: find_checkpoint(config))
     parts = build_parts(config, data, accelerator, checkpoint)
     state = parts.state
-
-    changes = on_main(accelerator, lambda: open_folder(config, state.step))
     progress = TrainProgress(state.step, config.train.steps, accelerator.is_main_process)
-    if checkpoint:
-        progress.say(f"going on from {checkpoint.folder}" + "".join(f"\n  {change}" for change in changes))
     if state.step >= config.train.steps:
         progress.say(f"{config.run.folder} is complete: {state.step} of {config.train.steps} steps")
         return RunOutcome(metrics=run_evaluation(config, accelerator, parts), step=state.step, tasks=data.task_names)
 
-    params = dict(walk(config)) | {"manifest_id": data.manifest.id, "world_size": accelerator.num_processes}
-    recorder = Recorder(config.run.folder, config.track, params, data.task_names, accelerator.is_main_process)
-    status = "FAILED"
-    try:
-        with progress:
-            metrics = run_steps(config, accelerator, parts, recorder, progress, data)
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
-    finally:
-        parts.batches.close()
-        recorder.close(status)
+    with contextlib.ExitStack() as stack:
+        on_main(accelerator, lambda: open_folder(config, state.step, stack))
+        if checkpoint:
+            progress.say(
+                "\n  ".join(
+                    [f"going on from {checkpoint.folder}", *changes_since(checkpoint, config, data, accelerator)]
+                )
+            )
+        params = dict(walk(config)) | {"manifest_id": data.manifest.id, "world_size": accelerator.num_processes}
+        recorder = Recorder(config.run.folder, config.track, params, data.task_names, accelerator.is_main_process)
+        status = "FAILED"
+        try:
+            with progress:
+                metrics = run_steps(config, accelerator, parts, recorder, progress, data)
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
+            parts.batches.close()
+            recorder.close(status)
     return RunOutcome(metrics=metrics, step=state.step, tasks=data.task_names)
 
 
@@ -115,11 +122,13 @@ def run_steps(
     for step in range(state.step, config.train.steps):
         rate = learning_rate(config.optim, step, config.train.steps)
         set_learning_rate(state.optimizer, rate)
-        tasks = parts.sampler.tasks(step)
+        # in turns of all slots; a run that goes on with other ranks begins with the next whole turn
+        turn = -(-state.slots // parts.sampler.num_slots)
+        tasks = parts.sampler.tasks(turn)
         meter.update(parts.train_step(tasks, parts.batches))
         if state.ema is not None:
             state.ema.update_parameters(state.model)
-        state.step = step + 1
+        state.step, state.slots = step + 1, (turn + 1) * parts.sampler.num_slots
         np.add.at(state.draws, tasks, 1)
         is_last = state.step == config.train.steps
         progress.step(state.step, meter.loss, meter.images_per_s, meter.wait_share)
@@ -219,7 +228,8 @@ def build_parts(config: Config, data: RunData, accelerator: Accelerator, checkpo
     plan = build_plan(data.manifest, TRAIN_SPLIT, config.data, config.run.seed)
     model = build_network(config, data, accelerator.device)
     if checkpoint:
-        check_compatible(checkpoint, tasks=data.task_names, manifest_id=data.manifest.id, masks=hash_masks(model))
+        check_network(checkpoint, tasks=data.num_classes, masks=hash_masks(model))
+        check_resumable(checkpoint, config=asdict(config), shards=data.hash_shards(TRAIN_SPLIT))
     ema = build_ema(model, config.train.ema_decay)
     if config.train.compile:
         model.trunk.compile()
@@ -239,7 +249,8 @@ def build_parts(config: Config, data: RunData, accelerator: Accelerator, checkpo
         state.load_state_dict(load_state(checkpoint))
     labelled = (data.labels[data.manifest.rows(TRAIN_SPLIT)] != MISSING).sum(axis=0)
     num_slots = world_size * config.train.accumulate
-    source = TrainBatches(plan, data.reader, rank, world_size, first=state.step * config.train.accumulate)
+    first = -(-state.slots // num_slots) * config.train.accumulate
+    source = TrainBatches(plan, data.reader, rank, world_size, first)
     return Parts(
         state=state,
         train_step=TrainStep(
@@ -260,16 +271,23 @@ def build_parts(config: Config, data: RunData, accelerator: Accelerator, checkpo
     )
 
 
-def open_folder(config: Config, step: int) -> list[str]:
-    """Writes the config into the run's folder and drops records after `step`. Returns the changed config keys."""
+def open_folder(config: Config, step: int, stack: contextlib.ExitStack) -> None:
+    """Locks the run's folder, writes the config into it, and drops what an earlier start left after `step`."""
     folder = config.run.folder
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / CONFIG_FILE
-    changes: list[str] = []
-    if path.is_file():
-        changes = describe_changes(yaml.safe_load(path.read_text(encoding="utf-8")), config)
-    write_text(path, dump_config(config))
+    stack.enter_context(lock_folder(folder))
+    write_text(folder / CONFIG_FILE, dump_config(config))
     LocalLog(folder).forget_after(step)
+    set_aside_after(folder / CHECKPOINTS, step)
+
+
+def changes_since(checkpoint: CheckpointInfo, config: Config, data: RunData, accelerator: Accelerator) -> list[str]:
+    """Lists in what a run that goes on differs from the one that wrote the checkpoint."""
+    changes = describe_changes(checkpoint.config, config)
+    if checkpoint.world_size != accelerator.num_processes:
+        changes.append(f"world size: {checkpoint.world_size} → {accelerator.num_processes}")
+    if checkpoint.manifest_id != data.manifest.id:
+        changes.append(f"labels or other splits of {data.manifest.root} have changed")
     return changes
 
 
@@ -283,10 +301,11 @@ def save(config: Config, data: RunData, state: TrainState, world_size: int) -> N
     """Writes a checkpoint of the state."""
     info = {
         "masks": hash_masks(state.model),
+        "tasks": list(data.num_classes.items()),
+        "shards": data.hash_shards(TRAIN_SPLIT),
         "manifest_id": data.manifest.id,
-        "tasks": data.task_names,
         "world_size": world_size,
-        "config": dump_config(config),
+        "config": asdict(config),
     }
     root = config.run.folder / CHECKPOINTS
     save_checkpoint(root, state.step, state.state_dict(), info, config.checkpoint.keep)

@@ -81,6 +81,6 @@ class Meter:
 
 def memory_gb() -> float:
     """Returns the peak memory of this process in 10⁹ bytes: the GPU's if there is one, else the host's."""
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated() / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

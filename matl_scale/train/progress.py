@@ -6,6 +6,7 @@ from types import TracebackType
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -84,15 +85,14 @@ def print_results(
         worst.add_column(column, justify="right")
     for task_id in metrics.worst(limit):
         values = (format_value(metrics.values[name][task_id]) for name in TABLE_METRICS)
-        worst.add_row(tasks[task_id], f"{metrics.counts[task_id]:,}", *values)
+        worst.add_row(escape(tasks[task_id]), f"{metrics.counts[task_id]:,}", *values)
     console.print(worst)
     below = np.flatnonzero(metrics.below_baseline)
     names = (
         ": " + ", ".join(tasks[i] for i in below[:limit]) + (", …" if len(below) > limit else "") if len(below) else ""
     )
-    console.print(
-        f"tasks below the majority baseline: {len(below)} of {len(tasks)}{names}", highlight=False, soft_wrap=True
-    )
+    line = f"tasks below the majority baseline: {len(below)} of {len(tasks)}{names}"
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def format_value(value: float) -> str:

@@ -12,7 +12,7 @@ from matl_scale.models import RoutedModel
 from matl_scale.train.checkpoint import (
     CHECKPOINTS,
     CheckpointInfo,
-    check_compatible,
+    check_network,
     hash_masks,
     list_checkpoints,
     load_state,
@@ -40,11 +40,11 @@ def restore_network(config: Config, data: RunData, checkpoint: CheckpointInfo, d
     """Builds a run's network with a checkpoint's weights; the moving average if the run keeps one.
 
     Raises:
-        InputError: The checkpoint is damaged or belongs to other tasks, shards or masks than the config.
+        InputError: The checkpoint is damaged or has other tasks or masks than the config.
     """
     config = replace(config, model=replace(config.model, pretrained=False))
     model = build_network(config, data, device)
-    check_compatible(checkpoint, tasks=data.task_names, manifest_id=data.manifest.id, masks=hash_masks(model))
+    check_network(checkpoint, tasks=data.num_classes, masks=hash_masks(model))
     state = load_state(checkpoint)
     model.load_state_dict(state["model"])
     if state["ema"] is None:

@@ -15,6 +15,7 @@ from matl_scale.data.loader import choose_image_size
 from matl_scale.data.reader import SampleReader
 from matl_scale.data.shards import Manifest, read_manifest
 from matl_scale.errors import InputError
+from matl_scale.files import hash_text
 from matl_scale.models import RoutedModel, build_model
 from matl_scale.tasks import Task, match_names
 from matl_scale.train.evaluate import EvalData
@@ -47,6 +48,16 @@ class RunData:
     def task_names(self) -> list[str]:
         return [task.name for task in self.tasks]
 
+    @property
+    def num_classes(self) -> dict[str, int]:
+        """Number of classes by task name, in order."""
+        return {task.name: task.num_classes for task in self.tasks}
+
+    def hash_shards(self, split: str) -> str:
+        """Returns a hash of the tars of a split."""
+        shards = self.manifest.shards.to_pylist()
+        return hash_text("\n".join(shard["sha256"] for shard in shards if shard["split"] == split))
+
     def evaluation(self, split: str) -> EvalData:
         self.manifest.check_shards(split)
         return EvalData(
@@ -64,17 +75,17 @@ def build_accelerator(precision: Precision, timeout_s: float = 1800) -> Accelera
     Raises:
         InputError: The launcher started fewer processes than it was asked for, or the device lacks the precision.
     """
-    has_gpu = torch.cuda.is_available()
+    use_cpu = choose_cpu()
     by_simple_launcher = "RANK" not in os.environ and os.environ.get("ACCELERATE_USE_CPU") == "True"
     if by_simple_launcher and "MASTER_ADDR" in os.environ:
         raise InputError(
             "`accelerate launch --cpu --num_processes N` starts one process, not N. "
             "Use `--config_file launch/accelerate/cpu.yaml --num_processes N`."
         )
-    if precision == "fp16" and not has_gpu:
+    if precision == "fp16" and use_cpu:
         raise InputError("`train.precision` should be fp32 or bf16 on a machine without a GPU. Got fp16.")
     return Accelerator(
-        cpu=not has_gpu,
+        cpu=use_cpu,
         mixed_precision=MIXED_PRECISION[resolve_precision(precision)],
         kwargs_handlers=[
             # statistics belong to tasks: rank 0's must not overwrite the others'
@@ -84,11 +95,19 @@ def build_accelerator(precision: Precision, timeout_s: float = 1800) -> Accelera
     )
 
 
+def choose_cpu() -> bool:
+    """Returns whether to train on the CPU: asked for, no GPU, or more processes on this machine than it has GPUs."""
+    # accelerate's launcher for several processes drops `use_cpu` from its config file, but passes the environment on
+    asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1")
+    return asked or int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > torch.cuda.device_count()
+
+
 def resolve_precision(precision: Precision) -> Precision:
     """Replaces `auto` by what the device has."""
     if precision != "auto":
         return precision
-    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
+    has_bf16 = not choose_cpu() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if has_bf16 else "fp32"
 
 
 def resolve_config(config: Config) -> Config:
@@ -116,9 +135,8 @@ def open_data(config: Config) -> RunData:
 
 def build_network(config: Config, data: RunData, device: torch.device) -> RoutedModel:
     """Builds the network of a run on a device."""
-    model = build_model(config.model, config.routing, data.tasks, config.run.seed).to(
-        device=device, dtype=torch.get_default_dtype()
-    )
+    model = build_model(config.model, config.routing, data.tasks, config.run.seed, data.image_size)
+    model.to(device=device, dtype=torch.get_default_dtype())
     if config.train.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model

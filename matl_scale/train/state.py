@@ -20,6 +20,7 @@ class TrainState:
         scaler: Of gradients in fp16, else None.
         ema: Moving average of the network, if asked for.
         step: Steps done.
+        slots: Slots done on all ranks together: how far the batches and the tasks have been read.
         draws: Slots that each task has had, shape `(num_tasks,)`.
     """
 
@@ -28,6 +29,7 @@ class TrainState:
     scaler: torch.amp.GradScaler | None = None
     ema: AveragedModel | None = None
     step: int = 0
+    slots: int = 0
     draws: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     @property
@@ -43,25 +45,22 @@ class TrainState:
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(),
             "step": self.step,
+            "slots": self.slots,
             "draws": torch.from_numpy(self.draws),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over a checkpoint's state.
-
-        Raises:
-            ValueError: The checkpoint lacks a part that this run needs.
-        """
-        for part, wanted in (("scaler", self.scaler), ("ema", self.ema)):
-            if wanted is not None and state[part] is None:
-                raise ValueError(f"The checkpoint should have a state for `{part}`. Got none.")
+        """Takes over a checkpoint's state; the optimizer's settings stay those of this run's config."""
         self.model.load_state_dict(state["model"])
+        settings = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
-        if self.scaler is not None:
+        for group, values in zip(self.optimizer.param_groups, settings, strict=True):
+            group.update(values)
+        if self.scaler is not None and state["scaler"] is not None:
             self.scaler.load_state_dict(state["scaler"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
-        self.step = state["step"]
+        self.step, self.slots = state["step"], state["slots"]
         self.draws = state["draws"].numpy().copy()
 
 

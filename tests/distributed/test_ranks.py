@@ -191,6 +191,20 @@ def test_random_layers_are_resumed_too(small_set: ShardSet, tmp_path: Path) -> N
     assert_identical(saved_state(whole), saved_state(broken))
 
 
+def test_a_run_may_go_on_with_other_ranks(small_set: ShardSet, tmp_path: Path) -> None:
+    """Batches and tasks go on from the number of slots done; no slot is run twice."""
+    config = build_config(
+        tmp_path, small_set, "elastic", tasks=TasksConfig(), train=TrainConfig(steps=3, precision="fp32")
+    )
+    run_ranks(2, rank_work.train_runs, tmp_path / "two", [config])
+    longer = replace(config, train=TrainConfig(steps=6, precision="fp32"))
+    run_ranks(1, rank_work.train_runs, tmp_path / "one", [longer])
+    state = saved_state(longer)
+    assert (state["step"], state["slots"]) == (6, 3 * 2 + 3)
+    # rounds: nine slots over six tasks
+    assert sorted(state["draws"].tolist()) == [1, 1, 1, 2, 2, 2]
+
+
 def assert_identical(left: Any, right: Any, place: str = "") -> None:
     """Compares nested states bit for bit."""
     assert type(left) is type(right), place

@@ -181,6 +181,25 @@ def test_chosen_columns_become_tasks(source: Path) -> None:
     assert read_manifest(source / "set").task_names == ["smiling", "age"]
 
 
+def test_empty_strings_in_parquet_are_missing_too(source: Path) -> None:
+    names = ["a.png", "sub/b.jpg", "c.png", "d.png", "e.png"]
+    pq.write_table(pa.table({"image": names, "x": ["cat", "", "dog", None, "cat"]}), source / "labels.parquet")
+    assert shard(source, "set", labels="labels.parquet") == 0
+    manifest = read_manifest(source / "set")
+    assert manifest.tasks[0].classes == ("cat", "dog")
+    labels = dict(zip(manifest.samples["path"].to_pylist(), manifest.labels()[:, 0].tolist(), strict=True))
+    assert [labels[name] for name in names] == [0, -1, 1, -1, 0]
+
+
+def test_names_with_brackets_are_shown_as_they_are(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (source / "labels.csv").write_text(LABELS.replace("smiling", "type[/x]").replace("hair", "color[red]"))
+    shard(source, "set", "--split-column", "part")
+    assert main(["info", str(source / "set")]) == 0
+    out = capsys.readouterr().out
+    assert "type[/x]" in out
+    assert "color[red]" in out
+
+
 BAD_LABELS = {
     "single class": ("image,x,y\na.png,1,0\nsub/b.jpg,1,1\nc.png,1,0\nd.png,1,1\ne.png,1,0\n", "column `x`", "only 1"),
     "empty column": ("image,x\na.png,\nsub/b.jpg,\nc.png,\nd.png,\ne.png,\n", "column `x`", "no value at all"),
@@ -231,6 +250,34 @@ def test_undecodable_image_is_named(source: Path, capsys: pytest.CaptureFixture[
     path = source / "images" / "c.png"
     path.write_bytes(path.read_bytes()[:150] if isinstance(content, str) else content)
     check_refused(source, capsys, f"{path} cannot be decoded")
+
+
+@pytest.mark.parametrize("mode", ["I;16", "F"])
+def test_images_that_training_would_clip_are_refused(
+    source: Path, capsys: pytest.CaptureFixture[str], mode: str
+) -> None:
+    path = source / "images" / "c.png"
+    Image.new(mode, (8, 8)).save(path, "TIFF")
+    check_refused(source, capsys, str(path), "8 bits per channel")
+
+
+def test_an_interrupted_call_is_named(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shard(source, "set", "--tasks", "smiling")
+    (source / "set" / ".partial").mkdir()
+    images = source / "more"
+    images.mkdir()
+    (images / "new.png").write_bytes((source / "images" / "a.png").read_bytes())
+    (source / "more.csv").write_text("image,smiling\nnew.png,1\n")
+    assert shard(source, "set", "--split", "val", labels="more.csv", images="more") == 2
+    assert ".partial exists" in capsys.readouterr().err
+    (source / "set" / ".partial").rmdir()
+    assert shard(source, "set", "--split", "val", labels="more.csv", images="more") == 0
+
+
+def test_broken_parquet_is_named(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (source / "images.parquet").write_bytes(b"PAR1 nothing")
+    assert shard(source, "set", images="images.parquet") == 2
+    assert "images.parquet cannot be read as Parquet" in capsys.readouterr().err
 
 
 def test_duplicate_image_names_in_parquet(source: Path, capsys: pytest.CaptureFixture[str]) -> None:

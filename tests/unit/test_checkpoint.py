@@ -1,15 +1,36 @@
 """Checkpoints: complete or absent, pruned in the right order, checked when loaded."""
 
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from matl_scale import InputError
+from matl_scale.config import Config
+from matl_scale.models import RoutingConfig
 from matl_scale.train import checkpoint as checkpoints
-from matl_scale.train.checkpoint import check_compatible, list_checkpoints, load_state, read_info, save_checkpoint
+from matl_scale.train.checkpoint import (
+    check_network,
+    check_resumable,
+    list_checkpoints,
+    load_state,
+    read_info,
+    save_checkpoint,
+    set_aside_after,
+)
+from matl_scale.train.optim import OptimConfig
+from matl_scale.train.step import TrainConfig
 
-INFO = {"masks": "m", "manifest_id": "i", "tasks": ["a", "b"], "world_size": 1}
+CONFIG = asdict(Config())
+INFO = {
+    "masks": "m",
+    "manifest_id": "i",
+    "tasks": [["a", 2], ["b", 3]],
+    "shards": "s",
+    "world_size": 1,
+    "config": CONFIG,
+}
 
 
 def save(root: Path, step: int, keep: int = 2) -> Path:
@@ -58,17 +79,44 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"tasks": ["a"]}, "other tasks"),
-        ({"manifest_id": "x"}, "another shard set"),
+        ({"tasks": {"a": 2}}, "other tasks"),
+        ({"tasks": {"a": 2, "b": 4}}, "they differ in b"),
+        ({"tasks": {"b": 3, "a": 2}}, "other tasks"),
         ({"masks": "x"}, "other routing masks"),
     ],
 )
-def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path, given: dict, message: str) -> None:
+def test_another_network_is_refused(tmp_path: Path, given: dict, message: str) -> None:
     info = read_info(save(tmp_path, 1))
-    fitting = {"tasks": ["a", "b"], "manifest_id": "i", "masks": "m"}
-    check_compatible(info, **fitting)
+    fitting = {"tasks": {"a": 2, "b": 3}, "masks": "m"}
+    check_network(info, **fitting)
     with pytest.raises(InputError, match=message):
-        check_compatible(info, **{**fitting, **given})
+        check_network(info, **{**fitting, **given})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"routing": RoutingConfig(statistics="shared")}, "`routing.statistics` = 'task', not 'shared'"),
+        ({"optim": OptimConfig(name="sgd")}, "`optim.name`"),
+        ({"train": TrainConfig(ema_decay=0.9)}, "keeps no moving average"),
+    ],
+)
+def test_a_run_of_another_kind_cannot_go_on(tmp_path: Path, change: dict, message: str) -> None:
+    info = read_info(save(tmp_path, 1))
+    check_resumable(info, config=asdict(replace(Config(), optim=OptimConfig(lr=7.0))), shards="s")
+    with pytest.raises(InputError, match=message):
+        check_resumable(info, config=asdict(replace(Config(), **change)), shards="s")
+    with pytest.raises(InputError, match="another shard set"):
+        check_resumable(info, config=CONFIG, shards="x")
+
+
+def test_going_back_sets_later_checkpoints_aside(tmp_path: Path) -> None:
+    for step in (6, 9, 10):
+        save(tmp_path, step, keep=9)
+    set_aside_after(tmp_path, 6)
+    save(tmp_path, 7, keep=1)
+    assert [info.step for info in list_checkpoints(tmp_path)] == [7]
+    assert (tmp_path / "abandoned-step-000000010").is_dir()
 
 
 def test_a_folder_that_is_no_checkpoint(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from torch._dynamo.testing import CompileCounter
 from matl_scale import InputError, Task, route
 from matl_scale.models import ModelConfig, RoutingConfig, build_backbone, build_model
 from matl_scale.routing.statistics import TaskBatchNorm2d
+from matl_scale.vision import StochasticDepth
 
 # two with depthwise convs, one with SiLU, one with grouped convs, one that concatenates
 FAMILIES = [
@@ -28,8 +29,8 @@ def without_randomness(module: nn.Module) -> nn.Module:
     for child in module.modules():
         if isinstance(child, nn.Dropout):
             child.p = 0.0
-        if type(child).__name__ == "StochasticDepth":
-            child.p = 0.0  # type: ignore[assignment]
+        if isinstance(child, StochasticDepth):
+            child.p = 0.0
     return module
 
 
@@ -114,6 +115,15 @@ def test_mixed_task_batch_equals_each_task_alone() -> None:
         torch.testing.assert_close(mixed[i : i + 1], routed(images[i : i + 1], task[None]), rtol=1e-9, atol=1e-11)
 
 
+def test_evaluation_is_deterministic_where_training_is_not() -> None:
+    backbone = build_backbone(ModelConfig(name="efficientnet_b0"), seed=0)  # stochastic depth
+    routed = route(backbone, num_tasks=3, sigma=0.5)
+    images = torch.randn(4, 3, 32, 32)
+    assert not torch.equal(routed(images, TASK), routed(images, TASK))
+    routed.eval()
+    assert torch.equal(routed(images, TASK), routed(images, TASK))
+
+
 def test_one_compilation_serves_all_tasks() -> None:
     counter = CompileCounter()
     routed = route(backbone_of("mobilenet_v3_small").float(), num_tasks=12, sigma=0.5)
@@ -130,7 +140,7 @@ def test_one_compilation_serves_all_tasks() -> None:
 def test_what_cannot_be_routed_is_refused_by_name(name: str, place: str) -> None:
     tasks = [Task(name="a", classes=("no", "yes"))]
     with pytest.raises(InputError, match=place or r"model\.name"):
-        build_model(ModelConfig(name=name), RoutingConfig(), tasks, seed=0)
+        build_model(ModelConfig(name=name), RoutingConfig(), tasks, seed=0, image_size=64)
 
 
 def test_unknown_model_offers_the_nearest() -> None:
