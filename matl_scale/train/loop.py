@@ -93,11 +93,8 @@ def train(config: Config, accelerator: Accelerator) -> RunOutcome:
     with contextlib.ExitStack() as stack:
         on_main(accelerator, lambda: open_folder(config, state.step, stack))
         if checkpoint:
-            progress.say(
-                "\n  ".join(
-                    [f"going on from {checkpoint.folder}", *changes_since(checkpoint, config, data, accelerator)]
-                )
-            )
+            changes = changes_since(checkpoint, config, data, accelerator)
+            progress.say("\n  ".join([f"going on from {checkpoint.folder}", *changes]))
         params = dict(walk(config)) | {"manifest_id": data.manifest.id, "world_size": accelerator.num_processes}
         recorder = Recorder(config.run.folder, config.track, params, data.task_names, accelerator.is_main_process)
         status = "FAILED"

@@ -116,7 +116,10 @@ BAD = {
     "unknown key": (["--train.step", "5"], "Did you mean `train.steps`?"),
     "other masks": (["--routing.sigma", "0.25", "--train.steps", "9"], "other routing masks than this config draws"),
     "other statistics": (["--routing.statistics", "shared", "--train.steps", "9"], "`routing.statistics`"),
-    "images too small": (["--run.name", "new", "--model.name", "vgg11"], "does not run on images of 16 pixels"),
+    "images too small": (
+        ["--run.name", "new", "--model.name", "vgg11", "--model.stem", "standard"],
+        "does not run on images of 16 pixels",
+    ),
     "curves of nothing": (["--run.name", "new", "--track.curves", "tusk_1"], "Did you mean `task_1`?"),
     "not empty": (["--run.resume", "never"], "is not empty"),
     "sigma too small": (["--run.name", "new", "--routing.sigma", "0.01"], "keeps no unit of layer"),
