@@ -15,9 +15,10 @@ from matl_scale.files import lock_folder
 from matl_scale.tracking.mlflow_follower import read_status
 from matl_scale.tracking.recorder import Recorder
 from matl_scale.train.evaluate import evaluate
-from matl_scale.train.loop import CONFIG_FILE, on_main
+from matl_scale.train.loop import on_main
 from matl_scale.train.progress import print_results
 from matl_scale.train.restore import choose_checkpoint, restore_network
+from matl_scale.train.run_folder import CONFIG_FILE
 from matl_scale.train.setup import build_accelerator, open_data
 
 PROGRAM = "evaluate.py"

@@ -10,13 +10,17 @@ import pyarrow.parquet as pq
 from matl_scale.tracking.local import DRAWS_FILE, PER_TASK_FILE
 
 PICTURE_METRIC = "balanced_accuracy"
+FIRST_COLUMNS = ("balanced_accuracy", "auroc", "average_precision", "accuracy", "majority_accuracy")
 MAX_LABELS = 50
 
 
 def latest_table(folder: Path) -> dict[str, Any]:
-    """Returns the last evaluation of each split, one row per task, as `{"columns": [...], "data": [[...], ...]}`."""
+    """Returns the last evaluation of each split, as `{"columns": [...], "data": [[...], ...]}`.
+
+    One row per task, worst first; what a reader looks at first comes first.
+    """
     history = pq.read_table(folder / PER_TASK_FILE)
-    metrics = list(dict.fromkeys(history["metric"].to_pylist()))
+    metrics = sorted(set(history["metric"].to_pylist()), key=column_rank)
     draws = read_draws(folder)
     rows = []
     for split in dict.fromkeys(history["split"].to_pylist()):
@@ -25,10 +29,19 @@ def latest_table(folder: Path) -> dict[str, Any]:
         by_task: dict[str, dict[str, Any]] = {}
         for row in part.filter(pc.equal(part["step"], step)).to_pylist():
             by_task.setdefault(row["task"], {"count": row["count"]})[row["metric"]] = row["value"]
-        for task, values in by_task.items():
+        for task, values in sorted(by_task.items(), key=lambda item: badness(item[1])):
             numbers = [None if values[name] is None else round(values[name], 4) for name in metrics]
-            rows.append([task, split, step, values["count"], draws.get(task), *numbers])
-    return {"columns": ["task", "split", "step", "count", "draws", *metrics], "data": rows}
+            rows.append([task, *numbers, values["count"], draws.get(task), split, step])
+    return {"columns": ["task", *metrics, "count", "draws", "split", "step"], "data": rows}
+
+
+def column_rank(metric: str) -> tuple[int, str]:
+    return (FIRST_COLUMNS.index(metric) if metric in FIRST_COLUMNS else len(FIRST_COLUMNS), metric)
+
+
+def badness(values: dict[str, Any]) -> tuple[bool, float]:
+    value = values.get(PICTURE_METRIC)
+    return (value is None, value or 0.0)
 
 
 def read_draws(folder: Path) -> dict[str, int]:

@@ -4,45 +4,36 @@ import contextlib
 import warnings
 from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TypeVar, cast
 
 import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from matl_scale.config import Config, describe_changes, dump_config, walk
+from matl_scale.config import Config, walk
 from matl_scale.data.augment import build_augment
 from matl_scale.data.loader import ImageBatch, TrainBatches, build_loader, build_plan
 from matl_scale.data.shards import MISSING
 from matl_scale.errors import InputError, shortened
-from matl_scale.files import lock_folder, write_text
 from matl_scale.metrics import TaskMetrics
-from matl_scale.tracking.local import METRICS_FILE, LocalLog
 from matl_scale.tracking.recorder import Recorder
 from matl_scale.train.checkpoint import (
-    CHECKPOINTS,
     CheckpointInfo,
     check_network,
     check_resumable,
     hash_masks,
-    list_checkpoints,
     load_state,
-    read_info,
-    save_checkpoint,
-    set_aside_after,
 )
 from matl_scale.train.evaluate import EvalData, evaluate
 from matl_scale.train.meter import Meter
 from matl_scale.train.optim import build_optimizer, learning_rate, set_learning_rate
 from matl_scale.train.progress import TrainProgress
+from matl_scale.train.run_folder import changes_since, find_checkpoint, open_folder, save_state
 from matl_scale.train.sampling import TaskSampler, build_sampler
-from matl_scale.train.setup import RunData, build_network, open_data, resolve_config
+from matl_scale.train.setup import TRAIN_SPLIT, RunData, build_network, open_data, resolve_config
 from matl_scale.train.state import TrainState, build_ema
 from matl_scale.train.step import TrainStep
 
-TRAIN_SPLIT = "train"
-CONFIG_FILE = "config.yaml"
 Result = TypeVar("Result")
 
 
@@ -93,7 +84,7 @@ def train(config: Config, accelerator: Accelerator) -> RunOutcome:
     with contextlib.ExitStack() as stack:
         on_main(accelerator, lambda: open_folder(config, state.step, stack))
         if checkpoint:
-            changes = changes_since(checkpoint, config, data, accelerator)
+            changes = changes_since(checkpoint, config, data, accelerator.num_processes)
             progress.say("\n  ".join([f"going on from {checkpoint.folder}", *changes]))
         params = dict(walk(config)) | {"manifest_id": data.manifest.id, "world_size": accelerator.num_processes}
         recorder = Recorder(config.run.folder, config.track, params, data.task_names, accelerator.is_main_process)
@@ -136,7 +127,7 @@ def run_steps(
                 metrics = run_evaluation(config, accelerator, parts)
                 record_evaluation(config.eval.split, metrics, state, recorder, progress)
             if is_due(state.step, config.checkpoint.every) or is_last:
-                on_main(accelerator, lambda: save(config, data, state, accelerator.num_processes))
+                on_main(accelerator, lambda: save_state(config, data, state, accelerator.num_processes))
     return metrics
 
 
@@ -204,21 +195,6 @@ def check_train_data(data: RunData, config: Config, world_size: int) -> None:
         )
 
 
-def find_checkpoint(config: Config) -> CheckpointInfo | None:
-    """Returns the checkpoint to go on from, by `run.resume`."""
-    folder = config.run.folder
-    if config.run.resume not in ("auto", "never"):
-        return read_info(Path(config.run.resume))
-    found = list_checkpoints(folder / CHECKPOINTS)
-    if config.run.resume == "auto":
-        return found[-1] if found else None
-    if found or (folder / METRICS_FILE).exists():
-        raise InputError(
-            f"{folder} is not empty: it holds an earlier run. Choose another `run.name`, or `run.resume` auto to go on."
-        )
-    return None
-
-
 def build_parts(config: Config, data: RunData, accelerator: Accelerator, checkpoint: CheckpointInfo | None) -> Parts:
     """Builds network, optimizer, sampler and loader, and puts a checkpoint's state into them."""
     world_size, rank = accelerator.num_processes, accelerator.process_index
@@ -268,41 +244,7 @@ def build_parts(config: Config, data: RunData, accelerator: Accelerator, checkpo
     )
 
 
-def open_folder(config: Config, step: int, stack: contextlib.ExitStack) -> None:
-    """Locks the run's folder, writes the config into it, and drops what an earlier start left after `step`."""
-    folder = config.run.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    stack.enter_context(lock_folder(folder))
-    write_text(folder / CONFIG_FILE, dump_config(config))
-    LocalLog(folder).forget_after(step)
-    set_aside_after(folder / CHECKPOINTS, step)
-
-
-def changes_since(checkpoint: CheckpointInfo, config: Config, data: RunData, accelerator: Accelerator) -> list[str]:
-    """Lists in what a run that goes on differs from the one that wrote the checkpoint."""
-    changes = describe_changes(checkpoint.config, config)
-    if checkpoint.world_size != accelerator.num_processes:
-        changes.append(f"world size: {checkpoint.world_size} → {accelerator.num_processes}")
-    if checkpoint.manifest_id != data.manifest.id:
-        changes.append(f"labels or other splits of {data.manifest.root} have changed")
-    return changes
-
-
 def run_evaluation(config: Config, accelerator: Accelerator, parts: Parts) -> TaskMetrics:
     return evaluate(
         accelerator, parts.state.evaluated, parts.eval_data, config.eval.batch_size, config.train.channels_last
     )
-
-
-def save(config: Config, data: RunData, state: TrainState, world_size: int) -> None:
-    """Writes a checkpoint of the state."""
-    info = {
-        "masks": hash_masks(state.model),
-        "tasks": list(data.num_classes.items()),
-        "shards": data.hash_shards(TRAIN_SPLIT),
-        "manifest_id": data.manifest.id,
-        "world_size": world_size,
-        "config": asdict(config),
-    }
-    root = config.run.folder / CHECKPOINTS
-    save_checkpoint(root, state.step, state.state_dict(), info, config.checkpoint.keep)

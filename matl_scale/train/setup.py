@@ -21,6 +21,7 @@ from matl_scale.tasks import Task, match_names
 from matl_scale.train.evaluate import EvalData
 from matl_scale.train.step import Precision
 
+TRAIN_SPLIT = "train"
 MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 

@@ -69,12 +69,12 @@ def test_latest_table_has_one_row_per_task_and_split(tmp_path: Path) -> None:
     log_evaluation(log, 5)
     log_evaluation(log, 5, "test")
     table = latest_table(tmp_path)
-    assert table["columns"] == ["task", "split", "step", "count", "draws", "balanced_accuracy", "auroc"]
+    assert table["columns"] == ["task", "balanced_accuracy", "auroc", "count", "draws", "split", "step"]
     assert table["data"] == [
-        ["a", "val", 5, 7, 5, 0.55, 0.9],
-        ["b", "val", 5, 8, 10, None, 0.8],
-        ["a", "test", 5, 7, 5, 0.55, 0.9],
-        ["b", "test", 5, 8, 10, None, 0.8],
+        ["a", 0.55, 0.9, 7, 5, "val", 5],
+        ["b", None, 0.8, 8, 10, "val", 5],  # what is undefined comes last
+        ["a", 0.55, 0.9, 7, 5, "test", 5],
+        ["b", None, 0.8, 8, 10, "test", 5],
     ]
 
 
