@@ -27,7 +27,8 @@ def main() -> None:
         console.print(f"results: {config.run.folder}", highlight=False, soft_wrap=True)
         if config.track.mlflow:
             store = default_store(config.run.folder.parent)
-            console.print(f"look at it: mlflow ui --backend-store-uri {store}", highlight=False, soft_wrap=True)
+            command = store if store.startswith("http") else f"mlflow ui --backend-store-uri {store}"
+            console.print(f"look at it: {command}", highlight=False, soft_wrap=True)
     accelerator.end_training()
 
 
