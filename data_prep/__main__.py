@@ -85,7 +85,7 @@ def add_example_command(commands: "argparse._SubParsersAction[argparse.ArgumentP
     example = commands.add_parser("example", help="write a known data set as a shard set")
     examples = example.add_subparsers(required=True, metavar="NAME")
     small = examples.add_parser("digits", help="1,797 scanned digits, 175 binary tasks; no download")
-    small.set_defaults(run=lambda options: run_example(options, digits.build(options.seed)))
+    small.set_defaults(run=lambda options: finish(options, digits.build(options.seed)))
     fashion = examples.add_parser("fashion-mnist", help="70,000 images, ten one-vs-rest tasks")
     fashion.set_defaults(run=run_fashion_mnist)
     cifar = examples.add_parser("cifar100", help="60,000 images, 20 superclass tasks or 100 one-vs-rest tasks")
@@ -158,19 +158,15 @@ def run_shard(options: argparse.Namespace) -> None:
     finish(options, dataset, options.resize)
 
 
-def run_example(options: argparse.Namespace, dataset: Dataset) -> None:
-    finish(options, dataset, resize=None)
-
-
 def run_fashion_mnist(options: argparse.Namespace) -> None:
-    run_example(options, fashion_mnist.build(options.root, options.val_fraction, options.seed))
+    finish(options, fashion_mnist.build(options.root, options.val_fraction, options.seed))
 
 
 def run_cifar100(options: argparse.Namespace) -> None:
-    run_example(options, cifar100.build(options.root, options.tasks, options.val_fraction, options.seed))
+    finish(options, cifar100.build(options.root, options.tasks, options.val_fraction, options.seed))
 
 
-def finish(options: argparse.Namespace, dataset: Dataset, resize: int | None) -> None:
+def finish(options: argparse.Namespace, dataset: Dataset, resize: int | None = None) -> None:
     manifest = write_shard_set(dataset, options.out, shard_mb=options.shard_mb, resize=resize)
     splits = ", ".join(f"{name} {count:,}" for name, count in manifest.splits.items())
     print(

@@ -119,7 +119,7 @@ def check_arguments(arguments: Sequence[str]) -> None:
             path = value or (arguments[place + 1] if place + 1 < len(arguments) else "")
             check_config_file(Path(path))
         elif name.startswith("--") and name != "--help":
-            check_key(name[2:], "the command line")
+            check_key(name[2:].removesuffix("+"), "the command line")  # `--data.tasks+ NAME` adds to a list
 
 
 def check_config_file(path: Path) -> None:
@@ -130,11 +130,16 @@ def check_config_file(path: Path) -> None:
     if not isinstance(content, Mapping):
         raise InputError(f"{path} should hold sections with keys. Got {type(content).__name__}.")
     for section, values in content.items():
+        check_section(section, path)
         if not isinstance(values, Mapping):
-            check_key(f"{section}.", str(path)) if section not in all_sections() else None
             raise InputError(f"{path}: section `{section}` should hold keys. Got {values!r}.")
         for key in values:
             check_key(f"{section}.{key}", str(path))
+
+
+def check_section(section: object, path: Path) -> None:
+    if section not in all_sections():
+        raise InputError(f"Unknown config section `{section}` in {path}." + nearest(str(section), all_sections()))
 
 
 def check_key(key: str, place: str) -> None:

@@ -31,7 +31,7 @@ class SampleReader:
         self._open: OrderedDict[int, int] = OrderedDict()  # shard → file descriptor
 
     def read(self, row: int) -> dict[str, object]:
-        """Returns one sample as WebDataset has it: `__key__`, `__url__`, and the image bytes under their extension.
+        """Returns one sample: `__key__` and `__url__` as WebDataset has them, `row`, and the encoded `image`.
 
         Raises:
             InputError: The tar does not hold this sample where the manifest says.

@@ -94,7 +94,7 @@ def save_checkpoint(root: Path, step: int, state: dict[str, Any], info: dict[str
     sync_file(partial / STATE_FILE)
     sha256 = file_sha256(partial / STATE_FILE)
     write_json(partial / INFO_FILE, {**info, "format_version": FORMAT_VERSION, "step": step, "sha256": sha256})
-    if final.exists():  # of a run that went on from an earlier step
+    if final.exists():  # incomplete, or `list_checkpoints` would have known it
         shutil.rmtree(final)
     os.replace(partial, final)
     sync_folder(root)

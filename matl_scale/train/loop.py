@@ -13,7 +13,6 @@ from accelerate.utils import broadcast_object_list
 from matl_scale.config import Config, walk
 from matl_scale.data.augment import build_augment
 from matl_scale.data.loader import ImageBatch, TrainBatches, build_loader, build_plan
-from matl_scale.data.shards import MISSING
 from matl_scale.errors import InputError, shortened
 from matl_scale.metrics import TaskMetrics
 from matl_scale.tracking.recorder import Recorder
@@ -110,8 +109,7 @@ def run_steps(
     for step in range(state.step, config.train.steps):
         rate = learning_rate(config.optim, step, config.train.steps)
         set_learning_rate(state.optimizer, rate)
-        # in turns of all slots; a run that goes on with other ranks begins with the next whole turn
-        turn = -(-state.slots // parts.sampler.num_slots)
+        turn = state.turn(parts.sampler.num_slots)
         tasks = parts.sampler.tasks(turn)
         meter.update(parts.train_step(tasks, parts.batches))
         if state.ema is not None:
@@ -178,18 +176,18 @@ def on_main(accelerator: Accelerator, function: Callable[[], Result]) -> Result:
 def check_train_data(data: RunData, config: Config, world_size: int) -> None:
     """Raises `InputError` where the training split cannot feed the run."""
     data.manifest.check_shards(TRAIN_SPLIT)
-    rows = data.manifest.rows(TRAIN_SPLIT)
-    empty = np.flatnonzero((data.labels[rows] != MISSING).sum(axis=0) == 0)
+    empty = np.flatnonzero(data.count_labelled(TRAIN_SPLIT) == 0)
     if len(empty):
         raise InputError(
             f"Split `{TRAIN_SPLIT}` of {data.manifest.root} has no label for {len(empty)} tasks: "
             f"{shortened(data.tasks[i].name for i in empty)}. Leave them out with `data.tasks`."
         )
     slots = world_size * config.train.accumulate
-    batches = len(rows) // config.data.batch_size
+    num_samples = data.manifest.splits[TRAIN_SPLIT]
+    batches = num_samples // config.data.batch_size
     if 0 < batches < slots:
         raise InputError(
-            f"Split `{TRAIN_SPLIT}` of {data.manifest.root} has {len(rows)} samples: {batches} batches of "
+            f"Split `{TRAIN_SPLIT}` of {data.manifest.root} has {num_samples} samples: {batches} batches of "
             f"{config.data.batch_size}. {world_size} ranks × {config.train.accumulate} micro-steps need {slots} per step. "
             "Use fewer ranks, or a smaller `data.batch_size` or `train.accumulate`."
         )
@@ -220,10 +218,8 @@ def build_parts(config: Config, data: RunData, accelerator: Accelerator, checkpo
     )
     if checkpoint:
         state.load_state_dict(load_state(checkpoint))
-    labelled = (data.labels[data.manifest.rows(TRAIN_SPLIT)] != MISSING).sum(axis=0)
     num_slots = world_size * config.train.accumulate
-    first = -(-state.slots // num_slots) * config.train.accumulate
-    source = TrainBatches(plan, data.reader, rank, world_size, first)
+    source = TrainBatches(plan, data.reader, rank, world_size, first=state.turn(num_slots) * config.train.accumulate)
     return Parts(
         state=state,
         train_step=TrainStep(
@@ -236,7 +232,9 @@ def build_parts(config: Config, data: RunData, accelerator: Accelerator, checkpo
             config=config.train,
             seed=config.run.seed,
         ),
-        sampler=build_sampler(config.tasks, data.task_names, labelled, config.run.seed, num_slots),
+        sampler=build_sampler(
+            config.tasks, data.task_names, data.count_labelled(TRAIN_SPLIT), config.run.seed, num_slots
+        ),
         batches=build_loader(source, data.image_size, data.workers),
         eval_data=data.evaluation(config.eval.split),
         images_per_step=num_slots * config.data.batch_size,

@@ -1,4 +1,4 @@
-"""The network of a finished or running run, from one of its checkpoints."""
+"""The network of a run, from one of its checkpoints."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -13,7 +13,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from matl_scale.config import Config
 from matl_scale.data.loader import choose_image_size
 from matl_scale.data.reader import SampleReader
-from matl_scale.data.shards import Manifest, read_manifest
+from matl_scale.data.shards import MISSING, Manifest, read_manifest
 from matl_scale.errors import InputError
 from matl_scale.files import hash_text
 from matl_scale.models import RoutedModel, build_model
@@ -53,6 +53,10 @@ class RunData:
     def num_classes(self) -> dict[str, int]:
         """Number of classes by task name, in order."""
         return {task.name: task.num_classes for task in self.tasks}
+
+    def count_labelled(self, split: str) -> np.ndarray:
+        """Returns the number of labelled samples of each task in a split, shape `(num_tasks,)`."""
+        return (self.labels[self.manifest.rows(split)] != MISSING).sum(axis=0)
 
     def hash_shards(self, split: str) -> str:
         """Returns a hash of the tars of a split."""

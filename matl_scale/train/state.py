@@ -37,6 +37,13 @@ class TrainState:
         """The network that is evaluated: the moving average if there is one."""
         return cast(RoutedModel, self.ema.module) if self.ema is not None else self.model
 
+    def turn(self, num_slots: int) -> int:
+        """Returns which turn of `num_slots` slots comes next: the first that no slot done belongs to.
+
+        With as many slots as before that is the step; a run that goes on with other ranks begins with a whole turn.
+        """
+        return -(-self.slots // num_slots)
+
     def state_dict(self) -> dict[str, Any]:
         """Returns tensors, numbers and strings in dicts and lists."""
         return {

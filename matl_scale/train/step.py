@@ -97,7 +97,7 @@ class TrainStep:
     ) -> None:
         self.accelerator, self.model, self.trunk, self.optimizer = accelerator, model, trunk, optimizer
         self.labels, self.transform, self.config, self.seed = labels, transform, config, seed
-        self.sync = StepSync(model, accelerator.process_index, accelerator.num_processes, config.accumulate)
+        self.sync = StepSync(model, accelerator.num_processes, config.accumulate)
 
     def __call__(self, tasks: np.ndarray, batches: Iterator[ImageBatch]) -> StepResult:
         """Runs one step.

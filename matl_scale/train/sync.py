@@ -86,13 +86,12 @@ class StepSync:
 
     Args:
         model: With gradients in its parameters.
-        rank: Of `world_size`.
         world_size: W.
         accumulate: Micro-steps per step.
     """
 
-    def __init__(self, model: RoutedModel, rank: int, world_size: int, accumulate: int) -> None:
-        self.model, self.rank, self.world_size, self.accumulate = model, rank, world_size, accumulate
+    def __init__(self, model: RoutedModel, world_size: int, accumulate: int) -> None:
+        self.model, self.world_size, self.accumulate = model, world_size, accumulate
         self.statistics = NormStatistics(model)
         self._losses: dict[int, torch.Tensor] = {}
         self._labelled: dict[int, int] = {}
@@ -146,9 +145,8 @@ class StepSync:
         gradients = iter(parts[1 : 1 + len(parameters)])
         for task_id in active:
             for parameter in self.model.heads[task_id].parameters():
-                gradient = next(gradients)
-                scale = self.accumulate / runs[task_id] if runs[task_id] else 0.0
-                parameter.grad = gradient.view_as(parameter) * scale if runs[task_id] else None
+                gradient = next(gradients).view_as(parameter)
+                parameter.grad = gradient * (self.accumulate / runs[task_id]) if runs[task_id] else None
         for row, change in zip(rows, parts[1 + len(parameters) :], strict=True):
             count = sum(runs[task_id] for task_id in active if self.statistics.row_of(task_id) == row)
             if count and self.statistics.norms:

@@ -83,6 +83,9 @@ def test_broken_yaml_names_the_file(capsys: pytest.CaptureFixture[str], tmp_path
     path = tmp_path / "broken.yaml"
     path.write_text("train: [unclosed")
     assert "broken.yaml" in refused(capsys, "--config", str(path))
+    path.write_text("trian:\n  steps: 5")
+    assert "Unknown config section `trian`" in (error := refused(capsys, "--config", str(path)))
+    assert "Did you mean `train`?" in error
     path.write_text("train: 5")
     assert "section `train` should hold keys" in refused(capsys, "--config", str(path))
 
