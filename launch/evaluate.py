@@ -14,7 +14,7 @@ from matl_scale.errors import InputError
 from matl_scale.files import lock_folder
 from matl_scale.tracking.mlflow_follower import read_status
 from matl_scale.tracking.recorder import Recorder
-from matl_scale.train.evaluate import evaluate
+from matl_scale.train.evaluate import Evaluator
 from matl_scale.train.loop import on_main
 from matl_scale.train.progress import print_results
 from matl_scale.train.restore import choose_checkpoint, restore_network
@@ -57,7 +57,9 @@ def evaluate_split(config: Config, accelerator: Accelerator, split: str, checkpo
     data = open_data(config)
     checkpoint = choose_checkpoint(config, checkpoint_folder)
     model = restore_network(config, data, checkpoint, accelerator.device)
-    metrics = evaluate(accelerator, model, data.evaluation(split), config.eval.batch_size, config.train.channels_last)
+    metrics = Evaluator(
+        accelerator, model, data.evaluation(split), config.eval, config.routing.execution, config.train.channels_last
+    )()
     if accelerator.is_main_process:
         recorder = Recorder(folder, config.track, dict(walk(config)), data.task_names, enabled=True)
         recorder.evaluation(checkpoint.step, split, metrics.summary(), metrics.values, metrics.counts)

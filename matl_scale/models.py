@@ -17,6 +17,7 @@ from matl_scale.tasks import Task
 from matl_scale.vision import models
 
 Stem = Literal["standard", "small"]
+Execution = Literal["subnetwork", "masked"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,12 @@ class RoutingConfig:
     """`random` units per task, or `partition`: σ of the units common to all tasks, the rest split between them."""
     statistics: Statistics = "task"
     """Running norm statistics per `task`, or `shared` by all tasks (to compare with)."""
+    execution: Execution = "subnetwork"
+    """`subnetwork` computes only the active task's units; `masked` computes all and switches the others off: the same
+    result at the cost of the whole network, for backbones with layers that cannot be sliced."""
+    align: int = 1
+    """Every task keeps a multiple of so many units of each layer; 8 suits the matrix units of GPUs. The run's config.yaml
+    says what sigma came to."""
 
 
 class RoutedModel(nn.Module):
@@ -98,7 +105,13 @@ def build_model(
     backbone = build_backbone(model, seed)
     num_features = count_features(backbone, model, image_size)
     trunk = route(
-        backbone, len(tasks), routing.sigma, strategy=routing.strategy, statistics=routing.statistics, seed=seed
+        backbone,
+        len(tasks),
+        routing.sigma,
+        strategy=routing.strategy,
+        statistics=routing.statistics,
+        align=routing.align,
+        seed=seed,
     )
     network = RoutedModel(trunk, [task.num_classes for task in tasks], num_features)
     for head in network.heads:
@@ -145,13 +158,23 @@ def remove_classifier(backbone: nn.Module, name: str) -> None:
     for attribute in ("classifier", "fc"):
         classifier = getattr(backbone, attribute, None)
         if isinstance(classifier, nn.Module):
-            pools = any(isinstance(module, nn.AdaptiveAvgPool2d) for module in classifier.modules())
-            setattr(backbone, attribute, nn.AdaptiveAvgPool2d(1) if pools else nn.Identity())
+            setattr(backbone, attribute, keep_norm_and_pool(classifier))
             break
     else:
         raise InputError(f"`model.name` = {name}: it has no `classifier` or `fc` to replace by task heads.")
     if isinstance(getattr(backbone, "avgpool", None), nn.AdaptiveAvgPool2d):
         backbone.avgpool = nn.AdaptiveAvgPool2d(1)
+
+
+def keep_norm_and_pool(classifier: nn.Module) -> nn.Module:
+    """Returns what of a classifier belongs to the features: a last norm and flatten (ConvNeXt), a pool (SqueezeNet)."""
+    kept: list[nn.Module] = []
+    for module in classifier.children():
+        if isinstance(module, nn.LayerNorm | nn.Flatten):
+            kept.append(module)
+        elif isinstance(module, nn.AdaptiveAvgPool2d):
+            kept.append(nn.AdaptiveAvgPool2d(1))
+    return nn.Sequential(*kept) if kept else nn.Identity()
 
 
 def shrink_stem(backbone: nn.Module) -> None:

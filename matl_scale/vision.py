@@ -31,7 +31,8 @@ with warnings.catch_warnings():
         import torchvision
 
 from torchvision import models  # noqa: E402
+from torchvision.models.convnext import LayerNorm2d  # noqa: E402
 from torchvision.ops import StochasticDepth  # noqa: E402
 from torchvision.transforms import v2 as transforms  # noqa: E402
 
-__all__ = ["StochasticDepth", "models", "torchvision", "transforms"]
+__all__ = ["LayerNorm2d", "StochasticDepth", "models", "torchvision", "transforms"]

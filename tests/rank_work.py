@@ -10,7 +10,7 @@ from matl_scale.config import Config
 from matl_scale.metrics import TaskMetrics
 from matl_scale.train import loop
 from matl_scale.train.checkpoint import hash_masks
-from matl_scale.train.evaluate import evaluate
+from matl_scale.train.evaluate import EvalConfig, Evaluator
 from matl_scale.train.restore import choose_checkpoint, restore_network
 from matl_scale.train.setup import build_accelerator, build_network, open_data
 
@@ -58,7 +58,7 @@ def evaluate_run(config: Config, split: str, batch_size: int) -> TaskMetrics:
     accelerator = accelerator_of(config)
     data = open_data(config)
     model = restore_network(config, data, choose_checkpoint(config), accelerator.device)
-    return evaluate(accelerator, model, data.evaluation(split), batch_size)
+    return Evaluator(accelerator, model, data.evaluation(split), EvalConfig(batch_size=batch_size))()
 
 
 def count_reduced_bytes(configs: list[Config]) -> list[int]:

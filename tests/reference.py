@@ -63,7 +63,7 @@ def run_slot(
     torch.nn.functional.cross_entropy(logits, labels[labelled]).backward()
     gradients = {name: p.grad for name, p in copied.named_parameters() if p.grad is not None}
     before = dict(model.named_buffers())
-    changes = {name: buffer - before[name] for name, buffer in copied.named_buffers() if "routers" not in name}
+    changes = {name: buffer - before[name] for name, buffer in copied.named_buffers() if is_statistic(name)}
     return gradients, changes, len(labelled)
 
 
@@ -88,14 +88,20 @@ def take_step(
     for task, runs in ran.items():
         if runs:
             for name, buffer in model.named_buffers():
-                if "routers" not in name:
+                if is_statistic(name):
                     row = task if len(buffer) > 1 else 0
                     if len(buffer) > 1:
                         buffer[row] += sum(slot[2][name][row] for slot in runs) / len(runs)
     everyone = [slot for slot in slots if slot[3]]
     for name, buffer in model.named_buffers():
-        if "routers" not in name and len(buffer) == 1 and everyone:
-            buffer[0] += sum(slot[2][name][0] for slot in everyone) / len(everyone)
+        if is_statistic(name) and len(buffer) == 1 and everyone:
+            # shared statistics: a slot changes only the units of its task
+            updates = sum(slot[2][name.rpartition(".")[0] + ".num_updates"][0] for slot in everyone)
+            buffer[0] += sum(slot[2][name][0] for slot in everyone) / updates.clamp(min=1)
+
+
+def is_statistic(name: str) -> bool:
+    return name.rpartition(".")[2] in ("running_mean", "running_var", "num_updates")
 
 
 def largest_difference(state: dict[str, torch.Tensor], model: RoutedModel) -> tuple[float, str]:

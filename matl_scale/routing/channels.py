@@ -2,11 +2,11 @@
 
 Each conv output starts with units of its own. An addition, a product or a depthwise conv ties units of two tensors
 together, because a sub-network is closed only if both are kept or both are not. Tied convs form one *stream*, which has
-one routing mask. What cannot be followed is refused, naming the module.
+one routing mask. A linear layer over the channels of every pixel counts as a conv. What cannot be followed is refused,
+naming the module.
 """
 
 import operator
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,8 @@ from torch import fx, nn
 from torch.nn import functional
 
 from matl_scale.errors import InputError
-from matl_scale.vision import StochasticDepth
+from matl_scale.routing.units import ChannelMap, Channels, Stream, Unions
+from matl_scale.vision import LayerNorm2d, StochasticDepth
 
 ELEMENTWISE_MODULES = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Tanh, nn.Identity, nn.Dropout,
@@ -25,81 +26,35 @@ GATE_MODULES = (nn.Sigmoid, nn.Hardsigmoid)
 POOL_MODULES = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 ELEMENTWISE_FUNCTIONS = (
     functional.relu, functional.relu6, functional.silu, functional.gelu, functional.hardswish, functional.dropout,
-    functional.adaptive_avg_pool2d, functional.avg_pool2d, functional.max_pool2d, torch.relu, torch.tanh,
+    torch.relu, torch.tanh,
 )  # fmt: skip
+POOL_FUNCTIONS = (functional.adaptive_avg_pool2d, functional.avg_pool2d, functional.max_pool2d)
 GATE_FUNCTIONS = (torch.sigmoid, functional.sigmoid, functional.hardsigmoid)
 BINARY_FUNCTIONS = (operator.add, operator.iadd, operator.mul, operator.imul, torch.add, torch.mul)
-NORM_MODULES = (nn.BatchNorm2d,)
-
-
-class Unions:
-    """Disjoint sets of units, as a forest."""
-
-    def __init__(self) -> None:
-        self._parent: list[int] = []
-
-    def new(self, count: int) -> np.ndarray:
-        first = len(self._parent)
-        self._parent += range(first, first + count)
-        return np.arange(first, first + count)
-
-    def find(self, unit: int) -> int:
-        while self._parent[unit] != unit:
-            self._parent[unit] = unit = self._parent[self._parent[unit]]
-        return unit
-
-    def tie(self, left: np.ndarray, right: np.ndarray) -> None:
-        for a, b in zip(left.tolist(), right.tolist(), strict=True):
-            a, b = self.find(a), self.find(b)
-            self._parent[max(a, b)] = min(a, b)  # the older unit stays, so that streams are named for their first conv
-
-    def roots(self, units: np.ndarray) -> np.ndarray:
-        return np.array([self.find(unit) for unit in units.tolist()])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stream:
-    """Convs that share one mask: its name (the first conv's) and its units, as roots of the unions."""
-
-    name: str
-    units: np.ndarray
-
-
-@dataclass(kw_only=True)
-class ChannelMap:
-    """The result: where routers go, and the units behind every channel.
-
-    Attributes:
-        routed: For each node that a router follows, the units of its channels, shape `(num_channels,)`.
-        streams: Disjoint sets of units; together they cover all units of `routed`.
-        features: The units behind the output's features, shape `(num_features,)`.
-    """
-
-    routed: dict[fx.Node, np.ndarray] = field(default_factory=dict)
-    streams: list[Stream] = field(default_factory=list)
-    features: np.ndarray = field(default_factory=lambda: np.array([], dtype=int))
+PRODUCTS = (operator.mul, operator.imul, torch.mul, "mul", "mul_")
+NORM_MODULES = (nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
 
 
 class ChannelTracer:
     """Walks a traced CNN once and follows the channels. Use `trace_channels`."""
 
     def __init__(self, graph_module: fx.GraphModule) -> None:
+        self.root = graph_module
         self.modules = dict(graph_module.named_modules())
-        self.graph = graph_module.graph
         self.unions = Unions()
-        self.units: dict[fx.Node, np.ndarray | None] = {}  # None: the input image, whose channels are not units
+        self.channels: dict[fx.Node, Channels] = {}
         self.convs: list[tuple[str, np.ndarray]] = []
         self.ungated: set[fx.Node] = set()  # sigmoid outputs: units that are switched off come out as 0.5 there
-        self.result = ChannelMap()
+        self.routed: list[fx.Node] = []
 
     def run(self) -> ChannelMap:
-        for node in self.graph.nodes:
+        for node in self.root.graph.nodes:
             self.visit(node)
-        result = self.result
-        result.routed = {node: self.unions.roots(units) for node, units in result.routed.items()}
-        result.features = self.unions.roots(result.features)
-        result.streams = self.collect_streams()
-        return result
+        roots = {
+            node: Channels(units=self.unions.roots(found.units), dim=found.dim) if found.units is not None else found
+            for node, found in self.channels.items()
+        }
+        return ChannelMap(channels=roots, routed=self.routed, streams=self.collect_streams())
 
     def collect_streams(self) -> list[Stream]:
         streams: list[Stream] = []
@@ -113,7 +68,9 @@ class ChannelTracer:
 
     def visit(self, node: fx.Node) -> None:
         if node.op == "placeholder":
-            self.units[node] = None
+            self.channels[node] = Channels(units=None)
+        elif node.op == "get_attr":
+            self.visit_parameter(node)
         elif node.op == "output":
             self.visit_output(node)
         elif node.op == "call_module":
@@ -128,19 +85,25 @@ class ChannelTracer:
             self.visit_flatten(node)
         elif node.op == "call_method" and node.target == "mean":
             self.visit_mean(node)
+        elif node.op == "call_method" and node.target == "permute":
+            self.visit_permute(node)
         else:
             raise self.refusal(node, f"the operation {node.op} {node.target} cannot be followed")
 
     def visit_module(self, node: fx.Node, module: nn.Module) -> None:
         if isinstance(module, nn.Conv2d):
             self.visit_conv(node, module)
+        elif isinstance(module, nn.Linear):
+            self.visit_linear(node, module)
         elif isinstance(module, NORM_MODULES):
             self.visit_norm(node, module)
         elif isinstance(module, GATE_MODULES):
             self.pass_on(node)
             self.ungated.add(node)
-        elif isinstance(module, ELEMENTWISE_MODULES + POOL_MODULES):
+        elif isinstance(module, ELEMENTWISE_MODULES):
             self.pass_on(node)
+        elif isinstance(module, POOL_MODULES):
+            self.visit_pool(node)
         elif isinstance(module, nn.Flatten):
             self.visit_flatten(node)
         else:
@@ -154,8 +117,12 @@ class ChannelTracer:
             self.ungated.add(node)
         elif function is torch.flatten:
             self.visit_flatten(node)
+        elif function is torch.permute:
+            self.visit_permute(node)
         elif function is torch.cat:
             self.visit_cat(node)
+        elif function in POOL_FUNCTIONS:
+            self.visit_pool(node)
         elif function in ELEMENTWISE_FUNCTIONS:
             if node.kwargs.get("training") is True:
                 raise self.refusal(
@@ -166,16 +133,27 @@ class ChannelTracer:
             raise self.refusal(node, f"the function {getattr(function, '__name__', function)} cannot be followed")
 
     def visit_conv(self, node: fx.Node, conv: nn.Conv2d) -> None:
-        source = self.input_units(node)
+        source = self.input_channels(node)
+        if source.dim != 1:
+            raise self.refusal(node, "a conv needs the channels in dimension 1")
         outputs = self.unions.new(conv.out_channels)
         if conv.groups > 1:
-            if source is None:
+            if source.units is None:
                 raise self.refusal(node, "a grouped conv on the image is not supported")
-            self.tie_groups(source, outputs, conv.groups)
+            self.tie_groups(source.units, outputs, conv.groups)
+        self.add_conv(node, outputs, dim=1)
+
+    def visit_linear(self, node: fx.Node, linear: nn.Linear) -> None:
+        source = self.input_channels(node)
+        if source.units is None or source.dim not in (-1, len(shape_of(node.args[0])) - 1):
+            raise self.refusal(node, "a linear layer needs the channels in the last dimension")
+        self.add_conv(node, self.unions.new(linear.out_features), dim=source.dim)
+
+    def add_conv(self, node: fx.Node, outputs: np.ndarray, dim: int) -> None:
         self.convs.append((str(node.target), outputs))
-        self.units[node] = outputs
+        self.channels[node] = Channels(units=outputs, dim=dim)
         if not self.only_feeds_norm(node):
-            self.result.routed[node] = outputs
+            self.routed.append(node)
 
     def tie_groups(self, source: np.ndarray, outputs: np.ndarray, groups: int) -> None:
         """A group is kept whole or not at all; a depthwise conv has groups of one channel."""
@@ -184,71 +162,116 @@ class ChannelTracer:
             self.unions.tie(members[:-1], members[1:])
 
     def visit_norm(self, node: fx.Node, norm: nn.Module) -> None:
-        assert isinstance(norm, nn.BatchNorm2d)
-        if not norm.track_running_stats or norm.momentum is None or not norm.affine:
-            raise self.refusal(node, "a batch norm should be affine and track running statistics with a momentum")
-        self.pass_on(node)
-        units = self.units[node]
-        if units is None:
+        source = self.input_channels(node)
+        if source.units is None:
             raise self.refusal(node, "a norm on the image is not supported")
-        self.result.routed[node] = units
+        if isinstance(norm, nn.BatchNorm2d) and not (
+            norm.track_running_stats and norm.momentum is not None and norm.affine
+        ):
+            raise self.refusal(node, "a batch norm should be affine and track running statistics with a momentum")
+        if isinstance(norm, nn.GroupNorm) and not norm.affine:
+            raise self.refusal(node, "a group norm should be affine")
+        if isinstance(norm, nn.LayerNorm):
+            self.check_layer_norm(node, norm, source)
+        self.pass_on(node)
+        self.routed.append(node)
+
+    def check_layer_norm(self, node: fx.Node, norm: nn.LayerNorm, source: Channels) -> None:
+        assert source.units is not None
+        if type(norm) not in (nn.LayerNorm, LayerNorm2d) or norm.bias is None or norm.weight is None:
+            raise self.refusal(
+                node, "a layer norm should be nn.LayerNorm or torchvision's LayerNorm2d, with weight and bias"
+            )
+        if norm.normalized_shape != (len(source.units),) or (source.dim == 1) != isinstance(norm, LayerNorm2d):
+            raise self.refusal(node, "a layer norm should be over the channels alone")
+
+    def visit_pool(self, node: fx.Node) -> None:
+        if self.input_channels(node).dim != 1:
+            raise self.refusal(node, "a pool needs the channels in dimension 1")
+        self.pass_on(node)
+
+    def visit_parameter(self, node: fx.Node) -> None:
+        """A scale or shift per channel, shape `(num_channels, 1, 1)`: no units of its own."""
+        parameter = self.root.get_parameter(str(node.target))
+        if parameter.ndim != 3 or parameter.shape[1:] != (1, 1):
+            raise self.refusal(node, f"a parameter of shape {tuple(parameter.shape)} cannot be followed")
+
+    def visit_permute(self, node: fx.Node) -> None:
+        source = self.input_channels(node)
+        last = node.args[1:] if isinstance(node.args[1], int) else node.args[1]
+        dim = {(1, (0, 2, 3, 1)): -1, (-1, (0, 3, 1, 2)): 1}.get((source.dim, tuple(last)))  # type: ignore[arg-type]
+        if source.units is None or dim is None:
+            raise self.refusal(node, "only a permutation of channels to the last dimension or back can be followed")
+        self.channels[node] = Channels(units=source.units, dim=dim)
 
     def visit_flatten(self, node: fx.Node) -> None:
         """Each channel becomes as many features as it has pixels, side by side."""
-        units = self.input_units(node)
-        shape = node.meta["tensor_meta"].shape
-        if len(shape) != 2 or units is None or shape[1] % len(units):
+        source = self.input_channels(node)
+        shape = shape_of(node)
+        if len(shape) != 2 or source.units is None or source.dim != 1 or shape[1] % len(source.units):
             raise self.refusal(node, "only a flatten of channels and pixels to features can be followed")
-        self.units[node] = np.repeat(units, shape[1] // len(units))
+        self.channels[node] = Channels(units=np.repeat(source.units, shape[1] // len(source.units)))
 
     def visit_mean(self, node: fx.Node) -> None:
         dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-        if dims not in ([2, 3], (2, 3), [-2, -1], (-2, -1)):
+        if dims not in ([2, 3], (2, 3), [-2, -1], (-2, -1)) or self.input_channels(node).dim != 1:
             raise self.refusal(node, "only a mean over pixels can be followed")
         self.pass_on(node)
 
     def visit_cat(self, node: fx.Node) -> None:
-        parts = [self.units[part] for part in node.args[0]]  # type: ignore[union-attr, index]
+        parts = [self.channels[part] for part in node.args[0]]  # type: ignore[union-attr, index]
         dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
-        if dim != 1 or any(part is None for part in parts):
+        if dim != 1 or any(part.units is None or part.dim != 1 for part in parts):
             raise self.refusal(node, "only a concatenation of channels can be followed")
-        self.units[node] = np.concatenate([part for part in parts if part is not None])
+        self.channels[node] = Channels(units=np.concatenate([part.units for part in parts if part.units is not None]))
 
     def visit_output(self, node: fx.Node) -> None:
         features = node.args[0]
-        if not isinstance(features, fx.Node) or self.units.get(features) is None:
-            raise InputError("The backbone should return one feature tensor.")
-        self.check_gated(node)
-        units = self.units[features]
-        assert units is not None
-        self.result.features = units
+        if not isinstance(features, fx.Node) or self.channels[features].units is None or len(shape_of(features)) != 2:
+            raise InputError("This backbone cannot be routed: it should return one tensor, (batch, num_features).")
+        self.pass_on(node)
 
     def tie_operands(self, node: fx.Node) -> None:
         operands = [arg for arg in node.args if isinstance(arg, fx.Node)]
-        units = [self.units[operand] for operand in operands]
-        first = units[0]
-        if first is None or any(other is None or len(other) != len(first) for other in units):
-            raise self.refusal(node, "operands with different channels cannot be tied")
-        for other in units[1:]:
-            assert other is not None
-            self.unions.tie(first, other)
-        is_product = node.target in (operator.mul, operator.imul, torch.mul, "mul", "mul_")
-        if len([operand for operand in operands if operand in self.ungated]) > (
-            1 if is_product and len(operands) > 1 else 0
-        ):
+        tensors = [operand for operand in operands if operand.op != "get_attr"]
+        found = [self.channels[operand] for operand in tensors]
+        first = found[0]
+        if first.units is None:
+            raise self.refusal(node, "arithmetic on the image is not supported")
+        for other in found[1:]:
+            if other.units is None or other.dim != first.dim or len(other.units) != len(first.units):
+                raise self.refusal(node, "operands with different channels cannot be tied")
+            self.unions.tie(first.units, other.units)
+        self.check_scale(node, [operand for operand in operands if operand.op == "get_attr"], first)
+        if node.target not in PRODUCTS and len(operands) < 2:
+            raise self.refusal(node, "a constant added to channels would fill those that are switched off")
+        gates = [operand for operand in tensors if operand in self.ungated]
+        if len(gates) > (1 if node.target in PRODUCTS and len(tensors) > 1 else 0):
             raise self.refusal(node, "a sigmoid's output can only scale routed channels")
-        self.units[node] = first
+        self.channels[node] = first
+
+    def check_scale(self, node: fx.Node, parameters: list[fx.Node], channels: Channels) -> None:
+        """A parameter may scale channels; added, it would fill those that are switched off."""
+        assert channels.units is not None
+        for parameter in parameters:
+            size = self.root.get_parameter(str(parameter.target)).shape[0]
+            fits = node.target in PRODUCTS and channels.dim == 1 and size in (1, len(channels.units))
+            if not fits or parameter in self.channels:
+                raise self.refusal(
+                    node, f"the parameter {parameter.target} can only scale channels in dimension 1, once"
+                )
+            self.channels[parameter] = Channels(units=channels.units if size > 1 else None)
 
     def pass_on(self, node: fx.Node) -> None:
-        self.units[node] = self.input_units(node)
+        self.channels[node] = self.input_channels(node)
 
-    def input_units(self, node: fx.Node) -> np.ndarray | None:
-        self.check_gated(node)
-        return self.units[node.args[0]]  # type: ignore[index]
-
-    def check_gated(self, node: fx.Node) -> None:
-        if node.args[0] in self.ungated:
+    def input_channels(self, node: fx.Node) -> Channels:
+        source = node.args[0]
+        if not isinstance(source, fx.Node) or source not in self.channels:
+            raise self.refusal(node, "its input cannot be followed")
+        if source in self.ungated:
             raise self.refusal(node, "it takes a sigmoid's output, where units that are switched off are not zero")
+        return self.channels[source]
 
     def only_feeds_norm(self, node: fx.Node) -> bool:
         users = list(node.users)
@@ -262,6 +285,11 @@ class ChannelTracer:
         stack = node.meta.get("nn_module_stack") or {}
         inside = str(node.target) if node.op == "call_module" else next(reversed(list(stack)), "") or node.name
         return InputError(f"This backbone cannot be routed: module `{inside}`: {reason}.")
+
+
+def shape_of(node: Any) -> torch.Size:
+    shape: torch.Size = node.meta["tensor_meta"].shape
+    return shape
 
 
 def trace_channels(graph_module: fx.GraphModule) -> ChannelMap:

@@ -15,7 +15,14 @@ Strategy = Literal["random", "partition"]
 
 
 def draw_masks(
-    num_tasks: int, num_units: int, sigma: float, *, seed: int, layer: str, strategy: Strategy = "random"
+    num_tasks: int,
+    num_units: int,
+    sigma: float,
+    *,
+    seed: int,
+    layer: str,
+    strategy: Strategy = "random",
+    align: int = 1,
 ) -> torch.Tensor:
     """Draws the routing mask of one layer, a pure function of its arguments: equal on every rank and device.
 
@@ -27,18 +34,25 @@ def draw_masks(
         seed: The run's seed.
         layer: The layer's name; another name gives another draw.
         strategy: `random` or `partition`.
+        align: Every task keeps a multiple of so many units; at σ = 1 all of them all the same.
 
     Returns:
         Bool mask on the CPU, shape `(num_tasks, num_units)`, with the same number of units in every row.
 
     Raises:
-        InputError: `sigma` is out of range, or leaves a task without a unit.
+        InputError: `sigma` is out of range, or leaves a task without a unit; the layer is narrower than `align`.
     """
     check_sigma(sigma, strategy)
+    if not 1 <= align <= num_units:
+        raise InputError(
+            f"`routing.align` should be from 1 to the number of units of every layer; layer `{layer}` has {num_units}. "
+            f"Got {align}."
+        )
     generator = torch.Generator().manual_seed(derive_seed(seed, "masks", layer))
     if strategy == "random":
-        return draw_random(num_tasks, num_units, sigma, generator)
-    return draw_partition(num_tasks, num_units, sigma, generator, layer)
+        return draw_random(num_tasks, num_units, count_kept(num_units, sigma, align), generator)
+    num_shared, num_private = split_units(num_tasks, num_units, sigma, align, layer)
+    return draw_partition(num_tasks, num_units, num_shared, num_private, generator)
 
 
 def check_sigma(sigma: float, strategy: str) -> None:
@@ -55,18 +69,19 @@ def check_sigma(sigma: float, strategy: str) -> None:
         raise InputError(f"`routing.sigma` should be {valid}. Got {sigma}.")
 
 
-def count_kept(num_units: int, sigma: float) -> int:
-    """Returns how many of `num_units` units a task keeps: max(1, round(σ·C))."""
-    return max(1, round(sigma * num_units))
+def count_kept(num_units: int, sigma: float, align: int = 1) -> int:
+    """Returns how many of `num_units` units a task keeps: σ·C, rounded to a multiple of `align`, at least one multiple."""
+    if sigma == 1:
+        return num_units
+    return min(max(1, round(sigma * num_units / align)), num_units // align) * align
 
 
-def draw_random(num_tasks: int, num_units: int, sigma: float, generator: torch.Generator) -> torch.Tensor:
+def draw_random(num_tasks: int, num_units: int, num_kept: int, generator: torch.Generator) -> torch.Tensor:
     """Draws a uniformly random subset per task, as the authors do, then lets no unit idle where the tasks suffice.
 
     Independent draws leave (1 − σ)^T of the units to no task. Each such unit takes the place of one that at least two
     tasks keep, in one of these tasks; so every unit serves a task wherever T·k ≥ C.
     """
-    num_kept = count_kept(num_units, sigma)
     order = torch.rand(num_tasks, num_units, generator=generator).argsort(dim=1)
     masks = torch.zeros(num_tasks, num_units, dtype=torch.bool)
     masks.scatter_(1, order[:, :num_kept], torch.ones_like(order[:, :num_kept], dtype=torch.bool))
@@ -82,24 +97,38 @@ def draw_random(num_tasks: int, num_units: int, sigma: float, generator: torch.G
     return masks
 
 
-def draw_partition(
-    num_tasks: int, num_units: int, sigma: float, generator: torch.Generator, layer: str
-) -> torch.Tensor:
-    """Draws σ·C units that all tasks share and splits the rest between the tasks without overlap.
+def split_units(num_tasks: int, num_units: int, sigma: float, align: int, layer: str) -> tuple[int, int]:
+    """Returns how many units all tasks share and how many each has for itself.
 
-    σ = 0 gives each task a network of its own, σ = 1 is hard sharing. Units that cannot be split evenly join the
-    shared ones, so that every task keeps as many and no unit idles; at σ = 0, where nothing may be shared, they idle.
+    Units that cannot be split evenly join the shared ones, so that every task keeps as many and no unit idles; at σ = 0,
+    where nothing may be shared, they idle.
+
+    Raises:
+        InputError: The units do not suffice.
     """
-    num_shared = round(sigma * num_units)
-    num_private = (num_units - num_shared) // num_tasks
-    if num_private == 0 and num_shared < num_units:
-        raise InputError(
-            f"`routing.strategy` = partition: layer `{layer}` has {num_units} units, {num_shared} of them shared at "
-            f"`routing.sigma` = {sigma}; the other {num_units - num_shared} cannot be split between {num_tasks} tasks, "
-            "which would keep no unit of their own. Take a wider network, fewer tasks, sigma = 1, or the strategy `random`."
-        )
-    if sigma > 0:
-        num_shared = num_units - num_tasks * num_private
+    wanted = round(sigma * num_units)
+    num_private = (num_units - wanted) // num_tasks
+    if wanted == num_units:
+        return num_units, 0
+    for private in range(num_private, 0, -1):
+        num_shared = num_units - num_tasks * private if sigma > 0 else 0
+        if (num_shared + private) % align == 0:
+            return num_shared, private
+    multiple = f" so that each keeps a multiple of `routing.align` = {align}" if align > 1 else ""
+    raise InputError(
+        f"`routing.strategy` = partition: layer `{layer}` has {num_units} units, {wanted} of them shared at "
+        f"`routing.sigma` = {sigma}; the other {num_units - wanted} cannot be split between {num_tasks} tasks{multiple}. "
+        "Take a wider network, fewer tasks, sigma = 1, or the strategy `random`."
+    )
+
+
+def draw_partition(
+    num_tasks: int, num_units: int, num_shared: int, num_private: int, generator: torch.Generator
+) -> torch.Tensor:
+    """Draws the units that all tasks share, and splits the rest between the tasks without overlap.
+
+    σ = 0 gives each task a network of its own, σ = 1 is hard sharing.
+    """
     order = torch.randperm(num_units, generator=generator)
     masks = torch.zeros(num_tasks, num_units, dtype=torch.bool)
     masks[:, order[:num_shared]] = True

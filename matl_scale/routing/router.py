@@ -12,30 +12,34 @@ class TaskRouter(nn.Module):
 
     Args:
         mask: Bool, shape `(num_tasks, num_channels)`.
+        channel_dim: Which dimension of the input holds the channels: 1 or -1.
     """
 
     mask: torch.Tensor
 
-    def __init__(self, mask: torch.Tensor) -> None:
+    def __init__(self, mask: torch.Tensor, channel_dim: int = 1) -> None:
         super().__init__()
         if mask.dtype != torch.bool or mask.ndim != 2:
             raise ValueError(
                 f"`mask` should be bool, (num_tasks, num_channels). Got {mask.dtype}, {tuple(mask.shape)}."
             )
+        self.channel_dim = channel_dim
         self.register_buffer("mask", mask)
 
     def forward(self, x: torch.Tensor, task: torch.Tensor) -> torch.Tensor:
         """Applies the mask.
 
         Args:
-            x: Shape `(batch, num_channels, ...)`.
+            x: Shape `(batch, num_channels, ...)`, or with the channels last.
             task: The active task, integers of shape `(1,)` for the whole batch or `(batch,)` for a mixed-task batch.
 
         Returns:
             Same shape as `x`.
         """
         mask = self.mask.index_select(0, task)
-        return x * mask.reshape(*mask.shape, *(1,) * (x.ndim - 2)).to(x.dtype)
+        ones = (1,) * (x.ndim - 2)
+        shape = (len(mask), *ones, -1) if self.channel_dim == -1 else (len(mask), -1, *ones)
+        return x * mask.reshape(shape).to(x.dtype)
 
     def extra_repr(self) -> str:
         num_tasks, num_channels = self.mask.shape

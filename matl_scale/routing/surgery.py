@@ -11,10 +11,12 @@ from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 from matl_scale.errors import InputError
-from matl_scale.routing.channels import ChannelMap, trace_channels
+from matl_scale.routing.channels import trace_channels
 from matl_scale.routing.masks import Strategy, check_sigma, draw_masks
+from matl_scale.routing.norms import TaskGroupNorm, TaskLayerNorm
 from matl_scale.routing.router import TaskRouter
 from matl_scale.routing.statistics import Statistics, TaskBatchNorm2d
+from matl_scale.routing.units import ChannelMap
 from matl_scale.vision import StochasticDepth
 
 EXAMPLE_PIXELS = 320  # large enough for every torchvision CNN; only channel counts are read off the shapes
@@ -27,11 +29,12 @@ def route(
     *,
     strategy: Strategy = "random",
     statistics: Statistics = "task",
+    align: int = 1,
     seed: int = 0,
 ) -> fx.GraphModule:
     """Gives every task a sub-network of `backbone`.
 
-    A `TaskRouter` follows every conv, after its batch norm if it has one and before the activation. Convs that write
+    A `TaskRouter` follows every conv, after its norm if it has one and before the activation. Convs that write
     to one residual stream, and depthwise convs with what feeds them, share one mask, so that a sub-network is closed.
 
     Args:
@@ -41,6 +44,7 @@ def route(
         sigma: Sharing ratio: the fraction of every layer's units that a task keeps.
         strategy: How masks are drawn: `random` or `partition`.
         statistics: Whether running statistics belong to each `task` or are `shared`.
+        align: Every task keeps a multiple of so many units of a layer (matrix units of GPUs like multiples of 8).
         seed: Of the masks.
 
     Returns:
@@ -54,16 +58,17 @@ def route(
         raise InputError(f"`num_tasks` should be at least 1. Got {num_tasks}.")
     routed = trace(backbone)
     channels = trace_channels(routed)
-    masks = draw_stream_masks(channels, num_tasks, sigma, strategy, seed)
-    insert_routers(routed, channels, masks, num_tasks, statistics)
+    masks = draw_stream_masks(channels, num_tasks, sigma, strategy, align, seed)
+    insert_routers(routed, channels, masks, statistics)
     return routed
 
 
 class BackboneTracer(fx.Tracer):
-    """Keeps stochastic depth a module: traced through, it would stay switched on in evaluation mode."""
+    """Keeps two kinds whole: stochastic depth, which traced through would stay switched on in evaluation mode, and
+    layer norms, which have to be replaced."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, StochasticDepth) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, StochasticDepth | nn.LayerNorm) or super().is_leaf_module(m, module_qualified_name)
 
 
 def trace(backbone: nn.Module) -> fx.GraphModule:
@@ -92,18 +97,18 @@ def first_line(error: Exception) -> str:
 
 
 def draw_stream_masks(
-    channels: ChannelMap, num_tasks: int, sigma: float, strategy: Strategy, seed: int
+    channels: ChannelMap, num_tasks: int, sigma: float, strategy: Strategy, align: int, seed: int
 ) -> dict[int, torch.Tensor]:
     """Draws each stream's mask. Returns the column of every unit: bool, shape `(num_tasks,)`."""
     columns: dict[int, torch.Tensor] = {}
     for stream in channels.streams:
         num_units = len(stream.units)
-        if strategy == "random" and round(sigma * num_units) == 0:
+        if strategy == "random" and align == 1 and round(sigma * num_units) == 0:
             raise InputError(
                 f"`routing.sigma` = {sigma} keeps no unit of layer `{stream.name}`, which has {num_units}. "
                 f"It should be at least {1 / num_units:.3g}, or the network wider (`model.width`)."
             )
-        mask = draw_masks(num_tasks, num_units, sigma, seed=seed, layer=stream.name, strategy=strategy)
+        mask = draw_masks(num_tasks, num_units, sigma, seed=seed, layer=stream.name, strategy=strategy, align=align)
         columns.update(zip(stream.units.tolist(), mask.unbind(dim=1), strict=True))
     return columns
 
@@ -112,37 +117,62 @@ def insert_routers(
     routed: fx.GraphModule,
     channels: ChannelMap,
     columns: dict[int, torch.Tensor],
-    num_tasks: int,
     statistics: Statistics,
 ) -> None:
-    """Edits the graph: adds the argument `task`, replaces norms, puts a router behind every routed node."""
+    """Edits the graph: adds the argument `task`, replaces norms, puts a router behind every routed node.
+
+    Every node's `meta["channels"]` then says which units its channels are.
+    """
     graph = routed.graph
     image = next(node for node in graph.nodes if node.op == "placeholder")
     with graph.inserting_after(image):
         task = graph.placeholder("task")
     routers = nn.ModuleDict()
     routed.add_module("routers", routers)
-    for node, units in channels.routed.items():
-        name = str(node.target)
+    masks: dict[bytes, torch.Tensor] = {}  # tensors of one stream share a mask's memory
+    for node, found in channels.channels.items():
+        node.meta["channels"] = found
+    for node in channels.routed:
+        name, units, dim = str(node.target), channels.units(node), channels.channels[node].dim
         module = routed.get_submodule(name)
         key = name.replace(".", "_")
         if key in routers:
             raise InputError(f"This backbone cannot be routed: module `{name}`: it is called twice.")
-        if isinstance(module, nn.BatchNorm2d):
-            set_submodule(routed, name, TaskBatchNorm2d(module, num_tasks, statistics))
+        if units.tobytes() not in masks:
+            masks[units.tobytes()] = torch.stack([columns[unit] for unit in units.tolist()], dim=1)
+        mask = masks[units.tobytes()]
+        if not isinstance(module, nn.Conv2d | nn.Linear):
+            set_submodule(routed, name, build_task_norm(module, mask, statistics, name, dim))
             node.args = (node.args[0], task)
-        routers[key] = TaskRouter(torch.stack([columns[unit] for unit in units.tolist()], dim=1))
+        routers[key] = TaskRouter(mask, dim)
         add_router_call(graph, node, f"routers.{key}", task)
     graph.lint()
     routed.recompile()
+
+
+def build_task_norm(norm: nn.Module, mask: torch.Tensor, statistics: Statistics, name: str, dim: int) -> nn.Module:
+    if isinstance(norm, nn.BatchNorm2d):
+        return TaskBatchNorm2d(norm, mask, statistics, name)
+    if isinstance(norm, nn.LayerNorm):
+        return TaskLayerNorm(norm, mask, dim)
+    assert isinstance(norm, nn.GroupNorm)
+    return TaskGroupNorm(norm, mask, name)
 
 
 def add_router_call(graph: fx.Graph, node: fx.Node, router: str, task: fx.Node) -> None:
     users = list(node.users)
     with graph.inserting_after(node):
         routed_node = graph.call_module(router, (node, task))
+    routed_node.meta["channels"] = node.meta["channels"]
     for user in users:
         user.replace_input_with(node, routed_node)
+
+
+def kept_share(trunk: fx.GraphModule) -> tuple[float, float]:
+    """Returns the smallest and the largest share of a layer's units that a task keeps: what σ came to."""
+    masks = [module.mask for module in trunk.modules() if isinstance(module, TaskRouter)]
+    shares = [float(mask[0].float().mean()) for mask in masks]
+    return min(shares), max(shares)
 
 
 def set_submodule(root: nn.Module, name: str, module: nn.Module) -> None:

@@ -16,7 +16,8 @@ from matl_scale.data.reader import SampleReader
 from matl_scale.data.shards import MISSING
 from matl_scale.errors import InputError
 from matl_scale.metrics import TaskCounters, TaskMetrics
-from matl_scale.models import RoutedModel
+from matl_scale.models import Execution, RoutedModel
+from matl_scale.predict import Predictor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +30,16 @@ class EvalConfig:
     """The split to evaluate."""
     batch_size: int = 256
     """Images per rank that are read at once; each task sees the labelled ones among them."""
+    task_chunk: int = 64
+    """Tasks whose sub-networks are held in memory at once, each about sigma² of the trunk. If that is all of them, each is
+    gathered once per evaluation, else once per batch."""
 
     def __post_init__(self) -> None:
         if self.every < 0:
             raise InputError(f"`eval.every` should be at least 0. Got {self.every}.")
-        if self.batch_size < 1:
-            raise InputError(f"`eval.batch_size` should be at least 1. Got {self.batch_size}.")
+        for key, value in (("batch_size", self.batch_size), ("task_chunk", self.task_chunk)):
+            if value < 1:
+                raise InputError(f"`eval.{key}` should be at least 1. Got {value}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,52 +61,67 @@ class EvalData:
     workers: int
 
 
-@torch.no_grad()
-def evaluate(
-    accelerator: Accelerator, model: RoutedModel, data: EvalData, batch_size: int, channels_last: bool = False
-) -> TaskMetrics:
-    """Evaluates all tasks; every rank gets the metrics of all samples.
+class Evaluator:
+    """Evaluates all tasks of a network; every rank gets the metrics of all samples.
 
     Args:
         accelerator: Device, precision and ranks.
         model: Not wrapped: no rank waits for another inside the loop.
         data: What to evaluate.
-        batch_size: Images read at once.
+        config: The section `eval`.
+        execution: Whether to run only each task's units.
         channels_last: Memory format of the images.
     """
-    was_training = model.training
-    model.eval()
-    counters = TaskCounters([head.out_features for head in model.heads], accelerator.device)  # type: ignore[misc]
-    source = EvaluationBatches(data.rows, data.reader, batch_size, accelerator.process_index, accelerator.num_processes)
-    for batch in build_loader(source, data.image_size, data.workers):
-        count_batch(accelerator, model, counters, batch, data.labels[batch.rows], channels_last)
-    if accelerator.num_processes > 1:
-        dist.all_reduce(counters.counts)
-        dist.all_reduce(counters.losses)
-    model.train(was_training)
-    return counters.compute()
 
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        model: RoutedModel,
+        data: EvalData,
+        config: EvalConfig,
+        execution: Execution = "subnetwork",
+        channels_last: bool = False,
+    ) -> None:
+        self.accelerator, self.model, self.data = accelerator, model, data
+        self.batch_size, self.channels_last = config.batch_size, channels_last
+        self.predictor = Predictor(model, execution, config.task_chunk)
 
-def count_batch(
-    accelerator: Accelerator,
-    model: RoutedModel,
-    counters: TaskCounters,
-    batch: ImageBatch,
-    labels: np.ndarray,
-    channels_last: bool,
-) -> None:
-    """Runs every task on the images of a batch that carry its label, `labels` being `(batch, num_tasks)`."""
-    images = normalise(batch.images.to(accelerator.device))
-    if channels_last:
-        images = images.to(memory_format=torch.channels_last)
-    targets = torch.from_numpy(labels.astype(np.int64)).to(accelerator.device)
-    labelled = labels != MISSING
-    for task_id in np.flatnonzero(labelled.any(axis=0)).tolist():
-        if labelled[:, task_id].all():
-            chosen, chosen_targets = images, targets[:, task_id]
-        else:
-            places = torch.from_numpy(np.flatnonzero(labelled[:, task_id])).to(accelerator.device)
-            chosen, chosen_targets = images[places], targets[places, task_id]
-        with accelerator.autocast():
-            logits = model(chosen, task_id)
-        counters.update(task_id, logits, chosen_targets)
+    def __call__(self) -> TaskMetrics:
+        """Evaluates the weights as they are now."""
+        was_training = self.model.training
+        self.model.eval()
+        self.predictor.start()
+        counters = TaskCounters([head.out_features for head in self.model.heads], self.accelerator.device)  # type: ignore[misc]
+        source = EvaluationBatches(
+            self.data.rows,
+            self.data.reader,
+            self.batch_size,
+            self.accelerator.process_index,
+            self.accelerator.num_processes,
+        )
+        with self.accelerator.autocast():
+            for batch in build_loader(source, self.data.image_size, self.data.workers):
+                self._count(counters, batch, self.data.labels[batch.rows])
+        self.predictor.start()
+        if self.accelerator.num_processes > 1:
+            dist.all_reduce(counters.counts)
+            dist.all_reduce(counters.losses)
+        self.model.train(was_training)
+        return counters.compute()
+
+    def _count(self, counters: TaskCounters, batch: ImageBatch, labels: np.ndarray) -> None:
+        """Runs every task on the images of a batch that carry its label, `labels` being `(batch, num_tasks)`."""
+        device = self.accelerator.device
+        images = normalise(batch.images.to(device))
+        if self.channels_last:
+            images = images.to(memory_format=torch.channels_last)
+        labelled = labels != MISSING
+        places: dict[int, torch.Tensor | None] = {}
+        for task_id in np.flatnonzero(labelled.any(axis=0)).tolist():
+            chosen = np.flatnonzero(labelled[:, task_id])
+            places[task_id] = torch.from_numpy(chosen).to(device) if len(chosen) < len(labels) else None
+        targets = torch.from_numpy(labels.astype(np.int64)).to(device)
+        for task_id, logits in self.predictor.logits(images, places):
+            chosen_places = places[task_id]
+            answers = targets[:, task_id] if chosen_places is None else targets[chosen_places, task_id]
+            counters.update(task_id, logits, answers)

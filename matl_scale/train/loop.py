@@ -1,7 +1,6 @@
 """A training run: build, resume, loop, save, close."""
 
 import contextlib
-import warnings
 from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass
 from typing import TypeVar, cast
@@ -23,7 +22,8 @@ from matl_scale.train.checkpoint import (
     hash_masks,
     load_state,
 )
-from matl_scale.train.evaluate import EvalData, evaluate
+from matl_scale.train.evaluate import Evaluator
+from matl_scale.train.execution import TrunkExecution
 from matl_scale.train.meter import Meter
 from matl_scale.train.optim import build_optimizer, learning_rate, set_learning_rate
 from matl_scale.train.progress import TrainProgress
@@ -53,7 +53,7 @@ class Parts:
     train_step: TrainStep
     sampler: TaskSampler
     batches: Generator[ImageBatch, None, None]
-    eval_data: EvalData
+    evaluator: Evaluator
     images_per_step: int
     epochs_per_step: float
 
@@ -78,7 +78,7 @@ def train(config: Config, accelerator: Accelerator) -> RunOutcome:
     progress = TrainProgress(state.step, config.train.steps, accelerator.is_main_process)
     if state.step >= config.train.steps:
         progress.say(f"{config.run.folder} is complete: {state.step} of {config.train.steps} steps")
-        return RunOutcome(metrics=run_evaluation(config, accelerator, parts), step=state.step, tasks=data.task_names)
+        return RunOutcome(metrics=parts.evaluator(), step=state.step, tasks=data.task_names)
 
     with contextlib.ExitStack() as stack:
         on_main(accelerator, lambda: open_folder(config, state.step, stack))
@@ -122,7 +122,7 @@ def run_steps(
             recorder.record(state.step, meter.record() | describe_position(parts, rate))
         with meter.paused():
             if is_due(state.step, config.eval.every) or is_last:
-                metrics = run_evaluation(config, accelerator, parts)
+                metrics = parts.evaluator()
                 record_evaluation(config.eval.split, metrics, state, recorder, progress)
             if is_due(state.step, config.checkpoint.every) or is_last:
                 on_main(accelerator, lambda: save_state(config, data, state, accelerator.num_processes))
@@ -202,13 +202,9 @@ def build_parts(config: Config, data: RunData, accelerator: Accelerator, checkpo
         check_network(checkpoint, tasks=data.num_classes, masks=hash_masks(model))
         check_resumable(checkpoint, config=asdict(config), shards=data.hash_shards(TRAIN_SPLIT))
     ema = build_ema(model, config.train.ema_decay)
-    if config.train.compile:
-        model.trunk.compile()
-    with warnings.catch_warnings():
-        # accelerate still passes the name that torch 2.13 replaces
-        warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
-        trunk = accelerator.prepare_model(model.trunk)
-    optimizer = accelerator.prepare_optimizer(build_optimizer(config.optim, model))
+    trunk = TrunkExecution(accelerator, model.trunk, config.routing.execution, config.train.compile)
+    fused = config.train.precision != "fp16"
+    optimizer = accelerator.prepare_optimizer(build_optimizer(config.optim, model, fused))
     state = TrainState(
         model=model,
         optimizer=optimizer,
@@ -236,13 +232,14 @@ def build_parts(config: Config, data: RunData, accelerator: Accelerator, checkpo
             config.tasks, data.task_names, data.count_labelled(TRAIN_SPLIT), config.run.seed, num_slots
         ),
         batches=build_loader(source, data.image_size, data.workers),
-        eval_data=data.evaluation(config.eval.split),
+        evaluator=Evaluator(
+            accelerator,
+            state.evaluated,
+            data.evaluation(config.eval.split),
+            config.eval,
+            config.routing.execution,
+            config.train.channels_last,
+        ),
         images_per_step=num_slots * config.data.batch_size,
         epochs_per_step=num_slots / plan.batches_per_epoch,
-    )
-
-
-def run_evaluation(config: Config, accelerator: Accelerator, parts: Parts) -> TaskMetrics:
-    return evaluate(
-        accelerator, parts.state.evaluated, parts.eval_data, config.eval.batch_size, config.train.channels_last
     )

@@ -40,15 +40,23 @@ class OptimConfig:
             raise InputError(f"`optim.momentum` should be at least 0 and below 1. Got {self.momentum}.")
 
 
-def build_optimizer(config: OptimConfig, model: RoutedModel) -> torch.optim.Optimizer:
-    """Builds the optimizer over trunk and heads. A parameter without gradient is left alone by its step."""
+def build_optimizer(config: OptimConfig, model: RoutedModel, fused: bool = True) -> torch.optim.Optimizer:
+    """Builds the optimizer over trunk and heads. A parameter without gradient is left alone by its step.
+
+    Args:
+        config: The section `optim`.
+        model: The network.
+        fused: Use torch's single-pass kernels for the trunk. A gradient scaler should not: inside them it drops updates
+            unseen. Not for the heads: fused SGD fails where some of its parameters have had no gradient yet.
+    """
     groups = []
-    for part, scale in ((model.trunk, 1.0), (model.heads, config.head_lr_scale)):
+    for part, scale, fused_part in ((model.trunk, 1.0, fused), (model.heads, config.head_lr_scale, False)):
         matrices = [parameter for parameter in part.parameters() if parameter.ndim > 1]
         vectors = [parameter for parameter in part.parameters() if parameter.ndim <= 1]
         for parameters, decay in ((matrices, config.weight_decay), (vectors, 0.0)):
             if parameters:
-                groups.append({"params": parameters, "weight_decay": decay, "lr_scale": scale})
+                group = {"params": parameters, "weight_decay": decay, "lr_scale": scale, "fused": fused_part}
+                groups.append(group)
     if config.name == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
     return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999))

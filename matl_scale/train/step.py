@@ -1,6 +1,5 @@
 """One optimizer step on W ranks: a forward and backward pass per slot, one exchange, one update."""
 
-import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +8,6 @@ from typing import Literal
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import nn
 from torch.nn import functional
 
 from matl_scale.data.augment import Transform, augment_batch, normalise
@@ -18,6 +16,7 @@ from matl_scale.data.shards import MISSING
 from matl_scale.errors import InputError
 from matl_scale.models import RoutedModel
 from matl_scale.seeds import derive_seed
+from matl_scale.train.execution import TrunkExecution
 from matl_scale.train.sync import StepSync, SyncResult
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -40,7 +39,7 @@ class TrainConfig:
     channels_last: bool = False
     """Memory format of images and conv weights; faster with mixed precision on GPUs."""
     compile: bool = False
-    """Compile the trunk with torch.compile, once for all tasks."""
+    """Compile the training step's network with torch.compile, once for all tasks."""
 
     def __post_init__(self) -> None:
         for key, value in (("steps", self.steps), ("accumulate", self.accumulate)):
@@ -75,7 +74,7 @@ class TrainStep:
     Args:
         accelerator: Device, precision and gradient scaling.
         model: The network, not wrapped.
-        trunk: Its trunk, wrapped for data-parallel training.
+        trunk: How its trunk is run.
         optimizer: Over all parameters of `model`, prepared by `accelerator`.
         labels: Label matrix of all samples and the run's tasks, shape `(num_samples, num_tasks)`.
         transform: Augmentation of one image.
@@ -88,7 +87,7 @@ class TrainStep:
         *,
         accelerator: Accelerator,
         model: RoutedModel,
-        trunk: nn.Module,
+        trunk: TrunkExecution,
         optimizer: torch.optim.Optimizer,
         labels: np.ndarray,
         transform: Transform | None,
@@ -107,15 +106,14 @@ class TrainStep:
             batches: Of this rank.
         """
         self.optimizer.zero_grad(set_to_none=True)
+        slots = range(self.accelerator.process_index, len(tasks), self.accelerator.num_processes)
+        self.trunk.begin_step(tasks[slots].tolist())
         data_wait_s = 0.0
-        for micro_step in range(self.config.accumulate):
-            slot = micro_step * self.accelerator.num_processes + self.accelerator.process_index
+        for slot in slots:
             start = time.perf_counter()
             batch = next(batches)
             data_wait_s += time.perf_counter() - start
-            is_last = micro_step == self.config.accumulate - 1
-            # DDP reduces the sum of all micro-steps once
-            with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.trunk):
+            with self.trunk.accumulating(is_last=slot == slots[-1]):
                 self._run_slot(slot, int(tasks[slot]), batch)
         result = self.sync.exchange(tasks)
         grad_norm = self._clip()
@@ -137,8 +135,7 @@ class TrainStep:
         self.sync.statistics.begin_slot(task_id)
         torch.manual_seed(self._seed("forward", batch))  # dropout and stochastic depth
         with self.accelerator.autocast():
-            features = self.trunk(images, torch.tensor([task_id], device=device))
-            logits = self.model.heads[task_id](features)
+            logits = self.model.heads[task_id](self.trunk.features(images, task_id))
         loss = labelled_loss(logits, torch.from_numpy(targets).to(device))
         self.accelerator.backward(loss / self.config.accumulate)
         self.sync.statistics.end_slot(task_id, count=len(targets) > 0)

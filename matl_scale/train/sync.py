@@ -68,8 +68,25 @@ class NormStatistics:
             self.changes[row] = self.changes[row] + change if row in self.changes else change
         self._scatter(row, before)
 
-    def add(self, row: int, change: torch.Tensor) -> None:
-        self._scatter(row, self._gather(row) + change)
+    def add(self, row: int, change: torch.Tensor, runs: int) -> None:
+        """Adds the mean of a step's changes.
+
+        Args:
+            row: Of the running statistics.
+            change: Their sum over the slots that changed the row.
+            runs: The number of these slots.
+        """
+        mean_change = change / runs if self.norms[0].statistics == "task" else self._mean_by_unit(change)
+        self._scatter(row, self._gather(row) + mean_change)
+
+    def _mean_by_unit(self, change: torch.Tensor) -> torch.Tensor:
+        """Divides the changes of shared statistics, where a slot changes only its task's units, by the updates of each."""
+        parts = iter(change.split(self._sizes))
+        means = []
+        for mean, var, updates in zip(parts, parts, parts, strict=True):
+            runs = updates.clamp(min=1)
+            means += [mean / runs, var / runs, updates / runs]
+        return torch.cat(means)
 
     def _rows(self, row: int) -> list[torch.Tensor]:
         return [value for norm in self.norms for value in norm.row(row)]
@@ -150,5 +167,5 @@ class StepSync:
         for row, change in zip(rows, parts[1 + len(parameters) :], strict=True):
             count = sum(runs[task_id] for task_id in active if self.statistics.row_of(task_id) == row)
             if count and self.statistics.norms:
-                self.statistics.add(row, change / count)
+                self.statistics.add(row, change, count)
         return SyncResult(losses=losses, labelled=labelled, num_bytes=flat.numel() * flat.element_size())

@@ -6,9 +6,11 @@ from torch import nn
 
 from matl_scale.routing.statistics import TaskBatchNorm2d
 
+ALL = torch.ones(3, 4, dtype=torch.bool)
+
 
 def test_only_the_active_task_is_updated() -> None:
-    norm = TaskBatchNorm2d(nn.BatchNorm2d(4), num_tasks=3)
+    norm = TaskBatchNorm2d(nn.BatchNorm2d(4), ALL[:3])
     before = norm.running_mean.clone()
     norm(torch.randn(8, 4, 2, 2) + 5, torch.tensor([1]))
     assert torch.equal(norm.running_mean[[0, 2]], before[[0, 2]])
@@ -16,7 +18,7 @@ def test_only_the_active_task_is_updated() -> None:
 
 
 def test_statistics_begin_as_the_average_and_go_on_as_a_moving_average() -> None:
-    norm = TaskBatchNorm2d(nn.BatchNorm2d(4, momentum=0.25), num_tasks=2)
+    norm = TaskBatchNorm2d(nn.BatchNorm2d(4, momentum=0.25), ALL[:2])
     average = nn.BatchNorm2d(4, momentum=None)  # torch's cumulative average
     batches = [torch.randn(6, 4, 3, 3) * (i + 1) + i for i in range(7)]
     for batch in batches[:4]:
@@ -33,7 +35,7 @@ def test_statistics_begin_as_the_average_and_go_on_as_a_moving_average() -> None
 
 
 def test_shared_statistics_have_one_row_for_all_tasks() -> None:
-    norm = TaskBatchNorm2d(nn.BatchNorm2d(4), num_tasks=3, statistics="shared")
+    norm = TaskBatchNorm2d(nn.BatchNorm2d(4), ALL[:3], statistics="shared")
     norm(torch.randn(8, 4, 2, 2) + 5, torch.tensor([2]))
     x = torch.randn(2, 4, 2, 2)
     norm.eval()
@@ -43,13 +45,13 @@ def test_shared_statistics_have_one_row_for_all_tasks() -> None:
 def test_pretrained_statistics_and_weights_are_taken_over() -> None:
     plain = nn.BatchNorm2d(4)
     plain(torch.randn(8, 4, 2, 2) * 3 + 1)
-    norm = TaskBatchNorm2d(plain, num_tasks=2).eval()
+    norm = TaskBatchNorm2d(plain, ALL[:2]).eval()
     x = torch.randn(2, 4, 2, 2)
     assert torch.equal(norm(x, torch.tensor([1])), plain.eval()(x))
     assert norm.weight is plain.weight
 
 
 def test_mixed_batch_cannot_train() -> None:
-    norm = TaskBatchNorm2d(nn.BatchNorm2d(4), num_tasks=2)
+    norm = TaskBatchNorm2d(nn.BatchNorm2d(4), ALL[:2])
     with pytest.raises(RuntimeError, match="mixed-task batch"):
         norm(torch.randn(2, 4, 2, 2), torch.tensor([0, 1]))

@@ -1,0 +1,104 @@
+"""Units as they appear in tensors: sets of tied units, the streams they form, and the places that a task keeps."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import fx
+
+from matl_scale.errors import InputError
+
+
+class Unions:
+    """Disjoint sets of units, as a forest."""
+
+    def __init__(self) -> None:
+        self._parent: list[int] = []
+
+    def new(self, count: int) -> np.ndarray:
+        first = len(self._parent)
+        self._parent += range(first, first + count)
+        return np.arange(first, first + count)
+
+    def find(self, unit: int) -> int:
+        while self._parent[unit] != unit:
+            self._parent[unit] = unit = self._parent[self._parent[unit]]
+        return unit
+
+    def tie(self, left: np.ndarray, right: np.ndarray) -> None:
+        for a, b in zip(left.tolist(), right.tolist(), strict=True):
+            a, b = self.find(a), self.find(b)
+            self._parent[max(a, b)] = min(a, b)  # the older unit stays, so that streams are named for their first conv
+
+    def roots(self, units: np.ndarray) -> np.ndarray:
+        return np.array([self.find(unit) for unit in units.tolist()])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """Convs that share one mask: its name (the first conv's) and its units, as roots of the unions."""
+
+    name: str
+    units: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Channels:
+    """The channels of one tensor.
+
+    Attributes:
+        units: The unit behind each channel, shape `(num_channels,)`; None for the input image, which has none.
+        dim: Which dimension they are: 1, or -1 for the last.
+    """
+
+    units: np.ndarray | None
+    dim: int = 1
+
+
+@dataclass(kw_only=True)
+class ChannelMap:
+    """Where routers go, and the units behind every channel.
+
+    Attributes:
+        channels: Of every node that has any.
+        routed: The nodes that a router follows.
+        streams: Disjoint sets of units; together they cover all units.
+    """
+
+    channels: dict[fx.Node, Channels] = field(default_factory=dict)
+    routed: list[fx.Node] = field(default_factory=list)
+    streams: list[Stream] = field(default_factory=list)
+
+    def units(self, node: fx.Node) -> np.ndarray:
+        units = self.channels[node].units
+        assert units is not None
+        return units
+
+
+def kept_places(mask: torch.Tensor, module: str) -> torch.Tensor:
+    """Returns the channels that each task keeps, ascending.
+
+    Args:
+        mask: Bool, shape `(num_tasks, num_channels)`.
+        module: Whose channels they are, for the message.
+
+    Returns:
+        Shape `(num_tasks, num_kept)`, int16 where it fits: with a thousand tasks these tables count.
+
+    Raises:
+        InputError: Tasks keep different numbers of channels.
+    """
+    counts = mask.sum(dim=1)
+    low, high = int(counts.min()), int(counts.max())
+    if low != high:
+        raise InputError(
+            f"This backbone cannot be routed: module `{module}`: a task would keep {low} to {high} of its channels, "
+            "because a grouped conv or an addition ties unequal numbers of them together."
+        )
+    places = mask.nonzero()[:, 1].view(len(mask), high)
+    return places.to(torch.int16 if mask.shape[1] <= torch.iinfo(torch.int16).max else torch.int32)
+
+
+def places_of(kept: torch.Tensor, task: torch.Tensor) -> torch.Tensor:
+    """Returns one task's row of `kept_places`, int64, shape `(num_kept,)`; `task` has shape `(1,)`."""
+    return kept.index_select(0, task)[0].long()
