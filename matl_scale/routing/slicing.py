@@ -9,20 +9,24 @@ import torch
 
 
 class SelectUnits(torch.autograd.Function):
-    """`weight[rows][:, columns]`; either may be None for all."""
+    """`weight[rows][:, columns]`; one of them may be None for all."""
 
     @staticmethod
     def forward(weight: torch.Tensor, rows: torch.Tensor | None, columns: torch.Tensor | None) -> torch.Tensor:
-        if columns is None or rows is None:
-            dim, places = (0, rows) if columns is None else (1, columns)
-            return weight.clone() if places is None else weight.index_select(dim, places)
         if not weight.is_contiguous():  # channels_last: keep it so
-            return weight.movedim(1, -1).index_select(0, rows).index_select(-1, columns).movedim(-1, 1)
+            last = weight.movedim(1, -1)
+            return SelectUnits._select(SelectUnits._select(last, 0, rows), -1, columns).movedim(-1, 1)
+        if rows is None or columns is None:
+            return SelectUnits._select(SelectUnits._select(weight, 0, rows), 1, columns)
         if weight.shape[2:].numel() == 1:
             return weight.index_select(0, rows).index_select(1, columns)
         blocks = flat_places(rows, columns, weight.shape[1])
         kept = weight.view(weight.shape[0] * weight.shape[1], -1).index_select(0, blocks)
         return kept.view(len(rows), len(columns), *weight.shape[2:])
+
+    @staticmethod
+    def _select(weight: torch.Tensor, dim: int, places: torch.Tensor | None) -> torch.Tensor:
+        return weight if places is None else weight.index_select(dim, places)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ARG004
@@ -35,9 +39,10 @@ class SelectUnits(torch.autograd.Function):
         (grad,) = grads
         rows, columns = ctx.saved_tensors
         full = torch.empty_strided(ctx.shape, ctx.stride, dtype=grad.dtype, device=grad.device).zero_()
-        if columns is None or rows is None:
-            dim, places = (0, rows) if columns is None else (1, columns)
-            return (grad if places is None else full.index_copy_(dim, places, grad)), None, None
+        if columns is None:
+            return full.index_copy_(0, rows, grad), None, None
+        if rows is None:
+            return full.index_copy_(1, columns, grad), None, None
         if not ctx.contiguous:
             last = full.movedim(1, -1)
             wide = grad.new_zeros(len(rows), *last.shape[1:]).index_copy_(-1, columns, grad.movedim(1, -1))
@@ -62,9 +67,12 @@ def select_units(weight: torch.Tensor, rows: torch.Tensor | None, columns: torch
         columns: Places of the kept inputs, unique; None for all.
 
     Returns:
-        A new tensor of the same memory format; its gradient arrives in `weight`, zero elsewhere.
+        A tensor of the same memory format; its gradient arrives in `weight`, zero elsewhere.
     """
-    if weight.ndim == 1 and rows is not None:
+    if rows is None and columns is None:
+        return weight
+    if weight.ndim == 1:
+        assert rows is not None
         return weight.index_select(0, rows)
     selected: torch.Tensor = SelectUnits.apply(weight, rows, columns)
     return selected

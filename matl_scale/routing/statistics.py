@@ -62,7 +62,7 @@ class TaskBatchNorm2d(nn.Module):
         mean, var = torch.zeros_like(self.bias), torch.ones_like(self.bias)
         if self.training:
             y = self._normalise(x, mean, var, self.weight, self.bias)
-            self._update(task, places, mean.index_select(0, places), var.index_select(0, places))
+            self._update(task, mean.index_select(0, places), var.index_select(0, places))
             return y
         kept_mean, kept_var = self.read(task)
         mean, var = mean.index_copy(0, places, kept_mean), var.index_copy(0, places, kept_var)
@@ -83,7 +83,7 @@ class TaskBatchNorm2d(nn.Module):
             return self._normalise(x, *self.read(task), weight, bias)
         mean, var = torch.zeros_like(bias), torch.ones_like(bias)
         y = self._normalise(x, mean, var, weight, bias)
-        self._update(task, places_of(self.kept, task), mean, var)
+        self._update(task, mean, var)
         return y
 
     def read(self, task: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -101,9 +101,9 @@ class TaskBatchNorm2d(nn.Module):
         return functional.batch_norm(x, mean, var, weight, bias, self.training, momentum, self.eps)
 
     @torch.no_grad()
-    def _update(self, task: torch.Tensor, places: torch.Tensor, mean: torch.Tensor, var: torch.Tensor) -> None:
+    def _update(self, task: torch.Tensor, mean: torch.Tensor, var: torch.Tensor) -> None:
         # indexing with a tensor keeps one compiled graph for all tasks
-        dim, index = (0, task) if self.statistics == "task" else (1, places)
+        dim, index = (0, task) if self.statistics == "task" else (1, places_of(self.kept, task))
         num_updates = self.num_updates.index_select(dim, index)
         weight = (1 / (num_updates + 1)).clamp(min=self.momentum)
         for running, value in ((self.running_mean, mean), (self.running_var, var)):

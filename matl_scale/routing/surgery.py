@@ -64,11 +64,13 @@ def route(
 
 
 class BackboneTracer(fx.Tracer):
-    """Keeps two kinds whole: stochastic depth, which traced through would stay switched on in evaluation mode, and
-    layer norms, which have to be replaced."""
+    """Keeps convs, linear layers and norms whole, of whatever subclass: routers go behind them. Stochastic depth too,
+    which traced through would stay switched on in evaluation mode."""
+
+    WHOLE = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm, StochasticDepth)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, StochasticDepth | nn.LayerNorm) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, self.WHOLE) or super().is_leaf_module(m, module_qualified_name)
 
 
 def trace(backbone: nn.Module) -> fx.GraphModule:

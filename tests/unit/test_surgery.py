@@ -6,32 +6,13 @@ import pytest
 import torch
 from torch import fx, nn
 from torch._dynamo.testing import CompileCounter
+from torchvision_models import FAMILIES, backbone_of
 
 from matl_scale import InputError, Task, route
 from matl_scale.models import ModelConfig, RoutingConfig, build_backbone, build_model
 from matl_scale.routing.statistics import TaskBatchNorm2d
-from matl_scale.vision import StochasticDepth
 
-# two with depthwise convs, one with SiLU, one with grouped convs, one that concatenates
-FAMILIES = [
-    "vgg11", "vgg11_bn", "resnet18", "resnet50", "mobilenet_v3_small", "efficientnet_b0", "mnasnet0_5",
-    "resnext50_32x4d", "squeezenet1_1", "densenet121",
-]  # fmt: skip
 TASK = torch.tensor([2])
-
-
-def backbone_of(name: str) -> nn.Module:
-    backbone = build_backbone(ModelConfig(name=name, width=0.5 if name.startswith("vgg") else 1.0), seed=0)
-    return without_randomness(backbone).double()
-
-
-def without_randomness(module: nn.Module) -> nn.Module:
-    for child in module.modules():
-        if isinstance(child, nn.Dropout):
-            child.p = 0.0
-        if isinstance(child, StochasticDepth):
-            child.p = 0.0
-    return module
 
 
 @pytest.mark.parametrize("name", FAMILIES)
