@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from shard_sets import ShardSet, write_small_set
 
 

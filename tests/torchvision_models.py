@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import torch
 from torch import nn
 
 from matl_scale.models import ModelConfig, build_backbone, keep_norm_and_pool
@@ -17,7 +18,11 @@ FAMILIES = [
 def backbone_of(name: str, width: float = 0) -> nn.Module:
     """`width` 0 halves VGGs and leaves the others as they are."""
     width = width or (0.5 if name.startswith("vgg") else 1.0)
-    return without_randomness(build_backbone(ModelConfig(name=name, width=width), seed=0)).double()
+    backbone = without_randomness(build_backbone(ModelConfig(name=name, width=width), seed=0)).double()
+    with torch.no_grad():
+        for norm in (module for module in backbone.modules() if isinstance(module, nn.BatchNorm2d)):
+            norm.weight[::2] *= -1  # training makes some of them negative
+    return backbone
 
 
 def small_convnext() -> nn.Module:

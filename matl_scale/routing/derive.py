@@ -14,6 +14,7 @@ from torch import fx, nn
 from torch.nn import functional
 
 from matl_scale.errors import InputError
+from matl_scale.routing.common import Source
 from matl_scale.routing.norms import TaskGroupNorm, TaskLayerNorm
 from matl_scale.routing.router import TaskRouter
 from matl_scale.routing.slicing import select_units
@@ -70,22 +71,39 @@ class Fold:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Extremes:
+    """Where a task's channels are among the largest and the smallest values of windows, side by side.
+
+    Attributes:
+        norm: Behind the pool; where its weight is negative, the smallest values count.
+        rows: Number of the table with its channels.
+    """
+
+    norm: TaskBatchNorm2d
+    rows: int
+
+    def make(self, places: Places) -> torch.Tensor:
+        kept = places[self.rows]
+        return kept + self.norm.num_features * (self.norm.weight.index_select(0, kept) < 0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Derived:
     """The result of `derive`.
 
     Attributes:
         dense: `(tensors, task, slices) → features`, `tensors` being the values of `sources`.
-        sources: The nodes of the trunk's graph whose values it starts from, at full width.
+        sources: The nodes of the trunk's graph whose values it starts from, at full width; some with a max pool.
         tables: Per table the places that each task keeps, shape `(num_tasks, num_kept)`.
-        slices: How the slices are made, in order: a `Cut`, a `Fold` (two slices), or the number of a table.
+        slices: How the slices are made, in order: a `Cut`, a `Fold` (two slices), `Extremes`, or the number of a table.
         features: Number of the table of the features.
         num_features: At full width.
     """
 
     dense: fx.GraphModule
-    sources: list[fx.Node]
+    sources: list[Source]
     tables: list[torch.Tensor]
-    slices: list["Cut | Fold | int"]
+    slices: list["Cut | Fold | Extremes | int"]
     features: int
     num_features: int
 
@@ -104,12 +122,14 @@ class KeptNorm(nn.Module):
 class Derivation:
     """Walks a routed trunk's graph and writes the dense one. Use `derive`."""
 
-    def __init__(self, trunk: fx.GraphModule, common: set[fx.Node], fold: bool) -> None:
-        self.trunk, self.common, self.fold = trunk, common, fold
+    def __init__(self, trunk: fx.GraphModule, common: set[fx.Node], pools: dict[fx.Node, fx.Node], fold: bool) -> None:
+        self.trunk, self.common, self.pools, self.fold = trunk, common, pools, fold
         self.columns = unit_columns(trunk)
+        # the routers' own tables are shared: with many tasks they count
+        self.known = {units_of(n).tobytes(): n.meta["kept"] for n in trunk.graph.nodes if "kept" in n.meta}
         self.tables: dict[bytes, tuple[int, torch.Tensor]] = {}
-        self.slices: list[Cut | Fold | int] = []
-        self.sources: list[fx.Node] = []
+        self.slices: list[Cut | Fold | Extremes | int] = []
+        self.sources: list[Source] = []
         self.modules: dict[str, nn.Module] = {}
         self.graph = fx.Graph()
         self.tensors, self.task, self.inputs = (self.graph.placeholder(name) for name in ("tensors", "task", "slices"))
@@ -137,6 +157,8 @@ class Derivation:
     def convert(self, node: fx.Node) -> fx.Node:
         if node.op == "get_attr":
             return self.convert_parameter(node)
+        if node in self.pools.values():
+            return self.value(node.args[0])  # done before the norm
         if node.op != "call_module":
             return self.graph.node_copy(node, self.value)
         module = self.trunk.get_submodule(str(node.target))
@@ -153,14 +175,17 @@ class Derivation:
         """Returns the dense graph's node for a node of the trunk; a common one is cut to the task's channels."""
         if node not in self.values:
             assert node in self.common, node
-            self.sources.append(node)
-            value = self.graph.call_function(operator.getitem, (self.tensors, len(self.sources) - 1))
+            value = self.next_source((node, None))
             channels: Channels = node.meta["channels"]
             if channels.units is not None and not self.keeps_all(node):
                 places = self.next_input(self.table(node, str(node.target)))
                 value = self.graph.call_function(torch.index_select, (value, channels.dim, places))
             self.values[node] = value
         return self.values[node]
+
+    def next_source(self, source: Source) -> fx.Node:
+        self.sources.append(source)
+        return self.graph.call_function(operator.getitem, (self.tensors, len(self.sources) - 1))
 
     def convert_conv(self, node: fx.Node, module: nn.Conv2d | nn.Linear) -> fx.Node:
         check_plain(module, str(node.target))
@@ -207,8 +232,16 @@ class Derivation:
         key = f"norms.{str(node.target).replace('.', '_')}"
         self.modules[key] = KeptNorm(norm)
         table = self.table(node, str(node.target))
+        if node in self.pools:
+            assert isinstance(norm, TaskBatchNorm2d)
+            extremes = self.next_source((source, self.pools[node]))
+            x = self.graph.call_function(
+                torch.index_select, (extremes, 1, self.next_input(Extremes(norm=norm, rows=table)))
+            )
+        else:
+            x = self.value(source)
         affine = [self.next_input(Cut(module=norm, name=name, rows=table)) for name in ("weight", "bias")]
-        return self.graph.call_module(key, (self.value(source), self.task, *affine))
+        return self.graph.call_module(key, (x, self.task, *affine))
 
     def convert_parameter(self, node: fx.Node) -> fx.Node:
         owner, _, name = str(node.target).rpartition(".")
@@ -216,7 +249,7 @@ class Derivation:
         table = None if channels.units is None else self.table(node, str(node.target))
         return self.next_input(Cut(module=self.trunk.get_submodule(owner), name=name, rows=table))
 
-    def next_input(self, made: "Cut | int") -> fx.Node:
+    def next_input(self, made: "Cut | Extremes | int") -> fx.Node:
         self.slices.append(made)
         return self.take_input()
 
@@ -234,7 +267,8 @@ class Derivation:
         """Returns the number of the table with the places that tasks keep of a node's channels."""
         key = units_of(node).tobytes()
         if key not in self.tables:
-            self.tables[key] = (len(self.tables), kept_places(self.mask(node), module))
+            kept = self.known[key] if key in self.known else kept_places(self.mask(node), module)
+            self.tables[key] = (len(self.tables), kept)
         return self.tables[key][0]
 
     def kept(self, table: int) -> torch.Tensor:
@@ -268,15 +302,16 @@ def check_plain(module: nn.Conv2d | nn.Linear, name: str) -> None:
         )
 
 
-def derive(trunk: fx.GraphModule, *, common: set[fx.Node], fold: bool) -> Derived:
+def derive(trunk: fx.GraphModule, *, common: set[fx.Node], pools: dict[fx.Node, fx.Node], fold: bool) -> Derived:
     """Derives the dense network.
 
     Args:
         trunk: From `route()`.
         common: Nodes of its graph that are computed elsewhere, at full width: at least the images.
+        pools: Norms of common values whose max pool is done before them, with the pool.
         fold: Whether to fold batch norms into convs, for evaluation.
 
     Raises:
         InputError: A layer cannot be sliced; names it.
     """
-    return Derivation(trunk, common, fold).run()
+    return Derivation(trunk, common, pools, fold).run()

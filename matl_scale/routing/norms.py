@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from matl_scale.routing.units import kept_places, places_of
+from matl_scale.routing.units import places_of
 
 
 class TaskLayerNorm(nn.Module):
@@ -60,20 +60,20 @@ class TaskGroupNorm(nn.Module):
     Args:
         norm: The group norm to replace; its weights are taken over.
         mask: Which channels each task keeps, shape `(num_tasks, num_channels)`.
-        name: The module's, for messages.
+        kept: The same as places, from `kept_places`, shape `(num_tasks, num_kept)`.
     """
 
     mask: torch.Tensor
     groups: torch.Tensor
     kept: torch.Tensor
 
-    def __init__(self, norm: nn.GroupNorm, mask: torch.Tensor, name: str = "") -> None:
+    def __init__(self, norm: nn.GroupNorm, mask: torch.Tensor, kept: torch.Tensor) -> None:
         super().__init__()
         self.weight, self.bias, self.eps, self.num_groups = norm.weight, norm.bias, norm.eps, norm.num_groups
         groups = torch.arange(norm.num_channels) // (norm.num_channels // norm.num_groups)
         self.register_buffer("groups", groups, persistent=False)
         self.register_buffer("mask", mask, persistent=False)
-        self.register_buffer("kept", kept_places(mask, name), persistent=False)
+        self.register_buffer("kept", kept, persistent=False)
 
     def forward(self, x: torch.Tensor, task: torch.Tensor) -> torch.Tensor:
         """Normalises `x`; what the task does not keep comes out as its bias.

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from matl_scale.routing.units import kept_places, places_of
+from matl_scale.routing.units import places_of
 
 Statistics = Literal["task", "shared"]
 
@@ -21,9 +21,8 @@ class TaskBatchNorm2d(nn.Module):
 
     Args:
         norm: The batch norm to replace; weights and statistics are taken over, the latter by every task.
-        mask: Which channels each task keeps, shape `(num_tasks, num_channels)`.
+        kept: The channels that each task keeps, from `kept_places`, shape `(num_tasks, num_kept)`.
         statistics: `task` for a row per task; `shared` for one row, to compare with: a task updates its units there.
-        name: The module's, for messages.
     """
 
     running_mean: torch.Tensor
@@ -31,9 +30,7 @@ class TaskBatchNorm2d(nn.Module):
     num_updates: torch.Tensor
     kept: torch.Tensor
 
-    def __init__(
-        self, norm: nn.BatchNorm2d, mask: torch.Tensor, statistics: Statistics = "task", name: str = ""
-    ) -> None:
+    def __init__(self, norm: nn.BatchNorm2d, kept: torch.Tensor, statistics: Statistics = "task") -> None:
         super().__init__()
         assert norm.running_mean is not None
         assert norm.running_var is not None
@@ -41,8 +38,8 @@ class TaskBatchNorm2d(nn.Module):
         self.num_features, self.eps, self.momentum = norm.num_features, norm.eps, norm.momentum
         self.statistics: Statistics = statistics
         self.weight, self.bias = norm.weight, norm.bias
-        self.register_buffer("kept", kept_places(mask, name), persistent=False)
-        rows = self.kept.long() if statistics == "task" else torch.arange(self.num_features)[None]
+        self.register_buffer("kept", kept, persistent=False)
+        rows = kept.long() if statistics == "task" else torch.arange(self.num_features)[None]
         self.register_buffer("running_mean", norm.running_mean[rows])
         self.register_buffer("running_var", norm.running_var[rows])
         counts = (len(rows), 1) if statistics == "task" else rows.shape

@@ -10,9 +10,8 @@ import torch
 from torch import fx, nn
 
 from matl_scale.errors import InputError
-from matl_scale.routing.derive import Cut, Derived, Fold, derive
-from matl_scale.routing.router import TaskRouter
-from matl_scale.routing.statistics import TaskBatchNorm2d
+from matl_scale.routing.common import cut_common, find_common, find_early_pools
+from matl_scale.routing.derive import Cut, Derived, Extremes, Fold, derive
 from matl_scale.routing.units import places_of
 
 
@@ -53,7 +52,7 @@ class SlicedNetwork(nn.Module):
         places = self.places(task)
         slices: list[torch.Tensor] = []
         for made in self.slices:
-            if isinstance(made, Cut):
+            if isinstance(made, Cut | Extremes):
                 slices.append(made.make(places))
             elif isinstance(made, Fold):
                 slices += made.make(places, task)
@@ -81,7 +80,7 @@ class Subnetwork(SlicedNetwork):
 
     def __init__(self, trunk: fx.GraphModule) -> None:
         image = next(node for node in trunk.graph.nodes if node.op == "placeholder")
-        super().__init__(trunk, derive(trunk, common={image}, fold=False))
+        super().__init__(trunk, derive(trunk, common={image}, pools={}, fold=False))
 
     def forward(
         self, images: torch.Tensor, task: torch.Tensor, slices: list[torch.Tensor] | None = None
@@ -101,8 +100,8 @@ class Subnetwork(SlicedNetwork):
 
 
 class AllTasks(SlicedNetwork):
-    """Evaluates many tasks on the same images: what does not depend on the task is computed once per batch, and batch
-    norms are folded into the slices of the convs before them.
+    """Evaluates many tasks on the same images: what does not depend on the task is computed once per batch, the first max
+    pool too where that can be, and batch norms are folded into the slices of the convs before them.
 
     Args:
         trunk: From `route()`, in evaluation mode whenever this runs.
@@ -113,9 +112,9 @@ class AllTasks(SlicedNetwork):
 
     def __init__(self, trunk: fx.GraphModule) -> None:
         common = find_common(trunk)
-        derived = derive(trunk, common=common, fold=True)
+        derived = derive(trunk, common=common, pools=find_early_pools(trunk, common), fold=True)
         super().__init__(trunk, derived)
-        self.common = cut_graph(trunk, common, derived.sources)
+        self.common = cut_common(trunk, common, derived.sources)
 
     def prepare(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Computes what all tasks have in common: tensors whose first dimension is the batch."""
@@ -133,37 +132,3 @@ class AllTasks(SlicedNetwork):
             Shape `(batch, num_features)`, zero where the task keeps nothing.
         """
         return self.widen(self.dense(prepared, task, slices), task)
-
-
-def find_common(trunk: fx.GraphModule) -> set[fx.Node]:
-    """Returns the nodes whose values are the same for every task, at full width."""
-    common: set[fx.Node] = set()
-    for node in trunk.graph.nodes:
-        if node.op in ("placeholder", "get_attr"):
-            common.add(node)
-        elif node.op != "output" and all(source in common for source in node.all_input_nodes):
-            module = trunk.get_submodule(str(node.target)) if node.op == "call_module" else None
-            if isinstance(module, TaskRouter):
-                is_common = bool(module.mask.all())
-            elif isinstance(module, TaskBatchNorm2d):
-                is_common = module.statistics == "shared" and module.kept.shape[1] == module.num_features
-            else:
-                # other norms with the argument `task` see a mask
-                is_common = len([n for n in node.all_input_nodes if n.name == "task"]) == 0
-            if is_common:
-                common.add(node)
-    return common
-
-
-def cut_graph(trunk: fx.GraphModule, common: set[fx.Node], outputs: list[fx.Node]) -> fx.GraphModule:
-    """Returns the part of a trunk that computes `outputs`, all of them in `common`, as a list."""
-    graph = fx.Graph()
-    values: dict[fx.Node, fx.Node] = {}
-    for node in trunk.graph.nodes:
-        if node in common:
-            values[node] = graph.node_copy(node, values.__getitem__)
-    graph.output([values[node] for node in outputs])
-    module = fx.GraphModule(trunk, graph, "Common")
-    module.graph.eliminate_dead_code()
-    module.recompile()
-    return module

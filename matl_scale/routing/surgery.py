@@ -16,7 +16,7 @@ from matl_scale.routing.masks import Strategy, check_sigma, draw_masks
 from matl_scale.routing.norms import TaskGroupNorm, TaskLayerNorm
 from matl_scale.routing.router import TaskRouter
 from matl_scale.routing.statistics import Statistics, TaskBatchNorm2d
-from matl_scale.routing.units import ChannelMap
+from matl_scale.routing.units import ChannelMap, kept_places
 from matl_scale.vision import StochasticDepth
 
 EXAMPLE_PIXELS = 320  # large enough for every torchvision CNN; only channel counts are read off the shapes
@@ -123,7 +123,8 @@ def insert_routers(
 ) -> None:
     """Edits the graph: adds the argument `task`, replaces norms, puts a router behind every routed node.
 
-    Every node's `meta["channels"]` then says which units its channels are.
+    Every node's `meta["channels"]` then says which units its channels are, and a router's `meta["kept"]` which of them
+    each task keeps.
     """
     graph = routed.graph
     image = next(node for node in graph.nodes if node.op == "placeholder")
@@ -131,7 +132,7 @@ def insert_routers(
         task = graph.placeholder("task")
     routers = nn.ModuleDict()
     routed.add_module("routers", routers)
-    masks: dict[bytes, torch.Tensor] = {}  # tensors of one stream share a mask's memory
+    masks: dict[bytes, tuple[torch.Tensor, torch.Tensor]] = {}  # tensors of one stream share memory
     for node, found in channels.channels.items():
         node.meta["channels"] = found
     for node in channels.routed:
@@ -141,33 +142,37 @@ def insert_routers(
         if key in routers:
             raise InputError(f"This backbone cannot be routed: module `{name}`: it is called twice.")
         if units.tobytes() not in masks:
-            masks[units.tobytes()] = torch.stack([columns[unit] for unit in units.tolist()], dim=1)
-        mask = masks[units.tobytes()]
+            mask = torch.stack([columns[unit] for unit in units.tolist()], dim=1)
+            masks[units.tobytes()] = (mask, kept_places(mask, name))
+        mask, kept = masks[units.tobytes()]
         if not isinstance(module, nn.Conv2d | nn.Linear):
-            set_submodule(routed, name, build_task_norm(module, mask, statistics, name, dim))
+            set_submodule(routed, name, build_task_norm(module, mask, kept, statistics, dim))
             node.args = (node.args[0], task)
         routers[key] = TaskRouter(mask, dim)
-        add_router_call(graph, node, f"routers.{key}", task)
+        router = add_router_call(graph, node, f"routers.{key}", task)
+        router.meta.update(channels=channels.channels[node], kept=kept)
     graph.lint()
     routed.recompile()
 
 
-def build_task_norm(norm: nn.Module, mask: torch.Tensor, statistics: Statistics, name: str, dim: int) -> nn.Module:
+def build_task_norm(
+    norm: nn.Module, mask: torch.Tensor, kept: torch.Tensor, statistics: Statistics, dim: int
+) -> nn.Module:
     if isinstance(norm, nn.BatchNorm2d):
-        return TaskBatchNorm2d(norm, mask, statistics, name)
+        return TaskBatchNorm2d(norm, kept, statistics)
     if isinstance(norm, nn.LayerNorm):
         return TaskLayerNorm(norm, mask, dim)
     assert isinstance(norm, nn.GroupNorm)
-    return TaskGroupNorm(norm, mask, name)
+    return TaskGroupNorm(norm, mask, kept)
 
 
-def add_router_call(graph: fx.Graph, node: fx.Node, router: str, task: fx.Node) -> None:
+def add_router_call(graph: fx.Graph, node: fx.Node, router: str, task: fx.Node) -> fx.Node:
     users = list(node.users)
     with graph.inserting_after(node):
         routed_node = graph.call_module(router, (node, task))
-    routed_node.meta["channels"] = node.meta["channels"]
     for user in users:
         user.replace_input_with(node, routed_node)
+    return routed_node
 
 
 def kept_share(trunk: fx.GraphModule) -> tuple[float, float]:

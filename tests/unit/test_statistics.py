@@ -6,7 +6,7 @@ from torch import nn
 
 from matl_scale.routing.statistics import TaskBatchNorm2d
 
-ALL = torch.ones(3, 4, dtype=torch.bool)
+ALL = torch.arange(4).repeat(3, 1)  # three tasks that keep all of four channels
 
 
 def test_only_the_active_task_is_updated() -> None:

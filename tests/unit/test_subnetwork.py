@@ -8,7 +8,6 @@ import torch
 from torch import fx, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._python_dispatch import TorchDispatchMode
-from torchvision_models import FAMILIES, backbone_of, group_norm_resnet, small_convnext
 
 from matl_scale import InputError, Task, route
 from matl_scale.models import ModelConfig, RoutedModel, RoutingConfig, build_model
@@ -18,6 +17,7 @@ from matl_scale.routing.statistics import Statistics
 from matl_scale.routing.subnetwork import AllTasks, Subnetwork
 from matl_scale.train.execution import SharedSlices
 from matl_scale.train.optim import OptimConfig, build_optimizer
+from torchvision_models import FAMILIES, backbone_of, group_norm_resnet, small_convnext
 
 Setting = tuple[int, float, Strategy, Statistics]
 SETTINGS: list[Setting] = [

@@ -1,0 +1,147 @@
+"""Measures what routing costs and saves here, each figure beside its reference. Start it plainly, or with `accelerate launch`
+on at least two ranks for the suite `sync`; the other suites then run on the first rank alone."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from rich.console import Console
+from rich.table import Table
+
+from matl_scale.config import exit_with_error
+from matl_scale.errors import InputError, nearest
+from matl_scale.files import write_json
+from matl_scale.train.setup import build_accelerator
+from suites import evaluation, memory, step, sync
+from suites.measure import Measure, Result, Setup
+
+PROGRAM = "benchmark.py"
+ON_ONE_RANK: dict[str, Callable[[Setup], list[Measure]]] = {
+    "step": step.measures,
+    "eval": evaluation.measures,
+    "memory": memory.measures,
+}
+ON_RANKS: dict[str, Callable[[Setup], list[Measure]]] = {"sync": sync.measures}
+SUITES = ("step", "eval", "sync", "memory")
+TIMEOUT_S = 24 * 3600.0  # ranks without a part in a suite wait for the first
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The command line."""
+
+    suites: list[str]
+    rounds: int
+    only: str
+    json: Path | None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__)
+    parser.add_argument(
+        "suites", nargs="*", metavar="SUITE", help=f"{', '.join(SUITES)} (default: all that the ranks allow)"
+    )
+    parser.add_argument("--rounds", type=int, default=20, metavar="N", help="rounds per figure (default: 20)")
+    parser.add_argument("--only", metavar="TEXT", default="", help="figures whose name contains this")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, as a list of objects")
+    arguments = parser.parse_args()
+    try:
+        run_benchmark(Options(**vars(arguments)))
+    except InputError as error:
+        exit_with_error(PROGRAM, error)
+
+
+def run_benchmark(options: Options) -> None:
+    """Measures, prints tables, and writes the figures if asked to."""
+    suites = choose_suites(options, int(os.environ.get("WORLD_SIZE", "1")))
+    accelerator = build_accelerator("fp32", timeout_s=TIMEOUT_S)
+    setup = Setup(
+        device=accelerator.device,
+        rounds=options.rounds,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+    )
+    results: list[Result] = []
+    if setup.world_size == 1:
+        results = measure([row for suite in suites for row in ON_ONE_RANK[suite](setup)], options, setup)
+    else:
+        alone = [suite for suite in suites if suite in ON_ONE_RANK]
+        if alone and setup.rank == 0:
+            results = measure_alone(alone, options)
+        dist.barrier()
+        results += measure(
+            [row for suite in suites if suite in ON_RANKS for row in ON_RANKS[suite](setup)], options, setup
+        )
+    if setup.rank == 0 and options.json is not None:
+        write_json(options.json, [asdict(result) for result in results])
+    accelerator.end_training()
+
+
+def choose_suites(options: Options, world_size: int) -> list[str]:
+    """Returns the suites to run.
+
+    Raises:
+        InputError: A suite is unknown or needs more ranks.
+    """
+    for suite in options.suites:
+        if suite not in SUITES:
+            raise InputError(f"The suite should be one of {', '.join(SUITES)}. Got {suite!r}." + nearest(suite, SUITES))
+        if suite in ON_RANKS and world_size < 2:
+            raise InputError(
+                f"The suite `{suite}` should have at least 2 ranks. Got {world_size}. Start it with `accelerate launch "
+                f"--config_file launch/accelerate/cpu.yaml --num_processes 2 launch/benchmark.py {suite}`."
+            )
+    if options.rounds < 1:
+        raise InputError(f"--rounds should be at least 1. Got {options.rounds}.")
+    return options.suites or [suite for suite in SUITES if world_size > 1 or suite in ON_ONE_RANK]
+
+
+def measure(rows: list[Measure], options: Options, setup: Setup) -> list[Result]:
+    """Runs the chosen figures of `rows` and prints them."""
+    rows = [row for row in rows if options.only in row.name]
+    console = Console(stderr=True, quiet=setup.rank != 0)
+    results = []
+    for number, row in enumerate(rows, start=1):
+        console.print(f"[{number}/{len(rows)}] {row.name}: {options.rounds} rounds", markup=False, highlight=False)
+        results.append(row.run(setup))
+    if rows and setup.rank == 0:
+        print_table(rows, results, setup)
+    return results
+
+
+def measure_alone(suites: list[str], options: Options) -> list[Result]:
+    """Runs suites in a process that knows nothing of the other ranks."""
+    launcher = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    environment = {key: value for key, value in os.environ.items() if key not in launcher}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "figures.json"
+        command = [sys.executable, __file__, *suites, "--rounds", str(options.rounds), "--only", options.only]
+        subprocess.run([*command, "--json", str(file)], check=True, env=environment)
+        return [Result(**entry) for entry in json.loads(file.read_text(encoding="utf-8"))]
+
+
+def print_table(rows: list[Measure], results: list[Result], setup: Setup) -> None:
+    place = (
+        torch.cuda.get_device_name(setup.device)
+        if setup.device.type == "cuda"
+        else f"{torch.get_num_threads()} threads"
+    )
+    table = Table(title=f"{setup.device.type}, {place}, {setup.world_size} ranks, {results[0].rounds} rounds")
+    for column in ("figure", "ratio of minima", "median", "10 % to 90 % of rounds", "numerator ÷ denominator, goal"):
+        table.add_column(column, justify="left" if column in ("figure",) else "right")
+    for row, result in zip(rows, results, strict=True):
+        spread = f"{result.low:.3f} to {result.high:.3f}"
+        table.add_row(row.name, f"{result.ratio:.3f}", f"{result.median:.3f}", spread, row.meaning)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+if __name__ == "__main__":
+    main()

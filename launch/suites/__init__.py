@@ -1,0 +1,1 @@
+"""The measurements of `launch/benchmark.py`, a module per suite."""
