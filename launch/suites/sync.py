@@ -1,6 +1,7 @@
 """What the number of tasks costs in a step on several ranks: ours, and DDP over all heads with find_unused_parameters."""
 
 import itertools
+import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -75,12 +76,15 @@ class AllHeads(nn.Module):
 
 def ddp_step(accelerator: Accelerator, num_tasks: int) -> Run:
     device = accelerator.device
-    model = DistributedDataParallel(
-        AllHeads(num_tasks).to(device),
-        device_ids=[device] if device.type == "cuda" else None,
-        find_unused_parameters=True,
-        broadcast_buffers=False,
-    )
+    with warnings.catch_warnings():
+        # torch 2.13 renames broadcast_buffers; earlier releases know only this name
+        warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
+        model = DistributedDataParallel(
+            AllHeads(num_tasks).to(device),
+            device_ids=[device] if device.type == "cuda" else None,
+            find_unused_parameters=True,
+            broadcast_buffers=False,
+        )
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     images, labels = torch.randn(BATCH, 3, SIZE, SIZE, device=device), torch.arange(BATCH, device=device) % 2
     sampler = TaskSampler(0, num_tasks, accelerator.num_processes)

@@ -14,6 +14,7 @@ from matl_scale.data.augment import build_augment
 from matl_scale.data.loader import ImageBatch, TrainBatches, build_loader, build_plan
 from matl_scale.errors import InputError, shortened
 from matl_scale.metrics import TaskMetrics
+from matl_scale.routing.surgery import kept_share
 from matl_scale.tracking.recorder import Recorder
 from matl_scale.train.checkpoint import (
     CheckpointInfo,
@@ -81,7 +82,7 @@ def train(config: Config, accelerator: Accelerator) -> RunOutcome:
         return RunOutcome(metrics=parts.evaluator(), step=state.step, tasks=data.task_names)
 
     with contextlib.ExitStack() as stack:
-        on_main(accelerator, lambda: open_folder(config, state.step, stack))
+        on_main(accelerator, lambda: open_folder(config, kept_share(state.model.trunk), state.step, stack))
         if checkpoint:
             changes = changes_since(checkpoint, config, data, accelerator.num_processes)
             progress.say("\n  ".join([f"going on from {checkpoint.folder}", *changes]))

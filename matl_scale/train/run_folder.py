@@ -38,14 +38,31 @@ def find_checkpoint(config: Config) -> CheckpointInfo | None:
     return None
 
 
-def open_folder(config: Config, step: int, stack: contextlib.ExitStack) -> None:
-    """Locks the run's folder, writes the config into it, and drops what an earlier start left after `step`."""
+def open_folder(config: Config, kept: tuple[float, float], step: int, stack: contextlib.ExitStack) -> None:
+    """Locks the run's folder, writes the config into it, and drops what an earlier start left after `step`.
+
+    Args:
+        config: Of the run.
+        kept: Smallest and largest share of a layer's units that a task keeps.
+        step: Steps done.
+        stack: Holds the lock.
+    """
     folder = config.run.folder
     folder.mkdir(parents=True, exist_ok=True)
     stack.enter_context(lock_folder(folder))
-    write_text(folder / CONFIG_FILE, dump_config(config))
+    write_text(folder / CONFIG_FILE, f"# {describe_kept(config, kept)}\n{dump_config(config)}")
     LocalLog(folder).forget_after(step)
     set_aside_after(folder / CHECKPOINTS, step)
+
+
+def describe_kept(config: Config, kept: tuple[float, float]) -> str:
+    """Says what σ came to in whole units, for the first line of the run's config."""
+    share = f"{kept[0]:.4g}" if kept[0] == kept[1] else f"{kept[0]:.4g} to {kept[1]:.4g}"
+    routing = config.routing
+    return (
+        f"routing.sigma = {routing.sigma} (strategy {routing.strategy}, align {routing.align}): a task keeps {share} of a "
+        "layer's units"
+    )
 
 
 def changes_since(checkpoint: CheckpointInfo, config: Config, data: RunData, world_size: int) -> list[str]:

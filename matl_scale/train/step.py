@@ -97,6 +97,8 @@ class TrainStep:
         self.accelerator, self.model, self.trunk, self.optimizer = accelerator, model, trunk, optimizer
         self.labels, self.transform, self.config, self.seed = labels, transform, config, seed
         self.sync = StepSync(model, accelerator.num_processes, config.accumulate)
+        self._trunk_parameters = list(model.trunk.parameters())
+        self._touched = list(model.parameters())  # those that may have a gradient
 
     def __call__(self, tasks: np.ndarray, batches: Iterator[ImageBatch]) -> StepResult:
         """Runs one step.
@@ -105,7 +107,7 @@ class TrainStep:
             tasks: The task of every slot of all ranks, shape `(num_slots,)`.
             batches: Of this rank.
         """
-        self.optimizer.zero_grad(set_to_none=True)
+        self._begin(tasks)
         slots = range(self.accelerator.process_index, len(tasks), self.accelerator.num_processes)
         self.trunk.begin_step(tasks[slots].tolist())
         data_wait_s = 0.0
@@ -124,6 +126,13 @@ class TrainStep:
             data_wait_s=data_wait_s,
             skipped=bool(self.accelerator.optimizer_step_was_skipped),
         )
+
+    def _begin(self, tasks: np.ndarray) -> None:
+        """Drops the gradients of the last step. No step looks at all heads: there may be thousands."""
+        for parameter in self._touched:
+            parameter.grad = None
+        active = [self.model.heads[task_id] for task_id in np.unique(tasks).tolist()]
+        self._touched = self._trunk_parameters + [parameter for head in active for parameter in head.parameters()]
 
     def _run_slot(self, slot: int, task_id: int, batch: ImageBatch) -> None:
         chosen, targets = select_labelled(self.labels[batch.rows, task_id])
@@ -147,7 +156,7 @@ class TrainStep:
     def _clip(self) -> float | None:
         if not self.config.clip_norm:
             return None
-        return float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip_norm))
+        return float(self.accelerator.clip_grad_norm_(self._touched, self.config.clip_norm))
 
 
 def select_labelled(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
