@@ -112,6 +112,7 @@ def measure(rows: list[Measure], options: Options, setup: Setup) -> list[Result]
     for number, row in enumerate(rows, start=1):
         console.print(f"[{number}/{len(rows)}] {row.name}: {options.rounds} rounds", markup=False, highlight=False)
         results.append(row.run(setup))
+        console.print(f"    {results[-1].ratio:.3f} (median {results[-1].median:.3f})", highlight=False)
     if rows and setup.rank == 0:
         print_table(rows, results, setup)
     return results

@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "RoutedModel": "matl_scale.models",
+    "Subnetwork": "matl_scale.routing.subnetwork",
     "TaskRouter": "matl_scale.routing.router",
     "draw_masks": "matl_scale.routing.masks",
     "route": "matl_scale.routing.surgery",
@@ -17,7 +18,7 @@ _PUBLIC = {
     "Task": "matl_scale.tasks",
     "InputError": "matl_scale.errors",
 }
-__all__ = ["InputError", "Manifest", "RoutedModel", "Task", "TaskRouter", "draw_masks", "route"]
+__all__ = ["InputError", "Manifest", "RoutedModel", "Subnetwork", "Task", "TaskRouter", "draw_masks", "route"]
 
 
 def __getattr__(name: str) -> Any:

@@ -101,7 +101,7 @@ def take_step(
 
 
 def is_statistic(name: str) -> bool:
-    return name.rpartition(".")[2] in ("running_mean", "running_var", "num_updates")
+    return name.rpartition(".")[2] in ("running", "num_updates")
 
 
 def largest_difference(state: dict[str, torch.Tensor], model: RoutedModel) -> tuple[float, str]:

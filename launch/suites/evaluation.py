@@ -23,9 +23,9 @@ from suites.step import binary_tasks
 
 NUM_TASKS = 40
 STORED_SIZE = (178, 218)
-NUM_IMAGES = 256
+NUM_IMAGES = 128
 SIZE = 64
-BATCH = 128
+BATCH = 64
 
 
 def write_shards(folder: Path) -> EvalData:
@@ -63,7 +63,8 @@ class Case:
 
     def evaluator(self, execution: Execution) -> Run:
         accelerator = Accelerator(cpu=self.setup.device.type == "cpu")
-        return Evaluator(accelerator, self.model, self.data, EvalConfig(batch_size=BATCH), execution)
+        evaluator = Evaluator(accelerator, self.model, self.data, EvalConfig(batch_size=BATCH), execution)
+        return lambda: (self, evaluator())  # holding the shards
 
     @torch.no_grad()
     def masked_loop(self) -> None:

@@ -169,6 +169,8 @@ class ChannelTracer:
             norm.track_running_stats and norm.momentum is not None and norm.affine
         ):
             raise self.refusal(node, "a batch norm should be affine and track running statistics with a momentum")
+        if type(norm) not in (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm, LayerNorm2d):
+            raise self.refusal(node, f"{type(norm).__name__} may do more than the norm that would replace it")
         if isinstance(norm, nn.GroupNorm) and not norm.affine:
             raise self.refusal(node, "a group norm should be affine")
         if isinstance(norm, nn.LayerNorm):
@@ -178,10 +180,8 @@ class ChannelTracer:
 
     def check_layer_norm(self, node: fx.Node, norm: nn.LayerNorm, source: Channels) -> None:
         assert source.units is not None
-        if type(norm) not in (nn.LayerNorm, LayerNorm2d) or norm.bias is None or norm.weight is None:
-            raise self.refusal(
-                node, "a layer norm should be nn.LayerNorm or torchvision's LayerNorm2d, with weight and bias"
-            )
+        if norm.bias is None or norm.weight is None:
+            raise self.refusal(node, "a layer norm should have weight and bias")
         if norm.normalized_shape != (len(source.units),) or (source.dim == 1) != isinstance(norm, LayerNorm2d):
             raise self.refusal(node, "a layer norm should be over the channels alone")
 

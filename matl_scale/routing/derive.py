@@ -17,74 +17,11 @@ from matl_scale.errors import InputError
 from matl_scale.routing.common import Source
 from matl_scale.routing.norms import TaskGroupNorm, TaskLayerNorm
 from matl_scale.routing.router import TaskRouter
-from matl_scale.routing.slicing import select_units
+from matl_scale.routing.slicing import Cut, Extremes, Fold, Slice
 from matl_scale.routing.statistics import TaskBatchNorm2d
 from matl_scale.routing.units import Channels, kept_places
 
 TaskNorm = TaskBatchNorm2d | TaskLayerNorm | TaskGroupNorm
-Places = dict[int, torch.Tensor]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cut:
-    """How one slice is made.
-
-    Attributes:
-        module: The owner of the parameter.
-        name: The parameter's name in it.
-        rows: Number of the table with the outputs that a task keeps; None for all.
-        columns: Likewise of its inputs.
-    """
-
-    module: nn.Module
-    name: str
-    rows: int | None
-    columns: int | None = None
-
-    def make(self, places: Places) -> torch.Tensor:
-        rows, columns = (None if table is None else places[table] for table in (self.rows, self.columns))
-        return select_units(getattr(self.module, self.name), rows, columns)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fold:
-    """A conv's weight and bias with the batch norm behind it folded in, for evaluation.
-
-    Attributes:
-        weight: Of the conv.
-        bias: Of the conv, if it has one.
-        norm: The norm behind it.
-        rows: Number of the table with the norm's channels.
-    """
-
-    weight: Cut
-    bias: Cut | None
-    norm: TaskBatchNorm2d
-    rows: int
-
-    def make(self, places: Places, task: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        mean, var = self.norm.read(task)
-        scale = select_units(self.norm.weight, places[self.rows], None) * (var + self.norm.eps).rsqrt()
-        bias = -mean if self.bias is None else self.bias.make(places) - mean
-        weight = self.weight.make(places) * scale[:, None, None, None]
-        return weight, bias * scale + select_units(self.norm.bias, places[self.rows], None)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Extremes:
-    """Where a task's channels are among the largest and the smallest values of windows, side by side.
-
-    Attributes:
-        norm: Behind the pool; where its weight is negative, the smallest values count.
-        rows: Number of the table with its channels.
-    """
-
-    norm: TaskBatchNorm2d
-    rows: int
-
-    def make(self, places: Places) -> torch.Tensor:
-        kept = places[self.rows]
-        return kept + self.norm.num_features * (self.norm.weight.index_select(0, kept) < 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +40,7 @@ class Derived:
     dense: fx.GraphModule
     sources: list[Source]
     tables: list[torch.Tensor]
-    slices: list["Cut | Fold | Extremes | int"]
+    slices: list[Slice]
     features: int
     num_features: int
 
@@ -128,7 +65,7 @@ class Derivation:
         # the routers' own tables are shared: with many tasks they count
         self.known = {units_of(n).tobytes(): n.meta["kept"] for n in trunk.graph.nodes if "kept" in n.meta}
         self.tables: dict[bytes, tuple[int, torch.Tensor]] = {}
-        self.slices: list[Cut | Fold | Extremes | int] = []
+        self.slices: list[Slice] = []
         self.sources: list[Source] = []
         self.modules: dict[str, nn.Module] = {}
         self.graph = fx.Graph()
@@ -204,6 +141,9 @@ class Derivation:
             tensors = [self.next_input(weight)] + ([] if bias is None else [self.next_input(bias)])
         if isinstance(module, nn.Linear):
             return self.graph.call_function(functional.linear, (x, *tensors))
+        return self.call_conv(module, x, tensors, rows)
+
+    def call_conv(self, module: nn.Conv2d, x: fx.Node, tensors: list[fx.Node], rows: int) -> fx.Node:
         padding = module.padding
         if module.padding_mode != "zeros":
             pads = list(module._reversed_padding_repeated_twice)
@@ -218,16 +158,17 @@ class Derivation:
         return self.graph.call_function(functional.conv2d, (x, *tensors), options)
 
     def norm_behind(self, node: fx.Node) -> TaskBatchNorm2d | None:
-        """Returns the batch norm that can be folded into a conv: the only one that takes its output."""
+        """Returns the batch norm that can be folded into a node: one that alone takes a conv's output."""
         user, *others = node.users
-        if not self.fold or others or user.op != "call_module" or user in self.common:
+        is_conv = node.op == "call_module" and isinstance(self.trunk.get_submodule(str(node.target)), nn.Conv2d)
+        if not self.fold or not is_conv or others or user.op != "call_module" or user in self.common:
             return None
         module = self.trunk.get_submodule(str(user.target))
         return module if isinstance(module, TaskBatchNorm2d) else None
 
     def convert_norm(self, node: fx.Node, norm: TaskNorm) -> fx.Node:
         source: Any = node.args[0]
-        if source not in self.common and source.op == "call_module" and self.norm_behind(source) is norm:
+        if source not in self.common and self.norm_behind(source) is norm:
             return self.value(source)
         key = f"norms.{str(node.target).replace('.', '_')}"
         self.modules[key] = KeptNorm(norm)
@@ -249,7 +190,7 @@ class Derivation:
         table = None if channels.units is None else self.table(node, str(node.target))
         return self.next_input(Cut(module=self.trunk.get_submodule(owner), name=name, rows=table))
 
-    def next_input(self, made: "Cut | Extremes | int") -> fx.Node:
+    def next_input(self, made: Slice) -> fx.Node:
         self.slices.append(made)
         return self.take_input()
 

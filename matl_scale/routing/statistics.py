@@ -17,16 +17,19 @@ Statistics = Literal["task", "shared"]
 
 
 class TaskBatchNorm2d(nn.Module):
-    """`nn.BatchNorm2d` with running statistics of shape `(num_tasks, num_kept)`, or `(1, num_channels)` if shared.
+    """`nn.BatchNorm2d` whose running statistics have a row per task.
 
     Args:
         norm: The batch norm to replace; weights and statistics are taken over, the latter by every task.
         kept: The channels that each task keeps, from `kept_places`, shape `(num_tasks, num_kept)`.
         statistics: `task` for a row per task; `shared` for one row, to compare with: a task updates its units there.
+
+    Attributes:
+        running: Means and variances, shape `(num_tasks, 2, num_kept)`, or `(1, 2, num_channels)` if shared.
+        num_updates: Of each row, shape `(num_tasks, 1)`, or of each channel if shared, shape `(1, num_channels)`.
     """
 
-    running_mean: torch.Tensor
-    running_var: torch.Tensor
+    running: torch.Tensor
     num_updates: torch.Tensor
     kept: torch.Tensor
 
@@ -40,8 +43,7 @@ class TaskBatchNorm2d(nn.Module):
         self.weight, self.bias = norm.weight, norm.bias
         self.register_buffer("kept", kept, persistent=False)
         rows = kept.long() if statistics == "task" else torch.arange(self.num_features)[None]
-        self.register_buffer("running_mean", norm.running_mean[rows])
-        self.register_buffer("running_var", norm.running_var[rows])
+        self.register_buffer("running", torch.stack([norm.running_mean[rows], norm.running_var[rows]], dim=1))
         counts = (len(rows), 1) if statistics == "task" else rows.shape
         self.register_buffer("num_updates", torch.zeros(counts, dtype=norm.running_mean.dtype))
 
@@ -55,15 +57,15 @@ class TaskBatchNorm2d(nn.Module):
         if len(task) > 1:
             return self._forward_mixed(x, task)
         places = places_of(self.kept, task)
+        if self.training:
+            y, statistics = self._normalise_batch(x, self.weight, self.bias)
+            self._update(task, statistics.index_select(1, places))
+            return y
         # channels that the task does not keep are switched off by the router behind this norm
         mean, var = torch.zeros_like(self.bias), torch.ones_like(self.bias)
-        if self.training:
-            y = self._normalise(x, mean, var, self.weight, self.bias)
-            self._update(task, mean.index_select(0, places), var.index_select(0, places))
-            return y
         kept_mean, kept_var = self.read(task)
         mean, var = mean.index_copy(0, places, kept_mean), var.index_copy(0, places, kept_var)
-        return self._normalise(x, mean, var, self.weight, self.bias)
+        return functional.batch_norm(x, mean, var, self.weight, self.bias, False, 0.0, self.eps)
 
     def forward_kept(
         self, x: torch.Tensor, task: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
@@ -77,42 +79,45 @@ class TaskBatchNorm2d(nn.Module):
             bias: Likewise.
         """
         if not self.training:
-            return self._normalise(x, *self.read(task), weight, bias)
-        mean, var = torch.zeros_like(bias), torch.ones_like(bias)
-        y = self._normalise(x, mean, var, weight, bias)
-        self._update(task, mean, var)
+            return functional.batch_norm(x, *self.read(task), weight, bias, False, 0.0, self.eps)
+        y, statistics = self._normalise_batch(x, weight, bias)
+        self._update(task, statistics)
         return y
 
     def read(self, task: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns the running mean and variance of the units that a task keeps, each `(num_kept,)`."""
-        if self.statistics == "task":
-            return self.running_mean.index_select(0, task)[0], self.running_var.index_select(0, task)[0]
-        places = places_of(self.kept, task)
-        return self.running_mean[0].index_select(0, places), self.running_var[0].index_select(0, places)
+        row = self.running.index_select(*self._place(task))[0]
+        return row[0], row[1]
 
-    def _normalise(
-        self, x: torch.Tensor, mean: torch.Tensor, var: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
-    ) -> torch.Tensor:
+    def _place(self, task: torch.Tensor) -> tuple[int, torch.Tensor]:
+        """Returns where a task's statistics are: along which dimension, at which places."""
+        return (0, task) if self.statistics == "task" else (-1, places_of(self.kept, task))
+
+    def _normalise_batch(
+        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns the normalised batch, and its means and variances, shape `(2, num_channels)`."""
+        statistics = bias.new_zeros(2, len(bias))
         # with momentum 1 the "running" statistics come out as this batch's
-        momentum = 1.0 if self.training else 0.0
-        return functional.batch_norm(x, mean, var, weight, bias, self.training, momentum, self.eps)
+        y = functional.batch_norm(x, statistics[0], statistics[1], weight, bias, True, 1.0, self.eps)
+        return y, statistics
 
     @torch.no_grad()
-    def _update(self, task: torch.Tensor, mean: torch.Tensor, var: torch.Tensor) -> None:
+    def _update(self, task: torch.Tensor, statistics: torch.Tensor) -> None:
         # indexing with a tensor keeps one compiled graph for all tasks
-        dim, index = (0, task) if self.statistics == "task" else (1, places_of(self.kept, task))
-        num_updates = self.num_updates.index_select(dim, index)
-        weight = (1 / (num_updates + 1)).clamp(min=self.momentum)
-        for running, value in ((self.running_mean, mean), (self.running_var, var)):
-            running.index_copy_(dim, index, torch.lerp(running.index_select(dim, index), value[None], weight))
-        self.num_updates.index_copy_(dim, index, num_updates + 1)
+        dim, index = self._place(task)
+        updates = self.num_updates.index_select(dim, index) + 1
+        self.num_updates.index_copy_(dim, index, updates)
+        weight = updates.reciprocal().clamp_(min=self.momentum)
+        running = self.running.index_select(dim, index)
+        self.running.index_copy_(dim, index, running.lerp_(statistics[None], weight))
 
     def _forward_mixed(self, x: torch.Tensor, task: torch.Tensor) -> torch.Tensor:
         if self.training:
             raise RuntimeError("A mixed-task batch cannot train a batch norm: its statistics belong to one task.")
-        places = self.kept.index_select(0, task).long()
-        mean, var = self.running_mean, self.running_var
+        mean, var = self.running[:, 0], self.running[:, 1]
         if self.statistics == "task":
+            places = self.kept.index_select(0, task).long()
             mean = torch.zeros_like(self.bias).repeat(len(x), 1).scatter(1, places, mean.index_select(0, task))
             var = torch.ones_like(self.bias).repeat(len(x), 1).scatter(1, places, var.index_select(0, task))
         scale = self.weight * (var + self.eps).rsqrt()
@@ -121,8 +126,8 @@ class TaskBatchNorm2d(nn.Module):
         return y.to(x.dtype)
 
     def row(self, index: int) -> list[torch.Tensor]:
-        """Returns views of everything that belongs to one row: mean, variance, number of updates."""
-        return [buffer[index] for buffer in (self.running_mean, self.running_var, self.num_updates)]
+        """Returns flat views of what belongs to one row: means and variances, number of updates."""
+        return [self.running[index].view(-1), self.num_updates[index]]
 
     def row_of(self, task_id: int) -> int:
         """Returns the row of the running statistics that a task uses."""

@@ -83,9 +83,9 @@ class NormStatistics:
         """Divides the changes of shared statistics, where a slot changes only its task's units, by the updates of each."""
         parts = iter(change.split(self._sizes))
         means = []
-        for mean, var, updates in zip(parts, parts, parts, strict=True):
+        for running, updates in zip(parts, parts, strict=True):
             runs = updates.clamp(min=1)
-            means += [mean / runs, var / runs, updates / runs]
+            means += [(running.view(2, -1) / runs).flatten(), updates / runs]
         return torch.cat(means)
 
     def _rows(self, row: int) -> list[torch.Tensor]:

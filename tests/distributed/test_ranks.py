@@ -59,13 +59,20 @@ def saved_state(config: Config) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def variants(tmp_path_factory: pytest.TempPathFactory, small_set: ShardSet) -> dict[str, Config]:
-    """Runs that differ in optimizer, statistics and policy."""
+    """Runs that differ in optimizer, statistics, policy and execution; the reference is masked in all of them."""
     folder = tmp_path_factory.mktemp("variants")
     return {
         "sgd": build_config(folder, small_set, "sgd", train=TrainConfig(steps=12, precision="fp32", clip_norm=1.0)),
         "adamw": build_config(folder, small_set, "adamw", optim=ADAMW),
         "shared": build_config(
             folder, small_set, "shared", routing=RoutingConfig(sigma=0.5, statistics="shared"), tasks=TasksConfig()
+        ),
+        "masked": build_config(
+            folder,
+            small_set,
+            "masked",
+            routing=RoutingConfig(sigma=0.5, execution="masked"),
+            train=TrainConfig(steps=4, precision="fp32"),
         ),
     }
 

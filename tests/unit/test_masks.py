@@ -68,3 +68,27 @@ def test_bad_sigma_or_strategy_is_refused(sigma: float, strategy: str) -> None:
 def test_partition_without_a_unit_per_task_is_refused_by_layer() -> None:
     with pytest.raises(InputError, match=r"layer `conv1` has 16 units"):
         draw_masks(175, 16, 0.5, seed=0, layer="conv1", strategy="partition")
+
+
+@pytest.mark.parametrize(
+    ("num_units", "sigma", "kept"), [(64, 0.3, 16), (64, 0.5, 32), (60, 0.97, 56), (8, 0.1, 8), (33, 1.0, 33)]
+)
+def test_aligned_counts_are_multiples_near_sigma(num_units: int, sigma: float, kept: int) -> None:
+    mask = draw_masks(12, num_units, sigma, seed=0, layer="x", align=8)
+    assert mask.sum(dim=1).tolist() == [kept] * 12
+
+
+@pytest.mark.parametrize(("num_tasks", "num_units", "sigma"), [(2, 64, 0.5), (5, 64, 0.25), (3, 128, 0.0)])
+def test_aligned_partition(num_tasks: int, num_units: int, sigma: float) -> None:
+    mask = draw_masks(num_tasks, num_units, sigma, seed=0, layer="x", strategy="partition", align=8)
+    counts = mask.sum(dim=1)
+    assert (counts == counts[0]).all()
+    assert counts[0] % 8 == 0
+    assert set(mask.sum(dim=0).tolist()) <= {0, 1, num_tasks}
+
+
+def test_alignment_above_the_width_is_refused_by_layer() -> None:
+    with pytest.raises(InputError, match=r"`routing.align` should be .* layer `features.3` has 12.*Got 16"):
+        draw_masks(4, 12, 0.5, seed=0, layer="features.3", align=16)
+    with pytest.raises(InputError, match=r"layer `x` has 16 units.*multiple of `routing.align` = 8"):
+        draw_masks(7, 16, 0.5, seed=0, layer="x", strategy="partition", align=8)

@@ -11,10 +11,10 @@ ALL = torch.arange(4).repeat(3, 1)  # three tasks that keep all of four channels
 
 def test_only_the_active_task_is_updated() -> None:
     norm = TaskBatchNorm2d(nn.BatchNorm2d(4), ALL[:3])
-    before = norm.running_mean.clone()
+    before = norm.running[:, 0].clone()
     norm(torch.randn(8, 4, 2, 2) + 5, torch.tensor([1]))
-    assert torch.equal(norm.running_mean[[0, 2]], before[[0, 2]])
-    assert (norm.running_mean[1] > 3).all()
+    assert torch.equal(norm.running[[0, 2], 0], before[[0, 2]])
+    assert (norm.running[1, 0] > 3).all()
 
 
 def test_statistics_begin_as_the_average_and_go_on_as_a_moving_average() -> None:
@@ -24,14 +24,14 @@ def test_statistics_begin_as_the_average_and_go_on_as_a_moving_average() -> None
     for batch in batches[:4]:
         norm(batch, torch.tensor([1]))
         average(batch)
-    torch.testing.assert_close(norm.running_mean[1], average.running_mean)
-    torch.testing.assert_close(norm.running_var[1], average.running_var)
+    torch.testing.assert_close(norm.running[1, 0], average.running_mean)
+    torch.testing.assert_close(norm.running[1, 1], average.running_var)
     average.momentum = 0.25
     for batch in batches[4:]:
         norm(batch, torch.tensor([1]))
         average(batch)
-    torch.testing.assert_close(norm.running_mean[1], average.running_mean)
-    torch.testing.assert_close(norm.running_var[1], average.running_var)
+    torch.testing.assert_close(norm.running[1, 0], average.running_mean)
+    torch.testing.assert_close(norm.running[1, 1], average.running_var)
 
 
 def test_shared_statistics_have_one_row_for_all_tasks() -> None:

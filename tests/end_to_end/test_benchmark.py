@@ -1,0 +1,38 @@
+"""`launch/benchmark.py` as a user starts it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def benchmark(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "launch/benchmark.py", *arguments]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False)
+
+
+def test_figures_as_a_table_and_as_json(tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    result = benchmark("step", "--only", "resnet18_vs_small", "--rounds", "2", "--json", str(file))
+    assert result.returncode == 0, result.stderr
+    assert "step_resnet18_vs_small" in result.stdout
+    figures = json.loads(file.read_text())
+    assert [figure["name"] for figure in figures] == ["step_resnet18_vs_small", "step_resnet18_vs_small_with_optimizer"]
+    for figure in figures:
+        assert set(figure) == {"suite", "name", "ratio", "median", "low", "high", "rounds"}
+        assert figure["suite"] == "step"
+        assert figure["rounds"] == 2
+        assert 0 < figure["low"] <= figure["median"] <= figure["high"]
+        assert figure["ratio"] > 0
+
+
+def test_a_suite_without_enough_ranks_is_refused() -> None:
+    result = benchmark("step", "sync")
+    assert result.returncode == 2
+    assert "The suite `sync` should have at least 2 ranks. Got 1." in result.stderr
+    assert "--num_processes 2 launch/benchmark.py sync" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
