@@ -1,4 +1,4 @@
-"""Logits of many tasks for the same images: what tasks have in common is computed once, slices are gathered seldom."""
+"""Logits of many tasks for the same images: what tasks have in common is computed once, slices are gathered once."""
 
 from collections.abc import Iterator, Mapping
 from typing import cast
@@ -15,7 +15,7 @@ class Predictor:
     Args:
         model: The network; its weights may change between one `start` and the next.
         execution: Whether to run only each task's units.
-        task_chunk: Tasks whose slices are held at once.
+        task_chunk: Tasks whose slices are kept from one batch to the next; the others are gathered for every batch.
     """
 
     def __init__(self, model: RoutedModel, execution: Execution, task_chunk: int) -> None:
@@ -38,24 +38,15 @@ class Predictor:
             places: Per task the images it should see, as places in the batch, shape `(num_places,)`; None for all.
         """
         prepared = [images] if self.network is None else self.network.prepare(images)
-        tasks = list(places)
-        for start in range(0, len(tasks), self.task_chunk):
-            chunk = tasks[start : start + self.task_chunk]
-            if not self._holds_all:
-                self._held = {}
-            for task_id in chunk:
-                chosen = places[task_id]
-                inputs = prepared if chosen is None else [part.index_select(0, chosen) for part in prepared]
-                yield task_id, self._run(task_id, inputs)
-
-    @property
-    def _holds_all(self) -> bool:
-        return len(self.model.heads) <= self.task_chunk
+        for task_id, chosen in places.items():
+            inputs = prepared if chosen is None else [part.index_select(0, chosen) for part in prepared]
+            yield task_id, self._run(task_id, inputs)
 
     def _run(self, task_id: int, inputs: list[torch.Tensor]) -> torch.Tensor:
         if self.network is None:
             return cast(torch.Tensor, self.model(inputs[0], task_id))
         task = torch.tensor([task_id], device=inputs[0].device)
-        if task_id not in self._held:
-            self._held[task_id] = self.network.gather(task)
-        return cast(torch.Tensor, self.model.heads[task_id](self.network(inputs, task, self._held[task_id])))
+        slices = self._held[task_id] if task_id in self._held else self.network.gather(task)
+        if len(self._held) < self.task_chunk:
+            self._held[task_id] = slices
+        return cast(torch.Tensor, self.model.heads[task_id](self.network(inputs, task, slices)))

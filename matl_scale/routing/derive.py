@@ -114,7 +114,8 @@ class Derivation:
             assert node in self.common, node
             value = self.next_source((node, None))
             channels: Channels = node.meta["channels"]
-            if channels.units is not None and not self.keeps_all(node):
+            if channels.units is not None:
+                # a copy even where the task keeps all: what follows may work in place, and other tasks come after
                 places = self.next_input(self.table(node, str(node.target)))
                 value = self.graph.call_function(torch.index_select, (value, channels.dim, places))
             self.values[node] = value
@@ -200,9 +201,6 @@ class Derivation:
 
     def mask(self, node: fx.Node) -> torch.Tensor:
         return torch.stack([self.columns[unit] for unit in units_of(node).tolist()], dim=1)
-
-    def keeps_all(self, node: fx.Node) -> bool:
-        return bool(self.mask(node).all())
 
     def table(self, node: Any, module: str) -> int:
         """Returns the number of the table with the places that tasks keep of a node's channels."""

@@ -31,8 +31,8 @@ class EvalConfig:
     batch_size: int = 256
     """Images per rank that are read at once; each task sees the labelled ones among them."""
     task_chunk: int = 64
-    """Tasks whose sub-networks are held in memory at once, each about sigma² of the trunk. If that is all of them, each is
-    gathered once per evaluation, else once per batch."""
+    """Tasks whose sub-networks stay in memory for a whole evaluation, each about sigma² of the trunk; those of the others are
+    gathered again for every batch."""
 
     def __post_init__(self) -> None:
         if self.every < 0:
