@@ -1,4 +1,4 @@
-"""Logits of many tasks for the same images: what tasks have in common is computed once, slices are gathered once."""
+"""Logits of many tasks for the same images: what tasks have in common is computed once, slices are kept between batches."""
 
 from collections.abc import Iterator, Mapping
 from typing import cast
@@ -25,6 +25,8 @@ class Predictor:
 
     def start(self) -> None:
         """Begins with the weights as they are now; call it in evaluation mode, and again when the weights changed."""
+        if self.model.training:
+            raise RuntimeError("The network should be in evaluation mode: call `model.eval()` first.")
         self._held = {}
 
     @torch.no_grad()

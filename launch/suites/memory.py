@@ -4,6 +4,7 @@ On a GPU the allocator counts. On a CPU every measurement is a process of its ow
 processes are forked from one that has imported everything, so that each starts from the same size.
 """
 
+import gc
 import multiprocessing
 import os
 import resource
@@ -27,6 +28,7 @@ def peak_bytes(num_tasks: int) -> int:
     accelerator = build_accelerator("fp32")
     on_gpu = accelerator.device.type == "cuda"
     if on_gpu:
+        gc.collect()  # the network before this one
         torch.cuda.reset_peak_memory_stats()
     step = OurStep(accelerator, num_tasks, SIZE)
     for _ in range(NUM_STEPS):

@@ -7,6 +7,7 @@ naming the module.
 """
 
 import operator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ POOL_FUNCTIONS = (functional.adaptive_avg_pool2d, functional.avg_pool2d, functio
 GATE_FUNCTIONS = (torch.sigmoid, functional.sigmoid, functional.hardsigmoid)
 BINARY_FUNCTIONS = (operator.add, operator.iadd, operator.mul, operator.imul, torch.add, torch.mul)
 PRODUCTS = (operator.mul, operator.imul, torch.mul, "mul", "mul_")
+ARGUMENT_KINDS = (int, float, bool, str, tuple, type(None), torch.dtype)
 NORM_MODULES = (nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
 
 
@@ -51,7 +53,7 @@ class ChannelTracer:
         for node in self.root.graph.nodes:
             self.visit(node)
         roots = {
-            node: Channels(units=self.unions.roots(found.units), dim=found.dim) if found.units is not None else found
+            node: found if found.units is None else replace(found, units=self.unions.roots(found.units))
             for node, found in self.channels.items()
         }
         return ChannelMap(channels=roots, routed=self.routed, streams=self.collect_streams())
@@ -67,6 +69,8 @@ class ChannelTracer:
         return streams
 
     def visit(self, node: fx.Node) -> None:
+        if [value for value in node.kwargs.values() if not isinstance(value, ARGUMENT_KINDS)]:
+            raise self.refusal(node, "tensors given by name cannot be followed; give them by position")
         if node.op == "placeholder":
             self.channels[node] = Channels(units=None)
         elif node.op == "get_attr":
@@ -124,7 +128,7 @@ class ChannelTracer:
         elif function in POOL_FUNCTIONS:
             self.visit_pool(node)
         elif function in ELEMENTWISE_FUNCTIONS:
-            if node.kwargs.get("training") is True:
+            if function is functional.dropout and node.kwargs.get("training", (*node.args, 0, True)[2]) is not False:
                 raise self.refusal(
                     node, "a function with training=True stays so in evaluation; use the module (nn.Dropout)"
                 )
@@ -171,8 +175,8 @@ class ChannelTracer:
             raise self.refusal(node, "a batch norm should be affine and track running statistics with a momentum")
         if type(norm) not in (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm, LayerNorm2d):
             raise self.refusal(node, f"{type(norm).__name__} may do more than the norm that would replace it")
-        if isinstance(norm, nn.GroupNorm) and not norm.affine:
-            raise self.refusal(node, "a group norm should be affine")
+        if isinstance(norm, nn.GroupNorm) and not (norm.affine and source.dim == 1 and len(shape_of(node)) == 4):
+            raise self.refusal(node, "a group norm should be affine, over images")
         if isinstance(norm, nn.LayerNorm):
             self.check_layer_norm(node, norm, source)
         self.pass_on(node)
@@ -192,7 +196,10 @@ class ChannelTracer:
 
     def visit_parameter(self, node: fx.Node) -> None:
         """A scale or shift per channel, shape `(num_channels, 1, 1)`: no units of its own."""
-        parameter = self.root.get_parameter(str(node.target))
+        owner, _, name = str(node.target).rpartition(".")
+        parameter = getattr(self.root.get_submodule(owner), name)
+        if not isinstance(parameter, nn.Parameter):
+            raise self.refusal(node, f"the tensor {node.target} is no parameter and cannot be followed")
         if parameter.ndim != 3 or parameter.shape[1:] != (1, 1):
             raise self.refusal(node, f"a parameter of shape {tuple(parameter.shape)} cannot be followed")
 
@@ -210,7 +217,8 @@ class ChannelTracer:
         shape = shape_of(node)
         if len(shape) != 2 or source.units is None or source.dim != 1 or shape[1] % len(source.units):
             raise self.refusal(node, "only a flatten of channels and pixels to features can be followed")
-        self.channels[node] = Channels(units=np.repeat(source.units, shape[1] // len(source.units)))
+        pixels = shape[1] // len(source.units)
+        self.channels[node] = Channels(units=np.repeat(source.units, pixels), pixels=pixels)
 
     def visit_mean(self, node: fx.Node) -> None:
         dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
@@ -223,6 +231,8 @@ class ChannelTracer:
         dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
         if dim != 1 or any(part.units is None or part.dim != 1 for part in parts):
             raise self.refusal(node, "only a concatenation of channels can be followed")
+        if self.ungated & set(node.all_input_nodes):
+            raise self.refusal(node, "a sigmoid's output can only scale routed channels")
         self.channels[node] = Channels(units=np.concatenate([part.units for part in parts if part.units is not None]))
 
     def visit_output(self, node: fx.Node) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx, nn
 from torch.nn import functional
@@ -21,6 +22,7 @@ from matl_scale.routing.slicing import Cut, Extremes, Fold, Slice
 from matl_scale.routing.statistics import TaskBatchNorm2d
 from matl_scale.routing.units import Channels, kept_places
 
+NO_VALUE = ("placeholder", "output", "get_attr")
 TaskNorm = TaskBatchNorm2d | TaskLayerNorm | TaskGroupNorm
 
 
@@ -33,8 +35,8 @@ class Derived:
         sources: The nodes of the trunk's graph whose values it starts from, at full width; some with a max pool.
         tables: Per table the places that each task keeps, shape `(num_tasks, num_kept)`.
         slices: How the slices are made, in order: a `Cut`, a `Fold` (two slices), `Extremes`, or the number of a table.
-        features: Number of the table of the features.
-        num_features: At full width.
+        features: Number of the table of the features' channels.
+        num_channels: Of the features, at full width.
     """
 
     dense: fx.GraphModule
@@ -42,7 +44,7 @@ class Derived:
     tables: list[torch.Tensor]
     slices: list[Slice]
     features: int
-    num_features: int
+    num_channels: int
 
 
 class KeptNorm(nn.Module):
@@ -62,7 +64,7 @@ class Derivation:
     def __init__(self, trunk: fx.GraphModule, common: set[fx.Node], pools: dict[fx.Node, fx.Node], fold: bool) -> None:
         self.trunk, self.common, self.pools, self.fold = trunk, common, pools, fold
         self.columns = unit_columns(trunk)
-        # the routers' own tables are shared: with many tasks they count
+        # the routers' own tables take no further memory on a CPU: with many tasks they count
         self.known = {units_of(n).tobytes(): n.meta["kept"] for n in trunk.graph.nodes if "kept" in n.meta}
         self.tables: dict[bytes, tuple[int, torch.Tensor]] = {}
         self.slices: list[Slice] = []
@@ -77,18 +79,19 @@ class Derivation:
         output = next(node for node in self.trunk.graph.nodes if node.op == "output")
         features = output.args[0]
         for node in self.trunk.graph.nodes:
-            if node.op == "get_attr" or (node.op not in ("placeholder", "output") and node not in self.common):
+            if (node.op == "get_attr" and node.users) or (node.op not in NO_VALUE and node not in self.common):
                 self.values[node] = self.convert(node)
         self.graph.output(self.value(features))
         self.graph.lint()
-        table = self.table(features, "features")
+        channels: Channels = features.meta["channels"]
         return Derived(
             dense=fx.GraphModule(self.modules, self.graph, "Subnetwork"),
             sources=self.sources,
-            tables=[kept for _, kept in self.tables.values()],
             slices=self.slices,
-            features=table,
-            num_features=len(units_of(features)),
+            # a flatten's features per channel depend on the size of the images
+            features=self.table_of(units_of(features)[:: channels.pixels], "features"),
+            num_channels=len(units_of(features)) // channels.pixels,
+            tables=[kept for _, kept in self.tables.values()],  # the last: the entries above add to them
         )
 
     def convert(self, node: fx.Node) -> fx.Node:
@@ -199,14 +202,15 @@ class Derivation:
         self.num_inputs += 1
         return self.graph.call_function(operator.getitem, (self.inputs, self.num_inputs - 1))
 
-    def mask(self, node: fx.Node) -> torch.Tensor:
-        return torch.stack([self.columns[unit] for unit in units_of(node).tolist()], dim=1)
-
     def table(self, node: Any, module: str) -> int:
         """Returns the number of the table with the places that tasks keep of a node's channels."""
-        key = units_of(node).tobytes()
+        return self.table_of(units_of(node), module)
+
+    def table_of(self, units: np.ndarray, module: str) -> int:
+        key = units.tobytes()
         if key not in self.tables:
-            kept = self.known[key] if key in self.known else kept_places(self.mask(node), module)
+            mask = torch.stack([self.columns[unit] for unit in units.tolist()], dim=1)
+            kept = self.known[key] if key in self.known else kept_places(mask, module)
             self.tables[key] = (len(self.tables), kept)
         return self.tables[key][0]
 
@@ -232,9 +236,12 @@ def unit_columns(trunk: fx.GraphModule) -> dict[int, torch.Tensor]:
 def check_plain(module: nn.Conv2d | nn.Linear, name: str) -> None:
     """Raises `InputError` for a layer that does more than its weight and bias say."""
     plain: Callable[..., Any] = nn.Conv2d.forward if isinstance(module, nn.Conv2d) else nn.Linear.forward
-    hooks = module._forward_hooks or module._forward_pre_hooks
-    if type(module).forward is not plain or hooks:
-        what = "it has forward hooks" if hooks else f"{type(module).__name__} has a forward of its own"
+    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
+    own = type(module).forward is not plain or "forward" in vars(module)
+    if isinstance(module, nn.Conv2d):
+        own = own or type(module)._conv_forward is not nn.Conv2d._conv_forward
+    if own or hooks:
+        what = "it has hooks" if hooks else f"{type(module).__name__} has a forward of its own"
         raise InputError(
             f"This backbone has no sub-networks: module `{name}`: {what}, which slices of its weight would pass by. "
             "Use `routing.execution` = masked."
@@ -253,4 +260,6 @@ def derive(trunk: fx.GraphModule, *, common: set[fx.Node], pools: dict[fx.Node, 
     Raises:
         InputError: A layer cannot be sliced; names it.
     """
+    if any(node.op == "call_module" and "channels" not in node.meta for node in trunk.graph.nodes):
+        raise InputError("The trunk should come from `route()` in this process, or from a copy of what it returned.")
     return Derivation(trunk, common, pools, fold).run()

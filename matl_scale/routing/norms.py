@@ -95,7 +95,12 @@ class TaskGroupNorm(nn.Module):
     def _normalise(
         self, x: torch.Tensor, groups: torch.Tensor, mask: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
     ) -> torch.Tensor:
-        x = at_least_float32(x)
+        with torch.autocast(x.device.type, enabled=False):  # sums over groups are matrix products, which it would round
+            return self._normalise_exactly(at_least_float32(x), groups, mask, weight, bias)
+
+    def _normalise_exactly(
+        self, x: torch.Tensor, groups: torch.Tensor, mask: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
+    ) -> torch.Tensor:
         members = functional.one_hot(groups, self.num_groups).to(x.dtype)  # (num_channels, num_groups)
         on = mask[:, :, None, None].to(x.dtype)
         # a group of which the task keeps nothing has no channel to normalise

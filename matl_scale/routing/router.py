@@ -1,5 +1,7 @@
 """The task routing layer: multiplies its input by the active task's mask. The mask is a buffer, never a parameter."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -25,6 +27,15 @@ class TaskRouter(nn.Module):
             )
         self.channel_dim = channel_dim
         self.register_buffer("mask", mask)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        saved = state_dict.get(f"{prefix}mask")
+        if saved is not None and not torch.equal(saved.to(self.mask.device), self.mask):
+            errors = arguments[-1]
+            errors.append(
+                f"{prefix}mask is another: route with the tasks, σ and seed that the weights were trained with"
+            )
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     def forward(self, x: torch.Tensor, task: torch.Tensor) -> torch.Tensor:
         """Applies the mask.

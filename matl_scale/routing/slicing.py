@@ -76,7 +76,7 @@ def select_units(weight: torch.Tensor, rows: torch.Tensor | None, columns: torch
         A tensor of the same memory format; its gradient arrives in `weight`, zero elsewhere.
     """
     if rows is None and columns is None:
-        return weight
+        return weight.view_as(weight)  # never the parameter itself: hooks on a slice go with the slice
     if weight.ndim == 1:
         assert rows is not None
         return weight.index_select(0, rows)

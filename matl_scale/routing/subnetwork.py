@@ -19,14 +19,14 @@ class SlicedNetwork(nn.Module):
     """A derived network with its tables; base of the two below.
 
     Args:
-        trunk: From `route()`.
+        trunk: From `route()`, on the device where it will run.
         derived: From it.
     """
 
     def __init__(self, trunk: fx.GraphModule, derived: Derived) -> None:
         super().__init__()
         self.trunk, self.dense = trunk, derived.dense
-        self.slices, self.num_features, self._features = derived.slices, derived.num_features, derived.features
+        self.slices, self.num_channels, self._features = derived.slices, derived.num_channels, derived.features
         device = next(iter(trunk.buffers())).device
         self.num_tables = len(derived.tables)
         for number, table in enumerate(derived.tables):
@@ -63,9 +63,11 @@ class SlicedNetwork(nn.Module):
     def widen(self, features: torch.Tensor, task: torch.Tensor) -> torch.Tensor:
         """Puts a sub-network's features at their places among all, zero elsewhere, as the heads expect them."""
         places = places_of(self.get_buffer(f"kept_{self._features}"), task)
-        if len(places) == self.num_features:
+        if len(places) == self.num_channels:
             return features
-        return features.new_zeros(len(features), self.num_features).index_copy(1, places, features)
+        by_channel = features.view(len(features), len(places), -1)
+        wide = by_channel.new_zeros(len(features), self.num_channels, by_channel.shape[2])
+        return wide.index_copy(1, places, by_channel).flatten(1)
 
 
 class Subnetwork(SlicedNetwork):

@@ -140,7 +140,9 @@ def insert_routers(
         module = routed.get_submodule(name)
         key = name.replace(".", "_")
         if key in routers:
-            raise InputError(f"This backbone cannot be routed: module `{name}`: it is called twice.")
+            raise InputError(
+                f"This backbone cannot be routed: module `{name}`: it is called twice, or named like another."
+            )
         if units.tobytes() not in masks:
             mask = torch.stack([columns[unit] for unit in units.tolist()], dim=1)
             masks[units.tobytes()] = (mask, kept_places(mask, name))

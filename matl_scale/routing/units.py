@@ -49,10 +49,12 @@ class Channels:
     Attributes:
         units: The unit behind each channel, shape `(num_channels,)`; None for the input image, which has none.
         dim: Which dimension they are: 1, or -1 for the last.
+        pixels: Features per channel, side by side, after a flatten, for images of the size that was traced.
     """
 
     units: np.ndarray | None
     dim: int = 1
+    pixels: int = 1
 
 
 @dataclass(kw_only=True)

@@ -23,7 +23,7 @@ from matl_scale.routing.router import TaskRouter
 CHECKPOINTS = "checkpoints"  # in the run's folder
 STATE_FILE = "state.pt"
 INFO_FILE = "checkpoint.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: norm statistics over the units that a task keeps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +132,12 @@ def read_info(folder: Path) -> CheckpointInfo:
     path = folder / INFO_FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        version = content["format_version"]
+        if version != FORMAT_VERSION:
+            raise InputError(
+                f"{folder} has checkpoint format {version}; this version of matl_scale reads {FORMAT_VERSION}. Go on with the "
+                "version that wrote it, or start anew under another `run.name`."
+            )
         return CheckpointInfo(
             folder=folder,
             step=content["step"],
@@ -142,6 +148,8 @@ def read_info(folder: Path) -> CheckpointInfo:
             world_size=content["world_size"],
             config=content["config"],
         )
+    except InputError:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder} is not a complete checkpoint: {INFO_FILE} cannot be read ({error!r}).") from error
 

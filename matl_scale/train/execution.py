@@ -91,7 +91,8 @@ class SharedSlices:
 
     def take(self, task_id: int, task: torch.Tensor) -> list[torch.Tensor]:
         """Returns the slices for the next micro-step, which should run `task_id`."""
-        assert self._left.pop(0) == task_id
+        planned = self._left.pop(0)
+        assert planned == task_id
         slices = self._slices.pop(task_id) if task_id in self._slices else self.gather(task)
         if task_id not in self._left:
             for part, waiting in zip(slices, self._waiting.pop(task_id, []), strict=False):

@@ -55,7 +55,7 @@ def build_optimizer(config: OptimConfig, model: RoutedModel, fused: bool = True)
         vectors = [parameter for parameter in part.parameters() if parameter.ndim <= 1]
         for parameters, decay in ((matrices, config.weight_decay), (vectors, 0.0)):
             if parameters:
-                group = {"params": parameters, "weight_decay": decay, "lr_scale": scale, "fused": fused_part}
+                group = {"params": parameters, "weight_decay": decay, "lr_scale": scale, "fused": fused_part or None}
                 groups.append(group)
     if config.name == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)

@@ -60,9 +60,9 @@ class TrainState:
         """Takes over a checkpoint's state; the optimizer's settings stay those of this run's config."""
         self.model.load_state_dict(state["model"])
         settings = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(state["optimizer"])
-        for group, values in zip(self.optimizer.param_groups, settings, strict=True):
-            group.update(values)
+        saved = state["optimizer"]
+        groups = [group | own for group, own in zip(saved["param_groups"], settings, strict=True)]
+        self.optimizer.load_state_dict(saved | {"param_groups": groups})
         if self.scaler is not None and state["scaler"] is not None:
             self.scaler.load_state_dict(state["scaler"])
         if self.ema is not None:

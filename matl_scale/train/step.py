@@ -128,7 +128,7 @@ class TrainStep:
         )
 
     def _begin(self, tasks: np.ndarray) -> None:
-        """Drops the gradients of the last step. No step looks at all heads: there may be thousands."""
+        """Drops the gradients of the last step: those of its heads, not of all the thousands there may be."""
         for parameter in self._touched:
             parameter.grad = None
         active = [self.model.heads[task_id] for task_id in np.unique(tasks).tolist()]

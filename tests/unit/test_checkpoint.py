@@ -122,3 +122,10 @@ def test_going_back_sets_later_checkpoints_aside(tmp_path: Path) -> None:
 def test_a_folder_that_is_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a complete checkpoint"):
         read_info(tmp_path)
+
+
+def test_a_checkpoint_of_another_format_is_refused(tmp_path: Path) -> None:
+    info = save(tmp_path, 3) / checkpoints.INFO_FILE
+    info.write_text(info.read_text().replace(f'"format_version": {checkpoints.FORMAT_VERSION}', '"format_version": 1'))
+    with pytest.raises(InputError, match="has checkpoint format 1; this version of matl_scale reads 2"):
+        list_checkpoints(tmp_path)

@@ -244,9 +244,37 @@ def test_what_tasks_have_in_common_is_computed_once() -> None:
     assert features.shape == (4, 128), "without routing and task statistics, all of the trunk is common"
 
 
+def test_flattened_features_of_images_of_another_size() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, stride=4), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten()).double()
+    trunk = route(net, 3, 0.5)
+    subnetwork, task = Subnetwork(trunk), torch.tensor([1])
+    for size in (32, 64):
+        assert gap(subnetwork(images_of(size), task), trunk(images_of(size), task)) < 1e-12
+
+
+def test_weights_of_a_network_with_other_masks_are_refused() -> None:
+    trunk = route(backbone_of("vgg11", 0.25), 3, 0.5, seed=1)
+    with pytest.raises(RuntimeError, match="mask is another: route with the tasks, σ and seed"):
+        trunk.load_state_dict(route(backbone_of("vgg11", 0.25), 3, 0.5, seed=2).state_dict())
+
+
+def test_a_group_norm_keeps_float32_under_autocast() -> None:
+    trunk = route(group_norm_resnet().float(), 3, 0.5)
+    norm = trunk.get_submodule("bn1")
+    x, task = torch.randn(2, 64, 64, 64) * 30 + 100, torch.tensor([1])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = norm(x, task)
+    assert gap(rounded, norm(x, task)) < 1e-5
+
+
 class ScaledConv(nn.Conv2d):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x) * 2
+
+
+class StandardisedConv(nn.Conv2d):
+    def _conv_forward(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        return super()._conv_forward(x, weight - weight.mean(), bias)
 
 
 def conv_net(conv: nn.Conv2d) -> fx.GraphModule:
@@ -266,9 +294,12 @@ def test_what_cannot_be_sliced_is_refused_by_name() -> None:
         InputError, match=r"module `2`: ScaledConv has a forward of its own.*`routing.execution` = masked"
     ):
         Subnetwork(conv_net(ScaledConv(8, 8, 3)))
+    standardised = conv_net(StandardisedConv(8, 8, 3))
+    with pytest.raises(InputError, match="module `2`: StandardisedConv has a forward of its own"):
+        Subnetwork(standardised)
     hooked = conv_net(nn.Conv2d(8, 8, 3))
     hooked.get_submodule("2").register_forward_hook(lambda *_: None)
-    with pytest.raises(InputError, match="module `2`: it has forward hooks"):
+    with pytest.raises(InputError, match="module `2`: it has hooks"):
         Subnetwork(hooked)
 
 

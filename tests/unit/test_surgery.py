@@ -130,3 +130,30 @@ def test_unknown_model_offers_the_nearest() -> None:
 def test_sigma_that_keeps_no_unit_names_the_layer() -> None:
     with pytest.raises(InputError, match="keeps no unit of layer `conv1`, which has 64"):
         route(backbone_of("resnet18"), num_tasks=3, sigma=0.001)
+
+
+class OddNet(nn.Module):
+    """Two convs, joined by an operation that routing cannot follow."""
+
+    def __init__(self, join: str) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (nn.Conv2d(ins, 8, 3, padding=1) for ins in (3, 3, 16 if join == "cat" else 8))
+        self.join = join
+        self.register_buffer("scale", torch.ones(8, 1, 1))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        a, b = self.a(images), self.b(images)
+        joined = {
+            "cat": lambda: torch.cat([a, torch.sigmoid(b)], 1),
+            "by name": lambda: torch.mul(a, other=b),
+            "constant": lambda: a + 1.0,
+            "buffer": lambda: a * self.scale,
+            "dropout": lambda: nn.functional.dropout(a, 0.5, self.training),
+        }[self.join]()
+        return self.c(joined).mean((2, 3))
+
+
+@pytest.mark.parametrize("join", ["cat", "by name", "constant", "buffer", "dropout"])
+def test_what_would_give_wrong_numbers_is_refused(join: str) -> None:
+    with pytest.raises(InputError, match="This backbone cannot be routed: module `"):
+        route(OddNet(join), 3, 0.5)
