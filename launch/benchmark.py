@@ -69,17 +69,17 @@ def run_benchmark(options: Options) -> None:
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
     )
+    rows = [row for suite in suites for row in (ON_ONE_RANK | ON_RANKS)[suite](setup) if options.only in row.name]
+    if not rows:
+        raise InputError(f"--only should be part of a figure's name in {', '.join(suites)}. Got {options.only!r}.")
     results: list[Result] = []
-    if setup.world_size == 1:
-        results = measure([row for suite in suites for row in ON_ONE_RANK[suite](setup)], options, setup)
-    else:
-        alone = [suite for suite in suites if suite in ON_ONE_RANK]
+    if setup.world_size > 1:
+        alone = sorted({row.suite for row in rows if row.suite in ON_ONE_RANK}, key=SUITES.index)
         if alone and setup.rank == 0:
             results = measure_alone(alone, options)
         dist.barrier()
-        results += measure(
-            [row for suite in suites if suite in ON_RANKS for row in ON_RANKS[suite](setup)], options, setup
-        )
+        rows = [row for row in rows if row.suite in ON_RANKS]
+    results += measure(rows, options, setup)
     if setup.rank == 0 and options.json is not None:
         write_json(options.json, [asdict(result) for result in results])
     accelerator.end_training()
@@ -101,12 +101,13 @@ def choose_suites(options: Options, world_size: int) -> list[str]:
             )
     if options.rounds < 1:
         raise InputError(f"--rounds should be at least 1. Got {options.rounds}.")
+    if options.json is not None and not options.json.absolute().parent.is_dir():
+        raise InputError(f"--json should be a file in a folder that exists. Got {options.json}.")
     return options.suites or [suite for suite in SUITES if world_size > 1 or suite in ON_ONE_RANK]
 
 
 def measure(rows: list[Measure], options: Options, setup: Setup) -> list[Result]:
-    """Runs the chosen figures of `rows` and prints them."""
-    rows = [row for row in rows if options.only in row.name]
+    """Runs figures and prints them."""
     console = Console(stderr=True, quiet=setup.rank != 0)
     results = []
     for number, row in enumerate(rows, start=1):
@@ -137,7 +138,7 @@ def print_table(rows: list[Measure], results: list[Result], setup: Setup) -> Non
     )
     table = Table(title=f"{setup.device.type}, {place}, {setup.world_size} ranks, {results[0].rounds} rounds")
     for column in ("figure", "ratio of minima", "median", "10 % to 90 % of rounds", "numerator ÷ denominator, goal"):
-        table.add_column(column, justify="left" if column in ("figure",) else "right")
+        table.add_column(column, justify="left" if column == "figure" else "right")
     for row, result in zip(rows, results, strict=True):
         spread = f"{result.low:.3f} to {result.high:.3f}"
         table.add_row(row.name, f"{result.ratio:.3f}", f"{result.median:.3f}", spread, row.meaning)

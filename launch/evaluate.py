@@ -6,9 +6,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from accelerate import Accelerator
 from rich.console import Console
 
-from accelerate import Accelerator
 from matl_scale.config import Config, exit_with_error, parse_config, walk
 from matl_scale.errors import InputError
 from matl_scale.files import lock_folder

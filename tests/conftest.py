@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from shard_sets import ShardSet, write_small_set
 
 

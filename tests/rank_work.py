@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-
 from accelerate import Accelerator
+
 from matl_scale.config import Config
 from matl_scale.metrics import TaskMetrics
 from matl_scale.train import loop

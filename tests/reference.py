@@ -4,13 +4,13 @@ import copy
 
 import numpy as np
 import torch
+from shard_sets import ShardSet
 
 from matl_scale.config import Config
 from matl_scale.data.loader import build_plan
 from matl_scale.models import RoutedModel, build_model
 from matl_scale.train.optim import build_optimizer, learning_rate, set_learning_rate
 from matl_scale.train.sampling import build_sampler
-from shard_sets import ShardSet
 
 
 def reference_run(config: Config, data: ShardSet, num_slots: int, dtype: torch.dtype = torch.float64) -> RoutedModel:

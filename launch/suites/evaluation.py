@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from PIL import Image
 
-from accelerate import Accelerator
 from data_prep.dataset import Dataset
 from data_prep.write import write_shard_set
 from matl_scale.data.augment import normalise

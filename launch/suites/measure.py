@@ -10,7 +10,6 @@ import torch
 import torch.distributed as dist
 
 Run = Callable[[], object]
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)

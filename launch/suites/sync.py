@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch import nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from accelerate import Accelerator
 from matl_scale.data.loader import ImageBatch
 from matl_scale.models import ModelConfig, RoutingConfig, build_model
 from matl_scale.routing.subnetwork import Subnetwork

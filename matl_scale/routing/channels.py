@@ -195,7 +195,7 @@ class ChannelTracer:
         self.pass_on(node)
 
     def visit_parameter(self, node: fx.Node) -> None:
-        """A scale or shift per channel, shape `(num_channels, 1, 1)`: no units of its own."""
+        """A scale per channel, shape `(num_channels, 1, 1)`: no units of its own."""
         owner, _, name = str(node.target).rpartition(".")
         parameter = getattr(self.root.get_submodule(owner), name)
         if not isinstance(parameter, nn.Parameter):

@@ -22,7 +22,9 @@ def find_common(trunk: fx.GraphModule) -> set[fx.Node]:
     for node in trunk.graph.nodes:
         if node.op in ("placeholder", "get_attr"):
             common.add(node)
-        elif node.op != "output" and all(source in common for source in node.all_input_nodes):
+        elif node.op == "output" or node.meta["channels"].pixels > 1:
+            continue  # how many features a flatten gives per channel depends on the size of the images
+        elif all(source in common for source in node.all_input_nodes):
             module = module_of(trunk, node)
             if isinstance(module, TaskRouter):
                 is_common = bool(module.mask.all())

@@ -194,7 +194,7 @@ class Derivation:
         table = None if channels.units is None else self.table(node, str(node.target))
         return self.next_input(Cut(module=self.trunk.get_submodule(owner), name=name, rows=table))
 
-    def next_input(self, made: Slice) -> fx.Node:
+    def next_input(self, made: Cut | Extremes | int) -> fx.Node:
         self.slices.append(made)
         return self.take_input()
 
@@ -209,9 +209,10 @@ class Derivation:
     def table_of(self, units: np.ndarray, module: str) -> int:
         key = units.tobytes()
         if key not in self.tables:
-            mask = torch.stack([self.columns[unit] for unit in units.tolist()], dim=1)
-            kept = self.known[key] if key in self.known else kept_places(mask, module)
-            self.tables[key] = (len(self.tables), kept)
+            if key not in self.known:
+                mask = torch.stack([self.columns[unit] for unit in units.tolist()], dim=1)
+                self.known[key] = kept_places(mask, module)
+            self.tables[key] = (len(self.tables), self.known[key])
         return self.tables[key][0]
 
     def kept(self, table: int) -> torch.Tensor:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.distributed as dist
-
 from accelerate import Accelerator
+
 from matl_scale.data.augment import normalise
 from matl_scale.data.loader import EvaluationBatches, ImageBatch, build_loader
 from matl_scale.data.reader import SampleReader

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
+from accelerate import Accelerator
 from torch import fx
 
-from accelerate import Accelerator
 from matl_scale.models import Execution
 from matl_scale.routing.subnetwork import Subnetwork
 

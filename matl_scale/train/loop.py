@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import TypeVar, cast
 
 import numpy as np
+from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from accelerate import Accelerator
 from matl_scale.config import Config, walk
 from matl_scale.data.augment import build_augment
 from matl_scale.data.loader import ImageBatch, TrainBatches, build_loader, build_plan

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
-from accelerate import Accelerator
 from matl_scale.config import Config
 from matl_scale.data.loader import choose_image_size
 from matl_scale.data.reader import SampleReader

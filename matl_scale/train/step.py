@@ -7,9 +7,9 @@ from typing import Literal
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch.nn import functional
 
-from accelerate import Accelerator
 from matl_scale.data.augment import Transform, augment_batch, normalise
 from matl_scale.data.loader import ImageBatch
 from matl_scale.data.shards import MISSING

@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
-
 import rank_work
+import torch
+from ranks import run_ranks
+from reference import counts_of_draws, largest_difference, reference_run
+from shard_sets import ShardSet
+
 from data_prep.dataset import Dataset
 from data_prep.encode import encode_png
 from data_prep.write import write_shard_set
@@ -26,9 +29,6 @@ from matl_scale.train.evaluate import EvalConfig
 from matl_scale.train.optim import OptimConfig
 from matl_scale.train.sampling import TasksConfig
 from matl_scale.train.step import TrainConfig
-from ranks import run_ranks
-from reference import counts_of_draws, largest_difference, reference_run
-from shard_sets import ShardSet
 
 NUM_SLOTS = 4
 SGD = OptimConfig(name="sgd", lr=0.05, momentum=0.9, weight_decay=0.01, warmup_steps=2)

@@ -36,3 +36,9 @@ def test_a_suite_without_enough_ranks_is_refused() -> None:
     assert "The suite `sync` should have at least 2 ranks. Got 1." in result.stderr
     assert "--num_processes 2 launch/benchmark.py sync" in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_figure_that_does_not_exist_is_refused() -> None:
+    result = benchmark("--only", "no_such_figure")
+    assert result.returncode == 2
+    assert "--only should be part of a figure's name in step, eval, memory. Got 'no_such_figure'." in result.stderr

@@ -9,7 +9,6 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import yaml
-
 from shard_sets import ShardSet
 
 ROOT = Path(__file__).parents[2]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from shard_sets import ShardSet
 
 from matl_scale import InputError
 from matl_scale.data.augment import augment_batch, build_augment, normalise
@@ -16,7 +17,6 @@ from matl_scale.data.loader import DataConfig, TrainBatches, build_loader, build
 from matl_scale.data.reader import SampleReader, decode_image
 from matl_scale.data.shards import HEADER_BYTES, read_manifest
 from matl_scale.train.step import labelled_loss, select_labelled
-from shard_sets import ShardSet
 
 
 def source_of(root: Path, rank: int = 0, world_size: int = 1, first: int = 0) -> TrainBatches:

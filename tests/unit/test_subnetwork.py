@@ -8,6 +8,7 @@ import torch
 from torch import fx, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._python_dispatch import TorchDispatchMode
+from torchvision_models import FAMILIES, backbone_of, group_norm_resnet, small_convnext
 
 from matl_scale import InputError, Task, route
 from matl_scale.models import ModelConfig, RoutedModel, RoutingConfig, build_model
@@ -17,7 +18,6 @@ from matl_scale.routing.statistics import Statistics
 from matl_scale.routing.subnetwork import AllTasks, Subnetwork
 from matl_scale.train.execution import SharedSlices
 from matl_scale.train.optim import OptimConfig, build_optimizer
-from torchvision_models import FAMILIES, backbone_of, group_norm_resnet, small_convnext
 
 Setting = tuple[int, float, Strategy, Statistics]
 SETTINGS: list[Setting] = [
@@ -248,6 +248,8 @@ def test_flattened_features_of_images_of_another_size() -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 3, stride=4), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten()).double()
     trunk = route(net, 3, 0.5)
     subnetwork, task = Subnetwork(trunk), torch.tensor([1])
+    shared = AllTasks(route(net, 3, 1.0, statistics="shared").eval())
+    assert shared.prepare(images_of(32))[0].shape[1] == 8, "the flatten is left to each task"
     for size in (32, 64):
         assert gap(subnetwork(images_of(size), task), trunk(images_of(size), task)) < 1e-12
 

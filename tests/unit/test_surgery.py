@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import fx, nn
 from torch._dynamo.testing import CompileCounter
+from torchvision_models import FAMILIES, backbone_of
 
 from matl_scale import InputError, Task, route
 from matl_scale.models import ModelConfig, RoutingConfig, build_backbone, build_model
 from matl_scale.routing.statistics import TaskBatchNorm2d
-from torchvision_models import FAMILIES, backbone_of
 
 TASK = torch.tensor([2])
 
