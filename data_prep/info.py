@@ -5,7 +5,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from matl_scale.data.shards import Manifest, class_counts
+from matl_scale.data.manifest import Manifest
+from matl_scale.data.shards import class_counts
 
 
 def print_info(manifest: Manifest, console: Console) -> None:

@@ -1,165 +1,164 @@
-"""A label file (CSV or Parquet) as tasks and a label matrix. An empty cell is a missing label, never a class."""
+"""A label file as tasks and a label matrix on disk. An empty cell is a missing label, never a class."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.parquet as pq
 
-from data_prep.dataset import check_unique
-from matl_scale.data.shards import (
-    MAX_CLASSES,
-    MISSING,
-    InputError,
-    Task,
-    label_dtype,
-    match_names,
-    nearest,
-    shortened,
-)
+from data_prep.label_file import LabelFile, find_classes, known_classes, plain, task_of
+from data_prep.names import NameIndex
+from matl_scale.data.shards import MISSING, label_dtype
+from matl_scale.errors import InputError, nearest
+from matl_scale.tasks import Task, match_names
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelFile:
-    """The content of a label file: `images` and, if asked for, `splits` have one entry per row of `labels`."""
+class LabelColumns:
+    """Which columns of a label file mean what.
 
-    path: Path
-    tasks: list[Task]
-    images: list[str]
-    labels: np.ndarray
-    splits: np.ndarray | None
+    Attributes:
+        image: The column with the image's name.
+        split: The column with its split, if any.
+        tasks: Patterns of the columns to take as tasks.
+        text: Columns whose cells are words even if all look like numbers.
+    """
+
+    image: str = "image"
+    split: str | None = None
+    tasks: Sequence[str] = ("*",)
+    text: Sequence[str] = ()
 
 
-def read_label_file(
-    path: Path,
-    image_column: str,
-    split_column: str | None = None,
-    task_patterns: Sequence[str] = ("*",),
-    known_tasks: Sequence[Task] = (),
-) -> LabelFile:
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """The content of a label file.
+
+    Attributes:
+        file: It.
+        image_column: The column of its names.
+        tasks: One per column of `matrix`.
+        index: Its rows by image name.
+        matrix: Shape `(num_rows, num_tasks)`, kept on disk.
+        splits: Names of splits, and per row the number of its split; None if no column says it.
+    """
+
+    file: LabelFile
+    image_column: str
+    tasks: Sequence[Task]
+    index: NameIndex
+    matrix: np.ndarray
+    splits: tuple[list[str], np.ndarray] | None
+
+    def names_of(self, rows: np.ndarray, limit: int = 11) -> list[str]:
+        """Returns the image names of the first few of some rows, ascending."""
+        wanted = set(rows[:limit].tolist())
+        names, row = [], 0
+        for chunk in self.file.keys(self.image_column):
+            names += [name for i, name in enumerate(chunk, start=row) if i in wanted]
+            row += len(chunk)
+            if len(names) == len(wanted):
+                break
+        return names
+
+
+def read_labels(place: str, columns: LabelColumns, work: Path, known_tasks: Sequence[Task] = ()) -> Labels:
     """Reads a label file; every column except the image and split columns is a task.
 
     Args:
-        path: A `.csv` or `.parquet` file with a header.
-        image_column: The column with the image's name.
-        split_column: The column with its split, if any.
-        task_patterns: Which of the other columns to take.
+        place: A `.csv` or `.parquet` file with a header, or its URL.
+        columns: What they mean.
+        work: A folder for the matrix.
         known_tasks: The tasks of the shard set that the rows will join; they then say which columns and classes count.
 
     Raises:
         InputError: The file, a column or a value cannot be used; the message names it.
     """
-    table = read_table(path, [name for name in (image_column, split_column) if name])
-    for column in (image_column, split_column):
-        if column is not None and column not in table.column_names:
-            raise InputError(
-                f"{path} has no column `{column}`. It has: {', '.join(table.column_names[:20])}."
-                + nearest(column, table.column_names)
-            )
-    images = key_column(table, image_column, path)
-    check_unique(images, f"value of column `{image_column}` of {path}")
-    candidates = [name for name in table.column_names if name not in (image_column, split_column)]
+    file = LabelFile(place)
+    for column in (columns.image, columns.split):
+        if column is not None:
+            file.check_column(column)
+    candidates = [name for name in file.columns if name not in (columns.image, columns.split)]
     if not candidates:
-        raise InputError(f"{path} has no label column beside `{image_column}`.")
+        raise InputError(f"{place} has no label column beside `{columns.image}`.")
+    for name in columns.text:
+        file.check_column(name)
+    index = NameIndex(lambda: file.keys(columns.image), f"value of column `{columns.image}` of {place}")
     if known_tasks:
-        tasks = list(known_tasks)
-        columns = [encode_known(task, table, path) for task in tasks]
+        tasks, classes = known_columns(file, candidates, known_tasks, columns)
     else:
-        names = [candidates[i] for i in match_names(candidates, task_patterns, "--tasks")]
-        tasks, columns = map(list, zip(*(encode_column(name, table[name], path) for name in names), strict=True))
+        names = [candidates[i] for i in match_names(candidates, columns.tasks, "--tasks")]
+        classes = find_classes(file, names, columns.text)
+        tasks = [task_of(name, classes[name], Path(place).name) for name in names]
+    matrix = encode(file, tasks, classes, len(index), work / "label_file.bin")
+    splits = None if columns.split is None else read_splits(file, columns.split)
+    return Labels(file=file, image_column=columns.image, tasks=tasks, index=index, matrix=matrix, splits=splits)
+
+
+def known_columns(
+    file: LabelFile, candidates: Sequence[str], tasks: Sequence[Task], columns: LabelColumns
+) -> tuple[Sequence[Task], dict[str, dict[object, str]]]:
+    """Checks that the file has a column for each known task, with its classes."""
+    for task in tasks:
+        if task.name not in candidates:
+            raise InputError(
+                f"{file.place} has no column `{task.name}`, which the shard set has." + nearest(task.name, candidates)
+            )
+    names = [task.name for task in tasks]
+    found = find_classes(file, names, columns.text, fewest=0)
+    return tasks, {task.name: known_classes(file, task, found[task.name]) for task in tasks}
+
+
+def encode(
+    file: LabelFile, tasks: Sequence[Task], classes: Mapping[str, Mapping[object, str]], num_rows: int, path: Path
+) -> np.ndarray:
+    """Writes the file's label matrix to `path` and returns it, shape `(num_rows, num_tasks)`, mapped into memory."""
     dtype = label_dtype(tasks)
-    labels = np.stack([column.astype(dtype) for column in columns], axis=1)
-    splits = None if split_column is None else np.asarray(key_column(table, split_column, path), dtype=object)
-    return LabelFile(path=path, tasks=tasks, images=images, labels=labels, splits=splits)
+    maps = []
+    for task in tasks:
+        index_of = {name: i for i, name in enumerate(task.classes)}
+        values = list(classes[task.name])
+        numbers = np.array([index_of[classes[task.name][value]] for value in values] + [MISSING], dtype=dtype)
+        maps.append((task.name, pa.array(values), numbers))
+    with path.open("wb") as out:
+        for batch in file.batches([task.name for task in tasks]):
+            block = np.empty((batch.num_rows, len(tasks)), dtype=dtype)
+            for column, (name, values, numbers) in enumerate(maps):
+                cells = plain(batch.column(batch.schema.get_field_index(name)), f"{file.place}, column `{name}`")
+                block[:, column] = numbers[lookup(cells, values)]
+            block.tofile(out)
+    return map_matrix(path, dtype, num_rows, len(tasks))
 
 
-def read_table(path: Path, text_columns: Sequence[str]) -> pa.Table:
-    if not path.is_file():
-        raise InputError(f"The label file {path} does not exist.")
-    try:
-        if path.suffix.lower() == ".parquet":
-            return pq.read_table(path)
-        options = pyarrow.csv.ConvertOptions(
-            column_types={name: pa.string() for name in text_columns}, null_values=[""], strings_can_be_null=True
-        )
-        table = pyarrow.csv.read_csv(path, convert_options=options)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
-        raise InputError(f"{path} cannot be read: {error}. It should be CSV with a header, or Parquet.") from error
-    check_unique(table.column_names, f"column of {path}")
-    return table
+def lookup(cells: pa.Array, values: pa.Array) -> np.ndarray:
+    """Returns the place of each cell in `values`, −1 where there is none."""
+    if not len(values):
+        return np.full(len(cells), -1)
+    places = pc.index_in(cells.cast(values.type), value_set=values)
+    return places.fill_null(-1).to_numpy(zero_copy_only=False)
 
 
-def key_column(table: pa.Table, name: str, path: Path) -> list[str]:
-    column = table[name]
-    if column.null_count:
-        row = pc.index(pc.is_null(column), True).as_py()
-        raise InputError(f"{path}, column `{name}`: every row should have a value. Row {row + 1} is empty.")
-    return [str(value) for value in column.to_pylist()]
+def map_matrix(path: Path, dtype: np.dtype, num_rows: int, num_columns: int) -> np.ndarray:
+    """Maps a file of numbers into memory, shape `(num_rows, num_columns)`."""
+    if not num_rows * num_columns:
+        return np.empty((num_rows, num_columns), dtype=dtype)
+    return np.memmap(path, dtype=dtype, mode="r", shape=(num_rows, num_columns))
 
 
-def encode_column(name: str, column: pa.ChunkedArray, path: Path) -> tuple[Task, np.ndarray]:
-    """Turns one label column into a task and its class indices, shape `(num_rows,)`, -1 where it is empty.
+def read_splits(file: LabelFile, column: str) -> tuple[list[str], np.ndarray]:
+    """Returns the names of the splits in a column, and the number of each row's split, shape `(num_rows,)`, uint8.
 
-    Integer classes are ordered by value, strings alphabetically, and false comes before true.
+    Raises:
+        InputError: There are more than 100: it is no column of splits.
     """
-    place = f"{path}, column `{name}`"
-    column = label_values(column, place)
-    values = sorted(pc.unique(column.drop_null()).to_pylist())
-    if len(values) < 2:
-        found = f"only {values[0]!r}" if values else "no value at all"
-        raise InputError(
-            f"{place}: a task should have at least two classes. Got {found}: leave the column out with --tasks."
-        )
-    if len(values) > MAX_CLASSES:
-        raise InputError(
-            f"{place}: a task should have at most {MAX_CLASSES} classes. Got {len(values)}: "
-            "is this a name or an id rather than a label?"
-        )
-    indices = pc.index_in(column, pa.array(values, type=column.type))
-    task = Task(name=name, classes=tuple(class_name(value) for value in values), source=path.name)
-    return task, indices.fill_null(MISSING).to_numpy()
-
-
-def encode_known(task: Task, table: pa.Table, path: Path) -> np.ndarray:
-    """Turns the column of a known task into its class indices, shape `(num_rows,)`, -1 where it is empty."""
-    if task.name not in table.column_names:
-        raise InputError(
-            f"{path} has no column `{task.name}`, which the shard set has." + nearest(task.name, table.column_names)
-        )
-    place = f"{path}, column `{task.name}`"
-    values = label_values(table[task.name], place).to_pylist()
-    index_of = {name: index for index, name in enumerate(task.classes)}
-    names = [None if value is None else class_name(value) for value in values]
-    if unknown := sorted({name for name in names if name is not None and name not in index_of}):
-        raise InputError(f"{place}: the shard set has no class {shortened(unknown)}. Prepare all splits in one call.")
-    return np.array([MISSING if name is None else index_of[name] for name in names])
-
-
-def class_name(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def label_values(column: pa.ChunkedArray, place: str) -> pa.ChunkedArray:
-    """Returns a column as integers, booleans or strings, with nulls for missing labels."""
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    kind = column.type
-    if pa.types.is_null(kind):
-        return column.cast(pa.string())
-    if pa.types.is_floating(kind):
-        # integers with gaps are often stored as floats, with NaN for a gap
-        column = pc.if_else(pc.is_nan(column), None, column)
-        try:
-            return column.cast(pa.int64())
-        except pa.ArrowInvalid as error:
-            raise InputError(f"{place}: labels should be integers, booleans or strings. Got fractions.") from error
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return pc.if_else(pc.equal(column, ""), None, column)
-    checks = (pa.types.is_integer, pa.types.is_boolean)
-    if not any(check(kind) for check in checks):
-        raise InputError(f"{place}: labels should be integers, booleans or strings. Got {kind}.")
-    return column
+    number_of: dict[str, int] = {}
+    parts = [np.zeros(0, dtype=np.uint8)]
+    for names in file.keys(column):
+        for name in names:
+            number_of.setdefault(name, len(number_of))
+        if len(number_of) > 100:
+            raise InputError(f"{file.place}: column `{column}` should name splits. Got more than 100 names.")
+        parts.append(np.fromiter((number_of[name] for name in names), dtype=np.uint8, count=len(names)))
+    return list(number_of), np.concatenate(parts)

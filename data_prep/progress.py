@@ -1,43 +1,60 @@
-"""Progress of long work: a bar on a terminal, a plain line now and then in a log."""
+"""Progress of long work on standard error: a bar on a terminal, a plain line now and then in a log."""
 
 import time
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-Item = TypeVar("Item")
 LOG_EVERY_S = 10.0
 
 
-def track(items: Iterable[Item], total: int, unit: str) -> Iterator[Item]:
-    """Passes `items` on and shows count, rate and time left on standard error."""
-    console = Console(stderr=True)
-    if console.is_terminal:
-        yield from _track_bar(items, total, unit, console)
-    else:
-        yield from _track_lines(items, total, unit, console)
+class Meter:
+    """Shows count, rate and time left.
 
+    Args:
+        total: What `update` will reach.
+        unit: Plural noun of what is counted.
+    """
 
-def _track_bar(items: Iterable[Item], total: int, unit: str, console: Console) -> Iterator[Item]:
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("", total=total, rate="")
-        start = time.monotonic()
-        for done, item in enumerate(items, start=1):
-            yield item
-            progress.update(bar, completed=done, rate=f"{done / (time.monotonic() - start):.0f} {unit}/s")
+    def __init__(self, total: int, unit: str) -> None:
+        self.total, self.unit, self.done = total, unit, 0
+        self._console = Console(stderr=True)
+        self._start = self._last = time.monotonic()
+        self._bar: Progress | None = None
+        if self._console.is_terminal:
+            columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+            self._bar = Progress(*columns, console=self._console)
+            self._task = self._bar.add_task("", total=total, rate="")
 
+    def __enter__(self) -> "Meter":
+        if self._bar is not None:
+            self._bar.start()
+        return self
 
-def _track_lines(items: Iterable[Item], total: int, unit: str, console: Console) -> Iterator[Item]:
-    start = last = time.monotonic()
-    for done, item in enumerate(items, start=1):
-        yield item
-        now = time.monotonic()
-        if now - last >= LOG_EVERY_S or done == total:
-            rate = done / max(now - start, 1e-9)
-            console.print(
-                f"{done}/{total} {unit}, {rate:.0f} {unit}/s, {(total - done) / rate:.0f} s left", highlight=False
-            )
-            last = now
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        elif kind is None and self.done:
+            self._print()
+
+    def update(self, done: int) -> None:
+        """Says how much is done by now."""
+        self.done = done
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, rate=f"{self._rate():.0f} {self.unit}/s")
+        elif time.monotonic() - self._last >= LOG_EVERY_S:
+            self._last = time.monotonic()
+            self._print()
+
+    def _rate(self) -> float:
+        return self.done / max(time.monotonic() - self._start, 1e-9)
+
+    def _print(self) -> None:
+        rate = self._rate()
+        left = (self.total - self.done) / rate if rate > 0 else 0.0
+        self._console.print(
+            f"{self.done}/{self.total} {self.unit}, {rate:.0f} {self.unit}/s, {left:.0f} s left", highlight=False
+        )

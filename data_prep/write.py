@@ -1,258 +1,229 @@
-"""Writes a data set as a shard set. All work happens under `.partial`; the manifest comes last and means "done"."""
+"""Writes the shards of a plan. A shard is done when its table stands in `.work`: that comes last, after the tar."""
 
 import hashlib
-import io
+import json
 import os
-import shutil
-import tarfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from data_prep.dataset import Dataset
-from data_prep.images import CheckedImage, check_image
-from data_prep.progress import track
-from matl_scale.data.shards import (
-    HEADER_BYTES,
-    MANIFEST_FILE,
-    SAMPLES_SCHEMA,
-    SHARDS_SCHEMA,
-    InputError,
-    Manifest,
-    encode_label_row,
-    label_dtype,
-    member_name,
-    read_manifest,
-    sample_key,
-    shard_name,
-    shortened,
-    split_rank,
-    write_manifest,
-)
+from data_prep.dataset import Images
+from data_prep.image_check import BadImage, CheckedImage, check_image
+from data_prep.plan import Plan, PlannedShard
+from data_prep.pool import Advance, run_jobs
+from data_prep.tar import TarWriter
+from matl_scale.data.shards import DIGEST_BYTES, sample_key
+from matl_scale.data.store import Store
+from matl_scale.errors import InputError, shortened
 
-STAGING = ".partial"
+WORK = ".work"
+BLOCK_BYTES, BLOCK_SAMPLES = 4 << 20, 1024
+RECORD_KEY = b"matl_scale"
 
 
-class ShardWriter:
-    """Writes the shards of one split: reproducible headers, a new shard when one is full."""
+@dataclass(frozen=True, kw_only=True)
+class ShardOutcome:
+    """What became of a shard: whether it was there already, and the bad images, each with the reason."""
 
-    def __init__(self, folder: Path, split: str, max_bytes: int) -> None:
-        self.folder, self.split, self.max_bytes = folder, split, max_bytes
-        self.shards: list[dict[str, object]] = []
-        self.samples: list[dict[str, object]] = []
-        self._tar: tarfile.TarFile | None = None
+    file: str
+    kept: bool
+    bad: Sequence[tuple[str, str]] = ()
 
-    def add(self, key: str, image: CheckedImage, label_row: np.ndarray, path: str) -> None:
-        if self._tar is not None and self._file.tell() >= self.max_bytes:
-            self.close()
-        tar = self._tar or self._open()
-        offset = self._add_member(tar, member_name(key, image.extension), image.data)
-        self._add_member(tar, member_name(key, "npy"), encode_label_row(label_row))
-        self._count += 1
-        self.samples.append(
-            {
-                "key": key,
-                "split": self.split,
-                "shard": len(self.shards),
-                "offset": offset,
-                "size": len(image.data),
-                "extension": image.extension,
-                "width": image.width,
-                "height": image.height,
-                "path": path,
+
+@dataclass
+class Columns:
+    """The columns of a shard's table while it is written."""
+
+    keys: list[str] = field(default_factory=list)
+    images: list[tuple[int, str, int, int]] = field(default_factory=list)
+    offsets: list[np.ndarray] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    digests: list[bytes] = field(default_factory=list)
+    labels: list[np.ndarray] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardWork:
+    """Writes one shard of a plan, in whatever process.
+
+    Attributes:
+        plan: The plan.
+        images: Reads the images.
+        out: The shard set's folder or URL.
+        skip_bad: Whether bad images are left out; else a shard that has one is not finished.
+        scratch: Folder for unfinished files.
+    """
+
+    plan: Plan
+    images: Images
+    out: str
+    skip_bad: bool
+    scratch: Path
+
+    def __call__(self, job: int, advance: Advance) -> ShardOutcome:
+        shard, out = self.plan.shards[job], Store(self.out)
+        record = read_record(out, shard, self.plan.id)
+        if record is not None and is_whole(out, record):
+            advance(shard.samples)
+            return ShardOutcome(file=shard.file, kept=True, bad=[(name, reason) for name, reason in record["skipped"]])
+        path = self.scratch / f"{shard.file}-{os.getpid()}-{secrets.token_hex(4)}"
+        tar = TarWriter(path)
+        try:
+            columns, bad = self._fill(tar, shard, advance)
+            if bad and not self.skip_bad:
+                return ShardOutcome(file=shard.file, kept=False, bad=bad)
+            record = {
+                "plan": self.plan.id,
+                "file": shard.file,
+                "split": shard.split,
+                "samples": len(columns.keys),
+                "bytes": 0,
+                "sha256": "",
+                "skipped": bad,
             }
-        )
+            record["sha256"] = tar.close()
+            record["bytes"] = tar.size
+            out.remove(record_name(shard))
+            if columns.keys:
+                out.take(path, shard.file)
+            write_record(out, shard, record, columns)
+            return ShardOutcome(file=shard.file, kept=False, bad=bad)
+        except OSError as error:
+            raise InputError(
+                f"{out}/{shard.file} cannot be written: {error.strerror or error}. What is finished is kept: run the same "
+                "command again."
+            ) from error
+        finally:
+            tar.abandon()
+            path.unlink(missing_ok=True)
 
-    def close(self) -> None:
-        """Finishes the open shard, if there is one."""
-        if self._tar is None:
-            return
-        self._tar.close()
-        self._file.close()
-        self.shards.append(
-            {
-                "file": self._path.name,
-                "split": self.split,
-                "samples": self._count,
-                "bytes": self._path.stat().st_size,
-                "sha256": self._file.sha256.hexdigest(),
-            }
-        )
-        self._tar = None
-
-    def abandon(self) -> None:
-        """Closes the open file without finishing the shard."""
-        if self._tar is not None:
-            self._file.close()
-            self._tar = None
-
-    def _open(self) -> tarfile.TarFile:
-        self._path = self.folder / shard_name(self.split, len(self.shards))
-        self._file = HashingFile(self._path)
-        self._tar = tarfile.open(fileobj=cast(BinaryIO, self._file), mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
-        self._count = 0
-        return self._tar
-
-    @staticmethod
-    def _add_member(tar: tarfile.TarFile, name: str, data: bytes) -> int:
-        """Adds a member without owner or time, so that equal input gives equal bytes. Returns the data's offset."""
-        member = tarfile.TarInfo(name)
-        member.size = len(data)
-        member.mode = 0o644
-        offset = tar.offset + HEADER_BYTES
-        tar.addfile(member, io.BytesIO(data))
-        return offset
+    def _fill(self, tar: TarWriter, shard: PlannedShard, advance: Advance) -> tuple[Columns, list[tuple[str, str]]]:
+        rows = self.plan.rows_of(shard)
+        names, sources = self.plan.read_names(rows)
+        labels = self.plan.labels
+        columns, bad = Columns(), list[tuple[str, str]]()
+        images = zip(range(len(rows)), names, self.images.read(names, sources), strict=True)
+        while block := take_block(images):
+            places, checked = [], []
+            for place, name, data in block:
+                try:
+                    checked.append(check_image(data, self.plan.resize))
+                    places.append(place)
+                except BadImage as error:
+                    bad.append((name, str(error)))
+            if places:
+                add_block(tar, columns, shard, places, [names[i] for i in places], checked, labels[rows[places]])
+            advance(len(block))
+        return columns, bad
 
 
-class HashingFile:
-    """A file that is written once, front to back, and hashed on the way; synced to disk when it is closed."""
-
-    def __init__(self, path: Path) -> None:
-        self.sha256 = hashlib.sha256()
-        self._file: BinaryIO = path.open("wb")
-
-    def write(self, data: bytes) -> int:
-        self.sha256.update(data)
-        return self._file.write(data)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def close(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+def take_block(images: Iterator[tuple[int, str, bytes]]) -> list[tuple[int, str, bytes]]:
+    """Takes as many images as fit into a block."""
+    block, size = [], 0
+    for entry in islice(images, BLOCK_SAMPLES):
+        block.append(entry)
+        size += len(entry[2])
+        if size >= BLOCK_BYTES:
+            break
+    return block
 
 
-def write_shard_set(dataset: Dataset, out: Path, *, shard_mb: float = 256, resize: int | None = None) -> Manifest:
-    """Writes `dataset` to the folder `out`, or adds its splits to the shard set that is there.
+def add_block(
+    tar: TarWriter,
+    columns: Columns,
+    shard: PlannedShard,
+    places: Sequence[int],
+    names: Sequence[str],
+    images: Sequence[CheckedImage],
+    labels: np.ndarray,
+) -> None:
+    keys = [sample_key(shard.first_key + place) for place in places]
+    columns.offsets.append(tar.add(keys, images, labels))
+    columns.keys += keys
+    columns.paths += names
+    columns.images += [(len(image.data), image.extension, image.width, image.height) for image in images]
+    columns.digests += [digest_image(image.data) for image in images]
+    columns.labels.append(labels)
+
+
+def digest_image(data: bytes) -> bytes:
+    """Returns the first 16 bytes of the SHA-256 of an image's bytes."""
+    return hashlib.sha256(data).digest()[:DIGEST_BYTES]
+
+
+def record_name(shard: PlannedShard) -> str:
+    return f"{WORK}/{shard.file.removesuffix('.tar')}.parquet"
+
+
+def write_record(out: Store, shard: PlannedShard, record: dict[str, Any], columns: Columns) -> None:
+    """Writes the table of a finished shard: its samples, digests and labels."""
+    sizes, extensions, widths, heights = zip(*columns.images, strict=True) if columns.images else ((), (), (), ())
+    labels = np.concatenate(columns.labels) if columns.labels else np.zeros((0, 1), dtype=np.int8)
+    row_bytes = max(1, labels.shape[1] * labels.itemsize)
+    table = pa.table(
+        {
+            "key": pa.array(columns.keys, pa.string()),
+            "offset": np.concatenate([*columns.offsets, np.zeros(0, dtype=np.int64)]),
+            "size": pa.array(sizes, pa.int64()),
+            "extension": pa.array(extensions, pa.string()),
+            "width": pa.array(widths, pa.int32()),
+            "height": pa.array(heights, pa.int32()),
+            "path": pa.array(columns.paths, pa.string()),
+            "sha256_16": pa.array(columns.digests, pa.binary(DIGEST_BYTES)),
+            "labels": pa.FixedSizeBinaryArray.from_buffers(
+                pa.binary(row_bytes), len(columns.keys), [None, pa.py_buffer(np.ascontiguousarray(labels))]
+            ),
+        }
+    ).replace_schema_metadata({RECORD_KEY: json.dumps(record).encode()})
+    out.write(record_name(shard), lambda path: pq.write_table(table, path, compression="zstd"))
+
+
+def read_record(out: Store, shard: PlannedShard, plan_id: str) -> dict[str, Any] | None:
+    """Returns what is recorded of a shard; None if it is not finished, or belongs to another plan."""
+    if not out.exists(record_name(shard)):
+        return None
+    try:
+        with out.fetched(record_name(shard)) as path:
+            record: dict[str, Any] = json.loads(pq.read_schema(path).metadata[RECORD_KEY])
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError):
+        return None
+    return record if record.get("plan") == plan_id else None
+
+
+def is_whole(out: Store, record: dict[str, Any]) -> bool:
+    """Returns whether a shard's tar is the one that was recorded; a shard without samples has none."""
+    name = str(record["file"])
+    if not record["samples"]:
+        return True
+    return out.exists(name) and out.size(name) == record["bytes"] and out.sha256(name) == record["sha256"]
+
+
+def write_shards(work: ShardWork, jobs: Sequence[int], workers: int) -> list[ShardOutcome]:
+    """Writes shards of a plan, those excepted that are there already.
 
     Args:
-        dataset: What to write.
-        out: A folder that is missing, empty, or a shard set with the same tasks and none of these splits.
-        shard_mb: A shard is closed once it holds this many megabytes (10⁶ bytes).
-        resize: Side length in pixels to which images are scaled and cropped; None keeps their bytes.
+        work: How.
+        jobs: Which, by number.
+        workers: Number of processes.
 
     Raises:
-        InputError: `out` cannot take the data, or an image cannot be decoded. Nothing is left behind.
+        InputError: Images are bad and `skip_bad` is false; all of them are named, and all other shards are finished.
     """
-    existing = open_target(out, dataset)
-    with staging_folder(out) as staging:
-        writers = write_tars(dataset, staging, existing, int(shard_mb * 1e6), resize)
-        shards, samples, labels = join_tables(writers, dataset, existing)
-        for writer in writers:
-            for shard in writer.shards:
-                os.replace(staging / str(shard["file"]), out / str(shard["file"]))
-        tasks = existing.tasks if existing else dataset.tasks
-        version = existing.version + 1 if existing else 1
-        write_manifest(out, tasks, shards, samples, labels, version)
-    if existing:
-        for name in existing.tables.values():
-            (out / name).unlink()
-    return read_manifest(out)
+    total = sum(work.plan.shards[job].samples for job in jobs)
+    outcomes = list(run_jobs(work, jobs, workers, total, "images"))
+    bad = sorted(entry for outcome in outcomes for entry in outcome.bad)
+    if bad and not work.skip_bad:
+        raise InputError(describe_bad(bad, work.plan.place))
+    return outcomes
 
 
-def write_tars(
-    dataset: Dataset, staging: Path, existing: Manifest | None, max_bytes: int, resize: int | None
-) -> list[ShardWriter]:
-    names = sorted(set(dataset.splits), key=split_rank)
-    writers = {name: ShardWriter(staging, name, max_bytes) for name in names}
-    first_key = existing.samples.num_rows if existing else 0
-    count = len(dataset.names)
-    rows = zip(dataset.read_images(), dataset.names, dataset.splits, dataset.labels, strict=True)
-    try:
-        for index, (data, name, split, label_row) in enumerate(track(rows, count, "images")):
-            image = check_image(data, str(dataset.place / name), resize)
-            writers[split].add(sample_key(first_key + index), image, label_row, name)
-        for writer in writers.values():
-            writer.close()
-    finally:
-        for writer in writers.values():
-            writer.abandon()
-    return list(writers.values())
-
-
-def join_tables(
-    writers: list[ShardWriter], dataset: Dataset, existing: Manifest | None
-) -> tuple[pa.Table, pa.Table, np.ndarray]:
-    """Puts the splits one after the other, behind those that are there already."""
-    num_shards = existing.shards.num_rows if existing else 0
-    first_key = existing.samples.num_rows if existing else 0
-    shards, samples = [], []
-    for writer in writers:
-        samples += [{**sample, "shard": num_shards + int(str(sample["shard"]))} for sample in writer.samples]
-        num_shards += len(writer.shards)
-        shards += writer.shards
-    order = [int(str(sample["key"])) - first_key for sample in samples]
-    new_labels = dataset.labels[order]
-    shard_table = pa.Table.from_pylist(shards, schema=SHARDS_SCHEMA)
-    sample_table = pa.Table.from_pylist(samples, schema=SAMPLES_SCHEMA)
-    if existing is None:
-        return shard_table, sample_table, new_labels.astype(label_dtype(dataset.tasks))
-    return (
-        pa.concat_tables([existing.shards, shard_table]),
-        pa.concat_tables([existing.samples, sample_table]),
-        np.concatenate([existing.labels(), new_labels.astype(label_dtype(existing.tasks))]),
-    )
-
-
-def open_target(out: Path, dataset: Dataset) -> Manifest | None:
-    """Returns the shard set to extend, or None for a new one.
-
-    Raises:
-        InputError: The folder holds something else, or a set that these splits cannot join.
-    """
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return None
-    if not (out / MANIFEST_FILE).is_file():
-        raise InputError(
-            f"--out {out} is not empty and no complete shard set. Give another folder, or delete this one "
-            "(an interrupted run leaves one behind)."
-        )
-    existing = read_manifest(out)
-    if taken := [name for name in existing.splits if name in set(dataset.splits)]:
-        raise InputError(
-            f"--out {out} is not empty: it already has the split {shortened(taken)}. Give another folder, or another "
-            "split name (--split) to add to this set."
-        )
-    check_same_tasks(existing, dataset)
-    return existing
-
-
-def check_same_tasks(existing: Manifest, dataset: Dataset) -> None:
-    mine, theirs = ({task.name: task.classes for task in tasks} for tasks in (dataset.tasks, existing.tasks))
-    if list(mine.items()) != list(theirs.items()):
-        different = [name for name in {**theirs, **mine} if mine.get(name) != theirs.get(name)]
-        raise InputError(
-            f"The new split should have the tasks and classes of {existing.root}, in its order. "
-            f"These differ: {shortened(different or mine)}."
-        )
-    if repeated := sorted(set(existing.samples["path"].to_pylist()) & set(dataset.names)):
-        raise InputError(
-            f"An image should be in one split only. {len(repeated)} are in {existing.root} already: {shortened(repeated)}."
-        )
-
-
-@contextmanager
-def staging_folder(out: Path) -> Iterator[Path]:
-    """Gives a folder inside `out` for unfinished files; removes it, and an `out` that is still empty, in the end."""
-    is_new = not out.exists()
-    staging = out / STAGING
-    try:
-        staging.mkdir(parents=True)
-    except FileExistsError as error:
-        raise InputError(
-            f"{staging} exists: another call is writing there, or one was interrupted. If none is running, delete it."
-        ) from error
-    except OSError as error:
-        raise InputError(f"--out {out} cannot be written to: {error}.") from error
-    try:
-        yield staging
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        if is_new and not any(out.iterdir()):
-            out.rmdir()
+def describe_bad(bad: Sequence[tuple[str, str]], place: str) -> str:
+    listed = shortened((f"{place}/{name}: {reason}" for name, reason in bad), 5)
+    return f"{len(bad)} images cannot be used: {listed}. Replace them, or leave them out with --skip-bad."

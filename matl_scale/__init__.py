@@ -14,7 +14,7 @@ _PUBLIC = {
     "TaskRouter": "matl_scale.routing.router",
     "draw_masks": "matl_scale.routing.masks",
     "route": "matl_scale.routing.surgery",
-    "Manifest": "matl_scale.data.shards",
+    "Manifest": "matl_scale.data.manifest",
     "Task": "matl_scale.tasks",
     "InputError": "matl_scale.errors",
 }

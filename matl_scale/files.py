@@ -28,7 +28,7 @@ def sync_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     """Calls `write` with a temporary path beside `path`, then renames the result to `path`."""
     partial = path.with_name(f".partial-{path.name}")
     try:
@@ -55,15 +55,21 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def lock_folder(folder: Path, name: str = ".lock", wait: bool = False) -> Iterator[None]:
+def lock_folder(folder: Path, name: str = ".lock", wait: bool = False, shared: bool = False) -> Iterator[None]:
     """Holds a lock on a folder, which the system releases when this process ends in whatever way.
+
+    Args:
+        folder: What is locked.
+        name: Of the lock's file in it.
+        wait: Whether to wait for another process that holds it.
+        shared: Whether others that share it may hold it at the same time.
 
     Raises:
         InputError: Another process holds it, and `wait` is false.
     """
     with (folder / name).open("a+", encoding="utf-8") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             file.seek(0)
             raise InputError(

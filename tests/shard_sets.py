@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.dataset import Dataset
-from data_prep.encode import encode_png
-from data_prep.write import write_shard_set
-from matl_scale.data.shards import Manifest, Task
+from data_prep.dataset import Dataset, from_arrays
+from data_prep.image_sources import ArrayImages
+from data_prep.planning import Options
+from data_prep.shard_set import write_shard_set
+from matl_scale.data.manifest import Manifest
+from matl_scale.tasks import Task
 
 CLASSES = (2, 2, 3, 2, 5, 2)
 
@@ -37,17 +39,19 @@ def small_dataset(num_images: int = 90, size: int = 16, missing: float = 0.3) ->
     tasks = [
         Task(name=f"task_{i}", classes=tuple(f"class_{c}" for c in range(count))) for i, count in enumerate(CLASSES)
     ]
-    dataset = Dataset(
+    dataset = from_arrays(
         tasks=tasks,
         names=[f"images/{i:03d}.png" for i in range(num_images)],
         labels=labels,
-        splits=splits,
-        read_images=lambda: map(encode_png, pixels),
+        splits=splits.tolist(),
+        images=ArrayImages(place="memory", pixels=pixels),
     )
     return dataset, pixels
 
 
 def write_small_set(root: Path) -> ShardSet:
     dataset, pixels = small_dataset()
-    manifest = write_shard_set(dataset, root, shard_mb=0.03)
-    return ShardSet(root=root, manifest=manifest, pixels=pixels, labels=dataset.labels)
+    manifest = write_shard_set(lambda _: dataset, root, Options(shard_mb=0.03))
+    assert manifest is not None
+    labels = next(dataset.rows()).labels
+    return ShardSet(root=root, manifest=manifest, pixels=pixels, labels=labels)

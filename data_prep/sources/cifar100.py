@@ -4,57 +4,39 @@ A superclass task is labelled only on the images of its superclass and missing o
 multi-task results on this data.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pyarrow.parquet as pq
 
-from data_prep.dataset import Dataset
-from data_prep.encode import encode_png, one_vs_rest
-from data_prep.images import read_parquet_images
-from data_prep.splits import draw_splits
-from matl_scale.data.shards import MISSING, InputError, Task
+from data_prep.dataset import Dataset, Images, from_arrays, one_vs_rest
+from data_prep.image_sources import ArrayImages, open_parquet_images
+from data_prep.sources.download import unpickle_checked, with_torchvision
+from matl_scale.data.shards import MISSING
+from matl_scale.errors import InputError
+from matl_scale.tasks import Task
 
 PARTS = ("train", "test")
+Part = tuple[list[str], np.ndarray, np.ndarray]  # file names, fine and coarse class names
 
 
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """One official part: file names, fine and coarse class names, and the encoded images on demand."""
-
-    names: list[str]
-    fine: np.ndarray
-    coarse: np.ndarray
-    images: list[Path] | np.ndarray
-
-    def read_images(self) -> Iterator[bytes]:
-        if isinstance(self.images, list):
-            return read_parquet_images(self.images)
-        return map(encode_png, self.images)
-
-
-def build(root: Path, tasks: Literal["superclass", "fine"], val_fraction: float, seed: int) -> Dataset:
-    """Returns all 60,000 images; a seeded share of the training part becomes the split `val`."""
-    parts = [read_parquet_part(root, part) if is_parquet(root) else read_pickled_part(root, part) for part in PARTS]
-    splits = [np.full(len(part.names), name, dtype=object) for name, part in zip(PARTS, parts, strict=True)]
-    if val_fraction:
-        splits[0] = draw_splits(len(splits[0]), {"train": 1 - val_fraction, "val": val_fraction}, seed)
-    fine, coarse = (np.concatenate([getattr(part, kind) for part in parts]) for kind in ("fine", "coarse"))
+def build(root: Path, tasks: Literal["superclass", "fine"]) -> Dataset:
+    """Returns all 60,000 images in their official splits, from Parquet (`name`, `image`, `fine`, `coarse`) or the archive."""
+    parts, images = read_parquet(root) if is_parquet(root) else read_archive(root)
+    fine, coarse = (np.concatenate([part[i] for part in parts]) for i in (1, 2))
     declared, labels = superclass_tasks(fine, coarse) if tasks == "superclass" else fine_tasks(fine)
-    return Dataset(
+    return from_arrays(
         tasks=declared,
         # the published file names are not unique: the row number is
         names=[
             f"cifar100/{name}/{row:05d}_{file}"
             for name, part in zip(PARTS, parts, strict=True)
-            for row, file in enumerate(part.names)
+            for row, file in enumerate(part[0])
         ],
         labels=labels,
-        splits=np.concatenate(splits),
-        read_images=lambda: (image for part in parts for image in part.read_images()),
+        splits=[name for name, part in zip(PARTS, parts, strict=True) for _ in part[0]],
+        images=images,
     )
 
 
@@ -79,37 +61,33 @@ def is_parquet(root: Path) -> bool:
     return all((root / f"{part}.parquet").is_file() for part in PARTS)
 
 
-def read_parquet_part(root: Path, part: str) -> Part:
-    path = root / f"{part}.parquet"
-    wanted = ["name", "image", "fine", "coarse"]
-    if missing := set(wanted) - set(pq.read_schema(path).names):
-        raise InputError(f"{path} should have the columns {', '.join(wanted)}. It lacks {sorted(missing)}.")
-    table = pq.read_table(path, columns=["name", "fine", "coarse"])
-    fine, coarse = (np.asarray(table[kind].to_pylist(), dtype=object) for kind in ("fine", "coarse"))
-    return Part(names=table["name"].to_pylist(), fine=fine, coarse=coarse, images=[path])
+def read_parquet(root: Path) -> tuple[list[Part], Images]:
+    files = [root / f"{part}.parquet" for part in PARTS]
+    images = open_parquet_images(files, str(root))
+    parts = []
+    for file in files:
+        if missing := {"fine", "coarse"} - set(pq.read_schema(file).names):
+            raise InputError(
+                f"{file} should have the columns name, image, fine and coarse. It lacks {sorted(missing)}."
+            )
+        table = pq.read_table(file, columns=["name", "fine", "coarse"])
+        fine, coarse = (np.asarray(table[kind].to_pylist(), dtype=object) for kind in ("fine", "coarse"))
+        parts.append((table["name"].to_pylist(), fine, coarse))
+    return parts, images
 
 
-def read_pickled_part(root: Path, part: str) -> Part:
-    """Reads torchvision's layout (`cifar-100-python/`), after torchvision has checked or downloaded it."""
-    import pickle
-
-    from matl_scale.vision import torchvision
-
-    try:
-        torchvision.datasets.CIFAR100(root, train=part == "train", download=True)
-    except (RuntimeError, OSError) as error:
-        raise InputError(
-            f"{root} has neither train.parquet and test.parquet nor CIFAR-100 in torchvision's layout, and it could "
-            f"not be downloaded: {error}."
-        ) from error
-    # torchvision has compared these files with the published checksums, so unpickling them runs nothing foreign
-    with (root / "cifar-100-python" / part).open("rb") as file:
-        content = pickle.load(file, encoding="latin1")
-    with (root / "cifar-100-python" / "meta").open("rb") as file:
-        meta = pickle.load(file, encoding="latin1")
-    return Part(
-        names=content["filenames"],
-        fine=np.asarray(meta["fine_label_names"], dtype=object)[content["fine_labels"]],
-        coarse=np.asarray(meta["coarse_label_names"], dtype=object)[content["coarse_labels"]],
-        images=np.asarray(content["data"]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1),
-    )
+def read_archive(root: Path) -> tuple[list[Part], Images]:
+    """Reads torchvision's layout (`cifar-100-python/`), downloaded if it is not there."""
+    with_torchvision("CIFAR100", root)
+    folder = root / "cifar-100-python"
+    meta = unpickle_checked(folder / "meta")
+    parts, pixels = [], []
+    for part in PARTS:
+        content = unpickle_checked(folder / part)
+        fine, coarse = (
+            np.asarray(meta[f"{kind}_label_names"], dtype=object)[content[f"{kind}_labels"]]
+            for kind in ("fine", "coarse")
+        )
+        parts.append((content["filenames"], fine, coarse))
+        pixels.append(np.asarray(content["data"]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+    return parts, ArrayImages(place=str(folder), pixels=np.concatenate(pixels))

@@ -7,9 +7,9 @@ from itertools import combinations
 
 import numpy as np
 
-from data_prep.dataset import Dataset
-from data_prep.encode import encode_png
-from matl_scale.data.shards import Task
+from data_prep.dataset import Dataset, from_arrays
+from data_prep.image_sources import ArrayImages
+from matl_scale.tasks import Task
 
 SUBSETS = [subset for size in (1, 2, 3) for subset in combinations(range(10), size)]
 
@@ -26,14 +26,13 @@ def build(seed: int) -> Dataset:
     splits = np.empty(len(rows), dtype=object)
     for name, part in (("train", train), ("val", val), ("test", test)):
         splits[part] = name
-    pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
-    return Dataset(
+    return from_arrays(
         tasks=[
             Task(name="digit_in_" + "_".join(map(str, subset)), classes=("no", "yes"), source="digits")
             for subset in SUBSETS
         ],
         names=[f"digits/{row:04d}.png" for row in rows],
         labels=np.stack([np.isin(digits.target, subset) for subset in SUBSETS], axis=1).astype(np.int8),
-        splits=splits,
-        read_images=lambda: map(encode_png, pixels),
+        splits=splits.tolist(),
+        images=ArrayImages(place="scikit-learn", pixels=np.round(digits.images * (255 / 16)).astype(np.uint8)),
     )

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.dataset import Dataset
-from data_prep.encode import encode_png, one_vs_rest
-from data_prep.splits import draw_splits
-from matl_scale.data.shards import InputError, Task
+from data_prep.dataset import Dataset, from_arrays, one_vs_rest
+from data_prep.image_sources import ArrayImages
+from data_prep.sources.download import with_torchvision
+from matl_scale.errors import InputError
+from matl_scale.tasks import Task
 
 CLASSES = (
     "tshirt_top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle_boot",
@@ -17,10 +18,10 @@ PARTS = {"train": "train", "test": "t10k"}
 FOLDERS = (".", "raw", "FashionMNIST/raw")  # as published, and as torchvision lays it out
 
 
-def build(root: Path, val_fraction: float, seed: int) -> Dataset:
-    """Returns all 70,000 images; a seeded share of the training part becomes the split `val`."""
+def build(root: Path) -> Dataset:
+    """Returns all 70,000 images in their official splits."""
     folder = find_files(root)
-    names, pixels, classes, splits = [], [], [], []
+    names, pixels, classes, splits = list[str](), [], [], list[str]()
     for part, prefix in PARTS.items():
         pixels.append(read_idx(folder, f"{prefix}-images-idx3-ubyte"))
         classes.append(read_idx(folder, f"{prefix}-labels-idx1-ubyte").astype(np.int64))
@@ -28,15 +29,13 @@ def build(root: Path, val_fraction: float, seed: int) -> Dataset:
         if pixels[-1].ndim != 3 or len(pixels[-1]) != count:
             raise InputError(f"{folder}: the {part} images and labels should match. Got {len(pixels[-1])} and {count}.")
         names += [f"fashion-mnist/{part}/{row:05d}.png" for row in range(count)]
-        splits.append(np.full(count, part, dtype=object))
-    if val_fraction:
-        splits[0] = draw_splits(len(splits[0]), {"train": 1 - val_fraction, "val": val_fraction}, seed)
-    return Dataset(
+        splits += [part] * count
+    return from_arrays(
         tasks=[Task(name=name, classes=("no", "yes"), source="fashion-mnist") for name in CLASSES],
         names=names,
         labels=one_vs_rest(np.concatenate(classes), len(CLASSES)),
-        splits=np.concatenate(splits),
-        read_images=lambda: map(encode_png, np.concatenate(pixels)),
+        splits=splits,
+        images=ArrayImages(place=str(folder), pixels=np.concatenate(pixels)),
     )
 
 
@@ -45,13 +44,7 @@ def find_files(root: Path) -> Path:
     for folder in FOLDERS:
         if any((root / folder).glob("train-images-idx3-ubyte*")):
             return root / folder
-    from matl_scale.vision import torchvision
-
-    try:
-        for train in (True, False):
-            torchvision.datasets.FashionMNIST(root, train=train, download=True)
-    except (RuntimeError, OSError) as error:
-        raise InputError(f"{root} has no Fashion-MNIST files, and they could not be downloaded: {error}.") from error
+    with_torchvision("FashionMNIST", root)
     return root / "FashionMNIST/raw"
 
 

@@ -14,9 +14,10 @@ import webdataset as wds
 from torch.utils.data import get_worker_info
 
 from matl_scale.data.augment import Augment
+from matl_scale.data.manifest import Manifest
 from matl_scale.data.plan import TrainPlan, plan_evaluation
 from matl_scale.data.reader import SampleReader, decode_image
-from matl_scale.data.shards import InputError, Manifest
+from matl_scale.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +74,7 @@ def build_plan(manifest: Manifest, split: str, config: DataConfig, seed: int) ->
         InputError: The split is missing, or smaller than one batch.
     """
     rows = manifest.rows(split)
-    shards = manifest.samples["shard"].to_numpy()[rows]
+    shards = manifest.shard_of_rows()[rows]
     shard_rows = [rows[shards == shard].astype(np.int32) for shard in np.unique(shards)]
     plan = TrainPlan(seed=seed, batch_size=config.batch_size, shard_rows=shard_rows, window=config.shuffle_shards)
     if plan.batches_per_epoch == 0:

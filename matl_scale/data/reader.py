@@ -1,83 +1,113 @@
-"""Reads single samples out of the tars by the manifest's offsets, and decodes them. Never trains on a wrong sample:
-the tar header before each image has to carry the key that the manifest expects there."""
+"""Reads single samples out of the tars by the manifest's offsets. Never hands out a wrong sample: the tar header before each
+image has to carry the key that the manifest expects there."""
 
-import io
 import os
 from collections import OrderedDict
-from pathlib import Path
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import torch
-from PIL import Image
 
-from matl_scale.data.shards import HEADER_BYTES, InputError, Manifest, member_name
+from matl_scale.data.manifest import Manifest
+from matl_scale.data.shards import HEADER_BYTES, member_name, sample_key
 
 MAX_OPEN_SHARDS = 64
 
 
+class Damage(NamedTuple):
+    """A sample that cannot be used: its row, its shard's file, its key, and why."""
+
+    row: int
+    file: str
+    key: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}, sample {self.key}: {self.reason}"
+
+
 class SampleReader:
-    """Random access to the images of a shard set. Opens files when they are first needed, so it can be pickled."""
+    """Random access to the encoded images of a shard set, local or remote. Can be pickled; opens files when it needs them."""
 
     def __init__(self, manifest: Manifest) -> None:
-        self.root: Path = manifest.root
+        self.store = manifest.root
         self._files: list[str] = manifest.shards["file"].to_pylist()
-        samples: pa.Table = manifest.samples
-        self._shard = samples["shard"].to_numpy()
-        self._offset = samples["offset"].to_numpy()
-        self._size = samples["size"].to_numpy()
-        self._key = samples["key"].combine_chunks()
-        self._extension = samples["extension"].combine_chunks().dictionary_encode()
+        columns = manifest.sample_columns("key", "offset", "size", "extension")
+        self._shard = manifest.shard_of_rows()
+        self._key = columns["key"].cast(pa.int64()).to_numpy()
+        self._offset = columns["offset"].to_numpy()
+        self._size = columns["size"].to_numpy()
+        extensions = columns["extension"].combine_chunks().dictionary_encode()
+        self._extension = extensions.indices.to_numpy()
+        self._extensions: list[str] = extensions.dictionary.to_pylist()
         self._open: OrderedDict[int, int] = OrderedDict()  # shard → file descriptor
 
-    def read(self, row: int) -> dict[str, object]:
-        """Returns one sample: `__key__` and `__url__` as WebDataset has them, `row`, and the encoded `image`.
+    def read(self, rows: np.ndarray) -> list[bytes | Damage]:
+        """Reads the images of some rows, in order: encoded bytes, or what is wrong with the sample."""
+        shards, offsets, sizes = self._shard[rows], self._offset[rows], self._size[rows]
+        starts = offsets - HEADER_BYTES
+        names = [
+            member_name(sample_key(key), self._extensions[extension]).encode()
+            for key, extension in zip(self._key[rows].tolist(), self._extension[rows].tolist(), strict=True)
+        ]
+        read = self._read_local if self.store.local is not None else self._read_remote
+        blocks = read(shards.tolist(), starts.tolist(), sizes.tolist())
+        return [
+            block[HEADER_BYTES:]
+            if isinstance(block, bytes)
+            and len(block) == HEADER_BYTES + size
+            and block.startswith(name)
+            and block[len(name)] == 0
+            else self._describe(row, block, name, size)
+            for row, block, name, size in zip(rows.tolist(), blocks, names, sizes.tolist(), strict=True)
+        ]
 
-        Raises:
-            InputError: The tar does not hold this sample where the manifest says.
-        """
-        shard = int(self._shard[row])
-        size, offset = int(self._size[row]), int(self._offset[row])
-        key, extension = self._key[row].as_py(), self._extension[row].as_py()
-        # pread: forked workers share the position of a file that was open before the fork
-        block = os.pread(self._file(shard), HEADER_BYTES + size, offset - HEADER_BYTES)
-        name = block[:100].rstrip(b"\0").decode("ascii", "replace")
-        if name != member_name(key, extension) or len(block) != HEADER_BYTES + size:
-            raise InputError(
-                f"{self.root / self._files[shard]} should hold {member_name(key, extension)} ({size} bytes) at offset "
-                f"{offset}. Got {name!r}: the manifest does not match its tars. Prepare the shard set again."
-            )
-        return {"__key__": key, "__url__": self._files[shard], "row": row, "image": block[HEADER_BYTES:]}
+    def damage(self, row: int, reason: str) -> Damage:
+        """Describes a sample that cannot be used."""
+        return Damage(row, self._files[self._shard[row]], sample_key(int(self._key[row])), reason)
+
+    def _read_local(
+        self, shards: Sequence[int], starts: Sequence[int], sizes: Sequence[int]
+    ) -> list[bytes | Exception]:
+        blocks: list[bytes | Exception] = []
+        for shard, start, size in zip(shards, starts, sizes, strict=True):
+            try:
+                # pread: forked workers share the position of a file that was open before the fork
+                blocks.append(os.pread(self._file(shard), HEADER_BYTES + size, start))
+            except OSError as error:
+                blocks.append(error)
+        return blocks
+
+    def _read_remote(
+        self, shards: Sequence[int], starts: Sequence[int], sizes: Sequence[int]
+    ) -> list[bytes | Exception]:
+        ends = [start + HEADER_BYTES + size for start, size in zip(starts, sizes, strict=True)]
+        return self.store.read_ranges([self._files[shard] for shard in shards], starts, ends)
+
+    def _describe(self, row: int, block: bytes | Exception, name: bytes, size: int) -> Damage:
+        if isinstance(block, Exception):
+            return self.damage(row, f"cannot be read ({block})")
+        found = block[:100].rstrip(b"\0")
+        expected = name.decode()
+        if found == name:
+            return self.damage(row, f"the tar ends inside it ({len(block)} of {HEADER_BYTES + size} bytes)")
+        return self.damage(
+            row, f"the tar should hold {expected} here, and holds {found[:40]!r}: is the manifest of another set?"
+        )
 
     def _file(self, shard: int) -> int:
         if shard in self._open:
             self._open.move_to_end(shard)
             return self._open[shard]
-        path = self.root / self._files[shard]
-        try:
-            self._open[shard] = os.open(path, os.O_RDONLY)
-        except OSError as error:
-            raise InputError(f"{path} cannot be opened: {error.strerror}.") from error
+        self._open[shard] = os.open(self.store.local_file(self._files[shard]), os.O_RDONLY)
         if len(self._open) > MAX_OPEN_SHARDS:
             os.close(self._open.popitem(last=False)[1])
         return self._open[shard]
 
     def __del__(self) -> None:
-        for descriptor in self._open.values():
+        for descriptor in getattr(self, "_open", {}).values():
             os.close(descriptor)
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_open": OrderedDict()}
-
-
-def decode_image(data: bytes, size: int) -> torch.Tensor:
-    """Decodes an image to uint8 RGB, shape `(3, size, size)`; another shape is scaled and centre-cropped."""
-    with Image.open(io.BytesIO(data)) as encoded:
-        image = encoded.convert("RGB")
-    if image.size != (size, size):
-        scale = size / min(image.size)
-        width, height = (max(size, round(side * scale)) for side in image.size)
-        left, top = (width - size) / 2 / scale, (height - size) / 2 / scale
-        box = (left, top, left + size / scale, top + size / scale)
-        image = image.resize((size, size), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)

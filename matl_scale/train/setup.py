@@ -3,7 +3,6 @@
 import os
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,8 +11,9 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 
 from matl_scale.config import Config
 from matl_scale.data.loader import choose_image_size
+from matl_scale.data.manifest import Manifest, read_manifest
 from matl_scale.data.reader import SampleReader
-from matl_scale.data.shards import MISSING, Manifest, read_manifest
+from matl_scale.data.shards import MISSING
 from matl_scale.errors import InputError
 from matl_scale.files import hash_text
 from matl_scale.models import RoutedModel, build_model
@@ -126,7 +126,7 @@ def open_data(config: Config) -> RunData:
     Raises:
         InputError: The shard set is missing or damaged, or a pattern of `data.tasks` matches nothing.
     """
-    manifest = read_manifest(Path(config.data.path))
+    manifest = read_manifest(config.data.path)
     task_ids = match_names(manifest.task_names, config.data.patterns, "data.tasks")
     return RunData(
         manifest=manifest,

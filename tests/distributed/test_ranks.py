@@ -15,14 +15,14 @@ from ranks import run_ranks
 from reference import counts_of_draws, largest_difference, reference_run
 from shard_sets import ShardSet
 
-from data_prep.dataset import Dataset
-from data_prep.encode import encode_png
-from data_prep.write import write_shard_set
+from data_prep.dataset import from_arrays
+from data_prep.image_sources import ArrayImages
+from data_prep.shard_set import write_shard_set
 from matl_scale.config import Config, RunConfig
 from matl_scale.data.loader import DataConfig
-from matl_scale.data.shards import Task
 from matl_scale.metrics import METRICS
 from matl_scale.models import ModelConfig, RoutingConfig
+from matl_scale.tasks import Task
 from matl_scale.tracking.local import TrackConfig
 from matl_scale.train.checkpoint import CheckpointConfig
 from matl_scale.train.evaluate import EvalConfig
@@ -261,14 +261,14 @@ def write_wide_set(root: Path, num_tasks: int) -> Path:
     generator = np.random.default_rng(0)
     pixels = generator.integers(0, 256, (24, 64, 64, 3), dtype=np.uint8)
     labels = generator.integers(0, 2, (24, num_tasks)).astype(np.int8)
-    dataset = Dataset(
+    dataset = from_arrays(
         tasks=[Task(name=f"t{i}", classes=("no", "yes")) for i in range(num_tasks)],
         names=[f"{i}.png" for i in range(24)],
         labels=labels,
-        splits=np.array(["train"] * 22 + ["val"] * 2, dtype=object),
-        read_images=lambda: map(encode_png, pixels),
+        splits=["train"] * 22 + ["val"] * 2,
+        images=ArrayImages(place="memory", pixels=pixels),
     )
-    write_shard_set(dataset, root)
+    write_shard_set(lambda _: dataset, root)
     return root
 
 

@@ -13,14 +13,15 @@ import webdataset as wds
 from PIL import Image
 
 from data_prep.__main__ import main
-from matl_scale.data.shards import read_manifest
+from matl_scale.data.manifest import read_manifest
+from matl_scale.files import lock_folder
 
 LABELS = """image,smiling,hair,age,part
 a.png,1,black,30,train
-sub/b.jpg,0,,40,train
-c.png,,blond,30,val
+sub/b.jpg,0,blond,40,train
+c.png,,,30,val
 d.png,0,black,40,val
-e.png,1,red,,test
+e.png,1,blond,,test
 """
 
 
@@ -66,16 +67,16 @@ def test_bytes_labels_and_splits_survive(source: Path) -> None:
     assert manifest.splits == {"train": 2, "val": 2, "test": 1}
     assert [(task.name, task.classes) for task in manifest.tasks] == [
         ("smiling", ("0", "1")),
-        ("hair", ("black", "blond", "red")),
+        ("hair", ("black", "blond")),
         ("age", ("30", "40")),
     ]
     labels = dict(zip(manifest.samples["path"].to_pylist(), manifest.labels().tolist(), strict=True))
     assert labels == {
         "a.png": [1, 0, 0],
-        "sub/b.jpg": [0, -1, 1],
-        "c.png": [-1, 1, 0],
+        "sub/b.jpg": [0, 1, 1],
+        "c.png": [-1, -1, 0],
         "d.png": [0, 0, 1],
-        "e.png": [1, 2, -1],
+        "e.png": [1, 1, -1],
     }
     for sample in manifest.samples.to_pylist():
         tar = source / "set" / manifest.shards["file"][sample["shard"]].as_py()
@@ -104,7 +105,7 @@ def test_webdataset_alone_reads_the_tars(source: Path) -> None:
 
 def test_same_input_same_bytes(source: Path) -> None:
     for out in ("one", "two"):
-        shard(source, out, "--split-fractions", "train=0.6,val=0.4", "--seed", "7")
+        assert shard(source, out, "--split-fractions", "train=0.6,val=0.4", "--seed", "7", "--tasks", "smiling") == 0
     names = sorted(path.name for path in (source / "one").iterdir())
     assert names == sorted(path.name for path in (source / "two").iterdir())
     for name in names:
@@ -115,8 +116,9 @@ def test_same_input_same_bytes(source: Path) -> None:
 
 
 def test_fractions_are_seeded_and_exact(source: Path) -> None:
-    shard(source, "one", "--split-fractions", "train=0.6,test=0.4", "--seed", "1")
-    shard(source, "two", "--split-fractions", "train=0.6,test=0.4", "--seed", "2")
+    (source / "labels.csv").write_text("image,x\na.png,1\nsub/b.jpg,\nc.png,\nd.png,\ne.png,0\n")
+    for out, seed in (("one", "1"), ("two", "2")):
+        assert shard(source, out, "--split-fractions", "train=0.6,test=0.4", "--stratify", "--seed", seed) == 0
     one, two = (read_manifest(source / name) for name in ("one", "two"))
     assert one.splits == two.splits == {"train": 3, "test": 2}
     assert one.samples["path"].to_pylist() != two.samples["path"].to_pylist()
@@ -130,7 +132,6 @@ def test_separate_calls_make_one_set(source: Path) -> None:
         (source / f"{split}.csv").write_text("\n".join([header, *lines]))
     assert shard(source, "set", "--split", "train", "--allow-unmatched", labels="train.csv") == 0
     first = read_manifest(source / "set")
-    (source / "val.csv").write_text((source / "val.csv").read_text().replace("blond", "red"))
     assert shard(source, "set", "--split", "val", "--allow-unmatched", labels="val.csv") == 0
     both = read_manifest(source / "set")
     assert both.splits == {"train": 3, "val": 2}
@@ -138,8 +139,9 @@ def test_separate_calls_make_one_set(source: Path) -> None:
     assert both.id != first.id
     assert len(set(both.samples["key"].to_pylist())) == 5
     labels = dict(zip(both.samples["path"].to_pylist(), both.labels().tolist(), strict=True))
-    assert labels["c.png"] == [-1, 1, 0]
-    assert sorted(path.name for path in (source / "set").glob("*.parquet")) == sorted(both.tables.values())
+    assert labels["c.png"] == [-1, -1, 0]
+    assert read_manifest(source / "set", "1").id == first.id
+    assert read_manifest(source / "set", first.id[:8]).splits == {"train": 3}
 
 
 def test_parquet_images_and_labels(source: Path) -> None:
@@ -201,7 +203,7 @@ def test_names_with_brackets_are_shown_as_they_are(source: Path, capsys: pytest.
 
 
 BAD_LABELS = {
-    "single class": ("image,x,y\na.png,1,0\nsub/b.jpg,1,1\nc.png,1,0\nd.png,1,1\ne.png,1,0\n", "column `x`", "only 1"),
+    "single class": ("image,x,y\na.png,1,0\nsub/b.jpg,1,1\nc.png,1,0\nd.png,1,1\ne.png,1,0\n", "column `x`", "only '1'"),
     "empty column": ("image,x\na.png,\nsub/b.jpg,\nc.png,\nd.png,\ne.png,\n", "column `x`", "no value at all"),
     "fractions": ("image,x\na.png,0.5\nsub/b.jpg,1\nc.png,1\nd.png,0\ne.png,0\n", "column `x`", "fractions"),
     "duplicate row": ("image,x\na.png,1\na.png,0\nsub/b.jpg,1\nc.png,1\nd.png,0\ne.png,1\n", "a.png", "more than once"),
@@ -249,7 +251,7 @@ def test_allow_unmatched_leaves_them_out(source: Path, capsys: pytest.CaptureFix
 def test_undecodable_image_is_named(source: Path, capsys: pytest.CaptureFixture[str], content: bytes | str) -> None:
     path = source / "images" / "c.png"
     path.write_bytes(path.read_bytes()[:150] if isinstance(content, str) else content)
-    check_refused(source, capsys, f"{path} cannot be decoded")
+    check_refused(source, capsys, f"1 images cannot be used: {path}: it ", "--skip-bad")
 
 
 @pytest.mark.parametrize("mode", ["I;16", "F"])
@@ -261,17 +263,12 @@ def test_images_that_training_would_clip_are_refused(
     check_refused(source, capsys, str(path), "8 bits per channel")
 
 
-def test_an_interrupted_call_is_named(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shard(source, "set", "--tasks", "smiling")
-    (source / "set" / ".partial").mkdir()
-    images = source / "more"
-    images.mkdir()
-    (images / "new.png").write_bytes((source / "images" / "a.png").read_bytes())
-    (source / "more.csv").write_text("image,smiling\nnew.png,1\n")
-    assert shard(source, "set", "--split", "val", labels="more.csv", images="more") == 2
-    assert ".partial exists" in capsys.readouterr().err
-    (source / "set" / ".partial").rmdir()
-    assert shard(source, "set", "--split", "val", labels="more.csv", images="more") == 0
+def test_two_writers_on_one_folder(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (source / "set/.work").mkdir(parents=True)
+    with lock_folder(source / "set/.work"):
+        assert shard(source, "set") == 2
+    assert "is in use by process" in capsys.readouterr().err
+    assert shard(source, "set") == 0
 
 
 def test_broken_parquet_is_named(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -303,15 +300,15 @@ def test_output_folder_that_is_not_empty_is_left_alone(source: Path, capsys: pyt
     assert [path.name for path in (source / "set").iterdir()] == ["precious.txt"]
 
 
-def test_a_complete_set_refuses_the_same_split_and_stays_whole(
-    source: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_complete_set_stays_as_it_is(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shard(source, "set")
     before = {path.name: path.read_bytes() for path in (source / "set").iterdir()}
-    assert shard(source, "set") == 2
+    assert shard(source, "set") == 0  # the same call again
+    assert "nothing to do" in capsys.readouterr().err
+    assert shard(source, "set", "--resize", "8") == 2
     assert "already has the split train" in capsys.readouterr().err
-    (source / "images" / "c.png").write_bytes(b"broken")
-    assert shard(source, "set", "--split", "val") == 2  # the images are in train already
+    assert shard(source, "set", "--split", "val") == 2
+    assert "5 are in " in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in (source / "set").iterdir()} == before
 
 

@@ -14,8 +14,9 @@ from shard_sets import ShardSet
 from matl_scale import InputError
 from matl_scale.data.augment import augment_batch, build_augment, normalise
 from matl_scale.data.loader import DataConfig, TrainBatches, build_loader, build_plan, choose_image_size
+from matl_scale.data.manifest import read_manifest
 from matl_scale.data.reader import SampleReader, decode_image
-from matl_scale.data.shards import HEADER_BYTES, read_manifest
+from matl_scale.data.shards import HEADER_BYTES
 from matl_scale.train.step import labelled_loss, select_labelled
 
 

@@ -1,0 +1,1 @@
+"""The subcommands of `matl-data`, one file each."""

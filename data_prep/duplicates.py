@@ -1,0 +1,41 @@
+"""Images that occur more than once, by content."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from matl_scale.data.shards import split_rank
+
+
+def rank_splits(names: Sequence[str]) -> np.ndarray:
+    """Returns whose copy stays, per split, lowest first: evaluation splits before train, so that test sets stay whole."""
+    order = sorted(range(len(names)), key=lambda i: split_rank(names[i]))
+    ranks = np.empty(len(names), dtype=np.int64)
+    ranks[order] = np.arange(len(names))
+    return np.array([len(names) if name == "train" else rank for name, rank in zip(names, ranks, strict=True)])
+
+
+def find_duplicates(digests: np.ndarray, ranks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Finds copies.
+
+    Args:
+        digests: Of the images' bytes, shape `(num_images,)`, dtype V16.
+        ranks: Among copies, the one of the lowest rank stays, then the first; shape `(num_images,)`.
+
+    Returns:
+        The rows of the copies, ascending, and for each the row that stays.
+    """
+    if len(digests) < 2:
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    halves = np.frombuffer(digests.tobytes(), dtype=np.uint64).reshape(-1, 2)
+    first = halves[:, 0]
+    by_first = np.argsort(first, kind="stable")
+    same = first[by_first][1:] == first[by_first][:-1]
+    suspects = np.unique(np.concatenate([by_first[1:][same], by_first[:-1][same]]))
+    order = suspects[np.lexsort((suspects, ranks[suspects], halves[suspects, 1], halves[suspects, 0]))]
+    begins = np.ones(len(order), dtype=bool)
+    begins[1:] = (halves[order[1:]] != halves[order[:-1]]).any(axis=1)
+    kept = order[np.maximum.accumulate(np.where(begins, np.arange(len(order)), 0))]
+    copies, kept = order[~begins], kept[~begins]
+    ascending = np.argsort(copies)
+    return copies[ascending], kept[ascending]

@@ -1,0 +1,112 @@
+"""Whether training will be able to decode an image; and resizing, where it is asked for. Else bytes stay as they are."""
+
+import io
+import struct
+import zlib
+from typing import NamedTuple
+
+from PIL import Image
+
+from matl_scale.errors import InputError
+
+EXTENSIONS = {
+    "JPEG": "jpg",
+    "MPO": "jpg",
+    "PNG": "png",
+    "WEBP": "webp",
+    "BMP": "bmp",
+    "GIF": "gif",
+    "TIFF": "tif",
+    "PPM": "ppm",
+}
+PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
+GREY, GREY_ALPHA = 0, 4
+
+
+class CheckedImage(NamedTuple):
+    """An image that decodes: its bytes, file extension, width and height in pixels."""
+
+    data: bytes
+    extension: str
+    width: int
+    height: int
+
+
+class BadImage(InputError):
+    """An image that cannot be used; the message says why, not which."""
+
+
+def check_image(data: bytes, resize: int | None = None) -> CheckedImage:
+    """Checks an image without decoding more than is needed. With `resize`, scales and centre-crops it to a square.
+
+    A PNG is whole if the checksums of its chunks are right; that takes a twentieth of the time of decoding it. Of a JPEG,
+    every coefficient is read but only the smallest size is computed. Anything else is decoded.
+
+    Args:
+        data: The encoded image.
+        resize: Side length in pixels; JPEG is written again at quality 95, everything else as PNG.
+
+    Raises:
+        BadImage: It is damaged, or of a kind that training would change.
+    """
+    if not data:
+        raise BadImage("it has no bytes, or cannot be read")
+    if resize is None and data.startswith(PNG_START):
+        return check_png(data)
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            extension = EXTENSIONS.get(image.format or "")
+            width, height = image.size
+            if extension == "jpg" and resize is None:
+                image.draft("L", (1, 1))
+            image.load()
+            if extension is None:
+                raise BadImage(f"images should be one of {', '.join(EXTENSIONS)}, and it is {image.format}")
+            if image.mode[0] in "IF":
+                raise BadImage(f"images should have 8 bits per channel, and training would clip its mode {image.mode}")
+            if resize is None or image.size == (resize, resize):
+                return CheckedImage(data, extension, width, height)
+            square = fit_square(image if image.mode in ("L", "RGB") else image.convert("RGB"), resize)
+    except BadImage:
+        raise
+    except Exception as error:  # Pillow's codecs raise many kinds for damaged data
+        raise BadImage(f"it cannot be decoded ({len(data)} bytes): {error}") from error
+    buffer = io.BytesIO()
+    if extension == "jpg":
+        square.save(buffer, "JPEG", quality=95)
+    else:
+        extension = "png"
+        square.save(buffer, "PNG")
+    return CheckedImage(buffer.getvalue(), extension, resize, resize)
+
+
+def check_png(data: bytes) -> CheckedImage:
+    """Checks the chunks of a PNG: length, type, content and CRC-32 each, from IHDR to IEND (PNG specification, 5.3)."""
+    width, height, depth, colour = struct.unpack_from(">IIBB", data, 16)
+    if depth == 16 and colour in (GREY, GREY_ALPHA):
+        raise BadImage("images should have 8 bits per channel, and training would clip its 16")
+    place, kind, pixels = 8, b"", 0
+    while kind != b"IEND":
+        if place + 12 > len(data):
+            raise BadImage(f"it is cut off after {len(data)} bytes")
+        (size,) = struct.unpack_from(">I", data, place)
+        end = place + 8 + size
+        kind = data[place + 4 : place + 8]
+        if end + 4 > len(data):
+            raise BadImage(f"it is cut off after {len(data)} bytes")
+        if zlib.crc32(data[place + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+            raise BadImage(f"it cannot be decoded: the checksum of its chunk {kind!r} is wrong")
+        pixels += size if kind == b"IDAT" else 0
+        place = end + 4
+    if not (width and height and pixels):
+        raise BadImage("it cannot be decoded: it has no pixels")
+    return CheckedImage(data, "png", width, height)
+
+
+def fit_square(image: Image.Image, size: int) -> Image.Image:
+    """Scales the shorter side to `size` pixels and crops the middle of the longer one."""
+    scale = size / min(image.size)
+    width, height = (max(size, round(side * scale)) for side in image.size)
+    scaled = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (width - size) // 2, (height - size) // 2
+    return scaled.crop((left, top, left + size, top + size))

@@ -1,0 +1,195 @@
+"""Where encoded images come from: a folder, Parquet files with a column of bytes, or pixels in memory."""
+
+import io
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from data_prep.dataset import CHUNK_ROWS, Images
+from matl_scale.data.store import Store
+from matl_scale.errors import InputError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+REMOTE_BATCH = 64  # files that are read at once from a store with latency
+
+
+class ListedImages(Images, Protocol):
+    """Images that know their names."""
+
+    def names(self) -> Iterator[tuple[list[str], np.ndarray]]:
+        """Yields all names in chunks, always in the same order, with the numbers to read them by."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderImages:
+    """The files of a folder, by relative path; a local folder or a URL."""
+
+    place: str
+
+    def names(self) -> Iterator[tuple[list[str], np.ndarray]]:
+        """Yields the paths of all image files below the folder, sorted folder by folder."""
+        start, chunk = 0, []
+        for name in list_files(Store(self.place)):
+            if name.lower().endswith(IMAGE_SUFFIXES):
+                chunk.append(name)
+            if len(chunk) == CHUNK_ROWS:
+                yield chunk, np.arange(start, start + len(chunk))
+                start, chunk = start + len(chunk), []
+        if chunk:
+            yield chunk, np.arange(start, start + len(chunk))
+
+    def read(self, names: Sequence[str], sources: np.ndarray) -> Iterator[bytes]:  # noqa: ARG002
+        store = Store(self.place)
+        if store.local is not None:
+            root = str(store.local)
+            for name in names:
+                try:
+                    with open(f"{root}/{name}", "rb", buffering=0) as file:  # noqa: PTH123 - Path costs as much as the read
+                        yield file.read()
+                except OSError:
+                    yield b""
+            return
+        for start in range(0, len(names), REMOTE_BATCH):
+            paths = [f"{store.path}/{name}" for name in names[start : start + REMOTE_BATCH]]
+            found = store.fs.cat(paths, on_error="return")
+            for path in paths:
+                data = found.get(path, found.get(path.lstrip("/"), b""))
+                yield data if isinstance(data, bytes) else b""
+
+
+def list_files(store: Store) -> Iterator[str]:
+    """Yields the relative paths of all files of a folder, sorted folder by folder, hidden ones left out."""
+    if store.local is None:
+        root = store.path.rstrip("/")
+        yield from (str(path)[len(root) :].lstrip("/") for path in sorted(store.fs.find(root)))
+        return
+    yield from list_local(store.local, "")
+
+
+def list_local(root: Path, below: str) -> Iterator[str]:
+    with os.scandir(root / below) as found:
+        entries = sorted((entry.name, entry.is_dir()) for entry in found if not entry.name.startswith("."))
+    for name, is_folder in entries:
+        if is_folder:
+            yield from list_local(root, f"{below}{name}/")
+        else:
+            yield f"{below}{name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParquetImages:
+    """Rows of Parquet files with the columns `name` and `image` (bytes, or a struct with the field `bytes`)."""
+
+    place: str
+    files: Sequence[Path]
+    sizes: Sequence[int]
+
+    def names(self) -> Iterator[tuple[list[str], np.ndarray]]:
+        """Yields the column `name` of all rows."""
+        start = 0
+        for file in self.files:
+            for batch in pq.ParquetFile(file).iter_batches(batch_size=CHUNK_ROWS, columns=["name"]):
+                if batch["name"].null_count:
+                    raise InputError(f"{file}: every row should have a `name`. {batch['name'].null_count} are empty.")
+                yield list(map(str, batch["name"].to_pylist())), np.arange(start, start + len(batch))
+                start += len(batch)
+
+    def read(self, names: Sequence[str], sources: np.ndarray) -> Iterator[bytes]:  # noqa: ARG002
+        starts = np.cumsum([0, *self.sizes])
+        for number, file in enumerate(self.files):
+            first, last = np.searchsorted(sources, starts[number : number + 2])
+            if last > first:
+                yield from read_rows(pq.ParquetFile(file), sources[first:last] - starts[number])
+
+
+def read_rows(file: pq.ParquetFile, rows: np.ndarray) -> Iterator[bytes]:
+    """Yields the images of some rows, ascending, of a Parquet file; only row groups with one of them are read."""
+    groups = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
+    ends = np.cumsum(groups)
+    wanted = np.unique(np.searchsorted(ends, rows, side="right"))
+    place = 0
+    for group in wanted.tolist():
+        start = int(ends[group]) - groups[group]
+        last = np.searchsorted(rows, ends[group])
+        for batch in file.iter_batches(batch_size=256, row_groups=[group], columns=["image"]):
+            stop = place + int(np.searchsorted(rows[place:last], start + len(batch)))
+            if stop > place:
+                column = batch.column(0)
+                if pa.types.is_struct(column.type):
+                    column = column.field("bytes")
+                for image in column.take(pa.array(rows[place:stop] - start)):
+                    yield image.as_py() or b""
+            place, start = stop, start + len(batch)
+            if place == last:
+                break
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArrayImages:
+    """Pixels, encoded as PNG when they are read.
+
+    Attributes:
+        place: Where they are from.
+        pixels: uint8, shape `(num_images, height, width)` or `(num_images, height, width, 3)`.
+    """
+
+    place: str
+    pixels: np.ndarray = field(repr=False)
+
+    def read(self, names: Sequence[str], sources: np.ndarray) -> Iterator[bytes]:  # noqa: ARG002
+        return (encode_png(self.pixels[row]) for row in sources)
+
+
+def encode_png(pixels: np.ndarray) -> bytes:
+    """Encodes uint8 pixels, shape `(height, width)` or `(height, width, 3)`, as PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def open_images(place: str) -> ListedImages:
+    """Finds the images of a folder (recursively), a Parquet file, or a folder of Parquet files.
+
+    Raises:
+        InputError: There are none, or a Parquet file lacks a column.
+    """
+    store = Store(place)
+    if place.endswith(".parquet"):
+        return open_parquet_images([local_path(store)], place)
+    if store.local is not None and not store.local.is_dir():
+        raise InputError(f"--images should be a folder or a Parquet file. {place} is neither.")
+    parquet = [name for name in store.names() if name.endswith(".parquet")]
+    if parquet:
+        return open_parquet_images([local_path(store / name) for name in parquet], place)
+    images = FolderImages(place=place)
+    if next(images.names(), None) is None:
+        raise InputError(f"{place} holds no image ({', '.join(IMAGE_SUFFIXES)}) and no Parquet file.")
+    return images
+
+
+def local_path(store: Store) -> Path:
+    if store.local is None:
+        raise InputError(f"Parquet files with images should be on a file system. Got {store}: copy them first.")
+    return store.local
+
+
+def open_parquet_images(files: list[Path], place: str) -> ParquetImages:
+    """Opens Parquet files with the columns `name` and `image`."""
+    sizes = []
+    for file in files:
+        try:
+            metadata = pq.ParquetFile(file)
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(f"{file} cannot be read as Parquet: {error}.") from error
+        if missing := {"name", "image"} - set(metadata.schema_arrow.names):
+            raise InputError(f"{file} should have the columns `name` and `image`. It lacks {sorted(missing)}.")
+        sizes.append(metadata.metadata.num_rows)
+    return ParquetImages(place=place, files=files, sizes=sizes)

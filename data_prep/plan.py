@@ -1,0 +1,281 @@
+"""The plan of a shard set: every row with its split and shard, on disk, before an image is written.
+
+Everything that follows is a function of the plan, so any number of processes on any machines write the same bytes, and a
+process that is killed is simply started again.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from data_prep.dataset import CHUNK_ROWS, Dataset, Rows
+from data_prep.labels import map_matrix
+from data_prep.names import check_repeated, hash_names
+from data_prep.splits import check_split_name
+from matl_scale.data.shards import label_dtype, shard_name, split_rank
+from matl_scale.errors import InputError
+from matl_scale.files import hash_text
+from matl_scale.tasks import Task
+
+PLAN_FILE = "plan.json"
+NAMES_FILE, LABELS_FILE, SPLITS_FILE = PLAN_TABLES = "names.arrow", "labels.bin", "splits.bin"
+NAMES_SCHEMA = pa.schema({"name": pa.string(), "source": pa.int64()})
+DROPPED = 255  # split number of a row that is not written
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedShard:
+    """One tar to be written.
+
+    Attributes:
+        file: Its name.
+        split: Of its samples.
+        start: Place of its first sample among those of the split.
+        samples: How many it gets.
+        first_key: Number of the first sample's key.
+    """
+
+    file: str
+    split: str
+    start: int
+    samples: int
+    first_key: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A plan on disk, opened.
+
+    Attributes:
+        folder: Where it is.
+        id: Equal for equal input and options.
+        tasks: One per column of the labels.
+        splits: Names, by number.
+        shards: In order.
+        num_rows: Rows of the data set, dropped ones included.
+        resize: Side length in pixels to which images are scaled and cropped, or None.
+        place: Where the images are, for error messages.
+    """
+
+    folder: Path
+    id: str
+    tasks: tuple[Task, ...]
+    splits: tuple[str, ...]
+    shards: tuple[PlannedShard, ...]
+    num_rows: int
+    resize: int | None
+    place: str
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The label matrix of all rows, shape `(num_rows, num_tasks)`, mapped into memory."""
+        return map_matrix(self.folder / LABELS_FILE, label_dtype(self.tasks), self.num_rows, len(self.tasks))
+
+    def split_numbers(self) -> np.ndarray:
+        """Reads the split number of every row, shape `(num_rows,)`, uint8."""
+        return np.fromfile(self.folder / SPLITS_FILE, dtype=np.uint8)
+
+    def rows_of(self, shard: PlannedShard) -> np.ndarray:
+        """Returns the rows of a shard, ascending, shape `(shard.samples,)`."""
+        rows = rows_of_split(self, self.splits.index(shard.split))
+        return rows[shard.start : shard.start + shard.samples]
+
+    def read_names(self, rows: np.ndarray) -> tuple[list[str], np.ndarray]:
+        """Returns the names of some rows, ascending, and the numbers to read their images by."""
+        return read_names(self.folder, rows)
+
+
+@lru_cache(maxsize=2)
+def _rows_of_split(path: Path, id: str, number: int) -> np.ndarray:  # noqa: ARG001
+    rows = np.flatnonzero(np.fromfile(path, dtype=np.uint8) == number)
+    return rows.astype(np.uint32) if len(rows) < 2**32 else rows
+
+
+def rows_of_split(plan: Plan, number: int) -> np.ndarray:
+    """Returns the rows of a split, ascending; kept for the next shard of it."""
+    return _rows_of_split(plan.folder / SPLITS_FILE, plan.id, number)
+
+
+def read_names(folder: Path, rows: np.ndarray) -> tuple[list[str], np.ndarray]:
+    names: list[str] = []
+    sources = []
+    with pa.memory_map(str(folder / NAMES_FILE)) as file:
+        reader = pa.ipc.open_file(file)
+        for number in np.unique(rows // CHUNK_ROWS).tolist():
+            inside = rows[(rows // CHUNK_ROWS) == number].astype(np.int64) - number * CHUNK_ROWS
+            batch = reader.get_batch(number).take(pa.array(inside))
+            names += batch["name"].to_pylist()
+            sources.append(batch["source"].to_numpy())
+    return names, np.concatenate(sources) if sources else np.zeros(0, dtype=np.int64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spooled:
+    """The rows of a data set, written to disk in order.
+
+    Attributes:
+        folder: Where.
+        splits: Names of splits, by number.
+        num_rows: How many there are.
+        sha256: Of names, labels and splits.
+    """
+
+    folder: Path
+    splits: list[str]
+    num_rows: int
+    sha256: str
+
+
+def spool(dataset: Dataset, folder: Path) -> Spooled:
+    """Writes the rows of a data set to `folder`.
+
+    Raises:
+        InputError: There is no row, a name occurs twice, or a split has a name that cannot be.
+    """
+    digest, splits, hashes = hashlib.sha256(), dict[str, int](), list[np.ndarray]()
+    dtype = label_dtype(dataset.tasks)
+    with (
+        (folder / LABELS_FILE).open("wb") as labels_file,
+        (folder / SPLITS_FILE).open("wb") as splits_file,
+        pa.OSFile(str(folder / NAMES_FILE), "wb") as names_file,
+        pa.ipc.new_file(names_file, NAMES_SCHEMA) as names_writer,
+    ):
+        for rows in even_chunks(dataset.rows()):
+            for name in dict.fromkeys(rows.splits):
+                splits.setdefault(check_split_name(name), len(splits))
+            numbers = np.fromiter((splits[name] for name in rows.splits), dtype=np.uint8, count=len(rows.splits))
+            labels = np.ascontiguousarray(rows.labels, dtype=dtype)
+            digest.update("\0".join(rows.names).encode("utf-8", "surrogateescape"))
+            for file, part in ((labels_file, labels), (splits_file, numbers)):
+                digest.update(part.data)
+                part.tofile(file)
+            names_writer.write(pa.record_batch([pa.array(rows.names, pa.string()), rows.sources], schema=NAMES_SCHEMA))
+            hashes.append(hash_names(rows.names))
+    num_rows = sum(map(len, hashes))
+    if not num_rows:
+        raise InputError("There should be at least one image with a label row. Got none.")
+    check_names(folder, np.sort(np.concatenate(hashes)), num_rows)
+    digest.update(json.dumps(list(splits)).encode())
+    return Spooled(folder=folder, splits=list(splits), num_rows=num_rows, sha256=digest.hexdigest())
+
+
+def even_chunks(parts: Iterator[Rows]) -> Iterator[Rows]:
+    """Yields the same rows in chunks of `CHUNK_ROWS`, all but the last."""
+    waiting: list[Rows] = []
+    count = 0
+    for part in parts:
+        waiting.append(part)
+        count += len(part.names)
+        while count >= CHUNK_ROWS:
+            whole = join_rows(waiting)
+            yield cut_rows(whole, 0, CHUNK_ROWS)
+            waiting, count = [cut_rows(whole, CHUNK_ROWS, count)], count - CHUNK_ROWS
+    if count:
+        yield join_rows(waiting)
+
+
+def join_rows(parts: Sequence[Rows]) -> Rows:
+    if len(parts) == 1:
+        return parts[0]
+    return Rows(
+        names=[name for part in parts for name in part.names],
+        sources=np.concatenate([part.sources for part in parts]),
+        labels=np.concatenate([part.labels for part in parts]),
+        splits=[split for part in parts for split in part.splits],
+    )
+
+
+def cut_rows(rows: Rows, start: int, stop: int) -> Rows:
+    part = slice(start, stop)
+    return Rows(names=rows.names[part], sources=rows.sources[part], labels=rows.labels[part], splits=rows.splits[part])
+
+
+def check_names(folder: Path, hashes: np.ndarray, num_rows: int) -> None:
+    """Raises `InputError` if a name occurs twice; `hashes` are those of all names, sorted."""
+    suspects = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+    if suspects:
+        starts = range(0, num_rows, CHUNK_ROWS)
+        chunks = (read_names(folder, np.arange(start, min(start + CHUNK_ROWS, num_rows)))[0] for start in starts)
+        check_repeated(suspects, chunks, "image name")
+
+
+def plan_id(spooled: Spooled, options: dict[str, Any], tasks: Sequence[Task]) -> str:
+    """Returns the id of the plan that these rows and options lead to."""
+    declared = [[task.name, list(task.classes), task.source] for task in tasks]
+    return hash_text(json.dumps([spooled.sha256, options, declared], sort_keys=True))
+
+
+def cut_shards(
+    numbers: np.ndarray, splits: Sequence[str], bytes_per_sample: float, shard_bytes: float, first_key: int
+) -> list[PlannedShard]:
+    """Cuts each split into shards of equal numbers of samples, about `shard_bytes` large.
+
+    Args:
+        numbers: Split number of every row.
+        splits: Names by number.
+        bytes_per_sample: In the tar, on average.
+        shard_bytes: Largest size of a shard of average samples.
+        first_key: Number of the first key.
+    """
+    shards = []
+    for name in sorted(splits, key=split_rank):
+        count = int((numbers == splits.index(name)).sum())
+        num_shards = min(count, int(np.ceil(count * bytes_per_sample / shard_bytes)))
+        ends = np.round(np.linspace(0, count, num_shards + 1)).astype(int)
+        for number, (start, stop) in enumerate(zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)):
+            shards.append(
+                PlannedShard(
+                    file=shard_name(name, number), split=name, start=start, samples=stop - start, first_key=first_key
+                )
+            )
+            first_key += stop - start
+    return shards
+
+
+def write_plan(plan: Plan, path: Path) -> None:
+    """Writes a plan, but for its tables, as JSON."""
+    content = {
+        "id": plan.id,
+        "tasks": [asdict(task) for task in plan.tasks],
+        "splits": plan.splits,
+        "shards": [asdict(shard) for shard in plan.shards],
+        "num_rows": plan.num_rows,
+        "resize": plan.resize,
+        "place": plan.place,
+    }
+    path.write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
+
+
+def read_plan(path: Path, folder: Path) -> Plan:
+    """Opens a plan.
+
+    Args:
+        path: Its JSON file.
+        folder: Of its tables.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return Plan(
+            folder=folder,
+            id=content["id"],
+            tasks=tuple(
+                Task(name=t["name"], classes=tuple(t["classes"]), source=t["source"]) for t in content["tasks"]
+            ),
+            splits=tuple(content["splits"]),
+            shards=tuple(PlannedShard(**shard) for shard in content["shards"]),
+            num_rows=content["num_rows"],
+            resize=content["resize"],
+            place=content["place"],
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} cannot be read: {error!r}. Delete {path.parent} and begin again.") from error

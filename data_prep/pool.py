@@ -1,0 +1,96 @@
+"""Runs independent jobs in worker processes, with progress; workers end when the process that started them ends."""
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait as wait_for_handles
+from typing import Any, Protocol, TypeVar
+
+from data_prep.progress import Meter
+from matl_scale.errors import InputError
+
+POLL_S = 0.2
+Result = TypeVar("Result", covariant=True)
+Advance = Callable[[int], None]
+
+
+class Work(Protocol[Result]):
+    """A job: called with its number and a function that takes how many more items are done."""
+
+    def __call__(self, job: int, advance: Advance) -> Result: ...
+
+
+def run_jobs(work: Work[Result], jobs: Sequence[int], workers: int, total: int, unit: str) -> Iterator[Result]:
+    """Runs jobs and yields their results as they come.
+
+    Args:
+        work: Pickled once per worker.
+        jobs: Their numbers.
+        workers: Number of processes; 1 works in this one.
+        total: Number of items in all jobs together.
+        unit: Plural noun of an item.
+
+    Raises:
+        InputError: A worker was killed.
+    """
+    with Meter(total, unit) as meter:
+        if workers == 1 or len(jobs) <= 1:
+            yield from run_here(work, jobs, meter)
+        else:
+            yield from run_in_workers(work, jobs, min(workers, len(jobs)), meter)
+
+
+def run_here(work: Work[Result], jobs: Sequence[int], meter: Meter) -> Iterator[Result]:
+    for job in jobs:
+        yield work(job, lambda items: meter.update(meter.done + items))
+
+
+def run_in_workers(work: Work[Result], jobs: Sequence[int], workers: int, meter: Meter) -> Iterator[Result]:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["data_prep.write"])
+    done = context.Value("q", 0)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(work, done))
+    try:
+        pending: set[Future[Result]] = {pool.submit(_run_job, job) for job in jobs}
+        while pending:
+            finished, pending = wait(pending, timeout=POLL_S, return_when=FIRST_COMPLETED)
+            meter.update(done.value)
+            for future in finished:
+                yield future.result()
+    except BrokenProcessPool as error:
+        raise InputError(
+            "A worker process was killed (is there enough memory?). What is finished is kept: run the same command again, "
+            "perhaps with fewer --workers."
+        ) from error
+    finally:
+        for process in list((pool._processes or {}).values()):  # there is no public way to end a job that is running
+            process.terminate()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+_work: Any = None
+_done: Any = None
+
+
+def _start_worker(work: Any, done: Any) -> None:
+    global _work, _done
+    _work, _done = work, done
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait_for_handles([parent.sentinel])
+    os._exit(1)
+
+
+def _run_job(job: int) -> Any:
+    def advance(items: int) -> None:
+        with _done.get_lock():
+            _done.value += items
+
+    return _work(job, advance)

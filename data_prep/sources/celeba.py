@@ -1,0 +1,42 @@
+"""CelebA (Liu, Luo, Wang, Tang, ICCV 2015): 202,599 aligned faces, 40 binary attributes, official train, val and test."""
+
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.dataset import Dataset, from_arrays
+from data_prep.image_sources import FolderImages
+from data_prep.sources.files import as_int, locate, read_fields
+from matl_scale.errors import InputError
+from matl_scale.tasks import Task
+
+FOLDERS = (".", "Anno", "Eval", "Img", "celeba")  # as published, and as torchvision lays it out
+SPLITS = ("train", "val", "test")
+
+
+def build(root: Path) -> Dataset:
+    """Returns the images of `img_align_celeba` with `list_attr_celeba.txt` and `list_eval_partition.txt`."""
+    images = locate(root, "img_align_celeba", FOLDERS)
+    path = locate(root, "list_attr_celeba.txt", FOLDERS)
+    (count, *_), attributes, *rows = read_fields(path, fewest=1)
+    if count != str(len(rows)) or any(len(row) != len(attributes) + 1 for row in rows):
+        raise InputError(f"{path} should have {count} images and {len(attributes)} values each. Is the file whole?")
+    split_path = locate(root, "list_eval_partition.txt", FOLDERS)
+    split_of = {
+        name: SPLITS[as_int(number, split_path, (0, 1, 2))] for name, number in read_fields(split_path, fewest=2)
+    }
+    names = [row[0] for row in rows]
+    if unknown := [name for name in names if name not in split_of]:
+        raise InputError(f"{split_path} has no line for {unknown[0]} and {len(unknown) - 1} more images of {path}.")
+    values = {"1": 1, "-1": 0}
+    try:
+        labels = np.array([[values[value] for value in row[1:]] for row in rows], dtype=np.int8)
+    except KeyError as error:
+        raise InputError(f"{path}: values should be 1 or -1. Got {error}.") from error
+    return from_arrays(
+        tasks=[Task(name=name, classes=("no", "yes"), source="celeba") for name in attributes],
+        names=names,
+        labels=labels,
+        splits=[split_of[name] for name in names],
+        images=FolderImages(place=str(images)),
+    )

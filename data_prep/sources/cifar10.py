@@ -1,0 +1,62 @@
+"""CIFAR-10 (Krizhevsky, 2009) as ten one-vs-rest tasks, from the binary archive or, checked, the Python one."""
+
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.dataset import Dataset, from_arrays, one_vs_rest
+from data_prep.image_sources import ArrayImages
+from data_prep.sources.download import unpickle_checked, with_torchvision
+from matl_scale.errors import InputError
+from matl_scale.tasks import Task
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+PARTS = {"train": tuple(f"data_batch_{number}" for number in range(1, 6)), "test": ("test_batch",)}
+RECORD_BYTES = 1 + 3 * 32 * 32
+BINARY_FOLDER, PYTHON_FOLDER = "cifar-10-batches-bin", "cifar-10-batches-py"
+
+
+def build(root: Path) -> Dataset:
+    """Returns all 60,000 images in their official splits."""
+    binary = next((folder for folder in (root / BINARY_FOLDER, root) if (folder / "test_batch.bin").is_file()), None)
+    if binary is None:
+        with_torchvision("CIFAR10", root)
+    pixels, classes, names, splits = [], [], list[str](), list[str]()
+    for split, files in PARTS.items():
+        for file in files:
+            part = read_binary(binary / f"{file}.bin") if binary else read_python(root / PYTHON_FOLDER / file)
+            classes.append(part[0])
+            pixels.append(part[1])
+            names += [f"cifar10/{file}/{row:05d}.png" for row in range(len(part[0]))]
+            splits += [split] * len(part[0])
+    return from_arrays(
+        tasks=[Task(name=name, classes=("no", "yes"), source="cifar10") for name in CLASSES],
+        names=names,
+        labels=one_vs_rest(np.concatenate(classes), len(CLASSES)),
+        splits=splits,
+        images=ArrayImages(place=str(root), pixels=np.concatenate(pixels)),
+    )
+
+
+def read_binary(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Reads records of a class byte and 3,072 pixel bytes, channel after channel."""
+    try:
+        data = np.fromfile(path, dtype=np.uint8)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+    if not len(data) or len(data) % RECORD_BYTES:
+        raise InputError(f"{path} should hold records of {RECORD_BYTES} bytes. Got {len(data)} bytes.")
+    records = data.reshape(-1, RECORD_BYTES)
+    if records[:, 0].max() >= len(CLASSES):
+        raise InputError(f"{path} should hold classes 0 to 9. Got {records[:, 0].max()}: is it another file?")
+    return records[:, 0].astype(np.int64), to_images(records[:, 1:])
+
+
+def read_python(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    content = unpickle_checked(path)
+    return np.asarray(content["labels"], dtype=np.int64), to_images(np.asarray(content["data"]))
+
+
+def to_images(rows: np.ndarray) -> np.ndarray:
+    """Turns rows of 3,072 bytes, channel after channel, into pixels, shape `(num_images, 32, 32, 3)`."""
+    return rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)

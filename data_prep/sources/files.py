@@ -1,0 +1,44 @@
+"""Finds the files of a published data set, wherever its archive was unpacked, and reads its lists."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matl_scale.errors import InputError
+
+
+def locate(root: Path, name: str, folders: Sequence[str]) -> Path:
+    """Returns the first of `root/folder/name` that exists.
+
+    Raises:
+        InputError: None does.
+    """
+    for folder in folders:
+        if (root / folder / name).exists():
+            return root / folder / name
+    places = ", ".join(str(root / folder) for folder in folders)
+    raise InputError(
+        f"{name} should be in one of {places}. Unpack the published archives there, or give another --root."
+    )
+
+
+def read_fields(path: Path, fewest: int) -> list[list[str]]:
+    """Reads the lines of a text file as fields between blanks; empty lines are left out.
+
+    Raises:
+        InputError: It cannot be read, or a line has fewer than `fewest` fields.
+    """
+    try:
+        lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}.") from error
+    for number, fields in enumerate(lines, start=1):
+        if fields and len(fields) < fewest:
+            raise InputError(f"{path}, line {number}: there should be at least {fewest} fields. Got {len(fields)}.")
+    return [fields for fields in lines if fields]
+
+
+def as_int(text: str, path: Path, valid: Sequence[int]) -> int:
+    """Reads a number that has to be one of `valid`."""
+    if text.lstrip("+-").isdigit() and int(text) in valid:
+        return int(text)
+    raise InputError(f"{path}: {text!r} should be one of {', '.join(map(str, valid))}. Is the file whole?")

@@ -1,0 +1,403 @@
+"""`manifest.json`: the versions of a shard set, each a list of Parquet tables with their SHA-256. It appears last and
+means "complete".
+
+A version is never changed. A change of labels writes a file with the new columns and a new tasks table, and adds a
+version that shares everything else with the one before; no tar is touched, and older versions stay readable.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from matl_scale.data.shards import (
+    DIGESTS_SCHEMA,
+    MISSING,
+    SAMPLES_SCHEMA,
+    SHARDS_SCHEMA,
+    TASKS_SCHEMA,
+    class_counts,
+    label_dtype,
+    split_rank,
+)
+from matl_scale.data.store import Store
+from matl_scale.errors import InputError, nearest
+from matl_scale.files import hash_text, write_json
+from matl_scale.tasks import Task
+
+FORMAT = "matl_scale shard set"
+FORMAT_VERSION = 2  # 2: versions of labels
+MANIFEST_FILE = "manifest.json"
+ROLES = ("tasks", "shards", "samples", "digests")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """One version of a complete shard set.
+
+    Attributes:
+        root: The folder.
+        id: SHA-256 over the tables of this version: equal content, equal id.
+        version: Its number, from 1.
+        tasks: In label-matrix column order.
+        places: Per task, the file and the column that hold its labels.
+        shards: Table with `SHARDS_SCHEMA`, one row per tar.
+        tables: Name of the file of each table, by its role.
+        entries: All versions, as `manifest.json` lists them, oldest first.
+    """
+
+    root: Store
+    id: str
+    version: int
+    tasks: tuple[Task, ...]
+    places: tuple[tuple[str, str], ...]
+    shards: pa.Table
+    tables: Mapping[str, str]
+    entries: Sequence[Mapping[str, Any]] = field(repr=False)
+
+    @cached_property
+    def shard_sizes(self) -> np.ndarray:
+        """Number of samples of each shard, shape `(num_shards,)`."""
+        return self.shards["samples"].to_numpy()
+
+    @property
+    def num_samples(self) -> int:
+        return int(self.shard_sizes.sum())
+
+    @cached_property
+    def samples(self) -> pa.Table:
+        """Table with `SAMPLES_SCHEMA`, one row per image, shard after shard."""
+        return self._read("samples", None)
+
+    def sample_columns(self, *names: str) -> pa.Table:
+        """Reads some columns of the samples table: of ten million images, the paths alone fill a gigabyte."""
+        return self._read("samples", list(names))
+
+    def digest_table(self) -> pa.Table:
+        """Reads the table with `DIGESTS_SCHEMA`, one row per image."""
+        return self._read("digests", None)
+
+    def digests(self) -> np.ndarray:
+        """Reads the first 16 bytes of the SHA-256 of each image, shape `(num_samples,)`, dtype V16."""
+        column = self.digest_table().column(0).combine_chunks()
+        return np.frombuffer(column.buffers()[1], dtype="V16", count=len(column), offset=16 * column.offset)
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """Number of samples per split, in the order train, val, test, then any others by name."""
+        names = self.shards["split"].to_pylist()
+        return {
+            name: int(sum(size for split, size in zip(names, self.shard_sizes, strict=True) if split == name))
+            for name in sorted(set(names), key=split_rank)
+        }
+
+    @property
+    def task_names(self) -> list[str]:
+        return [task.name for task in self.tasks]
+
+    def shard_of_rows(self) -> np.ndarray:
+        """Returns the shard number of every sample, shape `(num_samples,)`."""
+        return np.repeat(np.arange(len(self.shard_sizes), dtype=np.int32), self.shard_sizes)
+
+    def rows(self, split: str) -> np.ndarray:
+        """Returns the row numbers, ascending, of the samples of a split.
+
+        Raises:
+            InputError: There is no such split.
+        """
+        if split not in self.splits:
+            raise InputError(
+                f"{self.root} has no split `{split}`. It has: {', '.join(self.splits)}." + nearest(split, self.splits)
+            )
+        chosen = np.array([name == split for name in self.shards["split"].to_pylist()])
+        return np.flatnonzero(np.repeat(chosen, self.shard_sizes))
+
+    def labels(self, task_ids: Sequence[int] | None = None) -> np.ndarray:
+        """Reads the label matrix for all tasks or for some.
+
+        Returns:
+            Shape `(num_samples, num_tasks)`, −1 where there is no label; each task's column lies in one piece.
+
+        Raises:
+            InputError: The matrix does not match the samples, or holds a value that is no class of its task.
+        """
+        ids = list(range(len(self.tasks))) if task_ids is None else list(task_ids)
+        matrix = np.empty((self.num_samples, len(ids)), dtype=label_dtype([self.tasks[i] for i in ids]), order="F")
+        for name in sorted({self.places[i][0] for i in ids}):
+            with self.root.fetched(name) as path:
+                file = open_parquet(path, f"{self.root}/{name}")
+                if file.metadata.num_rows != len(matrix):
+                    raise InputError(
+                        f"{self.root}/{name} should have one row per sample ({len(matrix)}). Got {file.metadata.num_rows}."
+                    )
+                for place, i in enumerate(ids):
+                    if self.places[i][0] == name:
+                        matrix[:, place] = self._read_labels(file, i)
+        return matrix
+
+    def _read_labels(self, file: pq.ParquetFile, task_id: int) -> np.ndarray:
+        task, (name, column) = self.tasks[task_id], self.places[task_id]
+        place = f"{self.root}/{name}, task `{task.name}`"
+        if column not in file.schema_arrow.names:
+            raise InputError(f"{place}: the file has no column {column!r}. Restore the file from a copy.")
+        values = file.read(columns=[column]).column(0)
+        if not pa.types.is_integer(values.type) or values.null_count:
+            raise InputError(f"{place}: labels should be integers without gaps. Got {values.type}.")
+        numbers = values.to_numpy()
+        if len(numbers) and (numbers.min() < MISSING or numbers.max() >= task.num_classes):
+            raise InputError(
+                f"{place}: labels should lie between {MISSING} and {task.num_classes - 1}. "
+                f"Got {numbers.min()} to {numbers.max()}."
+            )
+        return numbers
+
+    def check_shards(self, split: str) -> None:
+        """Compares the tars of a split with the manifest by presence and size, without reading them.
+
+        Raises:
+            InputError: A tar is missing or has another size.
+        """
+        for shard in self.shards.to_pylist():
+            if shard["split"] != split:
+                continue
+            if not self.root.exists(shard["file"]):
+                raise InputError(
+                    f"{self.root}/{shard['file']} is listed in the manifest but missing. Prepare the shard set again."
+                )
+            size = self.root.size(shard["file"])
+            if size != shard["bytes"]:
+                raise InputError(
+                    f"{self.root}/{shard['file']} should have {shard['bytes']} bytes by the manifest. Got {size}. "
+                    "The manifest and the tars are not of one set; prepare it again."
+                )
+
+    def image_size(self) -> int | None:
+        """Returns the side length in pixels if all images are squares of one size, else None."""
+        table = self.sample_columns("width", "height")
+        width, height = table["width"].to_numpy(), table["height"].to_numpy()
+        if len(width) and (width == width[0]).all() and (height == width[0]).all():
+            return int(width[0])
+        return None
+
+    def _read(self, role: str, columns: list[str] | None) -> pa.Table:
+        schema = {"samples": SAMPLES_SCHEMA, "digests": DIGESTS_SCHEMA}[role]
+        table = read_table(self.root, self.tables[role], schema, columns)
+        if table.num_rows != self.num_samples:
+            raise InputError(
+                f"{self.root}/{self.tables[role]} should have a row for each of the {self.num_samples} samples of the shards "
+                f"table. Got {table.num_rows}."
+            )
+        return table
+
+
+def open_parquet(path: Path, place: str) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{place} cannot be read as Parquet: {error}.") from error
+
+
+def read_table(root: Store, name: str, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
+    """Reads a table of the set.
+
+    Raises:
+        InputError: It cannot be read, or has other columns.
+    """
+    with root.fetched(name) as path:
+        file = open_parquet(path, f"{root}/{name}")
+        if not file.schema_arrow.equals(schema):
+            raise InputError(f"{root}/{name} should have the columns {', '.join(schema.names)}. Prepare the set again.")
+        return file.read(columns=columns)
+
+
+def column_name(task_name: str) -> str:
+    """Returns a task's Parquet column. Parquet readers take a dot as a path into a struct, so it is written otherwise."""
+    return task_name.replace("%", "%25").replace(".", "%2E")
+
+
+def tasks_table(
+    tasks: Sequence[Task], places: Sequence[tuple[str, str]], counts: Sequence[np.ndarray], num_samples: int
+) -> pa.Table:
+    """Builds the table of a version's tasks.
+
+    Args:
+        tasks: In order.
+        places: Per task, the file and the column that hold its labels.
+        counts: Per task, the samples of each class.
+        num_samples: Of the whole set.
+    """
+    return pa.table(
+        {
+            "name": [task.name for task in tasks],
+            "classes": [list(task.classes) for task in tasks],
+            "source": [task.source for task in tasks],
+            "counts": [count.tolist() for count in counts],
+            "missing": [int(num_samples - count.sum()) for count in counts],
+            "file": [file for file, _ in places],
+            "column": [column for _, column in places],
+        },
+        schema=TASKS_SCHEMA,
+    )
+
+
+def label_table(tasks: Sequence[Task], labels: np.ndarray) -> pa.Table:
+    """Builds a table of labels, shape `(num_rows, num_tasks)`, with a column per task."""
+    dtype = label_dtype(tasks)
+    return pa.table({column_name(task.name): labels[:, i].astype(dtype) for i, task in enumerate(tasks)})
+
+
+def count_classes(tasks: Sequence[Task], labels: np.ndarray) -> list[np.ndarray]:
+    """Counts the classes of every task in a label matrix, shape `(num_rows, num_tasks)`."""
+    return [class_counts(labels[:, i], task.num_classes) for i, task in enumerate(tasks)]
+
+
+def write_table(root: Store, name: str, table: pa.Table) -> dict[str, str]:
+    """Writes a table and returns its entry for the manifest."""
+    root.write(name, lambda path: pq.write_table(table, path, compression="zstd"))
+    return {"file": name, "sha256": root.sha256(name)}
+
+
+def describe_file(root: Store, name: str) -> dict[str, str]:
+    """Returns the manifest's entry of a file that has been written."""
+    return {"file": name, "sha256": root.sha256(name)}
+
+
+def append_version(
+    root: Store,
+    entries: Sequence[Mapping[str, Any]],
+    tables: Mapping[str, Mapping[str, str]],
+    labels: Sequence[Mapping[str, str]],
+    change: str,
+    plan: str = "",
+) -> None:
+    """Writes `manifest.json` with one version more: from here on, it is the newest.
+
+    Args:
+        root: The folder.
+        entries: The versions so far.
+        tables: Entry of each table, by role.
+        labels: Entries of the files that the tasks table refers to.
+        change: What is new, in words.
+        plan: Id of the plan by which tars were added, if any were.
+    """
+    entry = {
+        "version": len(entries) + 1,
+        "id": version_id(tables, labels),
+        "change": change,
+        "plan": plan,
+        "tables": {role: dict(tables[role]) for role in ROLES},
+        "labels": [dict(file) for file in labels],
+    }
+    content = {"format": FORMAT, "format_version": FORMAT_VERSION, "versions": [*map(dict, entries), entry]}
+    if root.local is not None:
+        write_json(root.local / MANIFEST_FILE, content)
+    else:
+        root.write(MANIFEST_FILE, lambda path: write_json(path, content))
+
+
+def version_id(tables: Mapping[str, Mapping[str, str]], labels: Sequence[Mapping[str, str]]) -> str:
+    """Returns the id of a version: a hash of its files' hashes."""
+    lines = [f"{role} {tables[role]['sha256']}" for role in ROLES]
+    return hash_text("\n".join(lines + [f"labels {file['sha256']}" for file in labels]))
+
+
+def is_shard_set(root: Store) -> bool:
+    """Returns whether the folder holds a complete shard set."""
+    return root.exists(MANIFEST_FILE)
+
+
+def read_manifest(place: str | Path | Store, version: str = "") -> Manifest:
+    """Reads a shard set's manifest.
+
+    Args:
+        place: The folder or its URL.
+        version: A version's number or the beginning of its id; the newest if empty.
+
+    Raises:
+        InputError: The folder holds no complete shard set, has no such version, or a table is not the one listed.
+    """
+    root = place if isinstance(place, Store) else Store(place)
+    entries = read_entries(root)
+    entry = choose_version(root, entries, version)
+    tables = {role: entry["tables"][role] for role in ROLES}
+    for file in [*tables.values(), *entry["labels"]]:
+        check_table(root, file)
+    rows = read_table(root, tables["tasks"]["file"], TASKS_SCHEMA).to_pylist()
+    shards = read_table(root, tables["shards"]["file"], SHARDS_SCHEMA)
+    return Manifest(
+        root=root,
+        id=entry["id"],
+        version=entry["version"],
+        tasks=tuple(Task(name=row["name"], classes=tuple(row["classes"]), source=row["source"]) for row in rows),
+        places=tuple((row["file"], row["column"]) for row in rows),
+        shards=shards,
+        tables={role: file["file"] for role, file in tables.items()},
+        entries=entries,
+    )
+
+
+def read_entries(root: Store) -> list[dict[str, Any]]:
+    """Reads the versions of a shard set, oldest first.
+
+    Raises:
+        InputError: There is no manifest, or it has another form.
+    """
+    if not root.exists(MANIFEST_FILE):
+        names = root.names()
+        hint = ""
+        if any(name.endswith(".tar") for name in names) or ".work" in names:
+            hint = " It holds unfinished work: run the same `matl-data shard` again, or `matl-data merge` after an array job."
+        raise InputError(f"{root} is not a shard set: it has no {MANIFEST_FILE}.{hint} See `matl-data --help`.")
+    place = f"{root}/{MANIFEST_FILE}"
+    try:
+        content = json.loads(root.read(MANIFEST_FILE))
+        if content["format"] != FORMAT or content["format_version"] != FORMAT_VERSION:
+            raise InputError(
+                f"{place} should have format {FORMAT!r}, version {FORMAT_VERSION}. Got {content['format']!r}, version "
+                f"{content['format_version']!r}. Prepare the shard set again."
+            )
+        entries = [check_entry(entry, number) for number, entry in enumerate(content["versions"], start=1)]
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{place} cannot be read as a manifest: {error!r}. Prepare the shard set again.") from error
+    if not entries:
+        raise InputError(f"{place} lists no version. Prepare the shard set again.")
+    return entries
+
+
+def check_entry(entry: Any, number: int) -> dict[str, Any]:
+    """Returns a version's entry; raises `ValueError`, `KeyError` or `TypeError` if it has another form."""
+    files = [entry["tables"][role] for role in ROLES] + list(entry["labels"])
+    for file in files:
+        name = file["file"]
+        if not isinstance(name, str) or not isinstance(file["sha256"], str) or "/" in name or name in ("", ".", ".."):
+            raise ValueError(f"{name!r} is no name of a table")
+    if entry["version"] != number or entry["id"] != version_id(entry["tables"], entry["labels"]):
+        raise ValueError(f"version {number} does not have the id of its tables")
+    return dict(entry)
+
+
+def choose_version(root: Store, entries: Sequence[dict[str, Any]], version: str) -> dict[str, Any]:
+    if not version:
+        return entries[-1]
+    if version.isdigit() and 1 <= int(version) <= len(entries):
+        return entries[int(version) - 1]
+    found = [entry for entry in entries if len(version) >= 6 and entry["id"].startswith(version)]
+    if len(found) != 1:
+        known = ", ".join(f"{entry['version']} ({entry['id'][:12]})" for entry in entries[-10:])
+        raise InputError(f"{root} has no version {version!r}. It has: {known}. Give a number or six digits of an id.")
+    return found[0]
+
+
+def check_table(root: Store, file: Mapping[str, str]) -> None:
+    if not root.exists(file["file"]):
+        raise InputError(f"{root}/{MANIFEST_FILE} lists {file['file']!r}, which is missing. Restore it from a copy.")
+    if root.sha256(file["file"]) != file["sha256"]:
+        raise InputError(f"{root}/{file['file']} is not the file that {MANIFEST_FILE} lists (SHA-256 differs).")
