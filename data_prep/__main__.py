@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from data_prep.commands import example, info, merge, shard
+from data_prep.commands import example, info, merge, preview, shard, tasks, verify
 from matl_scale.errors import InputError
 
 INTERRUPTED = 130
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="matl-data", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (shard, example, merge, info):
+    for command in (shard, example, merge, tasks, info, preview, verify):
         command.add_command(commands)
     return parser
 

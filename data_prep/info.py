@@ -42,6 +42,11 @@ def print_info(manifest: Manifest, console: Console) -> None:
             f"  {split}: {manifest.splits[split]:,} images in {len(sizes)} shards, {sum(sizes) / 1e6:,.1f} MB",
             highlight=False,
         )
+    for entry in manifest.entries:
+        marker = "→" if entry["version"] == manifest.version else " "
+        console.print(
+            f"{marker} version {entry['version']}, id {entry['id'][:12]}: {escape(entry['change'])}", highlight=False
+        )
     size = manifest.image_size()
     console.print(
         f"  {len(manifest.tasks)} tasks, {np.mean(labels < 0):.1%} of all labels missing; images: "

@@ -10,7 +10,7 @@ from pathlib import Path
 from data_prep.close import DUPLICATES_FILE, close_set, report_duplicates
 from data_prep.dataset import Dataset
 from data_prep.plan import PLAN_FILE, PLAN_TABLES, Plan, Spooled, plan_id, read_plan, spool, write_plan
-from data_prep.planning import Options, make_plan
+from data_prep.planning import Options, check_same_tasks, make_plan
 from data_prep.write import WORK, ShardWork, write_shards
 from matl_scale.data.manifest import MANIFEST_FILE, Manifest, is_shard_set, read_manifest
 from matl_scale.data.store import Store
@@ -93,6 +93,8 @@ def is_closed(manifest: Manifest, plan: str) -> bool:
 
 
 def finish(out: Store, plan: Plan, existing: Manifest | None, scratch: Path) -> Manifest:
+    if existing:
+        check_same_tasks(existing, plan.tasks)  # they may have changed since the plan was made
     manifest = close_set(out, plan, existing, scratch)
     if report := report_duplicates(manifest):
         print(report, file=sys.stderr)

@@ -58,7 +58,13 @@ def evaluate_split(config: Config, accelerator: Accelerator, split: str, checkpo
     checkpoint = choose_checkpoint(config, checkpoint_folder)
     model = restore_network(config, data, checkpoint, accelerator.device)
     metrics = Evaluator(
-        accelerator, model, data.evaluation(split), config.eval, config.routing.execution, config.train.channels_last
+        accelerator,
+        model,
+        data.evaluation(split),
+        config.eval,
+        config.routing.execution,
+        config.train.channels_last,
+        folder,
     )()
     if accelerator.is_main_process:
         recorder = Recorder(folder, config.track, dict(walk(config)), data.task_names, enabled=True)

@@ -9,7 +9,7 @@ import torch
 from torch import fx, nn
 
 from matl_scale.errors import InputError, nearest
-from matl_scale.routing.masks import Strategy
+from matl_scale.routing.masks import EarlierMasks, Strategy
 from matl_scale.routing.statistics import Statistics
 from matl_scale.routing.surgery import first_line, route, set_submodule
 from matl_scale.seeds import derive_seed
@@ -87,7 +87,12 @@ class RoutedModel(nn.Module):
 
 
 def build_model(
-    model: ModelConfig, routing: RoutingConfig, tasks: Sequence[Task], seed: int, image_size: int
+    model: ModelConfig,
+    routing: RoutingConfig,
+    tasks: Sequence[Task],
+    seed: int,
+    image_size: int,
+    earlier: EarlierMasks | None = None,
 ) -> RoutedModel:
     """Builds the network; weights and masks are a pure function of the arguments.
 
@@ -97,6 +102,7 @@ def build_model(
         tasks: A head each.
         seed: Of weights and masks.
         image_size: Side length in pixels of the images it will see.
+        earlier: Masks of tasks that another network has had.
 
     Raises:
         InputError: The backbone is unknown, cannot be routed or does not run on such images, or σ leaves a layer
@@ -112,6 +118,7 @@ def build_model(
         statistics=routing.statistics,
         align=routing.align,
         seed=seed,
+        earlier=earlier,
     )
     network = RoutedModel(trunk, [task.num_classes for task in tasks], num_features)
     for head in network.heads:

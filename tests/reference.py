@@ -7,7 +7,7 @@ import torch
 from shard_sets import ShardSet
 
 from matl_scale.config import Config
-from matl_scale.data.loader import build_plan
+from matl_scale.data.plan import TaskOrder
 from matl_scale.models import RoutedModel, build_model
 from matl_scale.train.optim import build_optimizer, learning_rate, set_learning_rate
 from matl_scale.train.sampling import build_sampler
@@ -27,14 +27,16 @@ def run_steps(config: Config, data: ShardSet, num_slots: int) -> RoutedModel:
     labels = manifest.labels()
     source_row = [int(path[-7:-4]) for path in manifest.samples["path"].to_pylist()]
     labelled = (labels[manifest.rows("train")] >= 0).sum(axis=0)
-    plan = build_plan(manifest, "train", config.data, config.run.seed)
+    order = TaskOrder(config.run.seed, config.data.batch_size, labels, manifest.rows("train"), config.data.balance)
+    draws = [0] * len(manifest.tasks)
     sampler = build_sampler(config.tasks, manifest.task_names, labelled, config.run.seed, num_slots)
     model = build_model(config.model, config.routing, manifest.tasks, config.run.seed, 16)
     optimizer = build_optimizer(config.optim, model)
     for step in range(config.train.steps):
         slots = []
-        for slot, task in enumerate(sampler.tasks(step).tolist()):
-            rows = plan.batch(step * num_slots + slot)
+        for task in sampler.tasks(step).tolist():
+            rows = order.batch(task, draws[task])
+            draws[task] += 1
             pixels = torch.from_numpy(data.pixels[[source_row[row] for row in rows]])
             slots.append((task, *run_slot(model, task, pixels, torch.from_numpy(labels[rows, task]).long())))
         take_step(model, optimizer, slots, config, step)

@@ -2,19 +2,48 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
+from data_prep.association import associate, draw_picture, strongest_pairs
 from data_prep.info import print_info
 from matl_scale.data.manifest import read_manifest
+from matl_scale.errors import InputError
+
+NUM_PAIRS = 10
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     info = commands.add_parser("info", help="describe a shard set: tasks, classes, counts, missing labels, shards")
     info.add_argument("folder", metavar="DIR", help="the shard set: a folder or an fsspec URL")
+    info.add_argument(
+        "--version", default="", metavar="V", help="a version of its labels: number or id (default: newest)"
+    )
+    info.add_argument(
+        "--picture",
+        type=Path,
+        metavar="FILE",
+        help="draw how strongly the labels of tasks go together (.png, .svg, .pdf)",
+    )
     info.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
     # a pipe has no width: leave the lines whole for whoever searches them
-    print_info(read_manifest(options.folder), Console(width=None if sys.stdout.isatty() else 200))
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    manifest = read_manifest(options.folder, options.version)
+    print_info(manifest, console)
+    if options.picture is not None:
+        check_picture(options.picture)
+        values = associate(manifest)
+        draw_picture(values, manifest.task_names, options.picture)
+        for one, other, value in strongest_pairs(values, manifest.task_names, NUM_PAIRS):
+            console.print(f"  {value:.3f}  {escape(one)}, {escape(other)}", highlight=False)
+        console.print(f"Cramér's V of all pairs: {options.picture}", highlight=False)
+
+
+def check_picture(path: Path) -> None:
+    if path.suffix not in (".png", ".svg", ".pdf") or not path.absolute().parent.is_dir():
+        raise InputError(f"--picture should be a .png, .svg or .pdf file in a folder that exists. Got {path}.")

@@ -3,6 +3,7 @@ execution in our own loop, which reads and decodes once as well. Images have Cel
 
 import io
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,10 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
-from data_prep.dataset import Dataset
-from data_prep.write import write_shard_set
+from data_prep.dataset import from_arrays
+from data_prep.shard_set import write_shard_set
 from matl_scale.data.augment import normalise
+from matl_scale.data.damage import DamageLog
 from matl_scale.data.loader import EvaluationBatches, build_loader
 from matl_scale.data.reader import SampleReader
 from matl_scale.metrics import TaskCounters
@@ -32,17 +34,35 @@ def write_shards(folder: Path) -> EvalData:
     """Writes smooth random JPEGs with a label for every task."""
     generator = np.random.default_rng(0)
     coarse = generator.integers(0, 256, (NUM_IMAGES, 16, 16, 3), dtype=np.uint8)
-    dataset = Dataset(
+    dataset = from_arrays(
         tasks=binary_tasks(NUM_TASKS),
         names=[f"{i}.png" for i in range(NUM_IMAGES)],
         labels=generator.integers(0, 2, (NUM_IMAGES, NUM_TASKS)).astype(np.int8),
-        splits=np.array(["val"] * NUM_IMAGES, dtype=object),
-        read_images=lambda: map(encode_jpeg, coarse),
+        splits=["val"] * NUM_IMAGES,
+        images=SmoothJpegs(coarse),
     )
-    manifest = write_shard_set(dataset, folder)
+    manifest = write_shard_set(lambda _: dataset, folder)
+    assert manifest is not None
     return EvalData(
-        rows=manifest.rows("val"), labels=manifest.labels(), reader=SampleReader(manifest), image_size=SIZE, workers=0
+        rows=manifest.rows("val"),
+        labels=manifest.labels(),
+        reader=SampleReader(manifest),
+        image_size=SIZE,
+        workers=0,
+        damage=DamageLog("val", NUM_IMAGES, 0.0, str(folder)),
     )
+
+
+class SmoothJpegs:
+    """Small random pixels, shape `(num_images, height, width, 3)`, scaled up and encoded."""
+
+    place = "memory"
+
+    def __init__(self, coarse: np.ndarray) -> None:
+        self.coarse = coarse
+
+    def read(self, names: Sequence[str], sources: np.ndarray) -> Iterator[bytes]:  # noqa: ARG002
+        return map(encode_jpeg, self.coarse[sources])
 
 
 def encode_jpeg(coarse: np.ndarray) -> bytes:

@@ -42,7 +42,12 @@ class OurStep:
         self.optimizer = accelerator.prepare_optimizer(build_optimizer(OptimConfig(), self.model))
         images = torch.randint(0, 256, (BATCH, 3, size, size), dtype=torch.uint8)
         rows = np.arange(BATCH)
-        self.batches: Iterator[ImageBatch] = (ImageBatch(rows=rows, images=images, index=i) for i in itertools.count())
+        self.sampler = TaskSampler(0, num_tasks, accelerator.num_processes)
+        self.batches: Iterator[ImageBatch] = (
+            ImageBatch(rows=rows, images=images, valid=rows >= 0, task=task, index=i)
+            for i in itertools.count()
+            for task in self.sampler.tasks(i)[accelerator.process_index :: accelerator.num_processes].tolist()
+        )
         self.train_step = TrainStep(
             accelerator=accelerator,
             model=self.model,
@@ -53,7 +58,6 @@ class OurStep:
             config=TrainConfig(clip_norm=1.0),
             seed=0,
         )
-        self.sampler = TaskSampler(0, num_tasks, accelerator.num_processes)
         self.turns = itertools.count()
 
     def __call__(self) -> int:

@@ -46,6 +46,7 @@ class Manifest:
         id: SHA-256 over the tables of this version: equal content, equal id.
         version: Its number, from 1.
         tasks: In label-matrix column order.
+        counts: Per task, the samples of each class.
         places: Per task, the file and the column that hold its labels.
         shards: Table with `SHARDS_SCHEMA`, one row per tar.
         tables: Name of the file of each table, by its role.
@@ -56,6 +57,7 @@ class Manifest:
     id: str
     version: int
     tasks: tuple[Task, ...]
+    counts: tuple[np.ndarray, ...]
     places: tuple[tuple[str, str], ...]
     shards: pa.Table
     tables: Mapping[str, str]
@@ -335,6 +337,7 @@ def read_manifest(place: str | Path | Store, version: str = "") -> Manifest:
         id=entry["id"],
         version=entry["version"],
         tasks=tuple(Task(name=row["name"], classes=tuple(row["classes"]), source=row["source"]) for row in rows),
+        counts=tuple(np.array(row["counts"], dtype=np.int64) for row in rows),
         places=tuple((row["file"], row["column"]) for row in rows),
         shards=shards,
         tables={role: file["file"] for role, file in tables.items()},

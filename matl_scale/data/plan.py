@@ -1,86 +1,168 @@
 """Which samples are read where, and in which order: pure functions of the seed, so that resuming needs only a position.
 
-Training reads one endless sequence of batches that does not depend on the number of ranks or workers: epoch after epoch,
-each in another order, cut into batches. Batch g goes to rank g mod W, and there to its workers in turn. So every rank
-has as many batches as any other, none runs out, and the same run on other ranks sees the same batches.
+Training is one endless sequence of slots that does not depend on the number of workers. A slot has a task, and the task's
+n-th batch: every task goes through its own labelled samples, epoch after epoch, each in another order. So a run that knows
+how many batches each task has had goes on exactly where it was, on any number of ranks.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
+from matl_scale.data.shards import MISSING
 from matl_scale.seeds import derive_seed
 
+ROUNDS = 12
+CACHED_ROWS = 16_000_000  # over all tasks; four bytes each
 
-@dataclass(frozen=True, kw_only=True, eq=False)  # known by identity: the cache below needs a hash
-class TrainPlan:
-    """The order of training batches.
 
-    An epoch visits the shards in a drawn order, a window of them at a time, and the samples of a window in a drawn
-    order: a reader touches few shards at once. The samples that do not fill a last batch rest until the next epoch.
+@dataclass(frozen=True)
+class PlannedBatch:
+    """A batch to be read: the slot's place in the endless sequence, its task, and the rows of the label matrix."""
 
-    Attributes:
+    index: int
+    task: int
+    rows: np.ndarray
+
+
+class TaskOrder:
+    """The batches of every task: samples that carry its label, each once per epoch of the task.
+
+    A task with fewer samples than a batch has smaller batches. One with a single sample brings an unlabelled one along,
+    because batch norm needs two.
+
+    Args:
         seed: The run's seed.
-        batch_size: Samples per batch.
-        shard_rows: Per shard, the numbers of its rows.
-        window: Number of shards whose samples are mixed.
+        batch_size: Samples per batch, at most.
+        labels: Label matrix of all samples, shape `(num_samples, num_tasks)`.
+        rows: Row numbers of the training split, ascending.
+        balance: 0 draws every sample equally often; 1 every class of a task; between them, class c in proportion to its
+            samples to the power of 1 − balance. Above 0, samples are drawn with replacement.
     """
 
-    seed: int
-    batch_size: int
-    shard_rows: Sequence[np.ndarray]
-    window: int
+    def __init__(self, seed: int, batch_size: int, labels: np.ndarray, rows: np.ndarray, balance: float = 0.0) -> None:
+        self.seed, self.batch_size, self.balance = seed, batch_size, balance
+        self.labels, self.rows = labels, rows
+        is_range = len(rows) > 0 and int(rows[-1]) - int(rows[0]) + 1 == len(rows)
+        self._span: slice | np.ndarray = slice(int(rows[0]), int(rows[-1]) + 1) if is_range else rows
+        self._labelled: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
 
-    @property
-    def num_samples(self) -> int:
-        return sum(len(rows) for rows in self.shard_rows)
+    def batch(self, task: int, number: int) -> np.ndarray:
+        """Returns the rows of a task's batch `number`, shape `(num_rows,)`."""
+        if self.balance:
+            rows = self._balanced(task, number)
+        else:
+            labelled = self._rows_of(task)
+            size = min(self.batch_size, len(labelled))
+            positions = np.arange(number * size, (number + 1) * size)
+            rows = labelled[self._shuffle(task, positions, len(labelled))]
+        if len(np.unique(rows)) == 1:
+            place = int(np.searchsorted(self.rows, rows[0]))
+            rows = np.append(rows, self.rows[(place + 1) % len(self.rows)])
+        return rows
 
-    @property
-    def batches_per_epoch(self) -> int:
-        return self.num_samples // self.batch_size
+    def class_weights(self, task: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the samples of each class of a task, and the share of the draws that each class gets."""
+        column = self.labels[self._span, task]
+        counts = np.bincount(column[column != MISSING], minlength=2)
+        weights = np.where(counts > 0, counts.astype(float), 1.0) ** (1 - self.balance) * (counts > 0)
+        return counts, weights / max(weights.sum(), 1e-300)
 
-    def batch(self, index: int) -> np.ndarray:
-        """Returns the rows of batch `index` of the endless sequence, shape `(batch_size,)`."""
-        epoch, position = divmod(index, self.batches_per_epoch)
-        start = position * self.batch_size
-        return self.epoch_order(epoch)[start : start + self.batch_size]
+    def _balanced(self, task: int, number: int) -> np.ndarray:
+        counts, weights = self.class_weights(task)
+        generator = np.random.default_rng(derive_seed(self.seed, "balance", task, number))
+        size = min(self.batch_size, int(counts.sum()))
+        classes = generator.choice(len(weights), size=size, p=weights)
+        rows = np.empty(size, dtype=np.int64)
+        for value in np.unique(classes).tolist():
+            places = np.flatnonzero(classes == value)
+            members = self._rows_of(task, value)
+            rows[places] = members[generator.integers(len(members), size=len(places))]
+        return rows
 
-    def epoch_order(self, epoch: int) -> np.ndarray:
-        """Returns all rows in the order of one epoch, shape `(num_samples,)`."""
-        return _epoch_order(self, epoch)
+    def _shuffle(self, task: int, positions: np.ndarray, count: int) -> np.ndarray:
+        """Returns the places of some positions of the task's endless sequence; a batch may reach over an epoch's end."""
+        epochs = positions // count
+        return np.concatenate(
+            [
+                shuffle(positions[epochs == epoch] % count, count, derive_seed(self.seed, "order", task, epoch))
+                for epoch in np.unique(epochs).tolist()
+            ]
+        )
 
-    def batches_of(
-        self, *, rank: int, world_size: int, worker: int, num_workers: int, first: int
-    ) -> Iterator[tuple[int, np.ndarray]]:
-        """Yields the batches that one worker of one rank reads, without end.
+    def _rows_of(self, task: int, value: int = MISSING) -> np.ndarray:
+        """Returns the rows of a class of a task, or of all its labels; the last ones used are kept."""
+        key = (task, value)
+        if key in self._labelled:
+            self._labelled.move_to_end(key)
+            return self._labelled[key]
+        column = self.labels[self._span, task]
+        found = np.flatnonzero(column == value if value != MISSING else column != MISSING)
+        rows = found + self._span.start if isinstance(self._span, slice) else self.rows[found]
+        self._labelled[key] = rows.astype(np.int32)
+        while len(self._labelled) > 1 and sum(map(len, self._labelled.values())) > CACHED_ROWS:
+            self._labelled.popitem(last=False)
+        return self._labelled[key]
 
-        Args:
-            rank: Of `world_size`.
-            world_size: W.
-            worker: Of `num_workers`; rank-local batch i is read by worker (i − first) mod num_workers.
-            num_workers: At least 1.
-            first: The rank-local number of the first batch: how many batches the rank has had already.
 
-        Yields:
-            The batch's place in the endless sequence, and its rows.
-        """
-        local = first + worker
+def shuffle(positions: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Returns where a random permutation of `count` items, drawn from `seed`, sends some positions.
+
+    It costs what the positions cost, not what `count` does: a Feistel network over the next even power of two, walked until
+    it lands below `count` (Black, Rogaway, CT-RSA 2002; as a shuffle: Mitchell et al., 2021, arXiv 2106.06161).
+    """
+    half = max(1, (max(count - 1, 1).bit_length() + 1) // 2)
+    mask = np.uint64((1 << half) - 1)
+    keys = np.random.default_rng(seed).integers(0, 2**64, ROUNDS, dtype=np.uint64)
+    values = positions.astype(np.uint64)
+    outside = np.ones(len(values), dtype=bool)
+    while outside.any():
+        left, right = values[outside] >> np.uint64(half), values[outside] & mask
+        for key in keys:
+            left, right = right, left ^ (mix(right ^ key) & mask)
+        values[outside] = left << np.uint64(half) | right
+        outside = values >= count
+    return values.astype(np.int64)
+
+
+def mix(values: np.ndarray) -> np.ndarray:
+    """Scrambles 64-bit numbers: the finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014)."""
+    values = (values ^ values >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ values >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    return values ^ values >> np.uint64(31)
+
+
+class SlotPlan:
+    """The sequence of slots, from where a run stands.
+
+    Args:
+        order: The batches of every task.
+        tasks_of: The tasks of all slots of a turn, shape `(num_slots,)`.
+        world_size: W; slot s of a turn belongs to rank s mod W.
+        turn: The first turn.
+        draws: Batches that each task has had before it, shape `(num_tasks,)`.
+    """
+
+    def __init__(
+        self, order: TaskOrder, tasks_of: Callable[[int], np.ndarray], world_size: int, turn: int, draws: np.ndarray
+    ) -> None:
+        self.order, self.tasks_of, self.world_size, self.turn = order, tasks_of, world_size, turn
+        self.draws = draws.copy()
+
+    def batches(self, *, rank: int, worker: int, num_workers: int) -> Iterator[PlannedBatch]:
+        """Yields the batches that one worker of one rank reads, without end: the rank's slots go to its workers in turn."""
+        turn, draws, local = self.turn, self.draws.copy(), 0
         while True:
-            index = local * world_size + rank
-            yield index, self.batch(index)
-            local += num_workers
-
-
-@lru_cache(maxsize=2)  # a step at an epoch's end still needs the epoch before
-def _epoch_order(plan: TrainPlan, epoch: int) -> np.ndarray:
-    generator = np.random.default_rng(derive_seed(plan.seed, "epoch", epoch))
-    shards = generator.permutation(len(plan.shard_rows))
-    windows = [shards[start : start + plan.window] for start in range(0, len(shards), plan.window)]
-    return np.concatenate(
-        [generator.permutation(np.concatenate([plan.shard_rows[shard] for shard in window])) for window in windows]
-    )
+            tasks = self.tasks_of(turn)
+            for slot, task in enumerate(tasks.tolist()):
+                if slot % self.world_size == rank:
+                    if local % num_workers == worker:
+                        yield PlannedBatch(turn * len(tasks) + slot, task, self.order.batch(task, int(draws[task])))
+                    local += 1
+                draws[task] += 1
+            turn += 1
 
 
 def plan_evaluation(

@@ -63,9 +63,13 @@ class SampleReader:
             for row, block, name, size in zip(rows.tolist(), blocks, names, sizes.tolist(), strict=True)
         ]
 
+    def key(self, row: int) -> str:
+        """Returns the key of a sample."""
+        return sample_key(int(self._key[row]))
+
     def damage(self, row: int, reason: str) -> Damage:
         """Describes a sample that cannot be used."""
-        return Damage(row, self._files[self._shard[row]], sample_key(int(self._key[row])), reason)
+        return Damage(row, self._files[self._shard[row]], self.key(row), reason)
 
     def _read_local(
         self, shards: Sequence[int], starts: Sequence[int], sizes: Sequence[int]

@@ -4,6 +4,8 @@ Sources: Strezoski, van Noord, Worring, Many Task Learning With Task Routing, IC
 fraction that is kept; the authors' code counts the fraction that is switched off.
 """
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
@@ -12,6 +14,21 @@ from matl_scale.errors import InputError
 from matl_scale.seeds import derive_seed
 
 Strategy = Literal["random", "partition"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlierMasks:
+    """Masks that tasks bring along from an earlier network.
+
+    Attributes:
+        masks: By the name of the router, bool, shape `(num_earlier_tasks, num_units)`.
+        rows: For each task its row there, or None for one that is new.
+        names: Of the tasks: a new one draws its masks by its own name, so they do not depend on the others.
+    """
+
+    masks: Mapping[str, torch.Tensor]
+    rows: Sequence[int | None]
+    names: Sequence[str]
 
 
 def draw_masks(
@@ -53,6 +70,48 @@ def draw_masks(
         return draw_random(num_tasks, num_units, count_kept(num_units, sigma, align), generator)
     num_shared, num_private = split_units(num_tasks, num_units, sigma, align, layer)
     return draw_partition(num_tasks, num_units, num_shared, num_private, generator)
+
+
+def extend_masks(
+    earlier: EarlierMasks, masks: torch.Tensor, sigma: float, *, seed: int, layer: str, strategy: Strategy, align: int
+) -> torch.Tensor:
+    """Draws the masks of new tasks beside those of an earlier network.
+
+    Args:
+        earlier: Which tasks are new.
+        masks: Of the earlier network, shape `(num_earlier_tasks, num_units)`.
+        sigma: As in `draw_masks`, like all that follow.
+        seed: The run's seed.
+        layer: The layer's name.
+        strategy: Has to be `random` if a task is new.
+        align: Every task keeps a multiple of so many units.
+
+    Returns:
+        Shape `(num_tasks, num_units)`.
+
+    Raises:
+        InputError: The earlier tasks keep another number of units, or all units belong to them.
+    """
+    num_units = masks.shape[1]
+    if None in earlier.rows:
+        if strategy != "random":
+            raise InputError(
+                "`routing.strategy` = partition splits all units between the tasks, so there are none left for new ones. Add "
+                "tasks to a network with the strategy random, or train anew."
+            )
+        if int(masks[0].sum()) != count_kept(num_units, sigma, align):
+            raise InputError(
+                f"`routing.sigma` and `routing.align` should be those of the network to start from: its tasks keep "
+                f"{int(masks[0].sum())} of the {num_units} units of layer `{layer}`, not {count_kept(num_units, sigma, align)}."
+            )
+    return torch.cat(
+        [
+            draw_masks(1, num_units, sigma, seed=seed, layer=f"{layer}\0{name}", strategy=strategy, align=align)
+            if row is None
+            else masks[row : row + 1]
+            for row, name in zip(earlier.rows, earlier.names, strict=True)
+        ]
+    )
 
 
 def check_sigma(sigma: float, strategy: str) -> None:

@@ -12,7 +12,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 from matl_scale.errors import InputError
 from matl_scale.routing.channels import trace_channels
-from matl_scale.routing.masks import Strategy, check_sigma, draw_masks
+from matl_scale.routing.masks import EarlierMasks, Strategy, check_sigma, draw_masks, extend_masks
 from matl_scale.routing.norms import TaskGroupNorm, TaskLayerNorm
 from matl_scale.routing.router import TaskRouter
 from matl_scale.routing.statistics import Statistics, TaskBatchNorm2d
@@ -31,6 +31,7 @@ def route(
     statistics: Statistics = "task",
     align: int = 1,
     seed: int = 0,
+    earlier: EarlierMasks | None = None,
 ) -> fx.GraphModule:
     """Gives every task a sub-network of `backbone`.
 
@@ -46,6 +47,7 @@ def route(
         statistics: Whether running statistics belong to each `task` or are `shared`.
         align: Every task keeps a multiple of so many units of a layer (matrix units of GPUs like multiples of 8).
         seed: Of the masks.
+        earlier: Masks of tasks that another network of this backbone has had.
 
     Returns:
         A module with `forward(x, task)`, `task` being integers of shape `(1,)`, or `(batch,)` in evaluation mode.
@@ -58,7 +60,7 @@ def route(
         raise InputError(f"`num_tasks` should be at least 1. Got {num_tasks}.")
     routed = trace(backbone)
     channels = trace_channels(routed)
-    masks = draw_stream_masks(channels, num_tasks, sigma, strategy, align, seed)
+    masks = draw_stream_masks(channels, num_tasks, sigma, strategy, align, seed, earlier)
     insert_routers(routed, channels, masks, statistics)
     return routed
 
@@ -99,10 +101,17 @@ def first_line(error: Exception) -> str:
 
 
 def draw_stream_masks(
-    channels: ChannelMap, num_tasks: int, sigma: float, strategy: Strategy, align: int, seed: int
+    channels: ChannelMap,
+    num_tasks: int,
+    sigma: float,
+    strategy: Strategy,
+    align: int,
+    seed: int,
+    earlier: EarlierMasks | None,
 ) -> dict[int, torch.Tensor]:
     """Draws each stream's mask. Returns the column of every unit: bool, shape `(num_tasks,)`."""
     columns: dict[int, torch.Tensor] = {}
+    before = earlier_columns(channels, earlier) if earlier else {}
     for stream in channels.streams:
         num_units = len(stream.units)
         if strategy == "random" and align == 1 and round(sigma * num_units) == 0:
@@ -110,9 +119,37 @@ def draw_stream_masks(
                 f"`routing.sigma` = {sigma} keeps no unit of layer `{stream.name}`, which has {num_units}. "
                 f"It should be at least {1 / num_units:.3g}, or the network wider (`model.width`)."
             )
-        mask = draw_masks(num_tasks, num_units, sigma, seed=seed, layer=stream.name, strategy=strategy, align=align)
+        if earlier:
+            saved = torch.stack([before[unit] for unit in stream.units.tolist()], dim=1)
+            mask = extend_masks(earlier, saved, sigma, seed=seed, layer=stream.name, strategy=strategy, align=align)
+        else:
+            mask = draw_masks(num_tasks, num_units, sigma, seed=seed, layer=stream.name, strategy=strategy, align=align)
         columns.update(zip(stream.units.tolist(), mask.unbind(dim=1), strict=True))
     return columns
+
+
+def earlier_columns(channels: ChannelMap, earlier: EarlierMasks) -> dict[int, torch.Tensor]:
+    """Returns the column of every unit in the masks of an earlier network.
+
+    Raises:
+        InputError: That network had other layers.
+    """
+    columns: dict[int, torch.Tensor] = {}
+    for node in channels.routed:
+        units = channels.units(node).tolist()
+        mask = earlier.masks.get(router_name(str(node.target)))
+        if mask is None or mask.shape[1] != len(units):
+            raise InputError(
+                f"The network to start from should have {len(units)} units in layer `{node.target}`, as this one. Use its "
+                "`model` settings."
+            )
+        columns.update(zip(units, mask.unbind(dim=1), strict=True))
+    return columns
+
+
+def router_name(module: str) -> str:
+    """Returns the name of the router behind a module."""
+    return module.replace(".", "_")
 
 
 def insert_routers(
@@ -138,7 +175,7 @@ def insert_routers(
     for node in channels.routed:
         name, units, dim = str(node.target), channels.units(node), channels.channels[node].dim
         module = routed.get_submodule(name)
-        key = name.replace(".", "_")
+        key = router_name(name)
         if key in routers:
             raise InputError(
                 f"This backbone cannot be routed: module `{name}`: it is called twice, or named like another."

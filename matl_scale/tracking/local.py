@@ -22,6 +22,7 @@ from matl_scale.tasks import match_names
 METRICS_FILE = "metrics.jsonl"
 PER_TASK_FILE = "per_task.parquet"
 DRAWS_FILE = "draws.parquet"
+BALANCE_FILE = "balance.parquet"
 STATUS_FILE = "status.json"
 MAX_CURVES = 50
 CURVE_METRICS = ("balanced_accuracy", "auroc")
@@ -129,6 +130,10 @@ class LocalLog:
         """Adds to `draws.parquet` how many slots each task has had so far."""
         new = pa.table({"step": np.full(len(tasks), step), "task": list(tasks), "draws": draws}, schema=DRAWS_SCHEMA)
         self._append(DRAWS_FILE, new, {"step": step})
+
+    def write_balance(self, table: pa.Table) -> None:
+        """Writes `balance.parquet`: per task and class, its samples and its share of the draws."""
+        self._replace(BALANCE_FILE, table)
 
     def _append(self, name: str, new: pa.Table, key: Mapping[str, object]) -> None:
         path = self.folder / name

@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from matl_scale.files import lock_folder, write_json
-from matl_scale.tracking.local import DRAWS_FILE, METRICS_FILE, PER_TASK_FILE, STATUS_FILE
+from matl_scale.tracking.local import BALANCE_FILE, DRAWS_FILE, METRICS_FILE, PER_TASK_FILE, STATUS_FILE
 from matl_scale.tracking.views import draw_heatmap, latest_table
 
 STATE_FILE = "mlflow.json"
@@ -125,8 +125,9 @@ class Follower:
             return
         run_id = self.state["run_id"]
         self._client.log_artifact(run_id, str(path))
-        if (self.folder / DRAWS_FILE).is_file():
-            self._client.log_artifact(run_id, str(self.folder / DRAWS_FILE))
+        for name in (DRAWS_FILE, BALANCE_FILE):
+            if (self.folder / name).is_file():
+                self._client.log_artifact(run_id, str(self.folder / name))
         # the layout and the tag that MLflow's own `log_table` writes; that would append to what is there
         self._client.log_dict(run_id, latest_table(self.folder), "per_task.json")
         self._client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps([{"path": "per_task.json", "type": "table"}]))

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from matl_scale.tracking.local import LocalLog, TrackConfig, curve_metrics
 from matl_scale.tracking.mlflow_process import MlflowProcess
@@ -61,6 +62,11 @@ class Recorder:
         """Records how many slots each task has had, shape `(num_tasks,)`."""
         if self.enabled:
             self._local.log_draws(step, self.tasks, counts)
+
+    def balance(self, table: pa.Table) -> None:
+        """Records with which weights classes are drawn: columns task, class, samples, share."""
+        if self.enabled:
+            self._local.write_balance(table)
 
     def close(self, status: str) -> None:
         """Ends the run with its true status: FINISHED, FAILED or KILLED."""

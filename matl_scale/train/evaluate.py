@@ -4,6 +4,7 @@ No collective runs inside the loop, so ranks may have different numbers of batch
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ import torch.distributed as dist
 from accelerate import Accelerator
 
 from matl_scale.data.augment import normalise
+from matl_scale.data.damage import DamageLog
 from matl_scale.data.loader import EvaluationBatches, ImageBatch, build_loader
 from matl_scale.data.reader import SampleReader
 from matl_scale.data.shards import MISSING
@@ -18,6 +20,7 @@ from matl_scale.errors import InputError
 from matl_scale.metrics import TaskCounters, TaskMetrics
 from matl_scale.models import Execution, RoutedModel
 from matl_scale.predict import Predictor
+from matl_scale.train.damaged import watch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +55,7 @@ class EvalData:
         reader: Of the shard set.
         image_size: Side length in pixels.
         workers: Loader processes per rank.
+        damage: Where samples that cannot be read are noted.
     """
 
     rows: np.ndarray
@@ -59,6 +63,7 @@ class EvalData:
     reader: SampleReader
     image_size: int
     workers: int
+    damage: DamageLog
 
 
 class Evaluator:
@@ -71,6 +76,7 @@ class Evaluator:
         config: The section `eval`.
         execution: Whether to run only each task's units.
         channels_last: Memory format of the images.
+        folder: Of the run, for its list of damaged samples.
     """
 
     def __init__(
@@ -81,8 +87,9 @@ class Evaluator:
         config: EvalConfig,
         execution: Execution = "subnetwork",
         channels_last: bool = False,
+        folder: Path | None = None,
     ) -> None:
-        self.accelerator, self.model, self.data = accelerator, model, data
+        self.accelerator, self.model, self.data, self.folder = accelerator, model, data, folder
         self.batch_size, self.channels_last = config.batch_size, channels_last
         self.predictor = Predictor(model, execution, config.task_chunk)
 
@@ -100,8 +107,12 @@ class Evaluator:
             self.accelerator.num_processes,
         )
         with self.accelerator.autocast():
-            for batch in build_loader(source, self.data.image_size, self.data.workers):
-                self._count(counters, batch, self.data.labels[batch.rows])
+            pin = self.accelerator.device.type == "cuda"
+            batches = build_loader(source, self.data.image_size, self.data.workers, pin)
+            for batch in watch(batches, self.data.damage, self.folder):
+                labels = self.data.labels[batch.rows]
+                labels[~batch.valid] = MISSING
+                self._count(counters, batch, labels)
         self.predictor.start()
         if self.accelerator.num_processes > 1:
             dist.all_reduce(counters.counts)
@@ -112,7 +123,7 @@ class Evaluator:
     def _count(self, counters: TaskCounters, batch: ImageBatch, labels: np.ndarray) -> None:
         """Runs every task on the images of a batch that carry its label, `labels` being `(batch, num_tasks)`."""
         device = self.accelerator.device
-        images = normalise(batch.images.to(device))
+        images = normalise(batch.images.to(device, non_blocking=True))
         if self.channels_last:
             images = images.to(memory_format=torch.channels_last)
         labelled = labels != MISSING

@@ -2,18 +2,22 @@
 
 import contextlib
 from collections.abc import Callable, Generator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TypeVar, cast
 
 import numpy as np
+import pyarrow as pa
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from matl_scale.config import Config, walk
 from matl_scale.data.augment import build_augment
-from matl_scale.data.loader import ImageBatch, TrainBatches, build_loader, build_plan
+from matl_scale.data.loader import ImageBatch, Source, TrainBatches, build_loader
+from matl_scale.data.plan import SlotPlan, TaskOrder
+from matl_scale.data.stream import StreamBatches
 from matl_scale.errors import InputError, shortened
 from matl_scale.metrics import TaskMetrics
+from matl_scale.models import RoutedModel
 from matl_scale.routing.surgery import kept_share
 from matl_scale.tracking.recorder import Recorder
 from matl_scale.train.checkpoint import (
@@ -23,8 +27,18 @@ from matl_scale.train.checkpoint import (
     hash_masks,
     load_state,
 )
+from matl_scale.train.damaged import watch
 from matl_scale.train.evaluate import Evaluator
 from matl_scale.train.execution import TrunkExecution
+from matl_scale.train.inherit import (
+    check_start,
+    describe_start,
+    earlier_masks,
+    find_start,
+    load_masks,
+    rows_of,
+    take_over,
+)
 from matl_scale.train.meter import Meter
 from matl_scale.train.optim import build_optimizer, learning_rate, set_learning_rate
 from matl_scale.train.progress import TrainProgress
@@ -53,6 +67,7 @@ class Parts:
     state: TrainState
     train_step: TrainStep
     sampler: TaskSampler
+    order: TaskOrder
     batches: Generator[ImageBatch, None, None]
     evaluator: Evaluator
     images_per_step: int
@@ -71,6 +86,7 @@ def train(config: Config, accelerator: Accelerator) -> RunOutcome:
     """
     config = resolve_config(config)
     data = open_data(config)
+    config = replace(config, data=replace(config.data, version=str(data.manifest.version)))
     check_train_data(data, config, accelerator.num_processes)
     config.track.curve_tasks(data.task_names)
     checkpoint = on_main(accelerator, lambda: find_checkpoint(config))
@@ -86,8 +102,12 @@ def train(config: Config, accelerator: Accelerator) -> RunOutcome:
         if checkpoint:
             changes = changes_since(checkpoint, config, data, accelerator.num_processes)
             progress.say("\n  ".join([f"going on from {checkpoint.folder}", *changes]))
+        elif start := find_start(config):
+            progress.say(describe_start(start, rows_of(start, data)))
         params = dict(walk(config)) | {"manifest_id": data.manifest.id, "world_size": accelerator.num_processes}
         recorder = Recorder(config.run.folder, config.track, params, data.task_names, accelerator.is_main_process)
+        if config.data.balance:
+            recorder.balance(balance_table(parts.order, data))
         status = "FAILED"
         try:
             with progress:
@@ -107,12 +127,14 @@ def run_steps(
 ) -> TaskMetrics:
     """Runs the remaining steps, with records, evaluations and checkpoints where they are due."""
     state, meter = parts.state, Meter(parts.images_per_step)
+    damage = data.damage_log(TRAIN_SPLIT)
+    batches = watch(parts.batches, damage, config.run.folder)
     for step in range(state.step, config.train.steps):
         rate = learning_rate(config.optim, step, config.train.steps)
         set_learning_rate(state.optimizer, rate)
         turn = state.turn(parts.sampler.num_slots)
         tasks = parts.sampler.tasks(turn)
-        meter.update(parts.train_step(tasks, parts.batches))
+        meter.update(parts.train_step(tasks, batches))
         if state.ema is not None:
             state.ema.update_parameters(state.model)
         state.step, state.slots = step + 1, (turn + 1) * parts.sampler.num_slots
@@ -128,6 +150,15 @@ def run_steps(
             if is_due(state.step, config.checkpoint.every) or is_last:
                 on_main(accelerator, lambda: save_state(config, data, state, accelerator.num_processes))
     return metrics
+
+
+def balance_table(order: TaskOrder, data: RunData) -> pa.Table:
+    """Returns the share of the draws that each class of each task gets, beside its samples."""
+    rows = []
+    for task_id, task in enumerate(data.tasks):
+        for name, count, share in zip(task.classes, *order.class_weights(task_id), strict=False):
+            rows.append({"task": task.name, "class": name, "samples": int(count), "share": float(share)})
+    return pa.Table.from_pylist(rows)
 
 
 def describe_position(parts: Parts, rate: float) -> dict[str, float]:
@@ -183,22 +214,41 @@ def check_train_data(data: RunData, config: Config, world_size: int) -> None:
             f"Split `{TRAIN_SPLIT}` of {data.manifest.root} has no label for {len(empty)} tasks: "
             f"{shortened(data.tasks[i].name for i in empty)}. Leave them out with `data.tasks`."
         )
-    slots = world_size * config.train.accumulate
-    num_samples = data.manifest.splits[TRAIN_SPLIT]
-    batches = num_samples // config.data.batch_size
-    if 0 < batches < slots:
+    if data.manifest.splits[TRAIN_SPLIT] < 2:
         raise InputError(
-            f"Split `{TRAIN_SPLIT}` of {data.manifest.root} has {num_samples} samples: {batches} batches of "
-            f"{config.data.batch_size}. {world_size} ranks × {config.train.accumulate} micro-steps need {slots} per step. "
-            "Use fewer ranks, or a smaller `data.batch_size` or `train.accumulate`."
+            f"Split `{TRAIN_SPLIT}` of {data.manifest.root} should have at least 2 samples, for batch norm."
         )
+    shards = data.manifest.shards["split"].to_pylist().count(TRAIN_SPLIT)
+    readers = world_size * max(config.data.workers, 1)
+    if config.data.reading == "stream" and shards < readers:
+        raise InputError(
+            f"`data.reading` stream should have a tar for each of {world_size} ranks × {readers // world_size} workers. Split "
+            f"`{TRAIN_SPLIT}` of {data.manifest.root} has {shards}: use fewer workers, `data.reading` offsets, or smaller shards "
+            "(matl-data's --shard-mb)."
+        )
+
+
+def build_start(
+    config: Config, data: RunData, accelerator: Accelerator, checkpoint: CheckpointInfo | None
+) -> RoutedModel:
+    """Builds the network of a run with the weights that it starts with, or to be loaded from its checkpoint."""
+    if checkpoint:
+        return build_network(config, data, accelerator.device, load_masks(checkpoint, data))
+    start = find_start(config)
+    if start is None:
+        return build_network(config, data, accelerator.device)
+    check_start(start, asdict(config), data)
+    state = load_state(start)
+    config = replace(config, model=replace(config.model, pretrained=False))
+    model = build_network(config, data, accelerator.device, earlier_masks(start, state, data))
+    take_over(model, state, rows_of(start, data))
+    return model
 
 
 def build_parts(config: Config, data: RunData, accelerator: Accelerator, checkpoint: CheckpointInfo | None) -> Parts:
     """Builds network, optimizer, sampler and loader, and puts a checkpoint's state into them."""
     world_size, rank = accelerator.num_processes, accelerator.process_index
-    plan = build_plan(data.manifest, TRAIN_SPLIT, config.data, config.run.seed)
-    model = build_network(config, data, accelerator.device)
+    model = build_start(config, data, accelerator, checkpoint)
     if checkpoint:
         check_network(checkpoint, tasks=data.num_classes, masks=hash_masks(model))
         check_resumable(checkpoint, config=asdict(config), shards=data.hash_shards(TRAIN_SPLIT))
@@ -216,7 +266,14 @@ def build_parts(config: Config, data: RunData, accelerator: Accelerator, checkpo
     if checkpoint:
         state.load_state_dict(load_state(checkpoint))
     num_slots = world_size * config.train.accumulate
-    source = TrainBatches(plan, data.reader, rank, world_size, first=state.turn(num_slots) * config.train.accumulate)
+    rows = data.manifest.rows(TRAIN_SPLIT)
+    order = TaskOrder(config.run.seed, config.data.batch_size, data.labels, rows, config.data.balance)
+    sampler = build_sampler(config.tasks, data.task_names, data.count_labelled(TRAIN_SPLIT), config.run.seed, num_slots)
+    plan = SlotPlan(order, sampler.tasks, world_size, state.turn(num_slots), state.draws)
+    source: Source = TrainBatches(plan, data.reader, rank)
+    if config.data.reading == "stream":
+        source = StreamBatches(data.manifest, TRAIN_SPLIT, plan, data.reader, rank, config.data.stream_buffer)
+    pin = accelerator.device.type == "cuda"
     return Parts(
         state=state,
         train_step=TrainStep(
@@ -229,10 +286,9 @@ def build_parts(config: Config, data: RunData, accelerator: Accelerator, checkpo
             config=config.train,
             seed=config.run.seed,
         ),
-        sampler=build_sampler(
-            config.tasks, data.task_names, data.count_labelled(TRAIN_SPLIT), config.run.seed, num_slots
-        ),
-        batches=build_loader(source, data.image_size, data.workers),
+        sampler=sampler,
+        order=order,
+        batches=build_loader(source, data.image_size, config.data.workers, pin),
         evaluator=Evaluator(
             accelerator,
             state.evaluated,
@@ -240,7 +296,8 @@ def build_parts(config: Config, data: RunData, accelerator: Accelerator, checkpo
             config.eval,
             config.routing.execution,
             config.train.channels_last,
+            config.run.folder,
         ),
         images_per_step=num_slots * config.data.batch_size,
-        epochs_per_step=num_slots / plan.batches_per_epoch,
+        epochs_per_step=num_slots * config.data.batch_size / len(rows),
     )

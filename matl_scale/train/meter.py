@@ -15,13 +15,14 @@ class Meter:
     """Collects what steps report until `record` is called.
 
     Args:
-        images_per_step: Images that all ranks together read in a step.
+        images_per_step: Images that all ranks together train on in a step, if no task has fewer.
     """
 
     def __init__(self, images_per_step: int) -> None:
         self.images_per_step = images_per_step
         self.loss = float("nan")  # of the last step
         self.skipped_total = 0
+        self.damaged_total = 0
         self._reset()
 
     def _reset(self) -> None:
@@ -43,10 +44,11 @@ class Meter:
         self._wait_s += result.data_wait_s
         self._sync_bytes = result.sync.num_bytes
         self.skipped_total += int(result.skipped)
+        self.damaged_total += int(result.sync.damaged.sum())
 
     @property
     def images_per_s(self) -> float:
-        return self._steps * self.images_per_step / max(time.perf_counter() - self._start, 1e-9)
+        return self._labelled / max(time.perf_counter() - self._start, 1e-9)
 
     @property
     def wait_share(self) -> float:
@@ -71,6 +73,7 @@ class Meter:
             "train/labelled_share": self._labelled / max(self._steps * self.images_per_step, 1),
             "train/sync_bytes": float(self._sync_bytes),
             "train/skipped_steps": float(self.skipped_total),
+            "train/damaged_images": float(self.damaged_total),
             "train/memory_gb": memory_gb(),
         }
         if self._norms:

@@ -18,6 +18,7 @@ from matl_scale.train.checkpoint import (
     load_state,
     read_info,
 )
+from matl_scale.train.inherit import load_masks
 from matl_scale.train.setup import RunData, build_network
 from matl_scale.train.state import build_ema
 
@@ -43,7 +44,7 @@ def restore_network(config: Config, data: RunData, checkpoint: CheckpointInfo, d
         InputError: The checkpoint is damaged or has other tasks or masks than the config.
     """
     config = replace(config, model=replace(config.model, pretrained=False))
-    model = build_network(config, data, device)
+    model = build_network(config, data, device, load_masks(checkpoint, data))
     check_network(checkpoint, tasks=data.num_classes, masks=hash_masks(model))
     state = load_state(checkpoint)
     model.load_state_dict(state["model"])

@@ -10,13 +10,15 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from matl_scale.config import Config
-from matl_scale.data.loader import choose_image_size
+from matl_scale.data.damage import DamageLog
+from matl_scale.data.loader import DataConfig, choose_image_size
 from matl_scale.data.manifest import Manifest, read_manifest
 from matl_scale.data.reader import SampleReader
 from matl_scale.data.shards import MISSING
 from matl_scale.errors import InputError
 from matl_scale.files import hash_text
 from matl_scale.models import RoutedModel, build_model
+from matl_scale.routing.masks import EarlierMasks
 from matl_scale.tasks import Task, match_names
 from matl_scale.train.evaluate import EvalData
 from matl_scale.train.step import Precision
@@ -35,7 +37,7 @@ class RunData:
         labels: Label matrix, shape `(num_samples, num_tasks)`.
         reader: Of the images.
         image_size: Side length in pixels.
-        workers: Loader processes per rank.
+        config: The section `data`.
     """
 
     manifest: Manifest
@@ -43,7 +45,7 @@ class RunData:
     labels: np.ndarray
     reader: SampleReader
     image_size: int
-    workers: int
+    config: DataConfig
 
     @property
     def task_names(self) -> list[str]:
@@ -63,14 +65,22 @@ class RunData:
         shards = self.manifest.shards.to_pylist()
         return hash_text("\n".join(shard["sha256"] for shard in shards if shard["split"] == split))
 
+    def damage_log(self, split: str) -> DamageLog:
+        """Returns an empty log of a split's damaged samples."""
+        num_samples = self.manifest.splits[split]
+        return DamageLog(split, num_samples, self.config.max_damaged, str(self.manifest.root))
+
     def evaluation(self, split: str) -> EvalData:
+        """Returns a split to evaluate."""
+        rows = self.manifest.rows(split)
         self.manifest.check_shards(split)
         return EvalData(
-            rows=self.manifest.rows(split),
+            rows=rows,
             labels=self.labels,
             reader=self.reader,
             image_size=self.image_size,
-            workers=self.workers,
+            workers=self.config.workers,
+            damage=self.damage_log(split),
         )
 
 
@@ -126,7 +136,7 @@ def open_data(config: Config) -> RunData:
     Raises:
         InputError: The shard set is missing or damaged, or a pattern of `data.tasks` matches nothing.
     """
-    manifest = read_manifest(config.data.path)
+    manifest = read_manifest(config.data.path, config.data.version)
     task_ids = match_names(manifest.task_names, config.data.patterns, "data.tasks")
     return RunData(
         manifest=manifest,
@@ -134,13 +144,15 @@ def open_data(config: Config) -> RunData:
         labels=manifest.labels(task_ids),
         reader=SampleReader(manifest),
         image_size=choose_image_size(manifest, config.data),
-        workers=config.data.workers,
+        config=config.data,
     )
 
 
-def build_network(config: Config, data: RunData, device: torch.device) -> RoutedModel:
-    """Builds the network of a run on a device."""
-    model = build_model(config.model, config.routing, data.tasks, config.run.seed, data.image_size)
+def build_network(
+    config: Config, data: RunData, device: torch.device, earlier: EarlierMasks | None = None
+) -> RoutedModel:
+    """Builds the network of a run on a device, with the masks that its tasks bring along, if they do."""
+    model = build_model(config.model, config.routing, data.tasks, config.run.seed, data.image_size, earlier)
     model.to(device=device, dtype=torch.get_default_dtype())
     if config.train.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -135,10 +135,12 @@ class TrainStep:
         self._touched = self._trunk_parameters + [parameter for head in active for parameter in head.parameters()]
 
     def _run_slot(self, slot: int, task_id: int, batch: ImageBatch) -> None:
-        chosen, targets = select_labelled(self.labels[batch.rows, task_id])
+        assert batch.task == task_id
+        chosen, targets = select_labelled(np.where(batch.valid, self.labels[batch.rows, task_id], MISSING))
         device = self.accelerator.device
-        images = augment_batch(batch.images[chosen].to(device), self.transform, self._seed("augment", batch))
-        images = normalise(images)
+        images = batch.images if len(targets) == len(batch.rows) else batch.images[chosen]
+        images = images.to(device, non_blocking=True)
+        images = normalise(augment_batch(images, self.transform, self._seed("augment", batch)))
         if self.config.channels_last:
             images = images.to(memory_format=torch.channels_last)
         self.sync.statistics.begin_slot(task_id)
@@ -148,7 +150,7 @@ class TrainStep:
         loss = labelled_loss(logits, torch.from_numpy(targets).to(device))
         self.accelerator.backward(loss / self.config.accumulate)
         self.sync.statistics.end_slot(task_id, count=len(targets) > 0)
-        self.sync.record(slot, loss, len(targets))
+        self.sync.record(slot, loss, len(targets), len(batch.damage))
 
     def _seed(self, purpose: str, batch: ImageBatch) -> int:
         return derive_seed(self.seed, purpose, batch.index)

@@ -1,8 +1,8 @@
 """What ranks exchange by hand after the backward passes of a step: one flat buffer, one all-reduce.
 
 The buffer holds the gradients of the heads that some slot of the step ran, the changes of these tasks' norm statistics,
-and per slot its loss and whether it had labels. Its size depends on the number of slots, never on T. Trunk gradients are
-DDP's business.
+and per slot its loss, how many labelled samples it had, and how many damaged ones. Its size depends on the number of
+slots, never on T. Trunk gradients are DDP's business.
 
 A head's gradient is the mean over the slots that ran it; DDP's mean over ranks would shrink its step as ranks are added.
 A head that no slot ran, or none with a labelled sample, ends with `grad is None`, which optimizers leave alone.
@@ -26,11 +26,13 @@ class SyncResult:
     Attributes:
         losses: Mean loss of every slot, shape `(num_slots,)`; 0 where nothing was labelled.
         labelled: Labelled samples of every slot, shape `(num_slots,)`.
+        damaged: Samples of every slot that were left out because they cannot be read, shape `(num_slots,)`.
         num_bytes: Size of the buffer.
     """
 
     losses: np.ndarray
     labelled: np.ndarray
+    damaged: np.ndarray
     num_bytes: int
 
 
@@ -111,11 +113,11 @@ class StepSync:
         self.model, self.world_size, self.accumulate = model, world_size, accumulate
         self.statistics = NormStatistics(model)
         self._losses: dict[int, torch.Tensor] = {}
-        self._labelled: dict[int, int] = {}
+        self._counts: dict[int, tuple[int, int]] = {}
 
-    def record(self, slot: int, loss: torch.Tensor, labelled: int) -> None:
-        """Notes the mean loss of one of this rank's slots and how many labelled samples it had."""
-        self._losses[slot], self._labelled[slot] = loss.detach(), labelled
+    def record(self, slot: int, loss: torch.Tensor, labelled: int, damaged: int) -> None:
+        """Notes the mean loss of one of this rank's slots, and how many labelled and damaged samples it had."""
+        self._losses[slot], self._counts[slot] = loss.detach(), (labelled, damaged)
 
     def exchange(self, tasks: np.ndarray) -> SyncResult:
         """Reduces over ranks: afterwards head gradients and norm statistics are equal everywhere.
@@ -136,27 +138,27 @@ class StepSync:
 
     def _pack(self, active: list[int], rows: list[int], num_slots: int) -> torch.Tensor:
         parameters = self._head_parameters(active)
-        slots = parameters[0].new_zeros(2, num_slots)
+        slots = parameters[0].new_zeros(3, num_slots)
         for slot, loss in self._losses.items():
             slots[0, slot] = loss
-            slots[1, slot] = self._labelled[slot]
+            slots[1, slot], slots[2, slot] = self._counts[slot]
         parts = [slots.flatten()]
         for parameter in parameters:
             gradient = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
             parts.append(gradient.flatten())
         empty = slots.new_zeros(self.statistics.num_values)
         parts += [self.statistics.changes.get(row, empty) for row in rows]
-        self._losses, self._labelled = {}, {}
+        self._losses, self._counts = {}, {}
         self.statistics.changes = {}
         return torch.cat(parts)
 
     def _unpack(self, flat: torch.Tensor, tasks: np.ndarray, active: list[int], rows: list[int]) -> SyncResult:
         num_slots = len(tasks)
         parameters = self._head_parameters(active)
-        sizes = [2 * num_slots] + [parameter.numel() for parameter in parameters]
+        sizes = [3 * num_slots] + [parameter.numel() for parameter in parameters]
         sizes += [self.statistics.num_values] * len(rows)
         parts = list(flat.split(sizes))
-        losses, labelled = parts[0].double().cpu().numpy().reshape(2, num_slots)
+        losses, labelled, damaged = parts[0].double().cpu().numpy().reshape(3, num_slots)
         ran = labelled > 0
         runs = {task_id: int(ran[tasks == task_id].sum()) for task_id in active}
         gradients = iter(parts[1 : 1 + len(parameters)])
@@ -168,4 +170,6 @@ class StepSync:
             count = sum(runs[task_id] for task_id in active if self.statistics.row_of(task_id) == row)
             if count and self.statistics.norms:
                 self.statistics.add(row, change, count)
-        return SyncResult(losses=losses, labelled=labelled, num_bytes=flat.numel() * flat.element_size())
+        return SyncResult(
+            losses=losses, labelled=labelled, damaged=damaged, num_bytes=flat.numel() * flat.element_size()
+        )

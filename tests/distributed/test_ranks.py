@@ -254,7 +254,7 @@ def test_bytes_for_heads_do_not_grow_with_the_number_of_tasks(tmp_path: Path) ->
     assert few == many
     head = (512 + 1) * 2
     statistics = 4800 + 20  # mean and variance of the half of ResNet-18's 4800 units that a task keeps, and counts
-    assert few == 4 * 2 * (head + statistics + 2)
+    assert few == 4 * 2 * (head + statistics + 3)
 
 
 def write_wide_set(root: Path, num_tasks: int) -> Path:
@@ -272,9 +272,9 @@ def write_wide_set(root: Path, num_tasks: int) -> Path:
     return root
 
 
-def test_more_ranks_than_the_shards_can_feed_are_refused_on_all_ranks(small_set: ShardSet, tmp_path: Path) -> None:
-    data = DataConfig(path=str(small_set.root), batch_size=40, workers=0)
+def test_more_readers_than_tars_are_refused_on_all_ranks(small_set: ShardSet, tmp_path: Path) -> None:
+    data = DataConfig(path=str(small_set.root), batch_size=40, workers=9, reading="stream")
     config = build_config(tmp_path, small_set, "starved", data=data)
     messages = run_ranks(2, rank_work.error_of, tmp_path / "ranks", config)
-    assert all("60 samples: 1 batches of 40. 2 ranks × 1 micro-steps need 2 per step" in text for text in messages)
+    assert all("should have a tar for each of 2 ranks × 9 workers" in text for text in messages)
     assert not config.run.folder.exists()

@@ -203,7 +203,11 @@ def test_names_with_brackets_are_shown_as_they_are(source: Path, capsys: pytest.
 
 
 BAD_LABELS = {
-    "single class": ("image,x,y\na.png,1,0\nsub/b.jpg,1,1\nc.png,1,0\nd.png,1,1\ne.png,1,0\n", "column `x`", "only '1'"),
+    "single class": (
+        "image,x,y\na.png,1,0\nsub/b.jpg,1,1\nc.png,1,0\nd.png,1,1\ne.png,1,0\n",
+        "column `x`",
+        "only '1'",
+    ),
     "empty column": ("image,x\na.png,\nsub/b.jpg,\nc.png,\nd.png,\ne.png,\n", "column `x`", "no value at all"),
     "fractions": ("image,x\na.png,0.5\nsub/b.jpg,1\nc.png,1\nd.png,0\ne.png,0\n", "column `x`", "fractions"),
     "duplicate row": ("image,x\na.png,1\na.png,0\nsub/b.jpg,1\nc.png,1\nd.png,0\ne.png,1\n", "a.png", "more than once"),

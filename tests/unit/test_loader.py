@@ -5,6 +5,7 @@ import shutil
 from itertools import islice
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -13,38 +14,106 @@ from shard_sets import ShardSet
 
 from matl_scale import InputError
 from matl_scale.data.augment import augment_batch, build_augment, normalise
-from matl_scale.data.loader import DataConfig, TrainBatches, build_loader, build_plan, choose_image_size
-from matl_scale.data.manifest import read_manifest
-from matl_scale.data.reader import SampleReader, decode_image
-from matl_scale.data.shards import HEADER_BYTES
+from matl_scale.data.damage import DamageLog
+from matl_scale.data.decode import decode_image
+from matl_scale.data.loader import DataConfig, ImageBatch, TrainBatches, build_loader, choose_image_size
+from matl_scale.data.manifest import Manifest, read_manifest
+from matl_scale.data.plan import SlotPlan, TaskOrder
+from matl_scale.data.reader import SampleReader
+from matl_scale.data.stream import StreamBatches
+from matl_scale.train.damaged import DAMAGED_FILE, watch
+from matl_scale.train.sampling import TaskSampler
 from matl_scale.train.step import labelled_loss, select_labelled
 
 
-def source_of(root: Path, rank: int = 0, world_size: int = 1, first: int = 0) -> TrainBatches:
+def plan_of(manifest: Manifest, world_size: int = 1, batch_size: int = 7) -> SlotPlan:
+    order = TaskOrder(0, batch_size, manifest.labels(), manifest.rows("train"))
+    num_tasks = len(manifest.tasks)
+    return SlotPlan(order, TaskSampler(0, num_tasks, 2).tasks, world_size, 3, np.zeros(num_tasks, dtype=np.int64))
+
+
+def source_of(root: Path | str, rank: int = 0, world_size: int = 1) -> TrainBatches:
     manifest = read_manifest(root)
-    plan = build_plan(manifest, "train", DataConfig(batch_size=7, shuffle_shards=2), seed=0)
-    return TrainBatches(plan, SampleReader(manifest), rank, world_size, first)
+    return TrainBatches(plan_of(manifest, world_size), SampleReader(manifest), rank)
+
+
+def take(source: TrainBatches | StreamBatches, count: int, workers: int = 0) -> list[ImageBatch]:
+    loader = build_loader(source, 16, workers)
+    batches = list(islice(loader, count))
+    loader.close()
+    return batches
+
+
+def check_pixels(batch: ImageBatch, data: ShardSet, rows: np.ndarray | None = None) -> None:
+    paths = data.manifest.samples["path"]
+    chosen = batch.valid if rows is None else rows
+    pixels = np.stack([data.pixels[int(paths[row].as_py()[-7:-4])] for row in batch.rows[chosen].tolist()])
+    np.testing.assert_array_equal(batch.images[torch.from_numpy(chosen)].permute(0, 2, 3, 1).numpy(), pixels)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_are_the_planned_samples(small_set: ShardSet, workers: int) -> None:
-    paths = small_set.manifest.samples["path"].to_pylist()
-    loader = build_loader(source_of(small_set.root, rank=1, world_size=2, first=3), 16, workers)
-    for place, batch in enumerate(islice(loader, 12)):
-        assert batch.index == (3 + place) * 2 + 1
-        pixels = np.stack([small_set.pixels[int(paths[row][-7:-4])] for row in batch.rows])
-        np.testing.assert_array_equal(batch.images.permute(0, 2, 3, 1).numpy(), pixels)
-    loader.close()
+    source = source_of(small_set.root, rank=1, world_size=2)
+    labels = small_set.manifest.labels()
+    planned = source.plan.batches(rank=1, worker=0, num_workers=1)
+    for batch, expected in zip(take(source, 12, workers), planned, strict=False):
+        assert (batch.index, batch.task) == (expected.index, expected.task)
+        assert batch.rows.tolist() == expected.rows.tolist()
+        assert (labels[batch.rows, batch.task] >= 0).all()
+        assert batch.valid.all()
+        check_pixels(batch, small_set)
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+def test_a_store_behind_a_url_gives_the_same_batches(small_set: ShardSet) -> None:
+    remote = fsspec.filesystem("memory")
+    remote.put(f"{small_set.root}/", "/bucket/set/", recursive=True)
+    local, distant = (take(source_of(root), 8) for root in (small_set.root, "memory://bucket/set"))
+    for one, two in zip(local, distant, strict=True):
+        assert one.rows.tolist() == two.rows.tolist()
+        assert torch.equal(one.images, two.images)
+    remote.rm("/bucket", recursive=True)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stream_reads_every_sample_once_per_epoch(small_set: ShardSet, workers: int) -> None:
+    manifest = small_set.manifest
+    rows: list[int] = []
+    for rank in range(2):
+        plan = plan_of(manifest, world_size=2, batch_size=1)
+        source = StreamBatches(manifest, "train", plan, SampleReader(manifest), rank, buffer=8)
+        per_rank = manifest.shard_sizes[: manifest.shards["split"].to_pylist().count("train")]
+        batches = take(source, int(per_rank.sum()), workers)
+        for batch in batches:
+            check_pixels(batch, small_set)
+        rows += [int(batch.rows[0]) for batch in batches]
+    counts = np.bincount(rows, minlength=60)
+    assert counts.sum() == 120
+    assert counts.min() >= 1  # two epochs' worth of reading: each rank reads its own tars, twice on average
 
 
 def test_other_sizes_are_scaled_and_cropped() -> None:
     wide = np.zeros((20, 60, 3), dtype=np.uint8)
     wide[:, 20:40] = 255  # the middle third is what a centre crop shows
-    buffer = io.BytesIO()
-    Image.fromarray(wide).save(buffer, "PNG")
-    image = decode_image(buffer.getvalue(), 10)
-    assert image.shape == (3, 10, 10)
-    assert (image[:, :, 1:-1] == 255).all()
+    for kind in ("PNG", "JPEG"):
+        buffer = io.BytesIO()
+        Image.fromarray(wide).save(buffer, kind, quality=100, subsampling=0)
+        image = decode_image(buffer.getvalue(), 10)
+        assert image.shape == (10, 10, 3)
+        assert (image[:, 1:-1] >= 250).all()
+
+
+def test_jpegs_decode_as_pillow_does() -> None:
+    coarse = np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    image = Image.fromarray(coarse).resize((48, 48), Image.Resampling.BICUBIC)
+    for mode in ("RGB", "L", "CMYK"):
+        buffer = io.BytesIO()
+        image.convert(mode).save(buffer, "JPEG", quality=95)
+        with Image.open(buffer) as encoded:
+            expected = np.asarray(encoded.convert("RGB")).astype(int)
+        assert abs(decode_image(buffer.getvalue(), 48).astype(int) - expected).max() <= 4
+        with pytest.raises(Exception, match=r"(?i)truncated|premature"):
+            decode_image(buffer.getvalue()[: len(buffer.getvalue()) // 2], 48)
 
 
 def test_sizes_that_differ_have_to_be_chosen(small_set: ShardSet) -> None:
@@ -52,34 +121,75 @@ def test_sizes_that_differ_have_to_be_chosen(small_set: ShardSet) -> None:
     assert choose_image_size(small_set.manifest, DataConfig(image_size=24)) == 24
 
 
+@pytest.fixture
+def damaged_set(small_set: ShardSet, tmp_path: Path) -> tuple[Path, int]:
+    """A copy of the set in which row 4 does not decode."""
+    root = tmp_path / "set"
+    shutil.copytree(small_set.root, root)
+    sample = small_set.manifest.samples.slice(4, 1).to_pylist()[0]
+    tar = root / small_set.manifest.shards["file"][sample["shard"]].as_py()
+    data = bytearray(tar.read_bytes())
+    data[sample["offset"] : sample["offset"] + 40] = bytes(40)
+    tar.write_bytes(data)
+    return root, 4
+
+
+def log_of(max_share: float) -> DamageLog:
+    return DamageLog("train", 60, max_share, "set")
+
+
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_tar_of_another_set_is_named(small_set: ShardSet, tmp_path: Path, workers: int) -> None:
+def test_a_damaged_image_is_skipped_counted_and_listed(
+    damaged_set: tuple[Path, int], small_set: ShardSet, tmp_path: Path, workers: int
+) -> None:
+    root, row = damaged_set
+    log = log_of(0.02)
+    batches = list(watch(iter(take(source_of(root), 60, workers)), log, tmp_path))
+    hit = [batch for batch in batches if row in batch.rows]
+    assert hit
+    for batch in batches:
+        assert (batch.valid == (batch.rows != row)).all()
+        check_pixels(batch, small_set)
+    assert list(log.found) == [row]
+    assert (tmp_path / DAMAGED_FILE).read_text().count("\n") == 1
+    assert "1 of 60 samples of split `train` of set are damaged (by shard: train-000000.tar 1)" in log.describe()
+
+
+def test_too_much_damage_stops_with_names(damaged_set: tuple[Path, int]) -> None:
+    root, row = damaged_set
+    key = SampleReader(read_manifest(root)).key(row)
+    with pytest.raises(InputError, match=rf"sample {key}: cannot be decoded .* more than `data.max_damaged` = 0.01"):
+        list(watch(iter(take(source_of(root), 60)), log_of(0.01), None))
+
+
+@pytest.mark.parametrize("kind", ["offsets", "stream"])
+def test_a_tar_of_another_set_never_trains(small_set: ShardSet, tmp_path: Path, kind: str) -> None:
     root = tmp_path / "set"
     shutil.copytree(small_set.root, root)
     first, second = (path for path in sorted(root.glob("train-*.tar"))[:2])
     data = first.read_bytes()
     second.write_bytes(data[: second.stat().st_size].ljust(second.stat().st_size, b"\0"))
-    with pytest.raises(InputError, match=rf"{second.name} should hold \d+\.png") as caught:
-        list(islice(build_loader(source_of(root), 16, workers), 20))
-    assert "\n" not in str(caught.value)
+    manifest = read_manifest(root)
+    source: TrainBatches | StreamBatches = source_of(root)
+    if kind == "stream":
+        source = StreamBatches(manifest, "train", plan_of(manifest), SampleReader(manifest), 0, buffer=4)
+    batches = take(source, 60)
+    sizes = np.cumsum([0, *manifest.shard_sizes])
+    lost = set(range(sizes[1], sizes[2]))
+    assert {damage.row for batch in batches for damage in batch.damage} == lost
+    for batch in batches:
+        assert set(batch.rows[~batch.valid].tolist()) <= lost
+        if batch.valid.any():
+            check_pixels(batch, small_set)
 
 
-def test_a_damaged_image_is_named(small_set: ShardSet, tmp_path: Path) -> None:
+def test_a_missing_tar_is_damage(small_set: ShardSet, tmp_path: Path) -> None:
     root = tmp_path / "set"
     shutil.copytree(small_set.root, root)
-    sample = small_set.manifest.samples.to_pylist()[0]
-    tar = root / small_set.manifest.shards["file"][sample["shard"]].as_py()
-    data = bytearray(tar.read_bytes())
-    data[sample["offset"] : sample["offset"] + 40] = bytes(40)
-    tar.write_bytes(data)
-    assert sample["offset"] >= HEADER_BYTES
-    with pytest.raises(InputError, match=f"Sample {sample['key']} of {tar.name} cannot be decoded"):
-        list(islice(build_loader(source_of(root), 16, 0), 20))
-
-
-def test_a_split_smaller_than_a_batch(small_set: ShardSet) -> None:
-    with pytest.raises(InputError, match="more than the 60 samples"):
-        build_plan(small_set.manifest, "train", DataConfig(batch_size=61), seed=0)
+    (root / "train-000000.tar").unlink()
+    manifest = read_manifest(root)
+    found = SampleReader(manifest).read(np.arange(60))
+    assert sum(not isinstance(image, bytes) for image in found) == manifest.shard_sizes[0]
 
 
 @pytest.mark.parametrize("name", ["flip", "crop-flip", "randaugment"])

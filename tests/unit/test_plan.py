@@ -1,88 +1,131 @@
-"""The data plan as a pure function, for every world size and number of workers."""
+"""The data plan as a pure function: every task its own samples, for every number of ranks and workers."""
 
-from itertools import islice, pairwise
+from itertools import islice
 
 import numpy as np
 import pytest
 
-from matl_scale.data.plan import TrainPlan, plan_evaluation
+from matl_scale.data.plan import SlotPlan, TaskOrder, plan_evaluation, shuffle
+from matl_scale.train.sampling import TaskSampler
 
-SIZES = [17, 3, 40, 8, 1]
-
-
-def build_plan(batch_size: int = 4, window: int = 2, seed: int = 0) -> TrainPlan:
-    ends = np.cumsum([0, *SIZES])
-    rows = [np.arange(start, end) for start, end in pairwise(ends)]
-    return TrainPlan(seed=seed, batch_size=batch_size, shard_rows=rows, window=window)
+NUM_TASKS = 5
 
 
-def read(plan: TrainPlan, world_size: int, num_workers: int, steps: int, first: int = 0) -> dict[int, list[int]]:
-    """Reads as the ranks' loaders do, worker after worker, and returns the rows of every batch by its place."""
-    batches: dict[int, list[int]] = {}
+def build_labels() -> np.ndarray:
+    """Returns labels of 80 samples: task 3 has three of them, task 4 one, the others most."""
+    labels = np.random.default_rng(0).integers(-1, 3, (80, NUM_TASKS)).astype(np.int8)
+    labels[:, 3:] = -1
+    labels[[10, 25, 60], 3] = [0, 1, 0]
+    labels[30, 4] = 1
+    return labels
+
+
+def build_order(batch_size: int = 8, seed: int = 0, balance: float = 0.0) -> TaskOrder:
+    return TaskOrder(seed, batch_size, build_labels(), np.arange(7, 77), balance)
+
+
+def read(
+    world_size: int, num_workers: int, turns: int, slots: int, turn: int = 0, draws: np.ndarray | None = None
+) -> dict:  # type: ignore[type-arg]
+    """Reads as the ranks' loaders do, worker after worker, and returns task and rows of every slot by its place."""
+    sampler = TaskSampler(0, NUM_TASKS, slots)
+    before = np.zeros(NUM_TASKS, dtype=np.int64) if draws is None else draws
+    plan = SlotPlan(build_order(), sampler.tasks, world_size, turn, before)
+    found = {}
     for rank in range(world_size):
-        readers = [
-            plan.batches_of(rank=rank, world_size=world_size, worker=worker, num_workers=num_workers, first=first)
-            for worker in range(num_workers)
-        ]
-        order = []
-        for step in range(steps):
-            index, rows = next(readers[step % num_workers])
-            order.append(index)
-            batches[index] = rows.tolist()
-        assert order == [(first + step) * world_size + rank for step in range(steps)]
-    return batches
+        workers = [plan.batches(rank=rank, worker=worker, num_workers=num_workers) for worker in range(num_workers)]
+        for local in range(turns * slots // world_size):
+            batch = next(workers[local % num_workers])
+            assert batch.index % slots % world_size == rank
+            found[batch.index] = (batch.task, batch.rows.tolist())
+    return found
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 6])
 @pytest.mark.parametrize("num_workers", [1, 2, 3, 5])
 def test_any_ranks_and_workers_read_the_same_sequence(world_size: int, num_workers: int) -> None:
-    plan = build_plan()
-    steps = 60 // world_size
-    batches = read(plan, world_size, num_workers, steps)
-    assert sorted(batches) == list(range(steps * world_size))
-    assert all(batches[index] == plan.batch(index).tolist() for index in batches)
+    found = read(world_size, num_workers, turns=10, slots=6)
+    assert found == read(1, 1, turns=10, slots=6)
+    assert sorted(found) == list(range(60))
 
 
-def test_an_epoch_has_no_sample_twice_and_every_order_differs() -> None:
-    plan = build_plan()
-    orders = []
-    for epoch in range(4):
-        first = epoch * plan.batches_per_epoch
-        rows = np.concatenate([plan.batch(first + i) for i in range(plan.batches_per_epoch)])
-        assert len(set(rows.tolist())) == len(rows) == plan.num_samples // 4 * 4
-        assert sorted(plan.epoch_order(epoch).tolist()) == list(range(sum(SIZES)))
-        orders.append(rows.tolist())
-    assert len({tuple(order) for order in orders}) == 4
-
-
-def test_the_samples_that_an_epoch_leaves_out_change() -> None:
-    plan = build_plan()
-    rests = {tuple(sorted(plan.epoch_order(epoch)[plan.batches_per_epoch * 4 :].tolist())) for epoch in range(5)}
-    assert len(rests) > 1
-
-
-@pytest.mark.parametrize(("world_size", "num_workers"), [(1, 1), (2, 2), (4, 3)])
+@pytest.mark.parametrize(("world_size", "num_workers"), [(1, 1), (2, 2), (3, 4)])
 def test_reading_from_a_position_equals_reading_on(world_size: int, num_workers: int) -> None:
-    whole = read(build_plan(), world_size, num_workers, steps=20)
-    rest = read(build_plan(), world_size, num_workers + 1, steps=13, first=7)
-    assert rest == {index: rows for index, rows in whole.items() if index >= 7 * world_size}
+    whole = read(world_size, num_workers, turns=10, slots=6)
+    draws = np.bincount([task for index, (task, _) in whole.items() if index < 24], minlength=NUM_TASKS)
+    rest = read(world_size, num_workers + 1, turns=6, slots=6, turn=4, draws=draws)
+    assert rest == {index: batch for index, batch in whole.items() if index >= 24}
 
 
-def test_a_window_keeps_shards_together() -> None:
-    plan = build_plan(window=1)
-    shard_of = np.repeat(np.arange(len(SIZES)), SIZES)
-    visited = shard_of[plan.epoch_order(0)]
-    assert (np.diff(visited) != 0).sum() == len(SIZES) - 1
+@pytest.mark.parametrize("task", [0, 1, 2])
+def test_an_epoch_of_a_task_has_each_of_its_samples_once(task: int) -> None:
+    order, labels = build_order(), build_labels()
+    wanted = [row for row in range(7, 77) if labels[row, task] >= 0]
+    rows = np.concatenate([order.batch(task, number) for number in range(len(wanted))])
+    assert len(rows) == 8 * len(wanted)
+    epochs = rows.reshape(8, len(wanted))
+    assert all(sorted(epoch) == wanted for epoch in epochs.tolist())
+    assert len({tuple(epoch) for epoch in epochs.tolist()}) == 8
 
 
-def test_seeds_give_other_orders() -> None:
-    assert build_plan(seed=1).batch(0).tolist() != build_plan(seed=2).batch(0).tolist()
+def test_tasks_with_few_samples() -> None:
+    order = build_order()
+    assert {tuple(sorted(order.batch(3, number).tolist())) for number in range(6)} == {(10, 25, 60)}
+    assert len({tuple(order.batch(3, number).tolist()) for number in range(30)}) == 6
+    assert order.batch(4, 0).tolist() == [30, 31]  # batch norm needs a companion
 
 
-def test_endless_sequence_is_lazy() -> None:
-    plan = build_plan()
-    reader = plan.batches_of(rank=0, world_size=1, worker=0, num_workers=1, first=10**6)
-    assert [index for index, _ in islice(reader, 2)] == [10**6, 10**6 + 1]
+def test_rows_in_pieces_are_the_same_as_in_a_span() -> None:
+    labels = build_labels()
+    pieces = np.delete(np.arange(80), [20, 50])
+    order = TaskOrder(0, 100, labels, pieces)
+    assert sorted(order.batch(0, 0).tolist()) == [row for row in pieces.tolist() if labels[row, 0] >= 0]
+
+
+def test_seeds_and_tasks_give_other_orders() -> None:
+    batches = {tuple(build_order(seed=seed).batch(task, 0).tolist()) for seed in range(4) for task in range(2)}
+    assert len(batches) == 8
+
+
+@pytest.mark.parametrize("balance", [0.5, 1.0])
+def test_balance_draws_classes_more_evenly(balance: float) -> None:
+    labels = np.zeros((1000, 1), dtype=np.int8)
+    labels[:20] = 1
+    order = TaskOrder(0, 50, labels, np.arange(1000), balance)
+    counts, shares = order.class_weights(0)
+    expected = np.array([980.0, 20.0]) ** (1 - balance)
+    np.testing.assert_allclose(shares, expected / expected.sum())
+    assert counts.tolist() == [980, 20]
+    drawn = np.concatenate([labels[order.batch(0, number), 0] for number in range(200)])
+    assert abs(drawn.mean() - shares[1]) < 0.02
+    assert order.batch(0, 3).tolist() == TaskOrder(0, 50, labels, np.arange(1000), balance).batch(0, 3).tolist()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 8, 9, 100, 1025])
+def test_shuffle_is_a_permutation(count: int) -> None:
+    for seed in range(5):
+        assert sorted(shuffle(np.arange(count), count, seed).tolist()) == list(range(count))
+
+
+def test_every_permutation_is_about_as_likely() -> None:
+    drawn = [tuple(shuffle(np.arange(4), 4, seed).tolist()) for seed in range(4800)]
+    counts = np.array([drawn.count(one) for one in set(drawn)])
+    assert len(counts) == 24
+    assert ((counts - 200) ** 2 / 200).sum() < 50  # chi-squared with 23 degrees of freedom: one in a thousand
+
+
+def test_a_position_costs_no_permutation() -> None:
+    places = shuffle(np.array([0, 5, 10**11]), 10**12, seed=1)
+    assert ((places >= 0) & (places < 10**12)).all()
+
+
+def test_the_sequence_is_endless_and_lazy() -> None:
+    sampler = TaskSampler(0, NUM_TASKS, 2)
+    plan = SlotPlan(build_order(), sampler.tasks, 1, 10**6, np.full(NUM_TASKS, 10**6))
+    assert [batch.index for batch in islice(plan.batches(rank=0, worker=0, num_workers=1), 2)] == [
+        2 * 10**6,
+        2 * 10**6 + 1,
+    ]
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5])

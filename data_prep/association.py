@@ -1,0 +1,99 @@
+"""How strongly the labels of tasks go together, for all pairs of tasks, as numbers and as a picture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from matl_scale.data.manifest import Manifest
+from matl_scale.data.shards import MISSING
+from matl_scale.tasks import Task
+
+MAX_ROWS = 50_000
+BLOCK_ROWS = 4096
+MAX_NAMES = 60  # that fit beside the picture
+
+
+def cramers_v(labels: np.ndarray, tasks: Sequence[Task]) -> np.ndarray:
+    """Computes Cramér's V of every pair of tasks over the rows that carry both labels: 0 independent, 1 one decides the other.
+
+    For two binary tasks it is the absolute value of their correlation. Source: H. Cramér, Mathematical Methods of Statistics,
+    1946, 21.9.
+
+    Args:
+        labels: Shape `(num_rows, num_tasks)`, −1 = no label.
+        tasks: One per column.
+
+    Returns:
+        Shape `(num_tasks, num_tasks)`; NaN where no row carries both, or one of the two has a single class there.
+    """
+    ends = np.cumsum([task.num_classes for task in tasks])
+    starts = ends - [task.num_classes for task in tasks]
+    together = np.zeros((ends[-1], ends[-1]))
+    for first in range(0, len(labels), BLOCK_ROWS):
+        block = labels[first : first + BLOCK_ROWS]
+        ones = np.zeros((len(block), ends[-1]), dtype=np.float32)
+        rows, columns = np.nonzero(block != MISSING)
+        ones[rows, starts[columns] + block[rows, columns]] = 1
+        together += ones.T @ ones
+    result = np.full((len(tasks), len(tasks)), np.nan)
+    for i in range(len(tasks)):
+        for j in range(i + 1):
+            result[i, j] = result[j, i] = one_pair(together[starts[i] : ends[i], starts[j] : ends[j]])
+    return result
+
+
+def one_pair(counts: np.ndarray) -> float:
+    """Computes Cramér's V of one contingency table, shape `(num_classes, num_other_classes)`."""
+    counts = counts[counts.sum(axis=1) > 0][:, counts.sum(axis=0) > 0]
+    if min(counts.shape) < 2:
+        return float("nan")
+    total = counts.sum()
+    expected = counts.sum(axis=1, keepdims=True) * counts.sum(axis=0, keepdims=True) / total
+    chi_squared = float(((counts - expected) ** 2 / expected).sum())
+    return float(np.sqrt(chi_squared / total / (min(counts.shape) - 1)))
+
+
+def strongest_pairs(values: np.ndarray, names: Sequence[str], limit: int) -> list[tuple[str, str, float]]:
+    """Returns the pairs of tasks that go together most, strongest first."""
+    rows, columns = np.tril_indices(len(names), -1)
+    strength = np.nan_to_num(values[rows, columns], nan=-1.0)
+    order = np.argsort(-strength, kind="stable")[:limit].tolist()
+    return [(names[int(rows[i])], names[int(columns[i])], float(strength[i])) for i in order if strength[i] >= 0]
+
+
+def associate(manifest: Manifest) -> np.ndarray:
+    """Computes Cramér's V of every pair of tasks of a shard set; of large sets, on evenly spaced rows."""
+    rows = np.unique(np.linspace(0, manifest.num_samples - 1, min(manifest.num_samples, MAX_ROWS)).astype(np.int64))
+    return cramers_v(manifest.labels()[rows], manifest.tasks)
+
+
+def draw_picture(values: np.ndarray, names: Sequence[str], path: Path) -> None:
+    """Draws the values of all pairs, tasks that go together side by side.
+
+    Args:
+        values: Shape `(num_tasks, num_tasks)`.
+        names: Of the tasks.
+        path: A `.png`, `.svg` or `.pdf` file.
+    """
+    from matplotlib.figure import Figure
+    from scipy.cluster.hierarchy import leaves_list, linkage
+    from scipy.spatial.distance import squareform
+
+    order = np.arange(len(names))
+    if len(names) > 2:
+        distances = 1 - np.nan_to_num(values)
+        np.fill_diagonal(distances, 0)
+        order = leaves_list(linkage(squareform(distances, checks=False), method="average"))
+    side = min(4 + 0.14 * len(names), 14)
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axes = figure.add_subplot()
+    picture = axes.imshow(values[np.ix_(order, order)], vmin=0, vmax=1, cmap="magma", interpolation="nearest")
+    figure.colorbar(picture, label="Cramér's V of the labels")
+    if len(names) <= MAX_NAMES:
+        shown = [names[i].replace("$", r"\$") for i in order]
+        axes.set_xticks(range(len(names)), shown, rotation=90, fontsize=7)
+        axes.set_yticks(range(len(names)), shown, fontsize=7)
+    else:
+        axes.set_xlabel(f"{len(names)} tasks, similar ones side by side")
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,28 @@
+"""`matl-data preview`: real samples of one task, class by class."""
+
+import argparse
+import re
+from pathlib import Path
+
+from data_prep.commands.output import positive_int
+from data_prep.preview import build_preview
+from matl_scale.data.manifest import read_manifest
+from matl_scale.files import write_text
+
+
+def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    preview = commands.add_parser("preview", help="write a page with real samples of a task, class by class")
+    preview.add_argument("folder", metavar="DIR", help="the shard set: a folder or an fsspec URL")
+    preview.add_argument("--task", required=True, metavar="NAME", help="the task")
+    preview.add_argument("--split", metavar="NAME", help="whose samples (default: all)")
+    preview.add_argument("--count", type=positive_int, default=16, metavar="N", help="samples per class (default: 16)")
+    preview.add_argument("--seed", type=int, default=0, help="of their draw (default: 0)")
+    preview.add_argument("--out", type=Path, metavar="FILE", help="the page (default: preview-NAME.html)")
+    preview.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    page = build_preview(read_manifest(options.folder), options.task, options.split, options.count, options.seed)
+    out = options.out or Path(f"preview-{re.sub(r'[^A-Za-z0-9._-]+', '_', options.task)[:100]}.html")
+    write_text(out, page)
+    print(f"{out}: {len(page) / 1e6:.1f} MB")

@@ -1,0 +1,30 @@
+"""`matl-data verify`: whether a shard set is what its manifest says."""
+
+import argparse
+
+from data_prep.commands.output import count_cpus, positive_int
+from data_prep.verify import verify_shard_set
+from matl_scale.errors import InputError
+
+
+def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    verify = commands.add_parser(
+        "verify", help="check a shard set: checksums, counts, decodability, labels, leaks, orphans"
+    )
+    verify.add_argument("folder", metavar="DIR", help="the shard set: a folder or an fsspec URL")
+    verify.add_argument("--quick", action="store_true", help="read the tables only, not the tars")
+    verify.add_argument(
+        "--workers", type=positive_int, default=count_cpus(), metavar="N", help="processes (default: one per CPU)"
+    )
+    verify.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    findings = verify_shard_set(options.folder, options.quick, options.workers)
+    for finding in findings:
+        print(finding)
+    if findings:
+        raise InputError(
+            f"{options.folder}: {len(findings)} findings. Prepare what is damaged again, or restore it from a copy."
+        )
+    print(f"{options.folder}: nothing is wrong" + (" in the tables; the tars were not read" if options.quick else ""))

@@ -1,0 +1,46 @@
+"""Damaged samples while reading: skipped, counted, named; too many stop the run."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from matl_scale.data.reader import Damage
+from matl_scale.errors import InputError, shortened
+
+
+class DamageLog:
+    """The damaged samples that one rank has met in a split.
+
+    Args:
+        split: Its name.
+        num_samples: It has.
+        max_share: Share of them that may be damaged.
+        place: The shard set, for error messages.
+    """
+
+    def __init__(self, split: str, num_samples: int, max_share: float, place: str) -> None:
+        self.split, self.num_samples, self.max_share, self.place = split, num_samples, max_share, place
+        self.found: dict[int, Damage] = {}
+
+    def add(self, damages: Iterable[Damage]) -> list[Damage]:
+        """Notes damaged samples, and returns those that were not known yet.
+
+        Raises:
+            InputError: There are more than `max_share` of the split.
+        """
+        new = [damage for damage in damages if damage.row not in self.found]
+        self.found.update((damage.row, damage) for damage in new)
+        if len(self.found) > self.max_share * self.num_samples:
+            raise InputError(
+                f"{self.describe()}: more than `data.max_damaged` = {self.max_share:g} of the split. `matl-data verify "
+                f"{self.place}` checks all; prepare the set again, or allow more."
+            )
+        return new
+
+    def describe(self) -> str:
+        """Says in one line how many there are, in which shards, and the first few."""
+        shards = Counter(damage.file for damage in self.found.values())
+        counts = ", ".join(f"{file} {count}" for file, count in shards.most_common(5))
+        return (
+            f"{len(self.found)} of {self.num_samples} samples of split `{self.split}` of {self.place} are damaged (by shard: "
+            f"{counts}): {shortened(self.found.values(), 3)}"
+        )

@@ -1,0 +1,274 @@
+"""Sharding in parallel, in parts, killed and repeated: the same bytes, whatever happened."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sources_on_disk import contents, write_images, write_labels
+
+from data_prep.__main__ import main
+from data_prep.labels import LabelColumns
+from data_prep.planning import Options
+from data_prep.shard_set import write_shard_set
+from data_prep.sources import labelled
+from matl_scale.data.manifest import read_manifest
+from matl_scale.data.reader import SampleReader
+from matl_scale.errors import InputError
+
+COUNT = 120
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("source")
+    write_labels(root / "labels.csv", write_images(root / "images", COUNT))
+    return root
+
+
+@pytest.fixture(scope="module")
+def expected(source: Path) -> dict[str, bytes]:
+    """The set as one process writes it."""
+    assert main(command(source, source / "expected", "--workers", "1")) == 0
+    return contents(source / "expected")
+
+
+def command(source: Path, out: Path, *options: str) -> list[str]:
+    arguments = ["shard", "--images", str(source / "images"), "--labels", str(source / "labels.csv"), "--out", str(out)]
+    return [*arguments, "--split-fractions", "train=0.7,val=0.3", "--shard-mb", "0.02", *options]
+
+
+def test_the_set_is_what_went_in(source: Path, expected: dict[str, bytes]) -> None:
+    manifest = read_manifest(source / "expected")
+    assert manifest.shards.num_rows > 10
+    paths = manifest.samples["path"].to_pylist()
+    assert sorted(paths) == sorted(path.relative_to(source / "images").as_posix() for path in source.rglob("*/*.png"))
+    images = SampleReader(manifest).read(np.arange(COUNT))
+    assert images == [(source / "images" / path).read_bytes() for path in paths]
+    keys = manifest.samples["key"].to_pylist()
+    assert keys == [f"{i:09d}" for i in range(COUNT)]
+    assert set(expected) == {path.name for path in (source / "expected").iterdir()}
+
+
+def test_two_workers_write_the_same_bytes(source: Path, expected: dict[str, bytes], tmp_path: Path) -> None:
+    assert main(command(source, tmp_path / "set", "--workers", "2")) == 0
+    assert contents(tmp_path / "set") == expected
+
+
+def test_parts_make_the_same_set(
+    source: Path, expected: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "set"
+    for part in (3, 1):
+        assert main(command(source, out, "--workers", "1", "--partition", f"{part}/3")) == 0
+    assert main(["merge", str(out)]) == 2
+    assert "has gaps: " in capsys.readouterr().err
+    with pytest.raises(InputError, match="unfinished work"):
+        read_manifest(out)
+    assert main(command(source, out, "--workers", "1", "--partition", "2/3")) == 0
+    assert main(["merge", str(out)]) == 0
+    assert contents(out) == expected
+    assert main(["merge", str(out)]) == 0
+    assert contents(out) == expected
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "x", "1/0"])
+def test_partitions_that_cannot_be(source: Path, tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(command(source, tmp_path / "set", "--partition", text))
+    assert "should be I/N with I from 1 to N" in capsys.readouterr().err
+
+
+def test_merge_without_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["merge", str(tmp_path / "nothing")]) == 2
+    assert "has no work to merge" in capsys.readouterr().err
+
+
+def test_finished_shards_are_kept_and_checked(
+    source: Path, expected: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "set"
+    for part in (1, 2):
+        main(command(source, out, "--workers", "1", "--partition", f"{part}/3"))
+    tars = sorted(out.glob("*.tar"))
+    times = {path: path.stat().st_mtime_ns for path in tars}
+    data = bytearray(tars[0].read_bytes())
+    data[700] ^= 1
+    tars[0].write_bytes(data)  # a finished shard that is damaged
+    tars[1].unlink()  # and one that is gone
+    capsys.readouterr()
+    assert main(command(source, out, "--workers", "1")) == 0
+    assert f"{len(tars) - 2} of {len(tars) + len(tars) // 2} shards were finished already" in capsys.readouterr().err
+    assert contents(out) == expected
+    assert all(path.stat().st_mtime_ns == times[path] for path in tars[2:])
+
+
+def test_work_of_another_call_is_refused(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "set"
+    main(command(source, out, "--workers", "1", "--partition", "1/3"))
+    before = contents(out)
+    capsys.readouterr()
+    assert main(command(source, out, "--workers", "1", "--seed", "5")) == 2
+    assert "finished shards of a call with other images, labels or options" in capsys.readouterr().err
+    after = contents(out)
+    assert {name: after[name] for name in before if not name.endswith(".lock")} == {
+        name: data for name, data in before.items() if not name.endswith(".lock")
+    }
+
+
+def test_urls_write_the_same_bytes(source: Path, expected: dict[str, bytes], tmp_path: Path) -> None:
+    import fsspec
+
+    remote = fsspec.filesystem("memory")
+    remote.put(f"{source}/images/", "/bucket/images/", recursive=True)
+    remote.put(f"{source}/labels.csv", "/bucket/labels.csv")
+    arguments = ["shard", "--images", "memory://bucket/images", "--labels", "memory://bucket/labels.csv"]
+    arguments += ["--split-fractions", "train=0.7,val=0.3", "--shard-mb", "0.02", "--workers", "1"]
+    assert main([*arguments, "--out", "memory://bucket/set"]) == 0
+    tars = {name: data for name, data in expected.items() if name.endswith((".tar", "labels.v1.parquet"))}
+    for name, data in tars.items():
+        assert remote.cat(f"/bucket/set/{name}") == data, name
+    assert sorted(path.rpartition("/")[2] for path in remote.ls("/bucket/set", detail=False)) == sorted(expected)
+    manifest = read_manifest("memory://bucket/set")
+    assert manifest.labels().tolist() == read_manifest(source / "expected").labels().tolist()
+    assert main(["verify", "memory://bucket/set", "--workers", "1"]) == 0
+    assert main(command(source, f"file://{tmp_path}/set", "--workers", "2")) == 0  # type: ignore[arg-type]
+    assert {name: data for name, data in contents(tmp_path / "set").items() if name.endswith(".tar")} == {
+        name: data for name, data in expected.items() if name.endswith(".tar")
+    }
+    remote.rm("/bucket", recursive=True)
+
+
+def test_an_unknown_protocol_is_named(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command(source, Path("x"), "--out", "nosuch://bucket/set")) == 2
+    assert "nosuch://bucket/set cannot be opened" in capsys.readouterr().err
+
+
+def kill_and_repeat(source: Path, expected: dict[str, bytes], out: Path, delay_s: float) -> bool:
+    """Starts sharding in a process group, kills all of it after a while, and repeats the call. Returns whether it was cut."""
+    arguments = [sys.executable, "-m", "data_prep", *command(source, out, "--workers", "2")]
+    process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
+    time.sleep(delay_s)
+    was_running = process.poll() is None
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert main(command(source, out, "--workers", "1")) == 0
+    assert contents(out) == expected
+    return was_running
+
+
+def test_killed_once_and_repeated(source: Path, expected: dict[str, bytes], tmp_path: Path) -> None:
+    kill_and_repeat(source, expected, tmp_path / "set", 1.2)
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_random_moments(tmp_path: Path) -> None:
+    big = tmp_path / "source"
+    write_labels(big / "labels.csv", write_images(big / "images", 3000))
+    start = time.monotonic()
+    arguments = [sys.executable, "-m", "data_prep", *command(big, tmp_path / "expected", "--workers", "2")]
+    subprocess.run(arguments, check=True, stderr=subprocess.DEVNULL)
+    whole_s = time.monotonic() - start
+    expected = contents(tmp_path / "expected")
+    generator = random.Random(0)
+    cut = [
+        kill_and_repeat(big, expected, tmp_path / f"set{i}", generator.uniform(0.1, 1.0) * whole_s) for i in range(20)
+    ]
+    assert sum(cut) >= 10
+
+
+def test_bad_images_are_all_named_and_good_shards_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = write_images(tmp_path / "images", COUNT)
+    write_labels(tmp_path / "labels.csv", names)
+    whole = {name: (tmp_path / "images" / name).read_bytes() for name in (names[5], names[60])}
+    (tmp_path / "images" / names[5]).write_bytes(b"")
+    (tmp_path / "images" / names[60]).write_bytes(whole[names[60]][:-20])
+    out = tmp_path / "set"
+    assert main(command(tmp_path, out, "--workers", "1")) == 2
+    error = capsys.readouterr().err
+    assert "2 images cannot be used" in error
+    assert all(f"images/{name}: it" in error for name in whole)
+    kept = len(list(out.glob("*.tar")))
+    assert kept > 5
+    assert not (out / "manifest.json").exists()
+    for name, data in whole.items():
+        (tmp_path / "images" / name).write_bytes(data)
+    assert main(command(tmp_path, out, "--workers", "1")) == 0
+    assert f"{kept} of {kept + 2} shards were finished already" in capsys.readouterr().err
+    assert read_manifest(out).num_samples == COUNT
+
+
+def test_skip_bad_lists_what_it_leaves_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = write_images(tmp_path / "images", COUNT)
+    write_labels(tmp_path / "labels.csv", names)
+    for name in names[7:9]:
+        (tmp_path / "images" / name).write_bytes(b"no image")
+    out = tmp_path / "set"
+    assert main(command(tmp_path, out, "--workers", "1", "--skip-bad")) == 0
+    assert "left out 2 bad images" in capsys.readouterr().err
+    lines = (out / "skipped.csv").read_text().splitlines()
+    assert lines[0] == "image,reason"
+    assert sorted(line.split(",")[0] for line in lines[1:]) == sorted(names[7:9])
+    manifest = read_manifest(out)
+    assert manifest.num_samples == COUNT - 2
+    assert not set(names[7:9]) & set(manifest.samples["path"].to_pylist())
+    assert main(["verify", str(out), "--workers", "1"]) == 0
+
+
+def test_copies_are_reported_or_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = write_images(tmp_path / "images", 20)
+    (tmp_path / "images" / names[3]).write_bytes((tmp_path / "images" / names[12]).read_bytes())
+    (tmp_path / "images" / names[4]).write_bytes((tmp_path / "images" / names[5]).read_bytes())
+    splits = ["test" if i == 12 else "train" for i in range(20)]
+    rows = [f"{name},{i % 2},{split}" for i, (name, split) in enumerate(zip(names, splits, strict=True))]
+    (tmp_path / "labels.csv").write_text("\n".join(["image,x,part", *rows]))
+    arguments = ["shard", "--images", str(tmp_path / "images"), "--labels", str(tmp_path / "labels.csv")]
+    arguments += ["--split-column", "part", "--workers", "1"]
+    assert main([*arguments, "--out", str(tmp_path / "set")]) == 0
+    assert "2 images are copies of another, 1 of one in another split" in capsys.readouterr().err
+    assert f"{names[3]},train,{names[12]},test" in (tmp_path / "set/duplicates.csv").read_text()
+    assert main(["verify", "--quick", str(tmp_path / "set")]) == 2
+    assert "1 images are in two splits" in capsys.readouterr().out
+    assert main([*arguments, "--out", str(tmp_path / "clean"), "--dedupe"]) == 0
+    assert "left out 2 copies" in capsys.readouterr().err
+    paths = read_manifest(tmp_path / "clean").samples["path"].to_pylist()
+    assert sorted(paths) == sorted(
+        set(names) - {names[3], max(names[4], names[5])}
+    )  # the test copy stays, then the first
+    assert main(["verify", str(tmp_path / "clean"), "--workers", "1"]) == 0
+
+
+def test_no_space_left_is_one_line(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from data_prep.tar import TarWriter
+
+    write = TarWriter._write
+    written = 0
+
+    def full(self: TarWriter, data: bytes) -> None:
+        nonlocal written
+        written += len(data)
+        if written > 60_000:
+            raise OSError(28, "No space left on device")
+        write(self, data)
+
+    monkeypatch.setattr(TarWriter, "_write", full)
+    columns = LabelColumns()
+
+    def write_set() -> None:
+        write_shard_set(
+            lambda scratch: labelled.build(str(source / "images"), str(source / "labels.csv"), columns, scratch),
+            tmp_path / "set",
+            Options(shard_mb=0.02),
+        )
+
+    with pytest.raises(InputError, match=r"No space left on device.*run the same command again"):
+        write_set()
+    assert not list((tmp_path / "set").rglob("scratch-*"))
+    monkeypatch.undo()
+    write_set()
+    assert read_manifest(tmp_path / "set").num_samples == COUNT
