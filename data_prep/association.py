@@ -91,7 +91,7 @@ def draw_picture(values: np.ndarray, names: Sequence[str], path: Path) -> None:
     picture = axes.imshow(values[np.ix_(order, order)], vmin=0, vmax=1, cmap="magma", interpolation="nearest")
     figure.colorbar(picture, label="Cramér's V of the labels")
     if len(names) <= MAX_NAMES:
-        shown = [names[i].replace("$", r"\$") for i in order]
+        shown = [names[i].replace("$", r"\$") for i in order.tolist()]
         axes.set_xticks(range(len(names)), shown, rotation=90, fontsize=7)
         axes.set_yticks(range(len(names)), shown, fontsize=7)
     else:
