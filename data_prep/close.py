@@ -27,6 +27,7 @@ from matl_scale.data.manifest import (
 from matl_scale.data.shards import DIGESTS_SCHEMA, SAMPLES_SCHEMA, SHARDS_SCHEMA, class_counts, label_dtype
 from matl_scale.data.store import Store
 from matl_scale.errors import InputError, shortened
+from matl_scale.files import sync_file
 from matl_scale.tasks import Task
 
 GROUP_ROWS = 65_536
@@ -75,6 +76,7 @@ def close_set(out: Store, plan: Plan, existing: Manifest | None, scratch: Path) 
     pq.write_table(shards, scratch / names["shards"], compression="zstd")
     pq.write_table(tasks_table(plan.tasks, places, counts, num_samples), scratch / names["tasks"], compression="zstd")
     for name in names.values():
+        sync_file(scratch / name)
         out.take(scratch / name, name)
     splits = ", ".join(dict.fromkeys(shard.split for shard in plan.shards))
     append_version(

@@ -2,8 +2,8 @@
 
 import io
 import struct
-import zlib
 from typing import NamedTuple
+from zlib import crc32
 
 from PIL import Image
 
@@ -21,6 +21,9 @@ EXTENSIONS = {
 }
 PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 GREY, GREY_ALPHA = 0, 4
+CHUNK_START = struct.Struct(">I4s").unpack_from
+CHECKSUM = struct.Struct(">I").unpack_from
+IMAGE_HEADER = struct.Struct(">IIBB").unpack_from
 
 
 class CheckedImage(NamedTuple):
@@ -82,22 +85,22 @@ def check_image(data: bytes, resize: int | None = None) -> CheckedImage:
 
 def check_png(data: bytes) -> CheckedImage:
     """Checks the chunks of a PNG: length, type, content and CRC-32 each, from IHDR to IEND (PNG specification, 5.3)."""
-    width, height, depth, colour = struct.unpack_from(">IIBB", data, 16)
+    length, place, kind, pixels = len(data), 8, b"", 0
+    while kind != b"IEND":
+        if place + 12 > length:
+            raise BadImage(f"it is cut off after {length} bytes")
+        size, kind = CHUNK_START(data, place)
+        end = place + 8 + size
+        if end + 4 > length:
+            raise BadImage(f"it is cut off after {length} bytes")
+        if crc32(data[place + 4 : end]) != CHECKSUM(data, end)[0]:
+            raise BadImage(f"it cannot be decoded: the checksum of its chunk {kind!r} is wrong")
+        if kind == b"IDAT":
+            pixels += size
+        place = end + 4
+    width, height, depth, colour = IMAGE_HEADER(data, 16)
     if depth == 16 and colour in (GREY, GREY_ALPHA):
         raise BadImage("images should have 8 bits per channel, and training would clip its 16")
-    place, kind, pixels = 8, b"", 0
-    while kind != b"IEND":
-        if place + 12 > len(data):
-            raise BadImage(f"it is cut off after {len(data)} bytes")
-        (size,) = struct.unpack_from(">I", data, place)
-        end = place + 8 + size
-        kind = data[place + 4 : place + 8]
-        if end + 4 > len(data):
-            raise BadImage(f"it is cut off after {len(data)} bytes")
-        if zlib.crc32(data[place + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
-            raise BadImage(f"it cannot be decoded: the checksum of its chunk {kind!r} is wrong")
-        pixels += size if kind == b"IDAT" else 0
-        place = end + 4
     if not (width and height and pixels):
         raise BadImage("it cannot be decoded: it has no pixels")
     return CheckedImage(data, "png", width, height)

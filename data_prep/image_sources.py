@@ -17,6 +17,7 @@ from matl_scale.data.store import Store
 from matl_scale.errors import InputError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+READ_BYTES = 1 << 17
 REMOTE_BATCH = 64  # files that are read at once from a store with latency
 
 
@@ -51,11 +52,7 @@ class FolderImages:
         if store.local is not None:
             root = str(store.local)
             for name in names:
-                try:
-                    with open(f"{root}/{name}", "rb", buffering=0) as file:  # noqa: PTH123 - Path costs as much as the read
-                        yield file.read()
-                except OSError:
-                    yield b""
+                yield read_file(f"{root}/{name}")
             return
         for start in range(0, len(names), REMOTE_BATCH):
             paths = [f"{store.path}/{name}" for name in names[start : start + REMOTE_BATCH]]
@@ -63,6 +60,23 @@ class FolderImages:
             for path in paths:
                 data = found.get(path, found.get(path.lstrip("/"), b""))
                 yield data if isinstance(data, bytes) else b""
+
+
+def read_file(path: str) -> bytes:
+    """Returns a file's content, empty if it cannot be read; for small files, in half the time of a file object."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return b""
+    try:
+        parts = []
+        while data := os.read(descriptor, READ_BYTES):
+            parts.append(data)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+    except OSError:
+        return b""
+    finally:
+        os.close(descriptor)
 
 
 def list_files(store: Store) -> Iterator[str]:

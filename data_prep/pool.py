@@ -1,11 +1,13 @@
 """Runs independent jobs in worker processes, with progress; workers end when the process that started them ends."""
 
+import gc
 import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import forkserver
 from multiprocessing.connection import wait as wait_for_handles
 from typing import Any, Protocol, TypeVar
 
@@ -21,6 +23,13 @@ class Work(Protocol[Result]):
     """A job: called with its number and a function that takes how many more items are done."""
 
     def __call__(self, job: int, advance: Advance) -> Result: ...
+
+
+def prepare_workers() -> None:
+    """Starts the process that workers are forked from; it imports what they need while this one goes on."""
+    # pyarrow imports pandas at its first array, if it is there: once for all workers, not once in each
+    multiprocessing.set_forkserver_preload(["data_prep.write", "data_prep.image_sources", "pandas"])
+    forkserver.ensure_running()
 
 
 def run_jobs(work: Work[Result], jobs: Sequence[int], workers: int, total: int, unit: str) -> Iterator[Result]:
@@ -50,7 +59,6 @@ def run_here(work: Work[Result], jobs: Sequence[int], meter: Meter) -> Iterator[
 
 def run_in_workers(work: Work[Result], jobs: Sequence[int], workers: int, meter: Meter) -> Iterator[Result]:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["data_prep.write"])
     done = context.Value("q", 0)
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(work, done))
     try:
@@ -78,6 +86,7 @@ _done: Any = None
 def _start_worker(work: Any, done: Any) -> None:
     global _work, _done
     _work, _done = work, done
+    gc.disable()  # jobs make no cycles, and millions of small objects that the collector would walk again and again
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -11,6 +11,7 @@ from data_prep.close import DUPLICATES_FILE, close_set, report_duplicates
 from data_prep.dataset import Dataset
 from data_prep.plan import PLAN_FILE, PLAN_TABLES, Plan, Spooled, plan_id, read_plan, spool, write_plan
 from data_prep.planning import Options, check_same_tasks, make_plan
+from data_prep.pool import prepare_workers
 from data_prep.write import WORK, ShardWork, write_shards
 from matl_scale.data.manifest import MANIFEST_FILE, Manifest, is_shard_set, read_manifest
 from matl_scale.data.store import Store
@@ -44,6 +45,8 @@ def write_shard_set(
     """
     out = Store(place)
     check_target(out)
+    if options.workers > 1:
+        prepare_workers()
     with working(out, options.partition) as scratch:
         dataset = build(scratch)
         existing = read_manifest(out) if is_shard_set(out) else None

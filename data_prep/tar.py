@@ -29,6 +29,7 @@ def build_template() -> np.ndarray:
 
 
 TEMPLATE = build_template()
+TEMPLATE_SUM = int(TEMPLATE.sum()) - int(TEMPLATE[NAME].sum()) - int(TEMPLATE[SIZE].sum())
 
 
 def build_headers(names: Sequence[str], sizes: np.ndarray) -> np.ndarray:
@@ -44,7 +45,7 @@ def build_headers(names: Sequence[str], sizes: np.ndarray) -> np.ndarray:
     headers = np.tile(TEMPLATE, (len(names), 1))
     headers[:, NAME] = np.array(names, dtype="S100").view(np.uint8).reshape(-1, 100)
     headers[:, SIZE] = octal(sizes, 11)
-    sums = headers.sum(axis=1, dtype=np.int64)
+    sums = TEMPLATE_SUM + headers[:, NAME].sum(axis=1, dtype=np.int64) + headers[:, SIZE].sum(axis=1, dtype=np.int64)
     headers[:, CHECKSUM] = np.frombuffer(b"000000\0 ", dtype=np.uint8)
     headers[:, CHECKSUM.start : CHECKSUM.start + 6] = octal(sums, 6)
     return headers

@@ -29,6 +29,7 @@ from matl_scale.data.manifest import (
 from matl_scale.data.shards import MISSING, class_counts, label_dtype
 from matl_scale.data.store import Store
 from matl_scale.errors import InputError, nearest, shortened
+from matl_scale.files import sync_file
 from matl_scale.tasks import Task, match_names
 
 
@@ -219,6 +220,7 @@ def write_columns(
                     sums[i] += class_counts(chosen[:, i], task.num_classes)
             start += len(piece)
     check_classes_in_train(by_split, tasks)
+    sync_file(scratch / name)
     manifest.root.take(scratch / name, name)
     counts = [np.sum([sums[i] for sums in by_split.values()], axis=0) for i in range(len(tasks))]
     return tasks, [(name, column_name(task.name)) for task in tasks], counts

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from matl_scale.errors import InputError
-from matl_scale.files import file_sha256, sync_file, sync_folder, write_atomic
+from matl_scale.files import file_sha256, sync_folder, write_atomic
 
 
 class Store:
@@ -128,9 +128,8 @@ class Store:
             self.fs.put_file(str(path), self._path(name))
 
     def take(self, path: Path, name: str) -> None:
-        """Moves a local file, complete under a temporary name, to its place; beside local folders it is a rename."""
+        """Moves a local file, complete and synced under a temporary name, to its place; beside local folders it is a rename."""
         if self.local is not None:
-            sync_file(path)
             os.replace(path, self.local / name)
             sync_folder((self.local / name).parent)
             return
