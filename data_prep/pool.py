@@ -27,8 +27,8 @@ class Work(Protocol[Result]):
 
 def prepare_workers() -> None:
     """Starts the process that workers are forked from; it imports what they need while this one goes on."""
-    # pyarrow imports pandas at its first array, if it is there: once for all workers, not once in each
-    multiprocessing.set_forkserver_preload(["data_prep.write", "data_prep.image_sources", "pandas"])
+    # once for all workers, not once in each: the main module, and pandas, which pyarrow looks for at its first array
+    multiprocessing.set_forkserver_preload(["__main__", "data_prep.write", "data_prep.image_sources", "pandas"])
     forkserver.ensure_running()
 
 

@@ -20,7 +20,7 @@ from matl_scale.config import exit_with_error
 from matl_scale.errors import InputError, nearest
 from matl_scale.files import write_json
 from matl_scale.train.setup import build_accelerator
-from suites import evaluation, memory, step, sync
+from suites import evaluation, memory, reading, sharding, step, sync
 from suites.measure import Measure, Result, Setup
 
 PROGRAM = "benchmark.py"
@@ -28,9 +28,12 @@ ON_ONE_RANK: dict[str, Callable[[Setup], list[Measure]]] = {
     "step": step.measures,
     "eval": evaluation.measures,
     "memory": memory.measures,
+    "data": lambda setup: sharding.measures(setup) + reading.measures(setup),
 }
 ON_RANKS: dict[str, Callable[[Setup], list[Measure]]] = {"sync": sync.measures}
-SUITES = ("step", "eval", "sync", "memory")
+SUITES = ("step", "eval", "sync", "memory", "data")
+BY_NAME = ("data",)  # minutes long, and about the disk as much as about the machine
+DATA_SETS = ("fashion_mnist", "cifar100")
 TIMEOUT_S = 24 * 3600.0  # ranks without a part in a suite wait for the first
 
 
@@ -42,16 +45,22 @@ class Options:
     rounds: int
     only: str
     json: Path | None
+    fashion_mnist: Path | None
+    cifar100: Path | None
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__)
     parser.add_argument(
-        "suites", nargs="*", metavar="SUITE", help=f"{', '.join(SUITES)} (default: all that the ranks allow)"
+        "suites", nargs="*", metavar="SUITE", help=f"{', '.join(SUITES)} (default: all but data that the ranks allow)"
     )
     parser.add_argument("--rounds", type=int, default=20, metavar="N", help="rounds per figure (default: 20)")
     parser.add_argument("--only", metavar="TEXT", default="", help="figures whose name contains this")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, as a list of objects")
+    for name in DATA_SETS:
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", type=Path, metavar="DIR", help="its files, for the suite data"
+        )
     arguments = parser.parse_args()
     try:
         run_benchmark(Options(**vars(arguments)))
@@ -68,6 +77,7 @@ def run_benchmark(options: Options) -> None:
         rounds=options.rounds,
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
+        data=data_sets(options),
     )
     rows = [row for suite in suites for row in (ON_ONE_RANK | ON_RANKS)[suite](setup) if options.only in row.name]
     if not rows:
@@ -83,6 +93,19 @@ def run_benchmark(options: Options) -> None:
     if setup.rank == 0 and options.json is not None:
         write_json(options.json, [asdict(result) for result in results])
     accelerator.end_training()
+
+
+def data_sets(options: Options) -> dict[str, Path]:
+    """Returns the folders of the data sets that are there.
+
+    Raises:
+        InputError: One is none.
+    """
+    found = {name: path for name in DATA_SETS if (path := getattr(options, name)) is not None}
+    for name, path in found.items():
+        if not path.is_dir():
+            raise InputError(f"--{name.replace('_', '-')} should be a folder. Got {path}.")
+    return found
 
 
 def choose_suites(options: Options, world_size: int) -> list[str]:
@@ -103,7 +126,9 @@ def choose_suites(options: Options, world_size: int) -> list[str]:
         raise InputError(f"--rounds should be at least 1. Got {options.rounds}.")
     if options.json is not None and not options.json.absolute().parent.is_dir():
         raise InputError(f"--json should be a file in a folder that exists. Got {options.json}.")
-    return options.suites or [suite for suite in SUITES if world_size > 1 or suite in ON_ONE_RANK]
+    return options.suites or [
+        suite for suite in SUITES if suite not in BY_NAME and (world_size > 1 or suite in ON_ONE_RANK)
+    ]
 
 
 def measure(rows: list[Measure], options: Options, setup: Setup) -> list[Result]:
@@ -126,6 +151,8 @@ def measure_alone(suites: list[str], options: Options) -> list[Result]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "figures.json"
         command = [sys.executable, __file__, *suites, "--rounds", str(options.rounds), "--only", options.only]
+        for name, path in data_sets(options).items():
+            command += [f"--{name.replace('_', '-')}", str(path)]
         subprocess.run([*command, "--json", str(file)], check=True, env=environment)
         return [Result(**entry) for entry in json.loads(file.read_text(encoding="utf-8"))]
 
@@ -137,12 +164,21 @@ def print_table(rows: list[Measure], results: list[Result], setup: Setup) -> Non
         else f"{torch.get_num_threads()} threads"
     )
     table = Table(title=f"{setup.device.type}, {place}, {setup.world_size} ranks, {results[0].rounds} rounds")
-    for column in ("figure", "ratio of minima", "median", "10 % to 90 % of rounds", "numerator ÷ denominator, goal"):
+    columns = (
+        "figure",
+        "ratio of minima",
+        "median",
+        "10 % to 90 % of rounds",
+        "minima",
+        "numerator ÷ denominator, goal",
+    )
+    for column in columns:
         table.add_column(column, justify="left" if column == "figure" else "right")
     for row, result in zip(rows, results, strict=True):
         spread = f"{result.low:.3f} to {result.high:.3f}"
-        table.add_row(row.name, f"{result.ratio:.3f}", f"{result.median:.3f}", spread, row.meaning)
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+        minima = f"{result.numerator:.4g} / {result.denominator:.4g} {row.unit}"
+        table.add_row(row.name, f"{result.ratio:.3f}", f"{result.median:.3f}", spread, minima, row.meaning)
+    Console(width=None if sys.stdout.isatty() else 180).print(table)
 
 
 if __name__ == "__main__":

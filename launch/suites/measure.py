@@ -2,8 +2,9 @@
 
 import gc
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,12 +22,14 @@ class Setup:
         rounds: Rounds after one that warms up.
         rank: Of this process.
         world_size: Number of processes.
+        data: Folders of data sets that are there, by name.
     """
 
     device: torch.device
     rounds: int
     rank: int = 0
     world_size: int = 1
+    data: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +41,14 @@ class Measure:
         name: The row's name.
         meaning: What is divided by what, and the goal.
         values: Measures both sides, numerator first: shape `(rounds, 2)`.
+        unit: Of the values.
     """
 
     suite: str
     name: str
     meaning: str
     values: Callable[[Setup], np.ndarray]
+    unit: str = "s"
 
     def run(self, setup: Setup) -> "Result":
         values = self.values(setup)
@@ -63,6 +68,8 @@ class Result:
         low: Their 10th percentile.
         high: Their 90th percentile.
         rounds: Number of rounds.
+        numerator: Its minimum, in the unit of the measure.
+        denominator: Likewise.
     """
 
     suite: str
@@ -72,6 +79,8 @@ class Result:
     low: float
     high: float
     rounds: int
+    numerator: float
+    denominator: float
 
 
 def timed(build: Callable[[Setup], tuple[Run, Run]]) -> Callable[[Setup], np.ndarray]:
@@ -116,4 +125,6 @@ def summarise(suite: str, name: str, values: np.ndarray) -> Result:
         low=float(low),
         high=float(high),
         rounds=len(values),
+        numerator=float(values[:, 0].min()),
+        denominator=float(values[:, 1].min()),
     )

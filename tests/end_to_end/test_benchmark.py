@@ -23,7 +23,9 @@ def test_figures_as_a_table_and_as_json(tmp_path: Path) -> None:
     figures = json.loads(file.read_text())
     assert [figure["name"] for figure in figures] == ["step_resnet18_vs_small", "step_resnet18_vs_small_with_optimizer"]
     for figure in figures:
-        assert set(figure) == {"suite", "name", "ratio", "median", "low", "high", "rounds"}
+        assert set(figure) == {
+            *("suite", "name", "ratio", "median", "low", "high", "rounds", "numerator", "denominator")
+        }
         assert figure["suite"] == "step"
         assert figure["rounds"] == 2
         assert 0 < figure["low"] <= figure["median"] <= figure["high"]

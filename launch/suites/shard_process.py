@@ -1,0 +1,33 @@
+"""A process that does nothing but shard, so that it has imported no more than `matl-data` does. Shards once for every line
+that it reads, and answers with the seconds and its peak memory in MiB."""
+
+import contextlib
+import io
+import resource
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from data_prep.labels import LabelColumns
+from data_prep.planning import Options
+from data_prep.shard_set import write_shard_set
+from data_prep.sources import labelled
+
+
+def main() -> None:
+    images, labels, out, shard_mb, workers = sys.argv[1:]
+    options = Options(shard_mb=float(shard_mb), workers=int(workers))
+    for _ in sys.stdin:
+        if Path(out).exists():
+            shutil.rmtree(out)
+        start = time.perf_counter()
+        with contextlib.redirect_stderr(io.StringIO()):
+            write_shard_set(lambda scratch: labelled.build(images, labels, LabelColumns(), scratch), out, options)
+        seconds = time.perf_counter() - start
+        unit = 1 if sys.platform == "darwin" else 1024
+        print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, flush=True)
+
+
+if __name__ == "__main__":
+    main()
