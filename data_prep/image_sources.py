@@ -110,11 +110,9 @@ class ParquetImages:
         """Yields the column `name` of all rows."""
         start = 0
         for file in self.files:
-            for batch in pq.ParquetFile(file).iter_batches(batch_size=CHUNK_ROWS, columns=["name"]):
-                if batch["name"].null_count:
-                    raise InputError(f"{file}: every row should have a `name`. {batch['name'].null_count} are empty.")
-                yield list(map(str, batch["name"].to_pylist())), np.arange(start, start + len(batch))
-                start += len(batch)
+            for names in read_name_column(file):
+                yield names, np.arange(start, start + len(names))
+                start += len(names)
 
     def read(self, names: Sequence[str], sources: np.ndarray) -> Iterator[bytes]:  # noqa: ARG002
         starts = np.cumsum([0, *self.sizes])
@@ -122,6 +120,18 @@ class ParquetImages:
             first, last = np.searchsorted(sources, starts[number : number + 2])
             if last > first:
                 yield from read_rows(pq.ParquetFile(file), sources[first:last] - starts[number])
+
+
+def read_name_column(file: Path) -> Iterator[list[str]]:
+    """Yields the column `name` of a Parquet file in chunks."""
+    try:
+        for batch in pq.ParquetFile(file).iter_batches(batch_size=CHUNK_ROWS, columns=["name"]):
+            batch.validate(full=True)
+            if batch["name"].null_count:
+                raise InputError(f"{file}: every row should have a `name`. {batch['name'].null_count} are empty.")
+            yield list(map(str, batch["name"].to_pylist()))
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{file} cannot be read as Parquet: {error}.") from error
 
 
 def read_rows(file: pq.ParquetFile, rows: np.ndarray) -> Iterator[bytes]:

@@ -62,7 +62,9 @@ class LabelFile:
         """Yields some columns in batches. Cells of CSV are text; empty ones are null."""
         with self._errors(), self._store.fetched(self._name) as path:
             if self.is_parquet:
-                yield from pq.ParquetFile(path).iter_batches(batch_size=BATCH_ROWS, columns=list(columns))
+                for batch in pq.ParquetFile(path).iter_batches(batch_size=BATCH_ROWS, columns=list(columns)):
+                    batch.validate(full=True)  # texts that are no UTF-8, say
+                    yield batch
                 return
             options = pyarrow.csv.ConvertOptions(
                 column_types={name: pa.string() for name in self.columns},

@@ -86,6 +86,8 @@ def read_labels(place: str, columns: LabelColumns, work: Path, known_tasks: Sequ
     for name in columns.text:
         file.check_column(name)
     index = NameIndex(lambda: file.keys(columns.image), f"value of column `{columns.image}` of {place}")
+    if not len(index):
+        raise InputError(f"{place} has no row.")
     if known_tasks:
         tasks, classes = known_columns(file, candidates, known_tasks, columns)
     else:

@@ -156,7 +156,7 @@ def spool(dataset: Dataset, folder: Path) -> Spooled:
             for file, part in ((labels_file, labels), (splits_file, numbers)):
                 digest.update(part.data)
                 part.tofile(file)
-            names_writer.write(pa.record_batch([pa.array(rows.names, pa.string()), rows.sources], schema=NAMES_SCHEMA))
+            names_writer.write(pa.record_batch([as_text(rows.names), rows.sources], schema=NAMES_SCHEMA))
             hashes.append(hash_names(rows.names))
     num_rows = sum(map(len, hashes))
     if not num_rows:
@@ -164,6 +164,14 @@ def spool(dataset: Dataset, folder: Path) -> Spooled:
     check_names(folder, np.sort(np.concatenate(hashes)), num_rows)
     digest.update(json.dumps(list(splits)).encode())
     return Spooled(folder=folder, splits=list(splits), num_rows=num_rows, sha256=digest.hexdigest())
+
+
+def as_text(names: Sequence[str]) -> pa.Array:
+    """Returns names as Arrow's text; raises `InputError` for file names that are no UTF-8."""
+    try:
+        return pa.array(names, pa.string())
+    except UnicodeEncodeError as error:
+        raise InputError(f"File names should be UTF-8. {error.object!r} is not: rename it.") from error
 
 
 def even_chunks(parts: Iterator[Rows]) -> Iterator[Rows]:

@@ -15,7 +15,7 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 
 def shortened(names: Iterable[object], limit: int = 10) -> str:
-    """Joins the first `limit` names with commas and says how many more there are."""
-    listed = [str(name) for name in names]
+    """Joins the first `limit` names with commas and says how many more there are; bytes that are no text are escaped."""
+    listed = [str(name).encode("utf-8", "backslashreplace").decode() for name in names]
     rest = f" and {len(listed) - limit} more" if len(listed) > limit else ""
     return ", ".join(listed[:limit]) + rest

@@ -27,6 +27,7 @@ from suites.step import binary_tasks
 
 BATCH = 64
 NUM_TASKS = 40
+NUM_PNGS, NUM_PHOTOS = 20_000, 6000
 
 
 class Stored:
@@ -72,12 +73,12 @@ class Stored:
 
 
 def small_pngs() -> Images:
-    pixels = np.random.default_rng(0).integers(0, 256, (20_000, 32, 32, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (NUM_PNGS, 32, 32, 3), dtype=np.uint8)
     return ArrayImages(place="memory", pixels=pixels)
 
 
 def photos() -> Images:
-    return SmoothJpegs(np.random.default_rng(0).integers(0, 256, (1000, 16, 16, 3), dtype=np.uint8))
+    return SmoothJpegs(np.random.default_rng(0).integers(0, 256, (NUM_PHOTOS, 16, 16, 3), dtype=np.uint8))
 
 
 def drain(items: Iterable[object]) -> None:
@@ -153,7 +154,7 @@ def planned(stored: Stored) -> tuple[Run, Run]:
 
 
 def measures(setup: Setup) -> list[Measure]:  # noqa: ARG001 - what is read does not depend on it
-    pngs, jpegs = Stored(small_pngs, 20_000, 32), Stored(photos, 1000, 64)
+    pngs, jpegs = Stored(small_pngs, NUM_PNGS, 32), Stored(photos, NUM_PHOTOS, 64)
     rows = []
     for name, stored in (("png32", pngs), ("jpeg178", jpegs)):
         for workers in (0, 2):

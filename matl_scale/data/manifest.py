@@ -6,7 +6,8 @@ version that shares everything else with the one before; no tar is touched, and 
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -132,8 +133,8 @@ class Manifest:
         ids = list(range(len(self.tasks))) if task_ids is None else list(task_ids)
         matrix = np.empty((self.num_samples, len(ids)), dtype=label_dtype([self.tasks[i] for i in ids]), order="F")
         for name in sorted({self.places[i][0] for i in ids}):
-            with self.root.fetched(name) as path:
-                file = open_parquet(path, f"{self.root}/{name}")
+            with self.root.fetched(name) as path, reading(f"{self.root}/{name}"):
+                file = pq.ParquetFile(path)
                 if file.metadata.num_rows != len(matrix):
                     raise InputError(
                         f"{self.root}/{name} should have one row per sample ({len(matrix)}). Got {file.metadata.num_rows}."
@@ -198,11 +199,14 @@ class Manifest:
         return table
 
 
-def open_parquet(path: Path, place: str) -> pq.ParquetFile:
+@contextmanager
+def reading(place: str) -> Iterator[None]:
+    """Turns what pyarrow raises for a damaged file into an `InputError` that names the place."""
     try:
-        return pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{place} cannot be read as Parquet: {error}.") from error
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        text = " ".join(str(error).split())[:300]
+        raise InputError(f"{place} cannot be read as Parquet: {text}.") from error
 
 
 def read_table(root: Store, name: str, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
@@ -211,11 +215,13 @@ def read_table(root: Store, name: str, schema: pa.Schema, columns: list[str] | N
     Raises:
         InputError: It cannot be read, or has other columns.
     """
-    with root.fetched(name) as path:
-        file = open_parquet(path, f"{root}/{name}")
+    with root.fetched(name) as path, reading(f"{root}/{name}"):
+        file = pq.ParquetFile(path)
         if not file.schema_arrow.equals(schema):
             raise InputError(f"{root}/{name} should have the columns {', '.join(schema.names)}. Prepare the set again.")
-        return file.read(columns=columns)
+        table = file.read(columns=columns)
+        table.validate(full=True)
+        return table
 
 
 def column_name(task_name: str) -> str:

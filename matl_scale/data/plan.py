@@ -5,7 +5,6 @@ n-th batch: every task goes through its own labelled samples, epoch after epoch,
 how many batches each task has had goes on exactly where it was, on any number of ranks.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -15,7 +14,7 @@ from matl_scale.data.shards import MISSING
 from matl_scale.seeds import derive_seed
 
 ROUNDS = 12
-CACHED_ROWS = 16_000_000  # over all tasks; four bytes each
+BLOCK = 8192
 
 
 @dataclass(frozen=True)
@@ -43,21 +42,20 @@ class TaskOrder:
     """
 
     def __init__(self, seed: int, batch_size: int, labels: np.ndarray, rows: np.ndarray, balance: float = 0.0) -> None:
-        self.seed, self.batch_size, self.balance = seed, batch_size, balance
-        self.labels, self.rows = labels, rows
+        self.seed, self.batch_size, self.balance, self.rows = seed, batch_size, balance, rows
         is_range = len(rows) > 0 and int(rows[-1]) - int(rows[0]) + 1 == len(rows)
-        self._span: slice | np.ndarray = slice(int(rows[0]), int(rows[-1]) + 1) if is_range else rows
-        self._labelled: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
+        self._labels = labels[int(rows[0]) : int(rows[-1]) + 1] if is_range else labels[rows]
+        self._members: dict[tuple[int, int], Members] = {}
 
     def batch(self, task: int, number: int) -> np.ndarray:
         """Returns the rows of a task's batch `number`, shape `(num_rows,)`."""
         if self.balance:
             rows = self._balanced(task, number)
         else:
-            labelled = self._rows_of(task)
-            size = min(self.batch_size, len(labelled))
+            labelled = self._members_of(task)
+            size = min(self.batch_size, labelled.count)
             positions = np.arange(number * size, (number + 1) * size)
-            rows = labelled[self._shuffle(task, positions, len(labelled))]
+            rows = self.rows[labelled.take(self._shuffle(task, positions, labelled.count))]
         if len(np.unique(rows)) == 1:
             place = int(np.searchsorted(self.rows, rows[0]))
             rows = np.append(rows, self.rows[(place + 1) % len(self.rows)])
@@ -65,7 +63,7 @@ class TaskOrder:
 
     def class_weights(self, task: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the samples of each class of a task, and the share of the draws that each class gets."""
-        column = self.labels[self._span, task]
+        column = self._labels[:, task]
         counts = np.bincount(column[column != MISSING], minlength=2)
         weights = np.where(counts > 0, counts.astype(float), 1.0) ** (1 - self.balance) * (counts > 0)
         return counts, weights / max(weights.sum(), 1e-300)
@@ -78,8 +76,8 @@ class TaskOrder:
         rows = np.empty(size, dtype=np.int64)
         for value in np.unique(classes).tolist():
             places = np.flatnonzero(classes == value)
-            members = self._rows_of(task, value)
-            rows[places] = members[generator.integers(len(members), size=len(places))]
+            members = self._members_of(task, value)
+            rows[places] = self.rows[members.take(generator.integers(members.count, size=len(places)))]
         return rows
 
     def _shuffle(self, task: int, positions: np.ndarray, count: int) -> np.ndarray:
@@ -92,19 +90,47 @@ class TaskOrder:
             ]
         )
 
-    def _rows_of(self, task: int, value: int = MISSING) -> np.ndarray:
-        """Returns the rows of a class of a task, or of all its labels; the last ones used are kept."""
-        key = (task, value)
-        if key in self._labelled:
-            self._labelled.move_to_end(key)
-            return self._labelled[key]
-        column = self.labels[self._span, task]
-        found = np.flatnonzero(column == value if value != MISSING else column != MISSING)
-        rows = found + self._span.start if isinstance(self._span, slice) else self.rows[found]
-        self._labelled[key] = rows.astype(np.int32)
-        while len(self._labelled) > 1 and sum(map(len, self._labelled.values())) > CACHED_ROWS:
-            self._labelled.popitem(last=False)
-        return self._labelled[key]
+    def _members_of(self, task: int, value: int | None = None) -> "Members":
+        """Returns the samples of a class of a task, or all that carry its label."""
+        key = (task, MISSING if value is None else value)
+        if key not in self._members:
+            self._members[key] = Members(self._labels[:, task], value)
+        return self._members[key]
+
+
+class Members:
+    """The places of a label column that hold a class, or any label, by their number. Only counts per block are kept: the places
+    of 300 tasks among ten million samples would fill gigabytes in every process.
+
+    Args:
+        column: Labels, shape `(num_samples,)`.
+        value: The class; None for any label.
+    """
+
+    def __init__(self, column: np.ndarray, value: int | None = None) -> None:
+        self.column, self.value = column, value
+        starts = range(0, len(column), BLOCK)
+        counts = [np.count_nonzero(self._match(column[start : start + BLOCK])) for start in starts]
+        self.ends = np.cumsum(counts)
+
+    @property
+    def count(self) -> int:
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    def take(self, numbers: np.ndarray) -> np.ndarray:
+        """Returns the places of the members of some numbers, from 0 to `count` − 1."""
+        blocks = np.searchsorted(self.ends, numbers, side="right")
+        places = np.empty(len(numbers), dtype=np.int64)
+        for block in np.unique(blocks).tolist():
+            chosen = blocks == block
+            first = int(self.ends[block - 1]) if block else 0
+            start = block * BLOCK
+            found = np.flatnonzero(self._match(self.column[start : start + BLOCK]))
+            places[chosen] = start + found[numbers[chosen] - first]
+        return places
+
+    def _match(self, part: np.ndarray) -> np.ndarray:
+        return part != MISSING if self.value is None else part == self.value
 
 
 def shuffle(positions: np.ndarray, count: int, seed: int) -> np.ndarray:

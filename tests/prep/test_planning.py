@@ -207,3 +207,24 @@ def test_a_jpeg_that_is_cut_off_is_bad() -> None:
     for share in (0.3, 0.6, 0.95):
         with pytest.raises(BadImage):
             check_image(buffer.getvalue()[: int(share * len(buffer.getvalue()))])
+
+
+def test_file_names_that_are_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = write_images(tmp_path / "images", 4)
+    (tmp_path / "images" / names[0]).rename(tmp_path / "images" / "a" / "\udcff.png")
+    (tmp_path / "labels.csv").write_bytes(b"image,x\na/\xff.png,1\n" + "".join(f"{n},0\n" for n in names[1:]).encode())
+    arguments = [
+        "shard",
+        "--images",
+        str(tmp_path / "images"),
+        "--labels",
+        str(tmp_path / "labels.csv"),
+        "--workers",
+        "1",
+    ]
+    assert main([*arguments, "--allow-unmatched", "--out", str(tmp_path / "set")]) == 2
+    assert "labels.csv cannot be read" in capsys.readouterr().err
+    table = pa.table({"image": ["x", *names[1:]], "y": [1, 0, 1, 0]})
+    pq.write_table(table, tmp_path / "labels.parquet")
+    arguments[4] = str(tmp_path / "labels.parquet")
+    assert main([*arguments, "--allow-unmatched", "--out", str(tmp_path / "set")]) == 0
