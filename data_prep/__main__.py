@@ -18,6 +18,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"matl-data: error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"matl-data: error: {error}. Run the same command again when it is mended.", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("matl-data: interrupted; run the same command again to go on", file=sys.stderr)
         return INTERRUPTED

@@ -1,5 +1,5 @@
 """Makes a shard set of finished shards: joins their tables, in order, then writes the manifest. Memory stays that of a few
-shards' tables, however many there are."""
+shards' tables, however many there are; only a set that others join is read whole."""
 
 import csv
 import io
@@ -31,7 +31,7 @@ from matl_scale.files import sync_file
 from matl_scale.tasks import Task
 
 GROUP_ROWS = 65_536
-DUPLICATES_FILE, SKIPPED_FILE = "duplicates.csv", "skipped.csv"
+DUPLICATES_FILE, DROPPED_FILE, SKIPPED_FILE = "duplicates.csv", "dropped.csv", "skipped.csv"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +78,7 @@ def close_set(out: Store, plan: Plan, existing: Manifest | None, scratch: Path) 
     for name in names.values():
         sync_file(scratch / name)
         out.take(scratch / name, name)
+    write_lists(out, records)
     splits = ", ".join(dict.fromkeys(shard.split for shard in plan.shards))
     append_version(
         out,
@@ -87,10 +88,6 @@ def close_set(out: Store, plan: Plan, existing: Manifest | None, scratch: Path) 
         change=f"{'added ' if existing else ''}{splits}",
         plan=plan.id,
     )
-    write_lists(out, records)
-    if out.exists(f"{WORK}/{DUPLICATES_FILE}"):
-        dropped = out.read(f"{WORK}/{DUPLICATES_FILE}")
-        out.write(DUPLICATES_FILE, lambda path: path.write_bytes(dropped))
     out.remove(WORK)
     return read_manifest(out)
 
@@ -200,10 +197,24 @@ class TableWriter:
 
 
 def write_lists(out: Store, records: Sequence[dict[str, Any]]) -> None:
-    """Writes the list of images that were left out, if there are any."""
-    skipped = sorted((name, reason) for record in records for name, reason in record["skipped"])
-    if skipped:
-        write_csv(out, SKIPPED_FILE, ("image", "reason"), skipped)
+    """Adds the images that were left out to the lists of them, if there are any."""
+    skipped = sorted((str(name), str(reason)) for record in records for name, reason in record["skipped"])
+    add_to_list(out, SKIPPED_FILE, ("image", "reason"), skipped)
+    if out.exists(f"{WORK}/{DROPPED_FILE}"):
+        header, *dropped = read_csv(out, f"{WORK}/{DROPPED_FILE}")
+        add_to_list(out, DROPPED_FILE, header, dropped)
+
+
+def add_to_list(out: Store, name: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Adds rows to a list that earlier calls may have begun; a row is there once, however often a call is repeated."""
+    before = read_csv(out, name)[1:] if out.exists(name) else []
+    if rows:
+        write_csv(out, name, header, list(dict.fromkeys(map(tuple, [*before, *rows]))))
+
+
+def read_csv(out: Store, name: str) -> list[list[str]]:
+    text = out.read(name).decode("utf-8", "surrogateescape")
+    return list(csv.reader(io.StringIO(text, newline="")))
 
 
 def write_csv(out: Store, name: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -214,8 +225,7 @@ def write_csv(out: Store, name: str, header: Sequence[str], rows: Sequence[Seque
 
 def report_duplicates(manifest: Manifest) -> str | None:
     """Lists images that occur more than once in `duplicates.csv`, and says how many; None if there are none."""
-    names = list(manifest.splits)
-    split_of = np.repeat([names.index(name) for name in manifest.shards["split"].to_pylist()], manifest.shard_sizes)
+    names, split_of = list(manifest.splits), manifest.split_numbers()
     copies, kept = find_duplicates(manifest.digests(), rank_splits(names)[split_of])
     if not len(copies):
         return None

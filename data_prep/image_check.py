@@ -5,20 +5,12 @@ import struct
 from typing import NamedTuple
 from zlib import crc32
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
+from matl_scale.data.decode import fit_square
+from matl_scale.data.shards import EXTENSIONS, OPENED_FORMATS
 from matl_scale.errors import InputError
 
-EXTENSIONS = {
-    "JPEG": "jpg",
-    "MPO": "jpg",
-    "PNG": "png",
-    "WEBP": "webp",
-    "BMP": "bmp",
-    "GIF": "gif",
-    "TIFF": "tif",
-    "PPM": "ppm",
-}
 PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 GREY, GREY_ALPHA = 0, 4
 CHUNK_START = struct.Struct(">I4s").unpack_from
@@ -39,39 +31,41 @@ class BadImage(InputError):
     """An image that cannot be used; the message says why, not which."""
 
 
-def check_image(data: bytes, resize: int | None = None) -> CheckedImage:
+def check_image(data: bytes, resize: int | None = None, thorough: bool = False) -> CheckedImage:
     """Checks an image without decoding more than is needed. With `resize`, scales and centre-crops it to a square.
 
-    A PNG is whole if the checksums of its chunks are right; that takes a twentieth of the time of decoding it. Of a JPEG,
-    every coefficient is read but only the smallest size is computed. Anything else is decoded.
+    A PNG is taken for whole if the checksums of its chunks are right; that takes a twentieth of the time of decoding it. Of a
+    JPEG, every coefficient is read but only the smallest size is computed. Anything else is decoded.
 
     Args:
         data: The encoded image.
         resize: Side length in pixels; JPEG is written again at quality 95, everything else as PNG.
+        thorough: Whether to decode PNG, too.
 
     Raises:
         BadImage: It is damaged, or of a kind that training would change.
     """
     if not data:
-        raise BadImage("it has no bytes, or cannot be read")
-    if resize is None and data.startswith(PNG_START):
+        raise BadImage("it has no bytes, or is missing")
+    if resize is None and not thorough and data.startswith(PNG_START):
         return check_png(data)
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            extension = EXTENSIONS.get(image.format or "")
+        with Image.open(io.BytesIO(data), formats=OPENED_FORMATS) as image:
+            extension = EXTENSIONS[image.format or ""]
             width, height = image.size
             if extension == "jpg" and resize is None:
                 image.draft("L", (1, 1))
             image.load()
-            if extension is None:
-                raise BadImage(f"images should be one of {', '.join(EXTENSIONS)}, and it is {image.format}")
             if image.mode[0] in "IF":
                 raise BadImage(f"images should have 8 bits per channel, and training would clip its mode {image.mode}")
             if resize is None or image.size == (resize, resize):
                 return CheckedImage(data, extension, width, height)
-            square = fit_square(image if image.mode in ("L", "RGB") else image.convert("RGB"), resize)
+            whole = image if image.mode in ("L", "RGB") else image.convert("RGB")
+            square = fit_square(whole, resize, Image.Resampling.BICUBIC)
     except BadImage:
         raise
+    except UnidentifiedImageError as error:  # its text holds an address in memory
+        raise BadImage(f"it is no image of a known kind: {', '.join(EXTENSIONS)}") from error
     except Exception as error:  # Pillow's codecs raise many kinds for damaged data
         raise BadImage(f"it cannot be decoded ({len(data)} bytes): {error}") from error
     buffer = io.BytesIO()
@@ -103,13 +97,6 @@ def check_png(data: bytes) -> CheckedImage:
         raise BadImage("images should have 8 bits per channel, and training would clip its 16")
     if not (width and height and pixels):
         raise BadImage("it cannot be decoded: it has no pixels")
+    if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
+        raise BadImage(f"it has {width} × {height} pixels, more than Pillow decodes")
     return CheckedImage(data, "png", width, height)
-
-
-def fit_square(image: Image.Image, size: int) -> Image.Image:
-    """Scales the shorter side to `size` pixels and crops the middle of the longer one."""
-    scale = size / min(image.size)
-    width, height = (max(size, round(side * scale)) for side in image.size)
-    scaled = image.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = (width - size) // 2, (height - size) // 2
-    return scaled.crop((left, top, left + size, top + size))

@@ -18,6 +18,7 @@ from matl_scale.errors import InputError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 READ_BYTES = 1 << 17
+RUN_AGAIN = "What is finished is kept: run the same command again."
 REMOTE_BATCH = 64  # files that are read at once from a store with latency
 
 
@@ -55,47 +56,63 @@ class FolderImages:
                 yield read_file(f"{root}/{name}")
             return
         for start in range(0, len(names), REMOTE_BATCH):
-            paths = [f"{store.path}/{name}" for name in names[start : start + REMOTE_BATCH]]
-            found = store.fs.cat(paths, on_error="return")
-            for path in paths:
-                data = found.get(path, found.get(path.lstrip("/"), b""))
-                yield data if isinstance(data, bytes) else b""
+            part = names[start : start + REMOTE_BATCH]
+            for name, data in zip(part, store.read_whole(part), strict=True):
+                if isinstance(data, bytes):
+                    yield data
+                elif isinstance(data, FileNotFoundError):
+                    yield b""
+                else:
+                    raise InputError(f"{self.place}/{name} cannot be read: {data}. {RUN_AGAIN}")
 
 
 def read_file(path: str) -> bytes:
-    """Returns a file's content, empty if it cannot be read; for small files, in half the time of a file object."""
+    """Returns a file's content, empty if there is none; for small files, in half the time of a file object.
+
+    Raises:
+        InputError: It is there and cannot be read: that is no reason to leave an image out.
+    """
     try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would wait for a writer
+        try:
+            parts = []
+            while data := os.read(descriptor, READ_BYTES):
+                parts.append(data)
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+        finally:
+            os.close(descriptor)
+    except FileNotFoundError:
         return b""
-    try:
-        parts = []
-        while data := os.read(descriptor, READ_BYTES):
-            parts.append(data)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-    except OSError:
-        return b""
-    finally:
-        os.close(descriptor)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}. {RUN_AGAIN}") from error
 
 
 def list_files(store: Store) -> Iterator[str]:
     """Yields the relative paths of all files of a folder, sorted folder by folder, hidden ones left out."""
-    if store.local is None:
-        root = store.path.rstrip("/")
-        yield from (str(path)[len(root) :].lstrip("/") for path in sorted(store.fs.find(root)))
+    if store.local is not None:
+        yield from list_local(store.local, "")
         return
-    yield from list_local(store.local, "")
+    root = store.path.rstrip("/")
+    names = (str(path)[len(root) :].lstrip("/") for path in store.fs.find(root))
+    yield from sorted(
+        (name for name in names if not name.startswith(".") and "/." not in name), key=lambda name: name.split("/")
+    )
 
 
 def list_local(root: Path, below: str) -> Iterator[str]:
     with os.scandir(root / below) as found:
-        entries = sorted((entry.name, entry.is_dir()) for entry in found if not entry.name.startswith("."))
-    for name, is_folder in entries:
-        if is_folder:
-            yield from list_local(root, f"{below}{name}/")
-        else:
-            yield f"{below}{name}"
+        entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    for entry in entries:
+        if entry.is_dir():
+            if not (entry.is_symlink() and is_loop(Path(entry.path))):
+                yield from list_local(root, f"{below}{entry.name}/")
+        elif entry.is_file():
+            yield f"{below}{entry.name}"
+
+
+def is_loop(link: Path) -> bool:
+    """Returns whether a link to a folder leads to one that holds it."""
+    return link.parent.resolve().is_relative_to(link.resolve())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,5 +232,12 @@ def open_parquet_images(files: list[Path], place: str) -> ParquetImages:
             raise InputError(f"{file} cannot be read as Parquet: {error}.") from error
         if missing := {"name", "image"} - set(metadata.schema_arrow.names):
             raise InputError(f"{file} should have the columns `name` and `image`. It lacks {sorted(missing)}.")
+        kind = metadata.schema_arrow.field("image").type
+        if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+            kind = kind.field("bytes").type
+        if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+            raise InputError(
+                f"{file}: the column `image` should hold bytes, or a struct with the field `bytes`. Got {kind}."
+            )
         sizes.append(metadata.metadata.num_rows)
     return ParquetImages(place=place, files=files, sizes=sizes)

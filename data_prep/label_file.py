@@ -1,5 +1,6 @@
 """A label file, CSV or Parquet, read in batches: its columns, and what counts as a class in each."""
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from matl_scale.errors import InputError, nearest, shortened
 from matl_scale.tasks import Task
 
 BATCH_ROWS = 65_536
-INTEGER = re.compile(r"\s*[+-]?\d{1,18}\s*")
+INTEGER = re.compile(r"\s*[+-]?\d{1,1000}\s*")
 NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*|nan", re.IGNORECASE)
 BOOLEANS = ("false", "true")
 
@@ -54,10 +55,6 @@ class LabelFile:
                 + nearest(name, self.columns)
             )
 
-    def sha256(self) -> str:
-        """Returns the hex SHA-256 of the file."""
-        return self._store.sha256(self._name)
-
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Yields some columns in batches. Cells of CSV are text; empty ones are null."""
         with self._errors(), self._store.fetched(self._name) as path:
@@ -86,14 +83,17 @@ class LabelFile:
         self.check_column(column)
         row = 0
         for batch in self.batches([column]):
-            names = batch.column(0)
-            if names.null_count or pc.any(pc.equal(names.cast(pa.string()), "")).as_py():
-                first = next(i for i, name in enumerate(names.to_pylist()) if name in (None, ""))
+            with self._errors():
+                texts = batch.column(0).cast(pa.string())
+                texts.validate(full=True)
+                names = texts.to_pylist()
+            if texts.null_count or "" in names:
+                first = next(i for i, name in enumerate(names) if not name)
                 raise InputError(
                     f"{self.place}: every row should have a `{column}`. Data row {row + first + 1} has none."
                 )
             row += len(names)
-            yield list(map(str, names.to_pylist()))
+            yield names
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -127,7 +127,7 @@ def plain(column: pa.Array, place: str) -> pa.Array:
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return pc.if_else(pc.equal(column, ""), None, column).cast(pa.string())
     if pa.types.is_integer(kind):
-        return column.cast(pa.int64(), safe=False) if kind != pa.uint64() else column.cast(pa.string())
+        return column if kind == pa.uint64() else column.cast(pa.int64())
     if not pa.types.is_boolean(kind):
         raise InputError(f"{place}: labels should be integers, booleans or strings. Got {kind}.")
     return column
@@ -213,7 +213,7 @@ def as_number(value: object, as_stored: bool, place: str) -> int | None:
     text = str(value)
     if INTEGER.fullmatch(text):
         return int(text)
-    if float(text) != int(float(text)):
+    if not math.isfinite(float(text)) or float(text) != int(float(text)):
         raise InputError(f"{place}: labels should be integers, booleans or strings. Got fractions ({text}).")
     return int(float(text))
 

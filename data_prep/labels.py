@@ -14,6 +14,8 @@ from matl_scale.data.shards import MISSING, label_dtype
 from matl_scale.errors import InputError, nearest
 from matl_scale.tasks import Task, match_names
 
+MAX_INT64 = 2**63 - 1
+
 
 @dataclass(frozen=True, kw_only=True)
 class LabelColumns:
@@ -123,7 +125,7 @@ def encode(
         index_of = {name: i for i, name in enumerate(task.classes)}
         values = list(classes[task.name])
         numbers = np.array([index_of[classes[task.name][value]] for value in values] + [MISSING], dtype=dtype)
-        maps.append((task.name, pa.array(values), numbers))
+        maps.append((task.name, as_values(values), numbers))
     with path.open("wb") as out:
         for batch in file.batches([task.name for task in tasks]):
             block = np.empty((batch.num_rows, len(tasks)), dtype=dtype)
@@ -132,6 +134,12 @@ def encode(
                 block[:, column] = numbers[lookup(cells, values)]
             block.tofile(out)
     return map_matrix(path, dtype, num_rows, len(tasks))
+
+
+def as_values(values: list[object]) -> pa.Array:
+    """Returns distinct values of a column as Arrow's; integers beyond 63 bits are unsigned."""
+    is_big = any(isinstance(value, int) and value > MAX_INT64 for value in values)
+    return pa.array(values, pa.uint64() if is_big else None)
 
 
 def lookup(cells: pa.Array, values: pa.Array) -> np.ndarray:

@@ -78,10 +78,6 @@ class Plan:
         """The label matrix of all rows, shape `(num_rows, num_tasks)`, mapped into memory."""
         return map_matrix(self.folder / LABELS_FILE, label_dtype(self.tasks), self.num_rows, len(self.tasks))
 
-    def split_numbers(self) -> np.ndarray:
-        """Reads the split number of every row, shape `(num_rows,)`, uint8."""
-        return np.fromfile(self.folder / SPLITS_FILE, dtype=np.uint8)
-
     def rows_of(self, shard: PlannedShard) -> np.ndarray:
         """Returns the rows of a shard, ascending, shape `(shard.samples,)`."""
         rows = rows_of_split(self, self.splits.index(shard.split))
@@ -169,9 +165,12 @@ def spool(dataset: Dataset, folder: Path) -> Spooled:
 def as_text(names: Sequence[str]) -> pa.Array:
     """Returns names as Arrow's text; raises `InputError` for file names that are no UTF-8."""
     try:
-        return pa.array(names, pa.string())
+        texts = pa.array(names, pa.string())
     except UnicodeEncodeError as error:
         raise InputError(f"File names should be UTF-8. {error.object!r} is not: rename it.") from error
+    if wrong := [name for name in names if "\0" in name]:
+        raise InputError(f"File names should hold no zero byte. Got {wrong[0]!r}.")
+    return texts
 
 
 def even_chunks(parts: Iterator[Rows]) -> Iterator[Rows]:

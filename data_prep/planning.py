@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.close import DUPLICATES_FILE
+from data_prep.close import DROPPED_FILE
 from data_prep.dataset import CHUNK_ROWS, Dataset, Images
 from data_prep.duplicates import find_duplicates, rank_splits
 from data_prep.image_check import BadImage, check_image
@@ -87,13 +87,16 @@ def make_plan(
     if existing:
         check_same_tasks(existing, tasks)
     if options.dedupe:
-        drop_copies(folder, numbers, splits, images, existing, options.workers)
+        drop_copies(folder, numbers, splits, images, existing, options)
     if options.draw:
         deal_splits(numbers, splits, labels, tasks, options.draw)
     present = [name for i, name in enumerate(splits) if (numbers == i).any()]
     if existing:
-        check_new(existing, present, folder, spooled.num_rows)
-    check_classes_in_train(count_by_split(numbers, splits, labels, tasks), tasks)
+        check_new(existing, present, folder, numbers)
+    counts = count_by_split(numbers, splits, labels, tasks)
+    if existing:
+        counts |= count_existing(existing)
+    check_classes_in_train(counts, tasks)
     numbers.tofile(folder / SPLITS_FILE)
     one_label = len(encode_label_row(np.zeros(len(tasks), dtype=labels.dtype)))
     overhead = 2 * HEADER_BYTES + int(padded(np.array(one_label)))
@@ -118,7 +121,8 @@ def deal_splits(numbers: np.ndarray, splits: list[str], labels: np.ndarray, task
         raise InputError(
             f"Splits should be drawn from `{draw.of}`, which has no image. There are: {shortened(splits)}."
         )
-    drawn = draw_splits(labels if len(rows) == len(labels) else labels[rows], tasks, draw)
+    chosen = labels if len(rows) == len(labels) or not draw.stratify else labels[rows]
+    drawn = draw_splits(chosen[: len(rows)], tasks, draw)
     splits += [name for name in draw.fractions if name not in splits]
     numbers[rows] = np.array([splits.index(name) for name in draw.fractions], dtype=np.uint8)[drawn]
 
@@ -135,6 +139,17 @@ def count_by_split(
             sums = counts.setdefault(splits[number], [np.zeros(task.num_classes, dtype=np.int64) for task in tasks])
             for i, task in enumerate(tasks):
                 sums[i] += class_counts(chosen[:, i], task.num_classes)
+    return counts
+
+
+def count_existing(existing: Manifest) -> dict[str, list[np.ndarray]]:
+    """Counts the classes of every task in each split of a set."""
+    splits = list(existing.splits)
+    counts = {split: list[np.ndarray]() for split in splits}
+    for task_id, task in enumerate(existing.tasks):
+        column = existing.labels([task_id])[:, 0]
+        for number, split in enumerate(splits):
+            counts[split].append(class_counts(column[existing.split_numbers() == number], task.num_classes))
     return counts
 
 
@@ -160,25 +175,36 @@ class HashWork:
     folder: Path
     images: Images
     num_rows: int
+    resize: int | None
 
     def __call__(self, job: int, advance: Advance) -> tuple[int, bytes]:
         rows = np.arange(job * CHUNK_ROWS, min((job + 1) * CHUNK_ROWS, self.num_rows))
         digests = []
         for row, data in zip(rows.tolist(), self.images.read(*read_names(self.folder, rows)), strict=True):
-            # an image without bytes is bad, and no copy of another bad one
-            digests.append(digest_image(data) if data else row.to_bytes(DIGEST_BYTES, "big"))
+            try:
+                digests.append(digest_image(check_image(data, self.resize).data if self.resize else data))
+                is_bad = not data
+            except BadImage:
+                is_bad = True
+            if is_bad:  # and no copy of another bad one
+                digests[row - int(rows[0]) :] = [row.to_bytes(DIGEST_BYTES, "big")]
             if len(digests) % 256 == 0:
                 advance(256)
         return job, b"".join(digests)
 
 
 def drop_copies(
-    folder: Path, numbers: np.ndarray, splits: Sequence[str], images: Images, existing: Manifest | None, workers: int
+    folder: Path,
+    numbers: np.ndarray,
+    splits: Sequence[str],
+    images: Images,
+    existing: Manifest | None,
+    options: Options,
 ) -> None:
-    """Marks rows as dropped whose image is a copy of one that stays; lists them in `duplicates.csv` beside the plan."""
-    work = HashWork(folder=folder, images=images, num_rows=len(numbers))
+    """Marks rows as dropped whose image is a copy of one that stays; lists them in `dropped.csv` beside the plan."""
+    work = HashWork(folder=folder, images=images, num_rows=len(numbers), resize=options.resize)
     jobs = range(-(-len(numbers) // CHUNK_ROWS))
-    hashed = dict(run_jobs(work, jobs, workers, len(numbers), "images hashed"))
+    hashed = dict(run_jobs(work, jobs, options.workers, len(numbers), "images hashed"))
     digests = np.frombuffer(b"".join(hashed[job] for job in jobs), dtype="V16")
     ranks = rank_splits(splits)[numbers]
     before = existing.digests() if existing else digests[:0]
@@ -186,8 +212,8 @@ def drop_copies(
     new = copies >= len(before)
     copies, kept = copies[new] - len(before), kept[new] - len(before)
     if len(copies):
-        write_dropped(folder / DUPLICATES_FILE, folder, copies, kept, existing)
-        print(f"left out {len(copies):,} copies: they are listed in {DUPLICATES_FILE}", file=sys.stderr)
+        write_dropped(folder / DROPPED_FILE, folder, copies, kept, existing)
+        print(f"left out {len(copies):,} copies: they are listed in {DROPPED_FILE}", file=sys.stderr)
     numbers[copies] = DROPPED
 
 
@@ -223,7 +249,7 @@ def check_same_tasks(existing: Manifest, tasks: Sequence[Task]) -> None:
         )
 
 
-def check_new(existing: Manifest, splits: Sequence[str], folder: Path, num_rows: int) -> None:
+def check_new(existing: Manifest, splits: Sequence[str], folder: Path, numbers: np.ndarray) -> None:
     """Raises `InputError` if a set has one of these splits already, or one of the images in another split."""
     if taken := [name for name in existing.splits if name in splits]:
         raise InputError(
@@ -233,8 +259,9 @@ def check_new(existing: Manifest, splits: Sequence[str], folder: Path, num_rows:
     paths = existing.sample_columns("path").column(0)
     index = NameIndex(lambda: (chunk.to_pylist() for chunk in paths.iterchunks()), "image of the set")
     repeated: list[str] = []
-    for start in range(0, num_rows, CHUNK_ROWS):
-        names, _ = read_names(folder, np.arange(start, min(start + CHUNK_ROWS, num_rows)))
+    written = np.flatnonzero(numbers != DROPPED)
+    for start in range(0, len(written), CHUNK_ROWS):
+        names, _ = read_names(folder, written[start : start + CHUNK_ROWS])
         repeated += [names[i] for i in np.flatnonzero(index.find(names) >= 0)]
     if repeated:
         raise InputError(

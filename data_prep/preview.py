@@ -7,7 +7,7 @@ import numpy as np
 
 from matl_scale.data.manifest import Manifest
 from matl_scale.data.reader import SampleReader
-from matl_scale.data.shards import MISSING
+from matl_scale.data.shards import EXTENSIONS, MISSING
 from matl_scale.errors import InputError, nearest
 
 MAX_CLASSES_SHOWN = 100
@@ -65,7 +65,7 @@ def build_preview(manifest: Manifest, task_name: str, split: str | None, count: 
 
 def draw_sample(image: object, extension: str, path: str) -> str:
     caption = html.escape(path)
-    if not isinstance(image, bytes):
+    if not isinstance(image, bytes) or extension not in EXTENSIONS.values():
         return f"<figure><figcaption>{caption}: {html.escape(str(image))}</figcaption></figure>"
     data = base64.b64encode(image).decode()
     kind = TYPES.get(extension, extension)

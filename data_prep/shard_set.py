@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from data_prep.close import DUPLICATES_FILE, close_set, report_duplicates
+from data_prep.close import DROPPED_FILE, close_set, report_duplicates
 from data_prep.dataset import Dataset
 from data_prep.plan import PLAN_FILE, PLAN_TABLES, Plan, Spooled, plan_id, read_plan, spool, write_plan
 from data_prep.planning import Options, check_same_tasks, make_plan
@@ -16,7 +16,7 @@ from data_prep.write import WORK, ShardWork, write_shards
 from matl_scale.data.manifest import MANIFEST_FILE, Manifest, is_shard_set, read_manifest
 from matl_scale.data.store import Store
 from matl_scale.errors import InputError, shortened
-from matl_scale.files import lock_folder
+from matl_scale.files import lock_folder, sync_file
 
 PLAN_FOLDER = "plan"
 
@@ -52,6 +52,8 @@ def write_shard_set(
         existing = read_manifest(out) if is_shard_set(out) else None
         spooled = spool(dataset, scratch)
         if existing and is_closed(existing, identify(spooled, dataset, options)):
+            if not options.partition:
+                out.remove(WORK)  # a call that was killed just before its end
             print(f"{out} is complete: there is nothing to do", file=sys.stderr)
             return existing
         with plan_lock(out):
@@ -59,7 +61,12 @@ def write_shard_set(
         number, count = options.partition or (1, 1)
         jobs = range(len(plan.shards))[number - 1 :: count]
         work = ShardWork(plan=plan, images=dataset.images, out=str(out), skip_bad=options.skip_bad, scratch=scratch)
-        outcomes = write_shards(work, jobs, options.workers)
+        try:
+            outcomes = write_shards(work, jobs, options.workers)
+        except InputError:
+            if not options.partition:
+                forget_plan(out)
+            raise
         kept = sum(outcome.kept for outcome in outcomes)
         if kept:
             print(f"{kept} of {len(jobs)} shards were finished already", file=sys.stderr)
@@ -130,27 +137,46 @@ def working(out: Store, partition: tuple[int, int] | None) -> Iterator[Path]:
     is_new = not out.local.exists()
     work = out.local / WORK
     try:
-        work.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out {out} cannot be written to: {error.strerror}.") from error
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(lock_folder(work, shared=partition is not None))
-        if partition:
-            stack.enter_context(lock_folder(work, f".lock-{partition[0]}-of-{partition[1]}"))
-        else:
-            clear_scratch(work)
-        try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(open_work(work, shared=partition is not None))
+            if partition:
+                stack.enter_context(lock_folder(work, f".lock-{partition[0]}-of-{partition[1]}"))
+            else:
+                clear_scratch(work)
             with tempfile.TemporaryDirectory(prefix="scratch-", dir=work) as folder:
                 yield Path(folder)
-        except OSError as error:
-            raise InputError(
-                f"{error.filename or out}: {error.strerror or error}. Run the same command again."
-            ) from error
-        finally:
-            if not partition and work.is_dir() and not any(work.glob("*.parquet")):
-                out.remove(WORK)
-            if is_new and out.local.is_dir() and not any(out.local.iterdir()):
-                out.local.rmdir()
+    except OSError as error:
+        raise InputError(f"{error.filename or out}: {error.strerror or error}. Run the same command again.") from error
+    finally:
+        remove_empty(out.local, is_new)
+
+
+@contextlib.contextmanager
+def open_work(work: Path, shared: bool) -> Iterator[None]:
+    """Makes the folder of unfinished work if it is not there, and holds its lock."""
+    with contextlib.ExitStack() as stack:
+        while True:
+            work.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # another call has just removed it
+                stack.enter_context(lock_folder(work, shared=shared))
+                break
+        yield
+
+
+def remove_empty(root: Path, is_new: bool) -> None:
+    """Removes the folder of unfinished work if nothing is begun there and no other call uses it, and an empty `root`."""
+    work = root / WORK
+    if work.is_dir() and not (work / PLAN_FILE).exists():
+        with contextlib.suppress(InputError), lock_folder(work):
+            Store(root).remove(WORK)
+    if is_new and root.is_dir() and not any(root.iterdir()):
+        root.rmdir()
+
+
+def forget_plan(out: Store) -> None:
+    """Forgets a plan by which no shard was finished, so that a call that has failed leaves nothing behind."""
+    if not any(name.endswith(".parquet") for name in (out / WORK).names()):
+        out.remove(f"{WORK}/{PLAN_FILE}")
 
 
 def clear_scratch(work: Path) -> None:
@@ -177,14 +203,18 @@ def settle_plan(
     id = identify(spooled, dataset, options)
     if out.exists(f"{WORK}/{PLAN_FILE}"):
         begun = open_plan(out)
-        if begun.id == id and out.local is not None:
-            return begun
+        if begun.id == id:
+            if out.local is not None:
+                return begun
+            # sizes of images are estimated anew, and the shards that are there already have been cut by the first estimate
+            return replace(make_plan(scratch, spooled, id, dataset, existing, options), shards=begun.shards)
         finished = [name for name in (out / WORK).names() if name.endswith(".parquet")]
-        if begun.id != id and finished:
+        if finished or options.partition:
             raise InputError(
                 f"{out} holds {len(finished)} finished shards of a call with other images, labels or options. Repeat that call, "
                 f"give another --out, or delete {out}/{WORK} and the tars that no manifest lists."
             )
+        out.remove(f"{WORK}/{PLAN_FILE}")  # before its tables are: a plan without them would be taken for whole
     plan = make_plan(scratch, spooled, id, dataset, existing, options)
     if out.local is not None:
         folder = out.local / WORK / PLAN_FOLDER
@@ -193,8 +223,9 @@ def settle_plan(
         for name in PLAN_TABLES:
             (scratch / name).rename(folder / name)
         plan = replace(plan, folder=folder)
-    if (scratch / DUPLICATES_FILE).exists():
-        out.take(scratch / DUPLICATES_FILE, f"{WORK}/{DUPLICATES_FILE}")
+    if (scratch / DROPPED_FILE).exists():
+        sync_file(scratch / DROPPED_FILE)
+        out.take(scratch / DROPPED_FILE, f"{WORK}/{DROPPED_FILE}")
     out.write(f"{WORK}/{PLAN_FILE}", lambda path: write_plan(plan, path))
     return plan
 

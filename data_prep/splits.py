@@ -102,7 +102,50 @@ def stratify(labels: np.ndarray, tasks: Sequence[Task], shares: np.ndarray, orde
     free = order[splits[order] == unset]
     have = np.bincount(splits[splits != unset], minlength=len(shares))
     splits[free] = deal(apportion(have, shares, len(labels)))
+    repair(labels, tasks, splits, order, int(shares.argmax()), len(shares))
     return splits
+
+
+def repair(
+    labels: np.ndarray, tasks: Sequence[Task], splits: np.ndarray, order: np.ndarray, main: int, num_splits: int
+) -> None:
+    """Moves single images so that every class reaches the main split, and then every split if it has an image for each; as long
+    as that takes no class away from where it is. An image belongs to several classes, so dealing them out in turn can fail.
+
+    Args:
+        labels: Shape `(num_images, num_tasks)`.
+        tasks: One per column.
+        splits: The split number of each image, to be changed.
+        order: The images in the order in which they are tried.
+        main: Number of the largest split.
+        num_splits: How many there are.
+    """
+    offsets = np.cumsum([0, *(task.num_classes for task in tasks)])
+    counts = np.zeros((num_splits, offsets[-1]), dtype=np.int64)
+    for column, task in enumerate(tasks):
+        for split in range(num_splits):
+            values = labels[splits == split, column]
+            counts[split, offsets[column] : offsets[column + 1]] = np.bincount(
+                values[values != MISSING], minlength=task.num_classes
+            )
+    found = sorted_classes(labels, tasks)
+    wanted = [(main, entry) for entry in found]
+    wanted += [
+        (split, entry) for split in range(num_splits) if split != main for entry in found if entry[0] >= num_splits
+    ]
+    for split, (_, column, value) in wanted:
+        if counts[split, offsets[column] + value]:
+            continue
+        for row in order[labels[order, column] == value]:
+            row_labels = labels[row]
+            mine = (offsets[:-1] + row_labels)[row_labels != MISSING]
+            left = counts[splits[row], mine] > 1
+            rare = counts[:, mine].sum(axis=0) < num_splits  # cannot be everywhere; the main split comes first
+            if (left | (rare if split == main else False)).all():
+                counts[splits[row], mine] -= 1
+                counts[split, mine] += 1
+                splits[row] = split
+                break
 
 
 def sorted_classes(labels: np.ndarray, tasks: Sequence[Task]) -> list[tuple[int, int, int]]:

@@ -22,6 +22,7 @@ from matl_scale.data.manifest import (
     column_name,
     describe_file,
     label_table,
+    read_entries,
     read_manifest,
     tasks_table,
     write_table,
@@ -45,7 +46,7 @@ def add_tasks(place: str, labels: str, columns: LabelColumns, allow_unmatched: b
     Raises:
         InputError: A task has the name of one that is there, or the file cannot be used.
     """
-    out = Store(place)
+    out = open_set(place)
     with working(out, None) as scratch:
         manifest = read_manifest(out)
         found = read_labels(labels, columns, scratch)
@@ -73,10 +74,11 @@ def relabel_tasks(place: str, labels: str, columns: LabelColumns, allow_unmatche
     Raises:
         InputError: The file has a column that is no task, or a class that its task does not have.
     """
-    out = Store(place)
+    out = open_set(place)
     with working(out, None) as scratch:
         manifest = read_manifest(out)
-        chosen = [task for task in manifest.tasks if task.name in relabelled_names(manifest, labels, columns)]
+        names = set(relabelled_names(manifest, labels, columns))
+        chosen = [task for task in manifest.tasks if task.name in names]
         found = read_labels(labels, columns, scratch, known_tasks=chosen)
         ids = [manifest.task_names.index(task.name) for task in chosen]
         before, rows = manifest.labels(ids), find_rows(manifest, found, allow_unmatched)
@@ -89,8 +91,8 @@ def relabel_tasks(place: str, labels: str, columns: LabelColumns, allow_unmatche
         places, counts = list(manifest.places), list(manifest.counts)
         for i, new_place, new_count in zip(ids, new_places, new_counts, strict=True):
             places[i], counts[i] = new_place, new_count
-        names = shortened((task.name for task in chosen), 5)
-        return write_version(manifest, manifest.tasks, places, counts, f"relabelled {len(chosen)} tasks: {names}")
+        change = f"relabelled {len(chosen)} tasks: {shortened((task.name for task in chosen), 5)}"
+        return write_version(manifest, manifest.tasks, places, counts, change)
 
 
 def rename_tasks(place: str, names: Sequence[str]) -> Manifest:
@@ -99,7 +101,7 @@ def rename_tasks(place: str, names: Sequence[str]) -> Manifest:
     Raises:
         InputError: There is no such task, or the new name is taken.
     """
-    out = Store(place)
+    out = open_set(place)
     with working(out, None):
         manifest = read_manifest(out)
         new_of: dict[str, str] = {}
@@ -110,6 +112,8 @@ def rename_tasks(place: str, names: Sequence[str]) -> Manifest:
                     f"{pair!r} should be OLD=NEW, with OLD a task of {place}."
                     + nearest(pair.partition("=")[0], manifest.task_names)
                 )
+            if old in new_of:
+                raise InputError(f"Task `{old}` should get one new name. Got two.")
             new_of[old] = pair[len(old) + 1 :]
         tasks = [
             Task(name=new_of.get(task.name, task.name), classes=task.classes, source=task.source)
@@ -130,7 +134,7 @@ def drop_tasks(place: str, patterns: Sequence[str]) -> Manifest:
     Raises:
         InputError: A pattern matches nothing, or no task would be left.
     """
-    out = Store(place)
+    out = open_set(place)
     with working(out, None):
         manifest = read_manifest(out)
         dropped = set(match_names(manifest.task_names, patterns, "tasks drop"))
@@ -144,6 +148,13 @@ def drop_tasks(place: str, patterns: Sequence[str]) -> Manifest:
             [manifest.counts[i] for i in kept],
             f"dropped {len(dropped)} tasks: {shortened((manifest.task_names[i] for i in sorted(dropped)), 5)}",
         )
+
+
+def open_set(place: str) -> Store:
+    """Returns the store of a shard set; raises `InputError` if it is none."""
+    out = Store(place)
+    read_entries(out)
+    return out
 
 
 def relabelled_names(manifest: Manifest, labels: str, columns: LabelColumns) -> list[str]:
@@ -205,8 +216,7 @@ def write_columns(
         The tasks, the place of each one's labels, and the samples of each class.
     """
     name = f"labels.v{len(manifest.entries) + 1}.parquet"
-    splits = list(manifest.splits)
-    split_of = np.repeat([splits.index(split) for split in manifest.shards["split"].to_pylist()], manifest.shard_sizes)
+    splits, split_of = list(manifest.splits), manifest.split_numbers()
     by_split = {split: [np.zeros(task.num_classes, dtype=np.int64) for task in tasks] for split in splits}
     schema = label_table(tasks, np.zeros((0, len(tasks)), dtype=label_dtype(tasks))).schema
     start = 0

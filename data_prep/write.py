@@ -194,7 +194,8 @@ def read_record(out: Store, shard: PlannedShard, plan_id: str) -> dict[str, Any]
             record: dict[str, Any] = json.loads(pq.read_schema(path).metadata[RECORD_KEY])
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError):
         return None
-    return record if record.get("plan") == plan_id else None
+    fits = record.get("samples", 0) + len(record.get("skipped", ())) == shard.samples
+    return record if record.get("plan") == plan_id and fits else None
 
 
 def is_whole(out: Store, record: dict[str, Any]) -> bool:

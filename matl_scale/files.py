@@ -8,7 +8,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from matl_scale.errors import InputError
 
@@ -67,18 +67,37 @@ def lock_folder(folder: Path, name: str = ".lock", wait: bool = False, shared: b
     Raises:
         InputError: Another process holds it, and `wait` is false.
     """
-    with (folder / name).open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError as error:
-            file.seek(0)
-            raise InputError(
-                f"{folder} is in use by process {file.read() or 'unknown'}. Wait for it to end."
-            ) from error
-        file.truncate(0)
-        file.write(f"{os.getpid()} on {socket.gethostname()}")
-        file.flush()
-        yield
+    while True:
+        with (folder / name).open("a+", encoding="utf-8") as file:
+            take_lock(file, folder, wait, shared)
+            if not is_at(file, folder / name):
+                continue  # whoever held it has removed it
+            file.truncate(0)
+            file.write(f"{os.getpid()} on {socket.gethostname()}")
+            file.flush()
+            yield
+            return
+
+
+def take_lock(file: TextIO, folder: Path, wait: bool, shared: bool) -> None:
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError as error:
+        file.seek(0)
+        raise InputError(f"{folder} is in use by process {file.read() or 'unknown'}. Wait for it to end.") from error
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be locked: {error.strerror}. Its file system should be mounted with locks (Lustre: -o flock)."
+        ) from error
+
+
+def is_at(file: TextIO, path: Path) -> bool:
+    """Returns whether an open file is still the one at a path."""
+    try:
+        found, mine = path.stat(), os.fstat(file.fileno())
+    except FileNotFoundError:
+        return False
+    return (found.st_dev, found.st_ino) == (mine.st_dev, mine.st_ino)
 
 
 def hash_text(text: str) -> str:

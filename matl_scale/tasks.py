@@ -24,6 +24,11 @@ class Task:
     def __post_init__(self) -> None:
         if not self.name:
             raise InputError("A task should have a name. Got an empty one.")
+        for text in (self.name, *self.classes):
+            if not isinstance(text, str) or "\0" in text or text != text.encode("utf-8", "replace").decode():
+                raise InputError(
+                    f"Names of tasks and classes should be UTF-8 text. Got {text!r} in task {self.name!r}."
+                )
         if len(self.classes) < 2:
             raise InputError(
                 f"Task `{self.name}` should have at least two classes. Got {list(self.classes)}: "

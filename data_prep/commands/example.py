@@ -7,6 +7,7 @@ from data_prep.commands.output import add_output_options, fraction, write
 from data_prep.dataset import Dataset
 from data_prep.sources import celeba, cifar10, cifar100, cub, decathlon, digits, fashion_mnist, zappos
 from data_prep.splits import Draw, parse_fractions
+from matl_scale.errors import InputError
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -74,4 +75,6 @@ def choose_draw(options: argparse.Namespace) -> Draw | None:
     fractions = {"train": 1 - share, "val": share} if share else None
     if text := getattr(options, "split_fractions", ""):
         fractions = parse_fractions(text)
+    if options.stratify and not fractions:
+        raise InputError("--stratify should come with a split that is drawn: this data set has its own.")
     return Draw(fractions=fractions, stratify=options.stratify, seed=options.seed) if fractions else None

@@ -7,6 +7,7 @@ from pathlib import Path
 from data_prep.commands.output import positive_int
 from data_prep.preview import build_preview
 from matl_scale.data.manifest import read_manifest
+from matl_scale.errors import InputError
 from matl_scale.files import write_text
 
 
@@ -14,6 +15,9 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     preview = commands.add_parser("preview", help="write a page with real samples of a task, class by class")
     preview.add_argument("folder", metavar="DIR", help="the shard set: a folder or an fsspec URL")
     preview.add_argument("--task", required=True, metavar="NAME", help="the task")
+    preview.add_argument(
+        "--version", default="", metavar="V", help="a version of its labels: number or id (default: newest)"
+    )
     preview.add_argument("--split", metavar="NAME", help="whose samples (default: all)")
     preview.add_argument("--count", type=positive_int, default=16, metavar="N", help="samples per class (default: 16)")
     preview.add_argument("--seed", type=int, default=0, help="of their draw (default: 0)")
@@ -22,7 +26,10 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 
 def run(options: argparse.Namespace) -> None:
-    page = build_preview(read_manifest(options.folder), options.task, options.split, options.count, options.seed)
+    manifest = read_manifest(options.folder, options.version)
+    page = build_preview(manifest, options.task, options.split, options.count, options.seed)
     out = options.out or Path(f"preview-{re.sub(r'[^A-Za-z0-9._-]+', '_', options.task)[:100]}.html")
+    if not out.absolute().parent.is_dir():
+        raise InputError(f"--out should be a file in a folder that exists. Got {out}.")
     write_text(out, page)
     print(f"{out}: {len(page) / 1e6:.1f} MB")

@@ -8,6 +8,7 @@ from data_prep.sources import labelled
 from data_prep.splits import Draw, check_split_name, parse_fractions
 from matl_scale.data.manifest import is_shard_set, read_manifest
 from matl_scale.data.store import Store
+from matl_scale.errors import InputError
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -56,6 +57,8 @@ def run(options: argparse.Namespace) -> None:
         image=options.image_column, split=options.split_column, tasks=options.tasks, text=options.text_columns
     )
     fractions = parse_fractions(options.split_fractions) if options.split_fractions else None
+    if options.stratify and not fractions:
+        raise InputError("--stratify should come with --split-fractions: it says how splits are drawn.")
     split = check_split_name(options.split)
     out = Store(options.out)
     write(

@@ -18,12 +18,15 @@ def build(root: Path) -> Dataset:
     """Returns the images of `img_align_celeba` with `list_attr_celeba.txt` and `list_eval_partition.txt`."""
     images = locate(root, "img_align_celeba", FOLDERS)
     path = locate(root, "list_attr_celeba.txt", FOLDERS)
-    (count, *_), attributes, *rows = read_fields(path, fewest=1)
+    lines = read_fields(path, fewest=1)
+    if len(lines) < 3:
+        raise InputError(f"{path} should have a count, names of attributes, and a line per image. Is the file whole?")
+    count, attributes, rows = lines[0][0], lines[1], lines[2:]
     if count != str(len(rows)) or any(len(row) != len(attributes) + 1 for row in rows):
         raise InputError(f"{path} should have {count} images and {len(attributes)} values each. Is the file whole?")
     split_path = locate(root, "list_eval_partition.txt", FOLDERS)
     split_of = {
-        name: SPLITS[as_int(number, split_path, (0, 1, 2))] for name, number in read_fields(split_path, fewest=2)
+        name: SPLITS[as_int(number, split_path, (0, 1, 2))] for name, number, *_ in read_fields(split_path, fewest=2)
     }
     names = [row[0] for row in rows]
     if unknown := [name for name in names if name not in split_of]:

@@ -5,6 +5,7 @@ An image has a label for the task of its data set only. The labels of the test i
 """
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,11 +62,16 @@ def read_part(path: Path) -> Part:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         file_of = {image["id"]: str(image["file_name"]).removeprefix("data/") for image in content["images"]}
-        category_of = {entry["image_id"]: int(entry["category_id"]) for entry in content["annotations"]}
+        pairs = {(entry["image_id"], int(entry["category_id"])) for entry in content["annotations"]}
+        category_of = dict(sorted(pairs))
         names = {int(category["id"]): str(category["name"]) for category in content["categories"]}
         files = [file_of[image] for image in category_of]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise InputError(f"{path} cannot be read as COCO's JSON: {error!r}.") from error
+    if len(pairs) > len(category_of):
+        raise InputError(
+            f"{path}: every image should have one category. {len(pairs) - len(category_of)} have another one too."
+        )
     if unknown := set(category_of.values()) - set(names):
         raise InputError(f"{path}: annotations name categories that are not listed: {sorted(unknown)[:5]}.")
     if any(file.startswith("/") or ".." in file.split("/") for file in files):
@@ -75,5 +81,5 @@ def read_part(path: Path) -> Part:
 
 def unique_names(classes: dict[int, str]) -> tuple[str, ...]:
     """Returns the names of the classes, with the id behind those that occur twice."""
-    names = list(classes.values())
-    return tuple(name if names.count(name) == 1 else f"{name} ({category})" for category, name in classes.items())
+    counts = Counter(classes.values())
+    return tuple(name if counts[name] == 1 else f"{name} ({category})" for category, name in classes.items())

@@ -1,6 +1,7 @@
 """Fashion-MNIST (Xiao, Rasul, Vollgraf, 2017, arXiv 1708.07747) as ten one-vs-rest tasks."""
 
 import gzip
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -58,5 +59,5 @@ def read_idx(folder: Path, name: str) -> np.ndarray:
         if data[:3] != b"\x00\x00\x08":
             raise ValueError("wrong magic number")
         return np.frombuffer(data, np.uint8, offset=4 + 4 * axes).reshape(shape)
-    except (OSError, EOFError, ValueError, IndexError) as error:
+    except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
         raise InputError(f"{path} cannot be read as an idx file: {error}.") from error

@@ -10,6 +10,8 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from matl_scale.data.shards import OPENED_FORMATS
+
 JPEG_START = b"\xff\xd8\xff"
 
 
@@ -29,20 +31,18 @@ def decode_image(data: bytes, size: int) -> np.ndarray:
     if data.startswith(JPEG_START):
         try:
             pixels = simplejpeg.decode_jpeg(data, min_height=size, min_width=size, min_factor=1)
-            return pixels if pixels.shape[:2] == (size, size) else fit_square(Image.fromarray(pixels), size)
+            return pixels if pixels.shape[:2] == (size, size) else np.asarray(fit_square(Image.fromarray(pixels), size))
         except ValueError:
             pass  # it is strict about harmless flaws, and knows no CMYK; Pillow decides
-    with Image.open(io.BytesIO(data)) as encoded:
+    with Image.open(io.BytesIO(data), formats=OPENED_FORMATS) as encoded:
         image = encoded.convert("RGB")
-    return fit_square(image, size)
+    return np.asarray(fit_square(image, size))
 
 
-def fit_square(image: Image.Image, size: int) -> np.ndarray:
-    """Scales the shorter side to `size` pixels and crops the middle of the longer one; shape `(size, size, 3)`."""
-    if image.size != (size, size):
-        scale = size / min(image.size)
-        width, height = (max(size, round(side * scale)) for side in image.size)
-        left, top = (width - size) / 2 / scale, (height - size) / 2 / scale
-        box = (left, top, left + size / scale, top + size / scale)
-        image = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
-    return np.asarray(image)
+def fit_square(image: Image.Image, size: int, resampling: Image.Resampling = Image.Resampling.BILINEAR) -> Image.Image:
+    """Scales the shorter side to `size` pixels and crops the middle of the longer one."""
+    if image.size == (size, size):
+        return image
+    side = min(image.size)
+    left, top = ((length - side) / 2 for length in image.size)
+    return image.resize((size, size), resampling, box=(left, top, left + side, top + side))

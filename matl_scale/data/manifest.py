@@ -108,6 +108,11 @@ class Manifest:
         """Returns the shard number of every sample, shape `(num_samples,)`."""
         return np.repeat(np.arange(len(self.shard_sizes), dtype=np.int32), self.shard_sizes)
 
+    def split_numbers(self) -> np.ndarray:
+        """Returns the number of every sample's split in `splits`, shape `(num_samples,)`."""
+        names = list(self.splits)
+        return np.repeat([names.index(name) for name in self.shards["split"].to_pylist()], self.shard_sizes)
+
     def rows(self, split: str) -> np.ndarray:
         """Returns the row numbers, ascending, of the samples of a split.
 
@@ -221,7 +226,13 @@ def read_table(root: Store, name: str, schema: pa.Schema, columns: list[str] | N
             raise InputError(f"{root}/{name} should have the columns {', '.join(schema.names)}. Prepare the set again.")
         table = file.read(columns=columns)
         table.validate(full=True)
+        if any(column.null_count or has_null_items(column) for column in table.columns):
+            raise InputError(f"{root}/{name} should have no empty cell. Prepare the set again.")
         return table
+
+
+def has_null_items(column: pa.ChunkedArray) -> bool:
+    return pa.types.is_list(column.type) and any(chunk.flatten().null_count for chunk in column.chunks)
 
 
 def column_name(task_name: str) -> str:
@@ -268,7 +279,7 @@ def count_classes(tasks: Sequence[Task], labels: np.ndarray) -> list[np.ndarray]
 def write_table(root: Store, name: str, table: pa.Table) -> dict[str, str]:
     """Writes a table and returns its entry for the manifest."""
     root.write(name, lambda path: pq.write_table(table, path, compression="zstd"))
-    return {"file": name, "sha256": root.sha256(name)}
+    return describe_file(root, name)
 
 
 def describe_file(root: Store, name: str) -> dict[str, str]:
@@ -338,6 +349,7 @@ def read_manifest(place: str | Path | Store, version: str = "") -> Manifest:
         check_table(root, file)
     rows = read_table(root, tables["tasks"]["file"], TASKS_SCHEMA).to_pylist()
     shards = read_table(root, tables["shards"]["file"], SHARDS_SCHEMA)
+    check_rows(root, rows, shards, entry, tables)
     return Manifest(
         root=root,
         id=entry["id"],
@@ -351,6 +363,37 @@ def read_manifest(place: str | Path | Store, version: str = "") -> Manifest:
     )
 
 
+def check_rows(
+    root: Store,
+    tasks: Sequence[Mapping[str, Any]],
+    shards: pa.Table,
+    entry: Mapping[str, Any],
+    tables: Mapping[str, Mapping[str, str]],
+) -> None:
+    """Raises `InputError` if the tables of tasks and shards say what no writer would."""
+    place = f"{root}/{tables['shards']['file']}"
+    files, sizes = shards["file"].to_pylist(), shards["samples"].to_pylist()
+    with root.fetched(tables["samples"]["file"]) as path, reading(f"{root}/{tables['samples']['file']}"):
+        num_samples = pq.read_metadata(path).num_rows
+    if min(sizes, default=1) < 1 or sum(sizes) != num_samples:
+        raise InputError(f"{place} should list the {num_samples} samples of the set. It lists {sum(sizes)}.")
+    if wrong := [name for name in files if not is_plain(name) or not name.endswith(".tar")]:
+        raise InputError(f"{place} should list tars of this folder. Got {wrong[0]!r}.")
+    known = {file["file"] for file in entry["labels"]}
+    for task in tasks:
+        if task["file"] not in known:
+            raise InputError(
+                f"{root}: the labels of task `{task['name']}` are in {task['file']!r}, which the manifest does not list."
+            )
+        if len(task["counts"]) != len(task["classes"]):
+            raise InputError(f"{root}: task `{task['name']}` should have a count for each class.")
+
+
+def is_plain(name: str) -> bool:
+    """Returns whether a name is that of a file in the folder itself."""
+    return bool(name) and "/" not in name and name not in (".", "..")
+
+
 def read_entries(root: Store) -> list[dict[str, Any]]:
     """Reads the versions of a shard set, oldest first.
 
@@ -360,7 +403,7 @@ def read_entries(root: Store) -> list[dict[str, Any]]:
     if not root.exists(MANIFEST_FILE):
         names = root.names()
         hint = ""
-        if any(name.endswith(".tar") for name in names) or ".work" in names:
+        if ".work" in names:
             hint = " It holds unfinished work: run the same `matl-data shard` again, or `matl-data merge` after an array job."
         raise InputError(f"{root} is not a shard set: it has no {MANIFEST_FILE}.{hint} See `matl-data --help`.")
     place = f"{root}/{MANIFEST_FILE}"
@@ -386,11 +429,11 @@ def check_entry(entry: Any, number: int) -> dict[str, Any]:
     files = [entry["tables"][role] for role in ROLES] + list(entry["labels"])
     for file in files:
         name = file["file"]
-        if not isinstance(name, str) or not isinstance(file["sha256"], str) or "/" in name or name in ("", ".", ".."):
+        if not isinstance(name, str) or not isinstance(file["sha256"], str) or not is_plain(name):
             raise ValueError(f"{name!r} is no name of a table")
     if entry["version"] != number or entry["id"] != version_id(entry["tables"], entry["labels"]):
         raise ValueError(f"version {number} does not have the id of its tables")
-    return dict(entry)
+    return {**entry, "change": str(entry["change"])}
 
 
 def choose_version(root: Store, entries: Sequence[dict[str, Any]], version: str) -> dict[str, Any]:

@@ -178,14 +178,19 @@ class SlotPlan:
         self.draws = draws.copy()
 
     def batches(self, *, rank: int, worker: int, num_workers: int) -> Iterator[PlannedBatch]:
-        """Yields the batches that one worker of one rank reads, without end: the rank's slots go to its workers in turn."""
+        """Yields the batches that one worker of one rank reads, without end."""
+        for index, task, number in self.slots(rank=rank, worker=worker, num_workers=num_workers):
+            yield PlannedBatch(index, task, self.order.batch(task, number))
+
+    def slots(self, *, rank: int, worker: int, num_workers: int) -> Iterator[tuple[int, int, int]]:
+        """Yields place, task and the task's batch number of the slots of one worker; a rank's slots go to its workers in turn."""
         turn, draws, local = self.turn, self.draws.copy(), 0
         while True:
             tasks = self.tasks_of(turn)
             for slot, task in enumerate(tasks.tolist()):
                 if slot % self.world_size == rank:
                     if local % num_workers == worker:
-                        yield PlannedBatch(turn * len(tasks) + slot, task, self.order.batch(task, int(draws[task])))
+                        yield turn * len(tasks) + slot, task, int(draws[task])
                     local += 1
                 draws[task] += 1
             turn += 1

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from matl_scale.data.manifest import Manifest
 from matl_scale.data.shards import HEADER_BYTES, member_name, sample_key
+from matl_scale.errors import InputError
 
 MAX_OPEN_SHARDS = 64
 
@@ -35,9 +36,19 @@ class SampleReader:
         self._files: list[str] = manifest.shards["file"].to_pylist()
         columns = manifest.sample_columns("key", "offset", "size", "extension")
         self._shard = manifest.shard_of_rows()
-        self._key = columns["key"].cast(pa.int64()).to_numpy()
+        try:
+            self._key = columns["key"].cast(pa.int64()).to_numpy()
+        except pa.ArrowInvalid as error:
+            raise InputError(f"{manifest.root}: keys of samples should be numbers: {error}.") from error
         self._offset = columns["offset"].to_numpy()
         self._size = columns["size"].to_numpy()
+        ends = manifest.shards["bytes"].to_numpy()[self._shard]
+        inside = (self._offset >= HEADER_BYTES) & (self._size >= 0) & (self._size <= ends - self._offset)
+        if not inside.all():
+            raise InputError(
+                f"{manifest.root}/{manifest.tables['samples']}: {int((~inside).sum())} samples lie outside their tar. Prepare "
+                "the set again."
+            )
         extensions = columns["extension"].combine_chunks().dictionary_encode()
         self._extension = extensions.indices.to_numpy()
         self._extensions: list[str] = extensions.dictionary.to_pylist()
@@ -66,6 +77,10 @@ class SampleReader:
     def key(self, row: int) -> str:
         """Returns the key of a sample."""
         return sample_key(int(self._key[row]))
+
+    def size(self, row: int) -> int:
+        """Returns the size of a sample's image in bytes."""
+        return int(self._size[row])
 
     def damage(self, row: int, reason: str) -> Damage:
         """Describes a sample that cannot be used."""

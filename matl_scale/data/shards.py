@@ -17,6 +17,19 @@ MISSING = -1
 HEADER_BYTES = 512  # of one tar member with a short name
 SPLIT_ORDER = ("train", "val", "test")
 MAX_CLASSES = 65_535
+EXTENSIONS = {  # of members, by Pillow's name of the format
+    "JPEG": "jpg",
+    "MPO": "jpg",
+    "PNG": "png",
+    "WEBP": "webp",
+    "BMP": "bmp",
+    "GIF": "gif",
+    "TIFF": "tif",
+    "PPM": "ppm",
+}
+OPENED_FORMATS = tuple(
+    name for name in EXTENSIONS if name != "MPO"
+)  # all that is ever opened: some others start programs
 DIGEST_BYTES = 16
 
 SHARDS_SCHEMA = pa.schema(

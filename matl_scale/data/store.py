@@ -56,6 +56,15 @@ class Store:
     def __truediv__(self, name: str) -> "Store":
         return Store(f"{self.url}/{name}")
 
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turns what file systems of fsspec raise, which has no common class, into an `InputError`."""
+        try:
+            yield
+        except Exception as error:
+            text = " ".join(str(error).split())[:300]
+            raise InputError(f"{self.url} cannot be used: {type(error).__name__}: {text}.") from error
+
     def _path(self, name: str) -> str:
         return str(self.local / name) if self.local is not None else f"{self.path}/{name}"
 
@@ -63,20 +72,25 @@ class Store:
         """Returns whether there is a file of that name."""
         if self.local is not None:
             return (self.local / name).is_file()
-        return bool(self.fs.isfile(self._path(name)))
+        with self._errors():
+            return bool(self.fs.isfile(self._path(name)))
 
     def size(self, name: str) -> int:
         """Returns a file's size in bytes."""
-        return int(os.stat(self._path(name)).st_size if self.local is not None else self.fs.size(self._path(name)))  # noqa: PTH116
+        if self.local is not None:
+            return (self.local / name).stat().st_size
+        with self._errors():
+            return int(self.fs.size(self._path(name)))
 
     def names(self) -> list[str]:
         """Returns the names of the entries of the folder, sorted; none if it is missing."""
         if self.local is not None:
             return sorted(entry.name for entry in self.local.iterdir()) if self.local.is_dir() else []
-        try:
-            entries = self.fs.ls(self.path, detail=False)
-        except FileNotFoundError:
-            return []
+        with self._errors():
+            try:
+                entries = self.fs.ls(self.path, detail=False)
+            except FileNotFoundError:
+                return []
         return sorted(str(entry).rstrip("/").rpartition("/")[2] for entry in entries)
 
     def open(self, name: str) -> BinaryIO:
@@ -90,7 +104,13 @@ class Store:
         with self.open(name) as file:
             return file.read()
 
-    def read_ranges(self, names: Sequence[str], starts: Sequence[int], ends: Sequence[int]) -> list[bytes | Exception]:
+    def read_whole(self, names: Sequence[str]) -> list[bytes | Exception]:
+        """Reads files of a remote store, concurrently where its file system can; failed ones are exceptions."""
+        return self.read_ranges(names, [0] * len(names), [None] * len(names))
+
+    def read_ranges(
+        self, names: Sequence[str], starts: Sequence[int], ends: Sequence[int | None]
+    ) -> list[bytes | Exception]:
         """Reads parts of files of a remote store, concurrently where its file system can; failed ones are exceptions."""
         paths = [self._path(name) for name in names]
         return list(self.fs.cat_ranges(paths, list(starts), list(ends), on_error="return"))
@@ -108,7 +128,8 @@ class Store:
             return
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / Path(name).name
-            self.fs.get_file(self._path(name), str(path))
+            with self._errors():
+                self.fs.get_file(self._path(name), str(path))
             yield path
 
     def sha256(self, name: str) -> str:
@@ -125,7 +146,8 @@ class Store:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / Path(name).name
             write(path)
-            self.fs.put_file(str(path), self._path(name))
+            with self._errors():
+                self.fs.put_file(str(path), self._path(name))
 
     def take(self, path: Path, name: str) -> None:
         """Moves a local file, complete and synced under a temporary name, to its place; beside local folders it is a rename."""
@@ -133,14 +155,16 @@ class Store:
             os.replace(path, self.local / name)
             sync_folder((self.local / name).parent)
             return
-        self.fs.put_file(str(path), self._path(name))
+        with self._errors():
+            self.fs.put_file(str(path), self._path(name))
         path.unlink()
 
     def remove(self, name: str) -> None:
         """Removes a file, or a folder with all it holds, if it is there."""
         if self.local is None:
-            if self.fs.exists(self._path(name)):
-                self.fs.rm(self._path(name), recursive=True)
+            with self._errors():
+                if self.fs.exists(self._path(name)):
+                    self.fs.rm(self._path(name), recursive=True)
         elif (self.local / name).is_dir():
             shutil.rmtree(self.local / name)
         else:

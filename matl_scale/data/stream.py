@@ -24,7 +24,7 @@ class StreamBatches:
     Args:
         manifest: The shard set.
         split: To be read; it has at least as many tars as there are workers on all ranks.
-        plan: Which tasks come in the slots of a rank; its rows are not used.
+        plan: Which tasks come in the slots of a rank.
         reader: Of the same set.
         rank: Of this process.
         buffer: Samples among which the stream is shuffled.
@@ -46,10 +46,10 @@ class StreamBatches:
     def __call__(self) -> Iterator[EncodedBatch]:
         worker, num_workers = worker_of()
         samples = self._samples(self.rank * num_workers + worker, self.plan.world_size * num_workers)
-        for planned in self.plan.batches(rank=self.rank, worker=worker, num_workers=num_workers):
+        for index, task, _ in self.plan.slots(rank=self.rank, worker=worker, num_workers=num_workers):
             taken = [next(samples) for _ in range(self.plan.order.batch_size)]
             rows = np.array([row for row, _ in taken])
-            yield EncodedBatch(PlannedBatch(planned.index, planned.task, rows), [image for _, image in taken])
+            yield EncodedBatch(PlannedBatch(index, task, rows), [image for _, image in taken])
 
     def _samples(self, number: int, readers: int) -> Iterator[tuple[int, bytes | Damage]]:
         """Yields the rows and images of one reader's tars, mixed, without end."""
@@ -88,7 +88,11 @@ class StreamBatches:
                 members = tar_file_expander([{"url": file, "stream": stream}], handler=note)
                 for sample in group_by_keys(members, handler=note):
                     row = row_of.get(str(sample["__key__"]))
-                    if row in missing and (image := image_of(sample)) is not None:
+                    if (
+                        row in missing
+                        and (image := image_of(sample)) is not None
+                        and len(image) == self.reader.size(row)
+                    ):
                         del missing[row]
                         yield row, image
         except OSError as error:

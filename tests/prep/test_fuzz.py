@@ -104,7 +104,7 @@ def test_tars(original: Path, scratch: Path, steps: list[Mutation]) -> None:
     streamed = list(stream._read_shard("train-000000.tar", 0, first))
     assert sorted(row for row, _ in streamed) == list(range(first))
     findings = verify_shard_set(str(scratch), quick=False, workers=1)
-    assert bool(findings) == differs
+    assert bool(findings) == differs, findings
 
 
 @fuzz
