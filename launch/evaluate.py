@@ -57,10 +57,11 @@ def evaluate_split(config: Config, accelerator: Accelerator, split: str, checkpo
     data = open_data(config)
     checkpoint = choose_checkpoint(config, checkpoint_folder)
     model = restore_network(config, data, checkpoint, accelerator.device)
+    evaluated = data.evaluation(split)
     metrics = Evaluator(
         accelerator,
         model,
-        data.evaluation(split),
+        evaluated,
         config.eval,
         config.routing.execution,
         config.train.channels_last,
@@ -71,6 +72,8 @@ def evaluate_split(config: Config, accelerator: Accelerator, split: str, checkpo
         recorder.evaluation(checkpoint.step, split, metrics.summary(), metrics.values, metrics.counts)
         recorder.close(status)
         print_results(Console(), data.task_names, split, checkpoint.step, metrics)
+        if evaluated.damage.found:
+            Console(stderr=True).print(evaluated.damage.describe(), highlight=False, markup=False)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from matl_scale.errors import InputError, shortened
 
 
 class DamageLog:
-    """The damaged samples that one rank has met in a split.
+    """The damaged samples of a split that all ranks together have met; equal on all of them.
 
     Args:
         split: Its name.
@@ -27,8 +27,11 @@ class DamageLog:
         Raises:
             InputError: There are more than `max_share` of the split.
         """
-        new = [damage for damage in damages if damage.row not in self.found]
-        self.found.update((damage.row, damage) for damage in new)
+        new = []
+        for damage in damages:
+            if damage.row not in self.found:
+                self.found[damage.row] = damage
+                new.append(damage)
         if len(self.found) > self.max_share * self.num_samples:
             raise InputError(
                 f"{self.describe()}: more than `data.max_damaged` = {self.max_share:g} of the split. `matl-data verify "

@@ -1,34 +1,46 @@
-"""`damaged.csv` of a run: the samples that could not be read, each once per rank, whoever met them."""
+"""Damaged samples over all ranks: every rank knows of all, so that they stop together; the first one lists them."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
+import torch.distributed as dist
+from accelerate import Accelerator
+
 from matl_scale.data.damage import DamageLog
-from matl_scale.data.loader import ImageBatch
 from matl_scale.data.reader import Damage
 
 DAMAGED_FILE = "damaged.csv"
 
 
-def watch(batches: Iterator[ImageBatch], log: DamageLog, folder: Path | None) -> Iterator[ImageBatch]:
-    """Passes batches on, and notes their damaged samples.
+def share_damage(accelerator: Accelerator, log: DamageLog, mine: Sequence[Damage], folder: Path | None) -> list[Damage]:
+    """Adds what each rank has met to the log that all have. All ranks have to call it.
 
     Args:
-        batches: Of one rank.
+        accelerator: Of the ranks.
         log: Of the split.
-        folder: Of the run; None keeps no list.
+        mine: What this rank has met.
+        folder: Of the run, whose `damaged.csv` gets a line for each new one; None keeps no list.
+
+    Returns:
+        Those that were not known yet.
 
     Raises:
-        InputError: There are too many.
+        InputError: There are too many; on all ranks.
     """
-    for batch in batches:
-        if batch.damage and (new := log.add(batch.damage)) and folder is not None:
+    met: list[Sequence[Damage]] = [mine]
+    if accelerator.num_processes > 1:
+        met = [()] * accelerator.num_processes
+        dist.all_gather_object(met, mine)
+    known = set(log.found)
+    try:
+        return log.add(Damage(*damage) for part in met for damage in part)
+    finally:
+        new = [damage for row, damage in log.found.items() if row not in known]
+        if new and folder is not None and accelerator.is_main_process:
             append(folder, log.split, new)
-        yield batch
 
 
-def append(folder: Path, split: str, damages: list[Damage]) -> None:
-    path = folder / DAMAGED_FILE
-    with path.open("a", encoding="utf-8", newline="") as file:  # short appends of several ranks do not mix
+def append(folder: Path, split: str, damages: Sequence[Damage]) -> None:
+    with (folder / DAMAGED_FILE).open("a", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows((split, d.file, d.key, d.reason) for d in damages)

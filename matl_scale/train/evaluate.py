@@ -14,13 +14,13 @@ from accelerate import Accelerator
 from matl_scale.data.augment import normalise
 from matl_scale.data.damage import DamageLog
 from matl_scale.data.loader import EvaluationBatches, ImageBatch, build_loader
-from matl_scale.data.reader import SampleReader
+from matl_scale.data.reader import Damage, SampleReader
 from matl_scale.data.shards import MISSING
 from matl_scale.errors import InputError
 from matl_scale.metrics import TaskCounters, TaskMetrics
 from matl_scale.models import Execution, RoutedModel
 from matl_scale.predict import Predictor
-from matl_scale.train.damaged import watch
+from matl_scale.train.damaged import share_damage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +99,7 @@ class Evaluator:
         self.model.eval()
         self.predictor.start()
         counters = TaskCounters([head.out_features for head in self.model.heads], self.accelerator.device)  # type: ignore[misc]
+        damage = list[Damage]()
         source = EvaluationBatches(
             self.data.rows,
             self.data.reader,
@@ -108,12 +109,13 @@ class Evaluator:
         )
         with self.accelerator.autocast():
             pin = self.accelerator.device.type == "cuda"
-            batches = build_loader(source, self.data.image_size, self.data.workers, pin)
-            for batch in watch(batches, self.data.damage, self.folder):
+            for batch in build_loader(source, self.data.image_size, self.data.workers, pin):
+                damage += batch.damage
                 labels = self.data.labels[batch.rows]
                 labels[~batch.valid] = MISSING
                 self._count(counters, batch, labels)
         self.predictor.start()
+        share_damage(self.accelerator, self.data.damage, damage, self.folder)
         if self.accelerator.num_processes > 1:
             dist.all_reduce(counters.counts)
             dist.all_reduce(counters.losses)

@@ -27,7 +27,7 @@ from matl_scale.train.checkpoint import (
     hash_masks,
     load_state,
 )
-from matl_scale.train.damaged import watch
+from matl_scale.train.damaged import share_damage
 from matl_scale.train.evaluate import Evaluator
 from matl_scale.train.execution import TrunkExecution
 from matl_scale.train.inherit import (
@@ -85,12 +85,14 @@ def train(config: Config, accelerator: Accelerator) -> RunOutcome:
         InputError: The config, the shard set and the run's folder do not fit together.
     """
     config = resolve_config(config)
+    checkpoint = on_main(accelerator, lambda: find_checkpoint(config))
+    config = choose_version(config, checkpoint)
     data = open_data(config)
     config = replace(config, data=replace(config.data, version=str(data.manifest.version)))
     check_train_data(data, config, accelerator.num_processes)
     config.track.curve_tasks(data.task_names)
-    checkpoint = on_main(accelerator, lambda: find_checkpoint(config))
-    parts = build_parts(config, data, accelerator, checkpoint)
+    start = on_main(accelerator, lambda: None if checkpoint else find_start(config))
+    parts = build_parts(config, data, accelerator, checkpoint, start)
     state = parts.state
     progress = TrainProgress(state.step, config.train.steps, accelerator.is_main_process)
     if state.step >= config.train.steps:
@@ -102,7 +104,7 @@ def train(config: Config, accelerator: Accelerator) -> RunOutcome:
         if checkpoint:
             changes = changes_since(checkpoint, config, data, accelerator.num_processes)
             progress.say("\n  ".join([f"going on from {checkpoint.folder}", *changes]))
-        elif start := find_start(config):
+        elif start:
             progress.say(describe_start(start, rows_of(start, data)))
         params = dict(walk(config)) | {"manifest_id": data.manifest.id, "world_size": accelerator.num_processes}
         recorder = Recorder(config.run.folder, config.track, params, data.task_names, accelerator.is_main_process)
@@ -128,13 +130,15 @@ def run_steps(
     """Runs the remaining steps, with records, evaluations and checkpoints where they are due."""
     state, meter = parts.state, Meter(parts.images_per_step)
     damage = data.damage_log(TRAIN_SPLIT)
-    batches = watch(parts.batches, damage, config.run.folder)
     for step in range(state.step, config.train.steps):
         rate = learning_rate(config.optim, step, config.train.steps)
         set_learning_rate(state.optimizer, rate)
         turn = state.turn(parts.sampler.num_slots)
         tasks = parts.sampler.tasks(turn)
-        meter.update(parts.train_step(tasks, batches))
+        result = parts.train_step(tasks, parts.batches)
+        meter.update(result)
+        if result.sync.damaged.any():  # known to all ranks
+            share_damage(accelerator, damage, result.damage, config.run.folder)
         if state.ema is not None:
             state.ema.update_parameters(state.model)
         state.step, state.slots = step + 1, (turn + 1) * parts.sampler.num_slots
@@ -147,9 +151,20 @@ def run_steps(
             if is_due(state.step, config.eval.every) or is_last:
                 metrics = parts.evaluator()
                 record_evaluation(config.eval.split, metrics, state, recorder, progress)
+                for log in (damage, parts.evaluator.data.damage):
+                    if log.found:
+                        progress.say(log.describe())
             if is_due(state.step, config.checkpoint.every) or is_last:
                 on_main(accelerator, lambda: save_state(config, data, state, accelerator.num_processes))
     return metrics
+
+
+def choose_version(config: Config, checkpoint: CheckpointInfo | None) -> Config:
+    """Returns the config with the version of labels that a run goes on with: its own, unless another one is asked for."""
+    if checkpoint is None or config.data.version:
+        return config
+    version = checkpoint.config["data"].get("version", "")
+    return replace(config, data=replace(config.data, version=version))
 
 
 def balance_table(order: TaskOrder, data: RunData) -> pa.Table:
@@ -229,12 +244,15 @@ def check_train_data(data: RunData, config: Config, world_size: int) -> None:
 
 
 def build_start(
-    config: Config, data: RunData, accelerator: Accelerator, checkpoint: CheckpointInfo | None
+    config: Config,
+    data: RunData,
+    accelerator: Accelerator,
+    checkpoint: CheckpointInfo | None,
+    start: CheckpointInfo | None,
 ) -> RoutedModel:
-    """Builds the network of a run with the weights that it starts with, or to be loaded from its checkpoint."""
+    """Builds the network of a run: to be loaded from its checkpoint, with the weights of another run, or new."""
     if checkpoint:
         return build_network(config, data, accelerator.device, load_masks(checkpoint, data))
-    start = find_start(config)
     if start is None:
         return build_network(config, data, accelerator.device)
     check_start(start, asdict(config), data)
@@ -245,10 +263,16 @@ def build_start(
     return model
 
 
-def build_parts(config: Config, data: RunData, accelerator: Accelerator, checkpoint: CheckpointInfo | None) -> Parts:
+def build_parts(
+    config: Config,
+    data: RunData,
+    accelerator: Accelerator,
+    checkpoint: CheckpointInfo | None,
+    start: CheckpointInfo | None,
+) -> Parts:
     """Builds network, optimizer, sampler and loader, and puts a checkpoint's state into them."""
     world_size, rank = accelerator.num_processes, accelerator.process_index
-    model = build_start(config, data, accelerator, checkpoint)
+    model = build_start(config, data, accelerator, checkpoint, start)
     if checkpoint:
         check_network(checkpoint, tasks=data.num_classes, masks=hash_masks(model))
         check_resumable(checkpoint, config=asdict(config), shards=data.hash_shards(TRAIN_SPLIT))

@@ -72,6 +72,9 @@ def changes_since(checkpoint: CheckpointInfo, config: Config, data: RunData, wor
         changes.append(f"world size: {checkpoint.world_size} → {world_size}")
     if checkpoint.manifest_id != data.manifest.id:
         changes.append(f"labels or other splits of {data.manifest.root} have changed")
+    newest = data.manifest.entries[-1]["version"]
+    if data.manifest.version != newest:
+        changes.append(f"labels are those of version {data.manifest.version}; the newest is {newest} (`data.version`)")
     return changes
 
 

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from matl_scale.data.augment import Transform, augment_batch, normalise
 from matl_scale.data.loader import ImageBatch
+from matl_scale.data.reader import Damage
 from matl_scale.data.shards import MISSING
 from matl_scale.errors import InputError
 from matl_scale.models import RoutedModel
@@ -60,12 +61,14 @@ class StepResult:
         grad_norm: Before clipping; None if clipping is off.
         data_wait_s: How long this rank waited for batches.
         skipped: Whether the gradient scaler dropped the update (fp16 overflow).
+        damage: Samples of this rank's batches that cannot be read.
     """
 
     sync: SyncResult
     grad_norm: float | None
     data_wait_s: float
     skipped: bool
+    damage: list[Damage]
 
 
 class TrainStep:
@@ -110,11 +113,12 @@ class TrainStep:
         self._begin(tasks)
         slots = range(self.accelerator.process_index, len(tasks), self.accelerator.num_processes)
         self.trunk.begin_step(tasks[slots].tolist())
-        data_wait_s = 0.0
+        data_wait_s, damage = 0.0, list[Damage]()
         for slot in slots:
             start = time.perf_counter()
             batch = next(batches)
             data_wait_s += time.perf_counter() - start
+            damage += batch.damage
             with self.trunk.accumulating(is_last=slot == slots[-1]):
                 self._run_slot(slot, int(tasks[slot]), batch)
         result = self.sync.exchange(tasks)
@@ -125,6 +129,7 @@ class TrainStep:
             grad_norm=grad_norm,
             data_wait_s=data_wait_s,
             skipped=bool(self.accelerator.optimizer_step_was_skipped),
+            damage=damage,
         )
 
     def _begin(self, tasks: np.ndarray) -> None:
@@ -136,7 +141,8 @@ class TrainStep:
 
     def _run_slot(self, slot: int, task_id: int, batch: ImageBatch) -> None:
         assert batch.task == task_id
-        chosen, targets = select_labelled(np.where(batch.valid, self.labels[batch.rows, task_id], MISSING))
+        labels = np.where(batch.valid, self.labels[batch.rows, task_id], MISSING)
+        chosen, targets = select_labelled(labels, batch.valid)
         device = self.accelerator.device
         images = batch.images if len(targets) == len(batch.rows) else batch.images[chosen]
         images = images.to(device, non_blocking=True)
@@ -161,11 +167,12 @@ class TrainStep:
         return float(self.accelerator.clip_grad_norm_(self._touched, self.config.clip_norm))
 
 
-def select_labelled(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def select_labelled(labels: np.ndarray, valid: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Chooses the samples of a batch that a task trains on.
 
     Args:
         labels: The task's labels of the batch, shape `(batch,)`, -1 = none.
+        valid: Which samples have an image, shape `(batch,)`; None if all have.
 
     Returns:
         The places of the chosen samples in the batch, labelled ones first, and the labels of these. Batch norm needs
@@ -174,6 +181,8 @@ def select_labelled(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     labelled = np.flatnonzero(labels != MISSING)
     others = np.flatnonzero(labels == MISSING)
+    if valid is not None:
+        others = others[np.argsort(~valid[others], kind="stable")]
     companions = {0: others, 1: others[:1]}.get(len(labelled), others[:0])
     return np.concatenate([labelled, companions]), labels[labelled].astype(np.int64)
 

@@ -22,6 +22,7 @@ from matl_scale.routing.statistics import task_norms
 from matl_scale.tracking.local import TrackConfig
 from matl_scale.train.checkpoint import CheckpointConfig
 from matl_scale.train.evaluate import EvalConfig
+from matl_scale.train.inherit import find_start
 from matl_scale.train.loop import build_start, train
 from matl_scale.train.restore import choose_checkpoint, restore_network
 from matl_scale.train.setup import build_accelerator, open_data
@@ -65,7 +66,7 @@ def test_old_tasks_go_on_and_new_ones_are_routed(extended: Path, tmp_path: Path)
     config = build_config(tmp_path, extended, "second", start_from=str(tmp_path / "runs/first"))
     data = open_data(config)
     assert data.task_names == ["task_0", "task_2", "task_3", "task_4", "task_5", "new"]
-    second = build_start(config, data, build_accelerator("fp32"), None).eval()
+    second = build_start(config, data, build_accelerator("fp32"), None, find_start(config)).eval()
     images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     for here, there in enumerate((0, 2, 3, 4, 5)):
         assert torch.equal(second(images, here), first(images, there))

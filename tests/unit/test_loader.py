@@ -21,8 +21,9 @@ from matl_scale.data.manifest import Manifest, read_manifest
 from matl_scale.data.plan import SlotPlan, TaskOrder
 from matl_scale.data.reader import SampleReader
 from matl_scale.data.stream import StreamBatches
-from matl_scale.train.damaged import DAMAGED_FILE, watch
+from matl_scale.train.damaged import DAMAGED_FILE, share_damage
 from matl_scale.train.sampling import TaskSampler
+from matl_scale.train.setup import build_accelerator
 from matl_scale.train.step import labelled_loss, select_labelled
 
 
@@ -144,7 +145,9 @@ def test_a_damaged_image_is_skipped_counted_and_listed(
 ) -> None:
     root, row = damaged_set
     log = log_of(0.02)
-    batches = list(watch(iter(take(source_of(root), 60, workers)), log, tmp_path))
+    accelerator, batches = build_accelerator("fp32"), take(source_of(root), 60, workers)
+    for batch in batches:
+        share_damage(accelerator, log, batch.damage, tmp_path)
     hit = [batch for batch in batches if row in batch.rows]
     assert hit
     for batch in batches:
@@ -159,7 +162,7 @@ def test_too_much_damage_stops_with_names(damaged_set: tuple[Path, int]) -> None
     root, row = damaged_set
     key = SampleReader(read_manifest(root)).key(row)
     with pytest.raises(InputError, match=rf"sample {key}: cannot be decoded .* more than `data.max_damaged` = 0.01"):
-        list(watch(iter(take(source_of(root), 60)), log_of(0.01), None))
+        log_of(0.01).add(damage for batch in take(source_of(root), 60) for damage in batch.damage)
 
 
 @pytest.mark.parametrize("kind", ["offsets", "stream"])
