@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 from sources_on_disk import contents, write_images, write_labels
@@ -19,6 +20,7 @@ from data_prep.shard_set import write_shard_set
 from data_prep.sources import labelled
 from matl_scale.data.manifest import read_manifest
 from matl_scale.data.reader import SampleReader
+from matl_scale.data.store import Store
 from matl_scale.errors import InputError
 
 COUNT = 120
@@ -122,8 +124,6 @@ def test_work_of_another_call_is_refused(source: Path, tmp_path: Path, capsys: p
 
 
 def test_urls_write_the_same_bytes(source: Path, expected: dict[str, bytes], tmp_path: Path) -> None:
-    import fsspec
-
     remote = fsspec.filesystem("memory")
     remote.put(f"{source}/images/", "/bucket/images/", recursive=True)
     remote.put(f"{source}/labels.csv", "/bucket/labels.csv")
@@ -272,3 +272,118 @@ def test_no_space_left_is_one_line(source: Path, tmp_path: Path, monkeypatch: py
     monkeypatch.undo()
     write_set()
     assert read_manifest(tmp_path / "set").num_samples == COUNT
+
+
+def test_a_plan_of_another_call_is_replaced_whole(
+    source: Path, expected: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the tables of a new plan and its file, the next call must not take them for the old plan's."""
+    from data_prep import shard_set
+
+    out = tmp_path / "set"
+    assert main(command(source, out, "--workers", "1", "--partition", "1/99")) == 0
+    for path in [*(out / ".work").glob("*.parquet"), *out.glob("*.tar")]:
+        path.unlink()  # as if the first call had been killed before its first shard
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shard_set, "write_plan", killed)
+        assert main(command(source, out, "--workers", "1", "--seed", "9")) == 130
+    assert main(command(source, out, "--workers", "1")) == 0
+    assert contents(out) == expected
+
+
+def test_an_array_job_does_not_replace_anothers_plan(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "set"
+    assert main(command(source, out, "--workers", "1", "--partition", "99/99")) == 0  # has no shard to write
+    assert main(command(source, out, "--workers", "1", "--seed", "9", "--partition", "1/2")) == 2
+    assert "of a call with other images, labels or options" in capsys.readouterr().err
+
+
+def test_a_call_killed_after_the_manifest_leaves_nothing(
+    source: Path, expected: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "set"
+    remove = Store.remove
+
+    def killed(self: Store, name: str) -> None:
+        if name == ".work" and (out / "manifest.json").exists():
+            raise KeyboardInterrupt
+        remove(self, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "remove", killed)
+        assert main(command(source, out, "--workers", "1")) == 130
+    assert (out / "manifest.json").exists()
+    assert main(command(source, out, "--workers", "1")) == 0
+    assert contents(out) == expected
+
+
+def test_a_remote_call_keeps_the_first_cuts(tmp_path: Path) -> None:
+    remote = fsspec.filesystem("memory")
+    names = write_images(tmp_path / "images", 40)
+    write_labels(tmp_path / "labels.csv", names)
+    whole = {name: (tmp_path / "images" / name).read_bytes() for name in names[:10]}
+    for name in whole:
+        (tmp_path / "images" / name).write_bytes(b"")
+    arguments = ["shard", "--images", str(tmp_path / "images"), "--labels", str(tmp_path / "labels.csv")]
+    arguments += ["--out", "memory://cuts/set", "--shard-mb", "0.01", "--workers", "1"]
+    assert main(arguments) == 2
+    for name, data in whole.items():
+        (tmp_path / "images" / name).write_bytes(data)
+    assert main(arguments) == 0
+    assert sorted(read_manifest("memory://cuts/set").samples["path"].to_pylist()) == sorted(names)
+    assert main(["verify", "memory://cuts/set", "--workers", "1"]) == 0
+    remote.rm("/cuts", recursive=True)
+
+
+def test_an_image_that_cannot_be_read_now_is_not_left_out(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from data_prep import image_sources
+
+    opened = os.open
+
+    def failing(path: str, flags: int, *others: object, **named: object) -> int:
+        if str(path).endswith("0077.png"):
+            raise OSError(24, "Too many open files")
+        return opened(path, flags, *others, **named)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(image_sources.os, "open", failing)
+        assert main(command(source, tmp_path / "set", "--workers", "1", "--skip-bad")) == 2
+    assert "0077.png cannot be read: Too many open files" in capsys.readouterr().err
+    assert main(command(source, tmp_path / "set", "--workers", "1", "--skip-bad")) == 0
+    assert read_manifest(tmp_path / "set").num_samples == COUNT
+
+
+def test_pipes_and_loops_in_a_folder(tmp_path: Path) -> None:
+    names = write_images(tmp_path / "images", 6)
+    write_labels(tmp_path / "labels.csv", names, missing=0)
+    os.mkfifo(tmp_path / "images/a/pipe.png")
+    (tmp_path / "images/b/loop").symlink_to(tmp_path / "images")
+    arguments = ["shard", "--images", str(tmp_path / "images"), "--labels", str(tmp_path / "labels.csv")]
+    assert main([*arguments, "--out", str(tmp_path / "set"), "--workers", "1", "--tasks", "t0"]) == 0
+    assert sorted(read_manifest(tmp_path / "set").samples["path"].to_pylist()) == sorted(names)
+
+
+def test_resized_copies_are_left_out_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for split in ("train", "val"):
+        names = write_images(tmp_path / split, 6)
+        (tmp_path / f"{split}.csv").write_text(
+            "\n".join(["image,x", *(f"{split}_{n},{i % 2}" for i, n in enumerate(names))])
+        )
+        moved = tmp_path / f"{split}_moved"
+        for name in names:
+            (moved / f"{split}_{name}").parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / split / name).rename(moved / f"{split}_{name}")
+    arguments = ["shard", "--out", str(tmp_path / "set"), "--resize", "4", "--workers", "1", "--dedupe"]
+    for split, code in (("train", 0), ("val", 2)):
+        sources = ["--images", str(tmp_path / f"{split}_moved"), "--labels", str(tmp_path / f"{split}.csv")]
+        assert main([*arguments, *sources, "--split", split]) == code
+    assert "left out 6 copies" in capsys.readouterr().err
+    assert read_manifest(tmp_path / "set").splits == {"train": 6}

@@ -46,6 +46,8 @@ def test_numbers_booleans_and_words_become_classes(tmp_path: Path) -> None:
         (["image,x", "a,1", "b,yes", "c,0"], "column `x`: labels should be all numbers or all words. Got 0, 1 and yes"),
         (["image,x", "a,1", "b,true"], "all numbers or all words"),
         (["image,x", "a,1.5", "b,1"], "Got fractions"),
+        (["image,x", "a,1e999", "b,1"], "Got fractions"),
+        (["image,x", "a,"], "no value at all"),
         (["image,x", "a,1", ",0"], "Data row 2 has none"),
         (["image,x", *(f"{i},c{i}" for i in range(65_537))], "at most 65,535 classes"),
         (["image,x,x", "a,1,0"], "column of"),
@@ -228,3 +230,47 @@ def test_file_names_that_are_no_text(tmp_path: Path, capsys: pytest.CaptureFixtu
     pq.write_table(table, tmp_path / "labels.parquet")
     arguments[4] = str(tmp_path / "labels.parquet")
     assert main([*arguments, "--allow-unmatched", "--out", str(tmp_path / "set")]) == 0
+
+
+def test_large_integers_stay_apart(tmp_path: Path) -> None:
+    found = read(tmp_path, ["image,x", "a,12345678901234567890", "b,12345678901234567891", "c,3"])
+    assert found.tasks[0].classes == ("3", "12345678901234567890", "12345678901234567891")
+    table = pa.table({"image": ["a", "b", "c"], "x": pa.array([2, 2**64 - 1, 10], pa.uint64())})
+    pq.write_table(table, tmp_path / "labels.parquet")
+    found = read_labels(str(tmp_path / "labels.parquet"), LabelColumns(), tmp_path)
+    assert found.tasks[0].classes == ("2", "10", str(2**64 - 1))
+    assert found.matrix[:, 0].tolist() == [0, 2, 1]
+
+
+def test_correlated_classes_reach_every_split_too() -> None:
+    for seed in range(10):
+        generator = np.random.default_rng(seed)
+        group = generator.integers(0, 12, 300)
+        labels = np.stack([(group == i) & (generator.random(300) < 0.25) for i in range(12) for _ in range(3)], axis=1)
+        tasks = [Task(name=str(i), classes=("no", "yes")) for i in range(36)]
+        draw = Draw(fractions={"train": 0.8, "val": 0.1, "test": 0.1}, stratify=True, seed=seed)
+        splits = draw_splits(labels.astype(np.int8), tasks, draw)
+        for column in range(36):
+            counts = np.bincount(splits[labels[:, column]], minlength=3)
+            assert counts.sum() == 0 or counts[0] > 0
+            assert counts.sum() < 3 or counts.min() > 0, (seed, column, counts)
+
+
+def test_a_class_in_val_only_is_refused_over_two_calls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for split, kinds in (("val", "abc"), ("train", "aba")):
+        names = write_images(tmp_path / split, 3)
+        for name in names:
+            target = tmp_path / f"{split}_images" / f"{split}{name}"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / split / name).rename(target)
+        rows = [f"{split}{name},{kind}" for name, kind in zip(names, kinds, strict=True)]
+        (tmp_path / f"{split}.csv").write_text("\n".join(["image,kind", *rows]))
+        arguments = ["shard", "--images", str(tmp_path / f"{split}_images"), "--labels", str(tmp_path / f"{split}.csv")]
+        code = main([*arguments, "--split", split, "--out", str(tmp_path / "set"), "--workers", "1"])
+        assert code == (0 if split == "val" else 2)
+    assert "class `c` of task `kind` in val" in capsys.readouterr().err
+
+
+def test_no_image_starts_a_program() -> None:
+    with pytest.raises(BadImage, match="it is no image of a known kind"):
+        check_image(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
