@@ -15,17 +15,11 @@ import pyarrow.parquet as pq
 from data_prep.duplicates import find_duplicates, rank_splits
 from data_prep.plan import Plan, PlannedShard
 from data_prep.write import WORK, read_record, record_name
-from matl_scale.data.manifest import (
-    Manifest,
-    append_version,
-    column_name,
-    describe_file,
-    label_table,
-    read_manifest,
-    tasks_table,
-)
+from matl_scale.data.manifest import Manifest, read_manifest
 from matl_scale.data.shards import DIGESTS_SCHEMA, SAMPLES_SCHEMA, SHARDS_SCHEMA, class_counts, label_dtype
 from matl_scale.data.store import Store
+from matl_scale.data.tables import column_name, describe_file, label_table, tasks_table
+from matl_scale.data.versions import append_version
 from matl_scale.errors import InputError, shortened
 from matl_scale.files import sync_file
 from matl_scale.tasks import Task

@@ -13,8 +13,9 @@ from data_prep.plan import PLAN_FILE, PLAN_TABLES, Plan, Spooled, plan_id, read_
 from data_prep.planning import Options, check_same_tasks, make_plan
 from data_prep.pool import prepare_workers
 from data_prep.write import WORK, ShardWork, write_shards
-from matl_scale.data.manifest import MANIFEST_FILE, Manifest, is_shard_set, read_manifest
+from matl_scale.data.manifest import Manifest, read_manifest
 from matl_scale.data.store import Store
+from matl_scale.data.versions import MANIFEST_FILE, is_shard_set
 from matl_scale.errors import InputError, shortened
 from matl_scale.files import lock_folder, sync_file
 

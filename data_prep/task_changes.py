@@ -15,20 +15,11 @@ from data_prep.label_file import LabelFile
 from data_prep.labels import LabelColumns, Labels, read_labels
 from data_prep.shard_set import working
 from data_prep.splits import check_classes_in_train
-from matl_scale.data.manifest import (
-    ROLES,
-    Manifest,
-    append_version,
-    column_name,
-    describe_file,
-    label_table,
-    read_entries,
-    read_manifest,
-    tasks_table,
-    write_table,
-)
+from matl_scale.data.manifest import Manifest, read_manifest
 from matl_scale.data.shards import MISSING, class_counts, label_dtype
 from matl_scale.data.store import Store
+from matl_scale.data.tables import column_name, describe_file, label_table, tasks_table, write_table
+from matl_scale.data.versions import ROLES, append_version, read_entries
 from matl_scale.errors import InputError, nearest, shortened
 from matl_scale.files import sync_file
 from matl_scale.tasks import Task, match_names

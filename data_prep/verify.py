@@ -12,9 +12,11 @@ from data_prep.duplicates import find_duplicates, rank_splits
 from data_prep.image_check import BadImage, check_image
 from data_prep.pool import Advance, run_jobs
 from data_prep.write import digest_image
-from matl_scale.data.manifest import MANIFEST_FILE, Manifest, count_classes, read_manifest
+from matl_scale.data.manifest import Manifest, read_manifest
 from matl_scale.data.reader import SampleReader
 from matl_scale.data.shards import HEADER_BYTES
+from matl_scale.data.tables import count_classes
+from matl_scale.data.versions import MANIFEST_FILE
 from matl_scale.errors import InputError, shortened
 
 SHOWN = 5

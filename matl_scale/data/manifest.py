@@ -1,13 +1,6 @@
-"""`manifest.json`: the versions of a shard set, each a list of Parquet tables with their SHA-256. It appears last and
-means "complete".
+"""One version of a shard set, opened: its tasks and shards at once, samples and labels when they are asked for."""
 
-A version is never changed. A change of labels writes a file with the new columns and a new tasks table, and adds a
-version that shares everything else with the one before; no tar is touched, and older versions stay readable.
-"""
-
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,19 +16,14 @@ from matl_scale.data.shards import (
     SAMPLES_SCHEMA,
     SHARDS_SCHEMA,
     TASKS_SCHEMA,
-    class_counts,
     label_dtype,
     split_rank,
 )
 from matl_scale.data.store import Store
+from matl_scale.data.tables import read_table, reading
+from matl_scale.data.versions import ROLES, check_table, choose_version, is_plain, read_entries
 from matl_scale.errors import InputError, nearest
-from matl_scale.files import hash_text, write_json
 from matl_scale.tasks import Task
-
-FORMAT = "matl_scale shard set"
-FORMAT_VERSION = 2  # 2: versions of labels
-MANIFEST_FILE = "manifest.json"
-ROLES = ("tasks", "shards", "samples", "digests")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,133 +192,6 @@ class Manifest:
         return table
 
 
-@contextmanager
-def reading(place: str) -> Iterator[None]:
-    """Turns what pyarrow raises for a damaged file into an `InputError` that names the place."""
-    try:
-        yield
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        text = " ".join(str(error).split())[:300]
-        raise InputError(f"{place} cannot be read as Parquet: {text}.") from error
-
-
-def read_table(root: Store, name: str, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
-    """Reads a table of the set.
-
-    Raises:
-        InputError: It cannot be read, or has other columns.
-    """
-    with root.fetched(name) as path, reading(f"{root}/{name}"):
-        file = pq.ParquetFile(path)
-        if not file.schema_arrow.equals(schema):
-            raise InputError(f"{root}/{name} should have the columns {', '.join(schema.names)}. Prepare the set again.")
-        table = file.read(columns=columns)
-        table.validate(full=True)
-        if any(column.null_count or has_null_items(column) for column in table.columns):
-            raise InputError(f"{root}/{name} should have no empty cell. Prepare the set again.")
-        return table
-
-
-def has_null_items(column: pa.ChunkedArray) -> bool:
-    return pa.types.is_list(column.type) and any(chunk.flatten().null_count for chunk in column.chunks)
-
-
-def column_name(task_name: str) -> str:
-    """Returns a task's Parquet column. Parquet readers take a dot as a path into a struct, so it is written otherwise."""
-    return task_name.replace("%", "%25").replace(".", "%2E")
-
-
-def tasks_table(
-    tasks: Sequence[Task], places: Sequence[tuple[str, str]], counts: Sequence[np.ndarray], num_samples: int
-) -> pa.Table:
-    """Builds the table of a version's tasks.
-
-    Args:
-        tasks: In order.
-        places: Per task, the file and the column that hold its labels.
-        counts: Per task, the samples of each class.
-        num_samples: Of the whole set.
-    """
-    return pa.table(
-        {
-            "name": [task.name for task in tasks],
-            "classes": [list(task.classes) for task in tasks],
-            "source": [task.source for task in tasks],
-            "counts": [count.tolist() for count in counts],
-            "missing": [int(num_samples - count.sum()) for count in counts],
-            "file": [file for file, _ in places],
-            "column": [column for _, column in places],
-        },
-        schema=TASKS_SCHEMA,
-    )
-
-
-def label_table(tasks: Sequence[Task], labels: np.ndarray) -> pa.Table:
-    """Builds a table of labels, shape `(num_rows, num_tasks)`, with a column per task."""
-    dtype = label_dtype(tasks)
-    return pa.table({column_name(task.name): labels[:, i].astype(dtype) for i, task in enumerate(tasks)})
-
-
-def count_classes(tasks: Sequence[Task], labels: np.ndarray) -> list[np.ndarray]:
-    """Counts the classes of every task in a label matrix, shape `(num_rows, num_tasks)`."""
-    return [class_counts(labels[:, i], task.num_classes) for i, task in enumerate(tasks)]
-
-
-def write_table(root: Store, name: str, table: pa.Table) -> dict[str, str]:
-    """Writes a table and returns its entry for the manifest."""
-    root.write(name, lambda path: pq.write_table(table, path, compression="zstd"))
-    return describe_file(root, name)
-
-
-def describe_file(root: Store, name: str) -> dict[str, str]:
-    """Returns the manifest's entry of a file that has been written."""
-    return {"file": name, "sha256": root.sha256(name)}
-
-
-def append_version(
-    root: Store,
-    entries: Sequence[Mapping[str, Any]],
-    tables: Mapping[str, Mapping[str, str]],
-    labels: Sequence[Mapping[str, str]],
-    change: str,
-    plan: str = "",
-) -> None:
-    """Writes `manifest.json` with one version more: from here on, it is the newest.
-
-    Args:
-        root: The folder.
-        entries: The versions so far.
-        tables: Entry of each table, by role.
-        labels: Entries of the files that the tasks table refers to.
-        change: What is new, in words.
-        plan: Id of the plan by which tars were added, if any were.
-    """
-    entry = {
-        "version": len(entries) + 1,
-        "id": version_id(tables, labels),
-        "change": change,
-        "plan": plan,
-        "tables": {role: dict(tables[role]) for role in ROLES},
-        "labels": [dict(file) for file in labels],
-    }
-    content = {"format": FORMAT, "format_version": FORMAT_VERSION, "versions": [*map(dict, entries), entry]}
-    if root.local is not None:
-        write_json(root.local / MANIFEST_FILE, content)
-    else:
-        root.write(MANIFEST_FILE, lambda path: write_json(path, content))
-
-
-def version_id(tables: Mapping[str, Mapping[str, str]], labels: Sequence[Mapping[str, str]]) -> str:
-    """Returns the id of a version: a hash of its files' hashes."""
-    lines = [f"{role} {tables[role]['sha256']}" for role in ROLES]
-    return hash_text("\n".join(lines + [f"labels {file['sha256']}" for file in labels]))
-
-
-def is_shard_set(root: Store) -> bool:
-    """Returns whether the folder holds a complete shard set."""
-    return root.exists(MANIFEST_FILE)
-
-
 def read_manifest(place: str | Path | Store, version: str = "") -> Manifest:
     """Reads a shard set's manifest.
 
@@ -387,69 +248,3 @@ def check_rows(
             )
         if len(task["counts"]) != len(task["classes"]):
             raise InputError(f"{root}: task `{task['name']}` should have a count for each class.")
-
-
-def is_plain(name: str) -> bool:
-    """Returns whether a name is that of a file in the folder itself."""
-    return bool(name) and "/" not in name and name not in (".", "..")
-
-
-def read_entries(root: Store) -> list[dict[str, Any]]:
-    """Reads the versions of a shard set, oldest first.
-
-    Raises:
-        InputError: There is no manifest, or it has another form.
-    """
-    if not root.exists(MANIFEST_FILE):
-        names = root.names()
-        hint = ""
-        if ".work" in names:
-            hint = " It holds unfinished work: run the same `matl-data shard` again, or `matl-data merge` after an array job."
-        raise InputError(f"{root} is not a shard set: it has no {MANIFEST_FILE}.{hint} See `matl-data --help`.")
-    place = f"{root}/{MANIFEST_FILE}"
-    try:
-        content = json.loads(root.read(MANIFEST_FILE))
-        if content["format"] != FORMAT or content["format_version"] != FORMAT_VERSION:
-            raise InputError(
-                f"{place} should have format {FORMAT!r}, version {FORMAT_VERSION}. Got {content['format']!r}, version "
-                f"{content['format_version']!r}. Prepare the shard set again."
-            )
-        entries = [check_entry(entry, number) for number, entry in enumerate(content["versions"], start=1)]
-    except InputError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{place} cannot be read as a manifest: {error!r}. Prepare the shard set again.") from error
-    if not entries:
-        raise InputError(f"{place} lists no version. Prepare the shard set again.")
-    return entries
-
-
-def check_entry(entry: Any, number: int) -> dict[str, Any]:
-    """Returns a version's entry; raises `ValueError`, `KeyError` or `TypeError` if it has another form."""
-    files = [entry["tables"][role] for role in ROLES] + list(entry["labels"])
-    for file in files:
-        name = file["file"]
-        if not isinstance(name, str) or not isinstance(file["sha256"], str) or not is_plain(name):
-            raise ValueError(f"{name!r} is no name of a table")
-    if entry["version"] != number or entry["id"] != version_id(entry["tables"], entry["labels"]):
-        raise ValueError(f"version {number} does not have the id of its tables")
-    return {**entry, "change": str(entry["change"])}
-
-
-def choose_version(root: Store, entries: Sequence[dict[str, Any]], version: str) -> dict[str, Any]:
-    if not version:
-        return entries[-1]
-    if version.isdigit() and 1 <= int(version) <= len(entries):
-        return entries[int(version) - 1]
-    found = [entry for entry in entries if len(version) >= 6 and entry["id"].startswith(version)]
-    if len(found) != 1:
-        known = ", ".join(f"{entry['version']} ({entry['id'][:12]})" for entry in entries[-10:])
-        raise InputError(f"{root} has no version {version!r}. It has: {known}. Give a number or six digits of an id.")
-    return found[0]
-
-
-def check_table(root: Store, file: Mapping[str, str]) -> None:
-    if not root.exists(file["file"]):
-        raise InputError(f"{root}/{MANIFEST_FILE} lists {file['file']!r}, which is missing. Restore it from a copy.")
-    if root.sha256(file["file"]) != file["sha256"]:
-        raise InputError(f"{root}/{file['file']} is not the file that {MANIFEST_FILE} lists (SHA-256 differs).")

@@ -15,10 +15,11 @@ from data_prep.__main__ import main
 from data_prep.labels import LabelColumns, Labels, read_labels
 from data_prep.verify import verify_shard_set
 from matl_scale.data.loader import DecodeBatch, EncodedBatch
-from matl_scale.data.manifest import read_manifest, version_id
+from matl_scale.data.manifest import read_manifest
 from matl_scale.data.plan import PlannedBatch
 from matl_scale.data.reader import SampleReader
 from matl_scale.data.stream import StreamBatches
+from matl_scale.data.versions import version_id
 from matl_scale.errors import InputError
 from matl_scale.files import file_sha256
 

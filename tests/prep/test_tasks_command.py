@@ -174,7 +174,7 @@ def damage(root: Path, kind: str) -> str:
     if kind == "checksum":
         return "SHA-256 differs"
     manifest = json.loads((root / "manifest.json").read_text())
-    from matl_scale.data.manifest import version_id
+    from matl_scale.data.versions import version_id
     from matl_scale.files import file_sha256
 
     entry = manifest["versions"][0]

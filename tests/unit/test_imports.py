@@ -30,7 +30,7 @@ FORBIDDEN = {
 
 
 SHARD_CONTRACT = (
-    *(f"matl_scale.data.{name}" for name in ("shards", "manifest", "store", "reader", "decode")),
+    *(f"matl_scale.data.{name}" for name in ("shards", "manifest", "tables", "versions", "store", "reader", "decode")),
     *(f"matl_scale.{name}" for name in ("errors", "files", "tasks", "vision")),  # vision: to download a known data set
 )
 

@@ -23,7 +23,8 @@ from matl_scale.tracking.local import TrackConfig
 from matl_scale.train.checkpoint import CheckpointConfig
 from matl_scale.train.evaluate import EvalConfig
 from matl_scale.train.inherit import find_start
-from matl_scale.train.loop import build_start, train
+from matl_scale.train.loop import train
+from matl_scale.train.parts import build_start
 from matl_scale.train.restore import choose_checkpoint, restore_network
 from matl_scale.train.setup import build_accelerator, open_data
 from matl_scale.train.step import TrainConfig
