@@ -6,13 +6,18 @@ import numpy as np
 
 from matl_scale.data.shards import split_rank
 
+BLOCK_ROWS = 65_536
+
 
 def rank_splits(names: Sequence[str]) -> np.ndarray:
     """Returns whose copy stays, per split, lowest first: evaluation splits before train, so that test sets stay whole."""
     order = sorted(range(len(names)), key=lambda i: split_rank(names[i]))
     ranks = np.empty(len(names), dtype=np.int64)
     ranks[order] = np.arange(len(names))
-    return np.array([len(names) if name == "train" else rank for name, rank in zip(names, ranks, strict=True)])
+    last = len(names)
+    return np.array(
+        [last if name == "train" else rank for name, rank in zip(names, ranks, strict=True)], dtype=np.uint8
+    )
 
 
 def find_duplicates(digests: np.ndarray, ranks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -27,11 +32,8 @@ def find_duplicates(digests: np.ndarray, ranks: np.ndarray) -> tuple[np.ndarray,
     """
     if len(digests) < 2:
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
-    halves = np.frombuffer(digests.tobytes(), dtype=np.uint64).reshape(-1, 2)
-    first = halves[:, 0]
-    by_first = np.argsort(first, kind="stable")
-    same = first[by_first][1:] == first[by_first][:-1]
-    suspects = np.unique(np.concatenate([by_first[1:][same], by_first[:-1][same]]))
+    halves = np.ascontiguousarray(digests).view(np.uint64).reshape(-1, 2)
+    suspects = find_repeated(halves[:, 0])
     order = suspects[np.lexsort((suspects, ranks[suspects], halves[suspects, 1], halves[suspects, 0]))]
     begins = np.ones(len(order), dtype=bool)
     begins[1:] = (halves[order[1:]] != halves[order[:-1]]).any(axis=1)
@@ -39,3 +41,15 @@ def find_duplicates(digests: np.ndarray, ranks: np.ndarray) -> tuple[np.ndarray,
     copies, kept = order[~begins], kept[~begins]
     ascending = np.argsort(copies)
     return copies[ascending], kept[ascending]
+
+
+def find_repeated(values: np.ndarray) -> np.ndarray:
+    """Returns the places, ascending, of values that occur more than once; takes one copy of them in memory."""
+    ordered = np.sort(values)
+    repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    del ordered
+    found = [np.zeros(0, dtype=np.int64)]
+    for start in range(0, len(values), BLOCK_ROWS):
+        block = values[start : start + BLOCK_ROWS]
+        found.append(start + np.flatnonzero(np.isin(block, repeated)))
+    return np.concatenate(found)

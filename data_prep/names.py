@@ -34,6 +34,7 @@ class NameIndex:
         del hashes
         self.order = np.argsort(every, kind="stable").astype(np.uint32 if len(every) < 2**32 else np.int64)
         self.hashes = every[self.order]
+        del every
         again = self.hashes[1:] == self.hashes[:-1]
         if again.any():
             check_repeated(set(self.hashes[1:][again].tolist()), chunks(), what)

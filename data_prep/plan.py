@@ -157,7 +157,10 @@ def spool(dataset: Dataset, folder: Path) -> Spooled:
     num_rows = sum(map(len, hashes))
     if not num_rows:
         raise InputError("There should be at least one image with a label row. Got none.")
-    check_names(folder, np.sort(np.concatenate(hashes)), num_rows)
+    every = np.concatenate(hashes)
+    hashes.clear()
+    every.sort()
+    check_names(folder, every, num_rows)
     digest.update(json.dumps(list(splits)).encode())
     return Spooled(folder=folder, splits=list(splits), num_rows=num_rows, sha256=digest.hexdigest())
 

@@ -208,7 +208,8 @@ def drop_copies(
     digests = np.frombuffer(b"".join(hashed[job] for job in jobs), dtype="V16")
     ranks = rank_splits(splits)[numbers]
     before = existing.digests() if existing else digests[:0]
-    copies, kept = find_duplicates(np.concatenate([before, digests]), np.concatenate([np.full(len(before), -1), ranks]))
+    first = np.zeros(len(before), dtype=np.uint8)  # what is in the set already stays
+    copies, kept = find_duplicates(np.concatenate([before, digests]), np.concatenate([first, ranks + np.uint8(1)]))
     new = copies >= len(before)
     copies, kept = copies[new] - len(before), kept[new] - len(before)
     if len(copies):

@@ -5,7 +5,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -37,18 +37,6 @@ class ShardOutcome:
     bad: Sequence[tuple[str, str]] = ()
 
 
-@dataclass
-class Columns:
-    """The columns of a shard's table while it is written."""
-
-    keys: list[str] = field(default_factory=list)
-    images: list[tuple[int, str, int, int]] = field(default_factory=list)
-    offsets: list[np.ndarray] = field(default_factory=list)
-    paths: list[str] = field(default_factory=list)
-    digests: list[bytes] = field(default_factory=list)
-    labels: list[np.ndarray] = field(default_factory=list)
-
-
 @dataclass(frozen=True, kw_only=True)
 class ShardWork:
     """Writes one shard of a plan, in whatever process.
@@ -76,14 +64,14 @@ class ShardWork:
         path = self.scratch / f"{shard.file}-{os.getpid()}-{secrets.token_hex(4)}"
         tar = TarWriter(path)
         try:
-            columns, bad = self._fill(tar, shard, advance)
+            blocks, bad = self._fill(tar, shard, advance)
             if bad and not self.skip_bad:
                 return ShardOutcome(file=shard.file, kept=False, bad=bad)
             record = {
                 "plan": self.plan.id,
                 "file": shard.file,
                 "split": shard.split,
-                "samples": len(columns.keys),
+                "samples": sum(block.num_rows for block in blocks),
                 "bytes": 0,
                 "sha256": "",
                 "skipped": bad,
@@ -91,9 +79,9 @@ class ShardWork:
             record["sha256"] = tar.close()
             record["bytes"] = tar.size
             out.remove(record_name(shard))
-            if columns.keys:
+            if blocks:
                 out.take(path, shard.file)
-            write_record(out, shard, record, columns)
+            write_record(out, shard, record, blocks)
             return ShardOutcome(file=shard.file, kept=False, bad=bad)
         except OSError as error:
             raise InputError(
@@ -104,11 +92,13 @@ class ShardWork:
             tar.abandon()
             path.unlink(missing_ok=True)
 
-    def _fill(self, tar: TarWriter, shard: PlannedShard, advance: Advance) -> tuple[Columns, list[tuple[str, str]]]:
+    def _fill(
+        self, tar: TarWriter, shard: PlannedShard, advance: Advance
+    ) -> tuple[list[pa.RecordBatch], list[tuple[str, str]]]:
         rows = self.plan.rows_of(shard)
         names, sources = self.plan.read_names(rows)
         labels = self.plan.labels
-        columns, bad = Columns(), list[tuple[str, str]]()
+        blocks, bad = list[pa.RecordBatch](), list[tuple[str, str]]()
         images = zip(range(len(rows)), names, self.images.read(names, sources), strict=True)
         while block := take_block(images):
             places, checked = [], []
@@ -119,9 +109,10 @@ class ShardWork:
                 except BadImage as error:
                     bad.append((name, str(error)))
             if places:
-                add_block(tar, columns, shard, places, [names[i] for i in places], checked, labels[rows[places]])
+                keys = [sample_key(shard.first_key + place) for place in places]
+                blocks.append(add_block(tar, keys, [names[i] for i in places], checked, labels[rows[places]]))
             advance(len(block))
-        return columns, bad
+        return blocks, bad
 
 
 def take_block(images: Iterator[tuple[int, str, bytes]]) -> list[tuple[int, str, bytes]]:
@@ -136,21 +127,25 @@ def take_block(images: Iterator[tuple[int, str, bytes]]) -> list[tuple[int, str,
 
 
 def add_block(
-    tar: TarWriter,
-    columns: Columns,
-    shard: PlannedShard,
-    places: Sequence[int],
-    names: Sequence[str],
-    images: Sequence[CheckedImage],
-    labels: np.ndarray,
-) -> None:
-    keys = [sample_key(shard.first_key + place) for place in places]
-    columns.offsets.append(tar.add(keys, images, labels))
-    columns.keys += keys
-    columns.paths += names
-    columns.images += [(len(image.data), image.extension, image.width, image.height) for image in images]
-    columns.digests += [digest_image(image.data) for image in images]
-    columns.labels.append(labels)
+    tar: TarWriter, keys: Sequence[str], names: Sequence[str], images: Sequence[CheckedImage], labels: np.ndarray
+) -> pa.RecordBatch:
+    """Adds samples to a tar, and returns their rows of the shard's table."""
+    offsets = tar.add(keys, images, labels)
+    row_bytes = labels.shape[1] * labels.itemsize
+    columns = {
+        "key": pa.array(keys, pa.string()),
+        "offset": pa.array(offsets),
+        "size": pa.array([len(image.data) for image in images], pa.int64()),
+        "extension": pa.array([image.extension for image in images], pa.string()),
+        "width": pa.array([image.width for image in images], pa.int32()),
+        "height": pa.array([image.height for image in images], pa.int32()),
+        "path": pa.array(names, pa.string()),
+        "sha256_16": pa.array([digest_image(image.data) for image in images], pa.binary(DIGEST_BYTES)),
+        "labels": pa.FixedSizeBinaryArray.from_buffers(
+            pa.binary(row_bytes), len(keys), [None, pa.py_buffer(np.ascontiguousarray(labels))]
+        ),
+    }
+    return pa.RecordBatch.from_pydict(columns)
 
 
 def digest_image(data: bytes) -> bytes:
@@ -162,26 +157,10 @@ def record_name(shard: PlannedShard) -> str:
     return f"{WORK}/{shard.file.removesuffix('.tar')}.parquet"
 
 
-def write_record(out: Store, shard: PlannedShard, record: dict[str, Any], columns: Columns) -> None:
-    """Writes the table of a finished shard: its samples, digests and labels."""
-    sizes, extensions, widths, heights = zip(*columns.images, strict=True) if columns.images else ((), (), (), ())
-    labels = np.concatenate(columns.labels) if columns.labels else np.zeros((0, 1), dtype=np.int8)
-    row_bytes = max(1, labels.shape[1] * labels.itemsize)
-    table = pa.table(
-        {
-            "key": pa.array(columns.keys, pa.string()),
-            "offset": np.concatenate([*columns.offsets, np.zeros(0, dtype=np.int64)]),
-            "size": pa.array(sizes, pa.int64()),
-            "extension": pa.array(extensions, pa.string()),
-            "width": pa.array(widths, pa.int32()),
-            "height": pa.array(heights, pa.int32()),
-            "path": pa.array(columns.paths, pa.string()),
-            "sha256_16": pa.array(columns.digests, pa.binary(DIGEST_BYTES)),
-            "labels": pa.FixedSizeBinaryArray.from_buffers(
-                pa.binary(row_bytes), len(columns.keys), [None, pa.py_buffer(np.ascontiguousarray(labels))]
-            ),
-        }
-    ).replace_schema_metadata({RECORD_KEY: json.dumps(record).encode()})
+def write_record(out: Store, shard: PlannedShard, record: dict[str, Any], blocks: Sequence[pa.RecordBatch]) -> None:
+    """Writes the table of a finished shard: its samples, digests and labels. One without samples has no columns."""
+    table = pa.Table.from_batches(blocks) if blocks else pa.table({})
+    table = table.replace_schema_metadata({RECORD_KEY: json.dumps(record).encode()})
     out.write(record_name(shard), lambda path: pq.write_table(table, path, compression="zstd"))
 
 

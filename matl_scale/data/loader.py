@@ -167,20 +167,21 @@ class DecodeBatch:
 
     def __call__(self, batch: EncodedBatch) -> ImageBatch:
         planned, encoded = batch.planned, batch.images
-        pixels = np.zeros((len(encoded), self.size, self.size, 3), dtype=np.uint8)
+        pixels = np.empty((len(encoded), 3, self.size, self.size), dtype=np.uint8)
         damage = []
         for i, image in enumerate(encoded):
             if isinstance(image, bytes):
                 try:
-                    pixels[i] = decode_image(image, self.size)
+                    pixels[i] = decode_image(image, self.size).transpose(2, 0, 1)
                     continue
                 except Exception as error:  # Pillow's codecs raise many kinds for damaged data
                     image = self.reader.damage(int(planned.rows[i]), f"cannot be decoded ({error})")
             damage.append(image)
+            pixels[i] = 0
         damaged = {entry.row for entry in damage}
         return ImageBatch(
             rows=planned.rows,
-            images=torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(),
+            images=torch.from_numpy(pixels),
             valid=np.array([row not in damaged for row in planned.rows.tolist()]),
             damage=tuple(damage),
             task=planned.task,

@@ -76,8 +76,17 @@ class Manifest:
 
     def digests(self) -> np.ndarray:
         """Reads the first 16 bytes of the SHA-256 of each image, shape `(num_samples,)`, dtype V16."""
-        column = self.digest_table().column(0).combine_chunks()
-        return np.frombuffer(column.buffers()[1], dtype="V16", count=len(column), offset=16 * column.offset)
+        name, start = self.tables["digests"], 0
+        digests = np.empty(self.num_samples, dtype="V16")
+        with self.root.fetched(name) as path, reading(f"{self.root}/{name}"):
+            file = pq.ParquetFile(path)
+            if not file.schema_arrow.equals(DIGESTS_SCHEMA) or file.metadata.num_rows != len(digests):
+                raise InputError(f"{self.root}/{name} should have one digest per sample. Prepare the set again.")
+            for batch in file.iter_batches():
+                part = np.frombuffer(batch.column(0).buffers()[1], "V16", len(batch), 16 * batch.column(0).offset)
+                digests[start : start + len(part)] = part
+                start += len(part)
+        return digests
 
     @property
     def splits(self) -> dict[str, int]:
@@ -97,9 +106,10 @@ class Manifest:
         return np.repeat(np.arange(len(self.shard_sizes), dtype=np.int32), self.shard_sizes)
 
     def split_numbers(self) -> np.ndarray:
-        """Returns the number of every sample's split in `splits`, shape `(num_samples,)`."""
+        """Returns the number of every sample's split in `splits`, shape `(num_samples,)`, uint8."""
         names = list(self.splits)
-        return np.repeat([names.index(name) for name in self.shards["split"].to_pylist()], self.shard_sizes)
+        numbers = np.array([names.index(name) for name in self.shards["split"].to_pylist()], dtype=np.uint8)
+        return np.repeat(numbers, self.shard_sizes)
 
     def rows(self, split: str) -> np.ndarray:
         """Returns the row numbers, ascending, of the samples of a split.
