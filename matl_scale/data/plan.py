@@ -14,7 +14,7 @@ from matl_scale.data.shards import MISSING
 from matl_scale.seeds import derive_seed
 
 ROUNDS = 12
-BLOCK = 8192
+BLOCK = 2048
 
 
 @dataclass(frozen=True)
