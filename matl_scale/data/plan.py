@@ -46,6 +46,7 @@ class TaskOrder:
         is_range = len(rows) > 0 and int(rows[-1]) - int(rows[0]) + 1 == len(rows)
         self._labels = labels[int(rows[0]) : int(rows[-1]) + 1] if is_range else labels[rows]
         self._members: dict[tuple[int, int], Members] = {}
+        self._weights: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def batch(self, task: int, number: int) -> np.ndarray:
         """Returns the rows of a task's batch `number`, shape `(num_rows,)`."""
@@ -63,10 +64,12 @@ class TaskOrder:
 
     def class_weights(self, task: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the samples of each class of a task, and the share of the draws that each class gets."""
-        column = self._labels[:, task]
-        counts = np.bincount(column[column != MISSING], minlength=2)
-        weights = np.where(counts > 0, counts.astype(float), 1.0) ** (1 - self.balance) * (counts > 0)
-        return counts, weights / max(weights.sum(), 1e-300)
+        if task not in self._weights:
+            column = self._labels[:, task]
+            counts = np.bincount(column[column != MISSING], minlength=2)
+            weights = np.where(counts > 0, counts.astype(float), 1.0) ** (1 - self.balance) * (counts > 0)
+            self._weights[task] = counts, weights / max(weights.sum(), 1e-300)
+        return self._weights[task]
 
     def _balanced(self, task: int, number: int) -> np.ndarray:
         counts, weights = self.class_weights(task)
