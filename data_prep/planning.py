@@ -15,9 +15,10 @@ from data_prep.duplicates import find_duplicates, rank_splits
 from data_prep.image_check import BadImage, check_image
 from data_prep.labels import map_matrix
 from data_prep.names import NameIndex
-from data_prep.plan import DROPPED, LABELS_FILE, SPLITS_FILE, Plan, Spooled, cut_shards, read_names
+from data_prep.plan import DROPPED, Plan, cut_shards
 from data_prep.pool import Advance, run_jobs
 from data_prep.splits import Draw, check_classes_in_train, draw_splits
+from data_prep.spool import LABELS_FILE, SPLITS_FILE, Spooled, read_names
 from data_prep.tar import padded
 from data_prep.write import digest_image
 from matl_scale.data.manifest import Manifest

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from data_prep.close import DROPPED_FILE, close_set, report_duplicates
 from data_prep.dataset import Dataset
-from data_prep.plan import PLAN_FILE, PLAN_TABLES, Plan, Spooled, plan_id, read_plan, spool, write_plan
+from data_prep.plan import PLAN_FILE, Plan, plan_id, read_plan, write_plan
 from data_prep.planning import Options, check_same_tasks, make_plan
 from data_prep.pool import prepare_workers
+from data_prep.spool import PLAN_TABLES, Spooled, spool
 from data_prep.write import WORK, ShardWork, write_shards
 from matl_scale.data.manifest import Manifest, read_manifest
 from matl_scale.data.store import Store
