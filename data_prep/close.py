@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.duplicates import find_duplicates, rank_splits
-from data_prep.plan import Plan, PlannedShard
+from data_prep.plan import Plan
 from data_prep.write import WORK, read_record, record_name
 from matl_scale.data.manifest import Manifest, read_manifest
 from matl_scale.data.shards import DIGESTS_SCHEMA, SAMPLES_SCHEMA, SHARDS_SCHEMA, class_counts, label_dtype
@@ -53,6 +53,8 @@ def close_set(out: Store, plan: Plan, existing: Manifest | None, scratch: Path) 
     version = len(existing.entries) + 1 if existing else 1
     names = {role: f"{role}.v{version}.parquet" for role in ("samples", "digests", "labels", "tasks", "shards")}
     written = [record for record in records if record["samples"]]
+    if not written:
+        raise InputError(f"{out} would hold no image: all {len(plan.shards)} shards are empty, their images are bad.")
     first_shard = existing.shards.num_rows if existing else 0
     counts = [np.zeros(task.num_classes, dtype=np.int64) for task in plan.tasks]
     with TableWriter(scratch, plan.tasks, names) as writer:
@@ -109,7 +111,7 @@ def has_tar(out: Store, record: dict[str, Any]) -> bool:
 
 def read_part(out: Store, plan: Plan, record: dict[str, Any], number: int) -> Part:
     """Reads the table of a finished shard, which becomes number `number` of the set."""
-    with out.fetched(record_name_of(record)) as path:
+    with out.fetched(record_name(record["file"])) as path:
         table = pq.read_table(path)
     count = table.num_rows
     dtype = label_dtype(plan.tasks)
@@ -125,11 +127,6 @@ def read_part(out: Store, plan: Plan, record: dict[str, Any], number: int) -> Pa
         digests=pa.table([table["sha256_16"]], schema=DIGESTS_SCHEMA),
         labels=matrix[labels.offset : labels.offset + count],
     )
-
-
-def record_name_of(record: dict[str, Any]) -> str:
-    shard = PlannedShard(file=record["file"], split=record["split"], start=0, samples=0, first_key=0)
-    return record_name(shard)
 
 
 def read_existing(existing: Manifest) -> Iterator[Part]:

@@ -122,8 +122,9 @@ def deal_splits(numbers: np.ndarray, splits: list[str], labels: np.ndarray, task
         raise InputError(
             f"Splits should be drawn from `{draw.of}`, which has no image. There are: {shortened(splits)}."
         )
-    chosen = labels if len(rows) == len(labels) or not draw.stratify else labels[rows]
-    drawn = draw_splits(chosen[: len(rows)], tasks, draw)
+    # a plain draw looks at the number of rows only, and copying their labels would take as much memory as they do
+    chosen = labels[rows] if draw.stratify and len(rows) < len(labels) else labels[: len(rows)]
+    drawn = draw_splits(chosen, tasks, draw)
     splits += [name for name in draw.fractions if name not in splits]
     numbers[rows] = np.array([splits.index(name) for name in draw.fractions], dtype=np.uint8)[drawn]
 
@@ -182,16 +183,18 @@ class HashWork:
         rows = np.arange(job * CHUNK_ROWS, min((job + 1) * CHUNK_ROWS, self.num_rows))
         digests = []
         for row, data in zip(rows.tolist(), self.images.read(*read_names(self.folder, rows)), strict=True):
-            try:
-                digests.append(digest_image(check_image(data, self.resize).data if self.resize else data))
-                is_bad = not data
-            except BadImage:
-                is_bad = True
-            if is_bad:  # and no copy of another bad one
-                digests[row - int(rows[0]) :] = [row.to_bytes(DIGEST_BYTES, "big")]
-            if len(digests) % 256 == 0:
-                advance(256)
+            # a bad image is no copy of another bad one
+            digests.append(self._digest(data) or row.to_bytes(DIGEST_BYTES, "big"))
+            advance(1)
         return job, b"".join(digests)
+
+    def _digest(self, data: bytes) -> bytes | None:
+        """Returns the digest of an image as it would be stored; None if it is bad."""
+        try:
+            data = check_image(data, self.resize).data if self.resize else data
+        except BadImage:
+            return None
+        return digest_image(data) if data else None
 
 
 def drop_copies(

@@ -48,13 +48,13 @@ def add_tasks(place: str, labels: str, columns: LabelColumns, allow_unmatched: b
             )
         rows = find_rows(manifest, found, allow_unmatched)
         new = (np.where((part >= 0)[:, None], found.matrix[part], MISSING) for part in rows)
-        tasks, places, counts = write_columns(manifest, found.tasks, new, scratch)
+        places, counts = write_columns(manifest, found.tasks, new, scratch)
         return write_version(
             manifest,
-            [*manifest.tasks, *tasks],
+            [*manifest.tasks, *found.tasks],
             [*manifest.places, *places],
             [*manifest.counts, *counts],
-            f"added {len(tasks)} tasks: {shortened((task.name for task in tasks), 5)}",
+            f"added {len(found.tasks)} tasks: {shortened((task.name for task in found.tasks), 5)}",
         )
 
 
@@ -78,7 +78,7 @@ def relabel_tasks(place: str, labels: str, columns: LabelColumns, allow_unmatche
             np.where((part >= 0)[:, None], found.matrix[part], before[start : start + GROUP_ROWS])
             for start, part in zip(starts, rows, strict=True)
         )
-        _, new_places, new_counts = write_columns(manifest, chosen, new, scratch)
+        new_places, new_counts = write_columns(manifest, chosen, new, scratch)
         places, counts = list(manifest.places), list(manifest.counts)
         for i, new_place, new_count in zip(ids, new_places, new_counts, strict=True):
             places[i], counts[i] = new_place, new_count
@@ -157,10 +157,8 @@ def relabelled_names(manifest: Manifest, labels: str, columns: LabelColumns) -> 
     names = [candidates[i] for i in match_names(candidates, columns.tasks, "--tasks")]
     if unknown := [name for name in names if name not in manifest.task_names]:
         raise InputError(
-            f"{manifest.root} has no task {shortened(unknown)}."
-            + nearest(unknown[0], manifest.task_names)
-            + " Add new tasks "
-            "with `matl-data tasks add`."
+            f"{manifest.root} has no task {shortened(unknown)}.{nearest(unknown[0], manifest.task_names)} Add new tasks with "
+            "`matl-data tasks add`."
         )
     return names
 
@@ -194,7 +192,7 @@ def find_rows(manifest: Manifest, labels: Labels, allow_unmatched: bool) -> list
 
 def write_columns(
     manifest: Manifest, tasks: Sequence[Task], labels: Iterator[np.ndarray], scratch: Path
-) -> tuple[Sequence[Task], list[tuple[str, str]], list[np.ndarray]]:
+) -> tuple[list[tuple[str, str]], list[np.ndarray]]:
     """Writes the label file of some tasks.
 
     Args:
@@ -204,7 +202,7 @@ def write_columns(
         scratch: Folder for the unfinished file.
 
     Returns:
-        The tasks, the place of each one's labels, and the samples of each class.
+        The place of each task's labels, and the samples of each of its classes.
     """
     name = f"labels.v{len(manifest.entries) + 1}.parquet"
     splits, split_of = list(manifest.splits), manifest.split_numbers()
@@ -224,7 +222,7 @@ def write_columns(
     sync_file(scratch / name)
     manifest.root.take(scratch / name, name)
     counts = [np.sum([sums[i] for sums in by_split.values()], axis=0) for i in range(len(tasks))]
-    return tasks, [(name, column_name(task.name)) for task in tasks], counts
+    return [(name, column_name(task.name)) for task in tasks], counts
 
 
 def write_version(

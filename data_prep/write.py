@@ -78,7 +78,7 @@ class ShardWork:
             }
             record["sha256"] = tar.close()
             record["bytes"] = tar.size
-            out.remove(record_name(shard))
+            out.remove(record_name(shard.file))
             if blocks:
                 out.take(path, shard.file)
             write_record(out, shard, record, blocks)
@@ -153,23 +153,24 @@ def digest_image(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()[:DIGEST_BYTES]
 
 
-def record_name(shard: PlannedShard) -> str:
-    return f"{WORK}/{shard.file.removesuffix('.tar')}.parquet"
+def record_name(file: str) -> str:
+    """Returns where a tar's record stands."""
+    return f"{WORK}/{file.removesuffix('.tar')}.parquet"
 
 
 def write_record(out: Store, shard: PlannedShard, record: dict[str, Any], blocks: Sequence[pa.RecordBatch]) -> None:
     """Writes the table of a finished shard: its samples, digests and labels. One without samples has no columns."""
     table = pa.Table.from_batches(blocks) if blocks else pa.table({})
     table = table.replace_schema_metadata({RECORD_KEY: json.dumps(record).encode()})
-    out.write(record_name(shard), lambda path: pq.write_table(table, path, compression="zstd"))
+    out.write(record_name(shard.file), lambda path: pq.write_table(table, path, compression="zstd"))
 
 
 def read_record(out: Store, shard: PlannedShard, plan_id: str) -> dict[str, Any] | None:
     """Returns what is recorded of a shard; None if it is not finished, or belongs to another plan."""
-    if not out.exists(record_name(shard)):
+    if not out.exists(record_name(shard.file)):
         return None
     try:
-        with out.fetched(record_name(shard)) as path:
+        with out.fetched(record_name(shard.file)) as path:
             record: dict[str, Any] = json.loads(pq.read_schema(path).metadata[RECORD_KEY])
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError):
         return None

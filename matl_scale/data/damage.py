@@ -22,22 +22,21 @@ class DamageLog:
         self.found: dict[int, Damage] = {}
 
     def add(self, damages: Iterable[Damage]) -> list[Damage]:
-        """Notes damaged samples, and returns those that were not known yet.
-
-        Raises:
-            InputError: There are more than `max_share` of the split.
-        """
+        """Notes damaged samples, and returns those that were not known yet."""
         new = []
         for damage in damages:
             if damage.row not in self.found:
                 self.found[damage.row] = damage
                 new.append(damage)
+        return new
+
+    def check(self) -> None:
+        """Raises `InputError` if more than `max_share` of the split are damaged."""
         if len(self.found) > self.max_share * self.num_samples:
             raise InputError(
                 f"{self.describe()}: more than `data.max_damaged` = {self.max_share:g} of the split. `matl-data verify "
                 f"{self.place}` checks all; prepare the set again, or allow more."
             )
-        return new
 
     def describe(self) -> str:
         """Says in one line how many there are, in which shards, and the first few."""

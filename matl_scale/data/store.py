@@ -95,9 +95,10 @@ class Store:
 
     def open(self, name: str) -> BinaryIO:
         """Opens a file for reading."""
-        return cast(
-            BinaryIO, self.local_file(name).open("rb") if self.local is not None else self.fs.open(self._path(name))
-        )
+        if self.local is not None:
+            return self.local_file(name).open("rb")
+        with self._errors():
+            return cast(BinaryIO, self.fs.open(self._path(name)))
 
     def read(self, name: str) -> bytes:
         """Returns a file's content."""

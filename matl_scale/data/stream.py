@@ -15,6 +15,7 @@ from matl_scale.data.loader import EncodedBatch, worker_of
 from matl_scale.data.manifest import Manifest
 from matl_scale.data.plan import PlannedBatch, SlotPlan
 from matl_scale.data.reader import Damage, SampleReader
+from matl_scale.errors import InputError
 from matl_scale.seeds import derive_seed
 
 
@@ -95,7 +96,7 @@ class StreamBatches:
                     ):
                         del missing[row]
                         yield row, image
-        except OSError as error:
+        except (OSError, InputError) as error:
             errors.append(error)
         for row in missing:
             yield (

@@ -13,7 +13,7 @@ from matl_scale.data.reader import Damage
 DAMAGED_FILE = "damaged.csv"
 
 
-def share_damage(accelerator: Accelerator, log: DamageLog, mine: Sequence[Damage], folder: Path | None) -> list[Damage]:
+def share_damage(accelerator: Accelerator, log: DamageLog, mine: Sequence[Damage], folder: Path | None) -> None:
     """Adds what each rank has met to the log that all have. All ranks have to call it.
 
     Args:
@@ -22,9 +22,6 @@ def share_damage(accelerator: Accelerator, log: DamageLog, mine: Sequence[Damage
         mine: What this rank has met.
         folder: Of the run, whose `damaged.csv` gets a line for each new one; None keeps no list.
 
-    Returns:
-        Those that were not known yet.
-
     Raises:
         InputError: There are too many; on all ranks.
     """
@@ -32,13 +29,10 @@ def share_damage(accelerator: Accelerator, log: DamageLog, mine: Sequence[Damage
     if accelerator.num_processes > 1:
         met = [()] * accelerator.num_processes
         dist.all_gather_object(met, mine)
-    known = set(log.found)
-    try:
-        return log.add(Damage(*damage) for part in met for damage in part)
-    finally:
-        new = [damage for row, damage in log.found.items() if row not in known]
-        if new and folder is not None and accelerator.is_main_process:
-            append(folder, log.split, new)
+    new = log.add(Damage(*damage) for part in met for damage in part)
+    if new and folder is not None and accelerator.is_main_process:
+        append(folder, log.split, new)
+    log.check()
 
 
 def append(folder: Path, split: str, damages: Sequence[Damage]) -> None:

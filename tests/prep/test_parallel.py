@@ -387,3 +387,22 @@ def test_resized_copies_are_left_out_too(tmp_path: Path, capsys: pytest.CaptureF
         assert main([*arguments, *sources, "--split", split]) == code
     assert "left out 6 copies" in capsys.readouterr().err
     assert read_manifest(tmp_path / "set").splits == {"train": 6}
+
+
+def test_a_set_of_bad_images_only_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = write_images(tmp_path / "images", 4)
+    (tmp_path / "labels.csv").write_text("\n".join(["image,x", *(f"{name},{i % 2}" for i, name in enumerate(names))]))
+    for name in names:
+        (tmp_path / "images" / name).write_bytes(b"no image")
+    arguments = [
+        "shard",
+        "--images",
+        str(tmp_path / "images"),
+        "--labels",
+        str(tmp_path / "labels.csv"),
+        "--workers",
+        "1",
+    ]
+    assert main([*arguments, "--out", str(tmp_path / "set"), "--skip-bad"]) == 2
+    assert "would hold no image" in capsys.readouterr().err
+    assert not (tmp_path / "set/manifest.json").exists()
