@@ -10,14 +10,15 @@ from accelerate import Accelerator
 from rich.console import Console
 
 from matl_scale.config import Config, exit_with_error, parse_config, walk
-from matl_scale.errors import InputError
+from matl_scale.errors import InputError, RunError
 from matl_scale.files import lock_folder
 from matl_scale.tracking.mlflow_follower import read_status
 from matl_scale.tracking.recorder import Recorder
+from matl_scale.train.checkpoint import open_checkpoint
 from matl_scale.train.evaluate import Evaluator
-from matl_scale.train.loop import on_main
 from matl_scale.train.progress import print_results
-from matl_scale.train.restore import choose_checkpoint, restore_network
+from matl_scale.train.ranks import on_main
+from matl_scale.train.restore import restore_network
 from matl_scale.train.run_folder import CONFIG_FILE
 from matl_scale.train.setup import build_accelerator, open_data
 
@@ -32,7 +33,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         run_evaluation(options.run, options.split, options.checkpoint)
-    except InputError as error:
+    except (InputError, RunError) as error:
         exit_with_error(PROGRAM, error)
 
 
@@ -44,7 +45,7 @@ def run_evaluation(folder: Path, split: str | None, checkpoint_folder: Path | No
     # the folder may have been moved or renamed since
     config = replace(config, run=replace(config.run, name=folder.resolve().name, dir=str(folder.resolve().parent)))
     split = split or config.eval.split
-    accelerator = build_accelerator(config.train.precision)
+    accelerator = build_accelerator(config.train.precision, config.guard.timeout_s)
     with contextlib.ExitStack() as stack:
         on_main(accelerator, lambda: stack.enter_context(lock_folder(folder)))
         evaluate_split(config, accelerator, split, checkpoint_folder)
@@ -55,7 +56,7 @@ def evaluate_split(config: Config, accelerator: Accelerator, split: str, checkpo
     folder = config.run.folder
     status = read_status(folder)
     data = open_data(config)
-    checkpoint = choose_checkpoint(config, checkpoint_folder)
+    checkpoint = on_main(accelerator, lambda: open_checkpoint(checkpoint_folder or folder))
     model = restore_network(config, data, checkpoint, accelerator.device)
     evaluated = data.evaluation(split)
     metrics = Evaluator(

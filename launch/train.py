@@ -1,36 +1,46 @@
-"""Trains one network for all tasks of a shard set. Start it with `accelerate launch`, or plainly on one device."""
+"""Trains one network for all tasks of a shard set. Start it with `accelerate launch`, or plainly on one device.
+
+Exit codes: 0 finished, 2 something given cannot be used, 75 stopped when asked to and to be started again, 1 anything else.
+"""
 
 import sys
 
 from rich.console import Console
 
-from matl_scale.config import exit_with_error, parse_config
-from matl_scale.errors import InputError
+from matl_scale.config import Config, exit_with_error, parse_config
+from matl_scale.errors import InputError, RunError
 from matl_scale.tracking.mlflow_follower import default_store
-from matl_scale.train.loop import train
+from matl_scale.train.loop import RunOutcome, train
 from matl_scale.train.progress import print_results
 from matl_scale.train.setup import build_accelerator
+from matl_scale.train.stop import exit_code_of_stop
 
 PROGRAM = "train.py"
 
 
-def main() -> None:
+def main() -> int:
     config = parse_config(sys.argv[1:], PROGRAM, __doc__ or "")
     try:
-        accelerator = build_accelerator(config.train.precision)
+        accelerator = build_accelerator(config.train.precision, config.guard.timeout_s)
         outcome = train(config, accelerator)
-    except InputError as error:
+    except (InputError, RunError) as error:
         exit_with_error(PROGRAM, error)
     if accelerator.is_main_process:
-        console = Console()
-        print_results(console, outcome.tasks, config.eval.split, outcome.step, outcome.metrics)
-        console.print(f"results: {config.run.folder}", highlight=False, soft_wrap=True)
-        if config.track.mlflow:
-            store = default_store(config.run.folder.parent)
-            command = store if store.startswith("http") else f"mlflow ui --backend-store-uri {store}"
-            console.print(f"look at it: {command}", highlight=False, soft_wrap=True)
+        print_outcome(config, outcome)
     accelerator.end_training()
+    return exit_code_of_stop() if outcome.metrics is None else 0
+
+
+def print_outcome(config: Config, outcome: RunOutcome) -> None:
+    console = Console()
+    if outcome.metrics is not None:
+        print_results(console, outcome.tasks, config.eval.split, outcome.step, outcome.metrics)
+    console.print(f"results: {config.run.folder}", highlight=False, soft_wrap=True)
+    if config.track.mlflow:
+        store = default_store(config.run.folder.parent)
+        command = store if store.startswith("http") else f"mlflow ui --backend-store-uri {store}"
+        console.print(f"look at it: {command}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -15,11 +15,12 @@ import jsonargparse
 import yaml
 
 from matl_scale.data.loader import DataConfig
-from matl_scale.errors import InputError, nearest
+from matl_scale.errors import InputError, RunError, nearest
 from matl_scale.models import ModelConfig, RoutingConfig
 from matl_scale.tracking.local import TrackConfig
 from matl_scale.train.checkpoint import CheckpointConfig
 from matl_scale.train.evaluate import EvalConfig
+from matl_scale.train.guards import GuardConfig
 from matl_scale.train.optim import OptimConfig
 from matl_scale.train.sampling import TasksConfig
 from matl_scale.train.step import TrainConfig
@@ -67,6 +68,7 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
     track: TrackConfig = field(default_factory=TrackConfig)
 
 
@@ -77,16 +79,17 @@ class ConfigParser(jsonargparse.ArgumentParser):
         exit_with_error(self.prog, f"{ex}" if isinstance(ex, InputError) else message)
 
 
-def exit_with_error(program: str, message: object) -> NoReturn:
-    """Prints one line on standard error and exits with code 2.
+def exit_with_error(program: str, error: object) -> NoReturn:
+    """Prints one line on standard error and exits with code 2, or 1 for a `RunError`.
 
-    Usually all ranks meet the same error. The first rank then speaks for all: the launcher ends the others while they
-    wait here. An error of one rank alone is printed when its wait is over.
+    Usually all ranks meet the same error in what the user gave. The first rank then speaks for all: the launcher ends the
+    others while they wait here. An error of one rank alone is printed when its wait is over; what happens to a run may
+    differ between ranks and is printed at once.
     """
-    if os.environ.get("RANK", "0") != "0":
+    if os.environ.get("RANK", "0") != "0" and not isinstance(error, RunError):
         time.sleep(OTHER_RANKS_WAIT_S)
-    print(f"{program}: error: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
-    sys.exit(2)
+    print(f"{program}: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+    sys.exit(1 if isinstance(error, RunError) else 2)
 
 
 def parse_config(arguments: Sequence[str], program: str, description: str) -> Config:

@@ -1,4 +1,4 @@
-"""The one error that a command turns into a single line and exit code 2. Anything else is a bug and keeps its trace."""
+"""The two errors that a command turns into a single line. Anything else is a bug and keeps its trace."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -6,6 +6,10 @@ from difflib import get_close_matches
 
 class InputError(ValueError):
     """Something that the user gave cannot be used. The message says what, where, and what to do."""
+
+
+class RunError(RuntimeError):
+    """A run cannot go on: numbers, hardware, disk or network. The message says what, where, and what to do."""
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

@@ -1,6 +1,7 @@
 """Files that appear whole or not at all: written under another name, synced to disk, then renamed."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -73,10 +74,16 @@ def lock_folder(folder: Path, name: str = ".lock", wait: bool = False, shared: b
             if not is_at(file, folder / name):
                 continue  # whoever held it has removed it
             file.truncate(0)
-            file.write(f"{os.getpid()} on {socket.gethostname()}")
+            file.write(describe_process())
             file.flush()
             yield
             return
+
+
+def describe_process() -> str:
+    """Returns what others are told of this process when they meet its lock."""
+    job = os.environ.get("SLURM_JOB_ID")
+    return f"{os.getpid()} on {socket.gethostname()}" + (f" (Slurm job {job})" if job else "")
 
 
 def take_lock(file: TextIO, folder: Path, wait: bool, shared: bool) -> None:
@@ -98,6 +105,26 @@ def is_at(file: TextIO, path: Path) -> bool:
     except FileNotFoundError:
         return False
     return (found.st_dev, found.st_ino) == (mine.st_dev, mine.st_ino)
+
+
+REMEDIES = {
+    errno.ENOSPC: "Free some space, then start again.",
+    errno.EDQUOT: "Free some of your quota, then start again.",
+    errno.EROFS: "Choose a folder that can be written.",
+    errno.EACCES: "Choose a folder that you may write, or change its permissions.",
+    errno.EPERM: "Choose a folder that you may write, or change its permissions.",
+    errno.EIO: "The disk or the network file system fails; look at the system's log.",
+    errno.ESTALE: "The network file system was mounted anew; start again.",
+}
+
+
+def explain_os_error(error: OSError) -> str | None:
+    """Returns what is wrong with a disk or a permission, and what to do; None for errors of any other kind."""
+    remedy = REMEDIES.get(error.errno or 0)
+    if remedy is None:
+        return None
+    place = f"{os.fsdecode(error.filename)}: " if error.filename is not None else ""
+    return f"{place}{error.strerror}. {remedy}"
 
 
 def hash_text(text: str) -> str:

@@ -9,9 +9,9 @@ from accelerate import Accelerator
 from matl_scale.config import Config
 from matl_scale.metrics import TaskMetrics
 from matl_scale.train import loop
-from matl_scale.train.checkpoint import hash_masks
+from matl_scale.train.checkpoint import hash_masks, open_checkpoint
 from matl_scale.train.evaluate import EvalConfig, Evaluator
-from matl_scale.train.restore import choose_checkpoint, restore_network
+from matl_scale.train.restore import restore_network
 from matl_scale.train.setup import build_accelerator, build_network, open_data
 
 
@@ -57,7 +57,7 @@ def evaluate_run(config: Config, split: str, batch_size: int) -> TaskMetrics:
     """Evaluates the newest checkpoint of a run."""
     accelerator = accelerator_of(config)
     data = open_data(config)
-    model = restore_network(config, data, choose_checkpoint(config), accelerator.device)
+    model = restore_network(config, data, open_checkpoint(config.run.folder), accelerator.device)
     return Evaluator(accelerator, model, data.evaluation(split), EvalConfig(batch_size=batch_size))()
 
 
@@ -76,8 +76,8 @@ def count_reduced_bytes(configs: list[Config]) -> list[int]:
     for config in configs:
         sent.clear()
         loop.train(config, accelerator)
-        metrics_after_last_step = 2  # evaluation adds up counts and losses
-        steps = sent[: len(sent) - metrics_after_last_step]
+        after_last_step = 4  # evaluation adds up counts, losses and who broke off; a checkpoint compares replicas
+        steps = sent[: len(sent) - after_last_step]
         assert len(steps) == config.train.steps, "one collective per step"
         totals.append(max(steps))
     return totals

@@ -4,6 +4,7 @@ A rank gets what `plan` says for its number and the world's; nothing here talks 
 wrapped by Accelerate, which would split the batches a second time.
 """
 
+import os
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, Protocol
@@ -213,4 +214,11 @@ def build_loader(
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         pin_memory=pin_memory,
+        worker_init_fn=leave_signals_to_the_rank,
     )
+
+
+def leave_signals_to_the_rank(_: int) -> None:
+    """Takes a loader process out of its rank's process group, which launchers, job systems and Ctrl-C send signals to: the
+    rank finishes its step, and needs its batches for that."""
+    os.setpgid(0, 0)

@@ -25,6 +25,8 @@ DRAWS_FILE = "draws.parquet"
 BALANCE_FILE = "balance.parquet"
 STATUS_FILE = "status.json"
 MAX_CURVES = 50
+TRAIN_MARK = "train/lr"  # in every record of training
+EVALUATION_MARK = "/tasks_evaluated"  # in every record of an evaluation
 CURVE_METRICS = ("balanced_accuracy", "auroc")
 
 PER_TASK_SCHEMA = pa.schema(
@@ -81,16 +83,33 @@ class LocalLog:
         self._last_time = 0.0
 
     def forget_after(self, step: int) -> None:
-        """Drops what a run logged after the step from which it now goes on, so that every step is there once."""
+        """Drops what a run logged after the step from which it now goes on, so that every step is there once.
+
+        An evaluation that broke off between its record and its table goes too.
+        """
         path = self.folder / METRICS_FILE
         if path.is_file():
+            complete = self.evaluations()
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+            records = ((line, json.loads(line)) for line in lines if line.endswith("\n"))
+            kept = [
+                line
+                for line, record in records
+                if record["step"] <= step and all((record["step"], s) in complete for s in splits_of(record))
+            ]
             write_text(path, "".join(kept))
         for name in (PER_TASK_FILE, DRAWS_FILE):
             if (self.folder / name).is_file():
                 table = pq.read_table(self.folder / name)
                 self._replace(name, table.filter(pc.less_equal(table["step"], step)))
+
+    def evaluations(self) -> set[tuple[int, str]]:
+        """Returns step and split of every evaluation that is there completely."""
+        path = self.folder / PER_TASK_FILE
+        if not path.is_file():
+            return set()
+        pairs = pq.read_table(path, columns=["step", "split"]).group_by(["step", "split"]).aggregate([]).to_pylist()
+        return {(pair["step"], pair["split"]) for pair in pairs}
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends one record: `step`, `time` (seconds since 1970, another for every record), and the finite values."""
@@ -145,6 +164,16 @@ class LocalLog:
 
     def _replace(self, name: str, table: pa.Table) -> None:
         write_atomic(self.folder / name, lambda partial: pq.write_table(table, partial, compression="zstd"))
+
+
+def mark_of(record: Mapping[str, object]) -> str | None:
+    """Returns the metric by which a record is known: with its step it occurs once in a run's history."""
+    return next((name for name in record if name == TRAIN_MARK or name.endswith(EVALUATION_MARK)), None)
+
+
+def splits_of(record: Mapping[str, object]) -> list[str]:
+    """Returns the split whose evaluation a record holds, if it does."""
+    return [name.removesuffix(EVALUATION_MARK) for name in record if name.endswith(EVALUATION_MARK)]
 
 
 def curve_metrics(tasks: Sequence[str], chosen: Sequence[int], values: Mapping[str, np.ndarray]) -> dict[str, float]:

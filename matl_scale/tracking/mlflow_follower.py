@@ -2,7 +2,8 @@
 
 It reads `metrics.jsonl` from where it stopped, so a server that is away costs the training nothing and is caught up
 later, in order. Its standard input is a life line: when that closes, the training process has ended, and the status that
-it left behind (none, if it was killed) becomes the run's.
+it left behind (none, if it was killed) becomes the run's. A killed run repeats the steps after its last checkpoint; MLflow
+cannot forget a point, so of a step that it has, it keeps the first record.
 """
 
 import contextlib
@@ -19,7 +20,14 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from matl_scale.files import lock_folder, write_json
-from matl_scale.tracking.local import BALANCE_FILE, DRAWS_FILE, METRICS_FILE, PER_TASK_FILE, STATUS_FILE
+from matl_scale.tracking.local import (
+    BALANCE_FILE,
+    DRAWS_FILE,
+    METRICS_FILE,
+    PER_TASK_FILE,
+    STATUS_FILE,
+    mark_of,
+)
 from matl_scale.tracking.views import draw_heatmap, latest_table
 
 STATE_FILE = "mlflow.json"
@@ -55,6 +63,7 @@ class Follower:
         self.state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         self.uri: str = self.state.get("tracking_uri") or default_store(folder.parent)
         self._client: Any = None
+        self._copied_steps: dict[str, set[int]] = {}
 
     def connect(self) -> None:
         """Opens the store; creates the run, or goes on with the one that this folder had."""
@@ -97,15 +106,30 @@ class Follower:
             metrics: list[Metric] = []
             while records and len(metrics) + len(records[0]) <= BATCH_METRICS:
                 batch.append(records.pop(0))
+                if self._is_there(batch[-1]):
+                    continue
                 metrics += [
                     Metric(metric_key(name), value, int(batch[-1]["time"] * 1000), batch[-1]["step"])
                     for name, value in batch[-1].items()
                     if name not in ("step", "time")
                 ]
-            self._client.log_batch(self.state["run_id"], metrics=metrics)
+            if metrics:
+                self._client.log_batch(self.state["run_id"], metrics=metrics)
+            for record in batch:
+                self._copied_steps.get(mark_of(record) or "", set()).add(record["step"])
             self.state["time"] = batch[-1]["time"]
             self._save()
         self._copy_tables()
+
+    def _is_there(self, record: dict[str, Any]) -> bool:
+        """Returns whether MLflow has this record's step, from before the run was killed and repeated it."""
+        mark = mark_of(record)
+        if mark is None:
+            return False
+        if mark not in self._copied_steps:
+            history = self._client.get_metric_history(self.state["run_id"], metric_key(mark))
+            self._copied_steps[mark] = {metric.step for metric in history}
+        return record["step"] in self._copied_steps[mark]
 
     def _new_records(self) -> list[dict[str, Any]]:
         """Returns the records after the last one copied. A record is known by its time, which outlives a rewritten file."""
@@ -138,7 +162,10 @@ class Follower:
         self._save()
 
     def finish(self, status: str) -> None:
-        self._client.set_terminated(self.state["run_id"], status=status)
+        if status == "SCHEDULED":
+            self._client.update_run(self.state["run_id"], status=status)  # not over: it has no end time
+        else:
+            self._client.set_terminated(self.state["run_id"], status=status)
 
     def _save(self) -> None:
         write_json(self.folder / STATE_FILE, self.state)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from matl_scale.files import write_json
 from matl_scale.tracking.local import STATUS_FILE
-from matl_scale.tracking.mlflow_follower import GIVE_UP_S
 
 # a server that is away should be noticed soon: trying again is the follower's business
 DEFAULTS = {
@@ -35,14 +34,15 @@ class MlflowProcess:
         command = [sys.executable, "-m", "matl_scale.tracking.mlflow_follower", str(folder), experiment, texts]
         # its thread pools would compete with the training
         environment = {**DEFAULTS, **os.environ, "OMP_NUM_THREADS": "1"}
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
+        # a session of its own: what ends the training process must not end the one that tells how it ended
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, start_new_session=True)
 
-    def close(self, status: str) -> None:
-        """Leaves the status (FINISHED, FAILED or KILLED) and waits until the copy is complete or given up."""
+    def close(self, status: str, wait_s: float) -> None:
+        """Leaves the status and waits until the copy is complete or given up, but not longer than `wait_s`."""
         write_json(self.folder / STATUS_FILE, {"status": status})
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
-            self._process.wait(timeout=2 * GIVE_UP_S)
+            self._process.wait(timeout=wait_s)
         except subprocess.TimeoutExpired:
             print(f"MLflow is slow; process {self._process.pid} goes on copying {self.folder}", file=sys.stderr)

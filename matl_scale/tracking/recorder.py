@@ -10,6 +10,8 @@ import pyarrow as pa
 from matl_scale.tracking.local import LocalLog, TrackConfig, curve_metrics
 from matl_scale.tracking.mlflow_process import MlflowProcess
 
+LAST_COPY_S = 120.0
+
 
 class Recorder:
     """Records one run.
@@ -54,9 +56,9 @@ class Recorder:
         """
         if not self.enabled:
             return
-        self._local.log_per_task(step, split, self.tasks, values, counts)
         record = {f"{split}/{name}": value for name, value in summary.items()}
         self._local.log(step, record | curve_metrics(self.tasks, self._curves, values))
+        self._local.log_per_task(step, split, self.tasks, values, counts)  # last: its rows say that all is there
 
     def draws(self, step: int, counts: np.ndarray) -> None:
         """Records how many slots each task has had, shape `(num_tasks,)`."""
@@ -68,9 +70,9 @@ class Recorder:
         if self.enabled:
             self._local.write_balance(table)
 
-    def close(self, status: str) -> None:
-        """Ends the run with its true status: FINISHED, FAILED or KILLED."""
+    def close(self, status: str, wait_s: float = LAST_COPY_S) -> None:
+        """Ends the run with its true status: FINISHED, FAILED, KILLED, or SCHEDULED if it will go on by itself."""
         if self._mlflow is None:
             return
         print("copying the last records to MLflow", file=sys.stderr, flush=True)
-        self._mlflow.close(status)
+        self._mlflow.close(status, wait_s)

@@ -8,22 +8,23 @@ no generator or schedule whose state could be lost.
 import hashlib
 import json
 import os
+import pickle
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import nn
 
-from matl_scale.errors import InputError, shortened
-from matl_scale.files import file_sha256, sync_file, sync_folder, write_json
+from matl_scale.errors import InputError, RunError, shortened
+from matl_scale.files import explain_os_error, file_sha256, sync_folder, write_json
 from matl_scale.routing.router import TaskRouter
 
 CHECKPOINTS = "checkpoints"  # in the run's folder
 STATE_FILE = "state.pt"
 INFO_FILE = "checkpoint.json"
-FORMAT_VERSION = 2  # 2: norm statistics over the units that a task keeps
+FORMAT_VERSION = 3  # 2: norm statistics over the units that a task keeps; 3: the records under way
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,7 @@ class CheckpointInfo:
         manifest_id: Of the shard set: it changes with labels and with other splits too.
         world_size: W when it was written.
         config: The run's config, in sections.
+        sha256: Of the file with the tensors.
     """
 
     folder: Path
@@ -64,6 +66,11 @@ class CheckpointInfo:
     manifest_id: str
     world_size: int
     config: dict[str, dict[str, Any]]
+    sha256: str
+
+
+class DamagedCheckpoint(InputError):
+    """A checkpoint that is not complete, or whose bytes are not those that were written."""
 
 
 def hash_masks(model: nn.Module) -> str:
@@ -85,22 +92,65 @@ def save_checkpoint(root: Path, step: int, state: dict[str, Any], info: dict[str
         state: Tensors, numbers and strings in dicts and lists: loadable with `weights_only`.
         info: The other fields of `CheckpointInfo`.
         keep: At least 1.
+
+    Raises:
+        RunError: The disk is full or cannot be written; what was there before is untouched.
     """
     final = root / f"step-{step:09d}"
     partial = root / f".partial-{final.name}"
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    torch.save(state, partial / STATE_FILE)
-    sync_file(partial / STATE_FILE)
-    sha256 = file_sha256(partial / STATE_FILE)
-    write_json(partial / INFO_FILE, {**info, "format_version": FORMAT_VERSION, "step": step, "sha256": sha256})
-    if final.exists():  # incomplete, or `list_checkpoints` would have known it
-        shutil.rmtree(final)
-    os.replace(partial, final)
-    sync_folder(root)
-    for old in list_checkpoints(root)[:-keep]:
-        shutil.rmtree(old.folder)
+    try:
+        partial.mkdir(parents=True)
+        sha256 = write_state(partial / STATE_FILE, state)
+        write_json(partial / INFO_FILE, {**info, "format_version": FORMAT_VERSION, "step": step, "sha256": sha256})
+        if final.exists():  # not complete, or this run would have gone on from it
+            shutil.rmtree(final)
+        os.replace(partial, final)
+        sync_folder(root)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        reason = explain_os_error(error)
+        if reason is None:
+            raise
+        raise RunError(
+            f"The checkpoint of step {step} cannot be written: {reason} Earlier checkpoints are untouched."
+        ) from error
+    for old in checkpoint_folders(root)[:-keep]:
+        shutil.rmtree(old)
     return final
+
+
+def write_state(path: Path, state: dict[str, Any]) -> str:
+    """Writes a state to disk and returns its SHA-256, which is computed on the way: reading it back would take as long."""
+    with path.open("wb") as file:
+        writer = HashingWriter(file)
+        try:
+            torch.save(state, writer)  # type: ignore[arg-type]
+        except RuntimeError as error:  # torch hides the reason for which a write failed
+            raise writer.error or error from error
+        file.flush()
+        os.fsync(file.fileno())
+    return writer.digest.hexdigest()
+
+
+class HashingWriter:
+    """A file to write from front to back that knows the SHA-256 of what was written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.digest = file, hashlib.sha256()
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            error.filename = error.filename or self.file.name
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
 
 
 def set_aside_after(root: Path, step: int) -> list[Path]:
@@ -110,17 +160,39 @@ def set_aside_after(root: Path, step: int) -> list[Path]:
         Their new names.
     """
     renamed = []
-    for info in list_checkpoints(root):
-        if info.step > step:
-            target = root / f"abandoned-{info.folder.name}"
+    for folder in checkpoint_folders(root):
+        if int(folder.name.removeprefix("step-")) > step:
+            target = root / f"abandoned-{folder.name}"
             shutil.rmtree(target, ignore_errors=True)
-            renamed.append(info.folder.rename(target))
+            renamed.append(folder.rename(target))
     return renamed
 
 
-def list_checkpoints(root: Path) -> list[CheckpointInfo]:
-    """Returns the complete checkpoints of a run, oldest first."""
-    return [read_info(folder) for folder in sorted(root.glob("step-*")) if (folder / INFO_FILE).is_file()]
+def checkpoint_folders(root: Path) -> list[Path]:
+    """Returns the folders of a run's checkpoints, oldest first."""
+    return sorted(folder for folder in root.glob("step-*") if folder.name.removeprefix("step-").isdecimal())
+
+
+def find_intact(root: Path) -> tuple[CheckpointInfo | None, list[str]]:
+    """Returns the newest checkpoint whose bytes are those that were written, and what is wrong with newer ones.
+
+    Raises:
+        InputError: There are checkpoints, but all are damaged; or the newest has a format of another version.
+    """
+    complaints = []
+    for folder in reversed(checkpoint_folders(root)):
+        try:
+            info = read_info(folder)
+            verify_state(info)
+        except DamagedCheckpoint as error:
+            complaints.append(str(error))
+        else:
+            return info, complaints
+    if complaints:
+        raise InputError(
+            f"{root} has no intact checkpoint: {' '.join(complaints)} Choose another `run.name` to start anew."
+        )
+    return None, []
 
 
 def read_info(folder: Path) -> CheckpointInfo:
@@ -147,24 +219,60 @@ def read_info(folder: Path) -> CheckpointInfo:
             manifest_id=content["manifest_id"],
             world_size=content["world_size"],
             config=content["config"],
+            sha256=content["sha256"],
         )
     except InputError:
         raise
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder} is not a complete checkpoint: {INFO_FILE} cannot be read ({error!r}).") from error
+        raise DamagedCheckpoint(
+            f"{folder} is not a complete checkpoint: {INFO_FILE} cannot be read ({error!r})."
+        ) from error
+
+
+def open_checkpoint(place: Path) -> CheckpointInfo:
+    """Returns a checkpoint, or the newest one of a run's folder, after comparing its file with its checksum.
+
+    Raises:
+        InputError: There is none, or it is damaged.
+    """
+    if not (place / CHECKPOINTS).is_dir():
+        info = read_info(place)
+        verify_state(info)
+        return info
+    found, complaints = find_intact(place / CHECKPOINTS)
+    if complaints:
+        raise InputError(complaints[0])
+    if found is None:
+        raise InputError(f"{place} has no complete checkpoint yet.")
+    return found
+
+
+def verify_state(info: CheckpointInfo) -> None:
+    """Compares a checkpoint's file with its checksum.
+
+    Raises:
+        DamagedCheckpoint: They differ.
+    """
+    path = info.folder / STATE_FILE
+    if not path.is_file() or file_sha256(path) != info.sha256:
+        raise DamagedCheckpoint(
+            f"{path} is damaged: its SHA-256 is not the one in {INFO_FILE}. Use an earlier checkpoint."
+        )
 
 
 def load_state(info: CheckpointInfo) -> dict[str, Any]:
-    """Loads a checkpoint's tensors on the CPU, after comparing the file with its checksum.
+    """Loads the tensors of a checkpoint that has been verified, on the CPU.
 
     Raises:
-        InputError: The file is damaged.
+        InputError: The file holds something else than tensors, numbers and strings; nothing of it is executed.
     """
     path = info.folder / STATE_FILE
-    expected = json.loads((info.folder / INFO_FILE).read_text(encoding="utf-8"))["sha256"]
-    if not path.is_file() or file_sha256(path) != expected:
-        raise InputError(f"{path} is damaged: its SHA-256 is not the one in {INFO_FILE}. Use an earlier checkpoint.")
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path} holds objects that would run code when they are loaded. It is not one of ours."
+        ) from error
     return state
 
 

@@ -3,6 +3,7 @@
 No collective runs inside the loop, so ranks may have different numbers of batches; the counters are added up at the end.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,11 +96,21 @@ class Evaluator:
 
     def __call__(self) -> TaskMetrics:
         """Evaluates the weights as they are now."""
+        metrics = self.run(lambda: True)
+        assert metrics is not None
+        return metrics
+
+    def run(self, keep_on: Callable[[], bool]) -> TaskMetrics | None:
+        """Evaluates the weights as they are now.
+
+        Args:
+            keep_on: Called before each batch; the evaluation ends without a result, on all ranks, if it says no on any.
+        """
         was_training = self.model.training
         self.model.eval()
         self.predictor.start()
         counters = TaskCounters([head.out_features for head in self.model.heads], self.accelerator.device)  # type: ignore[misc]
-        damage = list[Damage]()
+        damage, broken_off = list[Damage](), torch.zeros(1, device=self.accelerator.device)
         source = EvaluationBatches(
             self.data.rows,
             self.data.reader,
@@ -110,6 +121,9 @@ class Evaluator:
         with self.accelerator.autocast():
             pin = self.accelerator.device.type == "cuda"
             for batch in build_loader(source, self.data.image_size, self.data.workers, pin):
+                if not keep_on():
+                    broken_off += 1
+                    break
                 damage += batch.damage
                 labels = self.data.labels[batch.rows]
                 labels[~batch.valid] = MISSING
@@ -119,8 +133,9 @@ class Evaluator:
         if self.accelerator.num_processes > 1:
             dist.all_reduce(counters.counts)
             dist.all_reduce(counters.losses)
+            dist.all_reduce(broken_off)
         self.model.train(was_training)
-        return counters.compute()
+        return None if broken_off.item() else counters.compute()
 
     def _count(self, counters: TaskCounters, batch: ImageBatch, labels: np.ndarray) -> None:
         """Runs every task on the images of a batch that carry its label, `labels` being `(batch, num_tasks)`."""

@@ -11,7 +11,7 @@ from matl_scale.errors import InputError
 from matl_scale.models import RoutedModel
 from matl_scale.routing.masks import EarlierMasks
 from matl_scale.routing.statistics import task_norms
-from matl_scale.train.checkpoint import CHECKPOINTS, CheckpointInfo, list_checkpoints, load_state, read_info
+from matl_scale.train.checkpoint import CheckpointInfo, load_state, open_checkpoint
 from matl_scale.train.setup import RunData
 
 MASK_PREFIX, MASK_SUFFIX = "trunk.routers.", ".mask"
@@ -22,17 +22,14 @@ def find_start(config: Config) -> CheckpointInfo | None:
     """Returns the checkpoint that `run.start_from` names, or the newest one of the run that it names.
 
     Raises:
-        InputError: There is none.
+        InputError: There is none, or it is damaged.
     """
     if not config.run.start_from:
         return None
-    folder = Path(config.run.start_from)
-    if not (folder / CHECKPOINTS).is_dir():
-        return read_info(folder)
-    found = list_checkpoints(folder / CHECKPOINTS)
-    if not found:
-        raise InputError(f"`run.start_from`: {folder} has no complete checkpoint.")
-    return found[-1]
+    try:
+        return open_checkpoint(Path(config.run.start_from))
+    except InputError as error:
+        raise InputError(f"`run.start_from`: {error}") from error
 
 
 def check_start(start: CheckpointInfo, config: dict[str, dict[str, Any]], data: RunData) -> None:

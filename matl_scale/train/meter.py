@@ -4,6 +4,7 @@ import contextlib
 import resource
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -11,44 +12,89 @@ import torch
 from matl_scale.train.step import StepResult
 
 
+@dataclass
+class Tally:
+    """What steps have reported. A checkpoint keeps it, so that a record is the same if the run is stopped before it.
+
+    Attributes:
+        losses: Of the slots with labels since the last record.
+        norms: Gradient norms since the last record.
+        labelled: Labelled samples since the last record.
+        steps: Steps since the last record.
+        skipped: Skipped steps of the whole run.
+        damaged: Damaged images met in the whole run.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
+    labelled: float = 0.0
+    steps: int = 0
+    skipped: int = 0
+    damaged: int = 0
+
+    def add(self, result: StepResult) -> None:
+        """Adds one step."""
+        ran = result.sync.labelled > 0
+        self.losses += result.sync.losses[ran].tolist()
+        self.norms.append(result.grad_norm)
+        self.labelled += float(result.sync.labelled.sum())
+        self.steps += 1
+        self.skipped += int(result.skipped)
+        self.damaged += int(result.sync.damaged.sum())
+
+    def take(self, images_per_step: int) -> dict[str, float]:
+        """Returns the metrics since the last record, skipped steps left out of the means, and begins the next one."""
+        metrics = {
+            "train/loss": finite_mean(self.losses),
+            "train/grad_norm": finite_mean(self.norms),
+            "train/labelled_share": self.labelled / max(self.steps * images_per_step, 1),
+            "train/skipped_steps": float(self.skipped),
+            "train/damaged_images": float(self.damaged),
+        }
+        self.losses, self.norms, self.labelled, self.steps = [], [], 0.0, 0
+        return metrics
+
+
+def finite_mean(values: list[float]) -> float:
+    finite = [value for value in values if np.isfinite(value)]
+    return float(np.mean(finite)) if finite else float("nan")
+
+
 class Meter:
-    """Collects what steps report until `record` is called.
+    """Measures the steps of this process until `record` is called.
 
     Args:
+        tally: Of the run.
         images_per_step: Images that all ranks together train on in a step, if no task has fewer.
     """
 
-    def __init__(self, images_per_step: int) -> None:
-        self.images_per_step = images_per_step
+    def __init__(self, tally: Tally, images_per_step: int) -> None:
+        self.tally, self.images_per_step = tally, images_per_step
         self.loss = float("nan")  # of the last step
-        self.skipped_total = 0
-        self.damaged_total = 0
         self._reset()
 
     def _reset(self) -> None:
         self._start = time.perf_counter()
-        self._steps, self._wait_s, self._sync_bytes = 0, 0.0, 0
-        self._losses: list[float] = []
-        self._norms: list[float] = []
-        self._labelled = 0.0
+        self._steps, self._labelled, self._wait_s, self._sync_bytes = 0, 0.0, 0.0, 0
 
     def update(self, result: StepResult) -> None:
         """Adds one step."""
         ran = result.sync.labelled > 0
         self.loss = float(result.sync.losses[ran].mean()) if ran.any() else float("nan")
-        self._losses += result.sync.losses[ran].tolist()
-        self._labelled += float(result.sync.labelled.sum())
-        if result.grad_norm is not None:
-            self._norms.append(result.grad_norm)
+        self.tally.add(result)
         self._steps += 1
+        self._labelled += float(result.sync.labelled.sum())
         self._wait_s += result.data_wait_s
         self._sync_bytes = result.sync.num_bytes
-        self.skipped_total += int(result.skipped)
-        self.damaged_total += int(result.sync.damaged.sum())
 
     @property
     def images_per_s(self) -> float:
         return self._labelled / max(time.perf_counter() - self._start, 1e-9)
+
+    @property
+    def step_s(self) -> float:
+        """Seconds per step since the last record."""
+        return (time.perf_counter() - self._start) / max(self._steps, 1)
 
     @property
     def wait_share(self) -> float:
@@ -64,22 +110,15 @@ class Meter:
 
     def record(self) -> dict[str, float]:
         """Returns the metrics since the last call and starts anew."""
-        elapsed_s = time.perf_counter() - self._start
         metrics = {
-            "train/loss": float(np.mean(self._losses)) if self._losses else float("nan"),
             "train/images_per_s": self.images_per_s,
-            "train/step_s": elapsed_s / max(self._steps, 1),
+            "train/step_s": self.step_s,
             "train/data_wait_share": self.wait_share,
-            "train/labelled_share": self._labelled / max(self._steps * self.images_per_step, 1),
             "train/sync_bytes": float(self._sync_bytes),
-            "train/skipped_steps": float(self.skipped_total),
-            "train/damaged_images": float(self.damaged_total),
             "train/memory_gb": memory_gb(),
         }
-        if self._norms:
-            metrics["train/grad_norm"] = float(np.mean(self._norms))
         self._reset()
-        return metrics
+        return self.tally.take(self.images_per_step) | metrics
 
 
 def memory_gb() -> float:

@@ -30,6 +30,7 @@ from matl_scale.train.inherit import (
     rows_of,
     take_over,
 )
+from matl_scale.train.meter import Meter
 from matl_scale.train.optim import build_optimizer
 from matl_scale.train.sampling import TaskSampler, build_sampler
 from matl_scale.train.setup import TRAIN_SPLIT, RunData, build_network
@@ -42,12 +43,12 @@ class Parts:
     """What the loop works with, built from the config; none of it is changed but the state."""
 
     state: TrainState
+    meter: Meter
     train_step: TrainStep
     sampler: TaskSampler
     order: TaskOrder
     batches: Generator[ImageBatch, None, None]
     evaluator: Evaluator
-    images_per_step: int
     epochs_per_step: float
 
 
@@ -139,6 +140,7 @@ def build_parts(
     pin = accelerator.device.type == "cuda"
     return Parts(
         state=state,
+        meter=Meter(state.tally, num_slots * config.data.batch_size),
         train_step=TrainStep(
             accelerator=accelerator,
             model=model,
@@ -161,7 +163,6 @@ def build_parts(
             config.train.channels_last,
             config.run.folder,
         ),
-        images_per_step=num_slots * config.data.batch_size,
         epochs_per_step=num_slots * config.data.batch_size / len(rows),
     )
 

@@ -1,6 +1,7 @@
 """What a run finds in its folder when it starts, and what it leaves there."""
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,9 +12,9 @@ from matl_scale.tracking.local import METRICS_FILE, LocalLog
 from matl_scale.train.checkpoint import (
     CHECKPOINTS,
     CheckpointInfo,
+    find_intact,
     hash_masks,
-    list_checkpoints,
-    read_info,
+    open_checkpoint,
     save_checkpoint,
     set_aside_after,
 )
@@ -21,38 +22,67 @@ from matl_scale.train.setup import TRAIN_SPLIT, RunData
 from matl_scale.train.state import TrainState
 
 CONFIG_FILE = "config.yaml"
+LOCK_FILE = ".lock"
 
 
-def find_checkpoint(config: Config) -> CheckpointInfo | None:
-    """Returns the checkpoint to go on from, by `run.resume`."""
+@contextlib.contextmanager
+def lock_run(folder: Path) -> Iterator[None]:
+    """Makes a run's folder if it is not there and holds its lock. A folder that nothing was written into goes again.
+
+    Raises:
+        InputError: Another process works in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock_folder(folder):
+        try:
+            yield
+        finally:
+            if [path.name for path in folder.iterdir()] == [LOCK_FILE]:
+                (folder / LOCK_FILE).unlink()
+                folder.rmdir()
+
+
+def find_checkpoint(config: Config) -> tuple[CheckpointInfo | None, list[str]]:
+    """Returns the checkpoint to go on from, by `run.resume`, and what is wrong with newer ones."""
     folder = config.run.folder
     if config.run.resume not in ("auto", "never"):
-        return read_info(Path(config.run.resume))
-    found = list_checkpoints(folder / CHECKPOINTS)
+        return open_checkpoint(Path(config.run.resume)), []
     if config.run.resume == "auto":
-        return found[-1] if found else None
-    if found or (folder / METRICS_FILE).exists():
+        return find_intact(folder / CHECKPOINTS)
+    if (folder / CHECKPOINTS).exists() or (folder / METRICS_FILE).exists():
         raise InputError(
             f"{folder} is not empty: it holds an earlier run. Choose another `run.name`, or `run.resume` auto to go on."
         )
-    return None
+    return None, []
 
 
-def open_folder(config: Config, kept: tuple[float, float], step: int, stack: contextlib.ExitStack) -> None:
-    """Locks the run's folder, writes the config into it, and drops what an earlier start left after `step`.
+def open_folder(config: Config, kept: tuple[float, float], step: int) -> bool:
+    """Writes the config into the run's folder, and drops what an earlier start left after `step`.
 
     Args:
         config: Of the run.
         kept: Smallest and largest share of a layer's units that a task keeps.
         step: Steps done.
-        stack: Holds the lock.
+
+    Returns:
+        Whether the evaluation that belongs to `step` is missing, because the run was ended before or in it.
     """
     folder = config.run.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    stack.enter_context(lock_folder(folder))
     write_text(folder / CONFIG_FILE, f"# {describe_kept(config, kept)}\n{dump_config(config)}")
-    LocalLog(folder).forget_after(step)
+    log = LocalLog(folder)
+    log.forget_after(step)
     set_aside_after(folder / CHECKPOINTS, step)
+    return is_evaluated_after(config, step) and (step, config.eval.split) not in log.evaluations()
+
+
+def is_evaluated_after(config: Config, step: int) -> bool:
+    """Returns whether an evaluation follows a step."""
+    return step > 0 and (is_due(step, config.eval.every) or step == config.train.steps)
+
+
+def is_due(step: int, every: int) -> bool:
+    """Returns whether something that happens every `every` steps happens after `step`; never if `every` is 0."""
+    return every > 0 and step % every == 0
 
 
 def describe_kept(config: Config, kept: tuple[float, float]) -> str:
@@ -69,13 +99,26 @@ def changes_since(checkpoint: CheckpointInfo, config: Config, data: RunData, wor
     """Lists in what a run that goes on differs from the one that wrote the checkpoint."""
     changes = describe_changes(checkpoint.config, config)
     if checkpoint.world_size != world_size:
-        changes.append(f"world size: {checkpoint.world_size} → {world_size}")
+        changes.append(describe_world_size(checkpoint, config, world_size))
     if checkpoint.manifest_id != data.manifest.id:
         changes.append(f"labels or other splits of {data.manifest.root} have changed")
     newest = data.manifest.entries[-1]["version"]
     if data.manifest.version != newest:
         changes.append(f"labels are those of version {data.manifest.version}; the newest is {newest} (`data.version`)")
     return changes
+
+
+def describe_world_size(checkpoint: CheckpointInfo, config: Config, world_size: int) -> str:
+    """Says what another number of ranks means for a run that goes on."""
+    slots_before = checkpoint.world_size * checkpoint.config["train"]["accumulate"]
+    slots = world_size * config.train.accumulate
+    text = f"world size: {checkpoint.world_size} → {world_size}"
+    if slots == slots_before:
+        return f"{text}; a step still averages over {slots} batches, so the network stays the same to rounding"
+    hint = ""
+    if slots_before % world_size == 0:
+        hint = f" (train.accumulate {slots_before // world_size} would keep {slots_before})"
+    return f"{text}; a step averages over {slots} batches instead of {slots_before}{hint}"
 
 
 def save_state(config: Config, data: RunData, state: TrainState, world_size: int) -> None:

@@ -1,6 +1,6 @@
 """Everything a resume needs, and its way into and out of a checkpoint."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
 import numpy as np
@@ -8,6 +8,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from matl_scale.models import RoutedModel
+from matl_scale.train.meter import Tally
 
 
 @dataclass
@@ -22,6 +23,7 @@ class TrainState:
         step: Steps done.
         slots: Slots done on all ranks together: how far the batches and the tasks have been read.
         draws: Slots that each task has had, shape `(num_tasks,)`.
+        tally: What steps have reported since the last record.
     """
 
     model: RoutedModel
@@ -31,6 +33,7 @@ class TrainState:
     step: int = 0
     slots: int = 0
     draws: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    tally: Tally = field(default_factory=Tally)
 
     @property
     def evaluated(self) -> RoutedModel:
@@ -54,6 +57,7 @@ class TrainState:
             "step": self.step,
             "slots": self.slots,
             "draws": torch.from_numpy(self.draws),
+            "tally": asdict(self.tally),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -69,6 +73,7 @@ class TrainState:
             self.ema.load_state_dict(state["ema"])
         self.step, self.slots = state["step"], state["slots"]
         self.draws = state["draws"].numpy().copy()
+        self.tally = Tally(**state["tally"])
 
 
 def build_ema(model: RoutedModel, decay: float) -> AveragedModel | None:

@@ -1,5 +1,6 @@
 """One optimizer step on W ranks: a forward and backward pass per slot, one exchange, one update."""
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch.nn import functional
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from matl_scale.data.augment import Transform, augment_batch, normalise
 from matl_scale.data.loader import ImageBatch
@@ -58,17 +60,28 @@ class StepResult:
 
     Attributes:
         sync: Losses and label counts of all slots of all ranks.
-        grad_norm: Before clipping; None if clipping is off.
+        tasks: The task of every slot, shape `(num_slots,)`.
+        rows: Of the samples in each of this rank's slots.
+        grad_norm: Of all parameters together, before clipping.
         data_wait_s: How long this rank waited for batches.
-        skipped: Whether the gradient scaler dropped the update (fp16 overflow).
+        nonfinite: Tasks of a skipped step whose loss or gradient is not finite, as far as that can be told apart.
+        overflow: Whether the gradient scaler dropped the update (fp16).
         damage: Samples of this rank's batches that cannot be read.
     """
 
     sync: SyncResult
-    grad_norm: float | None
+    tasks: np.ndarray
+    rows: list[np.ndarray]
+    grad_norm: float
     data_wait_s: float
-    skipped: bool
+    nonfinite: list[int]
+    overflow: bool
     damage: list[Damage]
+
+    @property
+    def skipped(self) -> bool:
+        """Whether the step changed nothing; the same on all ranks."""
+        return bool(self.nonfinite) or self.overflow
 
 
 class TrainStep:
@@ -103,32 +116,44 @@ class TrainStep:
         self._trunk_parameters = list(model.trunk.parameters())
         self._touched = list(model.parameters())  # those that may have a gradient
 
-    def __call__(self, tasks: np.ndarray, batches: Iterator[ImageBatch]) -> StepResult:
-        """Runs one step.
+    def __call__(self, tasks: np.ndarray, batches: Iterator[ImageBatch], stop: bool = False) -> StepResult:
+        """Runs one step. If a loss or gradient of any rank is not finite, nothing changes on all of them.
 
         Args:
             tasks: The task of every slot of all ranks, shape `(num_slots,)`.
             batches: Of this rank.
+            stop: Whether this rank was asked to stop, which the others learn from the result.
         """
         self._begin(tasks)
         slots = range(self.accelerator.process_index, len(tasks), self.accelerator.num_processes)
         self.trunk.begin_step(tasks[slots].tolist())
-        data_wait_s, damage = 0.0, list[Damage]()
+        data_wait_s, damage, rows = 0.0, list[Damage](), list[np.ndarray]()
         for slot in slots:
             start = time.perf_counter()
             batch = next(batches)
             data_wait_s += time.perf_counter() - start
             damage += batch.damage
+            rows.append(batch.rows)
             with self.trunk.accumulating(is_last=slot == slots[-1]):
                 self._run_slot(slot, int(tasks[slot]), batch)
-        result = self.sync.exchange(tasks)
+        scaled = self.accelerator.scaler is not None
+        result = self.sync.exchange(tasks, stop, scaled)
         grad_norm = self._clip()
-        self.optimizer.step()
+        nonfinite = result.nonfinite
+        if not (nonfinite or scaled or math.isfinite(grad_norm)):
+            nonfinite = np.unique(tasks).tolist()  # from the trunk: the gradients of all ranks are in the sum
+        if not nonfinite:
+            self.sync.apply_statistics()
+        if scaled or not nonfinite:  # the scaler sees by itself what is not finite, and has to see it
+            self.optimizer.step()
         return StepResult(
             sync=result,
+            tasks=tasks,
+            rows=rows,
             grad_norm=grad_norm,
             data_wait_s=data_wait_s,
-            skipped=bool(self.accelerator.optimizer_step_was_skipped),
+            nonfinite=nonfinite,
+            overflow=scaled and bool(self.accelerator.optimizer_step_was_skipped),
             damage=damage,
         )
 
@@ -161,10 +186,13 @@ class TrainStep:
     def _seed(self, purpose: str, batch: ImageBatch) -> int:
         return derive_seed(self.seed, purpose, batch.index)
 
-    def _clip(self) -> float | None:
-        if not self.config.clip_norm:
-            return None
-        return float(self.accelerator.clip_grad_norm_(self._touched, self.config.clip_norm))
+    def _clip(self) -> float:
+        """Returns the norm of all gradients, which are equal on all ranks by now, and clips them if asked to."""
+        self.accelerator.unscale_gradients()
+        norm = get_total_norm([parameter.grad for parameter in self._touched if parameter.grad is not None])
+        if self.config.clip_norm:
+            clip_grads_with_norm_(self._touched, self.config.clip_norm, norm)
+        return float(norm)
 
 
 def select_labelled(labels: np.ndarray, valid: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:

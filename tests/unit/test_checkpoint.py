@@ -1,5 +1,7 @@
 """Checkpoints: complete or absent, pruned in the right order, checked when loaded."""
 
+import errno
+import subprocess
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -8,13 +10,16 @@ import torch
 
 from matl_scale import InputError
 from matl_scale.config import Config
+from matl_scale.errors import RunError
 from matl_scale.models import RoutingConfig
 from matl_scale.train import checkpoint as checkpoints
 from matl_scale.train.checkpoint import (
     check_network,
     check_resumable,
-    list_checkpoints,
+    checkpoint_folders,
+    find_intact,
     load_state,
+    open_checkpoint,
     read_info,
     save_checkpoint,
     set_aside_after,
@@ -37,11 +42,23 @@ def save(root: Path, step: int, keep: int = 2) -> Path:
     return save_checkpoint(root, step, {"step": step, "weight": torch.arange(3)}, INFO, keep)
 
 
+def steps(root: Path) -> list[int]:
+    return [read_info(folder).step for folder in checkpoint_folders(root)]
+
+
+def flip_a_bit(folder: Path) -> None:
+    data = bytearray((folder / "state.pt").read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / "state.pt").write_bytes(data)
+
+
 def test_the_newest_are_kept(tmp_path: Path) -> None:
     for step in (1, 5, 10, 100):
         save(tmp_path, step)
-    assert [info.step for info in list_checkpoints(tmp_path)] == [10, 100]
-    assert load_state(list_checkpoints(tmp_path)[-1])["weight"].tolist() == [0, 1, 2]
+    assert steps(tmp_path) == [10, 100]
+    newest, _ = find_intact(tmp_path)
+    assert newest is not None
+    assert load_state(newest)["weight"].tolist() == [0, 1, 2]
     assert len(list(tmp_path.iterdir())) == 2
 
 
@@ -50,29 +67,71 @@ def test_a_save_that_breaks_off_leaves_the_old_ones(tmp_path: Path, monkeypatch:
     save(tmp_path, 2)
 
     def full(*_: object) -> None:
-        raise OSError("No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device", "disk/checkpoint.json")
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "write_json", full)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(
+            RunError, match=r"step 3 cannot be written: disk/checkpoint.json: No space .* Free some space"
+        ):
             save(tmp_path, 3)
-    assert [info.step for info in list_checkpoints(tmp_path)] == [1, 2]
+    assert len(list(tmp_path.iterdir())) == 2  # what was written of it takes no space
+    assert steps(tmp_path) == [1, 2]
     save(tmp_path, 3)
-    assert [info.step for info in list_checkpoints(tmp_path)] == [2, 3]
+    assert steps(tmp_path) == [2, 3]
 
 
 def test_a_flipped_byte_is_found(tmp_path: Path) -> None:
     folder = save(tmp_path, 1)
-    data = bytearray((folder / "state.pt").read_bytes())
-    data[len(data) // 2] ^= 1
-    (folder / "state.pt").write_bytes(data)
+    flip_a_bit(folder)
     with pytest.raises(InputError, match=r"state\.pt is damaged"):
-        load_state(read_info(folder))
+        open_checkpoint(folder)
+    with pytest.raises(InputError, match=r"has no intact checkpoint: .*state\.pt is damaged"):
+        find_intact(tmp_path)
+
+
+@pytest.mark.parametrize("harm", ["a bit", "a missing file", "half a description"])
+def test_the_newest_intact_one_is_found(tmp_path: Path, harm: str) -> None:
+    save(tmp_path, 1)
+    folder = save(tmp_path, 2)
+    if harm == "a bit":
+        flip_a_bit(folder)
+    elif harm == "a missing file":
+        (folder / "state.pt").unlink()
+    else:
+        (folder / "checkpoint.json").write_text('{"format_version": 3, "st')
+    found, complaints = find_intact(tmp_path)
+    assert found is not None
+    assert found.step == 1
+    assert len(complaints) == 1
+    assert str(folder) in complaints[0]
+    set_aside_after(tmp_path, found.step)
+    assert steps(tmp_path) == [1]
+    assert (tmp_path / "abandoned-step-000000002").is_dir()
+
+
+def test_a_full_disk_leaves_the_earlier_ones(tmp_path: Path) -> None:
+    """On a real file system of two megabytes."""
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", tmp_path], check=False).returncode:
+        pytest.skip("only root can mount a file system")
+    try:
+        save(tmp_path, 1)
+        with pytest.raises(
+            RunError, match=r"step 2 cannot be written: .*state\.pt: No space left on device\. Free some"
+        ):
+            save_checkpoint(tmp_path, 2, {"weight": torch.zeros(1_000_000)}, INFO, 1)
+        assert [path.name for path in tmp_path.iterdir()] == ["step-000000001"]
+        open_checkpoint(tmp_path / "step-000000001")
+        subprocess.run(["mount", "-o", "remount,ro", tmp_path], check=True)
+        with pytest.raises(RunError, match=r"step 2 cannot be written: .* Choose a folder that can be written"):
+            save(tmp_path, 2)
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
 
 
 def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path) -> None:
     folder = save_checkpoint(tmp_path, 1, {"bad": Path("x")}, INFO, 1)
-    with pytest.raises(Exception, match="Weights only load failed"):
+    with pytest.raises(InputError, match="would run code"):
         load_state(read_info(folder))
 
 
@@ -115,7 +174,7 @@ def test_going_back_sets_later_checkpoints_aside(tmp_path: Path) -> None:
         save(tmp_path, step, keep=9)
     set_aside_after(tmp_path, 6)
     save(tmp_path, 7, keep=1)
-    assert [info.step for info in list_checkpoints(tmp_path)] == [7]
+    assert steps(tmp_path) == [7]
     assert (tmp_path / "abandoned-step-000000010").is_dir()
 
 
@@ -127,5 +186,5 @@ def test_a_folder_that_is_no_checkpoint(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_format_is_refused(tmp_path: Path) -> None:
     info = save(tmp_path, 3) / checkpoints.INFO_FILE
     info.write_text(info.read_text().replace(f'"format_version": {checkpoints.FORMAT_VERSION}', '"format_version": 1'))
-    with pytest.raises(InputError, match="has checkpoint format 1; this version of matl_scale reads 2"):
-        list_checkpoints(tmp_path)
+    with pytest.raises(InputError, match="has checkpoint format 1; this version of matl_scale reads 3"):
+        find_intact(tmp_path)

@@ -20,12 +20,12 @@ from matl_scale.models import ModelConfig, RoutedModel, RoutingConfig
 from matl_scale.routing.router import TaskRouter
 from matl_scale.routing.statistics import task_norms
 from matl_scale.tracking.local import TrackConfig
-from matl_scale.train.checkpoint import CheckpointConfig
+from matl_scale.train.checkpoint import CheckpointConfig, open_checkpoint
 from matl_scale.train.evaluate import EvalConfig
 from matl_scale.train.inherit import find_start
 from matl_scale.train.loop import train
 from matl_scale.train.parts import build_start
-from matl_scale.train.restore import choose_checkpoint, restore_network
+from matl_scale.train.restore import restore_network
 from matl_scale.train.setup import build_accelerator, open_data
 from matl_scale.train.step import TrainConfig
 
@@ -46,7 +46,7 @@ def build_config(folder: Path, data: Path, name: str, **run: str) -> Config:
 def run(config: Config) -> RoutedModel:
     """Trains and returns the network of the last checkpoint."""
     train(config, build_accelerator("fp32"))
-    return restore_network(config, open_data(config), choose_checkpoint(config), torch.device("cpu")).eval()
+    return restore_network(config, open_data(config), open_checkpoint(config.run.folder), torch.device("cpu")).eval()
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,108 @@
+"""Ends a process that does not get on, and says where it was: a rank that waits for another one forever says nothing itself."""
+
+import contextlib
+import math
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+
+import torch.distributed as dist
+
+from matl_scale.errors import RunError
+
+EXIT_STUCK = 1
+ROLL_CALL_S = 10.0
+
+
+class Watchdog:
+    """Watches from a thread of its own; entered, it expects a `beat` at least every `timeout_s`.
+
+    Args:
+        timeout_s: Longest time without a beat.
+        rank: Of this process.
+        world_size: Number of processes. All of them have to build a watchdog.
+        leave: Ends the process.
+    """
+
+    def __init__(self, timeout_s: float, rank: int, world_size: int, leave: Callable[[int], object] = os._exit) -> None:
+        self.timeout_s, self.rank, self.world_size, self.leave = timeout_s, rank, world_size, leave
+        # collectives of one group block each other, and a GPU's cannot be left at all
+        self._roll_call = dist.new_group(backend="gloo") if world_size > 1 else None
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self.doing = "start"
+        self._since = time.monotonic()
+
+    def __enter__(self) -> "Watchdog":
+        self._since = time.monotonic()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closed.set()
+        self._thread.join()
+        if self._roll_call is not None:
+            dist.destroy_process_group(self._roll_call)
+
+    def beat(self, doing: str) -> None:
+        """Says that this process gets on, and with what."""
+        self.doing, self._since = doing, time.monotonic()
+
+    def rest(self) -> None:
+        """Says that what follows may take as long as it likes."""
+        self._since = math.inf
+
+    def _watch(self) -> None:
+        while not self._closed.wait(min(1.0, self.timeout_s / 4)):
+            if time.monotonic() - self._since > self.timeout_s:
+                print(f"{self.describe()}{self._call_roll()}", file=sys.stderr, flush=True)
+                self.leave(EXIT_STUCK)
+                return
+
+    def describe(self) -> str:
+        return (
+            f"rank {self.rank} of {self.world_size}: nothing has happened for {self.timeout_s:g} s (guard.timeout_s) in "
+            f"{self.doing}. "
+        )
+
+    def _call_roll(self) -> str:
+        """Finds out which ranks do not answer."""
+        if self._roll_call is None:
+            return "Something that this process reads or writes does not answer (file system, MLflow's disk, GPU)."
+        try:
+            dist.monitored_barrier(self._roll_call, timedelta(seconds=ROLL_CALL_S), wait_all_ranks=True)
+        except Exception as error:  # whatever a broken network raises: this process is about to end
+            return f"Ranks that do not answer: {one_line(error)}"
+        return (
+            "All ranks answer, so one of them waits for something else (file system, GPU) or runs another collective."
+        )
+
+
+@contextlib.contextmanager
+def explain_lost_ranks(watchdog: Watchdog) -> Iterator[None]:
+    """Turns the errors of collectives into a line with rank, step and task.
+
+    Raises:
+        RunError: Another rank has ended, or cannot be reached.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_lost_rank(error):
+            raise
+        raise RunError(
+            f"rank {watchdog.rank} of {watchdog.world_size} has lost another rank in {watchdog.doing}: {one_line(error)}. The "
+            "first rank that failed says why. Start the run again: it goes on from its newest checkpoint."
+        ) from error
+
+
+def is_lost_rank(error: RuntimeError) -> bool:
+    """Returns whether a collective failed because of the network or of another rank."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
+
+
+def one_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
