@@ -1,5 +1,8 @@
 """What ranks do in the distributed tests. Importable by name, because ranks are other processes."""
 
+import os
+import signal
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -7,8 +10,10 @@ import torch.distributed as dist
 from accelerate import Accelerator
 
 from matl_scale.config import Config
+from matl_scale.errors import RunError
 from matl_scale.metrics import TaskMetrics
 from matl_scale.train import loop
+from matl_scale.train import step as step_module
 from matl_scale.train.checkpoint import hash_masks, open_checkpoint
 from matl_scale.train.evaluate import EvalConfig, Evaluator
 from matl_scale.train.restore import restore_network
@@ -94,5 +99,81 @@ def error_of(config: Config) -> str:
     try:
         loop.train(config, accelerator_of(config))
     except ValueError as error:
+        return str(error)
+    return ""
+
+
+def train_stopped(whole: Config, broken: Config, stop_at: int, in_evaluation: bool) -> list[int]:
+    """Trains one run to its end; the other one is stopped by a signal that only the last rank gets, and started again.
+
+    Returns:
+        The steps after which the second one ended, start by start.
+    """
+    accelerator = accelerator_of(whole)
+    loop.train(whole, accelerator)
+    last = accelerator.process_index == accelerator.num_processes - 1
+    run_evaluation, learning_rate = Evaluator.run, loop.learning_rate
+
+    def signalled_run(self: Evaluator, keep_on: Callable[[], bool]) -> TaskMetrics | None:
+        if last:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return run_evaluation(self, keep_on)
+
+    def signalled_rate(optim: Any, step: int, steps: int) -> float:
+        if last and step == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return learning_rate(optim, step, steps)
+
+    if in_evaluation:
+        Evaluator.run = signalled_run  # type: ignore[method-assign]
+    else:
+        loop.learning_rate = signalled_rate
+    outcomes = [loop.train(broken, accelerator)]
+    Evaluator.run, loop.learning_rate = run_evaluation, learning_rate  # type: ignore[method-assign]
+    assert outcomes[0].metrics is None
+    outcomes.append(loop.train(broken, accelerator))
+    assert outcomes[1].metrics is not None
+    return [outcome.step for outcome in outcomes]
+
+
+def with_nan(config: Config, bad_steps: list[int]) -> str:
+    """Trains a run in which rank 1 meets NaN in its images at some steps; returns the error with which it ends, if any."""
+    accelerator = accelerator_of(config)
+    normalise, steps = step_module.normalise, iter(range(10**6))
+
+    def broken_normalise(images: torch.Tensor) -> torch.Tensor:
+        images = normalise(images)
+        if next(steps) in bad_steps and accelerator.process_index == 1:
+            images[0, 0, 0, 0] = float("nan")
+        return images
+
+    step_module.normalise = broken_normalise  # type: ignore[attr-defined]
+    try:
+        loop.train(config, accelerator)
+    except RunError as error:
+        return str(error)
+    return ""
+
+
+def with_flipped_bit(config: Config, at_step: int) -> str:
+    """Flips a bit of a weight on the last rank before a step; returns the error with which the run ends."""
+    accelerator = accelerator_of(config)
+    learning_rate, build_parts = loop.learning_rate, loop.build_parts
+    built: list[Any] = []
+
+    def remember(*arguments: Any) -> Any:
+        built.append(build_parts(*arguments))
+        return built[0]
+
+    def flipping_rate(optim: Any, step: int, steps: int) -> float:
+        if step == at_step and accelerator.process_index == accelerator.num_processes - 1:
+            weight = built[0].state.model.heads[2].weight.data  # type: ignore[union-attr]
+            weight.view(torch.int64)[1, 3] ^= 1
+        return learning_rate(optim, step, steps)
+
+    loop.learning_rate, loop.build_parts = flipping_rate, remember
+    try:
+        loop.train(config, accelerator)
+    except RunError as error:
         return str(error)
     return ""

@@ -5,6 +5,8 @@ wrapped by Accelerate, which would split the batches a second time.
 """
 
 import os
+import signal
+import threading
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, Protocol
@@ -219,6 +221,15 @@ def build_loader(
 
 
 def leave_signals_to_the_rank(_: int) -> None:
-    """Takes a loader process out of its rank's process group, which launchers, job systems and Ctrl-C send signals to: the
-    rank finishes its step, and needs its batches for that."""
-    os.setpgid(0, 0)
+    """Lets a loader process be ended by its rank alone: launchers, job systems and Ctrl-C send signals to all processes, but
+    the rank finishes its step, and needs its batches for that."""
+    for number in (signal.SIGINT, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=obey_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def obey_parent(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)

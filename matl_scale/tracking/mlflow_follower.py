@@ -209,10 +209,6 @@ def read_status(folder: Path) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Entry point of the process: the run's folder, the experiment, and the parameters as JSON."""
-    import signal
-
-    # Ctrl-C reaches the whole process group; this process has to outlive the training to tell its end
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     folder, experiment, params = arguments
     # the process of an earlier start of this run may still be telling its end

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from pathlib import Path
 from matl_scale.files import write_json
 from matl_scale.tracking.local import STATUS_FILE
 
+LEFT_TO_THE_RUN = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR2}
 # a server that is away should be noticed soon: trying again is the follower's business
 DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -34,8 +36,13 @@ class MlflowProcess:
         command = [sys.executable, "-m", "matl_scale.tracking.mlflow_follower", str(folder), experiment, texts]
         # its thread pools would compete with the training
         environment = {**DEFAULTS, **os.environ, "OMP_NUM_THREADS": "1"}
-        # a session of its own: what ends the training process must not end the one that tells how it ended
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, start_new_session=True)
+        # what asks the training process to end must not end the one that tells how it ended: a process that is started
+        # while signals are blocked never gets them
+        signal.pthread_sigmask(signal.SIG_BLOCK, LEFT_TO_THE_RUN)
+        try:
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, LEFT_TO_THE_RUN)
 
     def close(self, status: str, wait_s: float) -> None:
         """Leaves the status and waits until the copy is complete or given up, but not longer than `wait_s`."""

@@ -1,0 +1,44 @@
+# What train.sbatch and sweep.sbatch share: `run_job ARGUMENTS…` starts node.sh on every node and ends the job as it should.
+# A wish to stop reaches the run as a file, because launchers die of signals before their ranks hear of them.
+
+EXIT_STOPPED=75 # of launch/train.py
+
+fail() {
+  echo "$(basename "${SLURM_JOB_NAME:-train}"): error: $*" >&2
+  exit 2
+}
+
+ask_to_stop() { # $1: the signal
+  echo "job ${SLURM_JOB_ID}: $1, asking the run to stop" >&2
+  echo "$1" >"$MATL_STOP_FILE"
+}
+
+run_job() {
+  [[ -n "${SLURM_JOB_ID:-}" ]] || fail "submit this script: sbatch --nodes=N launch/slurm/train.sbatch --config FILE."
+  command -v scontrol >/dev/null || fail "scontrol is not in the PATH of node $(hostname); add Slurm's bin folder in launch/slurm/site.sh."
+  local hosts
+  hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST") || fail "scontrol cannot tell the nodes of job $SLURM_JOB_ID."
+  [[ "${SLURM_NTASKS:-1}" == "$SLURM_JOB_NUM_NODES" ]] ||
+    fail "one task per node should be asked for: --nodes=N --ntasks-per-node=1. Got $SLURM_NTASKS tasks on $SLURM_JOB_NUM_NODES nodes."
+  export MASTER_HOST=${hosts%%$'\n'*}
+  export MASTER_JOB_PORT=$((20000 + SLURM_JOB_ID % 10000)) # a second job on the same nodes gets another one
+  export MATL_STOP_FILE=$PWD/.matl-stop-$SLURM_JOB_ID
+  export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1} # since 22.05 srun does not take it from the job
+  rm -f "$MATL_STOP_FILE" "$MATL_STOP_FILE.stopped"
+
+  local limit_is_near=0 code=0
+  trap 'limit_is_near=1; ask_to_stop SIGUSR2' USR2
+  trap 'ask_to_stop SIGTERM' TERM
+  srun --kill-on-bad-exit=1 launch/slurm/node.sh "$@" &
+  local srun_pid=$!
+  while wait "$srun_pid"; code=$?; kill -0 "$srun_pid" 2>/dev/null; do :; done # a trap interrupts `wait`
+  if [[ -e "$MATL_STOP_FILE.stopped" ]]; then
+    code=$EXIT_STOPPED
+  fi
+  rm -f "$MATL_STOP_FILE" "$MATL_STOP_FILE.stopped"
+  echo "job $SLURM_JOB_ID: the run ended with exit code $code" >&2
+  if [[ $code == "$EXIT_STOPPED" && $limit_is_near == 1 ]]; then
+    scontrol requeue "$SLURM_JOB_ID" # after a preemption Slurm does it itself; after scancel nobody should
+  fi
+  exit "$code"
+}

@@ -1,0 +1,32 @@
+#!/bin/bash
+# Started by srun once on every node of a job: `accelerate launch` for the processes of this node.
+set -uo pipefail
+if [[ -f launch/slurm/site.sh ]]; then
+  source launch/slurm/site.sh
+fi
+export PATH="$PWD/.venv/bin:$PATH"
+
+gpus=${SLURM_GPUS_ON_NODE:-0}
+per_node=${PROCESSES_PER_NODE:-$((gpus > 0 ? gpus : 1))}
+if ((gpus == 0)); then
+  export ACCELERATE_USE_CPU=true
+fi
+if ((per_node * SLURM_JOB_NUM_NODES == 1)); then
+  launcher=(python)
+else
+  launcher=(accelerate launch --config_file launch/accelerate/multi_node.yaml
+    --num_machines "$SLURM_JOB_NUM_NODES" --num_processes $((per_node * SLURM_JOB_NUM_NODES)) --machine_rank "$SLURM_NODEID"
+    --main_process_ip "$MASTER_HOST" --main_process_port "$MASTER_JOB_PORT" --max_restarts "${MAX_RESTARTS:-0}")
+fi
+
+# Slurm's TERM reaches all processes of the job. A launcher would end its ranks after 30 seconds, so it has to ignore it;
+# what is ignored when a process starts stays ignored unless it asks for the signal, as the ranks do.
+export PET_SIGNALS_TO_HANDLE=SIGQUIT # of torchrun's own options, which accelerate does not know
+(
+  trap '' TERM USR2
+  exec "${launcher[@]}" launch/train.py "$@"
+) &
+trap 'echo SIGTERM >"$MATL_STOP_FILE"' TERM
+pid=$!
+while wait "$pid"; code=$?; kill -0 "$pid" 2>/dev/null; do :; done
+exit "$code"

@@ -1,0 +1,100 @@
+"""Runs that are stopped, or that have to stop, on real ranks over gloo."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import rank_work
+from ranks import run_ranks
+from run_configs import ADAMW, assert_identical, build_config, saved_state
+from shard_sets import ShardSet
+
+from matl_scale.config import Config
+from matl_scale.data.loader import DataConfig
+from matl_scale.tracking.local import TrackConfig
+from matl_scale.train.checkpoint import CheckpointConfig
+from matl_scale.train.evaluate import EvalConfig
+from matl_scale.train.guards import GuardConfig
+from matl_scale.train.sampling import TasksConfig
+from matl_scale.train.step import TrainConfig
+
+TIMES = ("time", "train/images_per_s", "train/step_s", "train/data_wait_share", "train/memory_gb")
+
+
+def records(config: Config) -> list[dict[str, Any]]:
+    """Returns a run's records, without what a clock or the system measured."""
+    lines = (config.run.folder / "metrics.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key not in TIMES} for line in lines]
+
+
+@pytest.mark.parametrize(("world_size", "in_evaluation"), [(1, False), (2, False), (2, True)])
+def test_stopped_and_started_again_equals_uninterrupted(
+    world_size: int, in_evaluation: bool, small_set: ShardSet, tmp_path: Path
+) -> None:
+    """Weights, records and evaluations; one rank alone gets the signal."""
+    sections = {
+        "train": TrainConfig(steps=9, precision="fp32", accumulate=2, ema_decay=0.9, clip_norm=0.5),
+        "data": DataConfig(path=str(small_set.root), batch_size=6, workers=1, augment="crop-flip"),
+        "tasks": TasksConfig(),
+        "optim": ADAMW,
+        "checkpoint": CheckpointConfig(every=3),
+        "eval": EvalConfig(every=4, batch_size=7),
+        "track": TrackConfig(mlflow=False, every=3),
+    }
+    whole, broken = (build_config(tmp_path, small_set, name, **sections) for name in ("whole", "broken"))
+    work = (rank_work.train_stopped, tmp_path / "ranks", whole, broken, 4, in_evaluation)
+    steps = run_ranks(world_size, *work)
+    assert steps == [[4 if in_evaluation else 5, 9]] * world_size
+    assert_identical(saved_state(whole), saved_state(broken))
+    assert records(whole) == records(broken)
+    tables = [pq.read_table(config.run.folder / "per_task.parquet") for config in (whole, broken)]
+    assert tables[0].equals(tables[1])
+
+
+def test_steps_with_nan_are_skipped_on_all_ranks(small_set: ShardSet, tmp_path: Path) -> None:
+    """A run with NaN in two steps equals one whose parameters were left alone in them, and goes on."""
+    config = build_config(tmp_path, small_set, "nan", train=TrainConfig(steps=6, precision="fp32"), optim=ADAMW)
+    config = replace(config, checkpoint=CheckpointConfig(every=1, keep=9))
+    assert run_ranks(2, rank_work.with_nan, tmp_path / "ranks", config, [2, 3]) == ["", ""]
+    folders = sorted((config.run.folder / "checkpoints").iterdir())
+    states = [saved_state(config, folder) for folder in folders]
+    for step in (3, 4):
+        assert_identical(states[step - 1]["model"], states[1]["model"])
+        assert_identical(states[step - 1]["optimizer"]["state"], states[1]["optimizer"]["state"])
+    assert not all((states[5]["model"][name] == value).all() for name, value in states[1]["model"].items())
+    assert states[5]["draws"].sum() == 12
+    assert [record["train/skipped_steps"] for record in records(config) if "train/lr" in record] == [0, 0, 1, 2, 2, 2]
+
+
+def test_nan_in_every_step_stops_the_run_with_the_samples(small_set: ShardSet, tmp_path: Path) -> None:
+    guard = GuardConfig(max_nonfinite=2)
+    config = build_config(tmp_path, small_set, "nan", guard=guard, checkpoint=CheckpointConfig(every=1))
+    errors = run_ranks(2, rank_work.with_nan, tmp_path / "ranks", config, [1, 2, 3, 4])
+    assert errors[0] == errors[1]
+    assert errors[0].startswith("3 steps in a row had a loss or gradient that is not finite")
+    with (config.run.folder / "nonfinite.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["step"] for row in rows} == {"4"}
+    suspects = {row["task"] for row in rows if row["suspect"] == "True"}
+    assert len(suspects) == 1
+    assert f"task {suspects.pop()}." in errors[0]
+    assert {row["rank"] for row in rows if row["loss"] == "nan"} == {"1"}
+    known = set(small_set.manifest.samples["key"].to_pylist())
+    assert all(row["key"] in known for row in rows)
+    assert saved_state(config)["step"] == 3  # the step that stopped the run was not saved
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_a_flipped_bit_stops_the_run_before_it_is_saved(world_size: int, small_set: ShardSet, tmp_path: Path) -> None:
+    config = build_config(tmp_path, small_set, "drift", checkpoint=CheckpointConfig(every=4))
+    config = replace(config, guard=GuardConfig(replicas_every=3))
+    errors = run_ranks(world_size, rank_work.with_flipped_bit, tmp_path / "ranks", config, 5)
+    assert len(set(errors)) == 1
+    assert errors[0].startswith("Replicas differ after step 6: `")
+    where = "has 2 different values on 2 ranks" if world_size == 2 else "differs on rank 2 from the 2 others"
+    assert where in errors[0]
+    assert saved_state(config)["step"] == 4

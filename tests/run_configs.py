@@ -1,0 +1,61 @@
+"""Small runs for distributed tests, and what they leave behind."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from shard_sets import ShardSet
+
+from matl_scale.config import Config, RunConfig
+from matl_scale.data.loader import DataConfig
+from matl_scale.models import ModelConfig, RoutingConfig
+from matl_scale.tracking.local import TrackConfig
+from matl_scale.train.checkpoint import CheckpointConfig
+from matl_scale.train.evaluate import EvalConfig
+from matl_scale.train.optim import OptimConfig
+from matl_scale.train.sampling import TasksConfig
+from matl_scale.train.step import TrainConfig
+
+SGD = OptimConfig(name="sgd", lr=0.05, momentum=0.9, weight_decay=0.01, warmup_steps=2)
+ADAMW = OptimConfig(name="adamw", lr=0.01, weight_decay=0.1, head_lr_scale=3)
+
+
+def build_config(folder: Path, shards: ShardSet, name: str, **sections: Any) -> Config:
+    config = Config(
+        run=RunConfig(name=name, dir=str(folder), seed=3),
+        data=DataConfig(path=str(shards.root), batch_size=6, workers=0),
+        model=ModelConfig(name="resnet18", width=0.0625, stem="small"),
+        routing=RoutingConfig(sigma=0.5),
+        # independent draws: tasks repeat within a step, and the rare one often has no label in its batch
+        tasks=TasksConfig(policy="uniform"),
+        train=TrainConfig(steps=10, precision="fp32"),
+        optim=SGD,
+        eval=EvalConfig(every=0, batch_size=7),
+        checkpoint=CheckpointConfig(every=100),
+        track=TrackConfig(mlflow=False, every=1),
+    )
+    return replace(config, **sections)
+
+
+def saved_state(config: Config, folder: Path | None = None) -> dict[str, Any]:
+    """Loads the newest checkpoint of a run, or the given one."""
+    folder = folder or sorted((config.run.folder / "checkpoints").glob("step-*"))[-1]
+    return torch.load(folder / "state.pt", weights_only=True)  # type: ignore[no-any-return]
+
+
+def assert_identical(left: Any, right: Any, place: str = "") -> None:
+    """Compares nested states bit for bit."""
+    assert type(left) is type(right), place
+    if isinstance(left, dict):
+        assert left.keys() == right.keys(), place
+        for key in left:
+            assert_identical(left[key], right[key], f"{place}/{key}")
+    elif isinstance(left, list):
+        assert len(left) == len(right)
+        for i, (a, b) in enumerate(zip(left, right, strict=True)):
+            assert_identical(a, b, f"{place}/{i}")
+    elif isinstance(left, torch.Tensor):
+        assert torch.equal(left, right), place
+    else:
+        assert left == right, place
