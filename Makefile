@@ -23,7 +23,7 @@ demo: venv $(DEMO_DATA)/manifest.json
 	ACCELERATE_USE_CPU=true $(BIN)/accelerate launch --config_file launch/accelerate/cpu.yaml launch/train.py --config $(DEMO_CONFIG)
 
 test: venv lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not slurm"
 
 lint: venv
 	$(BIN)/ruff check .

@@ -55,6 +55,18 @@ def write_text(path: Path, text: str) -> None:
     write_atomic(path, write)
 
 
+_held_locks: set[TextIO] = set()
+
+
+def _leave_locks_to_the_parent() -> None:
+    """Closes lock files in a forked child, which would hold the locks beyond its parent's end."""
+    while _held_locks:
+        _held_locks.pop().close()
+
+
+os.register_at_fork(after_in_child=_leave_locks_to_the_parent)
+
+
 @contextlib.contextmanager
 def lock_folder(folder: Path, name: str = ".lock", wait: bool = False, shared: bool = False) -> Iterator[None]:
     """Holds a lock on a folder, which the system releases when this process ends in whatever way.
@@ -76,7 +88,11 @@ def lock_folder(folder: Path, name: str = ".lock", wait: bool = False, shared: b
             file.truncate(0)
             file.write(describe_process())
             file.flush()
-            yield
+            _held_locks.add(file)
+            try:
+                yield
+            finally:
+                _held_locks.discard(file)
             return
 
 

@@ -177,3 +177,19 @@ def with_flipped_bit(config: Config, at_step: int) -> str:
     except RunError as error:
         return str(error)
     return ""
+
+
+def train_and_freeze(config: Config, at_step: int, messages: str) -> None:
+    """Trains until the last rank stops answering before a step; what ranks print goes to a file."""
+    accelerator = accelerator_of(config)
+    descriptor = os.open(messages, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 2)
+    learning_rate = loop.learning_rate
+
+    def freezing_rate(optim: Any, step: int, steps: int) -> float:
+        if step == at_step and accelerator.process_index == accelerator.num_processes - 1:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return learning_rate(optim, step, steps)
+
+    loop.learning_rate = freezing_rate
+    loop.train(config, accelerator)

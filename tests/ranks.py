@@ -21,14 +21,7 @@ def run_ranks(world_size: int, work: Callable[..., Any], folder: Path, *argument
     Raises:
         AssertionError: A rank failed or did not end in time; the message holds its trace.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    port = free_port()
-    processes = [
-        _context.Process(target=_rank, args=(rank, world_size, port, folder, work, arguments))
-        for rank in range(world_size)
-    ]
-    for process in processes:
-        process.start()
+    processes = start_ranks(world_size, work, folder, *arguments)
     for process in processes:
         process.join(TIMEOUT_S)
     hung = [process for process in processes if process.is_alive()]
@@ -39,6 +32,21 @@ def run_ranks(world_size: int, work: Callable[..., Any], folder: Path, *argument
     assert not failures, failures[0]
     assert not hung, f"{len(hung)} of {world_size} ranks hang"
     return [result for _, result in outcomes]
+
+
+def start_ranks(
+    world_size: int, work: Callable[..., Any], folder: Path, *arguments: Any
+) -> list[multiprocessing.process.BaseProcess]:
+    """Starts `work(*arguments)` on every rank; `read_outcome` tells how each ended."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    processes = [
+        _context.Process(target=_rank, args=(rank, world_size, port, folder, work, arguments))
+        for rank in range(world_size)
+    ]
+    for process in processes:
+        process.start()
+    return list(processes)
 
 
 def read_outcome(folder: Path, rank: int) -> tuple[str, Any]:
@@ -57,6 +65,7 @@ def _rank(
 ) -> None:
     import torch
 
+    multiprocessing.set_start_method("fork", force=True)  # of its loader processes, as in a rank that a launcher starts
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
     if world_size > 1:

@@ -1,5 +1,6 @@
 """Small runs for distributed tests, and what they leave behind."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,3 +60,12 @@ def assert_identical(left: Any, right: Any, place: str = "") -> None:
         assert torch.equal(left, right), place
     else:
         assert left == right, place
+
+
+TIMES = ("time", "train/images_per_s", "train/step_s", "train/data_wait_share", "train/memory_gb")
+
+
+def records(config: Config) -> list[dict[str, Any]]:
+    """Returns a run's records, without what a clock or the system measured."""
+    lines = (config.run.folder / "metrics.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key not in TIMES} for line in lines]

@@ -26,8 +26,8 @@ run_job() {
   export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1} # since 22.05 srun does not take it from the job
   rm -f "$MATL_STOP_FILE" "$MATL_STOP_FILE.stopped"
 
-  local limit_is_near=0 code=0
-  trap 'limit_is_near=1; ask_to_stop SIGUSR2' USR2
+  local code=0
+  trap 'ask_to_stop SIGUSR2' USR2
   trap 'ask_to_stop SIGTERM' TERM
   srun --kill-on-bad-exit=1 launch/slurm/node.sh "$@" &
   local srun_pid=$!
@@ -37,8 +37,10 @@ run_job() {
   fi
   rm -f "$MATL_STOP_FILE" "$MATL_STOP_FILE.stopped"
   echo "job $SLURM_JOB_ID: the run ended with exit code $code" >&2
-  if [[ $code == "$EXIT_STOPPED" && $limit_is_near == 1 ]]; then
-    scontrol requeue "$SLURM_JOB_ID" # after a preemption Slurm does it itself; after scancel nobody should
+  # a job that scancel or `scontrol requeue` ends is not running any more; a preempted one that ends by itself is, and Slurm
+  # would take it for failed
+  if [[ $code == "$EXIT_STOPPED" && $(scontrol show job "$SLURM_JOB_ID" --oneliner) == *" JobState=RUNNING "* ]]; then
+    scontrol requeue "$SLURM_JOB_ID"
   fi
   exit "$code"
 }

@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -216,20 +217,25 @@ def build_loader(
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         pin_memory=pin_memory,
-        worker_init_fn=leave_signals_to_the_rank,
+        worker_init_fn=partial(leave_signals_to_the_rank, rank=os.getpid()),
     )
 
 
-def leave_signals_to_the_rank(_: int) -> None:
+def leave_signals_to_the_rank(_: int, rank: int) -> None:
     """Lets a loader process be ended by its rank alone: launchers, job systems and Ctrl-C send signals to all processes, but
-    the rank finishes its step, and needs its batches for that."""
+    the rank finishes its step, and needs its batches for that.
+
+    Args:
+        rank: Number of its process, which need not be the parent.
+    """
     for number in (signal.SIGINT, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=obey_parent, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=obey, args=(rank,), daemon=True).start()
 
 
-def obey_parent(parent: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+def obey(rank: int) -> None:
+    """Ends this process when its rank says so."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != rank:
         pass
     os._exit(0)

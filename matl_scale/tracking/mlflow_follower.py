@@ -86,6 +86,12 @@ class Follower:
             self._save()
         self._client = client
 
+    def _alone_in_new_store(self) -> contextlib.AbstractContextManager[None]:
+        """Holds a lock while a SQLite store may have to be made: two processes that make its tables both fail."""
+        if not self.uri.startswith("sqlite:"):
+            return contextlib.nullcontext()
+        return lock_folder(self.folder.parent, ".mlflow-store.lock", wait=True)
+
     def _experiment_id(self, client: Any) -> str:
         experiment = client.get_experiment_by_name(self.experiment)
         if experiment is not None:
@@ -99,7 +105,8 @@ class Follower:
         from mlflow.entities import Metric
 
         if self._client is None:
-            self.connect()
+            with self._alone_in_new_store():
+                self.connect()
         records = self._new_records()
         while records:
             batch: list[dict[str, Any]] = []
@@ -188,7 +195,8 @@ def follow(follower: Follower, life_line: int) -> int:
                     return 0
             except Exception as error:  # whatever a client raises: the local files stay, and it is tried again
                 if not complained:
-                    print(f"MLflow at {follower.uri} is not available ({error}); the local files hold everything, "
+                    reason = str(error).strip().split("\n")[0]
+                    print(f"MLflow at {follower.uri} is not available ({reason}); the local files hold everything, "
                           "trying again", file=sys.stderr, flush=True)  # fmt: skip
                 complained, retry_at = True, time.monotonic() + RETRY_S
                 follower._client = None

@@ -6,8 +6,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from accelerate import Accelerator
 
+from matl_scale.cluster import describe_interval, read_job, time_left_s
 from matl_scale.config import Config, walk
 from matl_scale.data.damage import DamageLog
+from matl_scale.doctor.glance import glance
 from matl_scale.errors import RunError
 from matl_scale.files import explain_os_error
 from matl_scale.metrics import TaskMetrics
@@ -65,6 +67,7 @@ class Run:
     nonfinite: NonfiniteGuard
     stop: StopRequest
     watchdog: Watchdog
+    first_step: int
 
 
 def train(config: Config, accelerator: Accelerator) -> RunOutcome:
@@ -114,6 +117,8 @@ def start(
     if state.step >= config.train.steps and not unevaluated:
         progress.say(f"{config.run.folder} is complete: {state.step} of {config.train.steps} steps")
         return RunOutcome(metrics=parts.evaluator(), step=state.step, tasks=data.task_names)
+    for finding in on_main(accelerator, lambda: glance(config, data, accelerator.num_processes)):
+        progress.say(f"{finding.level}: {finding.topic}: {finding.text} {finding.remedy}".rstrip())
     if checkpoint:
         changes = changes_since(checkpoint, config, data, accelerator.num_processes)
         progress.say("\n  ".join([f"going on from {checkpoint.folder}", *changes]))
@@ -135,6 +140,7 @@ def start(
         nonfinite=NonfiniteGuard(accelerator, limit, data.task_names, key_of, config.run.folder),
         stop=stop,
         watchdog=watchdog,
+        first_step=state.step,
     )
     return RunOutcome(metrics=carry_on(run, unevaluated), step=state.step, tasks=data.task_names)
 
@@ -190,9 +196,7 @@ def run_steps(run: Run, unevaluated: bool) -> TaskMetrics | None:
             elif is_due(state.step, config.guard.replicas_every):
                 compare_replicas(run.accelerator, state.model, state.step)
         if stopping:
-            run.progress.say(
-                f"stopped after step {state.step} ({run.stop.reason or 'by another rank'}), with a checkpoint"
-            )
+            run.progress.say(f"stopped after step {state.step} ({run.stop.explain()}), with a checkpoint")
             return None
     return metrics
 
@@ -217,8 +221,19 @@ def run_step(run: Run) -> bool:
         run.progress.say(complaint)
     run.progress.step(state.step, meter.loss, meter.images_per_s, meter.wait_share)
     if is_due(state.step, config.track.every) or state.step == config.train.steps:
-        run.recorder.record(state.step, meter.record() | describe_position(parts, rate))
+        metrics = meter.record() | describe_position(parts, rate)
+        run.recorder.record(state.step, metrics)
+        is_first = state.step - run.first_step <= config.track.every
+        if is_first and run.accelerator.is_main_process:
+            check_interval(run, metrics["train/step_s"])
     return result.sync.stop
+
+
+def check_interval(run: Run, step_s: float) -> None:
+    """Complains if the job's time limit comes before the next checkpoint."""
+    complaint = describe_interval(run.config.checkpoint.every, step_s, time_left_s(read_job()))
+    if complaint:
+        run.progress.say(complaint)
 
 
 def describe_step(run: Run, tasks: np.ndarray) -> str:

@@ -56,11 +56,20 @@ class StopRequest:
     def reason(self) -> str:
         """Why this rank should stop: the name of a signal or the file's content; empty if it should not."""
         now = time.monotonic()
-        if not self._reason and self._file is not None and now - self._looked_at >= FILE_EVERY_S:
+        if not self._reason and now - self._looked_at >= FILE_EVERY_S:
             self._looked_at = now
-            if self._file.exists():
-                self._reason = self._file.read_text(encoding="utf-8", errors="replace").strip() or str(self._file)
+            self._look()
         return self._reason
+
+    def _look(self) -> None:
+        if self._file is not None and self._file.exists():
+            self._reason = self._file.read_text(encoding="utf-8", errors="replace").strip() or str(self._file)
+
+    def explain(self) -> str:
+        """Returns why all ranks stop, after any of them was asked to."""
+        if not self._reason:
+            self._look()
+        return self._reason or "another rank was asked to"
 
     @property
     def status(self) -> str:

@@ -1,19 +1,16 @@
 """Runs that are stopped, or that have to stop, on real ranks over gloo."""
 
 import csv
-import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import rank_work
-from ranks import run_ranks
-from run_configs import ADAMW, assert_identical, build_config, saved_state
+from ranks import run_ranks, start_ranks
+from run_configs import ADAMW, assert_identical, build_config, records, saved_state
 from shard_sets import ShardSet
 
-from matl_scale.config import Config
 from matl_scale.data.loader import DataConfig
 from matl_scale.tracking.local import TrackConfig
 from matl_scale.train.checkpoint import CheckpointConfig
@@ -21,14 +18,6 @@ from matl_scale.train.evaluate import EvalConfig
 from matl_scale.train.guards import GuardConfig
 from matl_scale.train.sampling import TasksConfig
 from matl_scale.train.step import TrainConfig
-
-TIMES = ("time", "train/images_per_s", "train/step_s", "train/data_wait_share", "train/memory_gb")
-
-
-def records(config: Config) -> list[dict[str, Any]]:
-    """Returns a run's records, without what a clock or the system measured."""
-    lines = (config.run.folder / "metrics.jsonl").read_text().splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key not in TIMES} for line in lines]
 
 
 @pytest.mark.parametrize(("world_size", "in_evaluation"), [(1, False), (2, False), (2, True)])
@@ -98,3 +87,20 @@ def test_a_flipped_bit_stops_the_run_before_it_is_saved(world_size: int, small_s
     where = "has 2 different values on 2 ranks" if world_size == 2 else "differs on rank 2 from the 2 others"
     assert where in errors[0]
     assert saved_state(config)["step"] == 4
+
+
+def test_ranks_that_wait_for_one_that_is_stuck_end_with_a_message(small_set: ShardSet, tmp_path: Path) -> None:
+    config = build_config(tmp_path, small_set, "stuck", guard=GuardConfig(timeout_s=3))
+    messages = tmp_path / "messages"
+    ranks = start_ranks(3, rank_work.train_and_freeze, tmp_path / "ranks", config, 4, str(messages))
+    try:
+        for rank in ranks[:2]:
+            rank.join(120)
+            assert rank.exitcode == 1
+    finally:
+        ranks[2].kill()
+    text = messages.read_text()
+    for rank in range(2):
+        assert f"rank {rank} of 3: nothing has happened for 3 s (guard.timeout_s) in step 5 (task task_" in text
+    assert "Ranks that do not answer: " in text
+    assert "Ranks 2 failed to pass" in text

@@ -1,0 +1,48 @@
+"""What this process can know of the Slurm job that it runs in."""
+
+import os
+import re
+import subprocess
+import time
+from collections.abc import Mapping
+from datetime import datetime
+
+ANSWER_S = 10.0
+
+
+def read_job(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Returns what `scontrol` says of the job, by key; empty outside a job, or if it cannot be asked."""
+    job = environment.get("SLURM_JOB_ID")
+    if not job:
+        return {}
+    command = ["scontrol", "show", "job", job, "--oneliner"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return dict(re.findall(r"(\S+?)=(\S*)", answer))
+
+
+def time_left_s(job: Mapping[str, str]) -> float | None:
+    """Returns the seconds until a job's time limit; None if it has none."""
+    try:
+        return datetime.fromisoformat(job["EndTime"]).timestamp() - time.time()
+    except (KeyError, ValueError):
+        return None
+
+
+def describe_interval(every: int, step_s: float, left_s: float | None) -> str:
+    """Returns a complaint if a job's time ends before the first checkpoint would be written, else an empty string.
+
+    Args:
+        every: Steps between checkpoints.
+        step_s: Seconds per step.
+        left_s: Until the time limit; None if there is none.
+    """
+    if left_s is None or every * step_s <= left_s:
+        return ""
+    return (
+        f"`checkpoint.every` {every} steps take {every * step_s:,.0f} s at {step_s:.3g} s a step, but the time limit leaves "
+        f"{max(left_s, 0):,.0f} s: a kill without warning would lose all of it. Set it to at most "
+        f"{max(1, int(left_s / step_s / 4)):,}, or ask for more time."
+    )

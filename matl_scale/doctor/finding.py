@@ -1,0 +1,23 @@
+"""What a check says."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Level = Literal["ok", "note", "warning", "error"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One sentence about one thing.
+
+    Attributes:
+        level: `error`: the run would fail; `warning`: it would waste time, memory or results; `note`: worth knowing.
+        topic: Part of the program or the machine.
+        text: What was found, with figures.
+        remedy: What to do; empty for `ok` and for most notes.
+    """
+
+    level: Level
+    topic: str
+    text: str
+    remedy: str = ""

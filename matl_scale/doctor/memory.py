@@ -1,0 +1,117 @@
+"""How much memory a rank will need: what the network and its optimizer take, and what a batch leaves for the backward pass."""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from matl_scale.config import Config
+from matl_scale.doctor.finding import Finding
+from matl_scale.models import RoutedModel
+from matl_scale.routing.subnetwork import Subnetwork
+from matl_scale.train.setup import RunData, build_network
+
+PROBE_IMAGES = 2
+MOMENTS = {"sgd": 1, "adamw": 2}
+SAFE_SHARE = 0.9
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryNeed:
+    """Bytes per rank."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    average: int
+    tasks: int
+    activations: int
+    labels: int
+
+    @property
+    def device(self) -> int:
+        return self.weights + self.gradients + self.optimizer + self.average + self.tasks + self.activations
+
+
+def estimate_memory(config: Config, data: RunData) -> MemoryNeed:
+    """Builds the network and runs two images through one task of it."""
+    model = build_network(config, data, torch.device("cpu"))
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    heads = sum(parameter.nbytes for parameter in model.heads.parameters())
+    head_share = heads // len(data.tasks)  # only active heads have gradients
+    return MemoryNeed(
+        weights=weights,
+        gradients=weights - heads + head_share * min(config.train.accumulate, len(data.tasks)),
+        optimizer=MOMENTS[config.optim.name] * weights,
+        average=weights if config.train.ema_decay else 0,
+        tasks=sum(buffer.nbytes for buffer in model.buffers()),
+        activations=measure_activations(config, data, model),
+        labels=data.labels.nbytes,
+    )
+
+
+def measure_activations(config: Config, data: RunData, model: RoutedModel) -> int:
+    """Returns the bytes that the forward pass of a batch keeps for its backward pass."""
+    kept: dict[int, int] = {}
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own and tensor.dim() == 4 and len(tensor) == PROBE_IMAGES:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    trunk: nn.Module = Subnetwork(model.trunk) if config.routing.execution == "subnetwork" else model.trunk
+    images = torch.zeros(PROBE_IMAGES, 3, data.image_size, data.image_size)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        trunk(images, torch.tensor([0])).sum()
+    bytes_per_value = 1.0 if config.train.precision == "fp32" else 0.5  # of float32's four
+    return int(sum(kept.values()) * bytes_per_value * config.data.batch_size / PROBE_IMAGES)
+
+
+def check_memory(config: Config, data: RunData, ranks_per_node: int) -> Iterator[Finding]:
+    """Compares the estimate with what the device has."""
+    need = estimate_memory(config, data)
+    text = (
+        f"about {gigabytes(need.device)} per rank: weights {gigabytes(need.weights)}, gradients {gigabytes(need.gradients)}, "
+        f"optimizer {gigabytes(need.optimizer)}, masks and statistics of {len(data.tasks)} tasks {gigabytes(need.tasks)}, "
+        f"activations of a batch of {config.data.batch_size} {gigabytes(need.activations)}"
+    )
+    remedy = (
+        "Lower `data.batch_size` (and raise `train.accumulate`), `data.image_size`, `model.width` or `routing.sigma`."
+    )
+    if torch.cuda.is_available():
+        has = torch.cuda.get_device_properties(0).total_memory
+        yield judge("memory", f"{text}; the GPU has {gigabytes(has)}", need.device, has, remedy)
+        needed, has = need.labels * ranks_per_node, host_memory()
+        text = f"labels {gigabytes(need.labels)} in each of {ranks_per_node} ranks of a node"
+    else:
+        needed, has = (need.device + need.labels) * ranks_per_node, host_memory()
+        text += f", labels {gigabytes(need.labels)}; × {ranks_per_node} ranks of a node"
+    yield judge("memory", f"{text}; the node offers {gigabytes(has)}", needed, has, remedy)
+
+
+def judge(topic: str, text: str, needed: int, has: int, remedy: str) -> Finding:
+    if needed > has:
+        return Finding("error", topic, f"{text}: not enough.", remedy)
+    if needed > SAFE_SHARE * has:
+        return Finding("warning", topic, f"{text}: nearly all of it.", remedy)
+    return Finding("ok", topic, f"{text}.")
+
+
+def host_memory() -> int:
+    """Returns the bytes that this machine, or this Slurm job on it, has to offer."""
+    text = Path("/proc/meminfo").read_text(encoding="ascii")
+    found = re.search(r"MemAvailable:\s+(\d+) kB", text)
+    assert found
+    available = int(found[1]) * 1024
+    limit = os.environ.get("SLURM_MEM_PER_NODE")
+    return min(available, int(limit) * 2**20) if limit and limit != "0" else available
+
+
+def gigabytes(size: int) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e7 else f"{size / 1e6:.2f} MB"

@@ -1,0 +1,133 @@
+"""Jobs in a real Slurm: stopped by preemption and by the time limit, they go on and end as if nothing had happened.
+
+`pytest -m slurm` with SLURM_CONF pointing at a Slurm of two nodes; `tests/slurm/lab up DIR` starts one.
+"""
+
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from run_configs import assert_identical
+from shard_sets import ShardSet
+
+pytestmark = pytest.mark.slurm
+ROOT = Path(__file__).parents[2]
+STEPS = 400
+SETTINGS = [
+    "--data.batch_size", "6", "--data.workers", "1", "--model.name", "resnet18", "--model.width", "0.0625",
+    "--model.stem", "small", "--train.steps", str(STEPS), "--train.accumulate", "4", "--train.precision", "fp32",
+    "--eval.every", "150", "--checkpoint.every", "100", "--track.every", "1", "--data.augment", "crop-flip",
+]  # fmt: skip
+
+
+def command(*words: object) -> str:
+    result = subprocess.run([str(word) for word in words], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+def submit(*words: object) -> str:
+    return command("sbatch", "--parsable", *words)
+
+
+def facts(job: str) -> dict[str, str]:
+    """Returns what Slurm says of a job."""
+    words = command("scontrol", "show", "job", job, "--oneliner").split()
+    return dict(word.split("=", 1) for word in words if "=" in word)
+
+
+def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 400) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, f"{what}: not within {timeout_s:.0f} s"
+        time.sleep(0.5)
+
+
+class Job:
+    """A run on two nodes with one rank each."""
+
+    def __init__(self, folder: Path, name: str, shards: ShardSet, *options: str) -> None:
+        self.folder, self.log = folder / name, folder / f"{name}.log"
+        self.id = submit(
+            "--nodes=2", f"--output={self.log}", *options, "launch/slurm/train.sbatch",
+            "--run.dir", folder, "--run.name", name, "--data.path", shards.root, "--track.experiment", name, *SETTINGS,
+        )  # fmt: skip
+
+    def num_records(self) -> int:
+        path = self.folder / "metrics.jsonl"
+        return len(path.read_text().splitlines()) if path.is_file() else 0
+
+    def wait_for_steps(self) -> None:
+        wait_until(lambda: self.num_records() > 20, f"{self.log} has no steps", 300)
+
+    def start_again(self) -> None:
+        """Waits until the job is in the queue again, and takes away the minutes that Slurm lets requeued jobs wait."""
+        wait_until(
+            lambda: facts(self.id)["Restarts"] == "1" and facts(self.id)["JobState"] == "PENDING", "requeue", 120
+        )
+        command("scontrol", "update", f"JobId={self.id}", "StartTime=now")
+
+    def wait_for_end(self) -> None:
+        wait_until(lambda: facts(self.id)["JobState"] in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT"), "end")
+        assert facts(self.id)["JobState"] == "COMPLETED", self.log.read_text()
+
+    def state(self) -> dict:
+        return torch.load(self.folder / "checkpoints" / f"step-{STEPS:09d}" / "state.pt", weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def jobs(tmp_path_factory: pytest.TempPathFactory, small_set: ShardSet) -> Iterator[dict[str, Job]]:
+    """Three runs at once: one is left alone, one is preempted, the time limit of one is cut to what is left."""
+    assert shutil.which("sbatch"), "pytest -m slurm needs a Slurm: eval $(tests/slurm/lab up DIR)"
+    folder = tmp_path_factory.mktemp("jobs")
+    started = {
+        "preempted": Job(folder, "preempted", small_set, "--partition=scavenge", "--cpus-per-task=2"),
+        "limited": Job(folder, "limited", small_set, "--partition=main", "--cpus-per-task=1", "--time=60"),
+        "whole": Job(folder, "whole", small_set, "--partition=main", "--cpus-per-task=1"),
+    }
+    try:
+        started["limited"].wait_for_steps()
+        command("scontrol", "update", f"JobId={started['limited'].id}", "TimeLimit=2")
+        started["preempted"].wait_for_steps()
+        submit("--partition=main", "--nodes=2", "--ntasks-per-node=2", "--output=/dev/null", "--wrap", "srun sleep 1")
+        for name in ("preempted", "limited"):
+            started[name].start_again()
+        command("scontrol", "update", f"JobId={started['limited'].id}", "TimeLimit=60")
+        for job in started.values():
+            job.wait_for_end()
+        yield started
+    finally:
+        for job in started.values():
+            subprocess.run(["scancel", job.id], check=False)
+
+
+@pytest.mark.parametrize("name", ["preempted", "limited"])
+def test_weights_equal_those_of_an_uninterrupted_run(name: str, jobs: dict[str, Job]) -> None:
+    log = jobs[name].log.read_text()
+    reason = {"preempted": "SIGTERM", "limited": "SIGUSR2"}[name]
+    assert f"({reason}), with a checkpoint" in log
+    assert "the run ended with exit code 75" in log
+    assert "the run ended with exit code 0" in log
+    assert_identical(jobs["whole"].state(), jobs[name].state())
+
+
+# mlflow and what it imports warn about each other
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["preempted", "limited"])
+def test_one_finished_mlflow_run_has_every_step_once(name: str, jobs: dict[str, Job]) -> None:
+    from mlflow import MlflowClient
+
+    job = jobs[name]
+    client = MlflowClient(f"sqlite:///{job.folder.parent}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name(name).experiment_id])
+    assert [run.info.status for run in runs] == ["FINISHED"]
+    history = client.get_metric_history(runs[0].info.run_id, "train/loss")
+    assert [metric.step for metric in history] == list(range(1, STEPS + 1))
+    records = [json.loads(line) for line in (job.folder / "metrics.jsonl").read_text().splitlines()]
+    assert [metric.value for metric in history] == [r["train/loss"] for r in records if "train/loss" in r]
+    assert [r["step"] for r in records if "val/macro_auroc" in r] == [150, 300, STEPS]

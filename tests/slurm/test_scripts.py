@@ -1,0 +1,97 @@
+"""The job scripts without a Slurm: stand-ins for its commands record how they were called."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+JOB = {"SLURM_JOB_ID": "1234567", "SLURM_JOB_NUM_NODES": "2", "SLURM_NTASKS": "2", "SLURM_JOB_NODELIST": "n[1-2]"}
+
+
+@pytest.fixture
+def commands(tmp_path: Path) -> Path:
+    """A folder with stand-ins for srun and scontrol."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    scontrol = 'case "$1" in show) if [[ $2 == hostnames ]]; then echo n1; echo n2; else echo "JobId=1 JobState=$STATE x=y"; fi;;'
+    scontrol += ' *) echo "$@" >>"$CALLS";; esac'
+    srun = 'echo "$MASTER_HOST $MASTER_JOB_PORT $@" >>"$CALLS"; [[ -z ${STOPS:-} ]] || touch "$MATL_STOP_FILE.stopped"; exit ${CODE:-0}'
+    for name, body in (("scontrol", scontrol), ("srun", srun)):
+        (folder / name).write_text(f"#!/bin/bash\n{body}\n")
+        (folder / name).chmod(0o755)
+    return folder
+
+
+def run(script: str, commands: Path, *arguments: str, **environment: str) -> tuple[int, str, list[str]]:
+    """Returns a script's exit code, what it printed, and how it called Slurm."""
+    calls = commands / "calls"
+    calls.unlink(missing_ok=True)
+    path = environment.pop("PATH", f"{commands}:{os.environ['PATH']}")
+    values = {"PATH": path, "CALLS": str(calls), "STATE": "RUNNING", **environment}
+    command = ["/bin/bash", f"launch/slurm/{script}", *arguments]
+    result = subprocess.run(command, cwd=ROOT, env=values, capture_output=True, text=True, check=False)
+    return result.returncode, result.stderr, calls.read_text().splitlines() if calls.exists() else []
+
+
+def test_arguments_reach_every_node(commands: Path) -> None:
+    code, _, calls = run("train.sbatch", commands, "--config", "a b.yaml", "--train.steps", "5", **JOB)
+    assert code == 0
+    assert calls == ["n1 24567 --kill-on-bad-exit=1 launch/slurm/node.sh --config a b.yaml --train.steps 5"]
+
+
+@pytest.mark.parametrize(
+    ("state", "requeued"), [("RUNNING", True), ("CANCELLED", False), ("COMPLETING", False), ("PENDING", False)]
+)
+def test_a_stopped_run_is_requeued_unless_its_job_is_over(state: str, requeued: bool, commands: Path) -> None:
+    code, _, calls = run("train.sbatch", commands, **JOB, STOPS="1", STATE=state)
+    assert code == 75
+    assert ("requeue 1234567" in calls) == requeued
+
+
+def test_a_failed_run_is_not_requeued(commands: Path) -> None:
+    code, _, calls = run("train.sbatch", commands, **JOB, CODE="3")
+    assert code == 3
+    assert not any("requeue" in call for call in calls)
+
+
+BAD = {
+    "outside a job": ({"SLURM_JOB_ID": ""}, "submit this script: sbatch --nodes=N"),
+    "tasks": (
+        {"SLURM_NTASKS": "4"},
+        "one task per node should be asked for: --nodes=N --ntasks-per-node=1. Got 4 tasks on 2 nodes.",
+    ),
+    "no scontrol": ({"PATH": "/nowhere"}, "scontrol is not in the PATH"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line(case: str, commands: Path) -> None:
+    change, message = BAD[case]
+    code, error, _ = run("train.sbatch", commands, **{**JOB, **change})
+    assert code == 2
+    errors = [line for line in error.splitlines() if ": error: " in line]
+    assert len(errors) == 1
+    assert message in errors[0]
+
+
+def test_a_sweep_gives_each_task_a_run(commands: Path) -> None:
+    names = set()
+    for task in range(4):
+        sweep = {"SIGMAS": "0.25 1", "SEEDS": "0 7", "SLURM_ARRAY_TASK_ID": str(task)}
+        code, _, calls = run(
+            "sweep.sbatch", commands, **JOB, **sweep, SLURM_ARRAY_TASK_MIN="0", SLURM_ARRAY_TASK_MAX="3"
+        )
+        assert code == 0
+        names.add(calls[0].split("node.sh ")[1])
+    assert names == {
+        f"--routing.sigma {sigma} --run.seed {seed} --run.name sweep-sigma{sigma}-seed{seed}"
+        for sigma in ("0.25", "1")
+        for seed in ("0", "7")
+    }
+    code, error, _ = run(
+        "sweep.sbatch", commands, **JOB, SIGMAS="1", SEEDS="0 7", SLURM_ARRAY_TASK_MIN="0", SLURM_ARRAY_TASK_MAX="3"
+    )
+    assert code == 2
+    assert "need sbatch --array=0-1" in error
