@@ -5,7 +5,9 @@ BIN := $(VENV)/bin
 DEMO_DATA := data/digits
 DEMO_CONFIG := launch/configs/digits.yaml
 
-.PHONY: venv demo test lint clean
+AUDIT := $(BIN)/pip-audit --skip-editable --progress-spinner off
+
+.PHONY: venv demo test test-slurm lint audit clean
 
 venv: $(VENV)/.installed
 
@@ -25,10 +27,19 @@ demo: venv $(DEMO_DATA)/manifest.json
 test: venv lint
 	$(BIN)/python -m pytest -m "not slow and not slurm"
 
+# needs SLURM_CONF and Slurm's commands: eval "$$(tests/slurm/lab up DIR)"
+test-slurm: venv
+	$(BIN)/python -m pytest -m slurm
+
 lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	-@$(AUDIT) 2>&1 | awk '/could not be audited/ {n++; next} {print} END {print "audit: " n + 0 " packages could not be looked up"}'
+
+# fails if an installed package has a known vulnerability; lint only tells, so that news do not break a build
+audit: venv
+	$(AUDIT)
 
 clean:
 	rm -rf $(DEMO_DATA) runs

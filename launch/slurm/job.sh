@@ -4,7 +4,7 @@
 EXIT_STOPPED=75 # of launch/train.py
 
 fail() {
-  echo "$(basename "${SLURM_JOB_NAME:-train}"): error: $*" >&2
+  echo "${SLURM_JOB_NAME:-train.sbatch}: error: $*" >&2
   exit 2
 }
 
@@ -15,7 +15,7 @@ ask_to_stop() { # $1: the signal
 
 run_job() {
   [[ -n "${SLURM_JOB_ID:-}" ]] || fail "submit this script: sbatch --nodes=N launch/slurm/train.sbatch --config FILE."
-  command -v scontrol >/dev/null || fail "scontrol is not in the PATH of node $(hostname); add Slurm's bin folder in launch/slurm/site.sh."
+  command -v scontrol >/dev/null || fail "scontrol is not in the PATH of node $HOSTNAME; add Slurm's bin folder in launch/slurm/site.sh."
   local hosts
   hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST") || fail "scontrol cannot tell the nodes of job $SLURM_JOB_ID."
   [[ "${SLURM_NTASKS:-1}" == "$SLURM_JOB_NUM_NODES" ]] ||

@@ -48,6 +48,14 @@ def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 400)
         time.sleep(0.5)
 
 
+def test_a_job_without_nodes_is_refused_when_it_is_submitted() -> None:
+    result = subprocess.run(
+        ["sbatch", "launch/slurm/train.sbatch"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode != 0
+    assert result.stderr.strip() == "sbatch: error: Batch job submission failed: Node count specification invalid"
+
+
 class Job:
     """A run on two nodes with one rank each."""
 

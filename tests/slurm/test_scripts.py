@@ -17,7 +17,8 @@ def commands(tmp_path: Path) -> Path:
     folder.mkdir()
     scontrol = 'case "$1" in show) if [[ $2 == hostnames ]]; then echo n1; echo n2; else echo "JobId=1 JobState=$STATE x=y"; fi;;'
     scontrol += ' *) echo "$@" >>"$CALLS";; esac'
-    srun = 'echo "$MASTER_HOST $MASTER_JOB_PORT $@" >>"$CALLS"; [[ -z ${STOPS:-} ]] || touch "$MATL_STOP_FILE.stopped"; exit ${CODE:-0}'
+    srun = 'echo "$MASTER_HOST $MASTER_JOB_PORT $@" >>"$CALLS"; [[ -z ${STOPS:-} ]] || touch "$MATL_STOP_FILE.stopped"'
+    srun += "; exit ${CODE:-0}"
     for name, body in (("scontrol", scontrol), ("srun", srun)):
         (folder / name).write_text(f"#!/bin/bash\n{body}\n")
         (folder / name).chmod(0o755)
