@@ -24,6 +24,7 @@ from matl_scale.train.evaluate import EvalData
 from matl_scale.train.step import Precision
 
 TRAIN_SPLIT = "train"
+WATCHDOG_FIRST_S = 30.0  # a collective that gives up knows neither the step nor who is missing; the watchdog does
 MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
@@ -105,7 +106,7 @@ def build_accelerator(precision: Precision, timeout_s: float = 1800) -> Accelera
         kwargs_handlers=[
             # statistics belong to tasks: rank 0's must not overwrite the others'
             DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
-            InitProcessGroupKwargs(timeout=timedelta(seconds=timeout_s)),
+            InitProcessGroupKwargs(timeout=timedelta(seconds=timeout_s + WATCHDOG_FIRST_S)),
         ],
     )
 

@@ -71,14 +71,19 @@ class Watchdog:
     def _call_roll(self) -> str:
         """Finds out which ranks do not answer."""
         if self._roll_call is None:
-            return "Something that this process reads or writes does not answer (file system, MLflow's disk, GPU)."
+            return "Something that this process reads or writes does not answer (file system, GPU)."
+        answers: list[str] = []
+        call = threading.Thread(target=lambda: answers.append(self._meet()), daemon=True)
+        call.start()
+        call.join(ROLL_CALL_S + 2)  # behind a cut cable the barrier waits longer than it is told to
+        return answers[0] if answers else "Ranks that do not answer: 0, or the network to it."
+
+    def _meet(self) -> str:
         try:
             dist.monitored_barrier(self._roll_call, timedelta(seconds=ROLL_CALL_S), wait_all_ranks=True)
         except Exception as error:  # whatever a broken network raises: this process is about to end
             return f"Ranks that do not answer: {one_line(error)}"
-        return (
-            "All ranks answer, so one of them waits for something else (file system, GPU) or runs another collective."
-        )
+        return "All ranks answer, so one of them waits for something else (file system, GPU) or another collective."
 
 
 @contextlib.contextmanager
