@@ -193,3 +193,22 @@ def train_and_freeze(config: Config, at_step: int, messages: str) -> None:
 
     loop.learning_rate = freezing_rate
     loop.train(config, accelerator)
+
+
+def train_to(config: Config, steps: int) -> None:
+    """Trains a run to a step, as if it had been stopped there: the schedule is that of the whole run."""
+    accelerator = accelerator_of(config)
+    learning_rate = loop.learning_rate
+
+    def signalled_rate(optim: Any, step: int, all_steps: int) -> float:
+        if step == steps - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return learning_rate(optim, step, all_steps)
+
+    loop.learning_rate = signalled_rate
+    loop.train(config, accelerator)
+
+
+def train_rest(config: Config, _: int) -> None:
+    """Trains a run to its end."""
+    loop.train(config, accelerator_of(config))

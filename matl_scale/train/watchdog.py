@@ -18,7 +18,7 @@ ROLL_CALL_S = 10.0
 
 
 class Watchdog:
-    """Watches from a thread of its own; entered, it expects a `beat` at least every `timeout_s`.
+    """Watches from a thread of its own; after the first `beat` it expects one at least every `timeout_s`.
 
     Args:
         timeout_s: Longest time without a beat.
@@ -33,11 +33,10 @@ class Watchdog:
         self._roll_call = dist.new_group(backend="gloo") if world_size > 1 else None
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
-        self.doing = "start"
-        self._since = time.monotonic()
+        self.doing = "the start"
+        self._since = math.inf
 
     def __enter__(self) -> "Watchdog":
-        self._since = time.monotonic()
         self._thread.start()
         return self
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import rank_work
+import torch
 from ranks import run_ranks, start_ranks
 from run_configs import ADAMW, assert_identical, build_config, records, saved_state
 from shard_sets import ShardSet
@@ -90,7 +91,7 @@ def test_a_flipped_bit_stops_the_run_before_it_is_saved(world_size: int, small_s
 
 
 def test_ranks_that_wait_for_one_that_is_stuck_end_with_a_message(small_set: ShardSet, tmp_path: Path) -> None:
-    config = build_config(tmp_path, small_set, "stuck", guard=GuardConfig(timeout_s=3))
+    config = build_config(tmp_path, small_set, "stuck", guard=GuardConfig(timeout_s=10))
     messages = tmp_path / "messages"
     ranks = start_ranks(3, rank_work.train_and_freeze, tmp_path / "ranks", config, 4, str(messages))
     try:
@@ -101,6 +102,27 @@ def test_ranks_that_wait_for_one_that_is_stuck_end_with_a_message(small_set: Sha
         ranks[2].kill()
     text = messages.read_text()
     for rank in range(2):
-        assert f"rank {rank} of 3: nothing has happened for 3 s (guard.timeout_s) in step 5 (task task_" in text
+        assert f"rank {rank} of 3: nothing has happened for 10 s (guard.timeout_s) in step 5 (task task_" in text
     assert "Ranks that do not answer: " in text
     assert "Ranks 2 failed to pass" in text
+
+
+def test_a_run_goes_from_four_ranks_to_two_to_one_and_back(small_set: ShardSet, tmp_path: Path) -> None:
+    """With as many slots per step, every loss, draw, result and weight is that of four ranks, to float64 rounding."""
+    sections = {"tasks": TasksConfig(), "optim": ADAMW, "checkpoint": CheckpointConfig(every=2)}
+    whole, elastic = (build_config(tmp_path, small_set, name, **sections) for name in ("whole", "elastic"))
+    whole, elastic = (replace(config, train=TrainConfig(steps=12, precision="fp32")) for config in (whole, elastic))
+    run_ranks(4, rank_work.train_runs, tmp_path / "whole-ranks", [whole])
+    for world_size, steps in ((4, 3), (2, 6), (1, 9), (4, 12)):
+        part = replace(elastic, train=replace(elastic.train, accumulate=4 // world_size))
+        work = rank_work.train_to if steps < 12 else rank_work.train_rest
+        run_ranks(world_size, work, tmp_path / f"ranks-{steps}", part, steps)
+        assert saved_state(elastic)["step"] == steps
+    ends = [saved_state(config)["model"] for config in (elastic, whole)]
+    for name, value in ends[1].items():
+        torch.testing.assert_close(ends[0][name], value, rtol=0, atol=1e-9, msg=name)
+    assert saved_state(elastic)["draws"].tolist() == saved_state(whole)["draws"].tolist()
+    for ours, theirs in zip(records(elastic), records(whole), strict=True):
+        assert ours.keys() == theirs.keys()
+        for name, value in theirs.items():
+            assert ours[name] == pytest.approx(value, rel=1e-9), name
