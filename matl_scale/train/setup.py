@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
@@ -100,15 +101,31 @@ def build_accelerator(precision: Precision, timeout_s: float = 1800) -> Accelera
         )
     if precision == "fp16" and use_cpu:
         raise InputError("`train.precision` should be fp32 or bf16 on a machine without a GPU. Got fp16.")
+    timeout = timedelta(seconds=timeout_s + WATCHDOG_FIRST_S)
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
+        join_after_restart("gloo" if use_cpu else "nccl", timeout)
     return Accelerator(
         cpu=use_cpu,
         mixed_precision=MIXED_PRECISION[resolve_precision(precision)],
         kwargs_handlers=[
             # statistics belong to tasks: rank 0's must not overwrite the others'
             DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
-            InitProcessGroupKwargs(timeout=timedelta(seconds=timeout_s + WATCHDOG_FIRST_S)),
+            InitProcessGroupKwargs(timeout=timeout),
         ],
     )
+
+
+def join_after_restart(backend: str, timeout: timedelta) -> None:
+    """Joins the process group of a launcher that has started its ranks again.
+
+    The launcher's store outlives the ranks, and with a static rendezvous torch reads in it the addresses of those that are gone
+    (torch 2.13 expects a new store for every attempt); so each attempt gets names of its own.
+    """
+    world_size, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(address, port, world_size, is_master=False, timeout=timeout)
+    attempt = dist.PrefixStore(f"attempt-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    dist.init_process_group(backend, store=attempt, world_size=world_size, rank=rank, timeout=timeout)
 
 
 def choose_cpu() -> bool:
