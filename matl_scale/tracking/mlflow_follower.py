@@ -44,8 +44,9 @@ def default_store(runs: Path) -> str:
 
 
 def metric_key(name: str) -> str:
-    """Returns a name that MLflow accepts: letters, digits and `_-./ :`, at most 250 characters."""
-    return "".join(c if c.isascii() and (c.isalnum() or c in "_-./ :") else "_" for c in name)[:KEY_LENGTH]
+    """Returns a name that MLflow accepts: letters, digits and `_-./ :`, at most 250 characters, no path that leads elsewhere."""
+    plain = "".join(c if c.isascii() and (c.isalnum() or c in "_-./ :") else "_" for c in name)[:KEY_LENGTH]
+    return "/".join("_" if part.strip(".") == "" else part for part in plain.split("/"))
 
 
 class Follower:

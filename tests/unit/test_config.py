@@ -102,3 +102,15 @@ def test_help_explains_every_key(capsys: pytest.CaptureFixture[str]) -> None:
 def test_changes_are_listed() -> None:
     old = {"train": {"steps": 5}}
     assert "train.steps: 5 → 1000" in describe_changes(old, Config())
+
+
+def test_a_config_file_runs_no_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mark, path = tmp_path / "mark", tmp_path / "config.yaml"
+    path.write_text(f"run:\n  name: !!python/object/apply:os.system ['touch {mark}']\n")
+    assert "cannot be read" in refused(capsys, "--config", str(path))
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("name", ["..", ".", "a/b", "/tmp/x", "", "../x"])
+def test_a_run_cannot_be_named_out_of_its_folder(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "`run.name` should be a plain folder name" in refused(capsys, "--run.name", name)

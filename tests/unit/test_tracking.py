@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -88,6 +89,7 @@ def test_curves_are_few() -> None:
 def test_metric_keys_are_what_mlflow_takes() -> None:
     assert metric_key("task/é(x)/auroc") == "task/__x_/auroc"
     assert len(metric_key("x" * 900)) == 250
+    assert metric_key("task/../../x//auroc") == "task/_/_/x/_/auroc"
 
 
 class FakeClient:
@@ -110,6 +112,9 @@ class FakeClient:
 
     def log_dict(self, _: str, __: dict, name: str) -> None:
         self.artifacts.append(name)
+
+    def get_metric_history(self, _: str, key: str) -> list[SimpleNamespace]:
+        return [SimpleNamespace(step=step, value=value) for step, name, value in self.metrics if name == key]
 
     def set_tag(self, *_: str) -> None: ...
 
@@ -154,6 +159,18 @@ def test_many_records_go_in_batches(tmp_path: Path) -> None:
         log.log(step, {f"m{i}": 1.0 for i in range(7)})
     FakeFollower(tmp_path, client).copy_new()
     assert len(client.metrics) == 2100
+
+
+def test_steps_that_a_killed_run_repeats_are_copied_once(tmp_path: Path) -> None:
+    client, log = FakeClient(), LocalLog(tmp_path)
+    for step in (1, 2, 3):
+        log.log(step, {"train/lr": 0.1})
+    FakeFollower(tmp_path, client).copy_new()
+    log.forget_after(1)
+    for step in (2, 3, 4):
+        log.log(step, {"train/lr": 0.1})
+    FakeFollower(tmp_path, client).copy_new()
+    assert [step for step, _, _ in client.metrics] == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(("left", "status"), [("FINISHED", "FINISHED"), ("KILLED", "KILLED"), (None, "FAILED")])
