@@ -27,6 +27,7 @@ from matl_scale.train.run_folder import (
     find_checkpoint,
     is_due,
     is_evaluated_after,
+    lacks_evaluation,
     lock_run,
     open_folder,
     save_state,
@@ -113,10 +114,11 @@ def start(
     progress = TrainProgress(state.step, config.train.steps, accelerator.is_main_process)
     for complaint in complaints:
         progress.say(complaint)
-    unevaluated = on_main(accelerator, lambda: open_folder(config, kept_share(state.model.trunk), state.step))
+    unevaluated = on_main(accelerator, lambda: lacks_evaluation(config, state.step))
     if state.step >= config.train.steps and not unevaluated:
         progress.say(f"{config.run.folder} is complete: {state.step} of {config.train.steps} steps")
         return RunOutcome(metrics=parts.evaluator(), step=state.step, tasks=data.task_names)
+    on_main(accelerator, lambda: open_folder(config, kept_share(state.model.trunk), state.step))
     for finding in on_main(accelerator, lambda: glance(config, data, accelerator.num_processes)):
         progress.say(f"{finding.level}: {finding.topic}: {finding.text} {finding.remedy}".rstrip())
     if checkpoint:

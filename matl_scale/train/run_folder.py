@@ -56,23 +56,25 @@ def find_checkpoint(config: Config) -> tuple[CheckpointInfo | None, list[str]]:
     return None, []
 
 
-def open_folder(config: Config, kept: tuple[float, float], step: int) -> bool:
+def lacks_evaluation(config: Config, step: int) -> bool:
+    """Returns whether the evaluation that belongs to `step` is missing, because the run was ended before or in it."""
+    return (
+        is_evaluated_after(config, step) and (step, config.eval.split) not in LocalLog(config.run.folder).evaluations()
+    )
+
+
+def open_folder(config: Config, kept: tuple[float, float], step: int) -> None:
     """Writes the config into the run's folder, and drops what an earlier start left after `step`.
 
     Args:
         config: Of the run.
         kept: Smallest and largest share of a layer's units that a task keeps.
         step: Steps done.
-
-    Returns:
-        Whether the evaluation that belongs to `step` is missing, because the run was ended before or in it.
     """
     folder = config.run.folder
     write_text(folder / CONFIG_FILE, f"# {describe_kept(config, kept)}\n{dump_config(config)}")
-    log = LocalLog(folder)
-    log.forget_after(step)
+    LocalLog(folder).forget_after(step)
     set_aside_after(folder / CHECKPOINTS, step)
-    return is_evaluated_after(config, step) and (step, config.eval.split) not in log.evaluations()
 
 
 def is_evaluated_after(config: Config, step: int) -> bool:
