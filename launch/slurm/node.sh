@@ -1,5 +1,6 @@
 #!/bin/bash
-# Started by srun once on every node of a job: `accelerate launch` for the processes of this node.
+# Started by srun once on every node of a job: `accelerate launch` for the processes of this node. site.sh may set RUN_IN to what
+# runs a command in a container (RUN_IN="apptainer exec --nv image.sif").
 set -uo pipefail
 if [[ -f launch/slurm/site.sh ]]; then
   source launch/slurm/site.sh
@@ -24,7 +25,7 @@ fi
 export PET_SIGNALS_TO_HANDLE=SIGQUIT # of torchrun's own options, which accelerate does not know
 (
   trap '' TERM USR2
-  exec "${launcher[@]}" launch/train.py "$@"
+  exec ${RUN_IN:-} "${launcher[@]}" launch/train.py "$@" # not quoted: a command with its options
 ) &
 trap 'echo SIGTERM >"$MATL_STOP_FILE"' TERM
 pid=$!

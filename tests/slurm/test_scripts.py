@@ -96,3 +96,23 @@ def test_a_sweep_gives_each_task_a_run(commands: Path) -> None:
     )
     assert code == 2
     assert "need sbatch --array=0-1" in error
+
+
+@pytest.mark.parametrize("gpus", ["", "4"])
+def test_a_node_starts_its_share_of_the_processes(gpus: str, commands: Path) -> None:
+    node = {
+        "SLURM_NODEID": "1",
+        "MASTER_HOST": "n1",
+        "MASTER_JOB_PORT": "24567",
+        "MATL_STOP_FILE": str(commands / "stop"),
+    }
+    values = {"PATH": os.environ["PATH"], **JOB, **node, "RUN_IN": "echo in a container:"}
+    if gpus:
+        values["SLURM_GPUS_ON_NODE"] = gpus
+    command = ["/bin/bash", "launch/slurm/node.sh", "--config", "a.yaml"]
+    result = subprocess.run(command, cwd=ROOT, env=values, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == (
+        "in a container: accelerate launch --config_file launch/accelerate/multi_node.yaml --num_machines 2 "
+        f"--num_processes {8 if gpus else 2} --machine_rank 1 --main_process_ip n1 --main_process_port 24567 --max_restarts 0 "
+        "launch/train.py --config a.yaml"
+    )
