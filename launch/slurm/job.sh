@@ -40,7 +40,9 @@ run_job() {
   # a job that scancel or `scontrol requeue` ends is not running any more; a preempted one that ends by itself is, and Slurm
   # would take it for failed
   if [[ $code == "$EXIT_STOPPED" && $(scontrol show job "$SLURM_JOB_ID" --oneliner) == *" JobState=RUNNING "* ]]; then
-    scontrol requeue "$SLURM_JOB_ID"
+    trap - TERM
+    # Slurm ends this script now; an exit code of its own could be taken for that of the job's next start
+    scontrol requeue "$SLURM_JOB_ID" && sleep 60
   fi
   exit "$code"
 }

@@ -78,6 +78,7 @@ class Job:
         wait_until(
             lambda: facts(self.id)["Restarts"] == "1" and facts(self.id)["JobState"] == "PENDING", "requeue", 120
         )
+        time.sleep(10)  # that wait is there for the nodes, which still end the earlier start
         command("scontrol", "update", f"JobId={self.id}", "StartTime=now")
 
     def wait_for_end(self) -> None:

@@ -19,7 +19,7 @@ def commands(tmp_path: Path) -> Path:
     scontrol += ' *) echo "$@" >>"$CALLS";; esac'
     srun = 'echo "$MASTER_HOST $MASTER_JOB_PORT $@" >>"$CALLS"; [[ -z ${STOPS:-} ]] || touch "$MATL_STOP_FILE.stopped"'
     srun += "; exit ${CODE:-0}"
-    for name, body in (("scontrol", scontrol), ("srun", srun)):
+    for name, body in (("scontrol", scontrol), ("srun", srun), ("sleep", 'echo "sleep $1" >>"$CALLS"')):
         (folder / name).write_text(f"#!/bin/bash\n{body}\n")
         (folder / name).chmod(0o755)
     return folder
