@@ -1,4 +1,4 @@
-"""Evaluates a run's newest checkpoint on a split: every task, every labelled sample once."""
+"""Evaluates a network of a run on a split: every task, every labelled sample once."""
 
 import argparse
 import contextlib
@@ -14,12 +14,14 @@ from matl_scale.errors import InputError, RunError
 from matl_scale.files import lock_folder
 from matl_scale.tracking.mlflow_follower import read_status
 from matl_scale.tracking.recorder import Recorder
-from matl_scale.train.checkpoint import open_checkpoint
+from matl_scale.train.answers import AnswerLog
+from matl_scale.train.compatibility import check_tasks
 from matl_scale.train.evaluate import Evaluator
 from matl_scale.train.progress import print_results
 from matl_scale.train.ranks import on_main
-from matl_scale.train.restore import restore_network
+from matl_scale.train.restore import WHICH, open_network, restore_network
 from matl_scale.train.run_folder import CONFIG_FILE
+from matl_scale.train.saving import save_answers
 from matl_scale.train.setup import build_accelerator, open_data
 
 PROGRAM = "evaluate.py"
@@ -29,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__)
     parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="the run's folder, as runs/NAME")
     parser.add_argument("--split", metavar="NAME", help="the split to evaluate (default: the run's eval.split)")
-    parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="a folder step-… (default: the run's newest)")
+    parser.add_argument("--checkpoint", default="best", metavar="WHICH", help=WHICH)
     options = parser.parse_args()
     try:
         run_evaluation(options.run, options.split, options.checkpoint)
@@ -37,7 +39,7 @@ def main() -> None:
         exit_with_error(PROGRAM, error)
 
 
-def run_evaluation(folder: Path, split: str | None, checkpoint_folder: Path | None) -> None:
+def run_evaluation(folder: Path, split: str | None, which: str) -> None:
     """Evaluates, adds the result to the run's files, and prints it."""
     if not (folder / CONFIG_FILE).is_file():
         raise InputError(f"--run {folder} is not a run: it has no {CONFIG_FILE}.")
@@ -48,18 +50,19 @@ def run_evaluation(folder: Path, split: str | None, checkpoint_folder: Path | No
     accelerator = build_accelerator(config.train.precision, config.guard.timeout_s)
     with contextlib.ExitStack() as stack:
         on_main(accelerator, lambda: stack.enter_context(lock_folder(folder)))
-        evaluate_split(config, accelerator, split, checkpoint_folder)
+        evaluate_split(config, accelerator, split, which)
     accelerator.end_training()
 
 
-def evaluate_split(config: Config, accelerator: Accelerator, split: str, checkpoint_folder: Path | None) -> None:
+def evaluate_split(config: Config, accelerator: Accelerator, split: str, which: str) -> None:
     folder = config.run.folder
     status = read_status(folder)
     data = open_data(config)
-    checkpoint = on_main(accelerator, lambda: open_checkpoint(checkpoint_folder or folder))
-    model = restore_network(config, data, checkpoint, accelerator.device)
+    checkpoint = on_main(accelerator, lambda: open_network(folder, which))
+    check_tasks(checkpoint, tasks=data.num_classes)
+    model = restore_network(checkpoint, accelerator.device)
     evaluated = data.evaluation(split)
-    metrics = Evaluator(
+    evaluator = Evaluator(
         accelerator,
         model,
         evaluated,
@@ -67,7 +70,11 @@ def evaluate_split(config: Config, accelerator: Accelerator, split: str, checkpo
         config.routing.execution,
         config.train.channels_last,
         folder,
-    )()
+    )
+    answers = AnswerLog()
+    metrics = evaluator.run(lambda: True, answers)
+    assert metrics is not None
+    save_answers(accelerator, answers, data, split, checkpoint.step, folder)
     if accelerator.is_main_process:
         recorder = Recorder(folder, config.track, dict(walk(config)), data.task_names, enabled=True)
         recorder.evaluation(checkpoint.step, split, metrics.summary(), metrics.values, metrics.counts)

@@ -1,4 +1,4 @@
-"""Per-task counters that add up over batches and ranks, and the metrics that follow from them.
+"""Per-task counters that add up over batches and ranks, and how the metrics follow from them.
 
 Everything but the loss is a count, so the result does not depend on how samples were spread over ranks. AUROC and
 average precision come from histograms of the score (the log-odds of a class) with `NUM_BINS` bins that are narrow
@@ -6,21 +6,15 @@ around zero; two samples in one bin count as tied.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-METRICS = (
-    "loss", "accuracy", "balanced_accuracy", "precision", "recall", "f1", "auroc", "average_precision",
-    "majority_accuracy",
-)  # fmt: skip
+from matl_scale.task_metrics import METRICS, TaskMetrics, mean, ratio
+
 NUM_BINS = 2048
 SCORE_LIMIT = 60.0  # log-odds beyond it share the outermost bins
-
-# metrics that a run's summary shows, and below which value a task is worse than a constant answer
-SUMMARY_METRICS = ("accuracy", "balanced_accuracy", "auroc", "average_precision")
 
 
 class TaskCounters:
@@ -67,7 +61,7 @@ class TaskCounters:
     def _histogram(self, task_id: int) -> torch.Tensor:
         return self.counts[self._histogram_start[task_id] : self._histogram_start[task_id + 1]]
 
-    def compute(self) -> "TaskMetrics":
+    def compute(self) -> TaskMetrics:
         """Returns every metric of every task; NaN where it is undefined."""
         rows = [self._compute_task(task_id) for task_id in range(len(self.num_classes))]
         counts = np.array([int(self._confusion(task_id).sum()) for task_id in range(len(self.num_classes))])
@@ -102,43 +96,6 @@ class TaskCounters:
         }
 
 
-@dataclass(frozen=True, kw_only=True)
-class TaskMetrics:
-    """Metrics of all tasks after one evaluation.
-
-    Attributes:
-        values: Per metric of `METRICS`, one value per task, NaN where it is undefined.
-        counts: Labelled samples of each task.
-    """
-
-    values: dict[str, np.ndarray]
-    counts: np.ndarray
-
-    @property
-    def below_baseline(self) -> np.ndarray:
-        """Tasks, as a bool array, whose accuracy is below that of always answering the most frequent class."""
-        return self.values["accuracy"] < self.values["majority_accuracy"]
-
-    def worst(self, limit: int = 10, metric: str = "balanced_accuracy") -> list[int]:
-        """Returns the tasks with the lowest values of a metric, worst first; undefined ones are left out."""
-        values = self.values[metric]
-        order = np.argsort(values, kind="stable")
-        return [int(task_id) for task_id in order if np.isfinite(values[task_id])][:limit]
-
-    def summary(self) -> dict[str, float]:
-        """Returns the summaries over tasks, by name: mean, median, 10th percentile and worst of the main metrics."""
-        result = {"macro_loss": mean(self.values["loss"])}
-        for name in SUMMARY_METRICS:
-            values = self.values[name][np.isfinite(self.values[name])]
-            result[f"macro_{name}"] = mean(values)
-            result[f"median_{name}"] = float(np.median(values)) if len(values) else float("nan")
-            result[f"p10_{name}"] = float(np.percentile(values, 10)) if len(values) else float("nan")
-            result[f"worst_{name}"] = float(values.min()) if len(values) else float("nan")
-        result["tasks_below_baseline"] = float(self.below_baseline.sum())
-        result["tasks_evaluated"] = float((self.counts > 0).sum())
-        return result
-
-
 def class_scores(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns the log-odds of each class and whether it is the true one, both `(batch, num_scores)`.
 
@@ -171,14 +128,3 @@ def average_precision(negative: np.ndarray, positive: np.ndarray) -> float:
     if not len(hits) or hits[-1] == 0:
         return float("nan")
     return float((ratio(hits, picked) * positive[::-1])[picked > 0].sum() / hits[-1])
-
-
-def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """Divides, with NaN where `whole` is zero."""
-    return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
-
-
-def mean(values: np.ndarray) -> float:
-    """Returns the mean of the defined values, NaN if there are none."""
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if len(defined) else float("nan")

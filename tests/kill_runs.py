@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import rank_work
 from ranks import TIMEOUT_S, run_ranks, start_ranks
@@ -30,8 +31,9 @@ from shard_sets import write_small_set
 from matl_scale.config import Config
 from matl_scale.data.loader import DataConfig
 from matl_scale.tracking.local import LocalLog, TrackConfig
-from matl_scale.train import checkpoint, loop
-from matl_scale.train.checkpoint import CheckpointConfig
+from matl_scale.tracking.predictions import predictions_file, read_predictions
+from matl_scale.train import checkpoint_writing, steps
+from matl_scale.train.checkpoint import BEST, CheckpointConfig
 from matl_scale.train.evaluate import EvalConfig, Evaluator
 from matl_scale.train.sampling import TasksConfig
 from matl_scale.train.step import TrainConfig
@@ -90,9 +92,9 @@ def train_until_killed(config: Config, moment: Moment) -> None:
         if moment.phase == "anywhere":
             kill_after(moment.delay_s)
         for phase, place, name in (
-            ("step", loop, "run_step"),
-            ("save", loop, "save"),
-            ("write", checkpoint, "write_state"),
+            ("step", steps, "run_step"),
+            ("save", steps, "save"),
+            ("write", checkpoint_writing, "write_state"),
             ("evaluation", Evaluator, "run"),
             ("record", LocalLog, "log"),
         ):
@@ -135,6 +137,12 @@ def compare(killed: Config, whole: Config) -> None:
     assert records(whole) == records(killed)
     tables = [pq.read_table(config.run.folder / "per_task.parquet") for config in (whole, killed)]
     assert tables[0].equals(tables[1])
+    best = [list((config.run.folder / BEST).iterdir()) for config in (whole, killed)]
+    assert [folder.name for folder in best[0]] == [folder.name for folder in best[1]]
+    assert_identical(saved_state(whole, best[0][0]), saved_state(killed, best[1][0]))
+    answers = [read_predictions(predictions_file(config.run.folder, "val")) for config in (whole, killed)]
+    for name in ("samples", "labels", "answers", "confidences"):
+        np.testing.assert_array_equal(getattr(answers[0], name), getattr(answers[1], name))
     if killed.track.mlflow:
         compare_mlflow(killed)
 

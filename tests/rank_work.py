@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,12 +12,15 @@ from accelerate import Accelerator
 
 from matl_scale.config import Config
 from matl_scale.errors import RunError
-from matl_scale.metrics import TaskMetrics
+from matl_scale.task_metrics import TaskMetrics
 from matl_scale.train import loop
 from matl_scale.train import step as step_module
+from matl_scale.train import steps as run_steps
+from matl_scale.train.answers import AnswerLog
 from matl_scale.train.checkpoint import hash_masks, open_checkpoint
 from matl_scale.train.evaluate import EvalConfig, Evaluator
 from matl_scale.train.restore import restore_network
+from matl_scale.train.saving import save_answers
 from matl_scale.train.setup import build_accelerator, build_network, open_data
 
 
@@ -41,29 +45,35 @@ def train_interrupted(whole: Config, broken: Config, stop_at: int) -> None:
     """Trains one run to its end; the other until the beginning of step `stop_at`, breaks off, and starts it again."""
     accelerator = accelerator_of(whole)
     loop.train(whole, accelerator)
-    original = loop.learning_rate
+    original = run_steps.learning_rate
 
     def learning_rate(optim: Any, step: int, steps: int) -> float:
         if step == stop_at:
             raise Interrupted
         return original(optim, step, steps)
 
-    loop.learning_rate = learning_rate
+    run_steps.learning_rate = learning_rate
     try:
         loop.train(broken, accelerator)
     except Interrupted:
-        loop.learning_rate = original
+        run_steps.learning_rate = original
     else:
         raise AssertionError("the run was not interrupted")
     loop.train(broken, accelerator)
 
 
-def evaluate_run(config: Config, split: str, batch_size: int) -> TaskMetrics:
-    """Evaluates the newest checkpoint of a run."""
+def evaluate_run(config: Config, split: str, batch_size: int, predictions: Path) -> TaskMetrics:
+    """Evaluates the newest checkpoint of a run, and keeps its predictions in a folder."""
     accelerator = accelerator_of(config)
     data = open_data(config)
-    model = restore_network(config, data, open_checkpoint(config.run.folder), accelerator.device)
-    return Evaluator(accelerator, model, data.evaluation(split), EvalConfig(batch_size=batch_size))()
+    model = restore_network(open_checkpoint(config.run.folder), accelerator.device)
+    answers = AnswerLog()
+    metrics = Evaluator(accelerator, model, data.evaluation(split), EvalConfig(batch_size=batch_size)).run(
+        lambda: True, answers
+    )
+    save_answers(accelerator, answers, data, split, 1, predictions)
+    assert metrics is not None
+    return metrics
 
 
 def count_reduced_bytes(configs: list[Config]) -> list[int]:
@@ -112,7 +122,7 @@ def train_stopped(whole: Config, broken: Config, stop_at: int, in_evaluation: bo
     accelerator = accelerator_of(whole)
     loop.train(whole, accelerator)
     last = accelerator.process_index == accelerator.num_processes - 1
-    run_evaluation, learning_rate = Evaluator.run, loop.learning_rate
+    run_evaluation, learning_rate = Evaluator.run, run_steps.learning_rate
 
     def signalled_run(self: Evaluator, keep_on: Callable[[], bool]) -> TaskMetrics | None:
         if last:
@@ -127,9 +137,9 @@ def train_stopped(whole: Config, broken: Config, stop_at: int, in_evaluation: bo
     if in_evaluation:
         Evaluator.run = signalled_run  # type: ignore[method-assign]
     else:
-        loop.learning_rate = signalled_rate
+        run_steps.learning_rate = signalled_rate
     outcomes = [loop.train(broken, accelerator)]
-    Evaluator.run, loop.learning_rate = run_evaluation, learning_rate  # type: ignore[method-assign]
+    Evaluator.run, run_steps.learning_rate = run_evaluation, learning_rate  # type: ignore[method-assign]
     assert outcomes[0].metrics is None
     outcomes.append(loop.train(broken, accelerator))
     assert outcomes[1].metrics is not None
@@ -158,7 +168,7 @@ def with_nan(config: Config, bad_steps: list[int]) -> str:
 def with_flipped_bit(config: Config, at_step: int) -> str:
     """Flips a bit of a weight on the last rank before a step; returns the error with which the run ends."""
     accelerator = accelerator_of(config)
-    learning_rate, build_parts = loop.learning_rate, loop.build_parts
+    learning_rate, build_parts = run_steps.learning_rate, loop.build_parts
     built: list[Any] = []
 
     def remember(*arguments: Any) -> Any:
@@ -171,7 +181,7 @@ def with_flipped_bit(config: Config, at_step: int) -> str:
             weight.view(torch.int64)[1, 3] ^= 1
         return learning_rate(optim, step, steps)
 
-    loop.learning_rate, loop.build_parts = flipping_rate, remember
+    run_steps.learning_rate, loop.build_parts = flipping_rate, remember
     try:
         loop.train(config, accelerator)
     except RunError as error:
@@ -184,28 +194,28 @@ def train_and_freeze(config: Config, at_step: int, messages: str) -> None:
     accelerator = accelerator_of(config)
     descriptor = os.open(messages, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 2)
-    learning_rate = loop.learning_rate
+    learning_rate = run_steps.learning_rate
 
     def freezing_rate(optim: Any, step: int, steps: int) -> float:
         if step == at_step and accelerator.process_index == accelerator.num_processes - 1:
             os.kill(os.getpid(), signal.SIGSTOP)
         return learning_rate(optim, step, steps)
 
-    loop.learning_rate = freezing_rate
+    run_steps.learning_rate = freezing_rate
     loop.train(config, accelerator)
 
 
 def train_to(config: Config, steps: int) -> None:
     """Trains a run to a step, as if it had been stopped there: the schedule is that of the whole run."""
     accelerator = accelerator_of(config)
-    learning_rate = loop.learning_rate
+    learning_rate = run_steps.learning_rate
 
     def signalled_rate(optim: Any, step: int, all_steps: int) -> float:
         if step == steps - 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return learning_rate(optim, step, all_steps)
 
-    loop.learning_rate = signalled_rate
+    run_steps.learning_rate = signalled_rate
     loop.train(config, accelerator)
 
 

@@ -78,6 +78,10 @@ class SampleReader:
         """Returns the key of a sample."""
         return sample_key(int(self._key[row]))
 
+    def keys(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the keys of samples as numbers."""
+        return self._key[rows]
+
     def size(self, row: int) -> int:
         """Returns the size of a sample's image in bytes."""
         return int(self._size[row])

@@ -24,6 +24,7 @@ PER_TASK_FILE = "per_task.parquet"
 DRAWS_FILE = "draws.parquet"
 BALANCE_FILE = "balance.parquet"
 STATUS_FILE = "status.json"
+ABOUT_FILE = "about.json"
 MAX_CURVES = 50
 TRAIN_MARK = "train/lr"  # in every record of training
 EVALUATION_MARK = "/tasks_evaluated"  # in every record of an evaluation

@@ -20,6 +20,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from matl_scale.files import lock_folder, write_json
+from matl_scale.tracking.history import RunHistory
 from matl_scale.tracking.local import (
     BALANCE_FILE,
     DRAWS_FILE,
@@ -160,11 +161,12 @@ class Follower:
         for name in (DRAWS_FILE, BALANCE_FILE):
             if (self.folder / name).is_file():
                 self._client.log_artifact(run_id, str(self.folder / name))
+        history = RunHistory(self.folder)
         # the layout and the tag that MLflow's own `log_table` writes; that would append to what is there
-        self._client.log_dict(run_id, latest_table(self.folder), "per_task.json")
+        self._client.log_dict(run_id, latest_table(history), "per_task.json")
         self._client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps([{"path": "per_task.json", "type": "table"}]))
         picture = self.folder / "per_task.png"
-        draw_heatmap(self.folder, picture)
+        draw_heatmap(history, picture)
         self._client.log_artifact(run_id, str(picture))
         self.state["tables"] = changed
         self._save()

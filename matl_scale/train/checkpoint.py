@@ -1,4 +1,4 @@
-"""Checkpoints: complete or absent. Written aside, synced, renamed; older ones are pruned after the new one is safe.
+"""Checkpoints: what they hold, where they are, and whether their bytes are those that were written.
 
 A checkpoint holds what a step depends on: weights, masks, statistics, optimizer, scaler, EMA, step and draws. Task
 sampling, batches, augmentation, dropout and the learning rate are pure functions of the seed and the step, so there is
@@ -7,24 +7,26 @@ no generator or schedule whose state could be lost.
 
 import hashlib
 import json
-import os
 import pickle
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import nn
 
-from matl_scale.errors import InputError, RunError, shortened
-from matl_scale.files import explain_os_error, file_sha256, sync_folder, write_json
+from matl_scale.errors import InputError
+from matl_scale.files import file_sha256
 from matl_scale.routing.router import TaskRouter
+from matl_scale.task_metrics import RANKED_SUMMARIES
 
 CHECKPOINTS = "checkpoints"  # in the run's folder
+BEST = "best"  # beside it: networks without what training needs beside them
 STATE_FILE = "state.pt"
 INFO_FILE = "checkpoint.json"
-FORMAT_VERSION = 3  # 2: norm statistics over the units that a task keeps; 3: the records under way
+FORMAT_VERSION = (
+    4  # 2: norm statistics over the units that a task keeps; 3: the records under way; 4: classes, image size, score
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +37,18 @@ class CheckpointConfig:
     """Steps between checkpoints; there is always one at the end."""
     keep: int = 2
     """How many to keep; the oldest go first."""
+    best: str = "macro_balanced_accuracy"
+    """Summary over the tasks of `eval.split`, the higher the better: the network of the evaluation where it was highest stays in
+    the run's folder `best`. Empty keeps none."""
 
     def __post_init__(self) -> None:
         for key, value in (("every", self.every), ("keep", self.keep)):
             if value < 1:
                 raise InputError(f"`checkpoint.{key}` should be at least 1. Got {value}.")
+        if self.best and self.best not in RANKED_SUMMARIES:
+            raise InputError(
+                f"`checkpoint.best` should be one of {', '.join(RANKED_SUMMARIES)}, or empty. Got {self.best!r}."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,23 +59,32 @@ class CheckpointInfo:
         folder: Where it is.
         step: Steps done.
         masks: Hash of all routing masks.
-        tasks: Number of classes by task name, in order.
+        classes: Class names by task name, in order.
+        image_size: Side length in pixels of the images.
         shards: Hash of the training split's tars.
         manifest_id: Of the shard set: it changes with labels and with other splits too.
         world_size: W when it was written.
         config: The run's config, in sections.
+        score: What the network was chosen for as the best so far, if it was.
         sha256: Of the file with the tensors.
     """
 
     folder: Path
     step: int
     masks: str
-    tasks: dict[str, int]
+    classes: dict[str, list[str]]
+    image_size: int
     shards: str
     manifest_id: str
     world_size: int
     config: dict[str, dict[str, Any]]
+    score: float | None
     sha256: str
+
+    @property
+    def tasks(self) -> dict[str, int]:
+        """Number of classes by task name, in order."""
+        return {name: len(classes) for name, classes in self.classes.items()}
 
 
 class DamagedCheckpoint(InputError):
@@ -81,91 +99,6 @@ def hash_masks(model: nn.Module) -> str:
             digest.update(f"{name} {tuple(module.mask.shape)} ".encode())
             digest.update(module.mask.cpu().numpy().tobytes())
     return digest.hexdigest()
-
-
-def save_checkpoint(root: Path, step: int, state: dict[str, Any], info: dict[str, Any], keep: int) -> Path:
-    """Writes `root/step-NNNNNNNNN`, then removes all but the newest `keep`.
-
-    Args:
-        root: The run's folder of checkpoints.
-        step: Steps done.
-        state: Tensors, numbers and strings in dicts and lists: loadable with `weights_only`.
-        info: The other fields of `CheckpointInfo`.
-        keep: At least 1.
-
-    Raises:
-        RunError: The disk is full or cannot be written; what was there before is untouched.
-    """
-    final = root / f"step-{step:09d}"
-    partial = root / f".partial-{final.name}"
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-        sha256 = write_state(partial / STATE_FILE, state)
-        write_json(partial / INFO_FILE, {**info, "format_version": FORMAT_VERSION, "step": step, "sha256": sha256})
-        if final.exists():  # not complete, or this run would have gone on from it
-            shutil.rmtree(final)
-        os.replace(partial, final)
-        sync_folder(root)
-    except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        reason = explain_os_error(error)
-        if reason is None:
-            raise
-        raise RunError(
-            f"The checkpoint of step {step} cannot be written: {reason} Earlier checkpoints are untouched."
-        ) from error
-    for old in checkpoint_folders(root)[:-keep]:
-        shutil.rmtree(old)
-    return final
-
-
-def write_state(path: Path, state: dict[str, Any]) -> str:
-    """Writes a state to disk and returns its SHA-256, which is computed on the way: reading it back would take as long."""
-    with path.open("wb") as file:
-        writer = HashingWriter(file)
-        try:
-            torch.save(state, writer)  # type: ignore[arg-type]
-        except RuntimeError as error:  # torch hides the reason for which a write failed
-            raise writer.error or error from error
-        file.flush()
-        os.fsync(file.fileno())
-    return writer.digest.hexdigest()
-
-
-class HashingWriter:
-    """A file to write from front to back that knows the SHA-256 of what was written."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file, self.digest = file, hashlib.sha256()
-        self.error: OSError | None = None
-
-    def write(self, data: bytes) -> int:
-        self.digest.update(data)
-        try:
-            return self.file.write(data)
-        except OSError as error:
-            error.filename = error.filename or self.file.name
-            self.error = error
-            raise
-
-    def flush(self) -> None:
-        self.file.flush()
-
-
-def set_aside_after(root: Path, step: int) -> list[Path]:
-    """Renames checkpoints of later steps, which a run that goes on from `step` will not reach again as they are.
-
-    Returns:
-        Their new names.
-    """
-    renamed = []
-    for folder in checkpoint_folders(root):
-        if int(folder.name.removeprefix("step-")) > step:
-            target = root / f"abandoned-{folder.name}"
-            shutil.rmtree(target, ignore_errors=True)
-            renamed.append(folder.rename(target))
-    return renamed
 
 
 def checkpoint_folders(root: Path) -> list[Path]:
@@ -214,11 +147,13 @@ def read_info(folder: Path) -> CheckpointInfo:
             folder=folder,
             step=content["step"],
             masks=content["masks"],
-            tasks=dict(content["tasks"]),
+            classes=dict(content["classes"]),
+            image_size=content["image_size"],
             shards=content["shards"],
             manifest_id=content["manifest_id"],
             world_size=content["world_size"],
             config=content["config"],
+            score=content.get("score"),
             sha256=content["sha256"],
         )
     except InputError:
@@ -274,42 +209,3 @@ def load_state(info: CheckpointInfo) -> dict[str, Any]:
             f"{path} holds objects that would run code when they are loaded. It is not one of ours."
         ) from error
     return state
-
-
-def check_network(info: CheckpointInfo, *, tasks: dict[str, int], masks: str) -> None:
-    """Raises `InputError` if the checkpoint's network has other tasks or masks than the one at hand.
-
-    Args:
-        info: The checkpoint.
-        tasks: Number of classes by task name, in order.
-        masks: From `hash_masks`.
-    """
-    if list(info.tasks.items()) != list(tasks.items()):
-        different = [name for name in {**info.tasks, **tasks} if info.tasks.get(name) != tasks.get(name)]
-        raise InputError(
-            f"{info.folder} was trained on other tasks ({len(info.tasks)}, here {len(tasks)}; they differ in "
-            f"{shortened(different or tasks)}). Use its `data.tasks`, or another `run.name`."
-        )
-    if info.masks != masks:
-        raise InputError(
-            f"{info.folder} has other routing masks than this config draws. Use its `routing`, `model` and `run.seed` "
-            "settings, or another `run.name`."
-        )
-
-
-FIXED_KEYS = ("model.name", "model.width", "model.stem", "routing.statistics", "optim.name", "run.seed")
-
-
-def check_resumable(info: CheckpointInfo, *, config: dict[str, dict[str, Any]], shards: str) -> None:
-    """Raises `InputError` if a run with this config and these training tars cannot go on from the checkpoint."""
-    if info.shards != shards:
-        raise InputError(f"{info.folder} was trained on another shard set. Use its `data.path`, or another `run.name`.")
-    for key in FIXED_KEYS:
-        section, _, name = key.partition(".")
-        before, now = info.config[section][name], config[section][name]
-        if before != now:
-            raise InputError(
-                f"{info.folder} was trained with `{key}` = {before!r}, not {now!r}. Choose another `run.name`."
-            )
-    if config["train"]["ema_decay"] and not info.config["train"]["ema_decay"]:
-        raise InputError(f"{info.folder} keeps no moving average: `train.ema_decay` should be 0 to go on from it.")

@@ -18,9 +18,11 @@ from matl_scale.data.loader import EvaluationBatches, ImageBatch, build_loader
 from matl_scale.data.reader import Damage, SampleReader
 from matl_scale.data.shards import MISSING
 from matl_scale.errors import InputError
-from matl_scale.metrics import TaskCounters, TaskMetrics
+from matl_scale.metrics import TaskCounters
 from matl_scale.models import Execution, RoutedModel
 from matl_scale.predict import Predictor
+from matl_scale.task_metrics import TaskMetrics
+from matl_scale.train.answers import AnswerLog
 from matl_scale.train.damaged import share_damage
 
 
@@ -37,6 +39,9 @@ class EvalConfig:
     task_chunk: int = 64
     """Tasks whose sub-networks stay in memory for a whole evaluation, each about sigma² of the trunk; those of the others are
     gathered again for every batch."""
+    predictions: bool = True
+    """Keep what the last evaluation answered for every sample (predictions-SPLIT.parquet, some 2 bytes per label): reports
+    compare runs by it."""
 
     def __post_init__(self) -> None:
         if self.every < 0:
@@ -100,11 +105,12 @@ class Evaluator:
         assert metrics is not None
         return metrics
 
-    def run(self, keep_on: Callable[[], bool]) -> TaskMetrics | None:
+    def run(self, keep_on: Callable[[], bool], answers: AnswerLog | None = None) -> TaskMetrics | None:
         """Evaluates the weights as they are now.
 
         Args:
             keep_on: Called before each batch; the evaluation ends without a result, on all ranks, if it says no on any.
+            answers: Gets what this rank's samples were answered.
         """
         was_training = self.model.training
         self.model.eval()
@@ -127,7 +133,7 @@ class Evaluator:
                 damage += batch.damage
                 labels = self.data.labels[batch.rows]
                 labels[~batch.valid] = MISSING
-                self._count(counters, batch, labels)
+                self._count(counters, batch, labels, answers)
         self.predictor.start()
         share_damage(self.accelerator, self.data.damage, damage, self.folder)
         if self.accelerator.num_processes > 1:
@@ -137,7 +143,7 @@ class Evaluator:
         self.model.train(was_training)
         return None if broken_off.item() else counters.compute()
 
-    def _count(self, counters: TaskCounters, batch: ImageBatch, labels: np.ndarray) -> None:
+    def _count(self, counters: TaskCounters, batch: ImageBatch, labels: np.ndarray, log: AnswerLog | None) -> None:
         """Runs every task on the images of a batch that carry its label, `labels` being `(batch, num_tasks)`."""
         device = self.accelerator.device
         images = normalise(batch.images.to(device, non_blocking=True))
@@ -149,7 +155,13 @@ class Evaluator:
             chosen = np.flatnonzero(labelled[:, task_id])
             places[task_id] = torch.from_numpy(chosen).to(device) if len(chosen) < len(labels) else None
         targets = torch.from_numpy(labels.astype(np.int64)).to(device)
+        if log is not None:
+            log.begin(labels.shape, device)
         for task_id, logits in self.predictor.logits(images, places):
             chosen_places = places[task_id]
             answers = targets[:, task_id] if chosen_places is None else targets[chosen_places, task_id]
             counters.update(task_id, logits, answers)
+            if log is not None:
+                log.add(task_id, chosen_places, logits)
+        if log is not None:
+            log.end(batch.rows)

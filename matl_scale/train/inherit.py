@@ -1,6 +1,7 @@
 """A run that starts from the network of another one: tasks that it had keep their masks, heads and norm statistics, the trunk
 keeps its weights, and new tasks get masks and heads of their own."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from matl_scale.errors import InputError
 from matl_scale.models import RoutedModel
 from matl_scale.routing.masks import EarlierMasks
 from matl_scale.routing.statistics import task_norms
-from matl_scale.train.checkpoint import CheckpointInfo, load_state, open_checkpoint
+from matl_scale.train.checkpoint import CheckpointInfo, open_checkpoint
 from matl_scale.train.setup import RunData
 
 MASK_PREFIX, MASK_SUFFIX = "trunk.routers.", ".mask"
@@ -48,33 +49,31 @@ def check_start(start: CheckpointInfo, config: dict[str, dict[str, Any]], data: 
             )
 
 
-def rows_of(start: CheckpointInfo, data: RunData) -> list[int | None]:
+def rows_of(start: CheckpointInfo, names: Sequence[str]) -> list[int | None]:
     """Returns for each task its number in the checkpoint, None for a new one."""
-    number_of = {name: number for number, name in enumerate(start.tasks)}
-    return [number_of.get(task.name) for task in data.tasks]
+    number_of = {name: number for number, name in enumerate(start.classes)}
+    return [number_of.get(name) for name in names]
 
 
-def earlier_masks(start: CheckpointInfo, state: dict[str, Any], data: RunData) -> EarlierMasks:
+def earlier_masks(start: CheckpointInfo, state: dict[str, Any], names: Sequence[str]) -> EarlierMasks:
     """Returns the masks of a checkpoint, for the tasks at hand.
 
     Args:
         start: The checkpoint.
         state: Loaded from it.
-        data: The tasks.
+        names: Of the tasks.
     """
     masks = {
         name.removeprefix(MASK_PREFIX).removesuffix(MASK_SUFFIX): value
         for name, value in state["model"].items()
         if name.startswith(MASK_PREFIX) and name.endswith(MASK_SUFFIX)
     }
-    return EarlierMasks(masks=masks, rows=rows_of(start, data), names=data.task_names)
+    return EarlierMasks(masks=masks, rows=rows_of(start, names), names=names)
 
 
-def load_masks(checkpoint: CheckpointInfo, data: RunData) -> EarlierMasks | None:
+def own_masks(checkpoint: CheckpointInfo, state: dict[str, Any], names: Sequence[str]) -> EarlierMasks | None:
     """Returns the masks of a run's own checkpoint if some came from another run, else None: the config draws them."""
-    return (
-        earlier_masks(checkpoint, load_state(checkpoint), data) if checkpoint.config["run"].get("start_from") else None
-    )
+    return earlier_masks(checkpoint, state, names) if checkpoint.config["run"].get("start_from") else None
 
 
 def take_over(model: RoutedModel, state: dict[str, Any], rows: list[int | None]) -> None:

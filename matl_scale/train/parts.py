@@ -14,22 +14,11 @@ from matl_scale.data.plan import SlotPlan, TaskOrder
 from matl_scale.data.stream import StreamBatches
 from matl_scale.errors import InputError, shortened
 from matl_scale.models import RoutedModel
-from matl_scale.train.checkpoint import (
-    CheckpointInfo,
-    check_network,
-    check_resumable,
-    hash_masks,
-    load_state,
-)
+from matl_scale.train.checkpoint import CheckpointInfo, hash_masks, load_state
+from matl_scale.train.compatibility import check_network, check_resumable
 from matl_scale.train.evaluate import Evaluator
 from matl_scale.train.execution import TrunkExecution
-from matl_scale.train.inherit import (
-    check_start,
-    earlier_masks,
-    load_masks,
-    rows_of,
-    take_over,
-)
+from matl_scale.train.inherit import check_start, earlier_masks, own_masks, rows_of, take_over
 from matl_scale.train.meter import Meter
 from matl_scale.train.optim import build_optimizer
 from matl_scale.train.sampling import TaskSampler, build_sampler
@@ -92,14 +81,15 @@ def build_start(
 ) -> RoutedModel:
     """Builds the network of a run: to be loaded from its checkpoint, with the weights of another run, or new."""
     if checkpoint:
-        return build_network(config, data, accelerator.device, load_masks(checkpoint, data))
+        masks = own_masks(checkpoint, load_state(checkpoint), data.task_names)
+        return build_network(config, data, accelerator.device, masks)
     if start is None:
         return build_network(config, data, accelerator.device)
     check_start(start, asdict(config), data)
     state = load_state(start)
     config = replace(config, model=replace(config.model, pretrained=False))
-    model = build_network(config, data, accelerator.device, earlier_masks(start, state, data))
-    take_over(model, state, rows_of(start, data))
+    model = build_network(config, data, accelerator.device, earlier_masks(start, state, data.task_names))
+    take_over(model, state, rows_of(start, data.task_names))
     return model
 
 

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from matl_scale.metrics import TaskMetrics
+from matl_scale.task_metrics import TaskMetrics
 
 LINE_EVERY_S = 10.0
 TABLE_METRICS = ("balanced_accuracy", "accuracy", "majority_accuracy", "auroc", "average_precision")

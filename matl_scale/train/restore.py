@@ -1,32 +1,88 @@
-"""The network of a run, from one of its checkpoints."""
+"""A trained network, from a checkpoint alone: neither its shard set nor its run's folder is needed."""
 
-from dataclasses import replace
+from pathlib import Path
 from typing import cast
 
 import torch
 
-from matl_scale.config import Config
-from matl_scale.models import RoutedModel
-from matl_scale.train.checkpoint import CheckpointInfo, check_network, hash_masks, load_state
-from matl_scale.train.inherit import load_masks
-from matl_scale.train.setup import RunData, build_network
+from matl_scale.errors import InputError
+from matl_scale.models import ModelConfig, RoutedModel, RoutingConfig, build_model
+from matl_scale.tasks import Task
+from matl_scale.train.checkpoint import (
+    BEST,
+    CHECKPOINTS,
+    INFO_FILE,
+    CheckpointInfo,
+    checkpoint_folders,
+    hash_masks,
+    load_state,
+    open_checkpoint,
+    read_info,
+    verify_state,
+)
+from matl_scale.train.compatibility import check_network
+from matl_scale.train.inherit import own_masks
 from matl_scale.train.state import build_ema
 
+WHICH = "best, newest, or a folder step-… (default: best)"  # for --checkpoint
 
-def restore_network(config: Config, data: RunData, checkpoint: CheckpointInfo, device: torch.device) -> RoutedModel:
-    """Builds a run's network with a checkpoint's weights; the moving average if the run keeps one.
+
+def open_network(run: Path, which: str = "best") -> CheckpointInfo:
+    """Finds a network of a run and compares its bytes with their checksum.
+
+    Args:
+        run: The run's folder; or a checkpoint by itself, whatever `which` says then.
+        which: `best` (by `checkpoint.best`), `newest`, or the path of a checkpoint.
 
     Raises:
-        InputError: The checkpoint has other tasks or masks than the config.
+        InputError: There is none, or it is damaged.
     """
-    config = replace(config, model=replace(config.model, pretrained=False))
-    model = build_network(config, data, device, load_masks(checkpoint, data))
-    check_network(checkpoint, tasks=data.num_classes, masks=hash_masks(model))
-    state = load_state(checkpoint)
-    model.load_state_dict(state["model"])
+    if (run / INFO_FILE).is_file():
+        return open_checkpoint(run)
+    if not (run / CHECKPOINTS).is_dir():
+        raise InputError(f"{run} is not a run: it has no folder `{CHECKPOINTS}`.")
+    if which == "newest":
+        return open_checkpoint(run)
+    if which != "best":
+        return open_checkpoint(Path(which))
+    best = checkpoint_folders(run / BEST)
+    if not best:
+        raise InputError(
+            f"{run} has no best network: it was not evaluated yet, or `checkpoint.best` is empty. Use --checkpoint newest."
+        )
+    info = read_info(best[-1])
+    verify_state(info)
+    return info
+
+
+def tasks_of(checkpoint: CheckpointInfo) -> list[Task]:
+    """Returns the tasks of a checkpoint's network, in order."""
+    return [Task(name=name, classes=tuple(classes)) for name, classes in checkpoint.classes.items()]
+
+
+def restore_network(checkpoint: CheckpointInfo, device: torch.device) -> RoutedModel:
+    """Builds a checkpoint's network with its weights, in evaluation mode; the moving average if the run keeps one.
+
+    Raises:
+        InputError: The weights do not fit the masks that the checkpoint's config draws.
+    """
+    state, config = load_state(checkpoint), checkpoint.config
+    model = build_model(
+        ModelConfig(**{**config["model"], "pretrained": False}),
+        RoutingConfig(**config["routing"]),
+        tasks_of(checkpoint),
+        config["run"]["seed"],
+        checkpoint.image_size,
+        own_masks(checkpoint, state, list(checkpoint.classes)),
+    )
+    model.to(device=device, dtype=torch.get_default_dtype())
+    if config["train"]["channels_last"]:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    check_network(checkpoint, tasks=checkpoint.tasks, masks=hash_masks(model))
     if state["ema"] is None:
-        return model
-    ema = build_ema(model, config.train.ema_decay)
+        model.load_state_dict(state["model"])
+        return model.eval()
+    ema = build_ema(model, config["train"]["ema_decay"])
     assert ema is not None
     ema.load_state_dict(state["ema"])
-    return cast(RoutedModel, ema.module)
+    return cast(RoutedModel, ema.module).eval()

@@ -2,24 +2,15 @@
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 from matl_scale.config import Config, describe_changes, dump_config
 from matl_scale.errors import InputError
 from matl_scale.files import lock_folder, write_text
 from matl_scale.tracking.local import METRICS_FILE, LocalLog
-from matl_scale.train.checkpoint import (
-    CHECKPOINTS,
-    CheckpointInfo,
-    find_intact,
-    hash_masks,
-    open_checkpoint,
-    save_checkpoint,
-    set_aside_after,
-)
-from matl_scale.train.setup import TRAIN_SPLIT, RunData
-from matl_scale.train.state import TrainState
+from matl_scale.train.checkpoint import BEST, CHECKPOINTS, CheckpointInfo, find_intact, open_checkpoint
+from matl_scale.train.checkpoint_writing import drop_after, set_aside_after
+from matl_scale.train.setup import RunData
 
 CONFIG_FILE = "config.yaml"
 LOCK_FILE = ".lock"
@@ -75,6 +66,7 @@ def open_folder(config: Config, kept: tuple[float, float], step: int) -> None:
     write_text(folder / CONFIG_FILE, f"# {describe_kept(config, kept)}\n{dump_config(config)}")
     LocalLog(folder).forget_after(step)
     set_aside_after(folder / CHECKPOINTS, step)
+    drop_after(folder / BEST, step)
 
 
 def is_evaluated_after(config: Config, step: int) -> bool:
@@ -121,17 +113,3 @@ def describe_world_size(checkpoint: CheckpointInfo, config: Config, world_size: 
     if slots_before % world_size == 0:
         hint = f" (train.accumulate {slots_before // world_size} would keep {slots_before})"
     return f"{text}; a step averages over {slots} batches instead of {slots_before}{hint}"
-
-
-def save_state(config: Config, data: RunData, state: TrainState, world_size: int) -> None:
-    """Writes a checkpoint of the state."""
-    info = {
-        "masks": hash_masks(state.model),
-        "tasks": list(data.num_classes.items()),
-        "shards": data.hash_shards(TRAIN_SPLIT),
-        "manifest_id": data.manifest.id,
-        "world_size": world_size,
-        "config": asdict(config),
-    }
-    root = config.run.folder / CHECKPOINTS
-    save_checkpoint(root, state.step, state.state_dict(), info, config.checkpoint.keep)

@@ -21,10 +21,11 @@ from data_prep.image_sources import ArrayImages
 from data_prep.shard_set import write_shard_set
 from matl_scale.config import Config, RunConfig
 from matl_scale.data.loader import DataConfig
-from matl_scale.metrics import METRICS
 from matl_scale.models import ModelConfig, RoutingConfig
+from matl_scale.task_metrics import METRICS, TaskMetrics
 from matl_scale.tasks import Task
 from matl_scale.tracking.local import METRICS_FILE, TrackConfig
+from matl_scale.tracking.predictions import Predictions, predictions_file, read_predictions
 from matl_scale.train.checkpoint import CheckpointConfig
 from matl_scale.train.evaluate import EvalConfig
 from matl_scale.train.sampling import TasksConfig
@@ -136,9 +137,12 @@ def test_a_head_that_nobody_ran_is_bit_identical(stepwise: Config) -> None:
 def test_evaluation_counts_each_sample_once_on_any_number_of_ranks(
     stepwise: Config, small_set: ShardSet, tmp_path: Path
 ) -> None:
-    results = {}
+    results, predictions = {}, {}
     for world_size in (1, 2, 3):
-        found = run_ranks(world_size, rank_work.evaluate_run, tmp_path / str(world_size), stepwise, "val", 7)
+        kept = tmp_path / f"predictions-{world_size}"
+        kept.mkdir()
+        found = run_ranks(world_size, rank_work.evaluate_run, tmp_path / str(world_size), stepwise, "val", 7, kept)
+        predictions[world_size] = read_predictions(predictions_file(kept, "val"))
         for other in found[1:]:  # every rank knows all
             np.testing.assert_array_equal(found[0].counts, other.counts)
         results[world_size] = found[0]
@@ -149,6 +153,21 @@ def test_evaluation_counts_each_sample_once_on_any_number_of_ranks(
         for name in METRICS:
             equal = np.testing.assert_allclose if name == "loss" else np.testing.assert_array_equal
             equal(results[world_size].values[name], results[1].values[name])
+        for name in ("samples", "labels", "answers", "confidences"):
+            np.testing.assert_array_equal(getattr(predictions[world_size], name), getattr(predictions[1], name))
+    assert_fits(predictions[1], results[1], labels)
+
+
+def assert_fits(predictions: Predictions, metrics: TaskMetrics, labels: np.ndarray) -> None:
+    """Compares what every sample was answered with the split's labels and the metrics that were counted."""
+    np.testing.assert_array_equal(predictions.labels, labels)
+    seen = labels >= 0
+    np.testing.assert_array_equal(predictions.answers >= 0, seen)
+    np.testing.assert_array_equal(np.isnan(predictions.confidences), ~seen)
+    right = ((predictions.answers == labels) & seen).sum(axis=0) / seen.sum(axis=0)
+    np.testing.assert_allclose(right, metrics.values["accuracy"])
+    lowest = np.array([1 / task.num_classes for task in predictions.info.tasks])
+    assert (np.nan_to_num(predictions.confidences, nan=1.0) > lowest - 0.001).all()  # float16
 
 
 @pytest.mark.parametrize("world_size", [1, 2])

@@ -13,17 +13,17 @@ from matl_scale.config import Config
 from matl_scale.errors import RunError
 from matl_scale.models import RoutingConfig
 from matl_scale.train import checkpoint as checkpoints
+from matl_scale.train import checkpoint_writing
 from matl_scale.train.checkpoint import (
-    check_network,
-    check_resumable,
+    CheckpointConfig,
     checkpoint_folders,
     find_intact,
     load_state,
     open_checkpoint,
     read_info,
-    save_checkpoint,
-    set_aside_after,
 )
+from matl_scale.train.checkpoint_writing import save_checkpoint, set_aside_after
+from matl_scale.train.compatibility import check_network, check_resumable
 from matl_scale.train.optim import OptimConfig
 from matl_scale.train.step import TrainConfig
 
@@ -31,7 +31,8 @@ CONFIG = asdict(Config())
 INFO = {
     "masks": "m",
     "manifest_id": "i",
-    "tasks": [["a", 2], ["b", 3]],
+    "classes": [["a", ["no", "yes"]], ["b", ["x", "y", "z"]]],
+    "image_size": 16,
     "shards": "s",
     "world_size": 1,
     "config": CONFIG,
@@ -70,7 +71,7 @@ def test_a_save_that_breaks_off_leaves_the_old_ones(tmp_path: Path, monkeypatch:
         raise OSError(errno.ENOSPC, "No space left on device", "disk/checkpoint.json")
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "write_json", full)
+        patch.setattr(checkpoint_writing, "write_json", full)
         with pytest.raises(
             RunError, match=r"step 3 cannot be written: disk/checkpoint.json: No space .* Free some space"
         ):
@@ -186,5 +187,12 @@ def test_a_folder_that_is_no_checkpoint(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_format_is_refused(tmp_path: Path) -> None:
     info = save(tmp_path, 3) / checkpoints.INFO_FILE
     info.write_text(info.read_text().replace(f'"format_version": {checkpoints.FORMAT_VERSION}', '"format_version": 1'))
-    with pytest.raises(InputError, match="has checkpoint format 1; this version of matl_scale reads 3"):
+    with pytest.raises(InputError, match="has checkpoint format 1; this version of matl_scale reads 4"):
         find_intact(tmp_path)
+
+
+def test_the_best_network_is_chosen_by_a_summary_that_exists() -> None:
+    CheckpointConfig(best="p10_auroc")
+    CheckpointConfig(best="")
+    with pytest.raises(InputError, match=r"`checkpoint\.best` should be one of macro_accuracy, .* Got 'macro_loss'"):
+        CheckpointConfig(best="macro_loss")

@@ -46,7 +46,7 @@ def build_config(folder: Path, data: Path, name: str, **run: str) -> Config:
 def run(config: Config) -> RoutedModel:
     """Trains and returns the network of the last checkpoint."""
     train(config, build_accelerator("fp32"))
-    return restore_network(config, open_data(config), open_checkpoint(config.run.folder), torch.device("cpu")).eval()
+    return restore_network(open_checkpoint(config.run.folder), torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,8 @@ import pytest
 import torch
 from sklearn import metrics as reference
 
-from matl_scale.metrics import METRICS, TaskCounters
+from matl_scale.metrics import TaskCounters
+from matl_scale.task_metrics import METRICS
 
 
 def draw(

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from matl_scale import InputError
+from matl_scale.tracking.history import RunHistory
 from matl_scale.tracking.local import LocalLog, TrackConfig
 from matl_scale.tracking.mlflow_follower import Follower, follow, metric_key
 from matl_scale.tracking.views import latest_table
@@ -69,7 +70,7 @@ def test_latest_table_has_one_row_per_task_and_split(tmp_path: Path) -> None:
     log_evaluation(log, 1)
     log_evaluation(log, 5)
     log_evaluation(log, 5, "test")
-    table = latest_table(tmp_path)
+    table = latest_table(RunHistory(tmp_path))
     assert table["columns"] == ["task", "balanced_accuracy", "auroc", "count", "draws", "split", "step"]
     assert table["data"] == [
         ["a", 0.55, 0.9, 7, 5, "val", 5],
