@@ -9,7 +9,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from rich.console import Console
 
-from matl_scale.config import Config, exit_with_error, parse_config, walk
+from matl_scale.config import Config, exit_with_error, parse_config
 from matl_scale.errors import InputError, RunError
 from matl_scale.files import lock_folder
 from matl_scale.tracking.mlflow_follower import read_status
@@ -76,7 +76,7 @@ def evaluate_split(config: Config, accelerator: Accelerator, split: str, which: 
     assert metrics is not None
     save_answers(accelerator, answers, data, split, checkpoint.step, folder)
     if accelerator.is_main_process:
-        recorder = Recorder(folder, config.track, dict(walk(config)), data.task_names, enabled=True)
+        recorder = Recorder(folder, config.track, data.task_names, enabled=True)
         recorder.evaluation(checkpoint.step, split, metrics.summary(), metrics.values, metrics.counts)
         recorder.close(status)
         print_results(Console(), data.task_names, split, checkpoint.step, metrics)

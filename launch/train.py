@@ -9,7 +9,7 @@ from rich.console import Console
 
 from matl_scale.config import Config, exit_with_error, parse_config
 from matl_scale.errors import InputError, RunError
-from matl_scale.tracking.mlflow_follower import default_store
+from matl_scale.tracking.mlflow_run import default_store
 from matl_scale.train.loop import RunOutcome, train
 from matl_scale.train.progress import print_results
 from matl_scale.train.setup import build_accelerator

@@ -33,7 +33,8 @@ from matl_scale.data.loader import DataConfig
 from matl_scale.tracking.local import LocalLog, TrackConfig
 from matl_scale.tracking.predictions import predictions_file, read_predictions
 from matl_scale.train import checkpoint_writing, steps
-from matl_scale.train.checkpoint import BEST, CheckpointConfig
+from matl_scale.tracking.local import BEST
+from matl_scale.train.checkpoint import CheckpointConfig
 from matl_scale.train.evaluate import EvalConfig, Evaluator
 from matl_scale.train.sampling import TasksConfig
 from matl_scale.train.step import TrainConfig

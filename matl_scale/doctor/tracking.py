@@ -9,7 +9,7 @@ from pathlib import Path
 
 from matl_scale.config import Config
 from matl_scale.doctor.finding import Finding
-from matl_scale.tracking.mlflow_follower import default_store
+from matl_scale.tracking.mlflow_run import default_store
 
 NETWORK_FILE_SYSTEMS = (
     "nfs",

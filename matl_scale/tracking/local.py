@@ -5,10 +5,12 @@ They are the truth: whatever MLflow shows is a copy of them.
 
 import json
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +27,8 @@ DRAWS_FILE = "draws.parquet"
 BALANCE_FILE = "balance.parquet"
 STATUS_FILE = "status.json"
 ABOUT_FILE = "about.json"
+BEST = "best"  # folder with the best network
+NETWORK_FILE = "checkpoint.json"  # what a network's folder says of it
 MAX_CURVES = 50
 TRAIN_MARK = "train/lr"  # in every record of training
 EVALUATION_MARK = "/tasks_evaluated"  # in every record of an evaluation
@@ -165,6 +169,34 @@ class LocalLog:
 
     def _replace(self, name: str, table: pa.Table) -> None:
         write_atomic(self.folder / name, lambda partial: pq.write_table(table, partial, compression="zstd"))
+
+
+class RecordTail:
+    """Reads a file of records from where it stopped, or from its beginning where it was written anew.
+
+    A record is known by its time, which outlives a rewritten file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._place, self._inode = path, 0, -1
+
+    def rewind(self) -> None:
+        """Begins at the beginning again."""
+        self._place = 0
+
+    def read_after(self, last_time: float) -> list[dict[str, Any]]:
+        """Returns the complete records that came after a time, in seconds since 1970."""
+        if not self.path.is_file():
+            return []
+        with self.path.open("rb") as file:
+            found = os.fstat(file.fileno())
+            if found.st_ino != self._inode or found.st_size < self._place:
+                self._place, self._inode = 0, found.st_ino
+            file.seek(self._place)
+            lines = [line for line in file.readlines() if line.endswith(b"\n")]
+        self._place += sum(map(len, lines))
+        records = [json.loads(line) for line in lines]
+        return [record for record in records if record["time"] > last_time]
 
 
 def mark_of(record: Mapping[str, object]) -> str | None:

@@ -1,11 +1,9 @@
 """Starts and ends the process that carries a run to MLflow. Nothing here can stop or slow the training."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 from matl_scale.files import write_json
@@ -17,7 +15,14 @@ DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
+
+
+def set_defaults() -> None:
+    """Sets this process's own environment, where it does not say otherwise."""
+    for name, value in DEFAULTS.items():
+        os.environ.setdefault(name, value)
 
 
 class MlflowProcess:
@@ -26,14 +31,12 @@ class MlflowProcess:
     Args:
         folder: The run's folder.
         experiment: Name of the MLflow experiment.
-        params: Flat configuration.
     """
 
-    def __init__(self, folder: Path, experiment: str, params: Mapping[str, object]) -> None:
+    def __init__(self, folder: Path, experiment: str) -> None:
         self.folder = folder
         (folder / STATUS_FILE).unlink(missing_ok=True)
-        texts = json.dumps({key: str(value) for key, value in params.items()})
-        command = [sys.executable, "-m", "matl_scale.tracking.mlflow_follower", str(folder), experiment, texts]
+        command = [sys.executable, "-m", "matl_scale.tracking.mlflow_follower", str(folder), experiment]
         # its thread pools would compete with the training
         environment = {**DEFAULTS, **os.environ, "OMP_NUM_THREADS": "1"}
         # what asks the training process to end must not end the one that tells how it ended: a process that is started

@@ -19,18 +19,15 @@ class Recorder:
     Args:
         folder: The run's folder, which exists.
         config: The section `track`.
-        params: Flat configuration, for MLflow.
         tasks: Task names.
         enabled: False on all ranks but the first: every method then does nothing.
     """
 
-    def __init__(
-        self, folder: Path, config: TrackConfig, params: Mapping[str, object], tasks: Sequence[str], enabled: bool
-    ) -> None:
+    def __init__(self, folder: Path, config: TrackConfig, tasks: Sequence[str], enabled: bool) -> None:
         self.tasks, self.enabled = tasks, enabled
         self._curves = config.curve_tasks(tasks)
         self._local = LocalLog(folder)
-        self._mlflow = MlflowProcess(folder, config.experiment, params) if enabled and config.mlflow else None
+        self._mlflow = MlflowProcess(folder, config.experiment) if enabled and config.mlflow else None
 
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
         """Records run-level metrics after `step` steps."""

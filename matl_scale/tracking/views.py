@@ -24,7 +24,14 @@ def latest_table(history: RunHistory) -> dict[str, Any]:
         columns = [rounded(table.metrics.values[name]) for name in metrics]
         draws = [None] * len(table.tasks) if table.draws is None else table.draws.tolist()
         rows += [
-            [table.tasks[i], *(column[i] for column in columns), int(table.metrics.counts[i]), draws[i], table.split, table.step]
+            [
+                table.tasks[i],
+                *(column[i] for column in columns),
+                int(table.metrics.counts[i]),
+                draws[i],
+                table.split,
+                table.step,
+            ]
             for i in table.worst_first(PICTURE_METRIC)
         ]
     return {"columns": ["task", *metrics, "count", "draws", "split", "step"], "data": rows}

@@ -19,11 +19,11 @@ from matl_scale.errors import InputError
 from matl_scale.files import file_sha256
 from matl_scale.routing.router import TaskRouter
 from matl_scale.task_metrics import RANKED_SUMMARIES
+from matl_scale.tracking.local import NETWORK_FILE
 
 CHECKPOINTS = "checkpoints"  # in the run's folder
-BEST = "best"  # beside it: networks without what training needs beside them
 STATE_FILE = "state.pt"
-INFO_FILE = "checkpoint.json"
+INFO_FILE = NETWORK_FILE
 FORMAT_VERSION = (
     4  # 2: norm statistics over the units that a task keeps; 3: the records under way; 4: classes, image size, score
 )

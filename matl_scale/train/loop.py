@@ -4,6 +4,7 @@ import contextlib
 from dataclasses import dataclass, replace
 
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 
 from matl_scale.config import Config, walk
 from matl_scale.doctor.glance import glance
@@ -11,6 +12,7 @@ from matl_scale.errors import RunError
 from matl_scale.files import explain_os_error
 from matl_scale.routing.surgery import kept_share
 from matl_scale.task_metrics import TaskMetrics
+from matl_scale.tracking.about import write_about
 from matl_scale.tracking.recorder import Recorder
 from matl_scale.train.guards import NonfiniteGuard
 from matl_scale.train.inherit import describe_start, find_start, rows_of
@@ -24,7 +26,7 @@ from matl_scale.train.run_folder import (
     lock_run,
     open_folder,
 )
-from matl_scale.train.setup import TRAIN_SPLIT, open_data, resolve_config
+from matl_scale.train.setup import TRAIN_SPLIT, RunData, device_name, open_data, resolve_config
 from matl_scale.train.steps import Run, run_steps
 from matl_scale.train.stop import StopRequest
 from matl_scale.train.watchdog import Watchdog, explain_lost_ranks
@@ -102,8 +104,8 @@ def start(
         progress.say("\n  ".join([f"going on from {checkpoint.folder}", *changes]))
     elif origin:
         progress.say(describe_start(origin, rows_of(origin, data.task_names)))
-    params = dict(walk(config)) | {"manifest_id": data.manifest.id, "world_size": accelerator.num_processes}
-    recorder = Recorder(config.run.folder, config.track, params, data.task_names, accelerator.is_main_process)
+    describe_run(config, data, accelerator)
+    recorder = Recorder(config.run.folder, config.track, data.task_names, accelerator.is_main_process)
     if config.data.balance:
         recorder.balance(balance_table(parts.order, data))
     limit, key_of = config.guard.max_nonfinite, data.reader.key
@@ -121,6 +123,13 @@ def start(
         first_step=state.step,
     )
     return RunOutcome(metrics=carry_on(run, unevaluated), step=state.step, tasks=data.task_names)
+
+
+def describe_run(config: Config, data: RunData, accelerator: Accelerator) -> None:
+    """Writes into the run's folder what it is made of."""
+    params = dict(walk(config)) | {"manifest_id": data.manifest.id, "world_size": accelerator.num_processes}
+    devices = gather_object([device_name(accelerator.device)])
+    on_main(accelerator, lambda: write_about(config.run.folder, params, data.describe(), devices))
 
 
 def enter(stack: contextlib.ExitStack, context: contextlib.AbstractContextManager[None]) -> None:

@@ -8,8 +8,8 @@ import torch
 from matl_scale.errors import InputError
 from matl_scale.models import ModelConfig, RoutedModel, RoutingConfig, build_model
 from matl_scale.tasks import Task
+from matl_scale.tracking.local import BEST
 from matl_scale.train.checkpoint import (
-    BEST,
     CHECKPOINTS,
     INFO_FILE,
     CheckpointInfo,

@@ -11,9 +11,10 @@ from accelerate import Accelerator
 
 from matl_scale.config import Config
 from matl_scale.data.shards import MISSING
+from matl_scale.tracking.local import BEST
 from matl_scale.tracking.predictions import Block, PredictionsInfo, predictions_file, write_predictions
 from matl_scale.train.answers import AnswerLog, gather_answers
-from matl_scale.train.checkpoint import BEST, CHECKPOINTS, checkpoint_folders, hash_masks, read_info
+from matl_scale.train.checkpoint import CHECKPOINTS, checkpoint_folders, hash_masks, read_info
 from matl_scale.train.checkpoint_writing import prune, save_checkpoint
 from matl_scale.train.setup import TRAIN_SPLIT, RunData
 from matl_scale.train.state import TrainState

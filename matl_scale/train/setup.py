@@ -1,8 +1,10 @@
 """What training and evaluation both need before their first batch: processes, precision, data, tasks, network."""
 
 import os
+import platform
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,6 +69,17 @@ class RunData:
         shards = self.manifest.shards.to_pylist()
         return hash_text("\n".join(shard["sha256"] for shard in shards if shard["split"] == split))
 
+    def describe(self) -> dict[str, Any]:
+        """Returns what identifies the data, for the run's records."""
+        return {
+            "path": str(self.manifest.root),
+            "manifest_id": self.manifest.id,
+            "version": self.manifest.version,
+            "splits": self.manifest.splits,
+            "tasks": len(self.tasks),
+            "image_size": self.image_size,
+        }
+
     def damage_log(self, split: str) -> DamageLog:
         """Returns an empty log of a split's damaged samples."""
         num_samples = self.manifest.splits[split]
@@ -126,6 +139,11 @@ def join_after_restart(backend: str, timeout: timedelta) -> None:
     store = dist.TCPStore(address, port, world_size, is_master=False, timeout=timeout)
     attempt = dist.PrefixStore(f"attempt-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
     dist.init_process_group(backend, store=attempt, world_size=world_size, rank=rank, timeout=timeout)
+
+
+def device_name(device: torch.device) -> str:
+    """Returns what a person calls a device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
 
 
 def choose_cpu() -> bool:

@@ -2,14 +2,22 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 from shard_sets import ShardSet
+
+from matl_scale import InputError
+from matl_scale.data.augment import normalise
+from matl_scale.tracking.sync import main as sync
+from matl_scale.train.restore import open_network, restore_network
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = [
@@ -67,7 +75,9 @@ def test_run_folder(finished: tuple[Path, str]) -> None:
 
 # mlflow and what it imports warn about each other
 @pytest.mark.filterwarnings("ignore")
-def test_mlflow_has_one_finished_run_with_few_keys_and_the_table(finished: tuple[Path, str]) -> None:
+def test_mlflow_has_one_finished_run_with_few_keys_and_the_table(
+    finished: tuple[Path, str], small_set: ShardSet
+) -> None:
     from mlflow import MlflowClient
 
     folder, _ = finished
@@ -88,6 +98,75 @@ def test_mlflow_has_one_finished_run_with_few_keys_and_the_table(finished: tuple
     table = json.loads((folder.parent / "mlartifacts" / found.info.run_id / "artifacts/per_task.json").read_text())
     assert len(table["data"]) == 6
     assert json.loads(found.data.tags["mlflow.loggedArtifacts"]) == [{"path": "per_task.json", "type": "table"}]
+    assert found.data.tags["mlflow.note.content"].startswith("**val after 6 steps: 6 tasks")
+    assert found.inputs.dataset_inputs[0].dataset.digest == small_set.manifest.id[:36]
+    assert found.data.params["manifest_id"] == small_set.manifest.id
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_best_network_is_a_model_that_mlflow_loads(finished: tuple[Path, str]) -> None:
+    import mlflow
+
+    folder, _ = finished
+    mlflow.set_tracking_uri(f"sqlite:///{folder.parent}/mlflow.db")
+    model_id = json.loads((folder / "mlflow.json").read_text())["model_id"]
+    loaded = mlflow.pyfunc.load_model(f"models:/{model_id}")
+    checkpoint = open_network(folder)
+    model = restore_network(checkpoint, torch.device("cpu"))
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 16, 16), dtype=np.uint8)
+    for task_id, task in enumerate(checkpoint.classes):
+        with torch.no_grad():
+            expected = model(normalise(torch.from_numpy(images)), task_id).numpy()
+        np.testing.assert_array_equal(loaded.predict(images, params={"task": task}), expected)
+    with pytest.raises(InputError, match="Did you mean `task_3`"):
+        loaded.predict(images, params={"task": "tusk_3"})
+    with pytest.raises(Exception, match="shape"):
+        loaded.predict(images[:, :, :8], params={"task": "task_3"})
+
+
+# mlflow and what it imports warn about each other
+@pytest.mark.filterwarnings("ignore")
+def test_sync_copies_a_run_to_a_store_of_its_own_once(
+    finished: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from mlflow import MlflowClient
+
+    folder = shutil.copytree(finished[0], tmp_path / "copied")
+    uri = f"sqlite:///{tmp_path}/other.db"
+    assert sync([str(folder), "--tracking-uri", uri]) == 0
+    assert sync([str(folder)]) == 0
+    assert "nothing was missing" in capsys.readouterr().out.splitlines()[-1]
+    client = MlflowClient(uri)
+    found = client.search_runs([client.get_experiment_by_name("matl_scale").experiment_id])
+    assert [run.info.status for run in found] == ["FINISHED"]
+    local = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for key in ("train/loss", "val/macro_auroc"):
+        history = [(m.step, m.value) for m in client.get_metric_history(found[0].info.run_id, key)]
+        assert history == [(record["step"], record[key]) for record in local if key in record]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "is not a run: it has no config.yaml"),
+        (["RUN", "--tracking-uri", "http://127.0.0.1:9"], "is not available: "),
+    ],
+)
+def test_sync_says_in_one_line_what_is_wrong(
+    finished: tuple[Path, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    folder = shutil.copytree(finished[0], tmp_path / "copied")
+    assert sync([str(folder) if word == "RUN" else word for word in arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
 
 
 def test_a_runs_config_can_be_given_back_and_a_finished_run_is_not_repeated(finished: tuple[Path, str]) -> None:
@@ -101,7 +180,9 @@ def test_a_runs_config_can_be_given_back_and_a_finished_run_is_not_repeated(fini
 
 def test_evaluate_adds_a_split(finished: tuple[Path, str]) -> None:
     folder, _ = finished
-    result = run(sys.executable, "launch/evaluate.py", "--run", str(folder), "--split", "train")
+    result = run(
+        sys.executable, "launch/evaluate.py", "--run", str(folder), "--split", "train", "--checkpoint", "newest"
+    )
     assert result.returncode == 0, result.stderr
     assert "train after 6 steps: 6 tasks" in result.stdout
     history = pq.read_table(folder / "per_task.parquet").to_pylist()

@@ -10,16 +10,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from matl_scale import InputError
+from matl_scale.task_metrics import METRICS
 from matl_scale.tracking.history import RunHistory
-from matl_scale.tracking.local import LocalLog, TrackConfig
-from matl_scale.tracking.mlflow_follower import Follower, follow, metric_key
+from matl_scale.tracking.local import LocalLog, RecordTail, TrackConfig
+from matl_scale.tracking.mlflow_follower import follow
+from matl_scale.tracking.mlflow_run import MlflowRun, metric_key
 from matl_scale.tracking.views import latest_table
 
 TASKS = ["a", "b"]
 
 
 def log_evaluation(log: LocalLog, step: int, split: str = "val") -> None:
-    values = {"balanced_accuracy": np.array([0.5 + step / 100, np.nan]), "auroc": np.array([0.9, 0.8])}
+    values = {name: np.full(2, np.nan) for name in METRICS}
+    values |= {"balanced_accuracy": np.array([0.5 + step / 100, np.nan]), "auroc": np.array([0.9, 0.8])}
     log.log_per_task(step, split, TASKS, values, np.array([7, 8]))
     log.log_draws(step, TASKS, np.array([step, 2 * step]))
 
@@ -45,7 +48,7 @@ def test_per_task_history_is_long_and_null_where_undefined(tmp_path: Path) -> No
     log_evaluation(log, 2, "test")
     table = pq.read_table(tmp_path / "per_task.parquet")
     assert table.column_names == ["step", "split", "task", "metric", "value", "count"]
-    assert table.num_rows == 12
+    assert table.num_rows == 3 * 2 * len(METRICS)
     rows = {(r["step"], r["split"], r["task"], r["metric"]): (r["value"], r["count"]) for r in table.to_pylist()}
     assert rows[(2, "val", "a", "balanced_accuracy")] == (0.52, 7)
     assert rows[(2, "test", "b", "balanced_accuracy")] == (None, 8)
@@ -71,8 +74,10 @@ def test_latest_table_has_one_row_per_task_and_split(tmp_path: Path) -> None:
     log_evaluation(log, 5)
     log_evaluation(log, 5, "test")
     table = latest_table(RunHistory(tmp_path))
-    assert table["columns"] == ["task", "balanced_accuracy", "auroc", "count", "draws", "split", "step"]
-    assert table["data"] == [
+    assert table["columns"][:3] == ["task", "balanced_accuracy", "auroc"]
+    assert table["columns"][-4:] == ["count", "draws", "split", "step"]
+    assert set(table["columns"][1:-4]) == set(METRICS)
+    assert [[*row[:3], *row[-4:]] for row in table["data"]] == [
         ["a", 0.55, 0.9, 7, 5, "val", 5],
         ["b", None, 0.8, 8, 10, "val", 5],  # what is undefined comes last
         ["a", 0.55, 0.9, 7, 5, "test", 5],
@@ -101,6 +106,7 @@ class FakeClient:
         self.metrics: list[tuple[int, str, float]] = []
         self.status = "RUNNING"
         self.artifacts: list[str] = []
+        self.tags: dict[str, str] = {}
 
     def log_batch(self, _: str, metrics: list) -> None:
         if self.away:
@@ -117,28 +123,29 @@ class FakeClient:
     def get_metric_history(self, _: str, key: str) -> list[SimpleNamespace]:
         return [SimpleNamespace(step=step, value=value) for step, name, value in self.metrics if name == key]
 
-    def set_tag(self, *_: str) -> None: ...
+    def set_tag(self, _: str, key: str, value: str) -> None:
+        self.tags[key] = value
 
     def set_terminated(self, _: str, status: str) -> None:
         self.status = status
 
 
-class FakeFollower(Follower):
-    """A follower whose store is a `FakeClient`."""
+class FakeRun(MlflowRun):
+    """A run whose store is a `FakeClient`."""
 
     def __init__(self, folder: Path, client: FakeClient) -> None:
-        super().__init__(folder, "experiment", {})
+        super().__init__(folder, "experiment")
         self.fake = client
 
     def connect(self) -> None:
         self.state.setdefault("run_id", "r")
         self.state.setdefault("time", 0.0)
-        self._client = self.fake
+        self._client, self.connected = self.fake, True
 
 
 def test_a_store_that_was_away_is_caught_up_in_order_and_once(tmp_path: Path) -> None:
     client, log = FakeClient(), LocalLog(tmp_path)
-    follower = FakeFollower(tmp_path, client)
+    follower = FakeRun(tmp_path, client)
     log.log(1, {"loss": 1.0})
     follower.copy_new()
     client.away = True
@@ -147,18 +154,70 @@ def test_a_store_that_was_away_is_caught_up_in_order_and_once(tmp_path: Path) ->
         with pytest.raises(ConnectionError):
             follower.copy_new()
     client.away = False
-    follower = FakeFollower(tmp_path, client)  # a new process
+    follower = FakeRun(tmp_path, client)  # a new process
     log.log(4, {"loss": 4.0})
     follower.copy_new()
     follower.copy_new()
     assert client.metrics == [(step, "loss", float(step)) for step in (1, 2, 3, 4)]
 
 
+def test_an_answer_that_was_lost_doubles_nothing(tmp_path: Path) -> None:
+    """The store takes what it is sent, and the connection breaks before it can say so."""
+    client, log = FakeClient(), LocalLog(tmp_path)
+    run = FakeRun(tmp_path, client)
+    take = client.log_batch
+
+    def take_and_break(run_id: str, metrics: list) -> None:
+        take(run_id, metrics)
+        raise ConnectionError("away")
+
+    for step in (1, 2, 3):
+        log.log(step, {"train/lr": 0.1, "train/loss": float(step)})
+    client.log_batch = take_and_break  # type: ignore[method-assign]
+    with pytest.raises(ConnectionError):
+        run.copy_new()
+    run.disconnect()
+    client.log_batch = take  # type: ignore[method-assign]
+    log.log(4, {"train/lr": 0.1, "train/loss": 4.0})
+    run.copy_new()
+    assert [(step, value) for step, name, value in client.metrics if name == "train/loss"] == [
+        (step, float(step)) for step in (1, 2, 3, 4)
+    ]
+
+
+def test_records_are_read_from_where_they_stopped(tmp_path: Path) -> None:
+    log, tail = LocalLog(tmp_path), RecordTail(tmp_path / "metrics.jsonl")
+    assert tail.read_after(0) == []
+    log.log(1, {"loss": 1.0})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 2, "ti')  # not written to its end yet
+    assert [record["step"] for record in tail.read_after(0)] == [1]
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('me": 3e9}\n')
+    assert [record["step"] for record in tail.read_after(0)] == [2]
+    log.forget_after(1)
+    log.log(2, {"loss": 1.0})
+    assert [record["step"] for record in tail.read_after(0)] == [1, 2]  # the file is another one
+
+
+def test_what_mlflow_shows_first(tmp_path: Path) -> None:
+    log = LocalLog(tmp_path)
+    values = {name: np.array([0.25, 0.5]) for name in METRICS}
+    log.log_per_task(7, "val", ["<b>x_y</b>", "plain"], values, np.array([3, 3]))
+    client = FakeClient()
+    FakeRun(tmp_path, client).copy_new()
+    text = client.tags["mlflow.note.content"]
+    assert text.startswith("**val after 7 steps: 2 tasks, 0 below the majority baseline**")
+    assert r"\<b\>x\_y\</b\> 0.2500, plain 0.5000" in text
+    assert "| worst | 0.2500 | 0.2500 | 0.2500 | 0.2500 |" in text
+    assert client.tags["val/worst_task"] == "<b>x_y</b> (0.2500)"
+
+
 def test_many_records_go_in_batches(tmp_path: Path) -> None:
     client, log = FakeClient(), LocalLog(tmp_path)
     for step in range(300):
         log.log(step, {f"m{i}": 1.0 for i in range(7)})
-    FakeFollower(tmp_path, client).copy_new()
+    FakeRun(tmp_path, client).copy_new()
     assert len(client.metrics) == 2100
 
 
@@ -166,11 +225,11 @@ def test_steps_that_a_killed_run_repeats_are_copied_once(tmp_path: Path) -> None
     client, log = FakeClient(), LocalLog(tmp_path)
     for step in (1, 2, 3):
         log.log(step, {"train/lr": 0.1})
-    FakeFollower(tmp_path, client).copy_new()
+    FakeRun(tmp_path, client).copy_new()
     log.forget_after(1)
     for step in (2, 3, 4):
         log.log(step, {"train/lr": 0.1})
-    FakeFollower(tmp_path, client).copy_new()
+    FakeRun(tmp_path, client).copy_new()
     assert [step for step, _, _ in client.metrics] == [1, 2, 3, 4]
 
 
@@ -183,7 +242,7 @@ def test_the_final_status_is_true(tmp_path: Path, left: str | None, status: str)
         (tmp_path / "status.json").write_text(json.dumps({"status": left}))
     reading, writing = os.pipe()
     os.close(writing)  # the training process is gone
-    assert follow(FakeFollower(tmp_path, client), reading) == 0
+    assert follow(FakeRun(tmp_path, client), reading) == 0
     os.close(reading)
     assert client.status == status
     assert client.metrics == [(1, "loss", 1.0)]

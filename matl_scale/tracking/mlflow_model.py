@@ -1,0 +1,79 @@
+"""Logs a run's best network as an MLflow model: images and the name of a task in, logits out."""
+
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import matl_scale
+from matl_scale.tracking.about import PACKAGE, installed_packages
+from matl_scale.tracking.local import BEST, NETWORK_FILE
+
+MODEL_NAME = "best"
+CODE = Path(matl_scale.__file__).parent
+
+
+def find_best(folder: Path) -> Path | None:
+    """Returns the folder of a run's best network; None if it has none."""
+    found = sorted((folder / BEST).glob(f"step-*/{NETWORK_FILE}"))
+    return found[-1].parent if found else None
+
+
+def build_signature(best: Path) -> Any:
+    """Returns the signature: uint8 images `(batch, 3, size, size)` and the parameter `task` in, float32 logits out."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+
+    info = json.loads((best / NETWORK_FILE).read_text(encoding="utf-8"))
+    size, first_task = info["image_size"], info["classes"][0][0]
+    return ModelSignature(
+        inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, 3, size, size))]),
+        outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, -1))]),
+        params=ParamSchema([ParamSpec("task", DataType.string, default=first_task)]),
+    )
+
+
+def log_best_model(uri: str, run_id: str, best: Path, state: dict[str, Any], save: Callable[[], None]) -> None:
+    """Logs the best network of a run as its model; once, however often it is tried.
+
+    Args:
+        uri: Of the store.
+        run_id: The run.
+        best: From `find_best`.
+        state: Of the copy; keeps which model was begun and which step is there.
+        save: Keeps the state.
+    """
+    import mlflow
+    from mlflow.models import Model
+
+    # it recommends annotations and an input example; the signature says all there is to say
+    warnings.filterwarnings("ignore", category=UserWarning, module="mlflow")
+
+    step = int(best.name.removeprefix("step-"))
+    if state.get("model_step") == step:
+        return
+    mlflow.set_tracking_uri(uri)
+    if state.get("model_begun") != step:
+        model = mlflow.initialize_logged_model(name=MODEL_NAME, source_run_id=run_id)
+        state |= {"model_id": model.model_id, "model_begun": step}
+        save()
+    packages = installed_packages()
+    packages.pop(PACKAGE, None)  # it travels along as code
+    Model.log(
+        artifact_path=None,
+        flavor=mlflow.pyfunc,
+        run_id=run_id,
+        model_id=state["model_id"],
+        name=MODEL_NAME,
+        step=step,
+        python_model=str(CODE / "served.py"),
+        artifacts={"network": str(best)},
+        code_paths=[str(CODE)],
+        signature=build_signature(best),
+        pip_requirements=[f"{name}=={version.partition('+')[0]}" for name, version in packages.items()],
+    )
+    state["model_step"] = step
+    save()

@@ -1,0 +1,216 @@
+"""A run's copy in MLflow: created once, records in order and once, tables and descriptions as they are, the best network.
+
+A killed run repeats the steps after its last checkpoint; MLflow cannot forget a point, so of a step that it has, it keeps
+the first record.
+"""
+
+import contextlib
+import json
+import logging
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from matl_scale.files import lock_folder, write_json
+from matl_scale.tracking.history import CONFIG_FILE, RunHistory
+from matl_scale.tracking.local import (
+    ABOUT_FILE,
+    BALANCE_FILE,
+    DRAWS_FILE,
+    METRICS_FILE,
+    PER_TASK_FILE,
+    RecordTail,
+    mark_of,
+)
+from matl_scale.tracking.mlflow_model import find_best, log_best_model
+from matl_scale.tracking.mlflow_views import dataset_fields, describe_run, environment_tags, run_tags
+from matl_scale.tracking.views import draw_heatmap, latest_table
+
+STATE_FILE = "mlflow.json"
+BATCH_METRICS = 900  # MLflow takes 1,000 at once
+KEY_LENGTH = 250
+VALUE_LENGTH = 6000
+TABLES_EVERY_S = 30.0
+EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development"
+}  # else the UI opens it as one of language models
+
+
+def default_store(runs: Path) -> str:
+    """Returns the tracking URI: MLflow's own variable, else a SQLite file in the folder of runs."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(runs / 'mlflow.db').resolve()}"
+
+
+def metric_key(name: str) -> str:
+    """Returns a name that MLflow accepts: letters, digits and `_-./ :`, at most 250 characters, no path that leads elsewhere."""
+    plain = "".join(c if c.isascii() and (c.isalnum() or c in "_-./ :") else "_" for c in name)[:KEY_LENGTH]
+    return "/".join("_" if part.strip(".") == "" else part for part in plain.split("/"))
+
+
+class MlflowRun:
+    """One run's way to MLflow. `state` says which run it is and how far the copy has come.
+
+    Args:
+        folder: The run's folder, with `config.yaml` and, if the run has one, `about.json`.
+        experiment: Name of the MLflow experiment.
+        uri: Of the store; a store that the run was not copied to before gets a run of its own. None: the one it has.
+    """
+
+    def __init__(self, folder: Path, experiment: str, uri: str | None = None) -> None:
+        self.folder, self.experiment = folder, experiment
+        path = folder / STATE_FILE
+        self.state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if uri is not None and uri != self.state.get("tracking_uri"):
+            self.state = {}
+        self.uri: str = uri or self.state.get("tracking_uri") or default_store(folder.parent)
+        self.connected = False
+        self._client: Any = None
+        self._tail = RecordTail(folder / METRICS_FILE)
+        self._copied_steps: dict[str, set[int]] = {}
+        self._tables_at = -math.inf
+
+    def connect(self) -> None:
+        """Opens the store; creates the run, or goes on with the one that this folder had."""
+        from mlflow import MlflowClient
+
+        logging.getLogger("mlflow").setLevel(logging.WARNING)  # mlflow sets its own level when it is imported
+        client = MlflowClient(tracking_uri=self.uri)
+        if "run_id" not in self.state:
+            run = client.create_run(self._experiment_id(client), run_name=self.folder.name)
+            self.state = {"tracking_uri": self.uri, "run_id": run.info.run_id, "time": 0.0}
+            self._save()  # at once: a run has one id, whatever fails after this
+        client.update_run(self.state["run_id"], status="RUNNING")
+        if not self.state.get("described"):
+            self._describe(client)
+            self.state["described"] = True
+            self._save()
+        self._client, self.connected = client, True
+
+    def disconnect(self) -> None:
+        """Forgets the store after an error: what it has of what was sent is asked anew."""
+        self._client, self.connected = None, False
+        self._copied_steps.clear()
+        self._tail.rewind()
+
+    def _describe(self, client: Any) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
+
+        about, run_id = read_about(self.folder), self.state["run_id"]
+        params = [Param(metric_key(key), value[:VALUE_LENGTH]) for key, value in about.get("params", {}).items()]
+        texts = {"matl_scale.folder": str(self.folder.resolve())} | environment_tags(about.get("environment", {}))
+        client.log_batch(run_id, params=params, tags=[RunTag(key, value) for key, value in texts.items()])
+        if "data" in about:
+            tag = InputTag("mlflow.data.context", "training")
+            client.log_inputs(run_id, [DatasetInput(Dataset(**dataset_fields(about["data"])), [tag])])
+        for name in (CONFIG_FILE, ABOUT_FILE):
+            self._log_file(client, name)
+
+    def _alone_in_new_store(self) -> contextlib.AbstractContextManager[None]:
+        """Holds a lock while a SQLite store may have to be made: two processes that make its tables both fail."""
+        if not self.uri.startswith("sqlite:"):
+            return contextlib.nullcontext()
+        return lock_folder(self.folder.parent, ".mlflow-store.lock", wait=True)
+
+    def _experiment_id(self, client: Any) -> str:
+        experiment = client.get_experiment_by_name(self.experiment)
+        if experiment is not None:
+            return str(experiment.experiment_id)
+        local = self.uri.startswith("sqlite:")  # its default would be a folder below the current one
+        location = (self.folder.parent / "mlartifacts").resolve().as_uri() if local else None
+        return str(client.create_experiment(self.experiment, artifact_location=location, tags=EXPERIMENT_TAGS))
+
+    def copy_new(self, everything: bool = False) -> None:
+        """Copies every record that MLflow does not have yet, then tables and picture if there was an evaluation.
+
+        Args:
+            everything: Whether tables go now, however short ago they went.
+        """
+        if not self.connected:
+            with self._alone_in_new_store():
+                self.connect()
+        records = self._tail.read_after(self.state["time"])
+        while records:
+            self._copy_batch(records)
+        if everything or time.monotonic() - self._tables_at >= TABLES_EVERY_S:
+            self._copy_tables()
+
+    def _copy_batch(self, records: list[dict[str, Any]]) -> None:
+        """Copies as many of the first records as fit into one call, and takes them off the list."""
+        from mlflow.entities import Metric
+
+        batch: list[dict[str, Any]] = []
+        metrics: list[Metric] = []
+        while records and len(metrics) + len(records[0]) <= BATCH_METRICS:
+            batch.append(records.pop(0))
+            if self._is_there(batch[-1]):
+                continue
+            metrics += [
+                Metric(metric_key(name), value, int(batch[-1]["time"] * 1000), batch[-1]["step"])
+                for name, value in batch[-1].items()
+                if name not in ("step", "time")
+            ]
+        if metrics:
+            self._client.log_batch(self.state["run_id"], metrics=metrics)
+        for record in batch:
+            self._copied_steps.get(mark_of(record) or "", set()).add(record["step"])
+        self.state["time"] = batch[-1]["time"]
+        self._save()
+
+    def _is_there(self, record: dict[str, Any]) -> bool:
+        """Returns whether MLflow has this record's step: from before the run was killed and repeated it, or because an answer of
+        the store was lost."""
+        mark = mark_of(record)
+        if mark is None:
+            return False
+        if mark not in self._copied_steps:
+            history = self._client.get_metric_history(self.state["run_id"], metric_key(mark))
+            self._copied_steps[mark] = {metric.step for metric in history}
+        return record["step"] in self._copied_steps[mark]
+
+    def _copy_tables(self) -> None:
+        self._tables_at = time.monotonic()
+        path = self.folder / PER_TASK_FILE
+        if not path.is_file() or path.stat().st_mtime_ns == self.state.get("tables"):
+            return
+        changed = path.stat().st_mtime_ns
+        if pq.read_metadata(path).num_rows == 0:  # a resumed run forgot its only evaluation
+            return
+        history, run_id = RunHistory(self.folder), self.state["run_id"]
+        for name in (PER_TASK_FILE, DRAWS_FILE, BALANCE_FILE):
+            self._log_file(self._client, name)
+        # the layout and the tag that MLflow's own `log_table` writes; that would append to what is there
+        self._client.log_dict(run_id, latest_table(history), "per_task.json")
+        self._client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps([{"path": "per_task.json", "type": "table"}]))
+        draw_heatmap(history, self.folder / "per_task.png")
+        self._log_file(self._client, "per_task.png")
+        for key, text in {**run_tags(history), "mlflow.note.content": describe_run(history)}.items():
+            self._client.set_tag(run_id, metric_key(key), text)
+        self.state["tables"] = changed
+        self._save()
+
+    def _log_file(self, client: Any, name: str) -> None:
+        if (self.folder / name).is_file():
+            client.log_artifact(self.state["run_id"], str(self.folder / name))
+
+    def finish(self, status: str) -> None:
+        """Tells how the run ended; one that finished leaves its best network as a model."""
+        if status == "SCHEDULED":
+            self._client.update_run(self.state["run_id"], status=status)  # not over: it has no end time
+            return
+        best = find_best(self.folder)
+        if status == "FINISHED" and best is not None:
+            log_best_model(self.uri, self.state["run_id"], best, self.state, self._save)
+        self._client.set_terminated(self.state["run_id"], status=status)
+
+    def _save(self) -> None:
+        write_json(self.folder / STATE_FILE, self.state)
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """Returns what `about.json` says; empty if there is none."""
+    path = folder / ABOUT_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
