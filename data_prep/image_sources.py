@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from data_prep.dataset import CHUNK_ROWS, Images
+from data_prep.tar_images import open_tar_images
 from matl_scale.data.store import Store
 from matl_scale.errors import InputError
 
@@ -197,28 +198,35 @@ def encode_png(pixels: np.ndarray) -> bytes:
 
 
 def open_images(place: str) -> ListedImages:
-    """Finds the images of a folder (recursively), a Parquet file, or a folder of Parquet files.
+    """Finds the images of a folder (recursively), of a tar or Parquet file, or of a folder of tars or Parquet files.
 
     Raises:
-        InputError: There are none, or a Parquet file lacks a column.
+        InputError: There are none, a Parquet file lacks a column, or a tar is damaged.
     """
     store = Store(place)
+    if place.endswith(".tar"):
+        return open_tar_images([local_path(store)], place, IMAGE_SUFFIXES)
     if place.endswith(".parquet"):
         return open_parquet_images([local_path(store)], place)
     if store.local is not None and not store.local.is_dir():
-        raise InputError(f"--images should be a folder or a Parquet file. {place} is neither.")
+        raise InputError(f"--images should be a folder, a tar or a Parquet file. {place} is none of them.")
+    tars = [name for name in store.names() if name.endswith(".tar")]
+    if tars:
+        return open_tar_images([local_path(store / name) for name in sorted(tars)], place, IMAGE_SUFFIXES)
     parquet = [name for name in store.names() if name.endswith(".parquet")]
     if parquet:
         return open_parquet_images([local_path(store / name) for name in parquet], place)
     images = FolderImages(place=place)
     if next(images.names(), None) is None:
-        raise InputError(f"{place} holds no image ({', '.join(IMAGE_SUFFIXES)}) and no Parquet file.")
+        raise InputError(f"{place} holds no image ({', '.join(IMAGE_SUFFIXES)}), no tar and no Parquet file.")
     return images
 
 
 def local_path(store: Store) -> Path:
     if store.local is None:
-        raise InputError(f"Parquet files with images should be on a file system. Got {store}: copy them first.")
+        raise InputError(
+            f"Tars and Parquet files with images should be on a file system. Got {store}: copy them first."
+        )
     return store.local
 
 

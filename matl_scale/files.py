@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import socket
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -121,6 +122,25 @@ def is_at(file: TextIO, path: Path) -> bool:
     except FileNotFoundError:
         return False
     return (found.st_dev, found.st_ino) == (mine.st_dev, mine.st_ino)
+
+
+def check_writable(option: str, path: Path) -> None:
+    """Raises `InputError` if a file cannot be written, before the work whose result it is to hold.
+
+    Args:
+        option: What asks for it, as `--out`.
+        path: Of the file.
+    """
+    folder = path.parent
+    if path.is_dir():
+        raise InputError(f"`{option}` should be a file. {path} is a folder.")
+    if not folder.is_dir():
+        raise InputError(f"`{option}` {path} cannot be written: there is no folder {folder}. Make it first.")
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=f".partial-{path.name}-"):
+            pass
+    except OSError as error:
+        raise InputError(f"`{option}` {path} cannot be written: {error.strerror}. Choose another folder.") from error
 
 
 REMEDIES = {

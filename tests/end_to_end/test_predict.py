@@ -1,0 +1,132 @@
+"""Answers for images without labels: those of the evaluation, from folders and tars alike; what cannot be read is listed."""
+
+import json
+import runpy
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from run_configs import build_config
+from shard_sets import ShardSet
+
+from matl_scale.config import Config
+from matl_scale.data.manifest import read_manifest
+from matl_scale.tracking.predictions import predictions_file, read_predictions
+from matl_scale.train.loop import train
+from matl_scale.train.setup import build_accelerator
+from matl_scale.train.step import TrainConfig
+
+SCRIPT = Path(__file__).parents[2] / "launch/predict.py"
+
+
+@pytest.fixture(scope="module")
+def run(small_set: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Config:
+    config = build_config(
+        tmp_path_factory.mktemp("runs"), small_set, "run", train=TrainConfig(steps=12, precision="fp32")
+    )
+    train(config, build_accelerator("fp32"))
+    return config
+
+
+def predict(config: Config, *arguments: object) -> int:
+    """Calls the script in this process; returns its exit code."""
+    old, sys.argv = sys.argv, ["predict.py", "--run", str(config.run.folder), *map(str, arguments), "--workers", "0"]
+    try:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    finally:
+        sys.argv = old
+    return 0
+
+
+def write_images(folder: Path, pixels: np.ndarray) -> Path:
+    folder.mkdir()
+    for i, image in enumerate(pixels):
+        Image.fromarray(image).save(folder / f"{i:03d}.png")
+    return folder
+
+
+def answers(path: Path, tasks: Sequence[str]) -> dict[str, list[str]]:
+    """Returns the predicted classes by image, in the order of the tasks."""
+    found: dict[str, list[str]] = {}
+    rows = pq.read_table(path).to_pylist()
+    assert [row["task"] for row in rows] == list(tasks) * (len(rows) // len(tasks))
+    for row in rows:
+        found.setdefault(row["image"], []).append(row["prediction"])
+        assert row["probability"] == max(row["probabilities"])
+        assert sum(row["probabilities"]) == pytest.approx(1, abs=1e-6)
+    return found
+
+
+def test_answers_are_those_of_the_evaluation(run: Config, small_set: ShardSet, tmp_path: Path) -> None:
+    assert predict(run, "--images", small_set.root, "--out", tmp_path / "all.parquet") == 0
+    expected = read_predictions(predictions_file(run.run.folder, "val"))
+    by_image = answers(tmp_path / "all.parquet", small_set.manifest.task_names)
+    assert len(by_image) == 90
+    by_key = {int(name.rsplit("/", 1)[1].removesuffix(".png")): classes for name, classes in by_image.items()}
+    for key, row in zip(expected.samples.tolist(), expected.answers, strict=True):
+        for task, answer, found in zip(expected.info.tasks, row.tolist(), by_key[key], strict=True):
+            assert answer < 0 or task.classes[answer] == found
+    about = json.loads(pq.read_schema(tmp_path / "all.parquet").metadata[b"matl_scale"])
+    assert about["step"] == 12
+    assert about["classes"]["task_2"] == ["class_0", "class_1", "class_2"]
+
+
+def test_folders_and_tars_give_the_same(run: Config, small_set: ShardSet, tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "images", small_set.pixels[:7])
+    chosen = ["--tasks", "task_[24]", "--batch-size", 3]
+    assert predict(run, "--images", folder, "--out", tmp_path / "folder.parquet", *chosen) == 0
+    assert predict(run, "--images", small_set.root, "--out", tmp_path / "tars.parquet", *chosen) == 0
+    from_folder, from_tars = (answers(tmp_path / f"{n}.parquet", ["task_2", "task_4"]) for n in ("folder", "tars"))
+    paths = read_manifest(small_set.root).samples.select(["key", "path"]).to_pylist()
+    key_of = {row["path"]: row["key"] for row in paths}
+    by_key = {name.rsplit("/", 1)[1].removesuffix(".png"): found for name, found in from_tars.items()}
+    for name, found in from_folder.items():
+        assert found == by_key[key_of[f"images/{name}"]]
+
+
+def test_what_cannot_be_decoded_is_listed_and_ends_with_1(
+    run: Config, small_set: ShardSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_images(tmp_path / "images", small_set.pixels[:3])
+    (folder / "001.png").write_bytes((folder / "001.png").read_bytes()[:60])
+    (folder / "002.png").write_bytes(b"")
+    assert predict(run, "--images", folder, "--out", tmp_path / "out.parquet") == 1
+    assert list(answers(tmp_path / "out.parquet", small_set.manifest.task_names)) == ["000.png"]
+    listed = (tmp_path / "out.parquet.skipped.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in listed] == ["image", "001.png", "002.png"]
+    assert "2 images were left out: 001.png, 002.png" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tasks", "tusk_2"], "Did you mean `task_2`?"),
+        (["--out", "nowhere/at/all.parquet"], "there is no folder nowhere/at"),
+        (["--images", "empty"], "holds no image"),
+        (["--images", "broken.tar"], "broken.tar cannot be read as a tar"),
+        (["--checkpoint", "elsewhere"], "is not a complete checkpoint"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(
+    run: Config,
+    small_set: ShardSet,
+    tmp_path: Path,
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken.tar").write_bytes(b"no tar" * 200)
+    assert predict(run, "--images", small_set.root, *arguments) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1, error
+    assert message in error
+    assert not (tmp_path / "predictions.parquet").exists()
