@@ -7,8 +7,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from data_prep.association import associate, draw_picture, strongest_pairs
+from data_prep.association_picture import draw_picture
 from data_prep.info import print_info
+from matl_scale.data.association import associate, strongest_pairs
 from matl_scale.data.manifest import read_manifest
 from matl_scale.errors import InputError
 

@@ -4,7 +4,6 @@ import os
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 from matl_scale.config import Config
@@ -46,21 +45,24 @@ def check_tracking(config: Config, *, ask: bool) -> Iterator[Finding]:
     elif kind == "sqlite":
         yield from check_sqlite(uri)
     elif kind in ("postgresql", "mysql"):
-        module = {"postgresql": "psycopg2", "mysql": "MySQLdb"}[kind]
-        if find_spec(module) is None:
-            remedy = (
-                "pip install psycopg2-binary, or let an MLflow server talk to the data base."
-                if kind == "postgresql"
-                else ("Install it, or let an MLflow server talk to the data base.")
-            )
-            yield Finding(
-                "error", "mlflow", f"{kind} needs the Python package {module}, which is not installed.", remedy
-            )
-        else:
-            yield Finding("ok", "mlflow", f"{kind} data base.")
+        yield check_driver(uri, kind)
     else:
         remedy = "Unset MLFLOW_TRACKING_URI for SQLite beside the runs, or name a server (http://…)."
         yield Finding("error", "mlflow", f"{uri}: MLflow 3.13 and later refuse stores of plain files.", remedy)
+
+
+def check_driver(uri: str, kind: str) -> Finding:
+    """Checks that the Python package with which SQLAlchemy would reach a data base is there."""
+    import sqlalchemy
+
+    try:
+        sqlalchemy.make_url(uri).get_dialect().import_dbapi()
+    except (ModuleNotFoundError, sqlalchemy.exc.SQLAlchemyError) as error:
+        remedy = (
+            "Install it (psycopg2-binary for postgresql+psycopg2://…), or let an MLflow server talk to the data base."
+        )
+        return Finding("error", "mlflow", f"{kind}: {error}.", remedy)
+    return Finding("ok", "mlflow", f"{kind} data base.")
 
 
 def check_sqlite(uri: str) -> Iterator[Finding]:

@@ -27,6 +27,7 @@ DRAWS_FILE = "draws.parquet"
 BALANCE_FILE = "balance.parquet"
 STATUS_FILE = "status.json"
 ABOUT_FILE = "about.json"
+MASKS_FILE = "masks.npz"  # routing masks by layer, bool, (num_tasks, num_units)
 BEST = "best"  # folder with the best network
 NETWORK_FILE = "checkpoint.json"  # what a network's folder says of it
 MAX_CURVES = 50

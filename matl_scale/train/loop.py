@@ -26,6 +26,7 @@ from matl_scale.train.run_folder import (
     lock_run,
     open_folder,
 )
+from matl_scale.train.saving import save_masks
 from matl_scale.train.setup import TRAIN_SPLIT, RunData, device_name, open_data, resolve_config
 from matl_scale.train.steps import Run, run_steps
 from matl_scale.train.stop import StopRequest
@@ -105,6 +106,7 @@ def start(
     elif origin:
         progress.say(describe_start(origin, rows_of(origin, data.task_names)))
     describe_run(config, data, accelerator)
+    on_main(accelerator, lambda: save_masks(config.run.folder, state.model))
     recorder = Recorder(config.run.folder, config.track, data.task_names, accelerator.is_main_process)
     if config.data.balance:
         recorder.balance(balance_table(parts.order, data))

@@ -11,7 +11,10 @@ from accelerate import Accelerator
 
 from matl_scale.config import Config
 from matl_scale.data.shards import MISSING
-from matl_scale.tracking.local import BEST
+from matl_scale.files import write_atomic
+from matl_scale.models import RoutedModel
+from matl_scale.routing.router import TaskRouter
+from matl_scale.tracking.local import BEST, MASKS_FILE
 from matl_scale.tracking.predictions import Block, PredictionsInfo, predictions_file, write_predictions
 from matl_scale.train.answers import AnswerLog, gather_answers
 from matl_scale.train.checkpoint import CHECKPOINTS, checkpoint_folders, hash_masks, read_info
@@ -51,6 +54,16 @@ def save_best(config: Config, data: RunData, state: TrainState, world_size: int,
             return
     info = describe(config, data, state, world_size) | {"score": score if math.isfinite(score) else None}
     save_checkpoint(root, state.step, {"model": state.evaluated.state_dict(), "ema": None}, info, len(earlier) + 1)
+
+
+def save_masks(folder: Path, model: RoutedModel) -> None:
+    """Writes the routing masks by layer into a run's folder, for reports, which load no network."""
+    masks = {
+        name: module.mask.cpu().numpy()
+        for name, module in model.trunk.named_modules()
+        if isinstance(module, TaskRouter)
+    }
+    write_atomic(folder / MASKS_FILE, lambda partial: np.savez_compressed(partial, **masks))
 
 
 def describe(config: Config, data: RunData, state: TrainState, world_size: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 from sources_on_disk import contents, write_images, write_labels
 
 from data_prep.__main__ import main
-from data_prep.association import cramers_v
+from matl_scale.data.association import cramers_v
 from matl_scale.data.manifest import read_manifest
 from matl_scale.tasks import Task
 

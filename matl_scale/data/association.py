@@ -1,7 +1,6 @@
-"""How strongly the labels of tasks go together, for all pairs of tasks, as numbers and as a picture."""
+"""How strongly the labels of tasks go together, for all pairs of tasks."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -11,7 +10,6 @@ from matl_scale.tasks import Task
 
 MAX_ROWS = 50_000
 BLOCK_ROWS = 4096
-MAX_NAMES = 60  # that fit beside the picture
 
 
 def cramers_v(labels: np.ndarray, tasks: Sequence[Task]) -> np.ndarray:
@@ -36,11 +34,29 @@ def cramers_v(labels: np.ndarray, tasks: Sequence[Task]) -> np.ndarray:
         rows, columns = np.nonzero(block != MISSING)
         ones[rows, starts[columns] + block[rows, columns]] = 1
         together += ones.T @ ones
+    binary = np.array([task.num_classes == 2 for task in tasks])
     result = np.full((len(tasks), len(tasks)), np.nan)
+    result[np.ix_(binary, binary)] = binary_pairs(together, starts[binary])
     for i in range(len(tasks)):
         for j in range(i + 1):
-            result[i, j] = result[j, i] = one_pair(together[starts[i] : ends[i], starts[j] : ends[j]])
+            if not (binary[i] and binary[j]):
+                result[i, j] = result[j, i] = one_pair(together[starts[i] : ends[i], starts[j] : ends[j]])
     return result
+
+
+def binary_pairs(together: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Computes Cramér's V of all pairs of binary tasks at once: a thousand tasks make half a million pairs.
+
+    Args:
+        together: How many rows carry two classes at once, shape `(num_classes, num_classes)` over all tasks.
+        starts: The tasks' first classes.
+    """
+    both = [[together[np.ix_(starts + i, starts + j)] for j in (0, 1)] for i in (0, 1)]
+    rows, columns = both[0][0] + both[0][1], both[0][0] + both[1][0]
+    other_rows, other_columns = both[1][0] + both[1][1], both[0][1] + both[1][1]
+    spread = rows * other_rows * columns * other_columns
+    difference = np.abs(both[0][0] * both[1][1] - both[0][1] * both[1][0])
+    return np.divide(difference, np.sqrt(spread), out=np.full_like(spread, np.nan), where=spread > 0)
 
 
 def one_pair(counts: np.ndarray) -> float:
@@ -66,34 +82,3 @@ def associate(manifest: Manifest) -> np.ndarray:
     """Computes Cramér's V of every pair of tasks of a shard set; of large sets, on evenly spaced rows."""
     rows = np.unique(np.linspace(0, manifest.num_samples - 1, min(manifest.num_samples, MAX_ROWS)).astype(np.int64))
     return cramers_v(manifest.labels()[rows], manifest.tasks)
-
-
-def draw_picture(values: np.ndarray, names: Sequence[str], path: Path) -> None:
-    """Draws the values of all pairs, tasks that go together side by side.
-
-    Args:
-        values: Shape `(num_tasks, num_tasks)`.
-        names: Of the tasks.
-        path: A `.png`, `.svg` or `.pdf` file.
-    """
-    from matplotlib.figure import Figure
-    from scipy.cluster.hierarchy import leaves_list, linkage
-    from scipy.spatial.distance import squareform
-
-    order = np.arange(len(names))
-    if len(names) > 2:
-        distances = 1 - np.nan_to_num(values)
-        np.fill_diagonal(distances, 0)
-        order = leaves_list(linkage(squareform(distances, checks=False), method="average"))
-    side = min(4 + 0.14 * len(names), 14)
-    figure = Figure(figsize=(side + 1, side), layout="constrained")
-    axes = figure.add_subplot()
-    picture = axes.imshow(values[np.ix_(order, order)], vmin=0, vmax=1, cmap="magma", interpolation="nearest")
-    figure.colorbar(picture, label="Cramér's V of the labels")
-    if len(names) <= MAX_NAMES:
-        shown = [names[i].replace("$", r"\$") for i in order.tolist()]
-        axes.set_xticks(range(len(names)), shown, rotation=90, fontsize=7)
-        axes.set_yticks(range(len(names)), shown, fontsize=7)
-    else:
-        axes.set_xlabel(f"{len(names)} tasks, similar ones side by side")
-    figure.savefig(path, dpi=120)
