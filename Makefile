@@ -25,7 +25,7 @@ demo: venv $(DEMO_DATA)/manifest.json
 	ACCELERATE_USE_CPU=true $(BIN)/accelerate launch --config_file launch/accelerate/cpu.yaml launch/train.py --config $(DEMO_CONFIG)
 
 test: venv lint
-	$(BIN)/python -m pytest -m "not slow and not slurm"
+	$(BIN)/python -m pytest -m "not slow and not slurm and not browser and not services"
 
 # needs SLURM_CONF and Slurm's commands: eval "$$(tests/slurm/lab up DIR)"
 test-slurm: venv

@@ -20,7 +20,7 @@ from matl_scale.config import exit_with_error
 from matl_scale.errors import InputError, nearest
 from matl_scale.files import write_json
 from matl_scale.train.setup import build_accelerator
-from suites import evaluation, memory, reading, sharding, step, sync
+from suites import evaluation, export, memory, reading, sharding, step, sync, tracking
 from suites.measure import Measure, Result, Setup
 
 PROGRAM = "benchmark.py"
@@ -29,10 +29,13 @@ ON_ONE_RANK: dict[str, Callable[[Setup], list[Measure]]] = {
     "eval": evaluation.measures,
     "memory": memory.measures,
     "data": lambda setup: sharding.measures(setup) + reading.measures(setup),
+    "export": export.measures,
+    "tracking": tracking.measures,
 }
 ON_RANKS: dict[str, Callable[[Setup], list[Measure]]] = {"sync": sync.measures}
-SUITES = ("step", "eval", "sync", "memory", "data")
-BY_NAME = ("data",)  # minutes long, and about the disk as much as about the machine
+SUITES = ("step", "eval", "sync", "memory", "data", "export", "tracking")
+# minutes long, and about the disk as much as about the machine; needs the packages of ONNX; needs Chromium
+BY_NAME = ("data", "export", "tracking")
 DATA_SETS = ("fashion_mnist", "cifar100")
 TIMEOUT_S = 24 * 3600.0  # ranks without a part in a suite wait for the first
 
@@ -52,7 +55,10 @@ class Options:
 def main() -> None:
     parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__)
     parser.add_argument(
-        "suites", nargs="*", metavar="SUITE", help=f"{', '.join(SUITES)} (default: all but data that the ranks allow)"
+        "suites",
+        nargs="*",
+        metavar="SUITE",
+        help=f"{', '.join(SUITES)} (default: all that the ranks allow, but data, export and tracking)",
     )
     parser.add_argument("--rounds", type=int, default=20, metavar="N", help="rounds per figure (default: 20)")
     parser.add_argument("--only", metavar="TEXT", default="", help="figures whose name contains this")

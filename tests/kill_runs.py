@@ -30,10 +30,9 @@ from shard_sets import write_small_set
 
 from matl_scale.config import Config
 from matl_scale.data.loader import DataConfig
-from matl_scale.tracking.local import LocalLog, TrackConfig
+from matl_scale.tracking.local import BEST, LocalLog, TrackConfig
 from matl_scale.tracking.predictions import predictions_file, read_predictions
 from matl_scale.train import checkpoint_writing, steps
-from matl_scale.tracking.local import BEST
 from matl_scale.train.checkpoint import CheckpointConfig
 from matl_scale.train.evaluate import EvalConfig, Evaluator
 from matl_scale.train.sampling import TasksConfig

@@ -22,15 +22,20 @@ FORBIDDEN = {
         "matl_scale.models",
     ),
     "matl_scale/models.py": ("accelerate", "torch.distributed", "matl_scale.train", "matl_scale.data"),
+    "matl_scale/export": ("accelerate", "torch.distributed", "matl_scale.train", "matl_scale.tracking"),
     "matl_scale/metrics.py": ("accelerate", "torch.distributed", "matl_scale.train"),
     "matl_scale/tracking": ("torch", "accelerate", "matl_scale.train", "matl_scale.routing", "matl_scale.models"),
+    "matl_scale/report": ("torch", "accelerate", "matl_scale.train"),
     "matl_scale/train": ("mlflow", "launch"),
     "data_prep": ("torch", "matl_scale.train", "matl_scale.models", "matl_scale.routing", "matl_scale.tracking"),
 }
 
 
 SHARD_CONTRACT = (
-    *(f"matl_scale.data.{name}" for name in ("shards", "manifest", "tables", "versions", "store", "reader", "decode")),
+    *(
+        f"matl_scale.data.{name}"
+        for name in ("association", "shards", "manifest", "tables", "versions", "store", "reader", "decode")
+    ),
     *(f"matl_scale.{name}" for name in ("errors", "files", "tasks", "vision")),  # vision: to download a known data set
 )
 

@@ -1,0 +1,81 @@
+"""How long MLflow's own pages take in a headless Chromium."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from matl_scale.errors import InputError
+
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+ARGUMENTS = [
+    "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync",
+]  # fmt: skip
+START_S, PAGE_S = 180, 600
+
+
+def find_chromium() -> str:
+    """Returns the path of the system's Chromium.
+
+    Raises:
+        InputError: It is not installed, or Playwright is not.
+    """
+    try:
+        import playwright.sync_api  # noqa: F401
+    except ImportError as error:
+        raise InputError("The suite `tracking` needs the package playwright: pip install playwright.") from error
+    found = next((path for name in CHROMIUM if (path := shutil.which(name))), None)
+    if found is None:
+        raise InputError("The suite `tracking` needs Chromium (Debian: apt-get install chromium).")
+    return found
+
+
+def run_page_seconds(store: str, experiment: str, run: str, num_metrics: int, folder: Path) -> float:
+    """Returns the seconds until a run's page shows its metrics; the server is warm, the browser's cache too."""
+    from playwright.sync_api import sync_playwright
+
+    chromium = find_chromium()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store, "--host", "127.0.0.1",
+        "--port", str(port), "--workers", "1", "--artifacts-destination", str(folder / "artifacts"),
+    ]  # fmt: skip
+    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with (folder / "server.log").open("ab") as log:
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True, cwd=folder)
+    try:
+        wait_for(f"http://127.0.0.1:{port}/health")
+        with sync_playwright() as player:
+            browser = player.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+            page = browser.new_page()
+            seconds = 0.0
+            for _ in range(2):  # the first fills the cache
+                page.goto("about:blank")
+                start = time.perf_counter()
+                page.goto(f"http://127.0.0.1:{port}/#/experiments/{experiment}/runs/{run}")
+                page.get_by_text(f"Metrics ({num_metrics})").wait_for(timeout=PAGE_S * 1000)
+                seconds = time.perf_counter() - start
+            browser.close()
+            return seconds
+    finally:
+        os.killpg(server.pid, 9)
+        server.wait()
+
+
+def wait_for(address: str) -> None:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(address):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.5)
+    raise InputError(f"MLflow does not answer at {address} after {START_S} s.")
