@@ -9,7 +9,7 @@ from rich.console import Console
 
 from matl_scale.config import Config, exit_with_error, parse_config
 from matl_scale.errors import InputError, RunError
-from matl_scale.tracking.mlflow_run import default_store
+from matl_scale.tracking.mlflow_run import explain_where
 from matl_scale.train.loop import RunOutcome, train
 from matl_scale.train.progress import print_results
 from matl_scale.train.setup import build_accelerator
@@ -36,10 +36,8 @@ def print_outcome(config: Config, outcome: RunOutcome) -> None:
     if outcome.metrics is not None:
         print_results(console, outcome.tasks, config.eval.split, outcome.step, outcome.metrics)
     console.print(f"results: {config.run.folder}", highlight=False, soft_wrap=True)
-    if config.track.mlflow:
-        store = default_store(config.run.folder.parent)
-        command = store if store.startswith("http") else f"mlflow ui --backend-store-uri {store}"
-        console.print(f"look at it: {command}", highlight=False, soft_wrap=True)
+    if config.track.mlflow and (place := explain_where(config.run.folder)):
+        console.print(f"look at it: {place}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from matl_scale.train.step import TrainConfig
 from suites.measure import Measure, Setup
 from suites.pages import find_chromium, run_page_seconds
 
-NUM_TASKS, NUM_IMAGES, STEPS, EVALUATIONS = 1000, 600, 200, 20
+NUM_TASKS, NUM_IMAGES, STEPS, EVALUATIONS = 1000, 300, 200, 20
 RECORDING = ("record", "evaluation", "draws", "balance")
 
 
@@ -72,7 +72,7 @@ def build_config(folder: Path) -> Config:
     return Config(
         run=RunConfig(name="ours", dir=str(folder)),
         data=DataConfig(path=str(folder / "set"), batch_size=16, workers=0),
-        model=ModelConfig(name="resnet18", width=0.0625, stem="small"),
+        model=ModelConfig(name="vgg11", width=0.0625, stem="small"),
         routing=RoutingConfig(sigma=0.5),
         train=TrainConfig(steps=STEPS, precision="fp32"),
         eval=EvalConfig(every=STEPS // EVALUATIONS, batch_size=256, task_chunk=NUM_TASKS),

@@ -23,6 +23,7 @@ from matl_scale.data.store import Store
 from matl_scale.data.tables import read_table, reading
 from matl_scale.data.versions import ROLES, check_table, choose_version, is_plain, read_entries
 from matl_scale.errors import InputError, nearest
+from matl_scale.files import hash_text
 from matl_scale.tasks import Task
 
 
@@ -100,6 +101,11 @@ class Manifest:
     @property
     def task_names(self) -> list[str]:
         return [task.name for task in self.tasks]
+
+    def hash_shards(self, split: str) -> str:
+        """Returns a hash of the tars of a split: equal means the same images under the same keys."""
+        shards = self.shards.to_pylist()
+        return hash_text("\n".join(shard["sha256"] for shard in shards if shard["split"] == split))
 
     def shard_of_rows(self) -> np.ndarray:
         """Returns the shard number of every sample, shape `(num_samples,)`."""

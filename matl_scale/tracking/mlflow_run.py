@@ -45,6 +45,20 @@ def default_store(runs: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(runs / 'mlflow.db').resolve()}"
 
 
+def explain_where(folder: Path) -> str | None:
+    """Says how to look at a run in MLflow's UI; None if it has not got there yet."""
+    path = folder / STATE_FILE
+    if not path.is_file():
+        return None
+    state = json.loads(path.read_text(encoding="utf-8"))
+    # without the last part the UI shows what it has for language models
+    page = f"#/experiments/{state['experiment_id']}/runs/{state['run_id']}?workflowType=machine_learning"
+    uri = state["tracking_uri"]
+    if uri.startswith("http"):
+        return f"{uri.rstrip('/')}/{page}"
+    return f"mlflow ui --backend-store-uri {uri}, then http://127.0.0.1:5000/{page}"
+
+
 def metric_key(name: str) -> str:
     """Returns a name that MLflow accepts: letters, digits and `_-./ :`, at most 250 characters, no path that leads elsewhere."""
     plain = "".join(c if c.isascii() and (c.isalnum() or c in "_-./ :") else "_" for c in name)[:KEY_LENGTH]
@@ -81,7 +95,12 @@ class MlflowRun:
         client = MlflowClient(tracking_uri=self.uri)
         if "run_id" not in self.state:
             run = client.create_run(self._experiment_id(client), run_name=self.folder.name)
-            self.state = {"tracking_uri": self.uri, "run_id": run.info.run_id, "time": 0.0}
+            self.state = {
+                "tracking_uri": self.uri,
+                "experiment_id": run.info.experiment_id,
+                "run_id": run.info.run_id,
+                "time": 0.0,
+            }
             self._save()  # at once: a run has one id, whatever fails after this
         client.update_run(self.state["run_id"], status="RUNNING")
         if not self.state.get("described"):

@@ -105,7 +105,7 @@ def build_parts(
     model = build_start(config, data, accelerator, checkpoint, start)
     if checkpoint:
         check_network(checkpoint, tasks=data.num_classes, masks=hash_masks(model))
-        check_resumable(checkpoint, config=asdict(config), shards=data.hash_shards(TRAIN_SPLIT))
+        check_resumable(checkpoint, config=asdict(config), shards=data.manifest.hash_shards(TRAIN_SPLIT))
     ema = build_ema(model, config.train.ema_decay)
     trunk = TrunkExecution(accelerator, model.trunk, config.routing.execution, config.train.compile)
     fused = config.train.precision != "fp16"

@@ -63,7 +63,7 @@ def save_masks(folder: Path, model: RoutedModel) -> None:
         for name, module in model.trunk.named_modules()
         if isinstance(module, TaskRouter)
     }
-    write_atomic(folder / MASKS_FILE, lambda partial: np.savez_compressed(partial, **masks))
+    write_atomic(folder / MASKS_FILE, lambda partial: np.savez_compressed(partial, **masks))  # type: ignore[arg-type]
 
 
 def describe(config: Config, data: RunData, state: TrainState, world_size: int) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def describe(config: Config, data: RunData, state: TrainState, world_size: int) 
         "masks": hash_masks(state.model),
         "classes": [[task.name, list(task.classes)] for task in data.tasks],
         "image_size": data.image_size,
-        "shards": data.hash_shards(TRAIN_SPLIT),
+        "shards": data.manifest.hash_shards(TRAIN_SPLIT),
         "manifest_id": data.manifest.id,
         "world_size": world_size,
         "config": asdict(config),
@@ -92,5 +92,5 @@ def save_answers(accelerator: Accelerator, log: AnswerLog, data: RunData, split:
             labels = np.where(answers == MISSING, MISSING, data.labels[rows])
             yield Block(samples=data.reader.keys(rows), labels=labels, answers=answers, confidences=confidences)
 
-    info = PredictionsInfo(split=split, step=step, tasks=tuple(data.tasks), test_set=data.hash_shards(split))
+    info = PredictionsInfo(split=split, step=step, tasks=tuple(data.tasks), test_set=data.manifest.hash_shards(split))
     write_predictions(predictions_file(folder, split), info, blocks())

@@ -19,7 +19,6 @@ from matl_scale.data.manifest import Manifest, read_manifest
 from matl_scale.data.reader import SampleReader
 from matl_scale.data.shards import MISSING
 from matl_scale.errors import InputError
-from matl_scale.files import hash_text
 from matl_scale.models import RoutedModel, build_model
 from matl_scale.routing.masks import EarlierMasks
 from matl_scale.tasks import Task, match_names
@@ -63,11 +62,6 @@ class RunData:
     def count_labelled(self, split: str) -> np.ndarray:
         """Returns the number of labelled samples of each task in a split, shape `(num_tasks,)`."""
         return (self.labels[self.manifest.rows(split)] != MISSING).sum(axis=0)
-
-    def hash_shards(self, split: str) -> str:
-        """Returns a hash of the tars of a split."""
-        shards = self.manifest.shards.to_pylist()
-        return hash_text("\n".join(shard["sha256"] for shard in shards if shard["split"] == split))
 
     def describe(self) -> dict[str, Any]:
         """Returns what identifies the data, for the run's records."""
