@@ -7,7 +7,6 @@ it left behind (none, if it was killed) becomes the run's.
 
 import contextlib
 import json
-import logging
 import os
 import select
 import sys
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from matl_scale.files import lock_folder
 from matl_scale.tracking.local import STATUS_FILE
+from matl_scale.tracking.mlflow_process import prepare_process
 from matl_scale.tracking.mlflow_run import MlflowRun
 
 LOCK_FILE = ".mlflow.lock"
@@ -64,7 +64,7 @@ def read_status(folder: Path) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Entry point of the process: the run's folder and the experiment."""
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    prepare_process()
     folder, experiment = arguments
     # the process of an earlier start of this run may still be telling its end
     with lock_folder(Path(folder), LOCK_FILE, wait=True):

@@ -1,7 +1,6 @@
 """Logs a run's best network as an MLflow model: images and the name of a task in, logits out."""
 
 import json
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,9 +47,6 @@ def log_best_model(uri: str, run_id: str, best: Path, state: dict[str, Any], sav
     """
     import mlflow
     from mlflow.models import Model
-
-    # it recommends annotations and an input example; the signature says all there is to say
-    warnings.filterwarnings("ignore", category=UserWarning, module="mlflow")
 
     step = int(best.name.removeprefix("step-"))
     if state.get("model_step") == step:

@@ -1,5 +1,6 @@
 """Starts and ends the process that carries a run to MLflow. Nothing here can stop or slow the training."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -19,10 +20,15 @@ DEFAULTS = {
 }
 
 
-def set_defaults() -> None:
-    """Sets this process's own environment, where it does not say otherwise."""
+def prepare_process() -> None:
+    """Prepares this process for MLflow's client: its environment, where that does not say otherwise, and what it prints."""
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
+    for name in ("alembic", "mlflow"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # mlflow recommends annotations and input examples, whatever filters say; a signature says all there is to say
+    logging.captureWarnings(True)
+    logging.getLogger("py.warnings").setLevel(logging.ERROR)
 
 
 class MlflowProcess:

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from matl_scale.errors import InputError
 from matl_scale.files import lock_folder
 from matl_scale.tracking.history import CONFIG_FILE
 from matl_scale.tracking.mlflow_follower import LOCK_FILE, read_status
-from matl_scale.tracking.mlflow_process import set_defaults
+from matl_scale.tracking.mlflow_process import prepare_process
 from matl_scale.tracking.mlflow_run import MlflowRun
 
 PROGRAM = "matl-sync"
@@ -29,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "else MLFLOW_TRACKING_URI, else mlflow.db beside the runs)",
     )
     options = parser.parse_args(arguments)
-    set_defaults()
+    prepare_process()
     try:
         for folder in options.runs:
             print(f"{folder}: {sync(folder, options.tracking_uri)}", flush=True)
@@ -48,7 +47,6 @@ def sync(folder: Path, uri: str | None = None) -> str:
     if not (folder / CONFIG_FILE).is_file():
         raise InputError(f"{folder} is not a run: it has no {CONFIG_FILE}.")
     config = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    logging.getLogger("alembic").setLevel(logging.WARNING)
     with lock_folder(folder, LOCK_FILE):
         run = MlflowRun(folder, config["track"]["experiment"], uri)
         before = run.state.get("time", 0.0)

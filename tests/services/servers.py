@@ -69,7 +69,7 @@ class MlflowServer:
             "--artifacts-destination", str(self.folder / "artifacts"), "--host", "127.0.0.1", "--port", str(self.port),
         ]  # fmt: skip
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW")}
-        environment["MLFLOW_DISABLE_TELEMETRY"] = "true"
+        environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 command, env=environment, stdout=log, stderr=log, start_new_session=True, cwd=self.folder

@@ -78,10 +78,10 @@ def test_latest_table_has_one_row_per_task_and_split(tmp_path: Path) -> None:
     assert table["columns"][-4:] == ["count", "draws", "split", "step"]
     assert set(table["columns"][1:-4]) == set(METRICS)
     assert [[*row[:3], *row[-4:]] for row in table["data"]] == [
-        ["a", 0.55, 0.9, 7, 5, "val", 5],
-        ["b", None, 0.8, 8, 10, "val", 5],  # what is undefined comes last
-        ["a", 0.55, 0.9, 7, 5, "test", 5],
-        ["b", None, 0.8, 8, 10, "test", 5],
+        ["a", "0.5500", "0.9000", 7, 5, "val", 5],
+        ["b", "", "0.8000", 8, 10, "val", 5],  # what is undefined comes last
+        ["a", "0.5500", "0.9000", 7, 5, "test", 5],
+        ["b", "", "0.8000", 8, 10, "test", 5],
     ]
 
 
