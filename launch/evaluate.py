@@ -12,12 +12,12 @@ from rich.console import Console
 from matl_scale.config import Config, exit_with_error, parse_config
 from matl_scale.errors import InputError, RunError
 from matl_scale.files import lock_folder
+from matl_scale.report.terminal import build_console, print_latest
 from matl_scale.tracking.mlflow_follower import read_status
 from matl_scale.tracking.recorder import Recorder
 from matl_scale.train.answers import AnswerLog
 from matl_scale.train.compatibility import check_tasks
 from matl_scale.train.evaluate import Evaluator
-from matl_scale.train.progress import print_results
 from matl_scale.train.ranks import on_main
 from matl_scale.train.restore import WHICH, open_network, restore_network
 from matl_scale.train.run_folder import CONFIG_FILE
@@ -79,7 +79,7 @@ def evaluate_split(config: Config, accelerator: Accelerator, split: str, which: 
         recorder = Recorder(folder, config.track, data.task_names, enabled=True)
         recorder.evaluation(checkpoint.step, split, metrics.summary(), metrics.values, metrics.counts)
         recorder.close(status)
-        print_results(Console(), data.task_names, split, checkpoint.step, metrics)
+        print_latest(build_console(), folder, split)
         if evaluated.damage.found:
             Console(stderr=True).print(evaluated.damage.describe(), highlight=False, markup=False)
 

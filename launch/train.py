@@ -5,13 +5,11 @@ Exit codes: 0 finished, 2 something given cannot be used, 75 stopped when asked 
 
 import sys
 
-from rich.console import Console
-
 from matl_scale.config import Config, exit_with_error, parse_config
 from matl_scale.errors import InputError, RunError
+from matl_scale.report.terminal import build_console, print_latest
 from matl_scale.tracking.mlflow_run import explain_where
 from matl_scale.train.loop import RunOutcome, train
-from matl_scale.train.progress import print_results
 from matl_scale.train.setup import build_accelerator
 from matl_scale.train.stop import exit_code_of_stop
 
@@ -28,13 +26,13 @@ def main() -> int:
     if accelerator.is_main_process:
         print_outcome(config, outcome)
     accelerator.end_training()
-    return exit_code_of_stop() if outcome.metrics is None else 0
+    return exit_code_of_stop() if outcome.stopped else 0
 
 
 def print_outcome(config: Config, outcome: RunOutcome) -> None:
-    console = Console()
-    if outcome.metrics is not None:
-        print_results(console, outcome.tasks, config.eval.split, outcome.step, outcome.metrics)
+    console = build_console()
+    if not outcome.stopped:
+        print_latest(console, config.run.folder, config.eval.split)
     console.print(f"results: {config.run.folder}", highlight=False, soft_wrap=True)
     if config.track.mlflow and (place := explain_where(config.run.folder)):
         console.print(f"look at it: {place}", highlight=False, soft_wrap=True)

@@ -140,9 +140,9 @@ def train_stopped(whole: Config, broken: Config, stop_at: int, in_evaluation: bo
         run_steps.learning_rate = signalled_rate
     outcomes = [loop.train(broken, accelerator)]
     Evaluator.run, run_steps.learning_rate = run_evaluation, learning_rate  # type: ignore[method-assign]
-    assert outcomes[0].metrics is None
+    assert outcomes[0].stopped
     outcomes.append(loop.train(broken, accelerator))
-    assert outcomes[1].metrics is not None
+    assert not outcomes[1].stopped
     return [outcome.step for outcome in outcomes]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from matl_scale.errors import InputError
-from matl_scale.files import explain_os_error, write_json
+from matl_scale.files import check_writable, explain_os_error, write_json
 from matl_scale.report.as_json import plain, plain_comparison, plain_spread
 from matl_scale.report.baseline import compare_with_single_tasks
 from matl_scale.report.compare_runs import Question, choose_split, compare_runs, open_runs
@@ -115,20 +115,6 @@ def check_options(options: argparse.Namespace) -> None:
     for key, path in (("--out", options.out), ("--json", options.json)):
         if path is not None:
             check_writable(key, path)
-
-
-def check_writable(key: str, path: Path) -> None:
-    """Tries to write beside a file that will be written at the end."""
-    trial = path.with_name(f".trial-{path.name}")
-    try:
-        if path.is_dir():
-            raise InputError(f"`{key}` should be a file. {path} is a folder: name a file in it.")
-        trial.touch()
-        trial.unlink()
-    except OSError as error:
-        raise InputError(
-            f"`{key}` {path} cannot be written: {error.strerror}. Choose a folder that exists and is yours."
-        ) from error
 
 
 def examine(runs: list[RunHistory], split: str, options: argparse.Namespace) -> Results:

@@ -1,6 +1,7 @@
 """One run in a terminal: a few lines and short tables; the rest is in the page and in the JSON file."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from rich.console import Console
@@ -8,8 +9,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from matl_scale.errors import shortened
-from matl_scale.report.facts import MAIN, METRIC_NAMES, RunFacts
+from matl_scale.report.facts import MAIN, METRIC_NAMES, RunFacts, collect_facts
 from matl_scale.report.single_run import find_undefined, metrics_of, moved_most
+from matl_scale.tracking.history import RunHistory
 
 FILE_WIDTH = 160  # columns where no terminal says how many there are
 TASK_COLUMNS = (MAIN, "accuracy", "majority_accuracy", "auroc", "average_precision")
@@ -41,6 +43,12 @@ def print_table(console: Console, title: str, table: Table) -> None:
 
 def cell(value: float, pattern: str = ".4f") -> str:
     return "" if np.isnan(value) else format(value, pattern)
+
+
+def print_latest(console: Console, folder: Path, split: str, limit: int = 10) -> None:
+    """Prints the last evaluation of a split, from a run's folder."""
+    facts = collect_facts(RunHistory(folder), split)
+    print_run(console, facts, range(len(facts.latest.tasks)), limit)
 
 
 def print_run(console: Console, facts: RunFacts, rows: Sequence[int], limit: int) -> None:

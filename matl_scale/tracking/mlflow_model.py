@@ -35,14 +35,13 @@ def build_signature(best: Path) -> Any:
     )
 
 
-def log_best_model(uri: str, run_id: str, best: Path, state: dict[str, Any], save: Callable[[], None]) -> None:
+def log_best_model(uri: str, best: Path, state: dict[str, Any], save: Callable[[], None]) -> None:
     """Logs the best network of a run as its model; once, however often it is tried.
 
     Args:
         uri: Of the store.
-        run_id: The run.
         best: From `find_best`.
-        state: Of the copy; keeps which model was begun and which step is there.
+        state: Of the copy: which run it is; keeps which model was begun and which step is there.
         save: Keeps the state.
     """
     import mlflow
@@ -53,7 +52,10 @@ def log_best_model(uri: str, run_id: str, best: Path, state: dict[str, Any], sav
         return
     mlflow.set_tracking_uri(uri)
     if state.get("model_begun") != step:
-        model = mlflow.initialize_logged_model(name=MODEL_NAME, source_run_id=run_id)
+        # by itself it would choose MLflow's default experiment, and a folder below the current one
+        model = mlflow.initialize_logged_model(
+            name=MODEL_NAME, source_run_id=state["run_id"], experiment_id=state["experiment_id"]
+        )
         state |= {"model_id": model.model_id, "model_begun": step}
         save()
     packages = installed_packages()
@@ -61,7 +63,7 @@ def log_best_model(uri: str, run_id: str, best: Path, state: dict[str, Any], sav
     Model.log(
         artifact_path=None,
         flavor=mlflow.pyfunc,
-        run_id=run_id,
+        run_id=state["run_id"],
         model_id=state["model_id"],
         name=MODEL_NAME,
         step=step,

@@ -222,7 +222,7 @@ class MlflowRun:
             return
         best = find_best(self.folder)
         if status == "FINISHED" and best is not None:
-            log_best_model(self.uri, self.state["run_id"], best, self.state, self._save)
+            log_best_model(self.uri, best, self.state, self._save)
         self._client.set_terminated(self.state["run_id"], status=status)
 
     def _save(self) -> None:

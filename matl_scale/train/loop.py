@@ -40,14 +40,12 @@ class RunOutcome:
     """What a run ends with.
 
     Attributes:
-        metrics: The last evaluation; None if the run was asked to stop before its end.
+        stopped: Whether it was asked to stop before its end.
         step: Steps done.
-        tasks: Names.
     """
 
-    metrics: TaskMetrics | None
+    stopped: bool
     step: int
-    tasks: list[str]
 
 
 def train(config: Config, accelerator: Accelerator) -> RunOutcome:
@@ -96,7 +94,7 @@ def start(
     unevaluated = on_main(accelerator, lambda: lacks_evaluation(config, state.step))
     if state.step >= config.train.steps and not unevaluated:
         progress.say(f"{config.run.folder} is complete: {state.step} of {config.train.steps} steps")
-        return RunOutcome(metrics=parts.evaluator(), step=state.step, tasks=data.task_names)
+        return RunOutcome(stopped=False, step=state.step)
     on_main(accelerator, lambda: open_folder(config, kept_share(state.model.trunk), state.step))
     for finding in on_main(accelerator, lambda: glance(config, data, accelerator.num_processes)):
         progress.say(f"{finding.level}: {finding.topic}: {finding.text} {finding.remedy}".rstrip())
@@ -124,7 +122,7 @@ def start(
         watchdog=watchdog,
         first_step=state.step,
     )
-    return RunOutcome(metrics=carry_on(run, unevaluated), step=state.step, tasks=data.task_names)
+    return RunOutcome(stopped=carry_on(run, unevaluated) is None, step=state.step)
 
 
 def describe_run(config: Config, data: RunData, accelerator: Accelerator) -> None:

@@ -1,19 +1,12 @@
-"""What a person sees while a run goes on: a bar on a terminal, plain lines in a log, a table at the end."""
+"""What a person sees while a run goes on: a bar on a terminal, plain lines in a log."""
 
 import time
-from collections.abc import Sequence
 from types import TracebackType
 
-import numpy as np
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-
-from matl_scale.task_metrics import TaskMetrics
 
 LINE_EVERY_S = 10.0
-TABLE_METRICS = ("balanced_accuracy", "accuracy", "majority_accuracy", "auroc", "average_precision")
 
 
 class TrainProgress:
@@ -62,38 +55,3 @@ class TrainProgress:
     def say(self, text: str) -> None:
         """Prints one line, above the bar if there is one."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-
-def print_results(
-    console: Console, tasks: Sequence[str], split: str, step: int, metrics: TaskMetrics, limit: int = 10
-) -> None:
-    """Prints the summary over tasks and the `limit` worst tasks."""
-    summary = metrics.summary()
-    title = f"{split} after {step} steps: {int(summary['tasks_evaluated'])} tasks"
-    overall = Table(title=title, box=None, header_style="bold", title_justify="left")
-    for column in ("over tasks", "balanced accuracy", "AUROC", "average precision", "accuracy"):
-        overall.add_column(column, justify="left" if column == "over tasks" else "right")
-    for name, label in (("macro", "mean"), ("median", "median"), ("p10", "10th percentile"), ("worst", "worst")):
-        cells = (
-            summary[f"{name}_{metric}"] for metric in ("balanced_accuracy", "auroc", "average_precision", "accuracy")
-        )
-        overall.add_row(label, *(format_value(cell) for cell in cells))
-    console.print(overall)
-    worst = Table(title=f"worst {limit} by balanced accuracy", box=None, header_style="bold", title_justify="left")
-    worst.add_column("task", no_wrap=True)
-    for column in ("samples", *(name.replace("_", " ") for name in TABLE_METRICS)):
-        worst.add_column(column, justify="right")
-    for task_id in metrics.worst(limit):
-        values = (format_value(metrics.values[name][task_id]) for name in TABLE_METRICS)
-        worst.add_row(escape(tasks[task_id]), f"{metrics.counts[task_id]:,}", *values)
-    console.print(worst)
-    below = np.flatnonzero(metrics.below_baseline)
-    names = (
-        ": " + ", ".join(tasks[i] for i in below[:limit]) + (", …" if len(below) > limit else "") if len(below) else ""
-    )
-    line = f"tasks below the majority baseline: {len(below)} of {len(tasks)}{names}"
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def format_value(value: float) -> str:
-    return "" if np.isnan(value) else f"{value:.4f}"

@@ -110,6 +110,9 @@ def test_the_best_network_is_a_model_that_mlflow_loads(finished: tuple[Path, str
     folder, _ = finished
     mlflow.set_tracking_uri(f"sqlite:///{folder.parent}/mlflow.db")
     model_id = json.loads((folder / "mlflow.json").read_text())["model_id"]
+    model = mlflow.MlflowClient().get_logged_model(model_id)
+    assert model.artifact_location.startswith((folder.parent / "mlartifacts").as_uri())
+    assert mlflow.get_experiment(model.experiment_id).name == "matl_scale"
     loaded = mlflow.pyfunc.load_model(f"models:/{model_id}")
     checkpoint = open_network(folder)
     model = restore_network(checkpoint, torch.device("cpu"))
@@ -184,7 +187,7 @@ def test_evaluate_adds_a_split(finished: tuple[Path, str]) -> None:
         sys.executable, "launch/evaluate.py", "--run", str(folder), "--split", "train", "--checkpoint", "newest"
     )
     assert result.returncode == 0, result.stderr
-    assert "train after 6 steps: 6 tasks" in result.stdout
+    assert "train after 6 steps, 6 tasks" in result.stdout
     history = pq.read_table(folder / "per_task.parquet").to_pylist()
     assert {row["split"] for row in history} == {"val", "train"}
     rare = next(

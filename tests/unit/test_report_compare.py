@@ -367,7 +367,7 @@ def refuse_to_read(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["a", "--out", "no/such/folder/page.html"], "`--out` .* cannot be written: No such file or directory"),
+        (["a", "--out", "no/such/folder/page.html"], "`--out` .* cannot be written: there is no folder"),
         (["a", "--json", "a"], "`--json` should be a file"),
         (["a", "--alpha", "1.5"], "`--alpha` should be between 0 and 1"),
         (["a", "--limit", "0"], "`--limit` should be at least 1"),
