@@ -7,7 +7,7 @@ DEMO_CONFIG := launch/configs/digits.yaml
 
 AUDIT := $(BIN)/pip-audit --skip-editable --progress-spinner off
 
-.PHONY: venv demo test test-slurm lint audit clean
+.PHONY: venv demo test test-services test-slurm lint audit clean
 
 venv: $(VENV)/.installed
 
@@ -26,6 +26,10 @@ demo: venv $(DEMO_DATA)/manifest.json
 
 test: venv lint
 	$(BIN)/python -m pytest -m "not slow and not slurm and not browser and not services"
+
+# needs Chromium and PostgreSQL (Debian: chromium, postgresql)
+test-services: venv
+	$(BIN)/python -m pytest -m "browser or services"
 
 # needs SLURM_CONF and Slurm's commands: eval "$$(tests/slurm/lab up DIR)"
 test-slurm: venv
