@@ -5,6 +5,8 @@ Exit codes: 0 finished, 2 something given cannot be used, 75 stopped when asked 
 
 import sys
 
+import torch.distributed as dist
+
 from matl_scale.config import Config, exit_with_error, parse_config
 from matl_scale.errors import InputError, RunError
 from matl_scale.report.terminal import build_console, print_latest
@@ -21,7 +23,11 @@ def main() -> int:
     try:
         accelerator = build_accelerator(config.train.precision, config.guard.timeout_s)
         outcome = train(config, accelerator)
-    except (InputError, RunError) as error:
+    except InputError as error:
+        if dist.is_initialized():  # all ranks meet it; gloo's threads must not outlive the interpreter
+            dist.destroy_process_group()
+        exit_with_error(PROGRAM, error)
+    except RunError as error:
         exit_with_error(PROGRAM, error)
     if accelerator.is_main_process:
         print_outcome(config, outcome)

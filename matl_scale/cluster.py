@@ -15,6 +15,9 @@ def read_job(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     job = environment.get("SLURM_JOB_ID")
     if not job:
         return {}
+    # an array's own number, which its last task has too, means all of its tasks
+    if "SLURM_ARRAY_JOB_ID" in environment:
+        job = f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
     command = ["scontrol", "show", "job", job, "--oneliner"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S, check=True).stdout

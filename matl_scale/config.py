@@ -25,7 +25,7 @@ from matl_scale.train.optim import OptimConfig
 from matl_scale.train.sampling import TasksConfig
 from matl_scale.train.step import TrainConfig
 
-OTHER_RANKS_WAIT_S = 10
+OTHER_RANKS_WAIT_S = 40  # longer than Slurm gives a node whose launcher ignores that it is to end
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,14 @@ fail() {
   exit 2
 }
 
+read_site() { # the user's own settings; such scripts often read variables that are not set
+  if [[ -f launch/slurm/site.sh ]]; then
+    set +u
+    source launch/slurm/site.sh
+    set -u
+  fi
+}
+
 ask_to_stop() { # $1: the signal
   echo "job ${SLURM_JOB_ID}: $1, asking the run to stop" >&2
   echo "$1" >"$MATL_STOP_FILE"
@@ -15,8 +23,15 @@ ask_to_stop() { # $1: the signal
 
 run_job() {
   [[ -n "${SLURM_JOB_ID:-}" ]] || fail "submit this script: sbatch --nodes=N launch/slurm/train.sbatch --config FILE."
+  if ! command -v scontrol >/dev/null; then
+    read_site
+  fi
   command -v scontrol >/dev/null || fail "scontrol is not in the PATH of node $HOSTNAME; add Slurm's bin folder in launch/slurm/site.sh."
-  local hosts
+  # an array's own number, which its last task has too, means all of its tasks to scontrol
+  local hosts job=$SLURM_JOB_ID
+  if [[ -n "${SLURM_ARRAY_JOB_ID:-}" ]]; then
+    job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
+  fi
   hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST") || fail "scontrol cannot tell the nodes of job $SLURM_JOB_ID."
   [[ "${SLURM_NTASKS:-1}" == "$SLURM_JOB_NUM_NODES" ]] ||
     fail "one task per node should be asked for: --nodes=N --ntasks-per-node=1. Got $SLURM_NTASKS tasks on $SLURM_JOB_NUM_NODES nodes."
@@ -32,6 +47,8 @@ run_job() {
   srun --kill-on-bad-exit=1 launch/slurm/node.sh "$@" &
   local srun_pid=$!
   while wait "$srun_pid"; code=$?; kill -0 "$srun_pid" 2>/dev/null; do :; done # a trap interrupts `wait`
+  wait "$srun_pid" # once more: srun may have ended while a trap ran
+  code=$?
   if [[ -e "$MATL_STOP_FILE.stopped" ]]; then
     code=$EXIT_STOPPED
   fi
@@ -39,10 +56,10 @@ run_job() {
   echo "job $SLURM_JOB_ID: the run ended with exit code $code" >&2
   # a job that scancel or `scontrol requeue` ends is not running any more; a preempted one that ends by itself is, and Slurm
   # would take it for failed
-  if [[ $code == "$EXIT_STOPPED" && $(scontrol show job "$SLURM_JOB_ID" --oneliner) == *" JobState=RUNNING "* ]]; then
+  if [[ $code == "$EXIT_STOPPED" && $(scontrol show job "$job" --oneliner) == *" JobState=RUNNING "* ]]; then
     trap - TERM
     # Slurm ends this script now; an exit code of its own could be taken for that of the job's next start
-    scontrol requeue "$SLURM_JOB_ID" && sleep 60
+    scontrol requeue "$job" && sleep 60
   fi
   exit "$code"
 }

@@ -2,9 +2,9 @@
 # Started by srun once on every node of a job: `accelerate launch` for the processes of this node. site.sh may set RUN_IN to what
 # runs a command in a container (RUN_IN="apptainer exec --nv image.sif").
 set -uo pipefail
-if [[ -f launch/slurm/site.sh ]]; then
-  source launch/slurm/site.sh
-fi
+trap 'echo SIGTERM >"$MATL_STOP_FILE"' TERM # before site.sh, which may take its time
+source launch/slurm/job.sh
+read_site
 export PATH="$PWD/.venv/bin:$PATH"
 
 gpus=${SLURM_GPUS_ON_NODE:-0}
@@ -20,6 +20,11 @@ else
     --main_process_ip "$MASTER_HOST" --main_process_port "$MASTER_JOB_PORT" --max_restarts "${MAX_RESTARTS:-0}")
 fi
 
+if [[ -e "$MATL_STOP_FILE" ]]; then # asked to stop before anything began: nothing has to be saved
+  touch "$MATL_STOP_FILE.stopped"
+  exit 75
+fi
+
 # Slurm's TERM reaches all processes of the job. A launcher would end its ranks after 30 seconds, so it has to ignore it;
 # what is ignored when a process starts stays ignored unless it asks for the signal, as the ranks do.
 export PET_SIGNALS_TO_HANDLE=SIGQUIT # of torchrun's own options, which accelerate does not know
@@ -27,7 +32,8 @@ export PET_SIGNALS_TO_HANDLE=SIGQUIT # of torchrun's own options, which accelera
   trap '' TERM USR2
   exec ${RUN_IN:-} "${launcher[@]}" launch/train.py "$@" # not quoted: a command with its options
 ) &
-trap 'echo SIGTERM >"$MATL_STOP_FILE"' TERM
 pid=$!
 while wait "$pid"; code=$?; kill -0 "$pid" 2>/dev/null; do :; done
+wait "$pid"
+code=$?
 exit "$code"

@@ -1,5 +1,7 @@
 """MLflow: what kind of store the run will use, whether it answers, and whether its disk bears several writers."""
 
+import base64
+import http.client
 import os
 import urllib.error
 import urllib.request
@@ -46,6 +48,10 @@ def check_tracking(config: Config, *, ask: bool) -> Iterator[Finding]:
         yield from check_sqlite(uri)
     elif kind in ("postgresql", "mysql"):
         yield check_driver(uri, kind)
+    elif kind == "databricks":
+        yield Finding(
+            "note", "mlflow", "Databricks: not asked.", "Its own command line tells whether you are logged in."
+        )
     else:
         remedy = "Unset MLFLOW_TRACKING_URI for SQLite beside the runs, or name a server (http://…)."
         yield Finding("error", "mlflow", f"{uri}: MLflow 3.13 and later refuse stores of plain files.", remedy)
@@ -83,11 +89,14 @@ def check_sqlite(uri: str) -> Iterator[Finding]:
 def ask_server(uri: str) -> Finding:
     """Asks a server whether it lives, by the host name that the run would use."""
     remedy = "The run would go on without it and catch up later; start the server, or correct MLFLOW_TRACKING_URI."
+    # /version and /health answer whatever the host's name and without a password: only the API tells
+    request = urllib.request.Request(f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/search?max_results=1")
+    if user := os.environ.get("MLFLOW_TRACKING_USERNAME"):
+        words = f"{user}:{os.environ.get('MLFLOW_TRACKING_PASSWORD', '')}"
+        request.add_header("Authorization", f"Basic {base64.b64encode(words.encode()).decode()}")
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/version", timeout=ANSWER_S) as answer:
-            return Finding(
-                "ok", "mlflow", f"server {uri} answers, version {answer.read(40).decode(errors='replace').strip()}."
-            )
+        with urllib.request.urlopen(request, timeout=ANSWER_S):
+            return Finding("ok", "mlflow", f"server {uri} answers.")
     except urllib.error.HTTPError as error:
         if error.code == 403:
             host = uri.split("://", 1)[1].split("/", 1)[0]
@@ -97,7 +106,7 @@ def ask_server(uri: str) -> Finding:
             remedy = "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
             return Finding("error", "mlflow", f"server {uri} asks for a password (401).", remedy)
         return Finding("warning", "mlflow", f"server {uri} answers with {error.code} {error.reason}.", remedy)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         return Finding("warning", "mlflow", f"server {uri} does not answer ({error}).", remedy)
 
 

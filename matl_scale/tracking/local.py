@@ -86,7 +86,10 @@ class LocalLog:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._last_time = 0.0
+        # of an earlier start, perhaps on a node whose clock was ahead
+        self._last_time = max(
+            (record["time"] for record in RecordTail(folder / METRICS_FILE).read_after(0)), default=0.0
+        )
 
     def forget_after(self, step: int) -> None:
         """Drops what a run logged after the step from which it now goes on, so that every step is there once.

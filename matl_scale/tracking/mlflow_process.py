@@ -1,5 +1,6 @@
 """Starts and ends the process that carries a run to MLflow. Nothing here can stop or slow the training."""
 
+import contextlib
 import logging
 import os
 import signal
@@ -55,7 +56,8 @@ class MlflowProcess:
 
     def close(self, status: str, wait_s: float) -> None:
         """Leaves the status and waits until the copy is complete or given up, but not longer than `wait_s`."""
-        write_json(self.folder / STATUS_FILE, {"status": status})
+        with contextlib.suppress(OSError):  # a full disk: what the run has to say of it comes first
+            write_json(self.folder / STATUS_FILE, {"status": status})
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from matl_scale.errors import InputError
-from matl_scale.files import file_sha256
+from matl_scale.files import file_sha256, hash_text
 from matl_scale.routing.router import TaskRouter
 from matl_scale.task_metrics import RANKED_SUMMARIES
 from matl_scale.tracking.local import NETWORK_FILE
@@ -101,6 +101,11 @@ def hash_masks(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def hash_json(content: Any) -> str:
+    """Returns the SHA-256 of a description, whatever its layout in the file."""
+    return hash_text(json.dumps(content, sort_keys=True))
+
+
 def checkpoint_folders(root: Path) -> list[Path]:
     """Returns the folders of a run's checkpoints, oldest first."""
     return sorted(folder for folder in root.glob("step-*") if folder.name.removeprefix("step-").isdecimal())
@@ -137,7 +142,12 @@ def read_info(folder: Path) -> CheckpointInfo:
     path = folder / INFO_FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        version = content["format_version"]
+        checksum, version = content.pop("checksum", None), content["format_version"]
+        damaged = checksum != hash_json(content)
+        if damaged and (checksum is not None or version == FORMAT_VERSION):  # formats before 4 have none
+            raise DamagedCheckpoint(
+                f"{path} is damaged: its content does not fit its checksum. Use an earlier checkpoint."
+            )
         if version != FORMAT_VERSION:
             raise InputError(
                 f"{folder} has checkpoint format {version}; this version of matl_scale reads {FORMAT_VERSION}. Go on with the "
@@ -158,7 +168,7 @@ def read_info(folder: Path) -> CheckpointInfo:
         )
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedCheckpoint(
             f"{folder} is not a complete checkpoint: {INFO_FILE} cannot be read ({error!r})."
         ) from error
@@ -189,7 +199,9 @@ def verify_state(info: CheckpointInfo) -> None:
         DamagedCheckpoint: They differ.
     """
     path = info.folder / STATE_FILE
-    if not path.is_file() or file_sha256(path) != info.sha256:
+    if not path.is_file():
+        raise DamagedCheckpoint(f"{path} is missing. Use an earlier checkpoint.")
+    if file_sha256(path) != info.sha256:
         raise DamagedCheckpoint(
             f"{path} is damaged: its SHA-256 is not the one in {INFO_FILE}. Use an earlier checkpoint."
         )

@@ -10,7 +10,7 @@ import torch
 
 from matl_scale.errors import RunError
 from matl_scale.files import explain_os_error, sync_folder, write_json
-from matl_scale.train.checkpoint import FORMAT_VERSION, INFO_FILE, STATE_FILE, checkpoint_folders
+from matl_scale.train.checkpoint import FORMAT_VERSION, INFO_FILE, STATE_FILE, checkpoint_folders, hash_json
 
 
 def save_checkpoint(root: Path, step: int, state: dict[str, Any], info: dict[str, Any], keep: int) -> Path:
@@ -32,7 +32,8 @@ def save_checkpoint(root: Path, step: int, state: dict[str, Any], info: dict[str
     try:
         partial.mkdir(parents=True)
         sha256 = write_state(partial / STATE_FILE, state)
-        write_json(partial / INFO_FILE, {**info, "format_version": FORMAT_VERSION, "step": step, "sha256": sha256})
+        content = {**info, "format_version": FORMAT_VERSION, "step": step, "sha256": sha256}
+        write_json(partial / INFO_FILE, {**content, "checksum": hash_json(content)})
         if final.exists():  # not complete, or this run would have gone on from it
             shutil.rmtree(final)
         os.replace(partial, final)

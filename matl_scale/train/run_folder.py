@@ -1,6 +1,7 @@
 """What a run finds in its folder when it starts, and what it leaves there."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from matl_scale.config import Config, describe_changes, dump_config
 from matl_scale.errors import InputError
 from matl_scale.files import lock_folder, write_text
 from matl_scale.tracking.local import BEST, METRICS_FILE, LocalLog
-from matl_scale.train.checkpoint import CHECKPOINTS, CheckpointInfo, find_intact, open_checkpoint
+from matl_scale.train.checkpoint import CHECKPOINTS, CheckpointInfo, checkpoint_folders, find_intact, open_checkpoint
 from matl_scale.train.checkpoint_writing import drop_after, set_aside_after
 from matl_scale.train.setup import RunData
 
@@ -36,6 +37,8 @@ def lock_run(folder: Path) -> Iterator[None]:
 def find_checkpoint(config: Config) -> tuple[CheckpointInfo | None, list[str]]:
     """Returns the checkpoint to go on from, by `run.resume`, and what is wrong with newer ones."""
     folder = config.run.folder
+    if was_started_before() and (config.run.resume == "never" or checkpoint_folders(folder / CHECKPOINTS)):
+        return find_intact(folder / CHECKPOINTS)
     if config.run.resume not in ("auto", "never"):
         return open_checkpoint(Path(config.run.resume)), []
     if config.run.resume == "auto":
@@ -45,6 +48,11 @@ def find_checkpoint(config: Config) -> tuple[CheckpointInfo | None, list[str]]:
             f"{folder} is not empty: it holds an earlier run. Choose another `run.name`, or `run.resume` auto to go on."
         )
     return None, []
+
+
+def was_started_before() -> bool:
+    """Returns whether Slurm or torchrun starts this very command again: the run then goes on with what it has written."""
+    return any(os.environ.get(name, "0") != "0" for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"))
 
 
 def lacks_evaluation(config: Config, step: int) -> bool:

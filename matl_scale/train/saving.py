@@ -11,10 +11,10 @@ from accelerate import Accelerator
 
 from matl_scale.config import Config
 from matl_scale.data.shards import MISSING
-from matl_scale.files import write_atomic
+from matl_scale.files import sync_file, write_atomic
 from matl_scale.models import RoutedModel
 from matl_scale.routing.router import TaskRouter
-from matl_scale.tracking.local import BEST, MASKS_FILE
+from matl_scale.tracking.local import BEST, MASKS_FILE, METRICS_FILE
 from matl_scale.tracking.predictions import Block, PredictionsInfo, predictions_file, write_predictions
 from matl_scale.train.answers import AnswerLog, gather_answers
 from matl_scale.train.checkpoint import CHECKPOINTS, checkpoint_folders, hash_masks, read_info
@@ -26,6 +26,8 @@ from matl_scale.train.state import TrainState
 def save_state(config: Config, data: RunData, state: TrainState, world_size: int) -> None:
     """Writes a checkpoint of the state. Of the best networks only the last is needed from now on."""
     folder = config.run.folder
+    if (folder / METRICS_FILE).is_file():
+        sync_file(folder / METRICS_FILE)  # a power cut must not take records of steps that will not be repeated
     info = describe(config, data, state, world_size)
     save_checkpoint(folder / CHECKPOINTS, state.step, state.state_dict(), info, config.checkpoint.keep)
     prune(folder / BEST, keep=1)

@@ -101,7 +101,8 @@ def run_step(run: Run) -> bool:
 
 def check_interval(run: Run, step_s: float) -> None:
     """Complains if the job's time limit comes before the next checkpoint."""
-    complaint = describe_interval(run.config.checkpoint.every, step_s, time_left_s(read_job()))
+    every = min(run.config.checkpoint.every, run.config.train.steps - run.parts.state.step)
+    complaint = describe_interval(every, step_s, time_left_s(read_job()))
     if complaint:
         run.progress.say(complaint)
 

@@ -95,7 +95,7 @@ def explain_lost_ranks(watchdog: Watchdog) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not is_lost_rank(error):
+        if isinstance(error, RunError) or not is_lost_rank(error):
             raise
         raise RunError(
             f"rank {watchdog.rank} of {watchdog.world_size} has lost another rank in {watchdog.doing}: {one_line(error)}. The "

@@ -14,6 +14,8 @@ import pytest
 from servers import MlflowServer, postgres
 from shard_sets import ShardSet
 
+from matl_scale.doctor.tracking import ask_server
+
 ROOT = Path(__file__).parents[2]
 AWAY_S = float(os.environ.get("MATL_TEST_AWAY_S", "10"))
 pytestmark = [
@@ -96,3 +98,11 @@ def test_what_it_has_can_be_used(server: MlflowServer, small_set: ShardSet, tmp_
     model = mlflow.pyfunc.load_model(f"models:/{state['model_id']}")
     logits = model.predict(np.zeros((1, 3, 16, 16), dtype=np.uint8), params={"task": "task_2"})
     assert logits.shape == (1, 3)
+
+
+def test_the_doctor_meets_the_host_check(server: MlflowServer) -> None:
+    """MLflow refuses names that it was not told of, but for its page of health."""
+    assert ask_server(server.uri).level == "ok"
+    refused = ask_server(server.uri.replace("127.0.0.1", "somewhere.localhost"))
+    assert refused.level == "error"
+    assert "--allowed-hosts somewhere.localhost" in refused.remedy

@@ -51,6 +51,14 @@ def test_a_stopped_run_is_requeued_unless_its_job_is_over(state: str, requeued: 
     assert ("requeue 1234567" in calls) == requeued
 
 
+def test_a_task_of_an_array_requeues_itself_alone(commands: Path) -> None:
+    """The last task of an array has the array's own number, which means all of them to scontrol."""
+    array = {"SLURM_ARRAY_JOB_ID": "1234567", "SLURM_ARRAY_TASK_ID": "3"}
+    code, _, calls = run("train.sbatch", commands, **JOB, **array, STOPS="1")
+    assert code == 75
+    assert "requeue 1234567_3" in calls
+
+
 def test_a_failed_run_is_not_requeued(commands: Path) -> None:
     code, _, calls = run("train.sbatch", commands, **JOB, CODE="3")
     assert code == 3
@@ -111,6 +119,10 @@ def test_a_node_starts_its_share_of_the_processes(gpus: str, commands: Path) -> 
         values["SLURM_GPUS_ON_NODE"] = gpus
     command = ["/bin/bash", "launch/slurm/node.sh", "--config", "a.yaml"]
     result = subprocess.run(command, cwd=ROOT, env=values, capture_output=True, text=True, check=True)
+    (commands / "stop").write_text("SIGTERM")  # as if it had come while site.sh was read
+    stopped = subprocess.run(command, cwd=ROOT, env=values, capture_output=True, text=True, check=False)
+    assert (stopped.returncode, stopped.stdout) == (75, "")
+    assert (commands / "stop.stopped").exists()
     assert result.stdout.strip() == (
         "in a container: accelerate launch --config_file launch/accelerate/multi_node.yaml --num_machines 2 "
         f"--num_processes {8 if gpus else 2} --machine_rank 1 --main_process_ip n1 --main_process_port 24567 --max_restarts 0 "

@@ -9,11 +9,13 @@ import torch
 from run_configs import build_config, records
 from shard_sets import ShardSet
 
+from matl_scale.config import RunConfig
 from matl_scale.errors import InputError
 from matl_scale.train.checkpoint import CheckpointConfig, checkpoint_folders, read_info
 from matl_scale.train.evaluate import EvalConfig
 from matl_scale.train.loop import train
 from matl_scale.train.restore import open_network, restore_network, tasks_of
+from matl_scale.train.run_folder import find_checkpoint
 from matl_scale.train.setup import build_accelerator
 from matl_scale.train.step import TrainConfig
 
@@ -71,3 +73,33 @@ def test_what_is_not_there_is_one_line(small_set: ShardSet, tmp_path: Path) -> N
         open_network(config.run.folder)
     with pytest.raises(InputError, match="is not a run"):
         open_network(tmp_path)
+
+
+@pytest.mark.parametrize("resume", ["never", "path"])
+def test_a_command_that_is_started_again_goes_on_with_its_own_checkpoints(
+    resume: str, small_set: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slurm's requeue and torchrun's restart repeat the whole command, with its `run.resume`."""
+    first = build_config(tmp_path, small_set, "first", train=TrainConfig(steps=2, precision="fp32"))
+    train(first, build_accelerator("fp32"))
+    start = "never" if resume == "never" else str(first.run.folder / "checkpoints/step-000000002")
+    config = build_config(
+        tmp_path,
+        small_set,
+        "again",
+        train=TrainConfig(steps=6, precision="fp32"),
+        checkpoint=CheckpointConfig(every=2),
+        run=RunConfig(name="again", dir=str(tmp_path), seed=3, resume=start),
+    )
+    train(config, build_accelerator("fp32"))
+    shutil.rmtree(config.run.folder / "checkpoints/step-000000006")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    found, _ = find_checkpoint(config)
+    assert found is not None
+    assert found.folder == config.run.folder / "checkpoints/step-000000004"
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
+    if resume == "never":
+        with pytest.raises(InputError, match="is not empty"):
+            find_checkpoint(config)
+    else:
+        assert str(find_checkpoint(config)[0].folder) == start  # type: ignore[union-attr]

@@ -89,7 +89,7 @@ def test_processors(config: Config) -> None:
         ("sqlite:////tmp/x/mlflow.db", "ok", "SQLite in /tmp/x/mlflow.db"),
         ("/tmp/mlruns", "error", "refuse stores of plain files"),
         ("file:///tmp/mlruns", "error", "refuse stores of plain files"),
-        ("mysql+nothing://host/db", "error", "needs the Python package"),
+        ("mysql+mysqldb://host/db", "error", "No module named 'MySQLdb'"),
         ("http://127.0.0.1:9", "warning", "does not answer"),
     ],
 )
