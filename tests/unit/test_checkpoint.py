@@ -104,9 +104,8 @@ def test_a_flipped_bit_in_the_description_is_found(tmp_path: Path) -> None:
         path.write_bytes(harmed)
         found, complaints = find_intact(tmp_path)
         assert found is not None
-        assert (
-            (found.step, len(complaints)) == (1, 1) or b'"checksum"' not in harmed or harmed.split() == whole.split()
-        ), place
+        kept = found.step == 2 and json.loads(harmed) == json.loads(whole)  # harmless, in the white space between
+        assert kept or (found.step, len(complaints)) == (1, 1), place
 
 
 @pytest.mark.parametrize("harm", ["a bit", "a missing file", "half a description"])
