@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from matl_scale.errors import InputError
 from matl_scale.files import write_atomic, write_text
 from matl_scale.tasks import match_names
+from matl_scale.tracking.growing_table import GrowingTable, names_by_number
 
 METRICS_FILE = "metrics.jsonl"
 PER_TASK_FILE = "per_task.parquet"
@@ -34,18 +34,6 @@ MAX_CURVES = 50
 TRAIN_MARK = "train/lr"  # in every record of training
 EVALUATION_MARK = "/tasks_evaluated"  # in every record of an evaluation
 CURVE_METRICS = ("balanced_accuracy", "auroc")
-
-PER_TASK_SCHEMA = pa.schema(
-    {
-        "step": pa.int64(),
-        "split": pa.string(),
-        "task": pa.string(),
-        "metric": pa.string(),
-        "value": pa.float64(),
-        "count": pa.int64(),
-    }
-)
-DRAWS_SCHEMA = pa.schema({"step": pa.int64(), "task": pa.string(), "draws": pa.int64()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,9 +96,7 @@ class LocalLog:
             ]
             write_text(path, "".join(kept))
         for name in (PER_TASK_FILE, DRAWS_FILE):
-            if (self.folder / name).is_file():
-                table = pq.read_table(self.folder / name)
-                self._replace(name, table.filter(pc.less_equal(table["step"], step)))
+            GrowingTable(self.folder / name).forget_after(step)
 
     def evaluations(self) -> set[tuple[int, str]]:
         """Returns step and split of every evaluation that is there completely."""
@@ -140,39 +126,31 @@ class LocalLog:
             values: Per metric, one value per task.
             counts: Labelled samples per task.
         """
-        num_rows = len(values) * len(tasks)
+        num_tasks, num_metrics = len(tasks), len(values)
+        num_rows = num_metrics * num_tasks
         new = pa.table(
             {
-                "step": np.full(num_rows, step),
-                "split": [split] * num_rows,
-                "task": list(tasks) * len(values),
-                "metric": [name for name in values for _ in tasks],
-                "value": pa.array(np.concatenate(list(values.values())), from_pandas=True),
-                "count": np.tile(counts, len(values)),
-            },
-            schema=PER_TASK_SCHEMA,
+                "step": np.full(num_rows, step, dtype=np.int64),
+                "split": names_by_number(np.zeros(num_rows), [split]),
+                "task": names_by_number(np.tile(np.arange(num_tasks), num_metrics), tasks),
+                "metric": names_by_number(np.repeat(np.arange(num_metrics), num_tasks), list(values)),
+                "value": pa.array(np.concatenate(list(values.values())), pa.float64(), from_pandas=True),
+                "count": np.tile(counts, num_metrics).astype(np.int64),
+            }
         )
-        self._append(PER_TASK_FILE, new, {"step": step, "split": split})
+        GrowingTable(self.folder / PER_TASK_FILE).append(new, step, split)
 
     def log_draws(self, step: int, tasks: Sequence[str], draws: np.ndarray) -> None:
         """Adds to `draws.parquet` how many slots each task has had so far."""
-        new = pa.table({"step": np.full(len(tasks), step), "task": list(tasks), "draws": draws}, schema=DRAWS_SCHEMA)
-        self._append(DRAWS_FILE, new, {"step": step})
+        names = names_by_number(np.arange(len(tasks)), tasks)
+        new = pa.table(
+            {"step": np.full(len(tasks), step, dtype=np.int64), "task": names, "draws": draws.astype(np.int64)}
+        )
+        GrowingTable(self.folder / DRAWS_FILE).append(new, step)
 
     def write_balance(self, table: pa.Table) -> None:
         """Writes `balance.parquet`: per task and class, its samples and its share of the draws."""
-        self._replace(BALANCE_FILE, table)
-
-    def _append(self, name: str, new: pa.Table, key: Mapping[str, object]) -> None:
-        path = self.folder / name
-        if path.is_file():
-            old = pq.read_table(path)
-            same = np.logical_and.reduce([pc.equal(old[column], value).to_numpy() for column, value in key.items()])
-            new = pa.concat_tables([old.filter(pa.array(~same)), new])
-        self._replace(name, new)
-
-    def _replace(self, name: str, table: pa.Table) -> None:
-        write_atomic(self.folder / name, lambda partial: pq.write_table(table, partial, compression="zstd"))
+        write_atomic(self.folder / BALANCE_FILE, lambda partial: pq.write_table(table, partial, compression="zstd"))
 
 
 class RecordTail:

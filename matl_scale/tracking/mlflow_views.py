@@ -30,12 +30,14 @@ def describe_table(table: TaskTable) -> str:
     metrics, summary = table.metrics, table.metrics.summary()
     below = int(summary["tasks_below_baseline"])
     head = " | ".join(name.replace("_", " ") for name in SUMMARY_COLUMNS)
-    worst = metrics.worst(WORST, PICTURE_METRIC)
+    worst, main = metrics.worst(WORST, PICTURE_METRIC), PICTURE_METRIC.replace("_", " ")
     named = ", ".join(f"{escape(table.tasks[i])} {shown(metrics.values[PICTURE_METRIC][i])}" for i in worst)
+    mean, p10 = (shown(summary[f"{kind}_{PICTURE_METRIC}"]) for kind in ("macro", "p10"))
     lines = [
         # MLflow folds away all but the first lines
-        f"**{escape(table.split)} after {table.step:,} steps: {len(table.tasks)} tasks, {below} below the majority baseline**",
-        f"Worst by {PICTURE_METRIC.replace('_', ' ')}: {named or 'none is defined'}",
+        f"**{escape(table.split)} after {table.step:,} steps: {len(table.tasks)} tasks, mean {main} {mean} "
+        f"(10th percentile {p10}), {below} below the majority baseline**",
+        f"Worst by {main}: {named or 'none is defined'}",
         f"| over tasks | {head} |\n|---|{'---|' * len(SUMMARY_COLUMNS)}\n"
         + "\n".join(
             f"| {label} | " + " | ".join(shown(summary[f"{kind}_{name}"]) for name in SUMMARY_COLUMNS) + " |"

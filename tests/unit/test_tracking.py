@@ -207,7 +207,8 @@ def test_what_mlflow_shows_first(tmp_path: Path) -> None:
     client = FakeClient()
     FakeRun(tmp_path, client).copy_new()
     text = client.tags["mlflow.note.content"]
-    assert text.startswith("**val after 7 steps: 2 tasks, 0 below the majority baseline**")
+    first = "**val after 7 steps: 2 tasks, mean balanced accuracy 0.3750 (10th percentile 0.2750), 0 below the majority"
+    assert text.startswith(first)
     assert r"\<b\>x\_y\</b\> 0.2500, plain 0.5000" in text
     assert "| worst | 0.2500 | 0.2500 | 0.2500 | 0.2500 |" in text
     assert client.tags["val/worst_task"] == "<b>x_y</b> (0.2500)"
