@@ -33,7 +33,7 @@ from suites.measure import Measure, Setup
 from suites.pages import find_chromium, run_page_seconds
 
 NUM_TASKS, NUM_IMAGES, STEPS, EVALUATIONS = 1000, 300, 200, 20
-RECORDING = ("record", "evaluation", "draws", "balance")
+RECORDING = ("record", "evaluation", "draws", "balance", "settle")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,11 @@
-"""What the training loop knows of tracking: records go to the local files, and from there to MLflow."""
+"""What the training loop knows of tracking: records go to the local files, and from there to MLflow.
+
+The tables of an evaluation are written by a thread beside the loop, those of one evaluation before the next one begins.
+"""
 
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +31,8 @@ class Recorder:
         self.tasks, self.enabled = tasks, enabled
         self._curves = config.curve_tasks(tasks)
         self._local = LocalLog(folder)
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="recorder")
+        self._writing: list[Future[None]] = []
         self._mlflow = MlflowProcess(folder, config.experiment) if enabled and config.mlflow else None
 
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -55,12 +61,22 @@ class Recorder:
             return
         record = {f"{split}/{name}": value for name, value in summary.items()}
         self._local.log(step, record | curve_metrics(self.tasks, self._curves, values))
-        self._local.log_per_task(step, split, self.tasks, values, counts)  # last: its rows say that all is there
+        # last: its rows say that all is there
+        self._writing.append(self._writer.submit(self._local.log_per_task, step, split, self.tasks, values, counts))
 
     def draws(self, step: int, counts: np.ndarray) -> None:
         """Records how many slots each task has had, shape `(num_tasks,)`."""
         if self.enabled:
-            self._local.log_draws(step, self.tasks, counts)
+            self._writing.append(self._writer.submit(self._local.log_draws, step, self.tasks, counts.copy()))
+
+    def settle(self) -> None:
+        """Waits until all tables are written. Call it before processes are forked: they would inherit a thread's locks.
+
+        Raises:
+            OSError: One could not be written.
+        """
+        while self._writing:
+            self._writing.pop(0).result()
 
     def balance(self, table: pa.Table) -> None:
         """Records with which weights classes are drawn: columns task, class, samples, share."""
@@ -69,7 +85,13 @@ class Recorder:
 
     def close(self, status: str, wait_s: float = LAST_COPY_S) -> None:
         """Ends the run with its true status: FINISHED, FAILED, KILLED, or SCHEDULED if it will go on by itself."""
-        if self._mlflow is None:
-            return
-        print("copying the last records to MLflow", file=sys.stderr, flush=True)
-        self._mlflow.close(status, wait_s)
+        try:
+            self.settle()
+        except OSError:
+            status = "FAILED"
+            raise
+        finally:
+            self._writer.shutdown()
+            if self._mlflow is not None:
+                print("copying the last records to MLflow", file=sys.stderr, flush=True)
+                self._mlflow.close(status, wait_s)

@@ -53,6 +53,7 @@ def run_steps(run: Run, unevaluated: bool) -> TaskMetrics | None:
     """
     config, state = run.config, run.parts.state
     metrics = evaluate(run) if unevaluated else None
+    run.recorder.settle()  # the loader's processes are forked now
     if unevaluated and metrics is None:
         return None
     while state.step < config.train.steps:
@@ -133,6 +134,7 @@ def evaluate(run: Run) -> TaskMetrics | None:
         run.watchdog.beat(f"the evaluation after step {state.step}")
         return not run.stop.reason
 
+    run.recorder.settle()
     is_last = state.step == run.config.train.steps
     answers = AnswerLog() if run.config.eval.predictions and is_last else None
     metrics = run.parts.evaluator.run(keep_on, answers)
