@@ -212,6 +212,10 @@ def open_images(place: str) -> ListedImages:
         raise InputError(f"--images should be a folder, a tar or a Parquet file. {place} is none of them.")
     tars = [name for name in store.names() if name.endswith(".tar")]
     if tars:
+        if any(name.lower().endswith(IMAGE_SUFFIXES) for name in store.names()):
+            raise InputError(
+                f"{place} holds both tars and images. Name one of them, or put them into folders of their own."
+            )
         return open_tar_images([local_path(store / name) for name in sorted(tars)], place, IMAGE_SUFFIXES)
     parquet = [name for name in store.names() if name.endswith(".parquet")]
     if parquet:

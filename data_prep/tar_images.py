@@ -59,6 +59,7 @@ def open_tar_images(files: Sequence[Path], place: str, suffixes: tuple[str, ...]
         try:
             with tarfile.open(path, "r:") as tar:
                 found = [entry for entry in tar if entry.isfile() and entry.name.lower().endswith(suffixes)]
+                check_end(path, tar.offset)
         except (tarfile.TarError, OSError, ValueError) as error:
             raise InputError(f"{path} cannot be read as a tar that is not compressed: {error}.") from error
         members += [f"{path.name}/{entry.name}" for entry in found]
@@ -66,3 +67,11 @@ def open_tar_images(files: Sequence[Path], place: str, suffixes: tuple[str, ...]
     if not members:
         raise InputError(f"{place} holds no tar with images ({', '.join(suffixes)}).")
     return TarImages(place=place, files=list(files), members=members, places=np.array(places, dtype=np.int64))
+
+
+def check_end(path: Path, end: int) -> None:
+    """Raises `tarfile.ReadError` where a tar does not end as it should: tarfile takes a damaged header for the end."""
+    with path.open("rb") as file:
+        file.seek(end)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError(f"it is damaged or cut off at byte {end:,}")

@@ -13,6 +13,7 @@ from matl_scale.config import Config, exit_with_error, parse_config
 from matl_scale.errors import InputError, RunError
 from matl_scale.files import lock_folder
 from matl_scale.report.terminal import build_console, print_latest
+from matl_scale.tracking.local import LocalLog
 from matl_scale.tracking.mlflow_follower import read_status
 from matl_scale.tracking.recorder import Recorder
 from matl_scale.train.answers import AnswerLog
@@ -76,6 +77,7 @@ def evaluate_split(config: Config, accelerator: Accelerator, split: str, which: 
     assert metrics is not None
     save_answers(accelerator, answers, data, split, checkpoint.step, folder)
     if accelerator.is_main_process:
+        LocalLog(folder).forget_evaluation(checkpoint.step, split)
         recorder = Recorder(folder, config.track, data.task_names, enabled=True)
         recorder.evaluation(checkpoint.step, split, metrics.summary(), metrics.values, metrics.counts)
         recorder.close(status)

@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from matl_scale.config import exit_with_error
 from matl_scale.data.augment import normalise
 from matl_scale.data.unlabelled import UnlabelledBatch, load_unlabelled
 from matl_scale.errors import InputError, RunError, shortened
-from matl_scale.files import check_writable, write_atomic
+from matl_scale.files import check_writable, explain_os_error, write_atomic
 from matl_scale.models import RoutedModel
 from matl_scale.predict import Predictor
 from matl_scale.prediction_table import build_rows, build_schema
@@ -44,12 +45,22 @@ def main() -> int:
         damaged = predict(options)
     except (InputError, RunError) as error:
         exit_with_error(PROGRAM, error)
+    except OSError as error:
+        text = explain_os_error(error)
+        if text is None:
+            raise
+        exit_with_error(PROGRAM, RunError(text))
     return 1 if damaged else 0
 
 
 def predict(options: argparse.Namespace) -> list[tuple[str, str]]:
     """Writes the table; returns name and reason of the images that it leaves out."""
     check_writable("--out", options.out)
+    for key, value, least in (("--batch-size", options.batch_size, 1), ("--workers", options.workers, 0)):
+        if value < least:
+            raise InputError(f"`{key}` should be at least {least}. Got {value}.")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("It is one process. Start it without a launcher of several, for a part of the images each.")
     checkpoint = open_network(options.run, options.checkpoint)
     task_ids = match_names(list(checkpoint.classes), options.tasks, "--tasks")
     images = open_images(options.images)
@@ -73,6 +84,7 @@ def predict(options: argparse.Namespace) -> list[tuple[str, str]]:
                 meter.update(meter.done + len(batch.names) + len(batch.damaged))
 
     write_atomic(options.out, write)
+    skipped_file(options.out).unlink(missing_ok=True)  # of an earlier call
     print(f"{options.out}: {meter.done - len(damaged):,} images × {len(task_ids)} tasks, step {checkpoint.step}")
     if damaged:
         list_damaged(options.out, damaged)
@@ -102,9 +114,13 @@ def answer(
             yield batch, [values.float().softmax(dim=1).cpu() for _, values in logits]
 
 
+def skipped_file(out: Path) -> Path:
+    return out.with_name(f"{out.name}.skipped.csv")
+
+
 def list_damaged(out: Path, damaged: list[tuple[str, str]]) -> None:
     """Lists the images that were left out beside the table."""
-    path = out.with_name(f"{out.name}.skipped.csv")
+    path = skipped_file(out)
     with path.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([("image", "reason"), *damaged])
     names = shortened(name for name, _ in damaged)

@@ -2,7 +2,6 @@
 
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -124,10 +123,10 @@ def train_stopped(whole: Config, broken: Config, stop_at: int, in_evaluation: bo
     last = accelerator.process_index == accelerator.num_processes - 1
     run_evaluation, learning_rate = Evaluator.run, run_steps.learning_rate
 
-    def signalled_run(self: Evaluator, keep_on: Callable[[], bool]) -> TaskMetrics | None:
+    def signalled_run(self: Evaluator, *arguments: Any) -> TaskMetrics | None:
         if last:
             os.kill(os.getpid(), signal.SIGTERM)
-        return run_evaluation(self, keep_on)
+        return run_evaluation(self, *arguments)
 
     def signalled_rate(optim: Any, step: int, steps: int) -> float:
         if last and step == stop_at:

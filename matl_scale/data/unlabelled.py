@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from matl_scale.data.decode import decode_image
 from matl_scale.data.loader import worker_of
+from matl_scale.errors import InputError
 
 
 class ListedImages(Protocol):
@@ -28,11 +29,13 @@ class UnlabelledBatch:
         names: Of those that could be decoded.
         images: uint8, shape `(len(names), 3, size, size)`.
         damaged: Name and reason of the others.
+        problem: Why no more can be read; empty if all is well.
     """
 
     names: list[str]
     images: torch.Tensor
     damaged: list[tuple[str, str]]
+    problem: str = ""
 
 
 class UnlabelledImages(IterableDataset[UnlabelledBatch]):
@@ -48,6 +51,13 @@ class UnlabelledImages(IterableDataset[UnlabelledBatch]):
         self.images, self.batch_size, self.size = images, batch_size, size
 
     def __iter__(self) -> Iterator[UnlabelledBatch]:
+        try:
+            yield from self._batches()
+        except InputError as error:  # torch would wrap the trace of a worker into its message
+            empty = torch.empty(0, 3, self.size, self.size, dtype=torch.uint8)
+            yield UnlabelledBatch(names=[], images=empty, damaged=[], problem=str(error))
+
+    def _batches(self) -> Iterator[UnlabelledBatch]:
         worker, num_workers = worker_of()
         number = 0
         for names, sources in self.images.names():
@@ -70,7 +80,14 @@ class UnlabelledImages(IterableDataset[UnlabelledBatch]):
 
 
 def load_unlabelled(images: ListedImages, batch_size: int, size: int, workers: int) -> Iterator[UnlabelledBatch]:
-    """Yields the batches in order."""
+    """Yields the batches in order.
+
+    Raises:
+        InputError: Something cannot be read that is there.
+    """
     data = UnlabelledImages(images, batch_size, size)
     loader: DataLoader[UnlabelledBatch] = DataLoader(data, batch_size=None, num_workers=workers)
-    return iter(loader)
+    for batch in loader:
+        if batch.problem:
+            raise InputError(batch.problem)
+        yield batch

@@ -71,7 +71,7 @@ def draw_resources(facts: RunFacts) -> list[Figure]:
 
 def record_curve(facts: RunFacts, key: str, name: str) -> dict[str, Any]:
     """Returns the curve of a metric of the run's records, with neighbours averaged where there are too many."""
-    points = [(record["step"], record[key]) for record in facts.run.records if key in record]
+    points = sorted({record["step"]: record[key] for record in facts.run.records if key in record}.items())
     groups = np.array_split(np.array(points, dtype=float).reshape(-1, 2), min(len(points), MAX_POINTS) or 1)
     means = [group.mean(axis=0) for group in groups if len(group)]
     return curve(name, [round(float(step)) for step, _ in means], [float(f"{value:.4g}") for _, value in means])

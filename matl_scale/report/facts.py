@@ -64,7 +64,9 @@ class RunFacts:
 def collect_facts(run: RunHistory, split: str) -> RunFacts:
     """Reads what the sections of a run need."""
     latest = run.latest(split)
-    courses = {metric: aligned(run.over_time(split, metric), latest.tasks) for metric in SUMMARY_METRICS}
+    courses = {
+        metric: aligned(until(run.over_time(split, metric), latest.step), latest.tasks) for metric in SUMMARY_METRICS
+    }
     predictions, without = find_predictions(run, latest)
     half_widths = np.full(len(latest.tasks), np.nan)
     if predictions is not None:
@@ -123,6 +125,12 @@ def find_predictions(run: RunHistory, latest: TaskTable) -> tuple[Predictions | 
     if found.info.step != latest.step:
         return None, f"The predictions kept are of step {found.info.step:,}, not of step {latest.step:,}."
     return found, ""
+
+
+def until(course: TaskHistory, step: int) -> TaskHistory:
+    """Leaves out the evaluations of later steps: the one made last may be of an earlier network."""
+    count = course.steps.index(step) + 1
+    return replace(course, steps=course.steps[:count], values=course.values[:, :count])
 
 
 def aligned(course: TaskHistory, tasks: list[str]) -> TaskHistory:

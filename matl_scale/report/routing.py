@@ -1,11 +1,14 @@
 """The routing view: how much of the trunk tasks share, beside how much their labels go together, and what units serve."""
 
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from matl_scale.data.association import associate
 from matl_scale.data.manifest import read_manifest
@@ -36,9 +39,9 @@ def read_masks(folder: Path) -> dict[str, np.ndarray] | None:
     if not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             return {name.removeprefix(ROUTER_PREFIX): file[name] for name in file.files}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path} cannot be read: {error}. The run writes it anew when it is started again.") from error
 
 
@@ -69,7 +72,7 @@ def label_association(run: RunHistory, tasks: list[str]) -> np.ndarray | None:
     try:
         manifest = read_manifest(run.config["data"]["path"], run.config["data"]["version"])
         numbers = [manifest.task_names.index(name) for name in tasks]
-    except (InputError, ValueError, OSError):
+    except (InputError, ValueError, OSError, KeyError, TypeError, yaml.YAMLError):
         return None
     return associate(manifest)[np.ix_(numbers, numbers)]
 

@@ -76,6 +76,11 @@ class RunHistory:
                 f"launch/evaluate.py --run {folder} --checkpoint newest."
             )
         self.table: pa.Table = pq.read_table(folder / PER_TASK_FILE)
+        if not self.table.num_rows:
+            raise InputError(
+                f"{folder} has no evaluation: it went back to a step before its first one. Train until `eval.every`, or "
+                f"evaluate a checkpoint: launch/evaluate.py --run {folder} --checkpoint newest."
+            )
 
     @property
     def name(self) -> str:
@@ -127,9 +132,10 @@ class RunHistory:
         return wanted
 
     def latest(self, split: str) -> TaskTable:
-        """Returns the last evaluation of a split."""
-        step = self.steps[split][-1]
-        part = self._part(split).filter(pc.field("step") == step)
+        """Returns the evaluation of a split that was made last."""
+        part = self._part(split)
+        step = part["step"][-1].as_py()  # rows are appended: the evaluation made last, perhaps of an earlier network
+        part = part.filter(pc.field("step") == step)
         tasks, counts = names_in_order(part, "task"), {}
         place = {name: i for i, name in enumerate(tasks)}
         metrics = [name for name in METRICS if name in set(part["metric"].unique().to_pylist())]

@@ -98,6 +98,15 @@ class LocalLog:
         for name in (PER_TASK_FILE, DRAWS_FILE):
             GrowingTable(self.folder / name).forget_after(step)
 
+    def forget_evaluation(self, step: int, split: str) -> None:
+        """Drops the record of an evaluation that is made again."""
+        path = self.folder / METRICS_FILE
+        if path.is_file():
+            lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+            records = ((line, json.loads(line)) for line in lines)
+            kept = [line for line, record in records if record["step"] != step or split not in splits_of(record)]
+            write_text(path, "".join(kept))
+
     def evaluations(self) -> set[tuple[int, str]]:
         """Returns step and split of every evaluation that is there completely."""
         path = self.folder / PER_TASK_FILE

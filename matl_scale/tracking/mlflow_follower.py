@@ -16,7 +16,7 @@ from pathlib import Path
 
 from matl_scale.files import lock_folder
 from matl_scale.tracking.local import STATUS_FILE
-from matl_scale.tracking.mlflow_process import prepare_process
+from matl_scale.tracking.mlflow_process import GAVE_UP, prepare_process
 from matl_scale.tracking.mlflow_run import MlflowRun
 
 LOCK_FILE = ".mlflow.lock"
@@ -43,15 +43,16 @@ def follow(run: MlflowRun, life_line: int) -> int:
             except Exception as error:  # whatever a client raises: the local files stay, and it is tried again
                 if not complained:
                     reason = str(error).strip().split("\n")[0]
-                    print(f"MLflow at {run.uri} is not available ({reason}); the local files hold everything, "
+                    print(f"MLflow at {run.place} is not available ({reason}); the local files hold everything, "
                           "trying again", file=sys.stderr, flush=True)  # fmt: skip
                 complained, retry_at = True, time.monotonic() + RETRY_S
                 run.disconnect()
         if ended_at is not None:
             if time.monotonic() - ended_at > GIVE_UP_S:
-                print(f"MLflow at {run.uri} is still not available; `matl-sync {run.folder}` copies what it lacks",
+                run.end(read_status(run.folder))
+                print(f"MLflow at {run.place} is still not available; `matl-sync {run.folder}` copies what it lacks",
                       file=sys.stderr, flush=True)  # fmt: skip
-                return 1
+                return GAVE_UP
             time.sleep(POLL_S)
 
 

@@ -1,6 +1,5 @@
 """Starts and ends the process that carries a run to MLflow. Nothing here can stop or slow the training."""
 
-import contextlib
 import logging
 import os
 import signal
@@ -8,9 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from matl_scale.files import write_json
-from matl_scale.tracking.local import STATUS_FILE
-
+GAVE_UP = 3  # exit code of a follower that has said so itself
 LEFT_TO_THE_RUN = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR2}
 # a server that is away should be noticed soon: trying again is the follower's business
 DEFAULTS = {
@@ -42,7 +39,6 @@ class MlflowProcess:
 
     def __init__(self, folder: Path, experiment: str) -> None:
         self.folder = folder
-        (folder / STATUS_FILE).unlink(missing_ok=True)
         command = [sys.executable, "-m", "matl_scale.tracking.mlflow_follower", str(folder), experiment]
         # its thread pools would compete with the training
         environment = {**DEFAULTS, **os.environ, "OMP_NUM_THREADS": "1"}
@@ -54,13 +50,16 @@ class MlflowProcess:
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, LEFT_TO_THE_RUN)
 
-    def close(self, status: str, wait_s: float) -> None:
-        """Leaves the status and waits until the copy is complete or given up, but not longer than `wait_s`."""
-        with contextlib.suppress(OSError):  # a full disk: what the run has to say of it comes first
-            write_json(self.folder / STATUS_FILE, {"status": status})
+    def close(self, wait_s: float) -> None:
+        """Waits until the copy is complete or given up, but not longer than `wait_s`; the run has left its status."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
-            self._process.wait(timeout=wait_s)
+            code = self._process.wait(timeout=wait_s)
+            if code not in (0, GAVE_UP):
+                print(
+                    f"the process that copies to MLflow ended with {code}; `matl-sync {self.folder}` copies what it lacks",
+                    file=sys.stderr,
+                )
         except subprocess.TimeoutExpired:
             print(f"MLflow is slow; process {self._process.pid} goes on copying {self.folder}", file=sys.stderr)

@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -53,10 +54,15 @@ def explain_where(folder: Path) -> str | None:
     state = json.loads(path.read_text(encoding="utf-8"))
     # without the last part the UI shows what it has for language models
     page = f"#/experiments/{state['experiment_id']}/runs/{state['run_id']}?workflowType=machine_learning"
-    uri = state["tracking_uri"]
+    uri = without_password(state["tracking_uri"])
     if uri.startswith("http"):
         return f"{uri.rstrip('/')}/{page}"
     return f"mlflow ui --backend-store-uri {uri}, then http://127.0.0.1:5000/{page}"
+
+
+def without_password(uri: str) -> str:
+    """Returns an address as it may stand in a log."""
+    return re.sub(r"(://[^/:@]*):[^/@]*@", r"\1:…@", uri)
 
 
 def metric_key(name: str) -> str:
@@ -79,7 +85,10 @@ class MlflowRun:
         path = folder / STATE_FILE
         self.state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         if uri is not None and uri != self.state.get("tracking_uri"):
-            self.state = {}
+            others = self.state.pop("others", {})
+            if "run_id" in self.state:
+                others[self.state["tracking_uri"]] = self.state
+            self.state = {**others.pop(uri, {}), "others": others}
         self.uri: str = uri or self.state.get("tracking_uri") or default_store(folder.parent)
         self.connected = False
         self._client: Any = None
@@ -95,7 +104,7 @@ class MlflowRun:
         client = MlflowClient(tracking_uri=self.uri)
         if "run_id" not in self.state:
             run = client.create_run(self._experiment_id(client), run_name=self.folder.name)
-            self.state = {
+            self.state |= {
                 "tracking_uri": self.uri,
                 "experiment_id": run.info.experiment_id,
                 "run_id": run.info.run_id,
@@ -103,10 +112,6 @@ class MlflowRun:
             }
             self._save()  # at once: a run has one id, whatever fails after this
         client.update_run(self.state["run_id"], status="RUNNING")
-        if not self.state.get("described"):
-            self._describe(client)
-            self.state["described"] = True
-            self._save()
         self._client, self.connected = client, True
 
     def disconnect(self) -> None:
@@ -154,6 +159,10 @@ class MlflowRun:
         records = self._tail.read_after(self.state["time"])
         while records:
             self._copy_batch(records)
+        if not self.state.get("described"):  # after the metrics, which must not hang on a store of artifacts
+            self._describe(self._client)
+            self.state["described"] = True
+            self._save()
         if everything or time.monotonic() - self._tables_at >= TABLES_EVERY_S:
             self._copy_tables()
 
@@ -220,10 +229,22 @@ class MlflowRun:
         if status == "SCHEDULED":
             self._client.update_run(self.state["run_id"], status=status)  # not over: it has no end time
             return
+        self._client.set_terminated(self.state["run_id"], status=status)
         best = find_best(self.folder)
         if status == "FINISHED" and best is not None:
             log_best_model(self.uri, best, self.state, self._save)
-        self._client.set_terminated(self.state["run_id"], status=status)
+
+    def end(self, status: str) -> None:
+        """Tells how the run ended if the store can be reached, where something else of the copy fails."""
+        with contextlib.suppress(Exception):  # whatever a client raises
+            if not self.connected:
+                self.connect()
+            self._client.set_terminated(self.state["run_id"], status=status)
+
+    @property
+    def place(self) -> str:
+        """The store's address as it may be printed."""
+        return without_password(self.uri)
 
     def _save(self) -> None:
         write_json(self.folder / STATE_FILE, self.state)

@@ -3,6 +3,7 @@
 The tables of an evaluation are written by a thread beside the loop, those of one evaluation before the next one begins.
 """
 
+import contextlib
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from matl_scale.tracking.local import LocalLog, TrackConfig, curve_metrics
+from matl_scale.files import write_json
+from matl_scale.tracking.local import STATUS_FILE, LocalLog, TrackConfig, curve_metrics
 from matl_scale.tracking.mlflow_process import MlflowProcess
 
 LAST_COPY_S = 120.0
@@ -33,6 +35,9 @@ class Recorder:
         self._local = LocalLog(folder)
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="recorder")
         self._writing: list[Future[None]] = []
+        self._status = folder / STATUS_FILE
+        if enabled:
+            self._status.unlink(missing_ok=True)
         self._mlflow = MlflowProcess(folder, config.experiment) if enabled and config.mlflow else None
 
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -87,11 +92,14 @@ class Recorder:
         """Ends the run with its true status: FINISHED, FAILED, KILLED, or SCHEDULED if it will go on by itself."""
         try:
             self.settle()
-        except OSError:
+        except BaseException:
             status = "FAILED"
             raise
         finally:
             self._writer.shutdown()
+            if self.enabled:
+                with contextlib.suppress(OSError):  # a full disk: what the run has to say of it comes first
+                    write_json(self._status, {"status": status})
             if self._mlflow is not None:
                 print("copying the last records to MLflow", file=sys.stderr, flush=True)
-                self._mlflow.close(status, wait_s)
+                self._mlflow.close(wait_s)

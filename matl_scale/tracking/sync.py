@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from matl_scale.errors import InputError
-from matl_scale.files import lock_folder
+from matl_scale.files import explain_os_error, lock_folder
 from matl_scale.tracking.history import CONFIG_FILE
 from matl_scale.tracking.mlflow_follower import LOCK_FILE, read_status
 from matl_scale.tracking.mlflow_process import prepare_process
@@ -35,6 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"{PROGRAM}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except OSError as error:
+        text = explain_os_error(error)
+        if text is None:
+            raise
+        print(f"{PROGRAM}: error: {text}", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -58,13 +64,15 @@ def sync(folder: Path, uri: str | None = None) -> str:
         except InputError:
             raise
         except Exception as error:  # whatever a client raises
+            if not is_training(folder):
+                run.end(read_status(folder))
             reason = str(error).strip().split("\n")[0]
             raise InputError(
-                f"MLflow at {run.uri} is not available: {reason}. {folder} keeps everything: start the server and call this "
+                f"MLflow at {run.place} is not available: {reason}. {folder} keeps everything: start the server and call this "
                 "again, or name another store with --tracking-uri."
             ) from error
     what = "nothing was missing" if run.state["time"] == before else "complete"
-    return f"{what}; run {run.state['run_id']}, {status}, in {run.uri}"
+    return f"{what}; run {run.state['run_id']}, {status}, in {run.place}"
 
 
 def is_training(folder: Path) -> bool:

@@ -118,7 +118,12 @@ def build_parts(
         draws=np.zeros(len(data.tasks), dtype=np.int64),
     )
     if checkpoint:
-        state.load_state_dict(load_state(checkpoint))
+        saved = load_state(checkpoint)
+        if "optimizer" not in saved:
+            raise InputError(
+                f"`run.resume`: {checkpoint.folder} holds a network alone. Use a folder of `checkpoints`, or `run.start_from`."
+            )
+        state.load_state_dict(saved)
     num_slots = world_size * config.train.accumulate
     rows = data.manifest.rows(TRAIN_SPLIT)
     order = TaskOrder(config.run.seed, config.data.batch_size, data.labels, rows, config.data.balance)

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 
 from matl_scale.config import Config
 from matl_scale.data.shards import MISSING
+from matl_scale.errors import InputError
 from matl_scale.files import sync_file, write_atomic
 from matl_scale.models import RoutedModel
 from matl_scale.routing.router import TaskRouter
@@ -19,6 +20,7 @@ from matl_scale.tracking.predictions import Block, PredictionsInfo, predictions_
 from matl_scale.train.answers import AnswerLog, gather_answers
 from matl_scale.train.checkpoint import CHECKPOINTS, checkpoint_folders, hash_masks, read_info
 from matl_scale.train.checkpoint_writing import prune, save_checkpoint
+from matl_scale.train.ranks import on_main
 from matl_scale.train.setup import TRAIN_SPLIT, RunData
 from matl_scale.train.state import TrainState
 
@@ -51,11 +53,21 @@ def save_best(config: Config, data: RunData, state: TrainState, world_size: int,
         return
     score = summary[config.checkpoint.best]
     if earlier:
-        best_score = read_info(earlier[-1]).score
-        if not math.isfinite(score) or (best_score is not None and score <= best_score):
+        comparable, best_score = score_of(earlier[-1], config)
+        if comparable and (not math.isfinite(score) or (best_score is not None and score <= best_score)):
             return
     info = describe(config, data, state, world_size) | {"score": score if math.isfinite(score) else None}
     save_checkpoint(root, state.step, {"model": state.evaluated.state_dict(), "ema": None}, info, len(earlier) + 1)
+
+
+def score_of(folder: Path, config: Config) -> tuple[bool, float | None]:
+    """Returns whether a best network was chosen by what counts now, and its score; a damaged one gives way."""
+    try:
+        info = read_info(folder)
+    except InputError:
+        return False, None
+    before = (info.config["checkpoint"]["best"], info.config["eval"]["split"])
+    return before == (config.checkpoint.best, config.eval.split), info.score
 
 
 def save_masks(folder: Path, model: RoutedModel) -> None:
@@ -84,10 +96,6 @@ def describe(config: Config, data: RunData, state: TrainState, world_size: int) 
 def save_answers(accelerator: Accelerator, log: AnswerLog, data: RunData, split: str, step: int, folder: Path) -> None:
     """Writes the predictions of a split into a run's folder. All ranks have to call it."""
     parts = gather_answers(accelerator, log)
-    if not accelerator.is_main_process:
-        for _ in parts:
-            pass
-        return
 
     def blocks() -> Iterator[Block]:
         for rows, answers, confidences in parts:
@@ -95,4 +103,17 @@ def save_answers(accelerator: Accelerator, log: AnswerLog, data: RunData, split:
             yield Block(samples=data.reader.keys(rows), labels=labels, answers=answers, confidences=confidences)
 
     info = PredictionsInfo(split=split, step=step, tasks=tuple(data.tasks), test_set=data.manifest.hash_shards(split))
-    write_predictions(predictions_file(folder, split), info, blocks())
+    problem: OSError | None = None
+    if accelerator.is_main_process:
+        try:
+            write_predictions(predictions_file(folder, split), info, blocks())
+        except OSError as error:
+            problem = error
+    for _ in parts:  # ranks that only send, and what is left where writing failed: nobody waits for another
+        pass
+
+    def tell() -> None:
+        if problem is not None:
+            raise problem
+
+    on_main(accelerator, tell)

@@ -110,7 +110,9 @@ def test_what_cannot_be_decoded_is_listed_and_ends_with_1(
         (["--out", "nowhere/at/all.parquet"], "there is no folder nowhere/at"),
         (["--images", "empty"], "holds no image"),
         (["--images", "broken.tar"], "broken.tar cannot be read as a tar"),
+        (["--images", "cut.tar"], "is damaged or cut off at byte"),
         (["--checkpoint", "elsewhere"], "is not a complete checkpoint"),
+        (["--batch-size", "0"], "`--batch-size` should be at least 1"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(
@@ -125,6 +127,10 @@ def test_bad_input_is_one_line_and_code_2(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken.tar").write_bytes(b"no tar" * 200)
+    whole = bytearray(next(small_set.root.glob("val-*.tar")).read_bytes())
+    place = whole.index(b".png", 2000)  # in a header behind the first
+    whole[place] ^= 1  # tarfile takes such a header for the end
+    (tmp_path / "cut.tar").write_bytes(whole)
     assert predict(run, "--images", small_set.root, *arguments) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1, error

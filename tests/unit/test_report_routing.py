@@ -63,6 +63,8 @@ def test_without_masks_or_shards_it_says_so(tmp_path: Path) -> None:
     assert section is not None
     assert section["paragraphs"][0] == "A task keeps 50.0% of the trunk's 6 units. 1 units serve no task."
     assert "the shard set is not there any more" in section["paragraphs"][-1]
-    (tmp_path / "masks.npz").write_bytes(b"no masks")
-    with pytest.raises(InputError, match=r"masks\.npz cannot be read"):
-        read_masks(tmp_path)
+    whole = (tmp_path / "masks.npz").read_bytes()
+    for content in (b"no masks", b"", whole[:100], whole[:80] + b"x" + whole[81:]):
+        (tmp_path / "masks.npz").write_bytes(content)
+        with pytest.raises(InputError, match=r"masks\.npz cannot be read"):
+            read_masks(tmp_path)

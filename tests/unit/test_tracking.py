@@ -14,7 +14,7 @@ from matl_scale.task_metrics import METRICS
 from matl_scale.tracking.history import RunHistory
 from matl_scale.tracking.local import LocalLog, RecordTail, TrackConfig
 from matl_scale.tracking.mlflow_follower import follow
-from matl_scale.tracking.mlflow_run import MlflowRun, metric_key
+from matl_scale.tracking.mlflow_run import MlflowRun, metric_key, without_password
 from matl_scale.tracking.views import latest_table
 
 TASKS = ["a", "b"]
@@ -133,13 +133,14 @@ class FakeClient:
 class FakeRun(MlflowRun):
     """A run whose store is a `FakeClient`."""
 
-    def __init__(self, folder: Path, client: FakeClient) -> None:
-        super().__init__(folder, "experiment")
+    def __init__(self, folder: Path, client: FakeClient, uri: str | None = None) -> None:
+        super().__init__(folder, "experiment", uri)
         self.fake = client
 
     def connect(self) -> None:
         self.state.setdefault("run_id", "r")
         self.state.setdefault("time", 0.0)
+        self.state.setdefault("described", True)
         self._client, self.connected = self.fake, True
 
 
@@ -248,3 +249,47 @@ def test_the_final_status_is_true(tmp_path: Path, left: str | None, status: str)
     assert client.status == status
     assert client.metrics == [(1, "loss", 1.0)]
     assert set(client.artifacts) == {"per_task.parquet", "draws.parquet", "per_task.json", "per_task.png"}
+
+
+def test_the_evaluation_made_last_is_shown_though_it_is_of_an_earlier_step(tmp_path: Path) -> None:
+    log = LocalLog(tmp_path)
+    for step in (1, 2, 3):
+        log.log(step, {"val/tasks_evaluated": 2.0, "val/macro_loss": float(step)})
+        log_evaluation(log, step)
+    log.forget_evaluation(2, "val")
+    log.log(2, {"val/tasks_evaluated": 2.0, "val/macro_loss": 2.0})
+    log_evaluation(log, 2)  # launch/evaluate.py with the best network
+    assert RunHistory(tmp_path).latest("val").step == 2
+    assert sorted(record["step"] for record in records(tmp_path)) == [1, 2, 3]
+
+
+def test_a_history_without_rows_is_one_line(tmp_path: Path) -> None:
+    log = LocalLog(tmp_path)
+    log_evaluation(log, 3)
+    log.forget_after(1)
+    with pytest.raises(InputError, match="has no evaluation: it went back to a step before its first one"):
+        RunHistory(tmp_path)
+
+
+def test_passwords_are_not_printed() -> None:
+    assert without_password("postgresql://me:secret@host/db") == "postgresql://me:…@host/db"
+    assert without_password("http://host:5000") == "http://host:5000"
+    assert without_password("sqlite:////a/b.db") == "sqlite:////a/b.db"
+
+
+def test_a_run_between_two_stores_has_one_run_in_each(tmp_path: Path) -> None:
+    clients = {uri: FakeClient() for uri in ("sqlite:///a", "sqlite:///b")}
+
+    class Stored(FakeRun):
+        def connect(self) -> None:
+            self.state.setdefault("tracking_uri", self.uri)
+            self.state.setdefault("run_id", f"run in {self.uri}")
+            super().connect()
+            self._save()
+
+    LocalLog(tmp_path).log(1, {"train/lr": 0.1})
+    for uri in ("sqlite:///a", "sqlite:///b", "sqlite:///a"):
+        run = Stored(tmp_path, clients[uri], uri)
+        run.copy_new()
+        assert run.state["run_id"] == f"run in {uri}"
+    assert [len(client.metrics) for client in clients.values()] == [1, 1]
