@@ -10,7 +10,12 @@ METRICS = (
 )  # fmt: skip
 # metrics that a run's summary shows, and below which value a task is worse than a constant answer
 SUMMARY_METRICS = ("accuracy", "balanced_accuracy", "auroc", "average_precision")
-SUMMARIES = ("macro", "median", "p10", "worst")
+SUMMARIES = {
+    "macro": "mean",
+    "median": "median",
+    "p10": "10th percentile",
+    "worst": "worst",
+}  # with what people call them
 RANKED_SUMMARIES = tuple(
     f"{kind}_{metric}" for metric in SUMMARY_METRICS for kind in SUMMARIES
 )  # the higher the better

@@ -100,7 +100,9 @@ def report(options: argparse.Namespace) -> None:
     if options.out:
         from matl_scale.report.page import write_page  # the plots take a second to import
 
-        write_page(options.out, runs, results.split, results.comparisons, results.spread, options.tasks)
+        write_page(
+            options.out, runs, results.split, results.comparisons, results.spread, shown_tasks(results, options.tasks)
+        )
         say(console, f"page: {options.out}")
 
 
@@ -115,6 +117,15 @@ def check_options(options: argparse.Namespace) -> None:
     for key, path in (("--out", options.out), ("--json", options.json)):
         if path is not None:
             check_writable(key, path)
+
+
+def shown_tasks(results: Results, patterns: list[str]) -> list[str]:
+    """Returns what the page shows of each run: of several, the tasks that were compared, which all of them have."""
+    if not patterns or len(results.runs) == 1:
+        return patterns
+    if results.spread is not None:
+        return results.spread.tasks
+    return [task.task for task in results.comparisons[0].tasks]
 
 
 def examine(runs: list[RunHistory], split: str, options: argparse.Namespace) -> Results:

@@ -11,11 +11,11 @@ from rich.table import Table
 from matl_scale.errors import shortened
 from matl_scale.report.facts import MAIN, METRIC_NAMES, RunFacts, collect_facts
 from matl_scale.report.single_run import find_undefined, metrics_of, moved_most
+from matl_scale.task_metrics import SUMMARIES
 from matl_scale.tracking.history import RunHistory
 
 FILE_WIDTH = 160  # columns where no terminal says how many there are
 TASK_COLUMNS = (MAIN, "accuracy", "majority_accuracy", "auroc", "average_precision")
-SUMMARY_ROWS = (("macro", "mean"), ("median", "median"), ("p10", "10th percentile"), ("worst", "worst"))
 
 
 def build_console() -> Console:
@@ -65,7 +65,7 @@ def print_summary(console: Console, facts: RunFacts, rows: Sequence[int]) -> Non
     summary = metrics.summary()
     title = f"{facts.run.name}: {latest.split} after {latest.step:,} steps, {int(summary['tasks_evaluated'])} tasks"
     table = build_table("over tasks", *METRIC_NAMES.values())
-    for key, label in SUMMARY_ROWS:
+    for key, label in SUMMARIES.items():
         table.add_row(label, *(cell(summary[f"{key}_{metric}"]) for metric in METRIC_NAMES))
     print_table(console, title, table)
     below = [latest.tasks[rows[i]] for i in np.flatnonzero(metrics.below_baseline).tolist()]

@@ -1,5 +1,6 @@
 """`about.json`: what a run is made of: its config in flat form, its data and the environment that it runs in."""
 
+import json
 import platform
 import re
 import sys
@@ -32,6 +33,12 @@ def write_about(folder: Path, params: Mapping[str, object], data: Mapping[str, A
     }
     texts = {key: str(value) for key, value in params.items()}
     write_json(folder / ABOUT_FILE, {"params": texts, "data": dict(data), "environment": environment})
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """Returns what the file of a run says; empty if there is none."""
+    path = folder / ABOUT_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def installed_packages() -> dict[str, str]:

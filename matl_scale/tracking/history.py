@@ -15,7 +15,8 @@ import yaml
 
 from matl_scale.errors import InputError, nearest
 from matl_scale.task_metrics import METRICS, TaskMetrics
-from matl_scale.tracking.local import ABOUT_FILE, DRAWS_FILE, METRICS_FILE, PER_TASK_FILE
+from matl_scale.tracking.about import read_about
+from matl_scale.tracking.local import DRAWS_FILE, METRICS_FILE, PER_TASK_FILE
 from matl_scale.tracking.predictions import Predictions, predictions_file, read_predictions
 
 CONFIG_FILE = "config.yaml"
@@ -95,8 +96,7 @@ class RunHistory:
     @cached_property
     def about(self) -> dict[str, Any]:
         """What the run was made of: `params`, `data` and `environment`; empty if the run does not say."""
-        path = self.folder / ABOUT_FILE
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return read_about(self.folder)
 
     @cached_property
     def steps(self) -> dict[str, list[int]]:

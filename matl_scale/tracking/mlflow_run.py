@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from matl_scale.files import lock_folder, write_json
+from matl_scale.tracking.about import read_about
 from matl_scale.tracking.history import CONFIG_FILE, RunHistory
 from matl_scale.tracking.local import (
     ABOUT_FILE,
@@ -248,9 +249,3 @@ class MlflowRun:
 
     def _save(self) -> None:
         write_json(self.folder / STATE_FILE, self.state)
-
-
-def read_about(folder: Path) -> dict[str, Any]:
-    """Returns what `about.json` says; empty if there is none."""
-    path = folder / ABOUT_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from matl_scale.task_metrics import SUMMARIES
 from matl_scale.tracking.history import RunHistory, TaskTable
 from matl_scale.tracking.views import PICTURE_METRIC
 
 DIGEST_LENGTH = 36  # that MLflow takes
 WORST = 10
-SUMMARY_ROWS = (("mean", "macro"), ("median", "median"), ("10th percentile", "p10"), ("worst", "worst"))
 SUMMARY_COLUMNS = ("balanced_accuracy", "auroc", "average_precision", "accuracy")
 
 
@@ -41,7 +41,7 @@ def describe_table(table: TaskTable) -> str:
         f"| over tasks | {head} |\n|---|{'---|' * len(SUMMARY_COLUMNS)}\n"
         + "\n".join(
             f"| {label} | " + " | ".join(shown(summary[f"{kind}_{name}"]) for name in SUMMARY_COLUMNS) + " |"
-            for label, kind in SUMMARY_ROWS
+            for kind, label in SUMMARIES.items()
         ),
     ]
     undefined = int(np.isnan(metrics.values[PICTURE_METRIC]).sum())

@@ -8,12 +8,12 @@ from pathlib import Path
 from matl_scale.config import Config, describe_changes, dump_config
 from matl_scale.errors import InputError
 from matl_scale.files import lock_folder, write_text
+from matl_scale.tracking.history import CONFIG_FILE
 from matl_scale.tracking.local import BEST, METRICS_FILE, LocalLog
 from matl_scale.train.checkpoint import CHECKPOINTS, CheckpointInfo, checkpoint_folders, find_intact, open_checkpoint
 from matl_scale.train.checkpoint_writing import drop_after, set_aside_after
 from matl_scale.train.setup import RunData
 
-CONFIG_FILE = "config.yaml"
 LOCK_FILE = ".lock"
 
 

@@ -133,6 +133,9 @@ def test_other_tasks_are_refused_unless_asked_for_the_common_ones(write: Write) 
     assert [task.task for task in comparison.tasks] == ["worse", "same", "kind"]
     assert comparison.left_out == ["better: not in b"]
     assert [task.task for task in compare_two(b, a, common_tasks=True).tasks] == ["worse", "same", "kind"]
+    page = a.parent / "page.html"  # of tasks one of which only one run has
+    assert main([str(a), str(b), "--common-tasks", "--tasks", "worse", "better", "--out", str(page)]) == 0
+    assert page.is_file()
     assert [task.task for task in compare_two(a, b, patterns=["same", "k*"]).tasks] == ["same", "kind"]
 
 
