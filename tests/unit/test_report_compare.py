@@ -349,7 +349,7 @@ def test_the_page_gets_what_was_found(write: Write, tmp_path: Path, monkeypatch:
     [(path, runs, split, comparisons, spread, patterns)] = calls
     assert path == tmp_path / "page.html"
     assert [run.name for run in runs] == ["a", "b"]
-    assert (split, patterns, spread.tasks) == ("test", ["s*", "kind"], ["same", "kind"])
+    assert (split, patterns, spread.tasks) == ("test", ["same", "kind"], ["same", "kind"])
     assert len(comparisons) == 1
 
 
