@@ -55,10 +55,11 @@ class MlflowServer:
     Args:
         store: URI of its data base.
         folder: For artifacts and its log.
+        options: More of the command line.
     """
 
-    def __init__(self, store: str, folder: Path) -> None:
-        self.store, self.folder, self.port = store, folder, free_port()
+    def __init__(self, store: str, folder: Path, *options: str) -> None:
+        self.store, self.folder, self.options, self.port = store, folder, options, free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -67,6 +68,7 @@ class MlflowServer:
         command = [
             sys.executable, "-m", "mlflow", "server", "--backend-store-uri", self.store, "--workers", "1",
             "--artifacts-destination", str(self.folder / "artifacts"), "--host", "127.0.0.1", "--port", str(self.port),
+            *self.options,
         ]  # fmt: skip
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW")}
         environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}

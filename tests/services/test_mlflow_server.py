@@ -100,9 +100,14 @@ def test_what_it_has_can_be_used(server: MlflowServer, small_set: ShardSet, tmp_
     assert logits.shape == (1, 3)
 
 
-def test_the_doctor_meets_the_host_check(server: MlflowServer) -> None:
-    """MLflow refuses names that it was not told of, but for its page of health."""
+def test_the_doctor_meets_the_host_check(server: MlflowServer, tmp_path: Path) -> None:
+    """MLflow refuses names that it was not told of, but for its pages of health and version."""
     assert ask_server(server.uri).level == "ok"
-    refused = ask_server(server.uri.replace("127.0.0.1", "somewhere.localhost"))
+    strict = MlflowServer(f"sqlite:///{tmp_path}/mlflow.db", tmp_path, "--allowed-hosts", "tracking.example.org")
+    strict.start()
+    try:
+        refused = ask_server(strict.uri)
+    finally:
+        strict.kill()
     assert refused.level == "error"
-    assert "--allowed-hosts somewhere.localhost" in refused.remedy
+    assert f"--allowed-hosts 127.0.0.1:{strict.port}" in refused.remedy
