@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import rank_work
+import torch
 from ranks import TIMEOUT_S, run_ranks, start_ranks
 from run_configs import ADAMW, assert_identical, build_config, records, saved_state
 from shard_sets import write_small_set
@@ -32,11 +33,11 @@ from matl_scale.config import Config
 from matl_scale.data.loader import DataConfig
 from matl_scale.tracking.local import BEST, LocalLog, TrackConfig
 from matl_scale.tracking.predictions import predictions_file, read_predictions
-from matl_scale.train import checkpoint_writing, steps
 from matl_scale.train.checkpoint import CheckpointConfig
-from matl_scale.train.evaluate import EvalConfig, Evaluator
+from matl_scale.train.evaluate import EvalConfig
 from matl_scale.train.sampling import TasksConfig
 from matl_scale.train.step import TrainConfig
+from matl_scale.train.steps import Hooks, do_nothing
 
 WORLD_SIZE, STEPS = 2, 16
 # where a moment may lie, how often a run passes it, and how long it lasts at most
@@ -88,22 +89,21 @@ def build_run(folder: Path, shards: Any, name: str, mlflow: bool) -> Config:
 
 def train_until_killed(config: Config, moment: Moment) -> None:
     """Trains on a rank; the victim kills itself when the moment has come."""
+    hooks = Hooks()
     if int(os.environ["RANK"]) == moment.victim:
         if moment.phase == "anywhere":
             kill_after(moment.delay_s)
-        for phase, place, name in (
-            ("step", steps, "run_step"),
-            ("save", steps, "save"),
-            ("write", checkpoint_writing, "write_state"),
-            ("evaluation", Evaluator, "run"),
-            ("record", LocalLog, "log"),
-        ):
-            if phase == moment.phase:
-                setattr(place, name, armed(getattr(place, name), moment))
-    rank_work.train_runs([config], False)
+        elif moment.phase == "write":
+            torch.save = armed(torch.save, moment)
+        elif moment.phase == "record":
+            LocalLog.log = armed(LocalLog.log, moment)  # type: ignore[method-assign]
+        else:
+            hooks = Hooks(**{f"before_{moment.phase}": armed(do_nothing, moment)})
+    rank_work.train_runs([config], False, hooks)
 
 
 def armed(function: Callable[..., Any], moment: Moment) -> Callable[..., Any]:
+    """Returns the function, which starts the countdown when it is called for the last time before the moment."""
     passes = iter(range(1, 10**9))
 
     def call(*arguments: Any, **options: Any) -> Any:

@@ -13,14 +13,13 @@ from matl_scale.config import Config
 from matl_scale.errors import RunError
 from matl_scale.task_metrics import TaskMetrics
 from matl_scale.train import loop
-from matl_scale.train import step as step_module
-from matl_scale.train import steps as run_steps
 from matl_scale.train.answers import AnswerLog
 from matl_scale.train.checkpoint import hash_masks, open_checkpoint
 from matl_scale.train.evaluate import EvalConfig, Evaluator
 from matl_scale.train.restore import restore_network
 from matl_scale.train.saving import save_answers
 from matl_scale.train.setup import build_accelerator, build_network, open_data
+from matl_scale.train.steps import Hooks, Run
 
 
 class Interrupted(Exception):
@@ -33,32 +32,28 @@ def accelerator_of(config: Config, double: bool = True) -> Accelerator:
     return build_accelerator(config.train.precision, timeout_s=120)
 
 
-def train_runs(configs: list[Config], double: bool = True) -> None:
+def train_runs(configs: list[Config], double: bool = True, hooks: Hooks | None = None) -> None:
     """Trains several runs one after the other in one process group."""
     accelerator = accelerator_of(configs[0], double)
     for config in configs:
-        loop.train(config, accelerator)
+        loop.train(config, accelerator, hooks)
 
 
 def train_interrupted(whole: Config, broken: Config, stop_at: int) -> None:
     """Trains one run to its end; the other until the beginning of step `stop_at`, breaks off, and starts it again."""
     accelerator = accelerator_of(whole)
     loop.train(whole, accelerator)
-    original = run_steps.learning_rate
 
-    def learning_rate(optim: Any, step: int, steps: int) -> float:
-        if step == stop_at:
+    def interrupt(run: Run) -> None:
+        if run.parts.state.step == stop_at:
             raise Interrupted
-        return original(optim, step, steps)
 
-    run_steps.learning_rate = learning_rate
     try:
-        loop.train(broken, accelerator)
+        loop.train(broken, accelerator, Hooks(before_step=interrupt))
     except Interrupted:
-        run_steps.learning_rate = original
+        loop.train(broken, accelerator)
     else:
         raise AssertionError("the run was not interrupted")
-    loop.train(broken, accelerator)
 
 
 def evaluate_run(config: Config, split: str, batch_size: int, predictions: Path) -> TaskMetrics:
@@ -112,6 +107,14 @@ def error_of(config: Config) -> str:
     return ""
 
 
+def is_last_rank(accelerator: Accelerator) -> bool:
+    return accelerator.process_index == accelerator.num_processes - 1
+
+
+def signal_myself(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
 def train_stopped(whole: Config, broken: Config, stop_at: int, in_evaluation: bool) -> list[int]:
     """Trains one run to its end; the other one is stopped by a signal that only the last rank gets, and started again.
 
@@ -120,72 +123,58 @@ def train_stopped(whole: Config, broken: Config, stop_at: int, in_evaluation: bo
     """
     accelerator = accelerator_of(whole)
     loop.train(whole, accelerator)
-    last = accelerator.process_index == accelerator.num_processes - 1
-    run_evaluation, learning_rate = Evaluator.run, run_steps.learning_rate
 
-    def signalled_run(self: Evaluator, *arguments: Any) -> TaskMetrics | None:
-        if last:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return run_evaluation(self, *arguments)
+    def terminate(run: Run) -> None:
+        if is_last_rank(accelerator) and (in_evaluation or run.parts.state.step == stop_at):
+            signal_myself(signal.SIGTERM)
 
-    def signalled_rate(optim: Any, step: int, steps: int) -> float:
-        if last and step == stop_at:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return learning_rate(optim, step, steps)
-
-    if in_evaluation:
-        Evaluator.run = signalled_run  # type: ignore[method-assign]
-    else:
-        run_steps.learning_rate = signalled_rate
-    outcomes = [loop.train(broken, accelerator)]
-    Evaluator.run, run_steps.learning_rate = run_evaluation, learning_rate  # type: ignore[method-assign]
+    hooks = Hooks(before_evaluation=terminate) if in_evaluation else Hooks(before_step=terminate)
+    outcomes = [loop.train(broken, accelerator, hooks)]
     assert outcomes[0].stopped
     outcomes.append(loop.train(broken, accelerator))
     assert not outcomes[1].stopped
     return [outcome.step for outcome in outcomes]
 
 
-def with_nan(config: Config, bad_steps: list[int]) -> str:
-    """Trains a run in which rank 1 meets NaN in its images at some steps; returns the error with which it ends, if any."""
-    accelerator = accelerator_of(config)
-    normalise, steps = step_module.normalise, iter(range(10**6))
-
-    def broken_normalise(images: torch.Tensor) -> torch.Tensor:
-        images = normalise(images)
-        if next(steps) in bad_steps and accelerator.process_index == 1:
-            images[0, 0, 0, 0] = float("nan")
-        return images
-
-    step_module.normalise = broken_normalise  # type: ignore[attr-defined]
+def error_of_run(config: Config, accelerator: Accelerator, hooks: Hooks) -> str:
+    """Returns the error with which a run ends, or an empty string."""
     try:
-        loop.train(config, accelerator)
+        loop.train(config, accelerator, hooks)
     except RunError as error:
         return str(error)
     return ""
+
+
+def with_nan(config: Config, bad_steps: list[int]) -> str:
+    """Trains a run in which rank 1 meets NaN in its images at some steps; returns the error with which it ends, if any."""
+    accelerator = accelerator_of(config)
+
+    def break_images(run: Run) -> None:
+        train_step = run.parts.train_step
+        vars(train_step).pop("prepare_images", None)
+        prepare = train_step.prepare_images
+
+        def broken(images: torch.Tensor, seed: int) -> torch.Tensor:
+            images = prepare(images, seed)
+            images[0, 0, 0, 0] = float("nan")
+            return images
+
+        if run.parts.state.step in bad_steps and accelerator.process_index == 1:
+            train_step.prepare_images = broken  # type: ignore[method-assign]
+
+    return error_of_run(config, accelerator, Hooks(before_step=break_images))
 
 
 def with_flipped_bit(config: Config, at_step: int) -> str:
     """Flips a bit of a weight on the last rank before a step; returns the error with which the run ends."""
     accelerator = accelerator_of(config)
-    learning_rate, build_parts = run_steps.learning_rate, loop.build_parts
-    built: list[Any] = []
 
-    def remember(*arguments: Any) -> Any:
-        built.append(build_parts(*arguments))
-        return built[0]
-
-    def flipping_rate(optim: Any, step: int, steps: int) -> float:
-        if step == at_step and accelerator.process_index == accelerator.num_processes - 1:
-            weight = built[0].state.model.heads[2].weight.data  # type: ignore[union-attr]
+    def flip(run: Run) -> None:
+        if run.parts.state.step == at_step and is_last_rank(accelerator):
+            weight = run.parts.state.model.heads[2].weight.data
             weight.view(torch.int64)[1, 3] ^= 1
-        return learning_rate(optim, step, steps)
 
-    run_steps.learning_rate, loop.build_parts = flipping_rate, remember
-    try:
-        loop.train(config, accelerator)
-    except RunError as error:
-        return str(error)
-    return ""
+    return error_of_run(config, accelerator, Hooks(before_step=flip))
 
 
 def train_and_freeze(config: Config, at_step: int, messages: str) -> None:
@@ -193,29 +182,22 @@ def train_and_freeze(config: Config, at_step: int, messages: str) -> None:
     accelerator = accelerator_of(config)
     descriptor = os.open(messages, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 2)
-    learning_rate = run_steps.learning_rate
 
-    def freezing_rate(optim: Any, step: int, steps: int) -> float:
-        if step == at_step and accelerator.process_index == accelerator.num_processes - 1:
-            os.kill(os.getpid(), signal.SIGSTOP)
-        return learning_rate(optim, step, steps)
+    def freeze(run: Run) -> None:
+        if run.parts.state.step == at_step and is_last_rank(accelerator):
+            signal_myself(signal.SIGSTOP)
 
-    run_steps.learning_rate = freezing_rate
-    loop.train(config, accelerator)
+    loop.train(config, accelerator, Hooks(before_step=freeze))
 
 
 def train_to(config: Config, steps: int) -> None:
     """Trains a run to a step, as if it had been stopped there: the schedule is that of the whole run."""
-    accelerator = accelerator_of(config)
-    learning_rate = run_steps.learning_rate
 
-    def signalled_rate(optim: Any, step: int, all_steps: int) -> float:
-        if step == steps - 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return learning_rate(optim, step, all_steps)
+    def terminate(run: Run) -> None:
+        if run.parts.state.step == steps - 1:
+            signal_myself(signal.SIGTERM)
 
-    run_steps.learning_rate = signalled_rate
-    loop.train(config, accelerator)
+    loop.train(config, accelerator_of(config), Hooks(before_step=terminate))
 
 
 def train_rest(config: Config, _: int) -> None:

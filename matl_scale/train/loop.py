@@ -28,7 +28,7 @@ from matl_scale.train.run_folder import (
 )
 from matl_scale.train.saving import save_masks
 from matl_scale.train.setup import TRAIN_SPLIT, RunData, device_name, open_data, resolve_config
-from matl_scale.train.steps import Run, run_steps
+from matl_scale.train.steps import Hooks, Run, run_steps
 from matl_scale.train.stop import StopRequest
 from matl_scale.train.watchdog import Watchdog, explain_lost_ranks
 
@@ -48,12 +48,13 @@ class RunOutcome:
     step: int
 
 
-def train(config: Config, accelerator: Accelerator) -> RunOutcome:
+def train(config: Config, accelerator: Accelerator, hooks: Hooks | None = None) -> RunOutcome:
     """Trains a run to its last step, from its newest checkpoint if `run.resume` says so, or until it is asked to stop.
 
     Args:
         config: Equal on all ranks.
         accelerator: From `build_accelerator`.
+        hooks: Functions to call at fixed points of the run; None calls none.
 
     Raises:
         InputError: The config, the shard set and the run's folder do not fit together.
@@ -65,7 +66,7 @@ def train(config: Config, accelerator: Accelerator) -> RunOutcome:
         stop = stack.enter_context(StopRequest())
         stack.enter_context(watchdog)
         try:
-            return start(config, accelerator, stop, watchdog, stack)
+            return start(config, accelerator, hooks or Hooks(), stop, watchdog, stack)
         except OSError as error:
             reason = explain_os_error(error)
             if reason is None:
@@ -74,7 +75,12 @@ def train(config: Config, accelerator: Accelerator) -> RunOutcome:
 
 
 def start(
-    config: Config, accelerator: Accelerator, stop: StopRequest, watchdog: Watchdog, stack: contextlib.ExitStack
+    config: Config,
+    accelerator: Accelerator,
+    hooks: Hooks,
+    stop: StopRequest,
+    watchdog: Watchdog,
+    stack: contextlib.ExitStack,
 ) -> RunOutcome:
     """Builds a run, or what its newest checkpoint holds of it, and carries it on."""
     config = resolve_config(config)
@@ -120,6 +126,7 @@ def start(
         nonfinite=NonfiniteGuard(accelerator, limit, data.task_names, key_of, config.run.folder),
         stop=stop,
         watchdog=watchdog,
+        hooks=hooks,
         first_step=state.step,
     )
     return RunOutcome(stopped=carry_on(run, unevaluated) is None, step=state.step)

@@ -170,10 +170,7 @@ class TrainStep:
         chosen, targets = select_labelled(labels, batch.valid)
         device = self.accelerator.device
         images = batch.images if len(targets) == len(batch.rows) else batch.images[chosen]
-        images = images.to(device, non_blocking=True)
-        images = normalise(augment_batch(images, self.transform, self._seed("augment", batch)))
-        if self.config.channels_last:
-            images = images.to(memory_format=torch.channels_last)
+        images = self.prepare_images(images, self._seed("augment", batch))
         self.sync.statistics.begin_slot(task_id)
         torch.manual_seed(self._seed("forward", batch))  # dropout and stochastic depth
         with self.accelerator.autocast():
@@ -182,6 +179,17 @@ class TrainStep:
         self.accelerator.backward(loss / self.config.accumulate)
         self.sync.statistics.end_slot(task_id, count=len(targets) > 0)
         self.sync.record(slot, loss, len(targets), len(batch.damage))
+
+    def prepare_images(self, images: torch.Tensor, seed: int) -> torch.Tensor:
+        """Returns decoded images as the network takes them: on the device, augmented and normalised.
+
+        Args:
+            images: Shape `(batch, 3, height, width)`, uint8.
+            seed: Of the augmentation.
+        """
+        images = images.to(self.accelerator.device, non_blocking=True)
+        images = normalise(augment_batch(images, self.transform, seed))
+        return images.to(memory_format=torch.channels_last) if self.config.channels_last else images
 
     def _seed(self, purpose: str, batch: ImageBatch) -> int:
         return derive_seed(self.seed, purpose, batch.index)

@@ -1,5 +1,6 @@
 """The steps of a run, with records, evaluations and checkpoints where they are due."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,25 @@ from matl_scale.train.stop import StopRequest
 from matl_scale.train.watchdog import Watchdog
 
 
+def do_nothing(run: "Run") -> None:
+    """The default hook."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """Functions that a run calls on every rank at fixed points. Tests use them to stop, break or kill a run on purpose.
+
+    Attributes:
+        before_step: Called before each optimizer step.
+        before_evaluation: Called before each evaluation.
+        before_save: Called before each checkpoint.
+    """
+
+    before_step: Callable[["Run"], None] = do_nothing
+    before_evaluation: Callable[["Run"], None] = do_nothing
+    before_save: Callable[["Run"], None] = do_nothing
+
+
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """A run that is under way: its parts, and whom it tells what happens."""
@@ -38,6 +58,7 @@ class Run:
     nonfinite: NonfiniteGuard
     stop: StopRequest
     watchdog: Watchdog
+    hooks: Hooks
     first_step: int
 
 
@@ -74,6 +95,7 @@ def run_steps(run: Run, unevaluated: bool) -> TaskMetrics | None:
 
 def run_step(run: Run) -> bool:
     """Runs one step and records it if that is due. Returns whether some rank was asked to stop."""
+    run.hooks.before_step(run)
     config, parts, state, meter = run.config, run.parts, run.parts.state, run.parts.meter
     rate = learning_rate(config.optim, state.step, config.train.steps)
     set_learning_rate(state.optimizer, rate)
@@ -128,6 +150,7 @@ def describe_position(parts: Parts, rate: float) -> dict[str, float]:
 
 def evaluate(run: Run) -> TaskMetrics | None:
     """Evaluates, records it and says in one line how it went; None if the run is asked to stop meanwhile."""
+    run.hooks.before_evaluation(run)
     state, split = run.parts.state, run.config.eval.split
 
     def keep_on() -> bool:
@@ -160,6 +183,7 @@ def evaluate(run: Run) -> TaskMetrics | None:
 
 def save(run: Run) -> None:
     """Writes a checkpoint, of replicas that are equal."""
+    run.hooks.before_save(run)
     state, world_size = run.parts.state, run.accelerator.num_processes
     run.watchdog.beat(f"the checkpoint after step {state.step}")
     if run.config.guard.replicas_every:
