@@ -2,15 +2,13 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 
-from matl_scale.data.shards import label_dtype
+from matl_scale.data.images.interface import CHUNK_ROWS, Images
+from matl_scale.data.shards.layout import label_dtype
 from matl_scale.errors import InputError, shortened
 from matl_scale.tasks import Task, match_names
-
-CHUNK_ROWS = 16_384
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,19 +26,6 @@ class Rows:
     sources: np.ndarray
     labels: np.ndarray
     splits: Sequence[str]
-
-
-class Images(Protocol):
-    """Reads encoded images. Worker processes get copies, so it has to be small when it is pickled."""
-
-    @property
-    def place(self) -> str:
-        """Where the names are to be looked for, for error messages."""
-        ...
-
-    def read(self, names: Sequence[str], sources: np.ndarray) -> Iterator[bytes]:
-        """Yields the encoded images of some rows, in order; empty bytes where there is none."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)

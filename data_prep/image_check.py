@@ -1,5 +1,6 @@
 """Whether training will be able to decode an image; and resizing, where it is asked for. Else bytes stay as they are."""
 
+import hashlib
 import io
 import struct
 from typing import NamedTuple
@@ -7,8 +8,8 @@ from zlib import crc32
 
 from PIL import Image, UnidentifiedImageError
 
-from matl_scale.data.decode import fit_square
-from matl_scale.data.shards import EXTENSIONS, OPENED_FORMATS
+from matl_scale.data.images.decode import fit_square
+from matl_scale.data.shards.layout import DIGEST_BYTES, EXTENSIONS, OPENED_FORMATS
 from matl_scale.errors import InputError
 
 PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
@@ -100,3 +101,8 @@ def check_png(data: bytes) -> CheckedImage:
     if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
         raise BadImage(f"it has {width} × {height} pixels, more than Pillow decodes")
     return CheckedImage(data, "png", width, height)
+
+
+def digest_image(data: bytes) -> bytes:
+    """Returns the first 16 bytes of the SHA-256 of an image's bytes."""
+    return hashlib.sha256(data).digest()[:DIGEST_BYTES]

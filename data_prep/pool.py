@@ -11,8 +11,8 @@ from multiprocessing import forkserver
 from multiprocessing.connection import wait as wait_for_handles
 from typing import Any, Protocol, TypeVar
 
-from data_prep.progress import Meter
 from matl_scale.errors import InputError
+from matl_scale.progress import Meter
 
 POLL_S = 0.2
 Result = TypeVar("Result", covariant=True)
@@ -28,7 +28,9 @@ class Work(Protocol[Result]):
 def prepare_workers() -> None:
     """Starts the process that workers are forked from; it imports what they need while this one goes on."""
     # once for all workers, not once in each: the main module, and pandas, which pyarrow looks for at its first array
-    multiprocessing.set_forkserver_preload(["__main__", "data_prep.write", "data_prep.image_sources", "pandas"])
+    multiprocessing.set_forkserver_preload(
+        ["__main__", "data_prep.writing.shard", "matl_scale.data.images.sources", "pandas"]
+    )
     forkserver.ensure_running()
 
 

@@ -7,18 +7,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from data_prep.close import DROPPED_FILE, close_set, report_duplicates
 from data_prep.dataset import Dataset
-from data_prep.plan import PLAN_FILE, Plan, plan_id, read_plan, write_plan
-from data_prep.planning import Options, check_same_tasks, make_plan
+from data_prep.planning.make_plan import Options, check_same_tasks, make_plan
+from data_prep.planning.plan import DROPPED_FILE, PLAN_FILE, Plan, plan_id, read_plan, write_plan
+from data_prep.planning.row_tables import PLAN_TABLES, Spooled, spool
 from data_prep.pool import prepare_workers
-from data_prep.spool import PLAN_TABLES, Spooled, spool
-from data_prep.write import WORK, ShardWork, write_shards
-from matl_scale.data.manifest import Manifest, read_manifest
-from matl_scale.data.store import Store
-from matl_scale.data.versions import MANIFEST_FILE, is_shard_set
+from data_prep.writing.finalise import close_set, report_duplicates
+from data_prep.writing.shard import WORK, ShardWork, write_shards
+from matl_scale.data.shards.manifest import Manifest, read_manifest
+from matl_scale.data.shards.versions import MANIFEST_FILE, is_shard_set
 from matl_scale.errors import InputError, shortened
-from matl_scale.files import lock_folder, sync_file
+from matl_scale.storage.files import sync_file
+from matl_scale.storage.locks import lock_folder
+from matl_scale.storage.store import Store
 
 PLAN_FOLDER = "plan"
 

@@ -10,18 +10,18 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from data_prep.close import GROUP_ROWS
-from data_prep.label_file import LabelFile
-from data_prep.labels import LabelColumns, Labels, read_labels
+from data_prep.labels.label_file import LabelFile
+from data_prep.labels.matrix import LabelColumns, Labels, read_labels
+from data_prep.planning.splits import check_classes_in_train
 from data_prep.shard_set import working
-from data_prep.splits import check_classes_in_train
-from matl_scale.data.manifest import Manifest, read_manifest
-from matl_scale.data.shards import MISSING, class_counts, label_dtype
-from matl_scale.data.store import Store
-from matl_scale.data.tables import column_name, describe_file, label_table, tasks_table, write_table
-from matl_scale.data.versions import ROLES, append_version, read_entries
+from data_prep.writing.finalise import GROUP_ROWS
+from matl_scale.data.shards.layout import MISSING, class_counts, label_dtype
+from matl_scale.data.shards.manifest import Manifest, read_manifest
+from matl_scale.data.shards.tables import column_name, describe_file, label_table, tasks_table, write_table
+from matl_scale.data.shards.versions import ROLES, append_version, read_entries
 from matl_scale.errors import InputError, nearest, shortened
-from matl_scale.files import sync_file
+from matl_scale.storage.files import sync_file
+from matl_scale.storage.store import Store
 from matl_scale.tasks import Task, match_names
 
 

@@ -1,48 +1,8 @@
-"""Trains one network for all tasks of a shard set. Start it with `accelerate launch`, or plainly on one device.
-
-Exit codes: 0 finished, 2 something given cannot be used, 75 stopped when asked to and to be started again, 1 anything else.
-"""
+"""Trains one network for all tasks of a shard set. Start it with `accelerate launch`, or plainly on one device."""
 
 import sys
 
-import torch.distributed as dist
-
-from matl_scale.config import Config, exit_with_error, parse_config
-from matl_scale.errors import InputError, RunError
-from matl_scale.report.terminal import build_console, print_latest
-from matl_scale.tracking.mlflow_run import explain_where
-from matl_scale.train.loop import RunOutcome, train
-from matl_scale.train.setup import build_accelerator
-from matl_scale.train.stop import exit_code_of_stop
-
-PROGRAM = "train.py"
-
-
-def main() -> int:
-    config = parse_config(sys.argv[1:], PROGRAM, __doc__ or "")
-    try:
-        accelerator = build_accelerator(config.train.precision, config.guard.timeout_s)
-        outcome = train(config, accelerator)
-    except InputError as error:
-        if dist.is_initialized():  # all ranks meet it; gloo's threads must not outlive the interpreter
-            dist.destroy_process_group()
-        exit_with_error(PROGRAM, error)
-    except RunError as error:
-        exit_with_error(PROGRAM, error)
-    if accelerator.is_main_process:
-        print_outcome(config, outcome)
-    accelerator.end_training()
-    return exit_code_of_stop() if outcome.stopped else 0
-
-
-def print_outcome(config: Config, outcome: RunOutcome) -> None:
-    console = build_console()
-    if not outcome.stopped:
-        print_latest(console, config.run.folder, config.eval.split)
-    console.print(f"results: {config.run.folder}", highlight=False, soft_wrap=True)
-    if config.track.mlflow and (place := explain_where(config.run.folder)):
-        console.print(f"look at it: {place}", highlight=False, soft_wrap=True)
-
+from matl_scale.commands.train import main
 
 if __name__ == "__main__":
     sys.exit(main())

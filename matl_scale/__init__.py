@@ -9,12 +9,12 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "RoutedModel": "matl_scale.models",
+    "RoutedModel": "matl_scale.models.network",
     "Subnetwork": "matl_scale.routing.subnetwork",
     "TaskRouter": "matl_scale.routing.router",
     "draw_masks": "matl_scale.routing.masks",
     "route": "matl_scale.routing.surgery",
-    "Manifest": "matl_scale.data.manifest",
+    "Manifest": "matl_scale.data.shards.manifest",
     "Task": "matl_scale.tasks",
     "InputError": "matl_scale.errors",
 }

@@ -1,7 +1,21 @@
 """The two errors that a command turns into a single line. Anything else is a bug and keeps its trace."""
 
+import errno
+import os
+import tempfile
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
+
+REMEDIES = {
+    errno.ENOSPC: "Free some space, then start again.",
+    errno.EDQUOT: "Free some of your quota, then start again.",
+    errno.EROFS: "Choose a folder that can be written.",
+    errno.EACCES: "Choose a folder that you may write, or change its permissions.",
+    errno.EPERM: "Choose a folder that you may write, or change its permissions.",
+    errno.EIO: "The disk or the network file system fails; look at the system's log.",
+    errno.ESTALE: "The network file system was mounted anew; start again.",
+}
 
 
 class InputError(ValueError):
@@ -23,3 +37,31 @@ def shortened(names: Iterable[object], limit: int = 10) -> str:
     listed = [str(name).encode("utf-8", "backslashreplace").decode() for name in names]
     rest = f" and {len(listed) - limit} more" if len(listed) > limit else ""
     return ", ".join(listed[:limit]) + rest
+
+
+def check_writable(option: str, path: Path) -> None:
+    """Raises `InputError` if a file cannot be written, before the work whose result it is to hold.
+
+    Args:
+        option: What asks for it, as `--out`.
+        path: Of the file.
+    """
+    folder = path.parent
+    if path.is_dir():
+        raise InputError(f"`{option}` should be a file. {path} is a folder.")
+    if not folder.is_dir():
+        raise InputError(f"`{option}` {path} cannot be written: there is no folder {folder}. Make it first.")
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=f".partial-{path.name}-"):
+            pass
+    except OSError as error:
+        raise InputError(f"`{option}` {path} cannot be written: {error.strerror}. Choose another folder.") from error
+
+
+def explain_os_error(error: OSError) -> str | None:
+    """Returns what is wrong with a disk or a permission, and what to do; None for errors of any other kind."""
+    remedy = REMEDIES.get(error.errno or 0)
+    if remedy is None:
+        return None
+    place = f"{os.fsdecode(error.filename)}: " if error.filename is not None else ""
+    return f"{place}{error.strerror}. {remedy}"

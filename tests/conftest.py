@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from shard_sets import ShardSet, write_small_set
+
+from helpers.shard_sets import ShardSet, write_small_set
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -23,21 +23,23 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-import rank_work
 import torch
-from ranks import TIMEOUT_S, run_ranks, start_ranks
-from run_configs import ADAMW, assert_identical, build_config, records, saved_state
-from shard_sets import write_small_set
 
-from matl_scale.config import Config
-from matl_scale.data.loader import DataConfig
-from matl_scale.tracking.local import BEST, LocalLog, TrackConfig
-from matl_scale.tracking.predictions import predictions_file, read_predictions
-from matl_scale.train.checkpoint import CheckpointConfig
-from matl_scale.train.evaluate import EvalConfig
-from matl_scale.train.sampling import TasksConfig
-from matl_scale.train.step import TrainConfig
-from matl_scale.train.steps import Hooks, do_nothing
+from helpers import rank_work
+from helpers.ranks import TIMEOUT_S, run_ranks, start_ranks
+from helpers.run_configs import ADAMW, assert_identical, build_config, records, saved_state
+from helpers.shard_sets import write_small_set
+from matl_scale.data.loading.loader import DataConfig
+from matl_scale.runs.layout import BEST
+from matl_scale.runs.predictions import predictions_file, read_predictions
+from matl_scale.runs.records import LocalLog
+from matl_scale.tracking.recorder import TrackConfig
+from matl_scale.train.config import Config
+from matl_scale.train.evaluation import EvalConfig
+from matl_scale.train.loop import Hooks, do_nothing
+from matl_scale.train.schedule import CheckpointConfig
+from matl_scale.train.step.sampling import TasksConfig
+from matl_scale.train.step.train_step import TrainConfig
 
 WORLD_SIZE, STEPS = 2, 16
 # where a moment may lie, how often a run passes it, and how long it lasts at most

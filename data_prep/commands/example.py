@@ -5,8 +5,8 @@ from pathlib import Path
 
 from data_prep.commands.output import add_output_options, fraction, write
 from data_prep.dataset import Dataset
+from data_prep.planning.splits import Draw, parse_fractions
 from data_prep.sources import celeba, cifar10, cifar100, cub, decathlon, digits, fashion_mnist, zappos
-from data_prep.splits import Draw, parse_fractions
 from matl_scale.errors import InputError
 
 

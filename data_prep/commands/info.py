@@ -7,10 +7,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from data_prep.association_picture import draw_picture
-from data_prep.info import print_info
-from matl_scale.data.association import associate, strongest_pairs
-from matl_scale.data.manifest import read_manifest
+from data_prep.inspect.association_picture import draw_picture
+from data_prep.inspect.info import print_info
+from matl_scale.data.shards.label_association import associate, strongest_pairs
+from matl_scale.data.shards.manifest import read_manifest
 from matl_scale.errors import InputError
 
 NUM_PAIRS = 10

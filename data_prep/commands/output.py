@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from data_prep.dataset import Dataset
-from data_prep.planning import Options
+from data_prep.planning.make_plan import Options
+from data_prep.planning.splits import Draw
 from data_prep.shard_set import write_shard_set
-from data_prep.splits import Draw
-from matl_scale.data.manifest import Manifest
+from matl_scale.data.shards.manifest import Manifest
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:

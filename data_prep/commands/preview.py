@@ -5,10 +5,10 @@ import re
 from pathlib import Path
 
 from data_prep.commands.output import positive_int
-from data_prep.preview import build_preview
-from matl_scale.data.manifest import read_manifest
+from data_prep.inspect.preview import build_preview
+from matl_scale.data.shards.manifest import read_manifest
 from matl_scale.errors import InputError
-from matl_scale.files import write_text
+from matl_scale.storage.files import write_text
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

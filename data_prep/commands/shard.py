@@ -3,13 +3,13 @@
 import argparse
 
 from data_prep.commands.output import add_output_options, write
-from data_prep.labels import LabelColumns
+from data_prep.labels.matrix import LabelColumns
+from data_prep.planning.splits import Draw, check_split_name, parse_fractions
 from data_prep.sources import labelled
-from data_prep.splits import Draw, check_split_name, parse_fractions
-from matl_scale.data.manifest import read_manifest
-from matl_scale.data.store import Store
-from matl_scale.data.versions import is_shard_set
+from matl_scale.data.shards.manifest import read_manifest
+from matl_scale.data.shards.versions import is_shard_set
 from matl_scale.errors import InputError
+from matl_scale.storage.store import Store
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

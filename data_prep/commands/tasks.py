@@ -4,9 +4,9 @@ import argparse
 from collections.abc import Callable
 
 from data_prep.commands.shard import add_column_options
-from data_prep.labels import LabelColumns
+from data_prep.labels.matrix import LabelColumns
 from data_prep.task_changes import add_tasks, drop_tasks, relabel_tasks, rename_tasks
-from matl_scale.data.manifest import Manifest
+from matl_scale.data.shards.manifest import Manifest
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -3,7 +3,7 @@
 import argparse
 
 from data_prep.commands.output import count_cpus, positive_int
-from data_prep.verify import verify_shard_set
+from data_prep.inspect.verify import verify_shard_set
 from matl_scale.errors import InputError
 
 

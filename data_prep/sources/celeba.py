@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.dataset import Dataset, from_arrays
-from data_prep.image_sources import FolderImages
 from data_prep.sources.files import as_int, locate, read_fields
+from matl_scale.data.images.sources import FolderImages
 from matl_scale.errors import InputError
 from matl_scale.tasks import Task
 

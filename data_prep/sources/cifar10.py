@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.dataset import Dataset, from_arrays, one_vs_rest
-from data_prep.image_sources import ArrayImages
 from data_prep.sources.download import unpickle_checked, with_torchvision
+from matl_scale.data.images.sources import ArrayImages
 from matl_scale.errors import InputError
 from matl_scale.tasks import Task
 

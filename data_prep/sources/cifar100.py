@@ -10,10 +10,11 @@ from typing import Literal
 import numpy as np
 import pyarrow.parquet as pq
 
-from data_prep.dataset import Dataset, Images, from_arrays, one_vs_rest
-from data_prep.image_sources import ArrayImages, open_parquet_images
+from data_prep.dataset import Dataset, from_arrays, one_vs_rest
 from data_prep.sources.download import unpickle_checked, with_torchvision
-from matl_scale.data.shards import MISSING
+from matl_scale.data.images.interface import Images
+from matl_scale.data.images.sources import ArrayImages, open_parquet_images
+from matl_scale.data.shards.layout import MISSING
 from matl_scale.errors import InputError
 from matl_scale.tasks import Task
 

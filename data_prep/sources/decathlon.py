@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_prep.dataset import Dataset, from_arrays
-from data_prep.image_sources import FolderImages
 from data_prep.sources.files import locate
-from matl_scale.data.shards import MISSING, label_dtype
+from matl_scale.data.images.sources import FolderImages
+from matl_scale.data.shards.layout import MISSING, label_dtype
 from matl_scale.errors import InputError
 from matl_scale.tasks import Task
 

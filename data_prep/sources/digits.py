@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 
 from data_prep.dataset import Dataset, from_arrays
-from data_prep.image_sources import ArrayImages
+from matl_scale.data.images.sources import ArrayImages
 from matl_scale.tasks import Task
 
 SUBSETS = [subset for size in (1, 2, 3) for subset in combinations(range(10), size)]

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.dataset import Dataset, Rows
-from data_prep.image_sources import ListedImages, open_images
-from data_prep.labels import LabelColumns, Labels, read_labels
+from data_prep.labels.matrix import LabelColumns, Labels, read_labels
+from matl_scale.data.images.interface import ListedImages
+from matl_scale.data.images.sources import open_images
 from matl_scale.errors import InputError, shortened
 from matl_scale.tasks import Task
 

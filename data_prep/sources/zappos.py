@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.csv
 
 from data_prep.dataset import Dataset, from_arrays
-from data_prep.image_sources import FolderImages
 from data_prep.sources.files import locate
-from matl_scale.data.shards import MISSING
+from matl_scale.data.images.sources import FolderImages
+from matl_scale.data.shards.layout import MISSING
 from matl_scale.errors import InputError, shortened
 from matl_scale.tasks import Task
 

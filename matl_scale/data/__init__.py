@@ -1,1 +1,1 @@
-"""Shard sets: their contract (`shards`), the order of reading (`plan`), the loader and augmentation."""
+"""Shard sets (`shards`), images (`images`), and the batches that training and evaluation read (`loading`)."""

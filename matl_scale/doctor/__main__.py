@@ -8,14 +8,16 @@ from collections.abc import Iterator, Sequence
 import torch
 from rich.console import Console
 
-from matl_scale.config import Config, exit_with_error, parse_config
+from matl_scale.cli import exit_with_error
 from matl_scale.doctor.data import check_data
 from matl_scale.doctor.finding import Finding
 from matl_scale.doctor.machine import check_job, check_port, check_processors, check_versions
 from matl_scale.doctor.memory import check_memory
 from matl_scale.doctor.tracking import check_tracking
 from matl_scale.errors import InputError
-from matl_scale.train.setup import TRAIN_SPLIT, RunData, open_data, resolve_config
+from matl_scale.train.build import resolve_config
+from matl_scale.train.config import Config, parse_config
+from matl_scale.train.run_data import TRAIN_SPLIT, RunData, open_data
 
 PROGRAM = "matl-doctor"
 STYLES = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "bold red"}

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from matl_scale.config import Config
-from matl_scale.data.shards import MISSING
+from matl_scale.data.shards.layout import MISSING
 from matl_scale.doctor.finding import Finding
 from matl_scale.errors import shortened
-from matl_scale.train.setup import TRAIN_SPLIT, RunData
+from matl_scale.train.config import Config
+from matl_scale.train.run_data import TRAIN_SPLIT, RunData
 
 FEW_SAMPLES = 10
 

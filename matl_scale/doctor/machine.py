@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 
-from matl_scale.cluster import describe_interval, read_job, time_left_s
-from matl_scale.config import Config
 from matl_scale.doctor.finding import Finding
-from matl_scale.tracking.local import METRICS_FILE
-from matl_scale.train.stop import STOP_FILE
+from matl_scale.runs.layout import METRICS_FILE
+from matl_scale.train.config import Config
+from matl_scale.train.health.slurm import describe_interval, read_job, time_left_s
+from matl_scale.train.health.stop import STOP_FILE
 
 DEFAULT_PORT = 29500
 PAIRED = "torchvision", "torch"

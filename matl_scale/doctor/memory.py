@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from matl_scale.config import Config
 from matl_scale.doctor.finding import Finding
-from matl_scale.models import RoutedModel
+from matl_scale.models.network import RoutedModel
 from matl_scale.routing.subnetwork import Subnetwork
-from matl_scale.train.setup import RunData, build_network
+from matl_scale.train.build import build_network
+from matl_scale.train.config import Config
+from matl_scale.train.run_data import RunData
 
 PROBE_IMAGES = 2
 MOMENTS = {"sgd": 1, "adamw": 2}

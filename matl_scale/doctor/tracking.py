@@ -8,9 +8,9 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from matl_scale.config import Config
 from matl_scale.doctor.finding import Finding
 from matl_scale.tracking.mlflow_run import default_store
+from matl_scale.train.config import Config
 
 NETWORK_FILE_SYSTEMS = (
     "nfs",

@@ -12,17 +12,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from matl_scale.errors import InputError
-from matl_scale.files import check_writable, explain_os_error, write_json
+from matl_scale.errors import InputError, check_writable, explain_os_error
 from matl_scale.report.as_json import plain, plain_comparison, plain_spread
-from matl_scale.report.baseline import compare_with_single_tasks
-from matl_scale.report.compare_runs import Question, choose_split, compare_runs, open_runs
-from matl_scale.report.comparison import METRICS, Comparison, SeedSpread
+from matl_scale.report.comparison.results import METRICS, Comparison, SeedSpread
+from matl_scale.report.comparison.runs import Question, choose_split, compare_runs, open_runs
+from matl_scale.report.comparison.single_task_baseline import compare_with_single_tasks
 from matl_scale.report.facts import RunFacts, collect_facts
 from matl_scale.report.single_run import choose_tasks, describe_run
-from matl_scale.report.terminal import build_console, print_run, say
-from matl_scale.report.terminal_comparison import print_comparison, print_spread
-from matl_scale.tracking.history import RunHistory
+from matl_scale.report.terminal import build_console, print_comparison, print_run, print_spread, say
+from matl_scale.runs.history import RunHistory
+from matl_scale.storage.files import write_json
 
 PROGRAM = "matl-report"
 
@@ -98,7 +97,7 @@ def report(options: argparse.Namespace) -> None:
         write_json(options.json, describe(results))
         say(console, f"numbers: {options.json}")
     if options.out:
-        from matl_scale.report.page import write_page  # the plots take a second to import
+        from matl_scale.report.page.page import write_page
 
         write_page(
             options.out, runs, results.split, results.comparisons, results.spread, shown_tasks(results, options.tasks)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from matl_scale.report.comparison import METHOD, VERDICTS, Comparison, SeedSpread
+from matl_scale.report.comparison.results import METHOD, VERDICTS, Comparison, SeedSpread
 
 
 def plain(value: Any) -> Any:

@@ -6,20 +6,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import yaml
 
-from matl_scale.data.shards import MISSING
+from matl_scale.data.shards.layout import MISSING
 from matl_scale.errors import InputError
-from matl_scale.task_metrics import SUMMARY_METRICS, TaskMetrics
+from matl_scale.metrics.task_metrics import SUMMARY_METRICS, TaskMetrics
+from matl_scale.runs.history import RunHistory, TaskHistory, TaskTable
+from matl_scale.runs.predictions import Predictions
 from matl_scale.tasks import match_names
-from matl_scale.tracking.history import RunHistory, TaskHistory, TaskTable
-from matl_scale.tracking.predictions import Predictions
 
 MAIN = "balanced_accuracy"
-METRIC_NAMES = {
-    "balanced_accuracy": "balanced accuracy",
-    "auroc": "AUROC",
-    "average_precision": "average precision",
-    "accuracy": "accuracy",
-}
 NORMAL_95 = 1.96
 
 
@@ -170,21 +164,3 @@ def measure_change(course: TaskHistory, half_widths: np.ndarray) -> Change:
         return Change(since=None, values=empty, beyond_chance=np.zeros(len(empty), dtype=bool))
     values = course.values[:, -1] - course.values[:, -2]
     return Change(since=course.steps[-2], values=values, beyond_chance=np.abs(values) > np.sqrt(2) * half_widths)
-
-
-def defined(values: np.ndarray) -> np.ndarray:
-    """Returns the values that are defined."""
-    return values[np.isfinite(values)]
-
-
-def summarise(values: np.ndarray) -> dict[str, float | None]:
-    """Returns mean, median, 10th percentile and worst of the defined values; None if there are none."""
-    known = defined(values)
-    if not len(known):
-        return dict.fromkeys(("mean", "median", "10th percentile", "worst"))
-    return {
-        "mean": float(known.mean()),
-        "median": float(np.median(known)),
-        "10th percentile": float(np.percentile(known, 10)),
-        "worst": float(known.min()),
-    }

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from matl_scale.errors import InputError
-from matl_scale.report.compare import why_undefined
+from matl_scale.metrics.task_metrics import SUMMARY_METRICS, TaskMetrics
+from matl_scale.report.comparison.two_sides import why_undefined
 from matl_scale.report.facts import MAIN, RunFacts
-from matl_scale.task_metrics import SUMMARY_METRICS, TaskMetrics
 from matl_scale.tasks import match_names
 
 

@@ -15,11 +15,11 @@ from torch import fx, nn
 from torch.nn import functional
 
 from matl_scale.errors import InputError
-from matl_scale.routing.common import Source
-from matl_scale.routing.norms import TaskGroupNorm, TaskLayerNorm
+from matl_scale.routing.batch_norm import TaskBatchNorm2d
+from matl_scale.routing.layer_norms import TaskGroupNorm, TaskLayerNorm
 from matl_scale.routing.router import TaskRouter
+from matl_scale.routing.shared_prefix import Source
 from matl_scale.routing.slicing import Cut, Extremes, Fold, Slice
-from matl_scale.routing.statistics import TaskBatchNorm2d
 from matl_scale.routing.units import Channels, kept_places
 
 NO_VALUE = ("placeholder", "output", "get_attr")

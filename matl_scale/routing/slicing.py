@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from matl_scale.routing.statistics import TaskBatchNorm2d
+from matl_scale.routing.batch_norm import TaskBatchNorm2d
 
 Places = dict[int, torch.Tensor]
 

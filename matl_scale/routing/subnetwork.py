@@ -10,8 +10,8 @@ import torch
 from torch import fx, nn
 
 from matl_scale.errors import InputError
-from matl_scale.routing.common import cut_common, find_common, find_early_pools
 from matl_scale.routing.derive import Derived, derive
+from matl_scale.routing.shared_prefix import cut_common, find_common, find_early_pools
 from matl_scale.routing.slicing import Cut, Extremes, Fold
 from matl_scale.routing.units import places_of
 

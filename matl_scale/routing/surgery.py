@@ -11,11 +11,11 @@ from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 from matl_scale.errors import InputError
+from matl_scale.routing.batch_norm import Statistics, TaskBatchNorm2d
 from matl_scale.routing.channels import trace_channels
+from matl_scale.routing.layer_norms import TaskGroupNorm, TaskLayerNorm
 from matl_scale.routing.masks import EarlierMasks, Strategy, check_sigma, draw_masks, extend_masks
-from matl_scale.routing.norms import TaskGroupNorm, TaskLayerNorm
 from matl_scale.routing.router import TaskRouter
-from matl_scale.routing.statistics import Statistics, TaskBatchNorm2d
 from matl_scale.routing.units import ChannelMap, kept_places
 from matl_scale.vision import StochasticDepth
 

@@ -1,2 +1,2 @@
-"""What a run leaves to read. Local files are written first, by the training process (`local`); a process of its own
-carries them to MLflow (`mlflow_follower`). Neither knows torch."""
+"""The way of records: to the run folder (`recorder`), and from there to MLflow, by a
+process of its own (`mlflow_follower`). No torch."""

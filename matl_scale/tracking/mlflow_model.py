@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 import matl_scale
-from matl_scale.tracking.about import PACKAGE, installed_packages
-from matl_scale.tracking.local import BEST, NETWORK_FILE
+from matl_scale.runs.about import PACKAGE, installed_packages
+from matl_scale.runs.layout import BEST, NETWORK_FILE
 
 MODEL_NAME = "best"
 CODE = Path(matl_scale.__file__).parent
@@ -67,7 +67,7 @@ def log_best_model(uri: str, best: Path, state: dict[str, Any], save: Callable[[
         model_id=state["model_id"],
         name=MODEL_NAME,
         step=step,
-        python_model=str(CODE / "served.py"),
+        python_model=str(CODE / "deploy" / "pyfunc_model.py"),
         artifacts={"network": str(best)},
         code_paths=[str(CODE)],
         signature=build_signature(best),

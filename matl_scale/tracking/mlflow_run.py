@@ -16,21 +16,21 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from matl_scale.files import lock_folder, write_json
-from matl_scale.tracking.about import read_about
-from matl_scale.tracking.history import CONFIG_FILE, RunHistory
-from matl_scale.tracking.local import (
-    ABOUT_FILE,
-    BALANCE_FILE,
-    DRAWS_FILE,
-    METRICS_FILE,
-    PER_TASK_FILE,
-    RecordTail,
-    mark_of,
-)
+from matl_scale.runs.about import read_about
+from matl_scale.runs.history import RunHistory
+from matl_scale.runs.layout import ABOUT_FILE, BALANCE_FILE, CONFIG_FILE, DRAWS_FILE, METRICS_FILE, PER_TASK_FILE
+from matl_scale.runs.records import RecordTail, mark_of
+from matl_scale.storage.files import write_json
+from matl_scale.storage.locks import lock_folder
 from matl_scale.tracking.mlflow_model import find_best, log_best_model
-from matl_scale.tracking.mlflow_views import dataset_fields, describe_run, environment_tags, run_tags
-from matl_scale.tracking.views import draw_heatmap, latest_table
+from matl_scale.tracking.mlflow_views import (
+    dataset_fields,
+    describe_run,
+    draw_heatmap,
+    environment_tags,
+    latest_table,
+    run_tags,
+)
 
 STATE_FILE = "mlflow.json"
 BATCH_METRICS = 900  # MLflow takes 1,000 at once

@@ -7,16 +7,61 @@ import contextlib
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from matl_scale.files import write_json
-from matl_scale.tracking.local import STATUS_FILE, LocalLog, TrackConfig, curve_metrics
-from matl_scale.tracking.mlflow_process import MlflowProcess
+from matl_scale.errors import InputError
+from matl_scale.runs.layout import STATUS_FILE
+from matl_scale.runs.records import LocalLog
+from matl_scale.storage.files import write_json
+from matl_scale.tasks import match_names
+from matl_scale.tracking.mlflow_follower import MlflowProcess
+
+MAX_CURVES = 50
+CURVE_METRICS = ("balanced_accuracy", "auroc")
 
 LAST_COPY_S = 120.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackConfig:
+    """What is logged, and where to."""
+
+    mlflow: bool = True
+    """Copy the run to MLflow (the store that MLFLOW_TRACKING_URI names, else run.dir/mlflow.db); off = local files only."""
+    experiment: str = "matl_scale"
+    """MLflow experiment."""
+    every: int = 10
+    """Steps between records of loss, learning rate and throughput."""
+    curves: list[str] | str = field(default_factory=list)
+    """Which tasks get metric curves of their own (balanced accuracy and AUROC): a name pattern, or a list of them."""
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise InputError(f"`track.every` should be at least 1. Got {self.every}.")
+
+    def curve_tasks(self, names: Sequence[str]) -> list[int]:
+        """Returns the tasks that get curves.
+
+        Raises:
+            InputError: A pattern matches nothing, or all match more than MLflow's pages bear.
+        """
+        patterns = [self.curves] if isinstance(self.curves, str) else self.curves
+        chosen = match_names(names, patterns, "track.curves")
+        if len(chosen) > MAX_CURVES:
+            raise InputError(
+                f"`track.curves` should choose at most {MAX_CURVES} tasks. Got {len(chosen)}: MLflow slows down with "
+                "every metric key. All tasks are in the per-task table and in per_task.parquet."
+            )
+        return chosen
+
+
+def curve_metrics(tasks: Sequence[str], chosen: Sequence[int], values: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Returns the metrics of the tasks that have curves of their own."""
+    return {f"task/{tasks[i]}/{name}": float(values[name][i]) for i in chosen for name in CURVE_METRICS}
 
 
 class Recorder:

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import yaml
 
-from matl_scale.errors import InputError
-from matl_scale.files import explain_os_error, lock_folder
-from matl_scale.tracking.history import CONFIG_FILE
-from matl_scale.tracking.mlflow_follower import LOCK_FILE, read_status
-from matl_scale.tracking.mlflow_process import prepare_process
+from matl_scale.errors import InputError, explain_os_error
+from matl_scale.runs.layout import CONFIG_FILE
+from matl_scale.storage.locks import lock_folder
+from matl_scale.tracking.mlflow_follower import LOCK_FILE, prepare_process, read_status
 from matl_scale.tracking.mlflow_run import MlflowRun
 
 PROGRAM = "matl-sync"

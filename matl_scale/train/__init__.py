@@ -1,1 +1,2 @@
-"""Training and evaluation over ranks: which task where (`sampling`), one step (`step`, `sync`), the run (`loop`)."""
+"""Training and evaluation over ranks: open, build, resume, loop, close (`run`); one step (`step`), what carries a run on
+(`resume`), what ends it early (`health`)."""

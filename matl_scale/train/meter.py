@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from matl_scale.train.step import StepResult
+from matl_scale.train.step.train_step import StepResult
 
 
 @dataclass

@@ -5,9 +5,9 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
-from matl_scale.models import RoutedModel
+from matl_scale.models.network import RoutedModel
 from matl_scale.train.meter import Tally
 
 
@@ -74,8 +74,3 @@ class TrainState:
         self.step, self.slots = state["step"], state["slots"]
         self.draws = state["draws"].numpy().copy()
         self.tally = Tally(**state["tally"])
-
-
-def build_ema(model: RoutedModel, decay: float) -> AveragedModel | None:
-    """Returns the moving average of the weights; buffers (masks, statistics) are those of the model."""
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None

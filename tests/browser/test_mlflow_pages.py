@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from made_up_runs import MadeUp, write_run
-from servers import MlflowServer
 
+from helpers.made_up_runs import MadeUp, write_run
+from helpers.servers import MlflowServer
 from matl_scale.tracking.mlflow_run import MlflowRun, explain_where
 
 pytestmark = [

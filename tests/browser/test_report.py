@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from made_up_runs import MadeUp, write_run, write_shapes
 
-from matl_scale.report.page import write_page
+from helpers.made_up_runs import MadeUp, write_run, write_shapes
+from matl_scale.report.page.page import write_page
 
 pytestmark = pytest.mark.browser
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'")

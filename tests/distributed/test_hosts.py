@@ -8,16 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import rank_work
 import yaml
-from ranks import run_ranks
-from run_configs import assert_identical, build_config, saved_state
-from shard_sets import ShardSet
 
-from matl_scale.config import Config, dump_config
-from matl_scale.train.checkpoint import CheckpointConfig
-from matl_scale.train.guards import GuardConfig
-from matl_scale.train.step import TrainConfig
+from helpers import rank_work
+from helpers.ranks import run_ranks
+from helpers.run_configs import assert_identical, build_config, saved_state
+from helpers.shard_sets import ShardSet
+from matl_scale.train.config import Config, dump_config
+from matl_scale.train.health.nonfinite import GuardConfig
+from matl_scale.train.schedule import CheckpointConfig
+from matl_scale.train.step.train_step import TrainConfig
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]

@@ -9,27 +9,29 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import rank_work
 import torch
-from ranks import run_ranks
-from reference import counts_of_draws, largest_difference, reference_run
-from run_configs import ADAMW, assert_identical, build_config, saved_state
-from shard_sets import ShardSet
 
 from data_prep.dataset import from_arrays
-from data_prep.image_sources import ArrayImages
 from data_prep.shard_set import write_shard_set
-from matl_scale.config import Config, RunConfig
-from matl_scale.data.loader import DataConfig
-from matl_scale.models import ModelConfig, RoutingConfig
-from matl_scale.task_metrics import METRICS, TaskMetrics
+from helpers import rank_work
+from helpers.ranks import run_ranks
+from helpers.reference import counts_of_draws, largest_difference, reference_run
+from helpers.run_configs import ADAMW, assert_identical, build_config, saved_state
+from helpers.shard_sets import ShardSet
+from matl_scale.data.images.sources import ArrayImages
+from matl_scale.data.loading.loader import DataConfig
+from matl_scale.metrics.task_metrics import METRICS, TaskMetrics
+from matl_scale.models.backbones import ModelConfig
+from matl_scale.models.network import RoutingConfig
+from matl_scale.runs.layout import METRICS_FILE
+from matl_scale.runs.predictions import Predictions, predictions_file, read_predictions
 from matl_scale.tasks import Task
-from matl_scale.tracking.local import METRICS_FILE, TrackConfig
-from matl_scale.tracking.predictions import Predictions, predictions_file, read_predictions
-from matl_scale.train.checkpoint import CheckpointConfig
-from matl_scale.train.evaluate import EvalConfig
-from matl_scale.train.sampling import TasksConfig
-from matl_scale.train.step import TrainConfig
+from matl_scale.tracking.recorder import TrackConfig
+from matl_scale.train.config import Config, RunConfig
+from matl_scale.train.evaluation import EvalConfig
+from matl_scale.train.schedule import CheckpointConfig
+from matl_scale.train.step.sampling import TasksConfig
+from matl_scale.train.step.train_step import TrainConfig
 
 NUM_SLOTS = 4
 

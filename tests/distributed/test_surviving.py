@@ -6,19 +6,19 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import rank_work
 import torch
-from ranks import run_ranks, start_ranks
-from run_configs import ADAMW, assert_identical, build_config, records, saved_state
-from shard_sets import ShardSet
 
-from matl_scale.data.loader import DataConfig
-from matl_scale.tracking.local import TrackConfig
-from matl_scale.train.checkpoint import CheckpointConfig
-from matl_scale.train.evaluate import EvalConfig
-from matl_scale.train.guards import GuardConfig
-from matl_scale.train.sampling import TasksConfig
-from matl_scale.train.step import TrainConfig
+from helpers import rank_work
+from helpers.ranks import run_ranks, start_ranks
+from helpers.run_configs import ADAMW, assert_identical, build_config, records, saved_state
+from helpers.shard_sets import ShardSet
+from matl_scale.data.loading.loader import DataConfig
+from matl_scale.tracking.recorder import TrackConfig
+from matl_scale.train.evaluation import EvalConfig
+from matl_scale.train.health.nonfinite import GuardConfig
+from matl_scale.train.schedule import CheckpointConfig
+from matl_scale.train.step.sampling import TasksConfig
+from matl_scale.train.step.train_step import TrainConfig
 
 
 @pytest.mark.parametrize(("world_size", "in_evaluation"), [(1, False), (2, False), (2, True)])

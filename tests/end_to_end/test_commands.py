@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from shard_sets import ShardSet
 
+from helpers.shard_sets import ShardSet
 from matl_scale import InputError
-from matl_scale.data.augment import normalise
+from matl_scale.data.loading.augment import normalise
+from matl_scale.runs.checkpoints.network import open_network, restore_network
 from matl_scale.tracking.sync import main as sync
-from matl_scale.train.restore import open_network, restore_network
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = [

@@ -10,15 +10,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from run_configs import build_config
-from shard_sets import ShardSet
 
-from matl_scale.config import Config
-from matl_scale.data.manifest import read_manifest
-from matl_scale.tracking.predictions import predictions_file, read_predictions
-from matl_scale.train.loop import train
-from matl_scale.train.setup import build_accelerator
-from matl_scale.train.step import TrainConfig
+from helpers.run_configs import build_config
+from helpers.shard_sets import ShardSet
+from matl_scale.data.shards.manifest import read_manifest
+from matl_scale.runs.predictions import predictions_file, read_predictions
+from matl_scale.train.config import Config
+from matl_scale.train.process_group import build_accelerator
+from matl_scale.train.run import train
+from matl_scale.train.step.train_step import TrainConfig
 
 SCRIPT = Path(__file__).parents[2] / "launch/predict.py"
 

@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from shard_sets import ShardSet
+
+from helpers.shard_sets import ShardSet
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sources_on_disk import write_images, write_labels
 
 from data_prep.__main__ import main
-from data_prep.labels import LabelColumns, Labels, read_labels
-from data_prep.verify import verify_shard_set
-from matl_scale.data.loader import DecodeBatch, EncodedBatch
-from matl_scale.data.manifest import read_manifest
-from matl_scale.data.plan import PlannedBatch
-from matl_scale.data.reader import SampleReader
-from matl_scale.data.stream import StreamBatches
-from matl_scale.data.versions import version_id
+from data_prep.inspect.verify import verify_shard_set
+from data_prep.labels.matrix import LabelColumns, Labels, read_labels
+from helpers.sources_on_disk import write_images, write_labels
+from matl_scale.data.loading.loader import DecodeBatch, EncodedBatch
+from matl_scale.data.loading.plan import PlannedBatch
+from matl_scale.data.loading.stream import StreamBatches
+from matl_scale.data.shards.manifest import read_manifest
+from matl_scale.data.shards.reader import SampleReader
+from matl_scale.data.shards.versions import version_id
 from matl_scale.errors import InputError
-from matl_scale.files import file_sha256
+from matl_scale.storage.files import file_sha256
 
 COUNT = 30
 fuzz = settings(

@@ -11,17 +11,17 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
-from sources_on_disk import contents, write_images, write_labels
 
 from data_prep.__main__ import main
-from data_prep.labels import LabelColumns
-from data_prep.planning import Options
+from data_prep.labels.matrix import LabelColumns
+from data_prep.planning.make_plan import Options
 from data_prep.shard_set import write_shard_set
 from data_prep.sources import labelled
-from matl_scale.data.manifest import read_manifest
-from matl_scale.data.reader import SampleReader
-from matl_scale.data.store import Store
+from helpers.sources_on_disk import contents, write_images, write_labels
+from matl_scale.data.shards.manifest import read_manifest
+from matl_scale.data.shards.reader import SampleReader
 from matl_scale.errors import InputError
+from matl_scale.storage.store import Store
 
 COUNT = 120
 
@@ -244,7 +244,7 @@ def test_copies_are_reported_or_left_out(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_no_space_left_is_one_line(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from data_prep.tar import TarWriter
+    from data_prep.writing.tar import TarWriter
 
     write = TarWriter._write
     written = 0
@@ -344,7 +344,7 @@ def test_a_remote_call_keeps_the_first_cuts(tmp_path: Path) -> None:
 def test_an_image_that_cannot_be_read_now_is_not_left_out(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from data_prep import image_sources
+    from matl_scale.data.images import sources as image_sources
 
     opened = os.open
 

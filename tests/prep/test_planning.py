@@ -8,17 +8,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from sources_on_disk import write_images
 
 from data_prep.__main__ import main
-from data_prep.duplicates import find_duplicates
 from data_prep.image_check import BadImage, check_image
-from data_prep.image_sources import encode_png
-from data_prep.labels import LabelColumns, read_labels
-from data_prep.names import NameIndex
-from data_prep.splits import Draw, draw_splits
-from data_prep.tar import build_headers
-from matl_scale.data.manifest import read_manifest
+from data_prep.labels.matrix import LabelColumns, read_labels
+from data_prep.labels.name_index import NameIndex
+from data_prep.planning.duplicates import find_duplicates
+from data_prep.planning.splits import Draw, draw_splits
+from data_prep.writing.tar import build_headers
+from helpers.sources_on_disk import write_images
+from matl_scale.data.images.sources import encode_png
+from matl_scale.data.shards.manifest import read_manifest
 from matl_scale.errors import InputError
 from matl_scale.tasks import Task
 

@@ -13,8 +13,8 @@ import webdataset as wds
 from PIL import Image
 
 from data_prep.__main__ import main
-from matl_scale.data.manifest import read_manifest
-from matl_scale.files import lock_folder
+from matl_scale.data.shards.manifest import read_manifest
+from matl_scale.storage.locks import lock_folder
 
 LABELS = """image,smiling,hair,age,part
 a.png,1,black,30,train

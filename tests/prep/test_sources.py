@@ -14,9 +14,9 @@ from PIL import Image
 
 from data_prep.__main__ import main
 from data_prep.dataset import Dataset
-from data_prep.image_sources import encode_png
 from data_prep.sources import celeba, cifar10, cifar100, cub, decathlon, digits, fashion_mnist, zappos
-from matl_scale.data.manifest import read_manifest
+from matl_scale.data.images.sources import encode_png
+from matl_scale.data.shards.manifest import read_manifest
 from matl_scale.errors import InputError
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from sources_on_disk import contents, write_images, write_labels
 
 from data_prep.__main__ import main
-from matl_scale.data.association import cramers_v
-from matl_scale.data.manifest import read_manifest
+from helpers.sources_on_disk import contents, write_images, write_labels
+from matl_scale.data.shards.label_association import cramers_v
+from matl_scale.data.shards.manifest import read_manifest
 from matl_scale.tasks import Task
 
 COUNT = 40
@@ -174,8 +174,8 @@ def damage(root: Path, kind: str) -> str:
     if kind == "checksum":
         return "SHA-256 differs"
     manifest = json.loads((root / "manifest.json").read_text())
-    from matl_scale.data.versions import version_id
-    from matl_scale.files import file_sha256
+    from matl_scale.data.shards.versions import version_id
+    from matl_scale.storage.files import file_sha256
 
     entry = manifest["versions"][0]
     entry["labels"][0]["sha256"] = file_sha256(labels)

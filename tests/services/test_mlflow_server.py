@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from servers import MlflowServer, postgres
-from shard_sets import ShardSet
 
+from helpers.servers import MlflowServer, postgres
+from helpers.shard_sets import ShardSet
 from matl_scale.doctor.tracking import ask_server
 
 ROOT = Path(__file__).parents[2]

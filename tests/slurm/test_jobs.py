@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from run_configs import assert_identical
-from shard_sets import ShardSet
+
+from helpers.run_configs import assert_identical
+from helpers.shard_sets import ShardSet
 
 pytestmark = pytest.mark.slurm
 ROOT = Path(__file__).parents[2]

@@ -1,0 +1,1 @@
+"""Looking into a shard set: a summary, real samples, every byte."""

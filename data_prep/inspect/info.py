@@ -1,0 +1,61 @@
+"""`matl-data info`: what a shard set holds, as a table with one line per task."""
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from matl_scale.data.shards.layout import class_counts
+from matl_scale.data.shards.manifest import Manifest
+
+
+def print_info(manifest: Manifest, console: Console) -> None:
+    """Prints per task: classes, labelled images per split, missing, the largest class; then splits and shards."""
+    labels = manifest.labels()
+    split_names = list(manifest.splits)
+    rows_of = {split: manifest.rows(split) for split in split_names}
+    table = Table(
+        box=None, header_style="bold", pad_edge=False, caption="labelled images per split", expand=console.is_terminal
+    )
+    table.add_column("task", no_wrap=True)
+    for name in ("classes", *split_names, "missing", "largest"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("labels per class", overflow="ellipsis", no_wrap=True, ratio=1)
+    for column, task in enumerate(manifest.tasks):
+        counts = class_counts(labels[:, column], task.num_classes)
+        labelled = [int((labels[rows, column] >= 0).sum()) for rows in rows_of.values()]
+        missing = 1 - counts.sum() / len(labels)
+        table.add_row(
+            escape(task.name),
+            str(task.num_classes),
+            *(f"{count:,}" for count in labelled),
+            f"{missing:.1%}",
+            f"{counts.max() / max(counts.sum(), 1):.1%}",
+            escape(describe_counts(task.classes, counts)),
+        )
+    console.print(table)
+    console.print(f"\n[bold]{manifest.root}[/bold]  id {manifest.id[:12]}", highlight=False)
+    shards = manifest.shards.to_pylist()
+    for split in split_names:
+        sizes = [shard["bytes"] for shard in shards if shard["split"] == split]
+        console.print(
+            f"  {split}: {manifest.splits[split]:,} images in {len(sizes)} shards, {sum(sizes) / 1e6:,.1f} MB",
+            highlight=False,
+        )
+    for entry in manifest.entries:
+        marker = "→" if entry["version"] == manifest.version else " "
+        console.print(
+            f"{marker} version {entry['version']}, id {entry['id'][:12]}: {escape(entry['change'])}", highlight=False
+        )
+    size = manifest.image_size()
+    console.print(
+        f"  {len(manifest.tasks)} tasks, {np.mean(labels < 0):.1%} of all labels missing; images: "
+        + (f"{size} × {size} pixels" if size else "of several sizes"),
+        highlight=False,
+    )
+
+
+def describe_counts(classes: tuple[str, ...], counts: np.ndarray, limit: int = 3) -> str:
+    """Lists the classes with their counts, the first few only when there are many."""
+    shown = [f"{name} {count:,}" for name, count in zip(classes, counts, strict=True)][:limit]
+    return ", ".join(shown) + (f", … {len(classes) - limit} more" if len(classes) > limit else "")

@@ -1,0 +1,72 @@
+"""`matl-data preview`: real samples of one task, class by class, on a page that opens without a network."""
+
+import base64
+import html
+
+import numpy as np
+
+from matl_scale.data.shards.layout import EXTENSIONS, MISSING
+from matl_scale.data.shards.manifest import Manifest
+from matl_scale.data.shards.reader import SampleReader
+from matl_scale.errors import InputError, nearest
+
+MAX_CLASSES_SHOWN = 100
+STYLE = """body{font:15px system-ui,sans-serif;margin:2em;background:#fff;color:#111}h2{margin:1.4em 0 .4em;font-size:1.1em}
+p{color:#555}div{display:flex;flex-wrap:wrap;gap:8px}figure{margin:0;width:128px}
+img{width:128px;height:128px;object-fit:contain;background:#eee;image-rendering:auto}
+figcaption{font-size:11px;color:#555;overflow-wrap:anywhere}"""
+TYPES = {"jpg": "jpeg", "tif": "tiff"}
+
+
+def build_preview(manifest: Manifest, task_name: str, split: str | None, count: int, seed: int) -> str:
+    """Builds the page.
+
+    Args:
+        manifest: The shard set.
+        task_name: Of the task.
+        split: Whose samples are shown; None for all.
+        count: Samples per class.
+        seed: Of their draw.
+
+    Raises:
+        InputError: There is no such task or split.
+    """
+    if task_name not in manifest.task_names:
+        raise InputError(f"{manifest.root} has no task `{task_name}`." + nearest(task_name, manifest.task_names))
+    number = manifest.task_names.index(task_name)
+    task, labels = manifest.tasks[number], manifest.labels([number])[:, 0]
+    rows = manifest.rows(split) if split else np.arange(manifest.num_samples)
+    generator, reader = np.random.default_rng(seed), SampleReader(manifest)
+    extensions, paths = (manifest.sample_columns(name).column(0) for name in ("extension", "path"))
+    sections = []
+    missing = int((labels[rows] == MISSING).sum())
+    for value, name in [*enumerate(task.classes[:MAX_CLASSES_SHOWN]), (MISSING, "no label")]:
+        found = rows[labels[rows] == value]
+        chosen = np.sort(generator.permutation(found)[:count])
+        figures = "".join(
+            draw_sample(image, extensions[row].as_py(), paths[row].as_py())
+            for row, image in zip(chosen.tolist(), reader.read(chosen), strict=True)
+        )
+        share = len(found) / max(len(rows) - missing, 1)
+        amount = f"{len(found):,} images" + (f", {share:.1%} of the labelled" if value != MISSING else "")
+        sections.append(f"<h2>{html.escape(name)} <small>{amount}</small></h2><div>{figures}</div>")
+    more = task.num_classes - MAX_CLASSES_SHOWN
+    note = f"<p>{more} more classes are not shown.</p>" if more > 0 else ""
+    title = html.escape(f"{task.name} in {manifest.root}")
+    place = html.escape(
+        f"version {manifest.version} ({manifest.id[:12]}), {split or 'all splits'}, {len(rows):,} images"
+    )
+    return (
+        f"<!doctype html><meta charset=utf-8><title>{title}</title><style>{STYLE}</style><h1>{title}</h1><p>{place}</p>"
+        + "".join(sections)
+        + note
+    )
+
+
+def draw_sample(image: object, extension: str, path: str) -> str:
+    caption = html.escape(path)
+    if not isinstance(image, bytes) or extension not in EXTENSIONS.values():
+        return f"<figure><figcaption>{caption}: {html.escape(str(image))}</figcaption></figure>"
+    data = base64.b64encode(image).decode()
+    kind = TYPES.get(extension, extension)
+    return f'<figure><img alt="" src="data:image/{kind};base64,{data}"><figcaption>{caption}</figcaption></figure>'

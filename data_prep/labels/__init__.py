@@ -1,0 +1,1 @@
+"""Label matrices: from files and tables to class indices."""

@@ -1,0 +1,211 @@
+"""Which split an image belongs to: given, or drawn by fractions, plainly or so that rare classes reach every split."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from matl_scale.data.shards.layout import MISSING, split_rank
+from matl_scale.errors import InputError, shortened
+from matl_scale.tasks import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draw:
+    """How splits are drawn.
+
+    Attributes:
+        fractions: Share of each new split; they add up to 1.
+        of: The split whose images are dealt out.
+        stratify: Whether classes are dealt out one by one, rare ones first.
+        seed: Of the draw.
+    """
+
+    fractions: Mapping[str, float]
+    of: str = "train"
+    stratify: bool = False
+    seed: int = 0
+
+
+def check_split_name(name: str) -> str:
+    """Returns `name` if it can stand in a file name; raises `InputError` otherwise."""
+    if not re.fullmatch(r"[A-Za-z0-9_]{1,50}", name):
+        raise InputError(f"A split name should be up to 50 letters, digits and underscores. Got {name!r}.")
+    return name
+
+
+def parse_fractions(text: str) -> dict[str, float]:
+    """Reads `train=0.8,val=0.1,test=0.1`.
+
+    Raises:
+        InputError: It has another form, or the fractions do not add up to 1.
+    """
+    fractions: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, value = part.partition("=")
+        try:
+            fractions[check_split_name(name.strip())] = float(value)
+        except ValueError as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"--split-fractions should look like train=0.8,val=0.1,test=0.1. Got {text!r}.") from error
+    if not min(fractions.values()) > 0 or not abs(sum(fractions.values()) - 1) < 1e-6:
+        raise InputError(f"--split-fractions should be positive and add up to 1. Got {text!r}.")
+    return fractions
+
+
+def draw_splits(labels: np.ndarray, tasks: Sequence[Task], draw: Draw) -> np.ndarray:
+    """Draws the split of each image, a pure function of its arguments.
+
+    Args:
+        labels: Shape `(num_images, num_tasks)`, −1 = no label.
+        tasks: One per column.
+        draw: How.
+
+    Returns:
+        Per image, the place of its split in `draw.fractions`, shape `(num_images,)`, uint8. Without stratification, shares
+        are exact up to rounding.
+    """
+    shares = np.array(list(draw.fractions.values()))
+    order = np.random.default_rng(draw.seed).permutation(len(labels))
+    if draw.stratify:
+        return stratify(labels, tasks, shares, order)
+    ends = np.round(np.cumsum(shares) * len(labels)).astype(int)[:-1]
+    splits = np.empty(len(labels), dtype=np.uint8)
+    for number, rows in enumerate(np.split(order, ends)):
+        splits[rows] = number
+    return splits
+
+
+def stratify(labels: np.ndarray, tasks: Sequence[Task], shares: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Deals out images so that every class has its share in every split: iterative stratification of multi-label data
+    (Sechidis, Tsoumakas, Vlahavas, ECML PKDD 2011), with the classes taken once, rarest first.
+
+    Args:
+        labels: Shape `(num_images, num_tasks)`.
+        tasks: One per column.
+        shares: Of the splits, shape `(num_splits,)`.
+        order: The images in the order in which they are dealt, shape `(num_images,)`.
+
+    Returns:
+        The split number of each image, shape `(num_images,)`, uint8.
+    """
+    unset = 255
+    splits = np.full(len(labels), unset, dtype=np.uint8)
+    for _, column, value in sorted_classes(labels, tasks):
+        rows = order[labels[order, column] == value]
+        free = rows[splits[rows] == unset]
+        if len(free):
+            have = np.bincount(splits[rows][splits[rows] != unset], minlength=len(shares))
+            splits[free] = deal(apportion(have, shares, len(rows)))
+    free = order[splits[order] == unset]
+    have = np.bincount(splits[splits != unset], minlength=len(shares))
+    splits[free] = deal(apportion(have, shares, len(labels)))
+    repair(labels, tasks, splits, order, int(shares.argmax()), len(shares))
+    return splits
+
+
+def repair(
+    labels: np.ndarray, tasks: Sequence[Task], splits: np.ndarray, order: np.ndarray, main: int, num_splits: int
+) -> None:
+    """Moves single images so that every class reaches the main split, and then every split if it has an image for each; as long
+    as that takes no class away from where it is. An image belongs to several classes, so dealing them out in turn can fail.
+
+    Args:
+        labels: Shape `(num_images, num_tasks)`.
+        tasks: One per column.
+        splits: The split number of each image, to be changed.
+        order: The images in the order in which they are tried.
+        main: Number of the largest split.
+        num_splits: How many there are.
+    """
+    offsets = np.cumsum([0, *(task.num_classes for task in tasks)])
+    counts = np.zeros((num_splits, offsets[-1]), dtype=np.int64)
+    for column, task in enumerate(tasks):
+        for split in range(num_splits):
+            values = labels[splits == split, column]
+            counts[split, offsets[column] : offsets[column + 1]] = np.bincount(
+                values[values != MISSING], minlength=task.num_classes
+            )
+    found = sorted_classes(labels, tasks)
+    wanted = [(main, entry) for entry in found]
+    wanted += [
+        (split, entry) for split in range(num_splits) if split != main for entry in found if entry[0] >= num_splits
+    ]
+    for split, (_, column, value) in wanted:
+        if counts[split, offsets[column] + value]:
+            continue
+        for row in order[labels[order, column] == value]:
+            row_labels = labels[row]
+            mine = (offsets[:-1] + row_labels)[row_labels != MISSING]
+            left = counts[splits[row], mine] > 1
+            rare = counts[:, mine].sum(axis=0) < num_splits  # cannot be everywhere; the main split comes first
+            if (left | (rare if split == main else False)).all():
+                counts[splits[row], mine] -= 1
+                counts[split, mine] += 1
+                splits[row] = split
+                break
+
+
+def sorted_classes(labels: np.ndarray, tasks: Sequence[Task]) -> list[tuple[int, int, int]]:
+    """Lists (images, task, class) of all classes that occur, rarest first."""
+    found = []
+    for column, task in enumerate(tasks):
+        values = labels[:, column]
+        counts = np.bincount(values[values != MISSING], minlength=task.num_classes)
+        found += [(int(counts[value]), column, int(value)) for value in np.flatnonzero(counts)]
+    return sorted(found)
+
+
+def apportion(have: np.ndarray, shares: np.ndarray, total: int) -> np.ndarray:
+    """Returns how many more each split gets so that `total` are shared out, none of them below one where that can be.
+
+    Args:
+        have: What each split has already, shape `(num_splits,)`.
+        shares: Of the splits, adding up to 1.
+        total: What all should have together, at least the sum of `have`.
+    """
+    left = total - int(have.sum())
+    wanted = np.maximum(shares * total, 1 if total >= len(shares) else 0)
+    need = np.maximum(wanted - have, 0)
+    exact = need * (left / need.sum()) if need.sum() > 0 else shares * left
+    given = np.floor(exact + 1e-9).astype(int)
+    empty_first = (have + given > 0).astype(float)  # a split without any comes before a larger remainder
+    for place in np.lexsort((-(exact - given), empty_first))[: left - int(given.sum())]:
+        given[place] += 1
+    return given
+
+
+def deal(given: np.ndarray) -> np.ndarray:
+    """Returns the split numbers of so many images, shape `(given.sum(),)`."""
+    return np.repeat(np.arange(len(given), dtype=np.uint8), given)
+
+
+def check_classes_in_train(
+    counts: Mapping[str, Sequence[np.ndarray]], tasks: Sequence[Task], place: str = "The label matrix"
+) -> None:
+    """Checks that no class occurs in other splits only: nothing can learn it, and its task's figures would mislead.
+
+    Args:
+        counts: By split, the samples of each class of each task.
+        tasks: In order.
+        place: For the error message.
+
+    Raises:
+        InputError: One does.
+    """
+    if "train" not in counts:
+        return
+    found = []
+    for split in sorted(counts, key=split_rank):
+        if split == "train":
+            continue
+        for i, task in enumerate(tasks):
+            alone = np.flatnonzero((counts[split][i] > 0) & (counts["train"][i] == 0))
+            found += [f"class `{task.classes[c]}` of task `{task.name}` in {split}" for c in alone]
+    if found:
+        raise InputError(
+            f"{place} should have every class in train. {len(found)} occur in another split only: {shortened(found, 5)}. Draw "
+            "the splits with --split-fractions and --stratify, leave the task out with --tasks, or empty these labels."
+        )

@@ -1,0 +1,1 @@
+"""Shards from a plan, and the manifest that closes the set."""

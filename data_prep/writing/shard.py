@@ -1,0 +1,204 @@
+"""Writes the shards of a plan. A shard is done when its table stands in `.work`: that comes last, after the tar."""
+
+import json
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_prep.image_check import BadImage, CheckedImage, check_image, digest_image
+from data_prep.planning.plan import Plan, PlannedShard
+from data_prep.pool import Advance, run_jobs
+from data_prep.writing.tar import TarWriter
+from matl_scale.data.images.interface import Images
+from matl_scale.data.shards.layout import DIGEST_BYTES, sample_key
+from matl_scale.errors import InputError, shortened
+from matl_scale.storage.store import Store
+
+WORK = ".work"
+BLOCK_BYTES, BLOCK_SAMPLES = 4 << 20, 1024
+RECORD_KEY = b"matl_scale"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardOutcome:
+    """What became of a shard: whether it was there already, and the bad images, each with the reason."""
+
+    file: str
+    kept: bool
+    bad: Sequence[tuple[str, str]] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardWork:
+    """Writes one shard of a plan, in whatever process.
+
+    Attributes:
+        plan: The plan.
+        images: Reads the images.
+        out: The shard set's folder or URL.
+        skip_bad: Whether bad images are left out; else a shard that has one is not finished.
+        scratch: Folder for unfinished files.
+    """
+
+    plan: Plan
+    images: Images
+    out: str
+    skip_bad: bool
+    scratch: Path
+
+    def __call__(self, job: int, advance: Advance) -> ShardOutcome:
+        shard, out = self.plan.shards[job], Store(self.out)
+        record = read_record(out, shard, self.plan.id)
+        if record is not None and is_whole(out, record):
+            advance(shard.samples)
+            return ShardOutcome(file=shard.file, kept=True, bad=[(name, reason) for name, reason in record["skipped"]])
+        path = self.scratch / f"{shard.file}-{os.getpid()}-{secrets.token_hex(4)}"
+        tar = TarWriter(path)
+        try:
+            blocks, bad = self._fill(tar, shard, advance)
+            if bad and not self.skip_bad:
+                return ShardOutcome(file=shard.file, kept=False, bad=bad)
+            record = {
+                "plan": self.plan.id,
+                "file": shard.file,
+                "split": shard.split,
+                "samples": sum(block.num_rows for block in blocks),
+                "bytes": 0,
+                "sha256": "",
+                "skipped": bad,
+            }
+            record["sha256"] = tar.close()
+            record["bytes"] = tar.size
+            out.remove(record_name(shard.file))
+            if blocks:
+                out.take(path, shard.file)
+            write_record(out, shard, record, blocks)
+            return ShardOutcome(file=shard.file, kept=False, bad=bad)
+        except OSError as error:
+            raise InputError(
+                f"{out}/{shard.file} cannot be written: {error.strerror or error}. What is finished is kept: run the same "
+                "command again."
+            ) from error
+        finally:
+            tar.abandon()
+            path.unlink(missing_ok=True)
+
+    def _fill(
+        self, tar: TarWriter, shard: PlannedShard, advance: Advance
+    ) -> tuple[list[pa.RecordBatch], list[tuple[str, str]]]:
+        rows = self.plan.rows_of(shard)
+        names, sources = self.plan.read_names(rows)
+        labels = self.plan.labels
+        blocks, bad = list[pa.RecordBatch](), list[tuple[str, str]]()
+        images = zip(range(len(rows)), names, self.images.read(names, sources), strict=True)
+        while block := take_block(images):
+            places, checked = [], []
+            for place, name, data in block:
+                try:
+                    checked.append(check_image(data, self.plan.resize))
+                    places.append(place)
+                except BadImage as error:
+                    bad.append((name, str(error)))
+            if places:
+                keys = [sample_key(shard.first_key + place) for place in places]
+                blocks.append(add_block(tar, keys, [names[i] for i in places], checked, labels[rows[places]]))
+            advance(len(block))
+        return blocks, bad
+
+
+def take_block(images: Iterator[tuple[int, str, bytes]]) -> list[tuple[int, str, bytes]]:
+    """Takes as many images as fit into a block."""
+    block, size = [], 0
+    for entry in islice(images, BLOCK_SAMPLES):
+        block.append(entry)
+        size += len(entry[2])
+        if size >= BLOCK_BYTES:
+            break
+    return block
+
+
+def add_block(
+    tar: TarWriter, keys: Sequence[str], names: Sequence[str], images: Sequence[CheckedImage], labels: np.ndarray
+) -> pa.RecordBatch:
+    """Adds samples to a tar, and returns their rows of the shard's table."""
+    offsets = tar.add(keys, images, labels)
+    row_bytes = labels.shape[1] * labels.itemsize
+    columns = {
+        "key": pa.array(keys, pa.string()),
+        "offset": pa.array(offsets),
+        "size": pa.array([len(image.data) for image in images], pa.int64()),
+        "extension": pa.array([image.extension for image in images], pa.string()),
+        "width": pa.array([image.width for image in images], pa.int32()),
+        "height": pa.array([image.height for image in images], pa.int32()),
+        "path": pa.array(names, pa.string()),
+        "sha256_16": pa.array([digest_image(image.data) for image in images], pa.binary(DIGEST_BYTES)),
+        "labels": pa.FixedSizeBinaryArray.from_buffers(
+            pa.binary(row_bytes), len(keys), [None, pa.py_buffer(np.ascontiguousarray(labels))]
+        ),
+    }
+    return pa.RecordBatch.from_pydict(columns)
+
+
+def record_name(file: str) -> str:
+    """Returns where a tar's record stands."""
+    return f"{WORK}/{file.removesuffix('.tar')}.parquet"
+
+
+def write_record(out: Store, shard: PlannedShard, record: dict[str, Any], blocks: Sequence[pa.RecordBatch]) -> None:
+    """Writes the table of a finished shard: its samples, digests and labels. One without samples has no columns."""
+    table = pa.Table.from_batches(blocks) if blocks else pa.table({})
+    table = table.replace_schema_metadata({RECORD_KEY: json.dumps(record).encode()})
+    out.write(record_name(shard.file), lambda path: pq.write_table(table, path, compression="zstd"))
+
+
+def read_record(out: Store, shard: PlannedShard, plan_id: str) -> dict[str, Any] | None:
+    """Returns what is recorded of a shard; None if it is not finished, or belongs to another plan."""
+    if not out.exists(record_name(shard.file)):
+        return None
+    try:
+        with out.fetched(record_name(shard.file)) as path:
+            record: dict[str, Any] = json.loads(pq.read_schema(path).metadata[RECORD_KEY])
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError):
+        return None
+    fits = record.get("samples", 0) + len(record.get("skipped", ())) == shard.samples
+    return record if record.get("plan") == plan_id and fits else None
+
+
+def is_whole(out: Store, record: dict[str, Any]) -> bool:
+    """Returns whether a shard's tar is the one that was recorded; a shard without samples has none."""
+    name = str(record["file"])
+    if not record["samples"]:
+        return True
+    return out.exists(name) and out.size(name) == record["bytes"] and out.sha256(name) == record["sha256"]
+
+
+def write_shards(work: ShardWork, jobs: Sequence[int], workers: int) -> list[ShardOutcome]:
+    """Writes shards of a plan, those excepted that are there already.
+
+    Args:
+        work: How.
+        jobs: Which, by number.
+        workers: Number of processes.
+
+    Raises:
+        InputError: Images are bad and `skip_bad` is false; all of them are named, and all other shards are finished.
+    """
+    total = sum(work.plan.shards[job].samples for job in jobs)
+    outcomes = list(run_jobs(work, jobs, workers, total, "images"))
+    bad = sorted(entry for outcome in outcomes for entry in outcome.bad)
+    if bad and not work.skip_bad:
+        raise InputError(describe_bad(bad, work.plan.place))
+    return outcomes
+
+
+def describe_bad(bad: Sequence[tuple[str, str]], place: str) -> str:
+    listed = shortened((f"{place}/{name}: {reason}" for name, reason in bad), 5)
+    return f"{len(bad)} images cannot be used: {listed}. Replace them, or leave them out with --skip-bad."

@@ -1,1 +1,0 @@
-"""The measurements of `launch/benchmark.py`, a module per suite."""

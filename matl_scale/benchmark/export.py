@@ -1,0 +1,78 @@
+"""A task's exported network beside the whole routed one that runs it with masks: ResNet-18, 64 px, σ = 0.5, on the CPU."""
+
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from matl_scale.benchmark.measure import Measure, Run, Setup, timed
+from matl_scale.benchmark.step import NUM_TASKS, binary_tasks
+from matl_scale.data.loading.augment import MEAN, STD
+from matl_scale.deploy.export.dense import dense_network
+from matl_scale.deploy.export.description import Description
+from matl_scale.deploy.export.formats import Format, open_exported, write_network
+from matl_scale.models.backbones import ModelConfig
+from matl_scale.models.network import RoutedModel, RoutingConfig, build_model
+
+SIZE = 64
+TASK = 3
+
+
+def build_network() -> RoutedModel:
+    return build_model(ModelConfig(name="resnet18"), RoutingConfig(sigma=0.5), binary_tasks(NUM_TASKS), 0, SIZE).eval()
+
+
+def write_task(model: RoutedModel, folder: str, kind: Format) -> Path:
+    description = Description(
+        task=f"task_{TASK}",
+        classes=("no", "yes"),
+        image_size=SIZE,
+        mean=MEAN,
+        std=STD,
+        run="benchmark",
+        step=0,
+        checkpoint_sha256="",
+    )
+    return write_network(dense_network(model, TASK), description, Path(folder) / "task", kind)
+
+
+def against_full(kind: Format, batch: int, setup: Setup) -> tuple[Run, Run]:  # noqa: ARG001
+    model, images = build_network(), torch.randn(batch, 3, SIZE, SIZE)
+    with tempfile.TemporaryDirectory() as folder:
+        exported = open_exported(write_task(model, folder, kind))
+    return without_gradients(lambda: model(images, TASK)), without_gradients(lambda: exported(images))
+
+
+def without_gradients(run: Run) -> Run:
+    def inner() -> object:
+        with torch.inference_mode():
+            return run()
+
+    return inner
+
+
+def sizes(setup: Setup) -> np.ndarray:
+    """Returns bytes, shape `(rounds, 2)`: parameters of the trunk and the task's head, and the file."""
+    model = build_network()
+    whole: list[nn.Module] = [model.trunk, model.heads[TASK]]
+    full = sum(tensor.numel() * tensor.element_size() for part in whole for tensor in part.parameters())
+    with tempfile.TemporaryDirectory() as folder:
+        size = write_task(model, folder, "safetensors").stat().st_size
+    return np.tile([float(full), float(size)], (setup.rounds, 1))
+
+
+def measures(setup: Setup) -> list[Measure]:  # noqa: ARG001
+    """Returns the suite. It is about CPUs, whatever else is there."""
+    rows = []
+    kinds: dict[str, Format] = {"export_latency_vs_full": "safetensors", "export_onnx_latency_vs_full": "onnx"}
+    for name, kind in kinds.items():
+        for suffix, batch, images in (("", 1, "one image"), ("_b32", 32, "32 images")):
+            meaning = f"masked network ÷ exported ({kind}), {images}"
+            values = timed(partial(against_full, kind, batch))
+            rows.append(Measure(suite="export", name=name + suffix, meaning=meaning, values=values))
+    meaning = "parameters of trunk and head ÷ exported file (safetensors)"
+    rows.append(Measure(suite="export", name="export_size_vs_full", meaning=meaning, values=sizes, unit="bytes"))
+    return rows

@@ -1,0 +1,66 @@
+"""Peak memory of training steps as the number of tasks grows, beyond what head parameters and optimizer states take.
+
+On a GPU the allocator counts. On a CPU every measurement is a process of its own, because a process's peak never falls;
+processes are forked from one that has imported everything, so that each starts from the same size.
+"""
+
+import gc
+import multiprocessing
+import os
+import resource
+import sys
+from concurrent.futures import ProcessPoolExecutor
+
+import numpy as np
+import torch
+
+from matl_scale.benchmark.measure import Measure, Setup
+from matl_scale.benchmark.sync import OurStep
+from matl_scale.train.process_group import build_accelerator
+
+NUM_STEPS = 3
+SIZE = 224
+MANY, FEW = 1000, 10
+
+
+def peak_bytes(num_tasks: int) -> int:
+    """Returns the peak of a few training steps, less the heads' parameters and optimizer states."""
+    accelerator = build_accelerator("fp32")
+    on_gpu = accelerator.device.type == "cuda"
+    if on_gpu:
+        gc.collect()  # the network before this one
+        torch.cuda.reset_peak_memory_stats()
+    step = OurStep(accelerator, num_tasks, SIZE)
+    for _ in range(NUM_STEPS):
+        step()
+    if on_gpu:
+        peak = torch.cuda.max_memory_allocated()
+    else:
+        unit = 1 if sys.platform == "darwin" else 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    heads = [parameter for head in step.model.heads for parameter in head.parameters()]
+    states = [value for head in heads for value in step.optimizer.state.get(head, {}).values()]
+    own = sum(tensor.numel() * tensor.element_size() for tensor in (*heads, *states))
+    return peak - own
+
+
+def peaks(setup: Setup) -> np.ndarray:
+    """Returns bytes, shape `(rounds, 2)`."""
+    if setup.device.type == "cuda":
+        return np.array([[peak_bytes(MANY), peak_bytes(FEW)] for _ in range(setup.rounds)], dtype=float)
+    # allocator settings that keep freed memory would count as memory in use
+    os.environ.pop("GLIBC_TUNABLES", None)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["matl_scale.benchmark.sync"])
+    rounds = [[in_process(context, count) for count in (MANY, FEW)] for _ in range(setup.rounds)]
+    return np.array(rounds, dtype=float)
+
+
+def in_process(context: multiprocessing.context.ForkServerContext, num_tasks: int) -> int:
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(peak_bytes, num_tasks).result()
+
+
+def measures(setup: Setup) -> list[Measure]:  # noqa: ARG001
+    meaning = "T = 1,000 ÷ T = 10, less heads and their optimizer states, ≤ 1.02"
+    return [Measure(suite="memory", name="memory_t1000_vs_t10", meaning=meaning, values=peaks)]

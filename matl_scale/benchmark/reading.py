@@ -1,0 +1,192 @@
+"""Reading of shards beside webdataset's own loader on the same tars, and beside the bare decoder on bytes in memory."""
+
+import itertools
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+import webdataset as wds
+
+from data_prep.dataset import from_arrays
+from data_prep.planning.make_plan import Options
+from data_prep.shard_set import write_shard_set
+from matl_scale.benchmark.evaluation import SmoothJpegs
+from matl_scale.benchmark.measure import Measure, Run, Setup, timed
+from matl_scale.benchmark.step import binary_tasks
+from matl_scale.data.images.decode import decode_image
+from matl_scale.data.images.interface import Images
+from matl_scale.data.images.sources import ArrayImages
+from matl_scale.data.loading.augment import augment_batch, build_augment, normalise
+from matl_scale.data.loading.loader import EvaluationBatches, build_loader
+from matl_scale.data.loading.plan import TaskOrder
+from matl_scale.data.shards.manifest import Manifest
+from matl_scale.data.shards.reader import SampleReader
+from matl_scale.vision import transforms
+
+BATCH = 64
+NUM_TASKS = 40
+NUM_PNGS, NUM_PHOTOS = 20_000, 6000
+
+
+class Stored:
+    """A shard set that is written when it is first asked for.
+
+    Args:
+        images: Its images.
+        count: How many.
+        size: Side length in pixels at which they are read.
+    """
+
+    def __init__(self, images: Callable[[], Images], count: int, size: int) -> None:
+        self._images, self.count, self.size = images, count, size
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        self._folder = tempfile.TemporaryDirectory()  # goes with this object
+        dataset = from_arrays(
+            tasks=binary_tasks(NUM_TASKS),
+            names=[f"{i}.img" for i in range(self.count)],
+            labels=np.random.default_rng(0).integers(0, 2, (self.count, NUM_TASKS)).astype(np.int8),
+            splits=["train"] * self.count,
+            images=self._images(),
+        )
+        manifest = write_shard_set(lambda _: dataset, Path(self._folder.name) / "set", Options(shard_mb=4))
+        assert manifest is not None
+        return manifest
+
+    @property
+    def urls(self) -> list[str]:
+        return [str(self.manifest.root.local_file(name)) for name in self.manifest.shards["file"].to_pylist()]
+
+    def source(self) -> EvaluationBatches:
+        """Returns a source that reads every sample once, in shuffled order as training does."""
+        rows = np.random.default_rng(0).permutation(self.count)
+        return EvaluationBatches(rows, SampleReader(self.manifest), BATCH, 0, 1)
+
+    @cached_property
+    def encoded(self) -> list[bytes]:
+        """All images in memory."""
+        found = SampleReader(self.manifest).read(np.arange(self.count))
+        return [image for image in found if isinstance(image, bytes)]
+
+
+def small_pngs() -> Images:
+    pixels = np.random.default_rng(0).integers(0, 256, (NUM_PNGS, 32, 32, 3), dtype=np.uint8)
+    return ArrayImages(place="memory", pixels=pixels)
+
+
+def photos() -> Images:
+    return SmoothJpegs(np.random.default_rng(0).integers(0, 256, (NUM_PHOTOS, 16, 16, 3), dtype=np.uint8))
+
+
+def drain(items: Iterable[object]) -> None:
+    for _ in items:
+        pass
+
+
+def raw_bytes(stored: Stored, workers: int) -> tuple[Run, Run]:
+    def theirs() -> None:
+        data = wds.WebDataset(stored.urls, shardshuffle=False).batched(BATCH, collation_fn=list)
+        drain(wds.WebLoader(data, batch_size=None, num_workers=workers))
+
+    def ours() -> None:
+        pipeline = wds.DataPipeline(stored.source())
+        drain(wds.WebLoader(pipeline, batch_size=None, num_workers=workers))
+
+    return theirs, ours
+
+
+def decoded(stored: Stored) -> tuple[Run, Run]:
+    images, size = stored.encoded, stored.size
+
+    def bare() -> None:
+        drain(decode_image(data, size) for data in images)
+
+    return bare, lambda: drain(build_loader(stored.source(), size, 0))
+
+
+def augmented(stored: Stored, workers: int) -> tuple[Run, Run]:
+    size = stored.size
+    augment = build_augment("crop-flip", size)
+    per_sample = transforms.Compose(
+        [
+            transforms.PILToTensor(),
+            transforms.Resize(size, antialias=True),
+            transforms.CenterCrop(size),
+            transforms.RandomCrop(size, padding=max(1, size // 8), padding_mode="reflect"),
+            transforms.RandomHorizontalFlip(),
+        ]
+    )
+
+    def stack(samples: Sequence[dict[str, object]]) -> torch.Tensor:
+        return torch.stack(
+            [image for sample in samples for image in sample.values() if isinstance(image, torch.Tensor)]
+        )
+
+    def theirs() -> None:
+        data = wds.WebDataset(stored.urls, shardshuffle=False).decode("pil").map_dict(**{kind(stored): per_sample})
+        for images in wds.WebLoader(data.batched(BATCH, collation_fn=stack), batch_size=None, num_workers=workers):
+            normalise(images)
+
+    def ours() -> None:
+        for number, batch in enumerate(build_loader(stored.source(), size, workers)):
+            normalise(augment_batch(batch.images, augment, number))
+
+    return theirs, ours
+
+
+def kind(stored: Stored) -> str:
+    return str(stored.manifest.sample_columns("extension").column(0)[0].as_py())
+
+
+def planned(stored: Stored) -> tuple[Run, Run]:
+    labels = np.random.default_rng(0).integers(-1, 2, (1_000_000, 312), dtype=np.int8)
+    order = TaskOrder(0, BATCH, np.asfortranarray(labels), np.arange(len(labels)))
+    images, places = stored.encoded[:BATCH], itertools.count()
+
+    def plan() -> None:
+        place = next(places)
+        order.batch(place % 312, place // 312)
+
+    return plan, lambda: drain(decode_image(data, stored.size) for data in images)
+
+
+def measures(setup: Setup) -> list[Measure]:  # noqa: ARG001 - what is read does not depend on it
+    pngs, jpegs = Stored(small_pngs, NUM_PNGS, 32), Stored(photos, NUM_PHOTOS, 64)
+    rows = []
+    for name, stored in (("png32", pngs), ("jpeg178", jpegs)):
+        for workers in (0, 2):
+            rows.append(
+                Measure(
+                    suite="data",
+                    name=f"read_bytes_{name}_w{workers}_vs_webdataset",
+                    meaning=f"webdataset's loader ÷ ours, bytes of all samples, {workers} workers, ≥ 3",
+                    values=timed(lambda _, stored=stored, workers=workers: raw_bytes(stored, workers)),  # type: ignore[misc]
+                )
+            )
+        rows += [
+            Measure(
+                suite="data",
+                name=f"read_decoded_{name}_vs_decoder",
+                meaning="bare decoder on bytes in memory ÷ our batches from shards, one process, ≥ 0.9",
+                values=timed(lambda _, stored=stored: decoded(stored)),  # type: ignore[misc]
+            ),
+            Measure(
+                suite="data",
+                name=f"read_augmented_{name}_vs_webdataset",
+                meaning="webdataset's loader ÷ ours, decoded, scaled, cropped, flipped, normalised; 2 workers",
+                values=timed(lambda _, stored=stored: augmented(stored, 2)),  # type: ignore[misc]
+            ),
+        ]
+    rows.append(
+        Measure(
+            suite="data",
+            name="plan_batch_1m_t312_share",
+            meaning="planning a batch of 64 among a million rows × 312 tasks ÷ decoding it (JPEG)",
+            values=timed(lambda _: planned(jpegs)),
+        )
+    )
+    return rows

@@ -1,0 +1,231 @@
+"""Sharding of image files beside webdataset's own writer and beside `tar`, on the same files; and what it keeps in memory."""
+
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import zlib
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import webdataset as wds
+
+from data_prep.dataset import Dataset, from_arrays
+from data_prep.sources import cifar100, fashion_mnist
+from matl_scale.benchmark.measure import Measure, Run, Setup, timed
+from matl_scale.data.images.sources import ArrayImages, encode_png
+from matl_scale.tasks import Task
+
+SHARD_MB = 16
+NUM_SYNTHETIC = 20_000
+FEW, MANY = 10_000, 1_000_000
+MANY_TASKS, MISSING_SHARE = 312, 0.6
+
+
+class ShardProcess:
+    """A process that shards whenever it is asked to.
+
+    Args:
+        folder: Of the images, the label file and the shard set.
+        images: Their name in it.
+        labels: Its name in it.
+        shard_mb: Size of a shard in 10⁶ bytes.
+        workers: Of the process.
+        environment: Of the process.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        images: str,
+        labels: str,
+        shard_mb: float,
+        workers: int,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        places = [str(folder / name) for name in (images, labels, "ours")]
+        command = [
+            sys.executable,
+            str(Path(__file__).with_name("shard_process.py")),
+            *places,
+            str(shard_mb),
+            str(workers),
+        ]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+
+    def shard(self) -> tuple[float, float]:
+        """Shards once; returns its seconds and the process's peak memory in MiB."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        seconds, peak = map(float, self.process.stdout.readline().split())
+        return seconds, peak
+
+    def __del__(self) -> None:
+        self.process.communicate()
+
+
+class ImageFiles:
+    """A folder of PNG files and a label file, written when they are first asked for.
+
+    Args:
+        build: Makes the data set.
+    """
+
+    def __init__(self, build: Callable[[], Dataset]) -> None:
+        self._build = build
+
+    @cached_property
+    def root(self) -> Path:
+        self._folder = tempfile.TemporaryDirectory()  # goes with this object
+        root, dataset = Path(self._folder.name), self._build()
+        lines = [",".join(["image", *(task.name for task in dataset.tasks)])]
+        for rows in dataset.rows():
+            for name, data, row in zip(
+                rows.names, dataset.images.read(rows.names, rows.sources), rows.labels.tolist(), strict=True
+            ):
+                path = (root / "images" / name).with_suffix(".png")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
+                values = ["" if value < 0 else str(value) for value in row]
+                lines.append(",".join([path.relative_to(root / "images").as_posix(), *values]))
+        (root / "labels.csv").write_text("\n".join(lines) + "\n")
+        return root
+
+    @cached_property
+    def labels(self) -> list[tuple[str, np.ndarray]]:
+        """File names and label rows, read already: the reference need not."""
+        lines = [line.split(",") for line in (self.root / "labels.csv").read_text().splitlines()[1:]]
+        return [(line[0], np.array([int(value or -1) for value in line[1:]], dtype=np.int8)) for line in lines]
+
+    def ours(self, workers: int) -> Run:
+        """Returns what plans, writes and closes a shard set."""
+        process = ShardProcess(self.root, "images", "labels.csv", SHARD_MB, workers)
+        return process.shard
+
+    def shard_writer(self) -> None:
+        """Writes the same samples with webdataset."""
+        out = self.root / "theirs"
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir()
+        with wds.ShardWriter(f"{out}/%06d.tar", maxsize=SHARD_MB * 1e6, verbose=0) as sink:
+            for number, (name, row) in enumerate(self.labels):
+                sink.write({"__key__": f"{number:09d}", "png": (self.root / "images" / name).read_bytes(), "npy": row})
+
+    def tar(self, synced: bool) -> None:
+        """Packs the files with tar, and waits until they are on disk if `synced`."""
+        archive = self.root / "theirs.tar"
+        subprocess.run(["tar", "cf", str(archive), "-C", str(self.root), "images"], check=True)
+        if synced:
+            subprocess.run(["sync", str(archive)], check=True)
+
+
+def pair(files: ImageFiles, reference: Run, workers: int) -> Callable[[Setup], tuple[Run, Run]]:
+    def build(setup: Setup) -> tuple[Run, Run]:  # noqa: ARG001 - nothing here runs on a device
+        _ = files.labels
+        return reference, files.ours(workers)
+
+    return build
+
+
+def synthetic() -> Dataset:
+    """Returns random 32-pixel images with two tasks."""
+    generator = np.random.default_rng(0)
+    return from_arrays(
+        tasks=[Task(name=name, classes=("0", "1")) for name in ("a", "b")],
+        names=[f"{i // 1000}/{i:06d}.png" for i in range(NUM_SYNTHETIC)],
+        labels=generator.integers(0, 2, (NUM_SYNTHETIC, 2)).astype(np.int8),
+        splits=["train"] * NUM_SYNTHETIC,
+        images=ArrayImages(
+            place="memory", pixels=generator.integers(0, 256, (NUM_SYNTHETIC, 32, 32, 3), dtype=np.uint8)
+        ),
+    )
+
+
+def measures(setup: Setup) -> list[Measure]:
+    sources = {"synthetic": ImageFiles(synthetic)}
+    if (root := setup.data.get("fashion_mnist")) is not None:
+        sources["fashion_mnist"] = ImageFiles(lambda: fashion_mnist.build(root))
+    if (other := setup.data.get("cifar100")) is not None:
+        sources["cifar100"] = ImageFiles(lambda: cifar100.build(other, "superclass"))
+    rows = []
+    for name, files in sources.items():
+        for workers in (1, 2):
+            theirs = timed(pair(files, files.shard_writer, workers))
+            meaning = f"webdataset.ShardWriter ÷ ours, {workers} workers" + (", ≥ 3" if workers == 2 else "")
+            rows.append(
+                Measure(suite="data", name=f"shard_{name}_w{workers}_vs_shardwriter", meaning=meaning, values=theirs)
+            )
+        for synced in (False, True):
+            theirs = timed(pair(files, lambda files=files, synced=synced: files.tar(synced), 2))  # type: ignore[misc]
+            label = "tar_synced" if synced else "tar"
+            meaning = (
+                "tar of the files"
+                + (", on disk," if synced else "")
+                + " ÷ ours, 2 workers"
+                + ("" if synced else ", ≥ 0.5")
+            )
+            rows.append(Measure(suite="data", name=f"shard_{name}_w2_vs_{label}", meaning=meaning, values=theirs))
+    return [
+        *rows,
+        Measure(
+            suite="data",
+            name="shard_memory_1m_vs_10k",
+            meaning="peak memory of a million rows ÷ ten thousand, one process",
+            values=lambda _: np.array([[rehearse(MANY, 2)[1], rehearse(FEW, 2)[1]]]),
+            unit="MiB",
+        ),
+        Measure(
+            suite="data",
+            name="shard_1m_t312_vs_t2",
+            meaning="a million rows × 312 tasks, 60 % missing ÷ × 2 tasks, one process",
+            values=lambda _: np.array([[rehearse(MANY, MANY_TASKS)[0], rehearse(MANY, 2)[0]]]),
+        ),
+    ]
+
+
+def rehearse(num_rows: int, num_tasks: int) -> tuple[float, float]:
+    """Shards synthetic rows in a process of its own; returns its seconds and its peak memory in MiB."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_rows(Path(folder), num_rows, num_tasks)
+        environment = {key: value for key, value in os.environ.items() if key != "GLIBC_TUNABLES"}  # keeps freed memory
+        process = ShardProcess(Path(folder), "images.parquet", "labels.parquet", 256, 1, environment)
+        return process.shard()
+
+
+def write_rows(folder: Path, num_rows: int, num_tasks: int) -> None:
+    """Writes Parquet with small PNG images, each one different, and a label file with 60 % of the labels missing."""
+    image = encode_png(np.zeros((4, 4), dtype=np.uint8))
+    start, end = image[:33], image[33:]  # behind IHDR
+    generator = np.random.default_rng(0)
+    images = pa.schema({"name": pa.string(), "image": pa.binary()})
+    names = [f"t{i:03d}" for i in range(num_tasks)]
+    labels = pa.schema({"image": pa.string(), **dict.fromkeys(names, pa.int8())})
+    with (
+        pq.ParquetWriter(folder / "images.parquet", images) as image_file,
+        pq.ParquetWriter(folder / "labels.parquet", labels) as label_file,
+    ):
+        for first in range(0, num_rows, 10_000):
+            rows = range(first, min(first + 10_000, num_rows))
+            keys = [f"{row:08d}" for row in rows]
+            data = [start + text_chunk(key.encode()) + end for key in keys]
+            image_file.write_table(pa.table([keys, data], schema=images))
+            values = generator.integers(0, 2, (len(rows), num_tasks), dtype=np.int8)
+            empty = generator.random(values.shape, dtype=np.float32) < MISSING_SHARE
+            columns = [pa.array(values[:, i], mask=empty[:, i]) for i in range(num_tasks)]
+            label_file.write_table(pa.table([pa.array(keys), *columns], schema=labels))
+
+
+def text_chunk(text: bytes) -> bytes:
+    """Returns a PNG chunk with a comment."""
+    content = b"tEXtid\0" + text
+    return struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))

@@ -1,0 +1,140 @@
+"""What the number of tasks costs in a step on several ranks: ours, and DDP over all heads with find_unused_parameters."""
+
+import itertools
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
+
+from matl_scale.benchmark.measure import Measure, Run, Setup, timed
+from matl_scale.benchmark.step import binary_tasks
+from matl_scale.data.loading.loader import ImageBatch
+from matl_scale.models.backbones import ModelConfig
+from matl_scale.models.network import RoutingConfig, build_model
+from matl_scale.routing.subnetwork import Subnetwork
+from matl_scale.train.process_group import build_accelerator
+from matl_scale.train.step.execution import TrunkExecution
+from matl_scale.train.step.optim import OptimConfig, build_optimizer
+from matl_scale.train.step.sampling import TaskSampler
+from matl_scale.train.step.train_step import TrainConfig, TrainStep
+
+BATCH = 32
+SIZE = 64
+
+
+class OurStep:
+    """The program's own training step on random images.
+
+    Args:
+        accelerator: Of the process group.
+        num_tasks: T.
+        size: Side length of the images in pixels.
+    """
+
+    def __init__(self, accelerator: Accelerator, num_tasks: int, size: int = SIZE) -> None:
+        self.accelerator = accelerator
+        self.model = build_model(ModelConfig(name="resnet18"), RoutingConfig(), binary_tasks(num_tasks), 0, size)
+        self.model.to(accelerator.device)
+        self.optimizer = accelerator.prepare_optimizer(build_optimizer(OptimConfig(), self.model))
+        images = torch.randint(0, 256, (BATCH, 3, size, size), dtype=torch.uint8)
+        rows = np.arange(BATCH)
+        self.sampler = TaskSampler(0, num_tasks, accelerator.num_processes)
+        self.batches: Iterator[ImageBatch] = (
+            ImageBatch(rows=rows, images=images, valid=rows >= 0, task=task, index=i)
+            for i in itertools.count()
+            for task in self.sampler.tasks(i)[accelerator.process_index :: accelerator.num_processes].tolist()
+        )
+        self.train_step = TrainStep(
+            accelerator=accelerator,
+            model=self.model,
+            trunk=TrunkExecution(accelerator, self.model.trunk, "subnetwork"),
+            optimizer=self.optimizer,
+            labels=np.broadcast_to((rows % 2)[:, None], (BATCH, num_tasks)),
+            transform=None,
+            config=TrainConfig(clip_norm=1.0),
+            seed=0,
+        )
+        self.turns = itertools.count()
+
+    def __call__(self) -> int:
+        """Runs a step; returns the bytes that ranks exchanged for heads and norm statistics."""
+        return self.train_step(self.sampler.tasks(next(self.turns)), self.batches).sync.num_bytes
+
+
+class AllHeads(nn.Module):
+    """Trunk and heads in one module, as DDP wants them."""
+
+    def __init__(self, num_tasks: int) -> None:
+        super().__init__()
+        model = build_model(ModelConfig(name="resnet18"), RoutingConfig(), binary_tasks(num_tasks), 0, SIZE)
+        self.trunk, self.heads = Subnetwork(model.trunk), model.heads
+
+    def forward(self, images: torch.Tensor, task: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.heads[int(task)](self.trunk(images, task))
+        return logits
+
+
+def ddp_step(accelerator: Accelerator, num_tasks: int) -> Run:
+    device = accelerator.device
+    with warnings.catch_warnings():
+        # torch 2.13 renames broadcast_buffers; earlier releases know only this name
+        warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
+        model = DistributedDataParallel(
+            AllHeads(num_tasks).to(device),
+            device_ids=[device] if device.type == "cuda" else None,
+            find_unused_parameters=True,
+            broadcast_buffers=False,
+        )
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    images, labels = torch.randn(BATCH, 3, SIZE, SIZE, device=device), torch.arange(BATCH, device=device) % 2
+    sampler = TaskSampler(0, num_tasks, accelerator.num_processes)
+    turns = itertools.count()
+
+    def run() -> None:
+        task_id = int(sampler.tasks(next(turns))[accelerator.process_index])
+        optimizer.zero_grad(set_to_none=True)
+        functional.cross_entropy(model(images, torch.tensor([task_id], device=device)), labels).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+    return run
+
+
+def ours(setup: Setup) -> tuple[Run, Run]:  # noqa: ARG001
+    accelerator = build_accelerator("fp32")
+    return OurStep(accelerator, 1000), OurStep(accelerator, 10)
+
+
+def with_ddp(setup: Setup) -> tuple[Run, Run]:  # noqa: ARG001
+    accelerator = build_accelerator("fp32")
+    return ddp_step(accelerator, 1000), ddp_step(accelerator, 10)
+
+
+def exchange_share(setup: Setup) -> tuple[Run, Run]:  # noqa: ARG001
+    """The exchange alone, of as many bytes as a step's, against the step."""
+    step = OurStep(build_accelerator("fp32"), 10)
+    buffer = torch.zeros(step() // 4, device=step.accelerator.device)
+    return lambda: torch.distributed.all_reduce(buffer), step
+
+
+def measures(setup: Setup) -> list[Measure]:  # noqa: ARG001
+    return [
+        Measure(suite="sync", name="step_t1000_vs_t10", meaning="T = 1,000 ÷ T = 10, ours, ≤ 1.05", values=timed(ours)),
+        Measure(
+            suite="sync",
+            name="step_t1000_vs_t10_ddp_unused",
+            meaning="T = 1,000 ÷ T = 10, DDP with find_unused_parameters",
+            values=timed(with_ddp),
+        ),
+        Measure(
+            suite="sync",
+            name="sync_share_of_step",
+            meaning="the all-reduce for heads and statistics ÷ the step",
+            values=timed(exchange_share),
+        ),
+    ]

@@ -1,0 +1,183 @@
+"""What logging costs a run of a thousand tasks, beside the naive way: every task × metric as an MLflow metric, through
+Accelerate's tracker. Both log the same run; its pages are opened in a headless Chromium."""
+
+import functools
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+
+from data_prep.dataset import Dataset, from_arrays
+from data_prep.planning.make_plan import Options
+from data_prep.shard_set import write_shard_set
+from matl_scale.benchmark.measure import Measure, Setup
+from matl_scale.benchmark.pages import find_chromium, run_page_seconds
+from matl_scale.data.images.sources import ArrayImages
+from matl_scale.data.loading.loader import DataConfig
+from matl_scale.models.backbones import ModelConfig
+from matl_scale.models.network import RoutingConfig
+from matl_scale.runs.history import RunHistory
+from matl_scale.tasks import Task
+from matl_scale.tracking.recorder import Recorder, TrackConfig
+from matl_scale.train import run as loop
+from matl_scale.train.config import Config, RunConfig
+from matl_scale.train.evaluation import EvalConfig
+from matl_scale.train.process_group import build_accelerator
+from matl_scale.train.schedule import CheckpointConfig
+from matl_scale.train.step.train_step import TrainConfig
+
+NUM_TASKS, NUM_IMAGES, STEPS, EVALUATIONS = 1000, 300, 200, 20
+RECORDING = ("record", "evaluation", "draws", "balance", "settle")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackedRun:
+    """What was measured of one run.
+
+    Attributes:
+        loop_s: Time of the training loop, evaluations and records in it.
+        ours_s: Time of it that went into records.
+        naive_s: Time that the naive way takes for the same values.
+        keys: Distinct metric keys, the naive way's first.
+        pages_s: Time until the run's page shows its metrics, the naive way's first.
+    """
+
+    loop_s: float
+    ours_s: float
+    naive_s: float
+    keys: tuple[int, int]
+    pages_s: tuple[float, float]
+
+
+def random_set(_: Path) -> Dataset:
+    """Returns random images with random labels, a third of them for validation."""
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (NUM_IMAGES, 16, 16, 3), dtype=np.uint8)
+    return from_arrays(
+        tasks=[Task(name=f"task {i}", classes=("no", "yes")) for i in range(NUM_TASKS)],
+        names=[f"{i:04d}.png" for i in range(NUM_IMAGES)],
+        labels=generator.integers(0, 2, (NUM_IMAGES, NUM_TASKS)).astype(np.int8),
+        splits=["val" if i % 3 == 2 else "train" for i in range(NUM_IMAGES)],
+        images=ArrayImages(place="memory", pixels=pixels),
+    )
+
+
+def build_config(folder: Path) -> Config:
+    return Config(
+        run=RunConfig(name="ours", dir=str(folder)),
+        data=DataConfig(path=str(folder / "set"), batch_size=16, workers=0),
+        model=ModelConfig(name="vgg11", width=0.0625, stem="small"),
+        routing=RoutingConfig(sigma=0.5),
+        train=TrainConfig(steps=STEPS, precision="fp32"),
+        eval=EvalConfig(every=STEPS // EVALUATIONS, batch_size=256, task_chunk=NUM_TASKS),
+        checkpoint=CheckpointConfig(every=STEPS),
+        track=TrackConfig(every=1),
+    )
+
+
+@contextmanager
+def timed(place: Any, *names: str) -> Iterator[list[float]]:
+    """Adds up the seconds that calls of some functions take."""
+    seconds = [0.0]
+    originals = {name: getattr(place, name) for name in names}
+
+    def watch(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def call(*arguments: Any, **options: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return function(*arguments, **options)
+            finally:
+                seconds[0] += time.perf_counter() - start
+
+        return call
+
+    for name, function in originals.items():
+        setattr(place, name, watch(function))
+    try:
+        yield seconds
+    finally:
+        for name, function in originals.items():
+            setattr(place, name, function)
+
+
+def log_naively(history: RunHistory, store: str, artifacts: Path) -> float:
+    """Logs every task × metric of every evaluation through Accelerate's tracker; returns the seconds of its calls."""
+    import mlflow
+
+    mlflow.set_tracking_uri(store)
+    mlflow.create_experiment("naive", artifact_location=artifacts.as_uri())
+    accelerator = Accelerator(log_with="mlflow", cpu=True)
+    accelerator.init_trackers("naive", init_kwargs={"mlflow": {"run_name": "naive"}})
+    seconds = 0.0
+    for step in history.steps["val"]:
+        rows = history.table.filter(np.asarray(history.table["step"]) == step).to_pylist()
+        metrics = {f"{row['task']}/{row['metric']}": row["value"] for row in rows if row["value"] is not None}
+        start = time.perf_counter()
+        accelerator.log(metrics, step=step)
+        seconds += time.perf_counter() - start
+    accelerator.end_training()
+    return seconds
+
+
+@functools.cache
+def track_run() -> TrackedRun:
+    """Trains the run, logs it naively too, and opens the pages of both."""
+    from mlflow import MlflowClient
+
+    find_chromium()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name).resolve()
+        write_shard_set(random_set, folder / "set", Options())
+        with timed(loop, "run_steps") as loop_s, timed(Recorder, *RECORDING) as ours_s:
+            loop.train(build_config(folder), build_accelerator("fp32"))
+        stores = [f"sqlite:///{folder}/naive.db", f"sqlite:///{folder}/mlflow.db"]
+        naive_s = log_naively(RunHistory(folder / "ours"), stores[0], folder / "naive")
+        runs = [only_run(MlflowClient(store)) for store in stores]
+        return TrackedRun(
+            loop_s=loop_s[0],
+            ours_s=ours_s[0],
+            naive_s=naive_s,
+            keys=(len(runs[0].data.metrics), len(runs[1].data.metrics)),
+            pages_s=tuple(  # type: ignore[arg-type]
+                run_page_seconds(store, run.info.experiment_id, run.info.run_id, len(run.data.metrics), folder)
+                for store, run in zip(stores, runs, strict=True)
+            ),
+        )
+
+
+def only_run(client: Any) -> Any:
+    """Returns the run of a store that has one."""
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    (run,) = client.search_runs(experiments)
+    return run
+
+
+def measures(setup: Setup) -> list[Measure]:  # noqa: ARG001
+    rows: list[tuple[str, str, str, Callable[[TrackedRun], tuple[float, float]]]] = [
+        (
+            "tracking_share_of_loop",
+            "time of records ÷ training loop, ≤ 0.01",
+            "s",
+            lambda run: (run.ours_s, run.loop_s),
+        ),
+        ("tracking_time_vs_naive", "naive ÷ ours, in the training process", "s", lambda run: (run.naive_s, run.ours_s)),
+        ("tracking_keys_vs_naive", "naive ÷ ours, ours ≤ 60", "keys", lambda run: run.keys),
+        ("tracking_page_vs_naive", "naive ÷ ours, ours ≤ 5 s", "s", lambda run: run.pages_s),
+    ]
+    return [
+        Measure(
+            suite="tracking",
+            name=name,
+            meaning=f"T = 1,000, {EVALUATIONS} evaluations, one run: {meaning}",
+            values=lambda _, of=of: np.array([of(track_run())], dtype=float),  # type: ignore[misc]
+            unit=unit,
+        )
+        for name, meaning, unit, of in rows
+    ]

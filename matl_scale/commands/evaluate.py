@@ -1,0 +1,27 @@
+"""Evaluates a network of a run on a split: every task, every labelled sample once."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from matl_scale.cli import exit_with_error
+from matl_scale.errors import InputError, RunError
+from matl_scale.runs.checkpoints.network import WHICH
+from matl_scale.train.evaluate_run import PROGRAM, run_evaluation
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__)
+    parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="the run's folder, as runs/NAME")
+    parser.add_argument("--split", metavar="NAME", help="the split to evaluate (default: the run's eval.split)")
+    parser.add_argument("--checkpoint", default="best", metavar="WHICH", help=WHICH)
+    options = parser.parse_args()
+    try:
+        run_evaluation(options.run, options.split, options.checkpoint)
+    except (InputError, RunError) as error:
+        exit_with_error(PROGRAM, error)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

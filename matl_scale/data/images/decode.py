@@ -1,0 +1,48 @@
+"""Decodes images to RGB squares. No torch.
+
+JPEG goes through simplejpeg (libjpeg-turbo), which scales while it decodes: 1.5 to 5 times faster than Pillow, and the
+fastest measured that reports cut-off files. It works beside any build of torch. Everything else goes through Pillow.
+"""
+
+import io
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from matl_scale.data.shards.layout import OPENED_FORMATS
+
+JPEG_START = b"\xff\xd8\xff"
+
+
+def decode_image(data: bytes, size: int) -> np.ndarray:
+    """Decodes an image; one of another shape is scaled and centre-cropped.
+
+    Args:
+        data: Encoded.
+        size: Side length in pixels.
+
+    Returns:
+        uint8 RGB, shape `(size, size, 3)`.
+
+    Raises:
+        ValueError, OSError, SyntaxError, …: It is damaged; Pillow's codecs raise many kinds.
+    """
+    if data.startswith(JPEG_START):
+        try:
+            pixels = simplejpeg.decode_jpeg(data, min_height=size, min_width=size, min_factor=1)
+            return pixels if pixels.shape[:2] == (size, size) else np.asarray(fit_square(Image.fromarray(pixels), size))
+        except ValueError:
+            pass  # it is strict about harmless flaws, and knows no CMYK; Pillow decides
+    with Image.open(io.BytesIO(data), formats=OPENED_FORMATS) as encoded:
+        image = encoded.convert("RGB")
+    return np.asarray(fit_square(image, size))
+
+
+def fit_square(image: Image.Image, size: int, resampling: Image.Resampling = Image.Resampling.BILINEAR) -> Image.Image:
+    """Scales the shorter side to `size` pixels and crops the middle of the longer one."""
+    if image.size == (size, size):
+        return image
+    side = min(image.size)
+    left, top = ((length - side) / 2 for length in image.size)
+    return image.resize((size, size), resampling, box=(left, top, left + side, top + side))

@@ -1,0 +1,1 @@
+"""What is read when (`plan`), and batches of it (`loader`, `stream`)."""

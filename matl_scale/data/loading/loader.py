@@ -1,0 +1,241 @@
+"""Batches of decoded images, made by a WebDataset pipeline: planned samples → decode → batch, in worker processes.
+
+A rank gets what `plan` says for its number and the world's; nothing here talks to other ranks, and nothing may be
+wrapped by Accelerate, which would split the batches a second time.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+import torch
+import webdataset as wds
+from torch.utils.data import get_worker_info
+
+from matl_scale.data.images.decode import decode_image
+from matl_scale.data.loading.augment import Augment
+from matl_scale.data.loading.plan import PlannedBatch, SlotPlan, plan_evaluation
+from matl_scale.data.shards.manifest import Manifest
+from matl_scale.data.shards.reader import Damage, SampleReader
+from matl_scale.errors import InputError
+
+NO_TASK = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """The shard set and how it is read."""
+
+    path: str = "data/digits"
+    """Folder of the shard set (see matl-data), or its URL (s3://, gs://, …)."""
+    version: str = ""
+    """Version of its labels: a number, or the beginning of an id; the newest if empty (see matl-data info)."""
+    tasks: list[str] | str = "*"
+    """Which tasks to train: a name pattern, or a list of them."""
+    batch_size: int = 64
+    """Samples per rank and micro-step, all of them labelled for the task; a task with fewer has smaller batches."""
+    balance: float = 0.0
+    """0 draws every sample of a task equally often, 1 every class; between them, class c in proportion to its samples to
+    the power of 1 - balance. Above 0, samples are drawn with replacement."""
+    reading: Literal["offsets", "stream"] = "offsets"
+    """`offsets`: single samples, in an exact order that a resumed run continues; `stream`: whole tars front to back, for
+    remote stores where single reads are slow: the order is approximate, and samples without the task's label are left out."""
+    stream_buffer: int = 4096
+    """Samples per worker among which a stream is shuffled."""
+    workers: int = 2
+    """Loader processes per rank; 0 loads in the training process."""
+    augment: Augment = "none"
+    """`none`, `flip`, `crop-flip` (reflect-padded by an eighth) or `randaugment`; drawn per image."""
+    image_size: int = 0
+    """Side length in pixels to which images are scaled and centre-cropped; 0 takes the stored size."""
+    max_damaged: float = 0.001
+    """Share of a split's samples that may turn out damaged; they are skipped and listed. More stop the run."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 2:
+            raise InputError(f"`data.batch_size` should be at least 2, for batch norm. Got {self.batch_size}.")
+        if self.workers < 0 or self.image_size < 0 or self.stream_buffer < 1:
+            raise InputError(
+                "`data.workers` and `data.image_size` should be at least 0, `data.stream_buffer` at least 1."
+            )
+        for key, value in (("balance", self.balance), ("max_damaged", self.max_damaged)):
+            if not 0 <= value <= 1:
+                raise InputError(f"`data.{key}` should be between 0 and 1. Got {value}.")
+        if self.reading == "stream" and self.balance:
+            raise InputError(
+                "`data.balance` should be 0 with `data.reading` stream: a stream's order is that of its tars."
+            )
+
+    @property
+    def patterns(self) -> list[str]:
+        return [self.tasks] if isinstance(self.tasks, str) else list(self.tasks)
+
+
+class EncodedBatch(NamedTuple):
+    """What a source yields: a planned batch, and for each row the encoded image or what is wrong with it."""
+
+    planned: PlannedBatch
+    images: list[bytes | Damage]
+
+
+class Source(Protocol):
+    """The first stage of a pipeline."""
+
+    reader: SampleReader
+
+    def __call__(self) -> Iterator[EncodedBatch]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageBatch:
+    """One batch.
+
+    Attributes:
+        rows: Row numbers in the label matrix, shape `(batch,)`.
+        images: uint8, shape `(batch, 3, size, size)`; black where a sample is damaged.
+        valid: Which samples are not damaged, shape `(batch,)`.
+        damage: The damaged ones.
+        task: Which task it was planned for; -1 in evaluation.
+        index: Its place in the endless training sequence; -1 in evaluation.
+    """
+
+    rows: np.ndarray
+    images: torch.Tensor
+    valid: np.ndarray
+    damage: tuple[Damage, ...] = ()
+    task: int = NO_TASK
+    index: int = -1
+
+    def pin_memory(self) -> "ImageBatch":
+        """Returns the batch with its images in pinned memory, from where they are copied to a GPU while it works."""
+        return replace(self, images=self.images.pin_memory())
+
+
+def choose_image_size(manifest: Manifest, config: DataConfig) -> int:
+    """Returns the side length in pixels at which images are read.
+
+    Raises:
+        InputError: The stored sizes differ and `data.image_size` does not say which to take.
+    """
+    size = config.image_size or manifest.image_size()
+    if not size:
+        raise InputError(
+            f"`data.image_size` should be set: the images of {manifest.root} are not all squares of one size."
+        )
+    return size
+
+
+class TrainBatches:
+    """Source stage of the training pipeline: reads what is planned for one rank."""
+
+    def __init__(self, plan: SlotPlan, reader: SampleReader, rank: int) -> None:
+        self.plan, self.reader, self.rank = plan, reader, rank
+
+    def __call__(self) -> Iterator[EncodedBatch]:
+        worker, num_workers = worker_of()
+        for planned in self.plan.batches(rank=self.rank, worker=worker, num_workers=num_workers):
+            yield EncodedBatch(planned, self.reader.read(planned.rows))
+
+
+class EvaluationBatches:
+    """Source stage of the evaluation pipeline: every row of a split once over all ranks."""
+
+    def __init__(self, rows: np.ndarray, reader: SampleReader, batch_size: int, rank: int, world_size: int) -> None:
+        self.rows, self.reader, self.batch_size = rows, reader, batch_size
+        self.rank, self.world_size = rank, world_size
+
+    def __call__(self) -> Iterator[EncodedBatch]:
+        worker, num_workers = worker_of()
+        planned = plan_evaluation(
+            self.rows,
+            self.batch_size,
+            rank=self.rank,
+            world_size=self.world_size,
+            worker=worker,
+            num_workers=num_workers,
+        )
+        for rows in planned:
+            yield EncodedBatch(PlannedBatch(-1, NO_TASK, rows), self.reader.read(rows))
+
+
+class DecodeBatch:
+    """Decodes the samples of a batch and stacks them."""
+
+    def __init__(self, reader: SampleReader, size: int) -> None:
+        self.reader, self.size = reader, size
+
+    def __call__(self, batch: EncodedBatch) -> ImageBatch:
+        planned, encoded = batch.planned, batch.images
+        pixels = np.empty((len(encoded), 3, self.size, self.size), dtype=np.uint8)
+        damage = []
+        for i, image in enumerate(encoded):
+            if isinstance(image, bytes):
+                try:
+                    pixels[i] = decode_image(image, self.size).transpose(2, 0, 1)
+                    continue
+                except Exception as error:  # Pillow's codecs raise many kinds for damaged data
+                    image = self.reader.damage(int(planned.rows[i]), f"cannot be decoded ({error})")
+            damage.append(image)
+            pixels[i] = 0
+        damaged = {entry.row for entry in damage}
+        return ImageBatch(
+            rows=planned.rows,
+            images=torch.from_numpy(pixels),
+            valid=np.array([row not in damaged for row in planned.rows.tolist()]),
+            damage=tuple(damage),
+            task=planned.task,
+            index=planned.index,
+        )
+
+
+def worker_of() -> tuple[int, int]:
+    """Returns the number of this loader process, and how many there are."""
+    info = get_worker_info()
+    return (0, 1) if info is None else (info.id, info.num_workers)
+
+
+def build_loader(
+    source: Source, image_size: int, workers: int, pin_memory: bool = False
+) -> Generator[ImageBatch, None, None]:
+    """Yields the batches of one rank; the worker processes start with the first and end with the generator.
+
+    Args:
+        source: Of planned and encoded batches.
+        image_size: Side length in pixels.
+        workers: Loader processes.
+        pin_memory: For a GPU.
+    """
+    pipeline = wds.DataPipeline(source, wds.map(DecodeBatch(source.reader, image_size)))
+    yield from wds.WebLoader(
+        pipeline,
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        pin_memory=pin_memory,
+        worker_init_fn=partial(leave_signals_to_the_rank, rank=os.getpid()),
+    )
+
+
+def leave_signals_to_the_rank(_: int, rank: int) -> None:
+    """Lets a loader process be ended by its rank alone: launchers, job systems and Ctrl-C send signals to all processes, but
+    the rank finishes its step, and needs its batches for that.
+
+    Args:
+        rank: Number of its process, which need not be the parent.
+    """
+    for number in (signal.SIGINT, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=obey, args=(rank,), daemon=True).start()
+
+
+def obey(rank: int) -> None:
+    """Ends this process when its rank says so."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != rank:
+        pass
+    os._exit(0)

@@ -1,0 +1,104 @@
+"""THE shard contract, for writer and reader: names of files and members, table schemas, label encoding. No torch.
+
+A shard set is a folder of tars and the tables that `manifest.json` lists (see `manifest.py`). Row i of the samples table
+and row i of the label matrix are the same image. The matrix is the truth while training; the label row inside a tar is a
+copy, from when it was written, for whoever reads the tars without the manifest.
+"""
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from matl_scale.tasks import Task
+
+MISSING = -1
+HEADER_BYTES = 512  # of one tar member with a short name
+SPLIT_ORDER = ("train", "val", "test")
+MAX_CLASSES = 65_535
+EXTENSIONS = {  # of members, by Pillow's name of the format
+    "JPEG": "jpg",
+    "MPO": "jpg",
+    "PNG": "png",
+    "WEBP": "webp",
+    "BMP": "bmp",
+    "GIF": "gif",
+    "TIFF": "tif",
+    "PPM": "ppm",
+}
+OPENED_FORMATS = tuple(
+    name for name in EXTENSIONS if name != "MPO"
+)  # all that is ever opened: some others start programs
+DIGEST_BYTES = 16
+
+SHARDS_SCHEMA = pa.schema(
+    {"file": pa.string(), "split": pa.string(), "samples": pa.int64(), "bytes": pa.int64(), "sha256": pa.string()}
+)
+SAMPLES_SCHEMA = pa.schema(
+    {
+        "key": pa.string(),
+        "split": pa.string(),
+        "shard": pa.int32(),
+        "offset": pa.int64(),
+        "size": pa.int64(),
+        "extension": pa.string(),
+        "width": pa.int32(),
+        "height": pa.int32(),
+        "path": pa.string(),
+    }
+)
+DIGESTS_SCHEMA = pa.schema({"sha256_16": pa.binary(DIGEST_BYTES)})  # of the image's bytes, cut to 16
+TASKS_SCHEMA = pa.schema(
+    {
+        "name": pa.string(),
+        "classes": pa.list_(pa.string()),
+        "source": pa.string(),
+        "counts": pa.list_(pa.int64()),
+        "missing": pa.int64(),
+        "file": pa.string(),
+        "column": pa.string(),
+    }
+)
+
+
+def sample_key(index: int) -> str:
+    """Returns the zero-padded key of a sample; no dot, because WebDataset splits member names at the first one."""
+    return f"{index:09d}"
+
+
+def member_name(key: str, extension: str) -> str:
+    """Returns a member's name inside the tar: `KEY.jpg` for the image, `KEY.npy` for the label row."""
+    return f"{key}.{extension}"
+
+
+def shard_name(split: str, number: int) -> str:
+    return f"{split}-{number:06d}.tar"
+
+
+def split_rank(split: str) -> tuple[int, str]:
+    """Orders splits: train, val, test, then any others by name."""
+    return (SPLIT_ORDER.index(split) if split in SPLIT_ORDER else len(SPLIT_ORDER), split)
+
+
+def label_dtype(tasks: Sequence[Task]) -> np.dtype:
+    """Returns int8 where every class index fits, else int16, else int32."""
+    most = max((task.num_classes for task in tasks), default=2)
+    return np.dtype(np.int8 if most <= 128 else np.int16 if most <= 32768 else np.int32)
+
+
+def encode_label_row(row: np.ndarray) -> bytes:
+    """Encodes one row of the label matrix, shape `(num_tasks,)`, as a `.npy` file (never a pickle)."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.ascontiguousarray(row), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def class_counts(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Counts the labels of one task, shape `(num_samples,)`, per class; missing ones are left out."""
+    return np.bincount(labels[labels != MISSING], minlength=num_classes)
+
+
+def padded(sizes: np.ndarray) -> np.ndarray:
+    """Rounds sizes up to whole tar blocks."""
+    return -(-sizes // HEADER_BYTES) * HEADER_BYTES

@@ -1,0 +1,266 @@
+"""One version of a shard set, opened: its tasks and shards at once, samples and labels when they are asked for."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from matl_scale.data.shards.layout import (
+    DIGESTS_SCHEMA,
+    MISSING,
+    SAMPLES_SCHEMA,
+    SHARDS_SCHEMA,
+    TASKS_SCHEMA,
+    label_dtype,
+    split_rank,
+)
+from matl_scale.data.shards.tables import read_table, reading
+from matl_scale.data.shards.versions import ROLES, check_table, choose_version, is_plain, read_entries
+from matl_scale.errors import InputError, nearest
+from matl_scale.storage.files import hash_text
+from matl_scale.storage.store import Store
+from matl_scale.tasks import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """One version of a complete shard set.
+
+    Attributes:
+        root: The folder.
+        id: SHA-256 over the tables of this version: equal content, equal id.
+        version: Its number, from 1.
+        tasks: In label-matrix column order.
+        counts: Per task, the samples of each class.
+        places: Per task, the file and the column that hold its labels.
+        shards: Table with `SHARDS_SCHEMA`, one row per tar.
+        tables: Name of the file of each table, by its role.
+        entries: All versions, as `manifest.json` lists them, oldest first.
+    """
+
+    root: Store
+    id: str
+    version: int
+    tasks: tuple[Task, ...]
+    counts: tuple[np.ndarray, ...]
+    places: tuple[tuple[str, str], ...]
+    shards: pa.Table
+    tables: Mapping[str, str]
+    entries: Sequence[Mapping[str, Any]] = field(repr=False)
+
+    @cached_property
+    def shard_sizes(self) -> np.ndarray:
+        """Number of samples of each shard, shape `(num_shards,)`."""
+        return self.shards["samples"].to_numpy()
+
+    @property
+    def num_samples(self) -> int:
+        return int(self.shard_sizes.sum())
+
+    @cached_property
+    def samples(self) -> pa.Table:
+        """Table with `SAMPLES_SCHEMA`, one row per image, shard after shard."""
+        return self._read("samples", None)
+
+    def sample_columns(self, *names: str) -> pa.Table:
+        """Reads some columns of the samples table: of ten million images, the paths alone fill a gigabyte."""
+        return self._read("samples", list(names))
+
+    def digest_table(self) -> pa.Table:
+        """Reads the table with `DIGESTS_SCHEMA`, one row per image."""
+        return self._read("digests", None)
+
+    def digests(self) -> np.ndarray:
+        """Reads the first 16 bytes of the SHA-256 of each image, shape `(num_samples,)`, dtype V16."""
+        name, start = self.tables["digests"], 0
+        digests = np.empty(self.num_samples, dtype="V16")
+        with self.root.fetched(name) as path, reading(f"{self.root}/{name}"):
+            file = pq.ParquetFile(path)
+            if not file.schema_arrow.equals(DIGESTS_SCHEMA) or file.metadata.num_rows != len(digests):
+                raise InputError(f"{self.root}/{name} should have one digest per sample. Prepare the set again.")
+            for batch in file.iter_batches():
+                part = np.frombuffer(batch.column(0).buffers()[1], "V16", len(batch), 16 * batch.column(0).offset)
+                digests[start : start + len(part)] = part
+                start += len(part)
+        return digests
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """Number of samples per split, in the order train, val, test, then any others by name."""
+        names = self.shards["split"].to_pylist()
+        return {
+            name: int(sum(size for split, size in zip(names, self.shard_sizes, strict=True) if split == name))
+            for name in sorted(set(names), key=split_rank)
+        }
+
+    @property
+    def task_names(self) -> list[str]:
+        return [task.name for task in self.tasks]
+
+    def hash_shards(self, split: str) -> str:
+        """Returns a hash of the tars of a split: equal means the same images under the same keys."""
+        shards = self.shards.to_pylist()
+        return hash_text("\n".join(shard["sha256"] for shard in shards if shard["split"] == split))
+
+    def shard_of_rows(self) -> np.ndarray:
+        """Returns the shard number of every sample, shape `(num_samples,)`."""
+        return np.repeat(np.arange(len(self.shard_sizes), dtype=np.int32), self.shard_sizes)
+
+    def split_numbers(self) -> np.ndarray:
+        """Returns the number of every sample's split in `splits`, shape `(num_samples,)`, uint8."""
+        names = list(self.splits)
+        numbers = np.array([names.index(name) for name in self.shards["split"].to_pylist()], dtype=np.uint8)
+        return np.repeat(numbers, self.shard_sizes)
+
+    def rows(self, split: str) -> np.ndarray:
+        """Returns the row numbers, ascending, of the samples of a split.
+
+        Raises:
+            InputError: There is no such split.
+        """
+        if split not in self.splits:
+            raise InputError(
+                f"{self.root} has no split `{split}`. It has: {', '.join(self.splits)}." + nearest(split, self.splits)
+            )
+        chosen = np.array([name == split for name in self.shards["split"].to_pylist()])
+        return np.flatnonzero(np.repeat(chosen, self.shard_sizes))
+
+    def labels(self, task_ids: Sequence[int] | None = None) -> np.ndarray:
+        """Reads the label matrix for all tasks or for some.
+
+        Returns:
+            Shape `(num_samples, num_tasks)`, −1 where there is no label; each task's column lies in one piece.
+
+        Raises:
+            InputError: The matrix does not match the samples, or holds a value that is no class of its task.
+        """
+        ids = list(range(len(self.tasks))) if task_ids is None else list(task_ids)
+        matrix = np.empty((self.num_samples, len(ids)), dtype=label_dtype([self.tasks[i] for i in ids]), order="F")
+        for name in sorted({self.places[i][0] for i in ids}):
+            with self.root.fetched(name) as path, reading(f"{self.root}/{name}"):
+                file = pq.ParquetFile(path)
+                if file.metadata.num_rows != len(matrix):
+                    raise InputError(
+                        f"{self.root}/{name} should have one row per sample ({len(matrix)}). Got {file.metadata.num_rows}."
+                    )
+                for place, i in enumerate(ids):
+                    if self.places[i][0] == name:
+                        matrix[:, place] = self._read_labels(file, i)
+        return matrix
+
+    def _read_labels(self, file: pq.ParquetFile, task_id: int) -> np.ndarray:
+        task, (name, column) = self.tasks[task_id], self.places[task_id]
+        place = f"{self.root}/{name}, task `{task.name}`"
+        if column not in file.schema_arrow.names:
+            raise InputError(f"{place}: the file has no column {column!r}. Restore the file from a copy.")
+        values = file.read(columns=[column]).column(0)
+        if not pa.types.is_integer(values.type) or values.null_count:
+            raise InputError(f"{place}: labels should be integers without gaps. Got {values.type}.")
+        numbers = values.to_numpy()
+        if len(numbers) and (numbers.min() < MISSING or numbers.max() >= task.num_classes):
+            raise InputError(
+                f"{place}: labels should lie between {MISSING} and {task.num_classes - 1}. "
+                f"Got {numbers.min()} to {numbers.max()}."
+            )
+        return numbers
+
+    def check_shards(self, split: str) -> None:
+        """Compares the tars of a split with the manifest by presence and size, without reading them.
+
+        Raises:
+            InputError: A tar is missing or has another size.
+        """
+        for shard in self.shards.to_pylist():
+            if shard["split"] != split:
+                continue
+            if not self.root.exists(shard["file"]):
+                raise InputError(
+                    f"{self.root}/{shard['file']} is listed in the manifest but missing. Prepare the shard set again."
+                )
+            size = self.root.size(shard["file"])
+            if size != shard["bytes"]:
+                raise InputError(
+                    f"{self.root}/{shard['file']} should have {shard['bytes']} bytes by the manifest. Got {size}. "
+                    "The manifest and the tars are not of one set; prepare it again."
+                )
+
+    def image_size(self) -> int | None:
+        """Returns the side length in pixels if all images are squares of one size, else None."""
+        table = self.sample_columns("width", "height")
+        width, height = table["width"].to_numpy(), table["height"].to_numpy()
+        if len(width) and (width == width[0]).all() and (height == width[0]).all():
+            return int(width[0])
+        return None
+
+    def _read(self, role: str, columns: list[str] | None) -> pa.Table:
+        schema = {"samples": SAMPLES_SCHEMA, "digests": DIGESTS_SCHEMA}[role]
+        table = read_table(self.root, self.tables[role], schema, columns)
+        if table.num_rows != self.num_samples:
+            raise InputError(
+                f"{self.root}/{self.tables[role]} should have a row for each of the {self.num_samples} samples of the shards "
+                f"table. Got {table.num_rows}."
+            )
+        return table
+
+
+def read_manifest(place: str | Path | Store, version: str = "") -> Manifest:
+    """Reads a shard set's manifest.
+
+    Args:
+        place: The folder or its URL.
+        version: A version's number or the beginning of its id; the newest if empty.
+
+    Raises:
+        InputError: The folder holds no complete shard set, has no such version, or a table is not the one listed.
+    """
+    root = place if isinstance(place, Store) else Store(place)
+    entries = read_entries(root)
+    entry = choose_version(root, entries, version)
+    tables = {role: entry["tables"][role] for role in ROLES}
+    for file in [*tables.values(), *entry["labels"]]:
+        check_table(root, file)
+    rows = read_table(root, tables["tasks"]["file"], TASKS_SCHEMA).to_pylist()
+    shards = read_table(root, tables["shards"]["file"], SHARDS_SCHEMA)
+    check_rows(root, rows, shards, entry, tables)
+    return Manifest(
+        root=root,
+        id=entry["id"],
+        version=entry["version"],
+        tasks=tuple(Task(name=row["name"], classes=tuple(row["classes"]), source=row["source"]) for row in rows),
+        counts=tuple(np.array(row["counts"], dtype=np.int64) for row in rows),
+        places=tuple((row["file"], row["column"]) for row in rows),
+        shards=shards,
+        tables={role: file["file"] for role, file in tables.items()},
+        entries=entries,
+    )
+
+
+def check_rows(
+    root: Store,
+    tasks: Sequence[Mapping[str, Any]],
+    shards: pa.Table,
+    entry: Mapping[str, Any],
+    tables: Mapping[str, Mapping[str, str]],
+) -> None:
+    """Raises `InputError` if the tables of tasks and shards say what no writer would."""
+    place = f"{root}/{tables['shards']['file']}"
+    files, sizes = shards["file"].to_pylist(), shards["samples"].to_pylist()
+    with root.fetched(tables["samples"]["file"]) as path, reading(f"{root}/{tables['samples']['file']}"):
+        num_samples = pq.read_metadata(path).num_rows
+    if min(sizes, default=1) < 1 or sum(sizes) != num_samples:
+        raise InputError(f"{place} should list the {num_samples} samples of the set. It lists {sum(sizes)}.")
+    if wrong := [name for name in files if not is_plain(name) or not name.endswith(".tar")]:
+        raise InputError(f"{place} should list tars of this folder. Got {wrong[0]!r}.")
+    known = {file["file"] for file in entry["labels"]}
+    for task in tasks:
+        if task["file"] not in known:
+            raise InputError(
+                f"{root}: the labels of task `{task['name']}` are in {task['file']!r}, which the manifest does not list."
+            )
+        if len(task["counts"]) != len(task["classes"]):
+            raise InputError(f"{root}: task `{task['name']}` should have a count for each class.")

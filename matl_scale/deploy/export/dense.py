@@ -1,0 +1,168 @@
+"""`dense_network()`: a task's sub-network as a plain network, without routers and without the argument `task`.
+
+It is the graph that sub-network execution runs, with one task's slices as weights. Batch norms are folded into the convs
+before them; the head is cut to the features that the task keeps. Nothing is shared with the routed network.
+"""
+
+import copy
+import keyword
+import operator
+import re
+from typing import Any, cast
+
+import torch
+from torch import fx, nn
+from torch.nn import functional
+
+from matl_scale.deploy.export.layers import build_conv, build_linear, build_norm
+from matl_scale.errors import InputError
+from matl_scale.models.network import RoutedModel
+from matl_scale.routing.derive import Derived, KeptNorm, derive
+from matl_scale.routing.layer_norms import TaskLayerNorm
+from matl_scale.routing.slicing import Cut, Fold, Slice
+from matl_scale.routing.subnetwork import SlicedNetwork
+from matl_scale.routing.units import places_of
+from matl_scale.vision import StochasticDepth
+
+WITHOUT_EFFECT = (nn.Identity, nn.modules.dropout._DropoutNd, StochasticDepth)  # in evaluation mode
+RESERVED = frozenset(dir(fx.GraphModule({}, fx.Graph())))
+
+
+class DenseNetwork:
+    """Walks a derived network's graph and writes the plain one. Use `dense_network`.
+
+    Args:
+        trunk: From `route()`.
+        derived: From it, with nothing in common but the images, and folded.
+        task_id: The task whose slices become weights.
+    """
+
+    def __init__(self, trunk: fx.GraphModule, derived: Derived, task_id: int) -> None:
+        network = SlicedNetwork(trunk, derived)
+        self.derived = derived
+        self.task = torch.tensor([task_id], device=next(iter(trunk.buffers())).device)
+        self.slices = network.gather(self.task)
+        self.names = {module: name for name, module in trunk.named_modules(remove_duplicate=False)}
+        self.cuts = cuts_of(derived.slices)
+        self.kept_features = places_of(network.get_buffer(f"kept_{derived.features}"), self.task)
+        self.modules: dict[str, Any] = {}
+        self.copies: dict[str, str] = {}  # names here of modules that hold nothing, by their names there
+        self.graph = fx.Graph()
+        self.images = self.graph.placeholder("images")
+        self.values: dict[fx.Node, fx.Node] = {}
+
+    def run(self, head: nn.Linear) -> fx.GraphModule:
+        for node in self.derived.dense.graph.nodes:
+            if node.op == "output":
+                features = self.value(node.args[0])
+            elif node.op != "placeholder" and self.place_in(node, "slices") is None:
+                self.values[node] = self.convert(node)
+        self.graph.output(self.call(self.cut_head(head), "head", features))
+        self.graph.lint()
+        return fx.GraphModule(self.modules, self.graph, "DenseNetwork").eval()
+
+    def convert(self, node: fx.Node) -> fx.Node:
+        if self.place_in(node, "tensors") is not None:
+            return self.images
+        if node.target in (functional.conv2d, functional.linear):
+            return self.convert_layer(node)
+        if node.op != "call_module":
+            return self.copy(node)
+        module = self.derived.dense.get_submodule(str(node.target))
+        if isinstance(module, KeptNorm):
+            return self.convert_norm(node, module)
+        if isinstance(module, WITHOUT_EFFECT):
+            return self.value(node.args[0])
+        if str(node.target) not in self.copies:
+            self.copies[str(node.target)] = self.add(copy.deepcopy(module), str(node.target))
+        copied = self.copy(node)
+        copied.target = self.copies[str(node.target)]
+        return copied
+
+    def copy(self, node: fx.Node) -> fx.Node:
+        copied = self.graph.node_copy(node, self.value)
+        copied.meta.clear()
+        return copied
+
+    def convert_layer(self, node: fx.Node) -> fx.Node:
+        places = [self.place_in(argument, "slices") for argument in node.args[1:]]
+        tensors = [self.slices[cast(int, place)] for place in places]
+        is_conv = node.target is functional.conv2d
+        layer: nn.Module = build_conv(tensors, dict(node.kwargs)) if is_conv else build_linear(tensors)
+        return self.call(layer, self.names[self.cuts[cast(int, places[0])].module], self.value(node.args[0]))
+
+    def convert_norm(self, node: fx.Node, kept: KeptNorm) -> fx.Node:
+        affine = [self.slices[cast(int, self.place_in(argument, "slices"))] for argument in node.args[2:]]
+        norm, name = build_norm(kept.norm, self.task, affine), self.names[kept.norm]
+        x = self.value(node.args[0])
+        if isinstance(kept.norm, TaskLayerNorm) and kept.norm.channel_dim != -1:
+            last = self.graph.call_function(torch.movedim, (x, kept.norm.channel_dim, -1))
+            return self.graph.call_function(torch.movedim, (self.call(norm, name, last), -1, kept.norm.channel_dim))
+        return self.call(norm, name, x)
+
+    def cut_head(self, head: nn.Linear) -> nn.Linear:
+        """Returns the head with the columns of the features that the task keeps; a flatten gives several per channel."""
+        by_channel = head.weight.view(head.out_features, self.derived.num_channels, -1)
+        return build_linear([by_channel.index_select(1, self.kept_features).flatten(1), head.bias])
+
+    def call(self, module: nn.Module, name: str, x: fx.Node) -> fx.Node:
+        return self.graph.call_module(self.add(module, name), (x,))
+
+    def add(self, thing: Any, name: str) -> str:
+        """Keeps a module or tensor under a name that is an identifier. Returns the name."""
+        name = re.sub(r"\W", "_", name)
+        if keyword.iskeyword(name) or name in RESERVED or not name.isidentifier():
+            name = f"layer_{name}"
+        while name in self.modules:
+            name += "_"
+        self.modules[name] = thing
+        return name
+
+    def value(self, node: Any) -> fx.Node:
+        """Returns the node here for a node of the derived graph; for a slice that is not a layer's, a parameter."""
+        if node not in self.values:
+            place = self.place_in(node, "slices")
+            assert place is not None, node
+            cut, value = self.cuts[place], self.slices[place].clone()
+            is_parameter = isinstance(getattr(cut.module, cut.name), nn.Parameter)
+            name = f"{self.names[cut.module]}.{cut.name}"
+            self.values[node] = self.graph.get_attr(self.add(nn.Parameter(value) if is_parameter else value, name))
+        return self.values[node]
+
+    def place_in(self, node: Any, name: str) -> int | None:
+        """Returns which element of an input of the derived graph a node is; None if it is none."""
+        if not isinstance(node, fx.Node) or node.target is not operator.getitem:
+            return None
+        source, place = node.args
+        is_input = isinstance(source, fx.Node) and source.op == "placeholder" and source.target == name
+        return cast(int, place) if is_input else None
+
+
+def cuts_of(slices: list[Slice]) -> list[Cut]:
+    """Returns what every slice was cut from: a folded weight and bias from the conv's weight."""
+    cuts: list[Cut] = []
+    for made in slices:
+        assert isinstance(made, Cut | Fold)  # the others belong to what is computed for several tasks
+        cuts += [made] if isinstance(made, Cut) else [made.weight, made.weight]
+    return cuts
+
+
+def dense_network(model: RoutedModel, task_id: int) -> fx.GraphModule:
+    """Returns a task's sub-network as a network of its own, in evaluation mode.
+
+    Args:
+        model: The routed network; it is not changed, and nothing is shared with it.
+        task_id: The task.
+
+    Returns:
+        A module from normalised images `(batch, 3, height, width)` to logits `(batch, num_classes)`.
+
+    Raises:
+        InputError: There is no such task, or a layer cannot be sliced; names it.
+    """
+    if not 0 <= task_id < len(model.heads):
+        raise InputError(f"`task_id` should be 0 to {len(model.heads) - 1}. Got {task_id}.")
+    image = next(node for node in model.trunk.graph.nodes if node.op == "placeholder")
+    derived = derive(model.trunk, common={image}, pools={}, fold=True)
+    with torch.no_grad():
+        return DenseNetwork(model.trunk, derived, task_id).run(cast(nn.Linear, model.heads[task_id]))

@@ -1,0 +1,155 @@
+"""Writes a dense network in one of three formats, whole or not at all, and reads what was written.
+
+| format | files | needs, to run |
+| --- | --- | --- |
+| `safetensors` | `NAME.safetensors` and `NAME.py` | torch, safetensors |
+| `onnx` | `NAME.onnx` | any ONNX runtime |
+| `torch.export` | `NAME.pt2` | torch |
+
+All take any number of images and say what their `Description` says.
+"""
+
+import importlib.util
+import io
+import json
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import torch
+from safetensors.torch import save
+from torch import fx, nn
+
+from matl_scale.deploy.export.description import Description
+from matl_scale.deploy.export.source import write_source
+from matl_scale.errors import InputError
+from matl_scale.storage.files import write_atomic, write_text
+
+Format = Literal["safetensors", "onnx", "torch.export"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+SUFFIXES: dict[Format, str] = {"safetensors": ".safetensors", "onnx": ".onnx", "torch.export": ".pt2"}
+NEEDED: dict[Format, tuple[str, ...]] = {"onnx": ("onnx", "onnxscript", "onnxruntime")}
+DESCRIPTION_FILE = "description.json"  # in a .pt2
+Run = Callable[[torch.Tensor], torch.Tensor]
+
+
+def write_network(network: fx.GraphModule, description: Description, place: Path, kind: Format) -> Path:
+    """Writes a network.
+
+    Args:
+        network: From `dense_network`.
+        description: What the file says about it.
+        place: The file's path without suffix.
+        kind: The format.
+
+    Returns:
+        The file with the weights.
+
+    Raises:
+        InputError: A package is not installed, or a layer has no counterpart in the format.
+    """
+    path = place.with_name(place.name + SUFFIXES[kind])
+    if kind == "safetensors":
+        write_safetensors(network, description, path)
+    elif kind == "onnx":
+        write_onnx(network, description, path)
+    else:
+        write_torch_export(network, description, path)
+    return path
+
+
+def write_safetensors(network: fx.GraphModule, description: Description, path: Path) -> None:
+    """Writes the weights, and beside them the Python module that loads them."""
+    write_text(path.with_suffix(".py"), write_source(network, description))
+    write_bytes(path, save(network.state_dict(), description.texts()))
+
+
+def write_torch_export(network: nn.Module, description: Description, path: Path) -> None:
+    """Writes the program that `torch.export.load` reads."""
+    images, shapes = example(network, description)
+    program = torch.export.export(network, (images,), dynamic_shapes=shapes)
+    program.example_inputs = None  # would be written too
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # paths on this machine
+    buffer = io.BytesIO()
+    extra = {DESCRIPTION_FILE: json.dumps(asdict(description), ensure_ascii=False)}
+    torch.export.save(program, buffer, extra_files=extra)
+    write_bytes(path, buffer.getvalue())
+
+
+def write_onnx(network: nn.Module, description: Description, path: Path) -> None:
+    """Writes the graph for ONNX runtimes; input `images`, output `logits`."""
+    check_format("onnx")
+    import onnx
+
+    images, shapes = example(network, description)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)  # torch's own doing
+        program = torch.onnx.export(
+            network,
+            (images,),
+            dynamic_shapes=shapes,
+            dynamo=True,
+            input_names=["images"],
+            output_names=["logits"],
+            external_data=False,
+            verbose=False,
+        )
+    model = cast(torch.onnx.ONNXProgram, program).model_proto
+    for part in (*model.graph.node, *model.graph.initializer, *model.graph.input, *model.graph.output):
+        del part.metadata_props[:]  # names in PyTorch, and paths on this machine
+    onnx.helper.set_model_props(model, description.texts())
+    write_bytes(path, model.SerializeToString())
+
+
+def example(network: nn.Module, description: Description) -> tuple[torch.Tensor, dict[str, Any]]:
+    """Returns images to trace a network with, and which of their dimensions may be another: their number."""
+    weight = next(network.parameters())
+    size = description.image_size
+    images = torch.zeros(
+        2, 3, size, size, dtype=weight.dtype, device=weight.device
+    )  # 2: a single one would be a constant
+    return images, {"images": {0: torch.export.Dim("batch")}}
+
+
+def check_format(kind: Format) -> None:
+    """Raises `InputError` unless what the format needs is installed."""
+    missing = [name for name in NEEDED.get(kind, ()) if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(
+            f"The format {kind} needs {', '.join(missing)}, not installed here: pip install 'matl-scale[onnx]'."
+        )
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    write_atomic(path, lambda partial: partial.write_bytes(content))
+
+
+def open_exported(path: Path) -> Run:
+    """Reads a file that `write_network` wrote. Runs the Python module beside weights.
+
+    Returns:
+        From images, shape `(batch, 3, height, width)`, to logits.
+    """
+    if path.suffix == ".pt2":
+        return cast(Run, torch.export.load(path).module())
+    if path.suffix == ".onnx":
+        return open_onnx(path)
+    spec = importlib.util.spec_from_file_location("exported_network", path.with_suffix(".py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return cast(Run, module.load(path))
+
+
+def open_onnx(path: Path) -> Run:
+    check_format("onnx")
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])

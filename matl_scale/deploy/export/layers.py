@@ -1,0 +1,98 @@
+"""Plain layers with weights of their own, from one task's slices."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from matl_scale.routing.derive import TaskNorm
+from matl_scale.routing.layer_norms import TaskGroupNorm, TaskLayerNorm
+from matl_scale.routing.units import places_of
+
+
+class UnevenGroupNorm(nn.Module):
+    """Group norm over neighbouring channels, in groups of unequal size: a task keeps more of some groups than of others.
+
+    Args:
+        sizes: Number of channels in each group.
+        eps: Added to the variance.
+    """
+
+    members: torch.Tensor
+
+    def __init__(self, sizes: Sequence[int], eps: float) -> None:
+        super().__init__()
+        self.sizes, self.eps = tuple(sizes), eps
+        self.weight, self.bias = nn.Parameter(torch.ones(sum(sizes))), nn.Parameter(torch.zeros(sum(sizes)))
+        groups = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+        self.register_buffer("members", functional.one_hot(groups), persistent=False)  # (num_channels, num_groups)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalises `x`, shape `(batch, num_channels, height, width)`."""
+        centred = x - self.group_mean(x)
+        y = centred * (self.group_mean(centred.square()) + self.eps).rsqrt()
+        return y * self.weight[:, None, None] + self.bias[:, None, None]
+
+    def group_mean(self, x: torch.Tensor) -> torch.Tensor:
+        members = self.members.to(x.dtype)
+        means = x.mean(dim=(2, 3)) @ (members / members.sum(dim=0))
+        return (means @ members.T)[:, :, None, None]
+
+
+def build_conv(tensors: Sequence[torch.Tensor], options: dict[str, Any]) -> nn.Conv2d:
+    """Returns a conv.
+
+    Args:
+        tensors: Its weight, and its bias if it has one.
+        options: Stride, padding, dilation and groups.
+    """
+    weight = tensors[0]
+    outs, ins, *kernel = weight.shape
+    size: Any = tuple(kernel)
+    conv = nn.Conv2d(ins * options["groups"], outs, size, bias=len(tensors) > 1, device="meta", **options)
+    return fill(conv, zip(("weight", "bias"), tensors, strict=False))
+
+
+def build_linear(tensors: Sequence[torch.Tensor]) -> nn.Linear:
+    """Returns a linear layer with a weight, and a bias if there is one."""
+    outs, ins = tensors[0].shape
+    linear = nn.Linear(ins, outs, bias=len(tensors) > 1, device="meta")
+    return fill(linear, zip(("weight", "bias"), tensors, strict=False))
+
+
+def build_norm(norm: TaskNorm, task: torch.Tensor, affine: Sequence[torch.Tensor]) -> nn.Module:
+    """Returns the plain norm of one task.
+
+    Args:
+        norm: The routed norm.
+        task: The task, shape `(1,)`.
+        affine: Weight and bias of the channels that it keeps, each `(num_kept,)`. A layer norm has these channels last.
+    """
+    named = list(zip(("weight", "bias"), affine, strict=True))
+    num_kept = len(affine[0])
+    if isinstance(norm, TaskLayerNorm):
+        return fill(nn.LayerNorm(num_kept, norm.eps, device="meta"), named)
+    if isinstance(norm, TaskGroupNorm):
+        return fill(build_group_norm(norm, task), named)
+    mean, var = norm.read(task)
+    count = torch.zeros((), dtype=torch.long)
+    statistics = [("running_mean", mean), ("running_var", var), ("num_batches_tracked", count)]
+    return fill(nn.BatchNorm2d(num_kept, norm.eps, norm.momentum, device="meta"), named + statistics)
+
+
+def build_group_norm(norm: TaskGroupNorm, task: torch.Tensor) -> nn.Module:
+    groups = norm.groups.index_select(0, places_of(norm.kept, task))
+    sizes = torch.unique_consecutive(groups, return_counts=True)[1].tolist()
+    if len(set(sizes)) == 1:
+        return nn.GroupNorm(len(sizes), sum(sizes), norm.eps)
+    return UnevenGroupNorm(sizes, norm.eps).to(norm.weight.device)
+
+
+def fill(module: Any, tensors: Any) -> Any:
+    """Puts copies of tensors into a module, by name; parameters stay parameters. Returns the module."""
+    for name, tensor in tensors:
+        value = tensor.detach().clone(memory_format=torch.contiguous_format)
+        setattr(module, name, nn.Parameter(value) if name in module._parameters else value)
+    return module

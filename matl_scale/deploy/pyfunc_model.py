@@ -1,0 +1,50 @@
+"""A trained network as an MLflow model. MLflow runs this file when it loads one: `mlflow.pyfunc.load_model(uri)`."""
+
+from typing import Any
+
+import mlflow
+import numpy as np
+
+
+class TaskClassifier(mlflow.pyfunc.PythonModel):
+    """Classifies images for one task at a time: `model.predict(images, params={"task": "smiling"})`."""
+
+    def load_context(self, context: Any) -> None:
+        """Loads the network from the model's files."""
+        from pathlib import Path
+
+        import torch
+
+        from matl_scale.runs.checkpoints.network import open_network, restore_network
+
+        checkpoint = open_network(Path(context.artifacts["network"]))
+        self.tasks = list(checkpoint.classes)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = restore_network(checkpoint, self.device)
+
+    # MLflow would derive another signature from annotations
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ARG002
+        """Returns the logits of one task, float32, shape `(batch, num_classes)`.
+
+        Args:
+            context: Unused.
+            model_input: uint8 images of the network's size, shape `(batch, 3, size, size)`.
+            params: `{"task": name}`.
+
+        Raises:
+            InputError: There is no such task.
+        """
+        import torch
+
+        from matl_scale.data.loading.augment import normalise
+        from matl_scale.errors import InputError, nearest
+
+        task = (params or {}).get("task", self.tasks[0])
+        if task not in self.tasks:
+            raise InputError(f"The model has no task `{task}`." + nearest(task, self.tasks))
+        images = torch.from_numpy(np.array(model_input)).to(self.device)
+        with torch.no_grad():
+            return self.model(normalise(images), self.tasks.index(task)).float().cpu().numpy()
+
+
+mlflow.models.set_model(TaskClassifier())

@@ -1,0 +1,93 @@
+"""Batches of images that belong to no shard set: read and decoded in worker processes, in order."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+from matl_scale.data.images.decode import decode_image
+from matl_scale.data.loading.loader import worker_of
+from matl_scale.errors import InputError
+
+
+class ListedImages(Protocol):
+    """Encoded images that know their names."""
+
+    def names(self) -> Iterator[tuple[list[str], np.ndarray]]: ...
+
+    def read(self, names: Sequence[str], sources: np.ndarray) -> Iterator[bytes]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnlabelledBatch:
+    """Some images.
+
+    Attributes:
+        names: Of those that could be decoded.
+        images: uint8, shape `(len(names), 3, size, size)`.
+        damaged: Name and reason of the others.
+        problem: Why no more can be read; empty if all is well.
+    """
+
+    names: list[str]
+    images: torch.Tensor
+    damaged: list[tuple[str, str]]
+    problem: str = ""
+
+
+class UnlabelledImages(IterableDataset[UnlabelledBatch]):
+    """Decodes images, batch by batch; with several workers each takes every n-th batch.
+
+    Args:
+        images: What to read.
+        batch_size: Images at once.
+        size: Side length in pixels to which they are scaled and centre-cropped.
+    """
+
+    def __init__(self, images: ListedImages, batch_size: int, size: int) -> None:
+        self.images, self.batch_size, self.size = images, batch_size, size
+
+    def __iter__(self) -> Iterator[UnlabelledBatch]:
+        try:
+            yield from self._batches()
+        except InputError as error:  # torch would wrap the trace of a worker into its message
+            empty = torch.empty(0, 3, self.size, self.size, dtype=torch.uint8)
+            yield UnlabelledBatch(names=[], images=empty, damaged=[], problem=str(error))
+
+    def _batches(self) -> Iterator[UnlabelledBatch]:
+        worker, num_workers = worker_of()
+        number = 0
+        for names, sources in self.images.names():
+            for start in range(0, len(names), self.batch_size):
+                if number % num_workers == worker:
+                    part = slice(start, start + self.batch_size)
+                    yield self._decode(names[part], sources[part])
+                number += 1
+
+    def _decode(self, names: list[str], sources: np.ndarray) -> UnlabelledBatch:
+        kept, pixels, damaged = [], [], []
+        for name, data in zip(names, self.images.read(names, sources), strict=True):
+            try:
+                pixels.append(decode_image(data, self.size).transpose(2, 0, 1))
+                kept.append(name)
+            except Exception as error:  # Pillow's codecs raise many kinds for damaged data
+                damaged.append((name, f"cannot be decoded ({error})" if data else "is empty or gone"))
+        stacked = np.stack(pixels) if pixels else np.empty((0, 3, self.size, self.size), dtype=np.uint8)
+        return UnlabelledBatch(names=kept, images=torch.from_numpy(stacked), damaged=damaged)
+
+
+def load_unlabelled(images: ListedImages, batch_size: int, size: int, workers: int) -> Iterator[UnlabelledBatch]:
+    """Yields the batches in order.
+
+    Raises:
+        InputError: Something cannot be read that is there.
+    """
+    data = UnlabelledImages(images, batch_size, size)
+    loader: DataLoader[UnlabelledBatch] = DataLoader(data, batch_size=None, num_workers=workers)
+    for batch in loader:
+        if batch.problem:
+            raise InputError(batch.problem)
+        yield batch

@@ -1,0 +1,29 @@
+"""Which device and which precision a process computes with."""
+
+import os
+import platform
+from typing import Literal
+
+import torch
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+def device_name(device: torch.device) -> str:
+    """Returns what a person calls a device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
+
+
+def choose_cpu() -> bool:
+    """Returns whether to train on the CPU: asked for, no GPU, or more processes on this machine than it has GPUs."""
+    # accelerate's launcher for several processes drops `use_cpu` from its config file, but passes the environment on
+    asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1")
+    return asked or int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > torch.cuda.device_count()
+
+
+def resolve_precision(precision: Precision) -> Precision:
+    """Replaces `auto` by what the device has."""
+    if precision != "auto":
+        return precision
+    has_bf16 = not choose_cpu() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if has_bf16 else "fp32"

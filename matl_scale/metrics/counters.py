@@ -1,0 +1,130 @@
+"""Per-task counters that add up over batches and ranks, and how the metrics follow from them.
+
+Everything but the loss is a count, so the result does not depend on how samples were spread over ranks. AUROC and
+average precision come from histograms of the score (the log-odds of a class) with `NUM_BINS` bins that are narrow
+around zero; two samples in one bin count as tied.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from matl_scale.metrics.task_metrics import METRICS, TaskMetrics, mean, ratio
+
+NUM_BINS = 2048
+SCORE_LIMIT = 60.0  # log-odds beyond it share the outermost bins
+
+
+class TaskCounters:
+    """Counters of all tasks in two flat tensors: `counts` (int64) and `losses` (float64, one sum per task).
+
+    Adding the tensors of several ranks gives the counters of all of them.
+
+    Args:
+        num_classes: Of each task.
+        device: Where batches are counted.
+    """
+
+    def __init__(self, num_classes: Sequence[int], device: torch.device | str = "cpu") -> None:
+        self.num_classes = list(num_classes)
+        self.num_scores = [1 if count == 2 else count for count in self.num_classes]
+        confusion = np.array([count * count for count in self.num_classes])
+        histogram = np.array([2 * count * NUM_BINS for count in self.num_scores])
+        self._confusion_start = np.concatenate([[0], np.cumsum(confusion)])
+        self._histogram_start = self._confusion_start[-1] + np.concatenate([[0], np.cumsum(histogram)])
+        self.counts = torch.zeros(int(self._histogram_start[-1]), dtype=torch.int64, device=device)
+        self.losses = torch.zeros(len(self.num_classes), dtype=torch.float64, device=device)
+
+    def update(self, task_id: int, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        """Counts one batch of labelled samples.
+
+        Args:
+            task_id: The task.
+            logits: Shape `(batch, num_classes)`.
+            labels: Class indices, shape `(batch,)`, none missing.
+        """
+        logits = logits.float()
+        num_classes = self.num_classes[task_id]
+        self.losses[task_id] += functional.cross_entropy(logits.double(), labels, reduction="sum")
+        cells = labels * num_classes + logits.argmax(dim=1)
+        self._confusion(task_id).add_(torch.bincount(cells, minlength=num_classes**2))
+        scores, positive = class_scores(logits, labels)
+        which = torch.arange(scores.shape[1], device=logits.device)[None]
+        cells = (which * 2 + positive) * NUM_BINS + score_bins(scores)
+        self._histogram(task_id).add_(torch.bincount(cells.flatten(), minlength=2 * scores.shape[1] * NUM_BINS))
+
+    def _confusion(self, task_id: int) -> torch.Tensor:
+        return self.counts[self._confusion_start[task_id] : self._confusion_start[task_id + 1]]
+
+    def _histogram(self, task_id: int) -> torch.Tensor:
+        return self.counts[self._histogram_start[task_id] : self._histogram_start[task_id + 1]]
+
+    def compute(self) -> TaskMetrics:
+        """Returns every metric of every task; NaN where it is undefined."""
+        rows = [self._compute_task(task_id) for task_id in range(len(self.num_classes))]
+        counts = np.array([int(self._confusion(task_id).sum()) for task_id in range(len(self.num_classes))])
+        return TaskMetrics(values={name: np.array([row[name] for row in rows]) for name in METRICS}, counts=counts)
+
+    def _compute_task(self, task_id: int) -> dict[str, float]:
+        num_classes, num_scores = self.num_classes[task_id], self.num_scores[task_id]
+        confusion = self._confusion(task_id).cpu().numpy().reshape(num_classes, num_classes)  # true × predicted
+        histogram = self._histogram(task_id).cpu().numpy().reshape(num_scores, 2, NUM_BINS)
+        total = confusion.sum()
+        if total == 0:
+            return dict.fromkeys(METRICS, float("nan"))
+        support, predicted, hits = confusion.sum(axis=1), confusion.sum(axis=0), confusion.diagonal()
+        recall, precision = ratio(hits, support), ratio(hits, predicted)
+        f1 = ratio(2 * hits, support + predicted)
+        seen = support > 0
+        chosen = np.array([False, True]) if num_classes == 2 else seen  # a binary task reports its class 1
+        several = seen.sum() > 1
+        ranked = [
+            (auroc(negative, positive), average_precision(negative, positive)) for negative, positive in histogram
+        ]
+        return {
+            "loss": float(self.losses[task_id]) / total,
+            "accuracy": hits.sum() / total,
+            "balanced_accuracy": mean(recall[seen]) if several else float("nan"),
+            "precision": mean(precision[chosen]),
+            "recall": mean(recall[chosen]),
+            "f1": mean(f1[chosen & (seen | (num_classes > 2))]),
+            "auroc": mean(np.array([pair[0] for pair in ranked])),
+            "average_precision": mean(np.array([pair[1] for pair in ranked])),
+            "majority_accuracy": support.max() / total,
+        }
+
+
+def class_scores(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the log-odds of each class and whether it is the true one, both `(batch, num_scores)`.
+
+    A binary task has one score, that of class 1.
+    """
+    if logits.shape[1] == 2:
+        return (logits[:, 1] - logits[:, 0])[:, None], labels[:, None]
+    log_probabilities = functional.log_softmax(logits.double(), dim=1)
+    scores = log_probabilities - torch.log(-torch.expm1(log_probabilities))
+    return scores, functional.one_hot(labels, logits.shape[1])
+
+
+def score_bins(scores: torch.Tensor) -> torch.Tensor:
+    """Maps scores to bins, monotonically; asinh spends the bins where scores are dense."""
+    limit = float(np.arcsinh(SCORE_LIMIT))
+    places = torch.asinh(scores.nan_to_num(0.0)).clamp(-limit, limit) / limit
+    return ((places + 1) * (NUM_BINS / 2)).long().clamp(0, NUM_BINS - 1)
+
+
+def auroc(negative: np.ndarray, positive: np.ndarray) -> float:
+    """Area under the ROC curve from score histograms: P(positive above negative) + ½ P(tied) (Mann and Whitney, 1947)."""
+    below = np.cumsum(negative) - negative
+    pairs = float(negative.sum()) * float(positive.sum())
+    return float((positive * (below + negative / 2)).sum() / pairs) if pairs else float("nan")
+
+
+def average_precision(negative: np.ndarray, positive: np.ndarray) -> float:
+    """Sum of precision × recall gained over falling thresholds, one per bin, without interpolation."""
+    hits, picked = np.cumsum(positive[::-1]), np.cumsum((negative + positive)[::-1])
+    if not len(hits) or hits[-1] == 0:
+        return float("nan")
+    return float((ratio(hits, picked) * positive[::-1])[picked > 0].sum() / hits[-1])

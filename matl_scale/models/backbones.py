@@ -1,0 +1,159 @@
+"""torchvision's CNNs by name, without their classifier, at any width, for small images too."""
+
+import copy
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from torch import nn
+
+from matl_scale.errors import InputError, nearest
+from matl_scale.routing.surgery import first_line, set_submodule
+from matl_scale.seeds import derive_seed
+from matl_scale.vision import models
+
+Stem = Literal["standard", "small"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The backbone."""
+
+    name: str = "resnet18"
+    """A torchvision CNN, by the name that torchvision.models.get_model takes."""
+    width: float = 1.0
+    """Multiplies the channels of every layer."""
+    stem: Stem = "standard"
+    """`small` for images below 64 pixels: the first conv keeps the resolution and the first max-pool is dropped."""
+    pretrained: bool = False
+    """Start from torchvision's default weights (downloaded at the first use); needs width 1 and the standard stem."""
+
+    def __post_init__(self) -> None:
+        if not self.width > 0:
+            raise InputError(f"`model.width` should be above 0. Got {self.width}.")
+        if self.pretrained and (self.width != 1 or self.stem != "standard"):
+            raise InputError("`model.pretrained` should be false unless `model.width` is 1 and `model.stem` standard.")
+
+
+def build_backbone(config: ModelConfig, seed: int) -> nn.Module:
+    """Builds a torchvision CNN without its classifier.
+
+    Returns:
+        The module `(batch, 3, height, width) → (batch, num_features)`.
+
+    Raises:
+        InputError: torchvision has no such model, or it has no classifier that can be taken off.
+    """
+    names = models.list_models(module=models)
+    if config.name not in names:
+        raise InputError(
+            f"`model.name` should be a torchvision model. Got {config.name!r}." + nearest(config.name, names)
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "backbone"))
+        backbone = models.get_model(config.name, weights="DEFAULT" if config.pretrained else None)
+        remove_classifier(backbone, config.name)
+        if config.stem == "small":
+            shrink_stem(backbone)
+        if config.width != 1:
+            scale_width(backbone, config.width)
+    return backbone
+
+
+def remove_classifier(backbone: nn.Module, name: str) -> None:
+    """Leaves conv features, averaged over pixels: the hidden layers of VGG's and MobileNet's classifiers go too."""
+    for attribute in ("classifier", "fc"):
+        classifier = getattr(backbone, attribute, None)
+        if isinstance(classifier, nn.Module):
+            setattr(backbone, attribute, keep_norm_and_pool(classifier))
+            break
+    else:
+        raise InputError(f"`model.name` = {name}: it has no `classifier` or `fc` to replace by task heads.")
+    if isinstance(getattr(backbone, "avgpool", None), nn.AdaptiveAvgPool2d):
+        backbone.avgpool = nn.AdaptiveAvgPool2d(1)
+
+
+def keep_norm_and_pool(classifier: nn.Module) -> nn.Module:
+    """Returns what of a classifier belongs to the features: a last norm and flatten (ConvNeXt), a pool (SqueezeNet)."""
+    kept: list[nn.Module] = []
+    for module in classifier.children():
+        if isinstance(module, nn.LayerNorm | nn.Flatten):
+            kept.append(module)
+        elif isinstance(module, nn.AdaptiveAvgPool2d):
+            kept.append(nn.AdaptiveAvgPool2d(1))
+    return nn.Sequential(*kept) if kept else nn.Identity()
+
+
+def shrink_stem(backbone: nn.Module) -> None:
+    """Makes the first conv 3 × 3 with stride 1 and drops the first max-pool, as is usual for 32-pixel images."""
+    name, first = next((name, module) for name, module in backbone.named_modules() if isinstance(module, nn.Conv2d))
+    conv = nn.Conv2d(first.in_channels, first.out_channels, 3, padding=1, bias=first.bias is not None)
+    init_conv(conv)
+    set_submodule(backbone, name, conv)
+    pool = next((name for name, module in backbone.named_modules() if isinstance(module, nn.MaxPool2d)), None)
+    if pool is not None:
+        set_submodule(backbone, pool, nn.Identity())
+
+
+def scale_width(backbone: nn.Module, width: float) -> None:
+    """Replaces every conv and batch norm by one with `width` times the channels, freshly initialised.
+
+    Raises:
+        InputError: A grouped conv cannot be scaled by that factor, or a layer is of a kind that cannot be scaled.
+    """
+
+    def scaled(channels: int) -> int:
+        return max(1, round(channels * width))
+
+    for name, module in list(backbone.named_modules()):
+        if isinstance(module, nn.Conv2d):
+            set_submodule(backbone, name, scale_conv(name, module, scaled))
+        elif isinstance(module, nn.BatchNorm2d):
+            set_submodule(backbone, name, nn.BatchNorm2d(scaled(module.num_features), module.eps, module.momentum))
+        elif next(module.parameters(recurse=False), None) is not None:
+            raise InputError(
+                f"`model.width` should be 1 here: module `{name}` ({type(module).__name__}) cannot be scaled."
+            )
+
+
+def scale_conv(name: str, conv: nn.Conv2d, scaled: Any) -> nn.Conv2d:
+    ins = conv.in_channels if conv.in_channels == 3 else scaled(conv.in_channels)
+    outs = scaled(conv.out_channels)
+    groups = ins if conv.groups == conv.in_channels > 1 else conv.groups
+    if ins % groups or outs % groups:
+        raise InputError(
+            f"`model.width`: module `{name}` would have {ins} → {outs} channels in {groups} groups, which do not divide "
+            "them. Choose another width."
+        )
+    kernel_size, stride, dilation = (
+        cast(tuple[int, int], size) for size in (conv.kernel_size, conv.stride, conv.dilation)
+    )
+    padding = cast(tuple[int, int], conv.padding)
+    new = nn.Conv2d(ins, outs, kernel_size, stride, padding, dilation, groups, conv.bias is not None)
+    init_conv(new)
+    return new
+
+
+def init_conv(conv: nn.Conv2d) -> None:
+    """He initialisation over the fan-out (He et al., 2015, arXiv 1502.01852), as torchvision's CNNs use it."""
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+
+
+def count_features(backbone: nn.Module, config: ModelConfig, image_size: int) -> int:
+    """Returns the size of the backbone's output, by running it once without data.
+
+    Raises:
+        InputError: It does not run on images of that size.
+    """
+    on_meta = copy.deepcopy(backbone).to("meta", torch.float32).eval()
+    try:
+        output = on_meta(torch.empty(1, 3, image_size, image_size, device="meta", dtype=torch.float32))
+    except Exception as error:  # whatever a torchvision model raises
+        raise InputError(
+            f"`model.name` = {config.name} (width {config.width:g}, stem {config.stem}) does not run on images of "
+            f"{image_size} pixels: {first_line(error)}. Try a larger `data.image_size`, `model.stem` small, or another "
+            "`model.width`."
+        ) from error
+    return int(output.shape[1])

@@ -1,0 +1,1 @@
+"""Runs beside each other: which tasks they share, and what differs."""

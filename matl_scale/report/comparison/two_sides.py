@@ -1,0 +1,146 @@
+"""The comparison of two sides, each one run or several, task by task."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from matl_scale.report.comparison.alignment import AlignedRuns, Answers
+from matl_scale.report.comparison.results import Comparison, TaskDifference, Verdict
+from matl_scale.report.significance.bootstrap import bootstrap_interval
+from matl_scale.report.significance.paired_counts import Metric, adjust, count_pairs, metric_of_runs, seed_margin
+from matl_scale.report.significance.randomisation import randomisation_p
+from matl_scale.tasks import Task
+
+FEW_SAMPLES = 5
+NAN = float("nan")
+
+
+def compare(
+    aligned: AlignedRuns, side_a: Sequence[int], side_b: Sequence[int], split: str, metric: Metric, alpha: float
+) -> Comparison:
+    """Compares two sides, task by task.
+
+    Args:
+        aligned: The runs.
+        side_a: Which of them are A.
+        side_b: Which are B.
+        split: What was evaluated.
+        metric: What is compared.
+        alpha: The false discovery rate.
+    """
+    tasks = [
+        compare_task(
+            task, aligned.labels(task.name), aligned.right(task.name, side_a), aligned.right(task.name, side_b), metric
+        )
+        for task in aligned.tasks
+    ]
+    runs_a, runs_b = ([aligned.answers[i] for i in side] for side in (side_a, side_b))
+    values_a, values_b = (values_of_runs(aligned, side, metric) for side in (side_a, side_b))
+    margins = seed_margin(values_a, values_b).tolist()
+    return Comparison(
+        name_a=name_side(runs_a),
+        name_b=name_side(runs_b),
+        runs_a=[run.label for run in runs_a],
+        runs_b=[run.label for run in runs_b],
+        split=split,
+        metric=metric,
+        alpha=alpha,
+        tasks=[beware_of_seeds(task, margin) for task, margin in zip(judge(tasks, alpha), margins, strict=True)],
+        config_changes=[],
+        left_out=aligned.left_out,
+        spread_a=spread_of(values_a),
+        spread_b=spread_of(values_b),
+    )
+
+
+def name_side(runs: Sequence[Answers]) -> str:
+    return runs[0].name if len(runs) == 1 else f"{runs[0].name} and {len(runs) - 1} more"
+
+
+def values_of_runs(aligned: AlignedRuns, runs: Sequence[int], metric: Metric) -> np.ndarray:
+    """Returns the metric of each task in each run, NaN where it is undefined, shape `(num_runs, num_tasks)`."""
+    values = np.full((len(runs), len(aligned.tasks)), np.nan)
+    for place, task in enumerate(aligned.tasks):
+        labels = aligned.labels(task.name)
+        if not why_undefined(task, np.bincount(labels, minlength=task.num_classes)):
+            values[:, place] = metric_of_runs(labels, aligned.right(task.name, runs), metric)
+    return values
+
+
+def spread_of(values: np.ndarray) -> np.ndarray | None:
+    return values.std(axis=0, ddof=1) if len(values) > 1 else None
+
+
+def beware_of_seeds(task: TaskDifference, margin: float) -> TaskDifference:
+    """Warns where a difference is real for these networks, but no larger than seeds alone may make it."""
+    if task.verdict not in ("improved", "regressed") or not abs(task.difference) <= margin:
+        return task
+    warning = f"seeds alone may do that: within ±{margin:.4f}"
+    return replace(task, reason=f"{task.reason}; {warning}" if task.reason else warning)
+
+
+def compare_task(
+    task: Task, labels: np.ndarray, right_a: np.ndarray, right_b: np.ndarray, metric: Metric
+) -> TaskDifference:
+    """Compares one task, without regard to the others.
+
+    Args:
+        task: The task.
+        labels: Class indices, shape `(num_labelled,)`.
+        right_a: Which answers were right, shape `(num_runs, num_labelled)`.
+        right_b: Of B, which may have another number of runs.
+        metric: What is compared.
+    """
+    counts = np.bincount(labels, minlength=task.num_classes)
+    reason = why_undefined(task, counts)
+    if reason:
+        return TaskDifference(
+            task=task.name, count=len(labels), value_a=NAN, value_b=NAN, difference=NAN, low=NAN, high=NAN, p=NAN,
+            p_adjusted=NAN, verdict="undefined", reason=reason,
+        )  # fmt: skip
+    pairs = count_pairs(labels, right_a, right_b, metric)
+    low, high = bootstrap_interval(pairs.padded())
+    return TaskDifference(
+        task=task.name,
+        count=len(labels),
+        value_a=float(metric_of_runs(labels, right_a, metric).mean()),
+        value_b=float(metric_of_runs(labels, right_b, metric).mean()),
+        difference=pairs.difference,
+        low=low,
+        high=high,
+        p=randomisation_p(pairs.padded()),
+        p_adjusted=NAN,
+        verdict="unchanged",
+        reason=why_careful(task, counts) if metric == "balanced_accuracy" else "",
+    )
+
+
+def why_undefined(task: Task, counts: np.ndarray) -> str:
+    """Returns why a task cannot be measured on samples with these class counts, shape `(num_classes,)`; empty if it can."""
+    seen = np.flatnonzero(counts)
+    if not len(seen):
+        return "no labelled sample"
+    return f"only class `{task.classes[seen[0]]}` occurs" if len(seen) == 1 else ""
+
+
+def why_careful(task: Task, counts: np.ndarray) -> str:
+    """Returns a warning if a class has so few samples that they say little; else an empty string."""
+    rarest = int(np.where(counts > 0, counts, counts.max()).argmin())
+    if counts[rarest] >= FEW_SAMPLES:
+        return ""
+    return f"class `{task.classes[rarest]}` has only {counts[rarest]} sample{'s' * bool(counts[rarest] > 1)}"
+
+
+def judge(tasks: Sequence[TaskDifference], alpha: float) -> list[TaskDifference]:
+    """Corrects the p values for the number of tasks, and says which differences are more than noise."""
+    adjusted = adjust(np.array([task.p for task in tasks])).tolist()
+    return [
+        replace(task, p_adjusted=p, verdict=decide(task, p, alpha)) for task, p in zip(tasks, adjusted, strict=True)
+    ]
+
+
+def decide(task: TaskDifference, p_adjusted: float, alpha: float) -> Verdict:
+    if task.verdict == "undefined" or p_adjusted > alpha:
+        return task.verdict
+    return "improved" if task.difference > 0 else "regressed"

@@ -1,0 +1,87 @@
+"""What all tasks have in common in evaluation: the part of a routed trunk that no task's units or statistics touch.
+
+A max pool behind the first norm can join it. A batch norm's channel rises or falls with its input, and a ReLU never falls,
+so the maximum may be taken first: the largest values of a window where the norm's weight is positive, the smallest where
+it is negative. Both are the same for every task.
+"""
+
+import operator
+
+import torch
+from torch import fx, nn
+
+from matl_scale.routing.batch_norm import TaskBatchNorm2d
+from matl_scale.routing.router import TaskRouter
+
+Source = tuple[fx.Node, fx.Node | None]
+
+
+def find_common(trunk: fx.GraphModule) -> set[fx.Node]:
+    """Returns the nodes whose values are the same for every task, at full width."""
+    common: set[fx.Node] = set()
+    for node in trunk.graph.nodes:
+        if node.op in ("placeholder", "get_attr"):
+            common.add(node)
+        elif node.op == "output" or node.meta["channels"].pixels > 1:
+            continue  # how many features a flatten gives per channel depends on the size of the images
+        elif all(source in common for source in node.all_input_nodes):
+            module = module_of(trunk, node)
+            if isinstance(module, TaskRouter):
+                is_common = bool(module.mask.all())
+            elif isinstance(module, TaskBatchNorm2d):
+                is_common = module.statistics == "shared" and module.kept.shape[1] == module.num_features
+            else:
+                # other norms with the argument `task` see a mask
+                is_common = all(source.target != "task" for source in node.all_input_nodes)
+            if is_common:
+                common.add(node)
+    return common
+
+
+def find_early_pools(trunk: fx.GraphModule, common: set[fx.Node]) -> dict[fx.Node, fx.Node]:
+    """Returns the batch norms of common values behind which come only a router, a ReLU and a max pool, with the pool."""
+    found = {}
+    for norm in trunk.graph.nodes:
+        if norm in common or not isinstance(module_of(trunk, norm), TaskBatchNorm2d) or norm.args[0] not in common:
+            continue
+        chain = [norm]
+        for kind in (TaskRouter, nn.ReLU, nn.MaxPool2d):
+            users = list(chain[-1].users)
+            if len(users) != 1 or not isinstance(module_of(trunk, users[0]), kind):
+                break
+            chain.append(users[0])
+        else:
+            found[norm] = chain[-1]
+    return found
+
+
+def module_of(trunk: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    return trunk.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def cut_common(trunk: fx.GraphModule, common: set[fx.Node], sources: list[Source]) -> fx.GraphModule:
+    """Returns the part of a trunk that computes the values of common nodes, as a list.
+
+    Args:
+        trunk: From `route()`.
+        common: From `find_common`.
+        sources: The nodes; with a pool, the largest and the smallest values of its windows, side by side as channels.
+    """
+    graph = fx.Graph()
+    values: dict[fx.Node, fx.Node] = {}
+    for node in trunk.graph.nodes:
+        if node in common:
+            values[node] = graph.node_copy(node, values.__getitem__)
+    outputs = []
+    for node, pool in sources:
+        value = values[node]
+        if pool is not None:
+            largest = graph.call_module(str(pool.target), (value,))
+            negative = graph.call_module(str(pool.target), (graph.call_function(operator.neg, (value,)),))
+            value = graph.call_function(torch.cat, ([largest, graph.call_function(operator.neg, (negative,))], 1))
+        outputs.append(value)
+    graph.output(outputs)
+    module = fx.GraphModule(trunk, graph, "Common")
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return module

@@ -1,0 +1,1 @@
+"""Checkpoints: complete, atomic, hashed; and the network that one holds. No process groups."""

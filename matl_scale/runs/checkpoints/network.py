@@ -1,0 +1,86 @@
+"""A trained network, from a checkpoint alone: neither its shard set nor its run's folder is needed."""
+
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from matl_scale.errors import InputError
+from matl_scale.models.backbones import ModelConfig
+from matl_scale.models.network import RoutedModel, RoutingConfig, build_ema, build_model
+from matl_scale.runs.checkpoints.checkpoint import (
+    INFO_FILE,
+    CheckpointInfo,
+    checkpoint_folders,
+    load_state,
+    open_checkpoint,
+    read_info,
+    verify_state,
+)
+from matl_scale.runs.checkpoints.compatibility import check_network
+from matl_scale.runs.checkpoints.masks import hash_masks, own_masks
+from matl_scale.runs.layout import BEST, CHECKPOINTS
+from matl_scale.tasks import Task
+
+WHICH = "best, newest, or a folder step-… (default: best)"  # for --checkpoint
+
+
+def open_network(run: Path, which: str = "best") -> CheckpointInfo:
+    """Finds a network of a run and compares its bytes with their checksum.
+
+    Args:
+        run: The run's folder; or a checkpoint by itself, whatever `which` says then.
+        which: `best` (by `checkpoint.best`), `newest`, or the path of a checkpoint.
+
+    Raises:
+        InputError: There is none, or it is damaged.
+    """
+    if (run / INFO_FILE).is_file():
+        return open_checkpoint(run)
+    if not (run / CHECKPOINTS).is_dir():
+        raise InputError(f"{run} is not a run: it has no folder `{CHECKPOINTS}`.")
+    if which == "newest":
+        return open_checkpoint(run)
+    if which != "best":
+        return open_checkpoint(Path(which))
+    best = checkpoint_folders(run / BEST)
+    if not best:
+        raise InputError(
+            f"{run} has no best network: it was not evaluated yet, or `checkpoint.best` is empty. Use --checkpoint newest."
+        )
+    info = read_info(best[-1])
+    verify_state(info)
+    return info
+
+
+def tasks_of(checkpoint: CheckpointInfo) -> list[Task]:
+    """Returns the tasks of a checkpoint's network, in order."""
+    return [Task(name=name, classes=tuple(classes)) for name, classes in checkpoint.classes.items()]
+
+
+def restore_network(checkpoint: CheckpointInfo, device: torch.device) -> RoutedModel:
+    """Builds a checkpoint's network with its weights, in evaluation mode; the moving average if the run keeps one.
+
+    Raises:
+        InputError: The weights do not fit the masks that the checkpoint's config draws.
+    """
+    state, config = load_state(checkpoint), checkpoint.config
+    model = build_model(
+        ModelConfig(**{**config["model"], "pretrained": False}),
+        RoutingConfig(**config["routing"]),
+        tasks_of(checkpoint),
+        config["run"]["seed"],
+        checkpoint.image_size,
+        own_masks(checkpoint, state, list(checkpoint.classes)),
+    )
+    model.to(device=device, dtype=torch.get_default_dtype())
+    if config["train"]["channels_last"]:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    check_network(checkpoint, tasks=checkpoint.tasks, masks=hash_masks(model))
+    if state["ema"] is None:
+        model.load_state_dict(state["model"])
+        return model.eval()
+    ema = build_ema(model, config["train"]["ema_decay"])
+    assert ema is not None
+    ema.load_state_dict(state["ema"])
+    return cast(RoutedModel, ema.module).eval()

@@ -1,0 +1,114 @@
+"""Checkpoints appear complete or not at all: written aside, synced, renamed; older ones are pruned after the new one is safe."""
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from matl_scale.errors import RunError, explain_os_error
+from matl_scale.runs.checkpoints.checkpoint import FORMAT_VERSION, INFO_FILE, STATE_FILE, checkpoint_folders, hash_json
+from matl_scale.storage.files import sync_folder, write_json
+
+
+def save_checkpoint(root: Path, step: int, state: dict[str, Any], info: dict[str, Any], keep: int) -> Path:
+    """Writes `root/step-NNNNNNNNN`, then removes all but the newest `keep`.
+
+    Args:
+        root: The run's folder of checkpoints.
+        step: Steps done.
+        state: Tensors, numbers and strings in dicts and lists: loadable with `weights_only`.
+        info: The other fields of `CheckpointInfo`.
+        keep: At least 1.
+
+    Raises:
+        RunError: The disk is full or cannot be written; what was there before is untouched.
+    """
+    final = root / f"step-{step:09d}"
+    partial = root / f".partial-{final.name}"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        sha256 = write_state(partial / STATE_FILE, state)
+        content = {**info, "format_version": FORMAT_VERSION, "step": step, "sha256": sha256}
+        write_json(partial / INFO_FILE, {**content, "checksum": hash_json(content)})
+        if final.exists():  # not complete, or this run would have gone on from it
+            shutil.rmtree(final)
+        os.replace(partial, final)
+        sync_folder(root)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        reason = explain_os_error(error)
+        if reason is None:
+            raise
+        raise RunError(
+            f"The checkpoint of step {step} cannot be written: {reason} Earlier checkpoints are untouched."
+        ) from error
+    prune(root, keep)
+    return final
+
+
+def prune(root: Path, keep: int) -> None:
+    """Removes all checkpoints of a folder but the newest `keep`."""
+    for old in checkpoint_folders(root)[:-keep]:
+        shutil.rmtree(old)
+
+
+def write_state(path: Path, state: dict[str, Any]) -> str:
+    """Writes a state to disk and returns its SHA-256, which is computed on the way: reading it back would take as long."""
+    with path.open("wb") as file:
+        writer = HashingWriter(file)
+        try:
+            torch.save(state, writer)  # type: ignore[arg-type]
+        except RuntimeError as error:  # torch hides the reason for which a write failed
+            raise writer.error or error from error
+        file.flush()
+        os.fsync(file.fileno())
+    return writer.digest.hexdigest()
+
+
+class HashingWriter:
+    """A file to write from front to back that knows the SHA-256 of what was written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.digest = file, hashlib.sha256()
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            error.filename = error.filename or self.file.name
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def set_aside_after(root: Path, step: int) -> list[Path]:
+    """Renames checkpoints of later steps, which a run that goes on from `step` will not reach again as they are.
+
+    Returns:
+        Their new names.
+    """
+    renamed = []
+    for folder in later_than(root, step):
+        target = root / f"abandoned-{folder.name}"
+        shutil.rmtree(target, ignore_errors=True)
+        renamed.append(folder.rename(target))
+    return renamed
+
+
+def later_than(root: Path, step: int) -> list[Path]:
+    """Returns the checkpoints of later steps."""
+    return [folder for folder in checkpoint_folders(root) if int(folder.name.removeprefix("step-")) > step]
+
+
+def drop_after(root: Path, step: int) -> None:
+    """Removes checkpoints of later steps."""
+    for folder in later_than(root, step):
+        shutil.rmtree(folder)

@@ -1,0 +1,191 @@
+"""A run's folder, read again: the per-task history, the latest value of every task, records, config and predictions."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import yaml
+
+from matl_scale.errors import InputError, nearest
+from matl_scale.metrics.task_metrics import METRICS, TaskMetrics
+from matl_scale.runs.about import read_about
+from matl_scale.runs.layout import CONFIG_FILE, DRAWS_FILE, METRICS_FILE, PER_TASK_FILE
+from matl_scale.runs.predictions import Predictions, predictions_file, read_predictions
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskTable:
+    """One evaluation.
+
+    Attributes:
+        split: What was evaluated.
+        step: Steps that the network had been trained.
+        tasks: Names, in the run's order.
+        metrics: Of each.
+        draws: How many slots each task had had by then; None if that is not known.
+    """
+
+    split: str
+    step: int
+    tasks: list[str]
+    metrics: TaskMetrics
+    draws: np.ndarray | None
+
+    def worst_first(self, metric: str) -> list[int]:
+        """Returns the task numbers by a metric, lowest first, undefined ones last."""
+        values = self.metrics.values[metric]
+        return [int(i) for i in np.argsort(np.where(np.isfinite(values), values, np.inf), kind="stable")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskHistory:
+    """One metric over time: `values`, shape `(num_tasks, num_steps)`, NaN where it is undefined."""
+
+    split: str
+    metric: str
+    steps: list[int]
+    tasks: list[str]
+    values: np.ndarray
+
+
+class RunHistory:
+    """What a run has left to read.
+
+    Args:
+        folder: The run's folder.
+
+    Raises:
+        InputError: It is not a run, or it was never evaluated.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        if not (folder / PER_TASK_FILE).is_file():
+            if not (folder / CONFIG_FILE).is_file():
+                raise InputError(f"{folder} is not a run: it has no {CONFIG_FILE}.")
+            raise InputError(
+                f"{folder} was never evaluated: it has no {PER_TASK_FILE}. Train until `eval.every`, or evaluate a checkpoint: "
+                f"launch/evaluate.py --run {folder} --checkpoint newest."
+            )
+        self.table: pa.Table = pq.read_table(folder / PER_TASK_FILE)
+        if not self.table.num_rows:
+            raise InputError(
+                f"{folder} has no evaluation: it went back to a step before its first one. Train until `eval.every`, or "
+                f"evaluate a checkpoint: launch/evaluate.py --run {folder} --checkpoint newest."
+            )
+
+    @property
+    def name(self) -> str:
+        return self.folder.resolve().name
+
+    @cached_property
+    def config(self) -> dict[str, dict[str, Any]]:
+        """The run's config, in sections."""
+        content: dict[str, dict[str, Any]] = yaml.safe_load((self.folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        return content
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """What the run was made of: `params`, `data` and `environment`; empty if the run does not say."""
+        return read_about(self.folder)
+
+    @cached_property
+    def steps(self) -> dict[str, list[int]]:
+        """The steps at which each split was evaluated, ascending."""
+        pairs = self.table.group_by(["split", "step"]).aggregate([]).sort_by("step").to_pylist()
+        found: dict[str, list[int]] = {}
+        for pair in pairs:
+            found.setdefault(pair["split"], []).append(pair["step"])
+        return found
+
+    @cached_property
+    def records(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl."""
+        path = self.folder / METRICS_FILE
+        if not path.is_file():
+            return []
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def choose_split(self, wanted: str | None = None) -> str:
+        """Returns the split to look at: the one asked for, else test if it was evaluated, else the one evaluated most often.
+
+        Raises:
+            InputError: The run was not evaluated on it.
+        """
+        if wanted is None:
+            return "test" if "test" in self.steps else max(self.steps, key=lambda split: len(self.steps[split]))
+        if wanted not in self.steps:
+            raise InputError(
+                f"{self.folder} was not evaluated on split `{wanted}`, only on {', '.join(self.steps)}: launch/evaluate.py --run "
+                f"{self.folder} --split {wanted}." + nearest(wanted, self.steps)
+            )
+        return wanted
+
+    def latest(self, split: str) -> TaskTable:
+        """Returns the evaluation of a split that was made last."""
+        part = self._part(split)
+        step = part["step"][-1].as_py()  # rows are appended: the evaluation made last, perhaps of an earlier network
+        part = part.filter(pc.field("step") == step)
+        tasks, counts = names_in_order(part, "task"), {}
+        place = {name: i for i, name in enumerate(tasks)}
+        metrics = [name for name in METRICS if name in set(part["metric"].unique().to_pylist())]
+        values = {name: np.full(len(tasks), np.nan) for name in metrics}
+        for row in part.to_pylist():
+            counts[row["task"]] = row["count"]
+            if row["metric"] in values and row["value"] is not None:
+                values[row["metric"]][place[row["task"]]] = row["value"]
+        return TaskTable(
+            split=split,
+            step=step,
+            tasks=tasks,
+            metrics=TaskMetrics(values=values, counts=np.array([counts[name] for name in tasks])),
+            draws=self._draws(tasks, step),
+        )
+
+    def over_time(self, split: str, metric: str) -> TaskHistory:
+        """Returns one metric of every task at every evaluation of a split."""
+        part = self._part(split).filter(pc.field("metric") == metric)
+        steps, tasks = self.steps[split], names_in_order(part, "task")
+        values = np.full((len(tasks), len(steps)), np.nan)
+        row_of, column_of = ({name: i for i, name in enumerate(names)} for names in (tasks, steps))
+        columns = (part[name].to_pylist() for name in ("task", "step", "value"))
+        for task, step, value in zip(*columns, strict=True):
+            values[row_of[task], column_of[step]] = np.nan if value is None else value
+        return TaskHistory(split=split, metric=metric, steps=steps, tasks=tasks, values=values)
+
+    def predictions(self, split: str) -> Predictions:
+        """Reads what the last evaluation of a split answered for every sample.
+
+        Raises:
+            InputError: It was not kept.
+        """
+        return read_predictions(predictions_file(self.folder, split))
+
+    def _part(self, split: str) -> pa.Table:
+        return self.table.filter(pc.field("split") == split)
+
+    def _draws(self, tasks: Sequence[str], step: int) -> np.ndarray | None:
+        path = self.folder / DRAWS_FILE
+        if not path.is_file():
+            return None
+        table = pq.read_table(path)
+        table = table.filter(pc.field("step") <= step)
+        if not table.num_rows:
+            return None
+        last = table.filter(pc.field("step") == pc.max(table["step"]))
+        draws = dict(zip(last["task"].to_pylist(), last["draws"].to_pylist(), strict=True))
+        return np.array([draws.get(name, 0) for name in tasks])
+
+
+def names_in_order(table: pa.Table, column: str) -> list[str]:
+    """Returns the different values of a column, in the order of their first rows."""
+    names: list[str] = table[column].unique().to_pylist()
+    return names

@@ -1,0 +1,130 @@
+"""`predictions-SPLIT.parquet`: what a network answered for every sample of a split, so that runs can be compared in pairs.
+
+One row per sample; labels, answers and confidences are lists with one value per task. The file's metadata says what it is.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from matl_scale.errors import InputError
+from matl_scale.storage.files import write_atomic
+from matl_scale.tasks import Task
+
+FORMAT_VERSION = 1
+METADATA_KEY = b"matl_scale"
+COLUMNS = ("sample", "labels", "answers", "confidences")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionsInfo:
+    """What predictions are of.
+
+    Attributes:
+        split: The split.
+        step: Steps that the network had been trained.
+        tasks: One per column of the matrices.
+        test_set: Hash of the split's tars: equal means the same images under the same keys.
+    """
+
+    split: str
+    step: int
+    tasks: tuple[Task, ...]
+    test_set: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """Some samples.
+
+    Attributes:
+        samples: Keys, shape `(num_samples,)`.
+        labels: Class indices, −1 = no label, shape `(num_samples, num_tasks)`.
+        answers: The most probable class where there is a label, else −1; same shape.
+        confidences: The probability of that class, float16, NaN where there is none; same shape.
+    """
+
+    samples: np.ndarray
+    labels: np.ndarray
+    answers: np.ndarray
+    confidences: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions(Block):
+    """All samples of a split, ascending by key, and what they are of."""
+
+    info: PredictionsInfo
+
+
+def predictions_file(folder: Path, split: str) -> Path:
+    """Returns where a run's folder keeps the predictions of a split."""
+    return folder / f"predictions-{quote(split, safe='')}.parquet"
+
+
+def write_predictions(path: Path, info: PredictionsInfo, blocks: Iterable[Block]) -> None:
+    """Writes the file, block after block; it appears when it is complete."""
+    tasks = [{"name": task.name, "classes": list(task.classes), "source": task.source} for task in info.tasks]
+    about = {
+        "format_version": FORMAT_VERSION,
+        "split": info.split,
+        "step": info.step,
+        "tasks": tasks,
+        "test_set": info.test_set,
+    }
+    width = len(info.tasks)
+    classes = pa.list_(pa.int16(), width)
+    schema = pa.schema(
+        [
+            ("sample", pa.int64()),
+            ("labels", classes),
+            ("answers", classes),
+            ("confidences", pa.list_(pa.float16(), width)),
+        ],
+        metadata={METADATA_KEY: json.dumps(about)},
+    )
+
+    def write(partial: Path) -> None:
+        with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+            for block in blocks:
+                matrices = (block.labels.astype(np.int16), block.answers.astype(np.int16), block.confidences)
+                lists = [pa.FixedSizeListArray.from_arrays(pa.array(m.reshape(-1)), width) for m in matrices]
+                writer.write_table(pa.table([pa.array(block.samples), *lists], schema=schema))
+
+    write_atomic(path, write)
+
+
+def read_predictions(path: Path) -> Predictions:
+    """Reads the file.
+
+    Raises:
+        InputError: It is not there, or not one of these.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} is not there: evaluate the run on that split (launch/evaluate.py --run … --split …).")
+    try:
+        file = pq.ParquetFile(path)
+        about = json.loads((file.schema_arrow.metadata or {})[METADATA_KEY])
+        if about["format_version"] != FORMAT_VERSION:
+            raise ValueError(f"format {about['format_version']}, not {FORMAT_VERSION}")
+        table = file.read()
+        samples = table["sample"].to_numpy()
+        order = np.argsort(samples, kind="stable")
+        tasks = tuple(
+            Task(name=task["name"], classes=tuple(task["classes"]), source=task["source"]) for task in about["tasks"]
+        )
+        shape = (len(samples), len(tasks))
+        labels, answers, confidences = (
+            table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(shape)[order]
+            for name in COLUMNS[1:]
+        )
+        info = PredictionsInfo(split=about["split"], step=about["step"], tasks=tasks, test_set=about["test_set"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} does not hold predictions of a run: {error!r}. Evaluate the run again.") from error
+    return Predictions(samples=samples[order], labels=labels, answers=answers, confidences=confidences, info=info)

@@ -1,0 +1,1 @@
+"""Files that appear whole, locks, and stores behind URLs. Knows nothing of what is stored."""

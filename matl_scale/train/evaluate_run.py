@@ -1,0 +1,71 @@
+"""Evaluates a network of a finished or running run on one split, and adds the result to its folder."""
+
+import contextlib
+from dataclasses import replace
+from pathlib import Path
+
+from accelerate import Accelerator
+from rich.console import Console
+
+from matl_scale.errors import InputError
+from matl_scale.report.terminal import build_console, print_latest
+from matl_scale.runs.checkpoints.compatibility import check_tasks
+from matl_scale.runs.checkpoints.network import open_network, restore_network
+from matl_scale.runs.records import LocalLog
+from matl_scale.storage.locks import lock_folder
+from matl_scale.tracking.mlflow_follower import read_status
+from matl_scale.tracking.recorder import Recorder
+from matl_scale.train.config import Config, parse_config
+from matl_scale.train.evaluation import AnswerLog, Evaluator
+from matl_scale.train.process_group import build_accelerator, on_main
+from matl_scale.train.resume.open_run import CONFIG_FILE
+from matl_scale.train.resume.saving import save_answers
+from matl_scale.train.run_data import open_data
+
+PROGRAM = "evaluate.py"
+
+
+def run_evaluation(folder: Path, split: str | None, which: str) -> None:
+    """Evaluates, adds the result to the run's files, and prints it."""
+    if not (folder / CONFIG_FILE).is_file():
+        raise InputError(f"--run {folder} is not a run: it has no {CONFIG_FILE}.")
+    config = parse_config(["--config", str(folder / CONFIG_FILE)], PROGRAM, "")
+    # the folder may have been moved or renamed since
+    config = replace(config, run=replace(config.run, name=folder.resolve().name, dir=str(folder.resolve().parent)))
+    split = split or config.eval.split
+    accelerator = build_accelerator(config.train.precision, config.guard.timeout_s)
+    with contextlib.ExitStack() as stack:
+        on_main(accelerator, lambda: stack.enter_context(lock_folder(folder)))
+        evaluate_split(config, accelerator, split, which)
+    accelerator.end_training()
+
+
+def evaluate_split(config: Config, accelerator: Accelerator, split: str, which: str) -> None:
+    folder = config.run.folder
+    status = read_status(folder)
+    data = open_data(config)
+    checkpoint = on_main(accelerator, lambda: open_network(folder, which))
+    check_tasks(checkpoint, tasks=data.num_classes)
+    model = restore_network(checkpoint, accelerator.device)
+    evaluated = data.evaluation(split)
+    evaluator = Evaluator(
+        accelerator,
+        model,
+        evaluated,
+        config.eval,
+        config.routing.execution,
+        config.train.channels_last,
+        folder,
+    )
+    answers = AnswerLog()
+    metrics = evaluator.run(lambda: True, answers)
+    assert metrics is not None
+    save_answers(accelerator, answers, data, split, checkpoint.step, folder)
+    if accelerator.is_main_process:
+        LocalLog(folder).forget_evaluation(checkpoint.step, split)
+        recorder = Recorder(folder, config.track, data.task_names, enabled=True)
+        recorder.evaluation(checkpoint.step, split, metrics.summary(), metrics.values, metrics.counts)
+        recorder.close(status)
+        print_latest(build_console(), folder, split)
+        if evaluated.damage.found:
+            Console(stderr=True).print(evaluated.damage.describe(), highlight=False, markup=False)

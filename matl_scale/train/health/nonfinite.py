@@ -1,0 +1,110 @@
+"""What stops a run that would train on garbage: numbers that are not finite, and replicas that are no longer equal.
+
+Both are judged from values that all ranks have, so all ranks decide the same.
+"""
+
+import csv
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch.distributed as dist
+from accelerate import Accelerator
+
+from matl_scale.errors import InputError, RunError, shortened
+from matl_scale.runs.layout import NONFINITE_FILE
+from matl_scale.train.step.train_step import StepResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardConfig:
+    """When a run stops by itself."""
+
+    max_nonfinite: int = 10
+    """Steps in a row whose loss or gradient may be not finite. Each is skipped on all ranks; one more stops the run, and
+    nonfinite.csv in its folder lists the samples of that step."""
+    replicas_every: int = 500
+    """Steps between comparisons of all weights over the ranks (and before each checkpoint); 0 never compares."""
+    timeout_s: float = 900.0
+    """Longest time in seconds that a rank waits for another one, or for anything else, before it ends with a message."""
+
+    def __post_init__(self) -> None:
+        for key, value in (("max_nonfinite", self.max_nonfinite), ("replicas_every", self.replicas_every)):
+            if value < 0:
+                raise InputError(f"`guard.{key}` should be at least 0. Got {value}.")
+        if not self.timeout_s > 0:
+            raise InputError(f"`guard.timeout_s` should be above 0. Got {self.timeout_s}.")
+
+
+class NonfiniteGuard:
+    """Counts the steps in a row that were skipped because something in them was not finite.
+
+    Args:
+        accelerator: Of the ranks.
+        limit: How many there may be.
+        tasks: Names.
+        key_of: Returns the key of a sample by its row.
+        folder: Of the run.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        limit: int,
+        tasks: Sequence[str],
+        key_of: Callable[[int], str],
+        folder: Path,
+    ) -> None:
+        self.accelerator, self.limit, self.tasks, self.key_of, self.folder = accelerator, limit, tasks, key_of, folder
+        self.in_a_row = 0
+
+    def update(self, step: int, result: StepResult) -> str:
+        """Takes the result of a step; all ranks have to call it.
+
+        Args:
+            step: Steps done.
+            result: Of the step.
+
+        Returns:
+            What to tell the user about a skipped step, else an empty string.
+
+        Raises:
+            RunError: There are too many in a row; on all ranks.
+        """
+        if not result.skipped:
+            self.in_a_row = 0
+            return ""
+        self.in_a_row += 1
+        named = shortened(dict.fromkeys(self.tasks[task_id] for task_id in result.nonfinite))
+        if self.in_a_row > self.limit:
+            path = self._dump(step, result)
+            raise RunError(
+                f"{self.in_a_row} steps in a row had a loss or gradient that is not finite (guard.max_nonfinite {self.limit}), "
+                f"the last one step {step}, task {named}. Its samples are in {path}. Look at them, or lower `optim.lr`; the run "
+                "goes on from its newest checkpoint."
+            )
+        if result.overflow:  # fp16: the gradient scaler looks for its scale
+            return ""
+        return (
+            f"step {step}: loss or gradient of task {named} is not finite; the step is skipped on all ranks "
+            f"({self.in_a_row} in a row)"
+        )
+
+    def _dump(self, step: int, result: StepResult) -> Path:
+        """Lists the samples of a step of all ranks; returns the file."""
+        world_size, path = self.accelerator.num_processes, self.folder / NONFINITE_FILE
+        keys = [[self.key_of(row) for row in rows.tolist()] for rows in result.rows]
+        parts: list[Sequence[Sequence[str]]] = [keys]
+        if world_size > 1:
+            parts = [()] * world_size
+            dist.all_gather_object(parts, keys)
+        if self.accelerator.is_main_process:
+            with path.open("w", encoding="utf-8", newline="") as file:
+                writer = csv.writer(file, lineterminator="\n")
+                writer.writerow(("step", "rank", "task", "loss", "suspect", "key"))
+                for slot, task_id in enumerate(result.tasks.tolist()):
+                    rank, loss = slot % world_size, float(result.sync.losses[slot])
+                    suspect = task_id in result.nonfinite
+                    for key in parts[rank][slot // world_size]:
+                        writer.writerow((step, rank, self.tasks[task_id], loss, suspect, key))
+        return path

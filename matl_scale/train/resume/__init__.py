@@ -1,0 +1,1 @@
+"""What a run finds in its folder when it starts, what it starts from, and what it saves."""

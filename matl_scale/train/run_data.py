@@ -1,0 +1,131 @@
+"""What training and evaluation both need before their first batch: processes, precision, data, tasks, network."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from matl_scale.data.loading.damage import DamageLog
+from matl_scale.data.loading.loader import DataConfig, choose_image_size
+from matl_scale.data.shards.layout import MISSING
+from matl_scale.data.shards.manifest import Manifest, read_manifest
+from matl_scale.data.shards.reader import SampleReader
+from matl_scale.errors import InputError, shortened
+from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo
+from matl_scale.tasks import Task, match_names
+from matl_scale.train.config import Config
+from matl_scale.train.evaluation import EvalData
+
+TRAIN_SPLIT = "train"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunData:
+    """The shard set as a run sees it.
+
+    Attributes:
+        manifest: The shard set.
+        tasks: The run's tasks.
+        labels: Label matrix, shape `(num_samples, num_tasks)`.
+        reader: Of the images.
+        image_size: Side length in pixels.
+        config: The section `data`.
+    """
+
+    manifest: Manifest
+    tasks: list[Task]
+    labels: np.ndarray
+    reader: SampleReader
+    image_size: int
+    config: DataConfig
+
+    @property
+    def task_names(self) -> list[str]:
+        return [task.name for task in self.tasks]
+
+    @property
+    def num_classes(self) -> dict[str, int]:
+        """Number of classes by task name, in order."""
+        return {task.name: task.num_classes for task in self.tasks}
+
+    def count_labelled(self, split: str) -> np.ndarray:
+        """Returns the number of labelled samples of each task in a split, shape `(num_tasks,)`."""
+        return (self.labels[self.manifest.rows(split)] != MISSING).sum(axis=0)
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what identifies the data, for the run's records."""
+        return {
+            "path": str(self.manifest.root),
+            "manifest_id": self.manifest.id,
+            "version": self.manifest.version,
+            "splits": self.manifest.splits,
+            "tasks": len(self.tasks),
+            "image_size": self.image_size,
+        }
+
+    def damage_log(self, split: str) -> DamageLog:
+        """Returns an empty log of a split's damaged samples."""
+        num_samples = self.manifest.splits[split]
+        return DamageLog(split, num_samples, self.config.max_damaged, str(self.manifest.root))
+
+    def evaluation(self, split: str) -> EvalData:
+        """Returns a split to evaluate."""
+        rows = self.manifest.rows(split)
+        self.manifest.check_shards(split)
+        return EvalData(
+            rows=rows,
+            labels=self.labels,
+            reader=self.reader,
+            image_size=self.image_size,
+            workers=self.config.workers,
+            damage=self.damage_log(split),
+        )
+
+
+def open_data(config: Config) -> RunData:
+    """Opens the shard set and chooses the run's tasks.
+
+    Raises:
+        InputError: The shard set is missing or damaged, or a pattern of `data.tasks` matches nothing.
+    """
+    manifest = read_manifest(config.data.path, config.data.version)
+    task_ids = match_names(manifest.task_names, config.data.patterns, "data.tasks")
+    return RunData(
+        manifest=manifest,
+        tasks=[manifest.tasks[task_id] for task_id in task_ids],
+        labels=manifest.labels(task_ids),
+        reader=SampleReader(manifest),
+        image_size=choose_image_size(manifest, config.data),
+        config=config.data,
+    )
+
+
+def check_train_data(data: RunData, config: Config, world_size: int) -> None:
+    """Raises `InputError` where the training split cannot feed the run."""
+    data.manifest.check_shards(TRAIN_SPLIT)
+    empty = np.flatnonzero(data.count_labelled(TRAIN_SPLIT) == 0)
+    if len(empty):
+        raise InputError(
+            f"Split `{TRAIN_SPLIT}` of {data.manifest.root} has no label for {len(empty)} tasks: "
+            f"{shortened(data.tasks[i].name for i in empty)}. Leave them out with `data.tasks`."
+        )
+    if data.manifest.splits[TRAIN_SPLIT] < 2:
+        raise InputError(
+            f"Split `{TRAIN_SPLIT}` of {data.manifest.root} should have at least 2 samples, for batch norm."
+        )
+    shards = data.manifest.shards["split"].to_pylist().count(TRAIN_SPLIT)
+    readers = world_size * max(config.data.workers, 1)
+    if config.data.reading == "stream" and shards < readers:
+        raise InputError(
+            f"`data.reading` stream should have a tar for each of {world_size} ranks × {readers // world_size} workers. Split "
+            f"`{TRAIN_SPLIT}` of {data.manifest.root} has {shards}: use fewer workers, `data.reading` offsets, or smaller shards "
+            "(matl-data's --shard-mb)."
+        )
+
+
+def choose_version(config: Config, checkpoint: CheckpointInfo | None) -> Config:
+    """Returns the config with the version of labels that a run goes on with: its own, unless another one is asked for."""
+    if checkpoint is None or config.data.version:
+        return config
+    version = checkpoint.config["data"].get("version", "")
+    return replace(config, data=replace(config.data, version=version))

@@ -1,0 +1,105 @@
+"""How a training step runs the trunk: wrapped for data-parallel training, on slices or masked, compiled if asked for."""
+
+import contextlib
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from accelerate import Accelerator
+from torch import fx
+
+from matl_scale.models.network import Execution
+from matl_scale.routing.subnetwork import Subnetwork
+
+Gather = Callable[[torch.Tensor], list[torch.Tensor]]
+
+
+class TrunkExecution:
+    """Computes features of the active task in the micro-steps of a rank.
+
+    Args:
+        accelerator: Device, precision and ranks.
+        trunk: From `route()`.
+        execution: Whether to run only the active task's units.
+        compiled: Whether to compile it with torch.compile.
+    """
+
+    def __init__(
+        self, accelerator: Accelerator, trunk: fx.GraphModule, execution: Execution, compiled: bool = False
+    ) -> None:
+        self.accelerator = accelerator
+        subnetwork = Subnetwork(trunk) if execution == "subnetwork" else None
+        module = subnetwork or trunk
+        if compiled:
+            module.compile()
+        with warnings.catch_warnings():
+            # accelerate still passes the name that torch 2.13 replaces
+            warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
+            self.module = accelerator.prepare_model(module)
+        self.slices: SharedSlices | None = None
+        if subnetwork is not None:
+            gather: Gather = torch.compile(subnetwork.gather) if compiled else subnetwork.gather
+            self.slices = SharedSlices(gather)
+
+    def begin_step(self, tasks: Sequence[int]) -> None:
+        """Says which tasks this rank's micro-steps will run, in order."""
+        if self.slices is not None:
+            self.slices.begin_step(tasks)
+
+    def accumulating(self, is_last: bool) -> contextlib.AbstractContextManager[None]:
+        """Returns the context of a micro-step: the trunk's gradients are reduced over ranks once, in the last one."""
+        nothing: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        return nothing if is_last else self.accelerator.no_sync(self.module)
+
+    def features(self, images: torch.Tensor, task_id: int) -> torch.Tensor:
+        """Runs the trunk; call it once per micro-step.
+
+        Args:
+            images: Shape `(batch, 3, height, width)`.
+            task_id: The active task.
+
+        Returns:
+            Shape `(batch, num_features)`.
+        """
+        task = torch.tensor([task_id], device=images.device)
+        if self.slices is None:
+            features: torch.Tensor = self.module(images, task)
+        else:
+            features = self.module(images, task, self.slices.take(task_id, task))
+        return features
+
+
+class SharedSlices:
+    """The slices of a step's tasks, gathered once however many micro-steps of a rank run the same task.
+
+    All micro-steps of a task but its last run on copies that end the graph, where gradients wait. The last one's backward
+    pass adds them and takes the sum into the trunk: one way back for all.
+
+    Args:
+        gather: Cuts the trunk's parameters to a task's units.
+    """
+
+    def __init__(self, gather: Gather) -> None:
+        self.gather = gather
+        self._left: list[int] = []
+        self._slices: dict[int, list[torch.Tensor]] = {}
+        self._waiting: dict[int, list[torch.Tensor]] = {}
+
+    def begin_step(self, tasks: Sequence[int]) -> None:
+        self._left, self._slices, self._waiting = list(tasks), {}, {}
+
+    def take(self, task_id: int, task: torch.Tensor) -> list[torch.Tensor]:
+        """Returns the slices for the next micro-step, which should run `task_id`."""
+        planned = self._left.pop(0)
+        assert planned == task_id
+        slices = self._slices.pop(task_id) if task_id in self._slices else self.gather(task)
+        if task_id not in self._left:
+            for part, waiting in zip(slices, self._waiting.pop(task_id, []), strict=False):
+                if waiting.grad is not None:
+                    part.register_hook(partial(torch.add, waiting.grad))
+            return slices
+        self._slices[task_id] = slices
+        if task_id not in self._waiting:
+            self._waiting[task_id] = [part.detach().requires_grad_() for part in slices]
+        return self._waiting[task_id]

@@ -1,0 +1,76 @@
+"""The optimizer, and the learning rate as a pure function of the step."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from matl_scale.errors import InputError
+from matl_scale.models.network import RoutedModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Optimizer and schedule."""
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    """`adamw`, or `sgd` with Nesterov momentum off."""
+    lr: float = 1e-3
+    """Learning rate after the warm-up; a cosine takes it to zero at train.steps."""
+    head_lr_scale: float = 1.0
+    """Factor on the heads' rate. A head steps only when its task is drawn; with many tasks 10 or more makes up for it."""
+    weight_decay: float = 0.01
+    """Of conv and linear weights; biases and norm weights do not decay."""
+    momentum: float = 0.9
+    """Of SGD; AdamW's β₁."""
+    warmup_steps: int = 0
+    """Steps over which the learning rate rises linearly from zero."""
+
+    def __post_init__(self) -> None:
+        for key, value in (
+            ("lr", self.lr),
+            ("head_lr_scale", self.head_lr_scale),
+            ("weight_decay", self.weight_decay),
+            ("warmup_steps", self.warmup_steps),
+        ):
+            if not 0 <= value < math.inf:
+                raise InputError(f"`optim.{key}` should be at least 0. Got {value}.")
+        if not 0 <= self.momentum < 1:
+            raise InputError(f"`optim.momentum` should be at least 0 and below 1. Got {self.momentum}.")
+
+
+def build_optimizer(config: OptimConfig, model: RoutedModel, fused: bool = True) -> torch.optim.Optimizer:
+    """Builds the optimizer over trunk and heads. A parameter without gradient is left alone by its step.
+
+    Args:
+        config: The section `optim`.
+        model: The network.
+        fused: Use torch's single-pass kernels for the trunk. A gradient scaler should not: inside them it drops updates
+            unseen. Not for the heads: fused SGD fails where some of its parameters have had no gradient yet.
+    """
+    groups = []
+    for part, scale, fused_part in ((model.trunk, 1.0, fused), (model.heads, config.head_lr_scale, False)):
+        matrices = [parameter for parameter in part.parameters() if parameter.ndim > 1]
+        vectors = [parameter for parameter in part.parameters() if parameter.ndim <= 1]
+        for parameters, decay in ((matrices, config.weight_decay), (vectors, 0.0)):
+            if parameters:
+                group = {"params": parameters, "weight_decay": decay, "lr_scale": scale, "fused": fused_part or None}
+                groups.append(group)
+    if config.name == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999))
+
+
+def learning_rate(config: OptimConfig, step: int, num_steps: int) -> float:
+    """Returns the rate of step `step` (from 0): linear warm-up, then a cosine to zero (Loshchilov, Hutter, 2017)."""
+    if step < config.warmup_steps:
+        return config.lr * (step + 1) / config.warmup_steps
+    progress = (step - config.warmup_steps) / max(1, num_steps - config.warmup_steps)
+    return config.lr * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Sets the rate of all groups, the heads' by their factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["lr_scale"]

@@ -1,0 +1,234 @@
+"""One optimizer step on W ranks: a forward and backward pass per slot, one exchange, one update."""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch.nn import functional
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from matl_scale.data.loading.augment import Transform, augment_batch, normalise
+from matl_scale.data.loading.loader import ImageBatch
+from matl_scale.data.shards.layout import MISSING
+from matl_scale.data.shards.reader import Damage
+from matl_scale.device import Precision
+from matl_scale.errors import InputError
+from matl_scale.models.network import RoutedModel
+from matl_scale.seeds import derive_seed
+from matl_scale.train.step.execution import TrunkExecution
+from matl_scale.train.step.sync import StepSync, SyncResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long, and how a step is computed."""
+
+    steps: int = 1000
+    """Optimizer steps of the run."""
+    precision: Precision = "auto"
+    """`fp32`, `bf16`, `fp16` (with a gradient scaler), or `auto`: bf16 on a GPU that has it, else fp32."""
+    accumulate: int = 1
+    """Micro-steps per step, each with a batch and a task of its own."""
+    clip_norm: float = 0.0
+    """Largest norm of the gradient of all parameters together; 0 does not clip."""
+    ema_decay: float = 0.0
+    """Decay per step of an exponential moving average of the weights, which is then evaluated; 0 keeps none."""
+    channels_last: bool = False
+    """Memory format of images and conv weights; faster with mixed precision on GPUs."""
+    compile: bool = False
+    """Compile the training step's network with torch.compile, once for all tasks."""
+
+    def __post_init__(self) -> None:
+        for key, value in (("steps", self.steps), ("accumulate", self.accumulate)):
+            if value < 1:
+                raise InputError(f"`train.{key}` should be at least 1. Got {value}.")
+        if not self.clip_norm >= 0:
+            raise InputError(f"`train.clip_norm` should be at least 0. Got {self.clip_norm}.")
+        if not 0 <= self.ema_decay < 1:
+            raise InputError(f"`train.ema_decay` should be at least 0 and below 1. Got {self.ema_decay}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """What one step did.
+
+    Attributes:
+        sync: Losses and label counts of all slots of all ranks.
+        tasks: The task of every slot, shape `(num_slots,)`.
+        rows: Of the samples in each of this rank's slots.
+        grad_norm: Of all parameters together, before clipping.
+        data_wait_s: How long this rank waited for batches.
+        nonfinite: Tasks of a skipped step whose loss or gradient is not finite, as far as that can be told apart.
+        overflow: Whether the gradient scaler dropped the update (fp16).
+        damage: Samples of this rank's batches that cannot be read.
+    """
+
+    sync: SyncResult
+    tasks: np.ndarray
+    rows: list[np.ndarray]
+    grad_norm: float
+    data_wait_s: float
+    nonfinite: list[int]
+    overflow: bool
+    damage: list[Damage]
+
+    @property
+    def skipped(self) -> bool:
+        """Whether the step changed nothing; the same on all ranks."""
+        return bool(self.nonfinite) or self.overflow
+
+
+class TrainStep:
+    """Computes steps. Everything that does not change between steps is given here.
+
+    Args:
+        accelerator: Device, precision and gradient scaling.
+        model: The network, not wrapped.
+        trunk: How its trunk is run.
+        optimizer: Over all parameters of `model`, prepared by `accelerator`.
+        labels: Label matrix of all samples and the run's tasks, shape `(num_samples, num_tasks)`.
+        transform: Augmentation of one image.
+        config: The section `train`.
+        seed: The run's seed.
+    """
+
+    def __init__(
+        self,
+        *,
+        accelerator: Accelerator,
+        model: RoutedModel,
+        trunk: TrunkExecution,
+        optimizer: torch.optim.Optimizer,
+        labels: np.ndarray,
+        transform: Transform | None,
+        config: TrainConfig,
+        seed: int,
+    ) -> None:
+        self.accelerator, self.model, self.trunk, self.optimizer = accelerator, model, trunk, optimizer
+        self.labels, self.transform, self.config, self.seed = labels, transform, config, seed
+        self.sync = StepSync(model, accelerator.num_processes, config.accumulate)
+        self._trunk_parameters = list(model.trunk.parameters())
+        self._touched = list(model.parameters())  # those that may have a gradient
+
+    def __call__(self, tasks: np.ndarray, batches: Iterator[ImageBatch], stop: bool = False) -> StepResult:
+        """Runs one step. If a loss or gradient of any rank is not finite, nothing changes on all of them.
+
+        Args:
+            tasks: The task of every slot of all ranks, shape `(num_slots,)`.
+            batches: Of this rank.
+            stop: Whether this rank was asked to stop, which the others learn from the result.
+        """
+        self._begin(tasks)
+        slots = range(self.accelerator.process_index, len(tasks), self.accelerator.num_processes)
+        self.trunk.begin_step(tasks[slots].tolist())
+        data_wait_s, damage, rows = 0.0, list[Damage](), list[np.ndarray]()
+        for slot in slots:
+            start = time.perf_counter()
+            batch = next(batches)
+            data_wait_s += time.perf_counter() - start
+            damage += batch.damage
+            rows.append(batch.rows)
+            with self.trunk.accumulating(is_last=slot == slots[-1]):
+                self._run_slot(slot, int(tasks[slot]), batch)
+        scaled = self.accelerator.scaler is not None
+        result = self.sync.exchange(tasks, stop, scaled)
+        grad_norm = self._clip()
+        nonfinite = result.nonfinite
+        if not (nonfinite or scaled or math.isfinite(grad_norm)):
+            nonfinite = np.unique(tasks).tolist()  # from the trunk: the gradients of all ranks are in the sum
+        if not nonfinite:
+            self.sync.apply_statistics()
+        if scaled or not nonfinite:  # the scaler sees by itself what is not finite, and has to see it
+            self.optimizer.step()
+        return StepResult(
+            sync=result,
+            tasks=tasks,
+            rows=rows,
+            grad_norm=grad_norm,
+            data_wait_s=data_wait_s,
+            nonfinite=nonfinite,
+            overflow=scaled and bool(self.accelerator.optimizer_step_was_skipped),
+            damage=damage,
+        )
+
+    def _begin(self, tasks: np.ndarray) -> None:
+        """Drops the gradients of the last step: those of its heads, not of all the thousands there may be."""
+        for parameter in self._touched:
+            parameter.grad = None
+        active = [self.model.heads[task_id] for task_id in np.unique(tasks).tolist()]
+        self._touched = self._trunk_parameters + [parameter for head in active for parameter in head.parameters()]
+
+    def _run_slot(self, slot: int, task_id: int, batch: ImageBatch) -> None:
+        assert batch.task == task_id
+        labels = np.where(batch.valid, self.labels[batch.rows, task_id], MISSING)
+        chosen, targets = select_labelled(labels, batch.valid)
+        device = self.accelerator.device
+        images = batch.images if len(targets) == len(batch.rows) else batch.images[chosen]
+        images = self.prepare_images(images, self._seed("augment", batch))
+        self.sync.statistics.begin_slot(task_id)
+        torch.manual_seed(self._seed("forward", batch))  # dropout and stochastic depth
+        with self.accelerator.autocast():
+            logits = self.model.heads[task_id](self.trunk.features(images, task_id))
+        loss = labelled_loss(logits, torch.from_numpy(targets).to(device))
+        self.accelerator.backward(loss / self.config.accumulate)
+        self.sync.statistics.end_slot(task_id, count=len(targets) > 0)
+        self.sync.record(slot, loss, len(targets), len(batch.damage))
+
+    def prepare_images(self, images: torch.Tensor, seed: int) -> torch.Tensor:
+        """Returns decoded images as the network takes them: on the device, augmented and normalised.
+
+        Args:
+            images: Shape `(batch, 3, height, width)`, uint8.
+            seed: Of the augmentation.
+        """
+        images = images.to(self.accelerator.device, non_blocking=True)
+        images = normalise(augment_batch(images, self.transform, seed))
+        return images.to(memory_format=torch.channels_last) if self.config.channels_last else images
+
+    def _seed(self, purpose: str, batch: ImageBatch) -> int:
+        return derive_seed(self.seed, purpose, batch.index)
+
+    def _clip(self) -> float:
+        """Returns the norm of all gradients, which are equal on all ranks by now, and clips them if asked to."""
+        self.accelerator.unscale_gradients()
+        norm = get_total_norm([parameter.grad for parameter in self._touched if parameter.grad is not None])
+        if self.config.clip_norm:
+            clip_grads_with_norm_(self._touched, self.config.clip_norm, norm)
+        return float(norm)
+
+
+def select_labelled(labels: np.ndarray, valid: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Chooses the samples of a batch that a task trains on.
+
+    Args:
+        labels: The task's labels of the batch, shape `(batch,)`, -1 = none.
+        valid: Which samples have an image, shape `(batch,)`; None if all have.
+
+    Returns:
+        The places of the chosen samples in the batch, labelled ones first, and the labels of these. Batch norm needs
+        two samples, so a lone labelled sample brings an unlabelled one along, and with none all are taken: the forward
+        pass has to happen, because other ranks wait for this one's gradients.
+    """
+    labelled = np.flatnonzero(labels != MISSING)
+    others = np.flatnonzero(labels == MISSING)
+    if valid is not None:
+        others = others[np.argsort(~valid[others], kind="stable")]
+    companions = {0: others, 1: others[:1]}.get(len(labelled), others[:0])
+    return np.concatenate([labelled, companions]), labels[labelled].astype(np.int64)
+
+
+def labelled_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Returns the mean cross-entropy over the first `len(targets)` samples; with none, 0 that still has a graph.
+
+    Args:
+        logits: Shape `(batch, num_classes)`.
+        targets: Shape `(num_labelled,)`.
+    """
+    if not len(targets):
+        return logits.float().sum() * 0.0
+    logits = logits[: len(targets)]
+    return functional.cross_entropy(logits.float() if logits.dtype.itemsize < 4 else logits, targets)

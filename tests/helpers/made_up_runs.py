@@ -1,0 +1,246 @@
+"""Made-up runs for tests of the report's page: all that a run leaves, of any number of tasks, within a second or two.
+
+Two runs with the same `world` have the same labels, and tasks and samples that are hard for both; `seed` is a run's own luck.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from scipy.special import ndtri
+
+from data_prep.dataset import from_arrays
+from data_prep.planning.make_plan import Options
+from data_prep.shard_set import write_shard_set
+from matl_scale.data.images.sources import ArrayImages
+from matl_scale.data.shards.manifest import Manifest, read_manifest
+from matl_scale.data.shards.reader import SampleReader
+from matl_scale.metrics.task_metrics import METRICS, TaskMetrics
+from matl_scale.runs import about
+from matl_scale.runs.history import RunHistory
+from matl_scale.runs.layout import CONFIG_FILE
+from matl_scale.runs.predictions import Block, PredictionsInfo, predictions_file, write_predictions
+from matl_scale.runs.records import LocalLog
+from matl_scale.tasks import Task
+
+SHARED = 0.8  # correlation of what two runs find hard
+STEPS_BETWEEN = 500
+PARTS = ["wing", "crown", "belly", "back", "tail", "leg", "bill", "throat", "nape", "eye", "breast", "forehead"]
+LOOKS = [
+    "brown",
+    "grey",
+    "black",
+    "white",
+    "red",
+    "striped",
+    "spotted",
+    "plain",
+    "iridescent",
+    "long",
+    "short",
+    "curved",
+]
+SHAPES = ("round", "pointed", "notched", "forked")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MadeUp:
+    """What a made-up run is like.
+
+    Attributes:
+        num_tasks: Every fifth has four classes, the others two. The last has no label in the split, the one before only one
+            class there; the first is never trained.
+        num_samples: Of the split, if there is no shard set.
+        num_evaluations: On the way.
+        split: What is evaluated.
+        world: Seed of the labels and of how hard tasks and samples are.
+        seed: Of the run.
+        gain: Added to the recall of rare classes: a number, or an array with one per task.
+        names: Of the tasks, instead of made-up ones.
+        classes: Of the binary tasks.
+        config: Sections that replace those of the config.
+    """
+
+    num_tasks: int = 10
+    num_samples: int = 400
+    num_evaluations: int = 20
+    split: str = "test"
+    world: int = 0
+    seed: int = 0
+    gain: Any = 0.0
+    names: tuple[str, ...] | None = None
+    classes: tuple[str, ...] = ("no", "yes")
+    config: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def tasks(self) -> list[Task]:
+        names = self.names or [name_task(i) for i in range(self.num_tasks)]
+        return [
+            Task(name=name, classes=SHAPES if i % 5 == 4 else self.classes, source="made up")
+            for i, name in enumerate(names)
+        ]
+
+    def labels(self) -> np.ndarray:
+        """Draws class indices, shape `(num_samples, num_tasks)`; tasks miss up to nine tenths of their labels."""
+        generator, tasks = np.random.default_rng([self.world, 1]), self.tasks()
+        labels = np.empty((self.num_samples, len(tasks)), dtype=np.int16)
+        for i, task in enumerate(tasks):
+            weights = np.geomspace(1, generator.uniform(0.06, 0.9), task.num_classes)
+            labels[:, i] = generator.choice(task.num_classes, self.num_samples, p=weights / weights.sum())
+        labels[generator.random(labels.shape) < generator.uniform(0, 0.9, len(tasks))] = -1
+        labels[:, -1] = -1
+        labels[labels[:, -2] > 0, -2] = -1
+        return labels
+
+
+def name_task(i: int) -> str:
+    round_ = i // (len(PARTS) * len(LOOKS))
+    return f"{PARTS[i % len(PARTS)]}_{LOOKS[i // len(PARTS) % len(LOOKS)]}" + (f"_{round_}" if round_ else "")
+
+
+def write_run(folder: Path, made_up: MadeUp, shards: Path | None = None) -> RunHistory:
+    """Writes the folder of a run.
+
+    Args:
+        folder: Made here.
+        made_up: What the run is like.
+        shards: A shard set that has the split; its tasks, labels and images are used.
+    """
+    folder.mkdir(parents=True)
+    tasks, labels, keys = made_up.tasks(), made_up.labels(), np.arange(made_up.num_samples)
+    test_set = f"world {made_up.world}"
+    if shards is not None:
+        manifest = read_manifest(shards)
+        rows, test_set = manifest.rows(made_up.split), manifest.hash_shards(made_up.split)
+        tasks, labels = list(manifest.tasks), manifest.labels()[rows].astype(np.int16)
+        keys = SampleReader(manifest).keys(rows)
+    answers, confidences, skill = answer(made_up, tasks, labels)
+    final = measure(labels, answers, skill)
+    steps = [STEPS_BETWEEN * (i + 1) for i in range(made_up.num_evaluations)]
+    write_config(folder, made_up, steps[-1], labels.shape, shards)
+    write_history(LocalLog(folder), made_up, [task.name for task in tasks], final, steps)
+    info = PredictionsInfo(split=made_up.split, step=steps[-1], tasks=tuple(tasks), test_set=test_set)
+    block = Block(samples=keys, labels=labels, answers=answers, confidences=confidences)
+    write_predictions(predictions_file(folder, made_up.split), info, [block])
+    return RunHistory(folder)
+
+
+def answer(made_up: MadeUp, tasks: list[Task], labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Answers every sample: class indices, confidences, and the skill that each task has."""
+    world, luck = np.random.default_rng([made_up.world, 2]), np.random.default_rng([made_up.world, made_up.seed, 3])
+    skill = 1 - world.gamma(1.6, 0.12, len(tasks)) + made_up.gain + luck.normal(0, 0.01, len(tasks))
+    skill = np.clip(skill, 0.2, 0.99)
+    trouble = SHARED * world.normal(size=labels.shape) + np.sqrt(1 - SHARED**2) * luck.normal(size=labels.shape)
+    answers, confidences = labels.copy(), np.full(labels.shape, np.nan, dtype=np.float16)
+    for i, task in enumerate(tasks):
+        truth, num_classes = labels[:, i], task.num_classes
+        share = np.bincount(truth[truth >= 0], minlength=num_classes) / max((truth >= 0).sum(), 1)
+        rare = share.min() / max(share.max(), 1e-9)  # a network that knows little answers with the frequent class
+        recall = np.where(share >= share.max(), 1 - (1 - skill[i]) * rare, skill[i])
+        wrong = (truth >= 0) & (trouble[:, i] > ndtri(recall)[truth])
+        answers[wrong, i] = (truth[wrong] + luck.integers(1, num_classes, wrong.sum())) % num_classes
+        sure = np.where(wrong, luck.beta(2, 3, len(wrong)), luck.beta(5, 2, len(wrong)))
+        confidences[truth >= 0, i] = (1 / num_classes + (1 - 1 / num_classes) * sure)[truth >= 0]
+    return answers, confidences, skill
+
+
+def measure(labels: np.ndarray, answers: np.ndarray, skill: np.ndarray) -> TaskMetrics:
+    """Computes the metrics of all tasks from their answers; AUROC and average precision are made up from the skill."""
+    values = {name: np.full(labels.shape[1], np.nan) for name in METRICS}
+    for i in range(labels.shape[1]):
+        truth, given = labels[labels[:, i] >= 0, i], answers[labels[:, i] >= 0, i]
+        if not len(truth):
+            continue
+        support = np.bincount(truth)
+        recall = np.bincount(truth[truth == given], minlength=len(support))[support > 0] / support[support > 0]
+        values["accuracy"][i], values["majority_accuracy"][i] = (truth == given).mean(), support.max() / len(truth)
+        values["loss"][i] = 0.1 + 2 * (truth != given).mean()
+        if len(recall) > 1:
+            values["balanced_accuracy"][i], values["auroc"][i] = recall.mean(), 0.45 + 0.55 * np.sqrt(skill[i])
+            values["average_precision"][i] = skill[i] ** 0.4
+            for name in ("precision", "recall", "f1"):
+                values[name][i] = recall[-1]
+    return TaskMetrics(values=values, counts=(labels >= 0).sum(axis=0))
+
+
+def write_history(log: LocalLog, made_up: MadeUp, names: list[str], final: TaskMetrics, steps: list[int]) -> None:
+    """Writes records, tables and draws of a training that ends with the metrics `final`."""
+    generator = np.random.default_rng([made_up.world, made_up.seed, 4])
+    pace = generator.uniform(0.1, 0.4, len(names)) * steps[-1]
+    sudden = generator.choice([0.15, 0.0, -0.1], len(names), p=[0.02, 0.95, 0.03])  # worse or better at the last moment
+    likely = np.append(0.0, generator.dirichlet(np.full(len(names) - 1, 4.0)))
+    for step in steps:
+        values = dict(final.values)
+        if step < steps[-1]:
+            left, late = np.exp(-step / pace), sudden * (step == steps[-2])
+            for name in set(METRICS) - {"loss", "majority_accuracy"}:
+                wobble = generator.normal(0, 0.012, len(names))
+                values[name] = np.clip(final.values[name] * (1 - left) + 0.5 * left + wobble + late, 0, 1)
+            values["loss"] = final.values["loss"] * (1 + left)
+        for at in range(step - STEPS_BETWEEN + 20, step + 1, 20):
+            log.log(at, training_record(generator, at / steps[-1]))
+        summary = TaskMetrics(values=values, counts=final.counts).summary()
+        log.log(step, {f"{made_up.split}/{name}": value for name, value in summary.items()})
+        log.log_per_task(step, made_up.split, names, values, final.counts)
+        log.log_draws(step, names, np.round(8 * step * likely).astype(np.int64))
+
+
+def training_record(generator: np.random.Generator, done: float) -> dict[str, float]:
+    noise = generator.normal(size=4)
+    return {
+        "train/lr": 0.003,
+        "train/loss": 0.25 + 0.6 * np.exp(-4 * done) + 0.02 * noise[0],
+        "train/images_per_s": 5200 + 150 * noise[1],
+        "train/step_s": 0.049 + 0.001 * noise[2],
+        "train/data_wait_share": abs(0.03 + 0.01 * noise[3]),
+        "train/memory_gb": 2.1 + 0.2 * done,
+    }
+
+
+def write_config(folder: Path, made_up: MadeUp, steps: int, shape: tuple[int, ...], shards: Path | None) -> None:
+    """Writes what the run was made of; `shape` is `(num_samples, num_tasks)`."""
+    place = str(shards or folder.parent / "gone")
+    config = {
+        "run": {"name": folder.name, "dir": str(folder.parent), "seed": made_up.seed},
+        "data": {"path": place, "version": "", "image_size": 32, "batch_size": 32},
+        "model": {"name": "vgg11_bn", "width": 0.25, "stem": "small"},
+        "routing": {"sigma": 0.5, "strategy": "random"},
+        "train": {"steps": steps, "accumulate": 8, "precision": "bf16"},
+        "optim": {"name": "adamw", "lr": 0.003, "head_lr_scale": 10.0},
+        "eval": {"every": STEPS_BETWEEN, "split": made_up.split},
+    } | {section: dict(values) for section, values in made_up.config.items()}
+    (folder / CONFIG_FILE).write_text("# made up\n" + yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
+    data = {
+        "path": place,
+        "version": 2,
+        "manifest_id": "5e1f" * 16,
+        "splits": {made_up.split: shape[0]},
+        "tasks": shape[1],
+        "image_size": 32,
+    }
+    about.write_about(folder, {"train.steps": steps}, data, ["a CPU", "a CPU"])
+
+
+def write_shapes(root: Path, made_up: MadeUp, size: int = 48) -> Manifest:
+    """Writes a shard set with the labels of a made-up run and small pictures of shapes: all of its split."""
+    generator, labels = np.random.default_rng([made_up.world, 5]), made_up.labels()
+    y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
+    pixels = np.empty((len(labels), size, size, 3), dtype=np.uint8)
+    for image in pixels:
+        light, paint = generator.integers(150, 230, 3), generator.integers(0, 150, 3)
+        turn, stretch, power = generator.uniform(0, np.pi), generator.uniform(0.5, 1), generator.choice([1.0, 2.0, 8.0])
+        along, across = x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)
+        inside = np.abs(along / 0.8) ** power + np.abs(across / 0.8 / stretch) ** power < 1
+        image[:] = np.where(inside[..., None], paint, light) + generator.integers(0, 25, (size, size, 1))
+    dataset = from_arrays(
+        tasks=made_up.tasks(),
+        names=[f"shapes/{i:05d}.png" for i in range(len(labels))],
+        labels=labels,
+        splits=[made_up.split] * len(labels),
+        images=ArrayImages(place="memory", pixels=pixels),
+    )
+    manifest = write_shard_set(lambda _: dataset, root, Options())
+    assert manifest is not None
+    return manifest

@@ -1,0 +1,73 @@
+"""Run folders for tests of the report: metrics, predictions and config as a run leaves them, from given answers."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+
+from matl_scale.metrics.counters import TaskCounters
+from matl_scale.metrics.task_metrics import TaskMetrics
+from matl_scale.runs.predictions import Block, PredictionsInfo, predictions_file, write_predictions
+from matl_scale.runs.records import LocalLog
+from matl_scale.tasks import Task
+
+
+def binary_tasks(*names: str) -> list[Task]:
+    return [Task(name=name, classes=("no", "yes")) for name in names]
+
+
+def draw_labels(num_samples: int, tasks: Sequence[Task], seed: int = 0, missing: float = 0.2) -> np.ndarray:
+    """Returns labels with some missing, shape `(num_samples, num_tasks)`."""
+    generator = np.random.default_rng(seed)
+    labels = np.stack([generator.integers(0, task.num_classes, num_samples) for task in tasks], axis=1)
+    labels[generator.random(labels.shape) < missing] = -1
+    return labels
+
+
+def draw_answers(labels: np.ndarray, tasks: Sequence[Task], skill: float | np.ndarray, seed: int) -> np.ndarray:
+    """Returns answers that are right with probability `skill`, a number or one per task; −1 where there is no label."""
+    generator = np.random.default_rng(seed)
+    shifts = np.stack([generator.integers(1, task.num_classes, len(labels)) for task in tasks], axis=1)
+    counts = np.array([task.num_classes for task in tasks])
+    answers = np.where(generator.random(labels.shape) < skill, labels, (labels + shifts) % counts)
+    return np.where(labels < 0, -1, answers)
+
+
+def measure(tasks: Sequence[Task], labels: np.ndarray, answers: np.ndarray) -> TaskMetrics:
+    """Returns what an evaluation would have measured."""
+    counters = TaskCounters([task.num_classes for task in tasks])
+    for i, task in enumerate(tasks):
+        known = labels[:, i] >= 0
+        logits = torch.nn.functional.one_hot(torch.from_numpy(answers[known, i].astype(np.int64)), task.num_classes)
+        counters.update(i, logits.float(), torch.from_numpy(labels[known, i].astype(np.int64)))
+    return counters.compute()
+
+
+def write_run(
+    folder: Path,
+    tasks: Sequence[Task],
+    labels: np.ndarray,
+    answers: np.ndarray,
+    *,
+    split: str = "test",
+    step: int = 100,
+    test_set: str = "images",
+    config: Mapping[str, Mapping[str, object]] | None = None,
+) -> TaskMetrics:
+    """Writes one evaluation into a run's folder, with predictions, draws and config."""
+    folder.mkdir(parents=True, exist_ok=True)
+    metrics, names = measure(tasks, labels, answers), [task.name for task in tasks]
+    log = LocalLog(folder)
+    log.log_per_task(step, split, names, metrics.values, metrics.counts)
+    log.log_draws(step, names, np.arange(len(names)) * step)
+    confidences = np.where(labels < 0, np.nan, 0.75).astype(np.float16)
+    block = Block(samples=np.arange(len(labels)), labels=labels, answers=answers, confidences=confidences)
+    info = PredictionsInfo(split=split, step=step, tasks=tuple(tasks), test_set=test_set)
+    write_predictions(predictions_file(folder, split), info, [block])
+    sections = {"run": {"name": folder.name, "dir": str(folder.parent), "seed": 0}, "eval": {"split": split}}
+    for section, values in (config or {}).items():
+        sections[section] = {**sections.get(section, {}), **values}
+    (folder / "config.yaml").write_text(yaml.safe_dump(sections, sort_keys=False))
+    return metrics

@@ -1,0 +1,72 @@
+"""Small runs for distributed tests, and what they leave behind."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from helpers.shard_sets import ShardSet
+from matl_scale.data.loading.loader import DataConfig
+from matl_scale.models.backbones import ModelConfig
+from matl_scale.models.network import RoutingConfig
+from matl_scale.tracking.recorder import TrackConfig
+from matl_scale.train.config import Config, RunConfig
+from matl_scale.train.evaluation import EvalConfig
+from matl_scale.train.schedule import CheckpointConfig
+from matl_scale.train.step.optim import OptimConfig
+from matl_scale.train.step.sampling import TasksConfig
+from matl_scale.train.step.train_step import TrainConfig
+
+SGD = OptimConfig(name="sgd", lr=0.05, momentum=0.9, weight_decay=0.01, warmup_steps=2)
+ADAMW = OptimConfig(name="adamw", lr=0.01, weight_decay=0.1, head_lr_scale=3)
+
+
+def build_config(folder: Path, shards: ShardSet, name: str, **sections: Any) -> Config:
+    config = Config(
+        run=RunConfig(name=name, dir=str(folder), seed=3),
+        data=DataConfig(path=str(shards.root), batch_size=6, workers=0),
+        model=ModelConfig(name="resnet18", width=0.0625, stem="small"),
+        routing=RoutingConfig(sigma=0.5),
+        # independent draws: tasks repeat within a step, and the rare one often has no label in its batch
+        tasks=TasksConfig(policy="uniform"),
+        train=TrainConfig(steps=10, precision="fp32"),
+        optim=SGD,
+        eval=EvalConfig(every=0, batch_size=7),
+        checkpoint=CheckpointConfig(every=100),
+        track=TrackConfig(mlflow=False, every=1),
+    )
+    return replace(config, **sections)
+
+
+def saved_state(config: Config, folder: Path | None = None) -> dict[str, Any]:
+    """Loads the newest checkpoint of a run, or the given one."""
+    folder = folder or sorted((config.run.folder / "checkpoints").glob("step-*"))[-1]
+    return torch.load(folder / "state.pt", weights_only=True)  # type: ignore[no-any-return]
+
+
+def assert_identical(left: Any, right: Any, place: str = "") -> None:
+    """Compares nested states bit for bit."""
+    assert type(left) is type(right), place
+    if isinstance(left, dict):
+        assert left.keys() == right.keys(), place
+        for key in left:
+            assert_identical(left[key], right[key], f"{place}/{key}")
+    elif isinstance(left, list):
+        assert len(left) == len(right)
+        for i, (a, b) in enumerate(zip(left, right, strict=True)):
+            assert_identical(a, b, f"{place}/{i}")
+    elif isinstance(left, torch.Tensor):
+        assert torch.equal(left, right), place
+    else:
+        assert left == right, place
+
+
+TIMES = ("time", "train/images_per_s", "train/step_s", "train/data_wait_share", "train/memory_gb")
+
+
+def records(config: Config) -> list[dict[str, Any]]:
+    """Returns a run's records, without what a clock or the system measured."""
+    lines = (config.run.folder / "metrics.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key not in TIMES} for line in lines]

@@ -1,0 +1,47 @@
+"""Backbones that the routing tests run over, in float64 and without randomness."""
+
+from functools import partial
+
+import torch
+from torch import nn
+
+from matl_scale.models.backbones import ModelConfig, build_backbone, keep_norm_and_pool
+from matl_scale.vision import StochasticDepth, models
+
+# two with depthwise convs, one with SiLU, one with grouped convs, one that concatenates
+FAMILIES = [
+    "vgg11", "vgg11_bn", "resnet18", "resnet50", "mobilenet_v3_small", "efficientnet_b0", "mnasnet0_5",
+    "resnext50_32x4d", "squeezenet1_1", "densenet121",
+]  # fmt: skip
+
+
+def backbone_of(name: str, width: float = 0) -> nn.Module:
+    """`width` 0 halves VGGs and leaves the others as they are."""
+    width = width or (0.5 if name.startswith("vgg") else 1.0)
+    backbone = without_randomness(build_backbone(ModelConfig(name=name, width=width), seed=0)).double()
+    with torch.no_grad():
+        for norm in (module for module in backbone.modules() if isinstance(module, nn.BatchNorm2d)):
+            norm.weight[::2] *= -1  # training makes some of them negative
+    return backbone
+
+
+def small_convnext() -> nn.Module:
+    block = partial(models.convnext.CNBlockConfig, num_layers=1)
+    net = models.convnext.ConvNeXt([block(16, 32), block(32, None)], layer_scale=0.5)
+    net.classifier = keep_norm_and_pool(net.classifier)
+    return without_randomness(net).double()
+
+
+def group_norm_resnet() -> nn.Module:
+    net = models.resnet18(norm_layer=partial(nn.GroupNorm, 8))
+    net.fc = nn.Identity()
+    return net.double()
+
+
+def without_randomness(module: nn.Module) -> nn.Module:
+    for child in module.modules():
+        if isinstance(child, nn.Dropout):
+            child.p = 0.0
+        if isinstance(child, StochasticDepth):
+            child.p = 0.0
+    return module

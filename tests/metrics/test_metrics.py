@@ -1,0 +1,102 @@
+"""Per-task metrics against scikit-learn, and that counters add up."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics as reference
+
+from matl_scale.metrics.counters import TaskCounters
+from matl_scale.metrics.task_metrics import METRICS
+
+
+def draw(
+    num_samples: int, num_classes: int, seed: int = 0, sharpness: float = 1.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(num_classes, (num_samples,), generator=generator)
+    logits = torch.randn(num_samples, num_classes, generator=generator) * sharpness
+    logits[torch.arange(num_samples), labels] += sharpness
+    return logits, labels
+
+
+def one_task(logits: torch.Tensor, labels: torch.Tensor, num_classes: int) -> dict[str, float]:
+    counters = TaskCounters([num_classes])
+    counters.update(0, logits, labels)
+    return {name: values[0] for name, values in counters.compute().values.items()}
+
+
+@pytest.mark.parametrize("sharpness", [0.3, 1.0, 20.0])
+def test_binary_metrics_equal_scikit_learns(sharpness: float) -> None:
+    logits, labels = draw(4000, 2, sharpness=sharpness)
+    found = one_task(logits, labels, 2)
+    predicted, scores = logits.argmax(dim=1), logits[:, 1] - logits[:, 0]
+    assert found["accuracy"] == pytest.approx(reference.accuracy_score(labels, predicted))
+    assert found["balanced_accuracy"] == pytest.approx(reference.balanced_accuracy_score(labels, predicted))
+    assert found["precision"] == pytest.approx(reference.precision_score(labels, predicted))
+    assert found["recall"] == pytest.approx(reference.recall_score(labels, predicted))
+    assert found["f1"] == pytest.approx(reference.f1_score(labels, predicted))
+    assert found["auroc"] == pytest.approx(reference.roc_auc_score(labels, scores), abs=2e-4)
+    assert found["average_precision"] == pytest.approx(reference.average_precision_score(labels, scores), abs=2e-3)
+    assert found["majority_accuracy"] == pytest.approx(max(labels.float().mean(), 1 - labels.float().mean()))
+    assert found["loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
+
+
+def test_multi_class_metrics_equal_scikit_learns() -> None:
+    logits, labels = draw(3000, 5)
+    found = one_task(logits, labels, 5)
+    predicted, probabilities = logits.argmax(dim=1), logits.double().softmax(dim=1)
+    assert found["balanced_accuracy"] == pytest.approx(reference.balanced_accuracy_score(labels, predicted))
+    for name, score in (("precision", reference.precision_score), ("recall", reference.recall_score)):
+        assert found[name] == pytest.approx(score(labels, predicted, average="macro"))
+    assert found["f1"] == pytest.approx(reference.f1_score(labels, predicted, average="macro"))
+    one_hot = torch.nn.functional.one_hot(labels, 5)
+    ovr = reference.roc_auc_score(labels, probabilities, multi_class="ovr")
+    assert found["auroc"] == pytest.approx(ovr, abs=2e-4)
+    average = reference.average_precision_score(one_hot, probabilities, average="macro")
+    assert found["average_precision"] == pytest.approx(average, abs=2e-3)
+
+
+def test_counters_of_parts_add_up_to_the_whole() -> None:
+    whole, parts = TaskCounters([2, 4]), [TaskCounters([2, 4]) for _ in range(3)]
+    for task, count in ((0, 2), (1, 4)):
+        logits, labels = draw(301, count)
+        whole.update(task, logits, labels)
+        for i, part in enumerate(parts):
+            part.update(task, logits[i::3], labels[i::3])
+    total = TaskCounters([2, 4])
+    total.counts = sum(part.counts for part in parts)  # type: ignore[assignment]
+    total.losses = sum(part.losses for part in parts)  # type: ignore[assignment]
+    assert torch.equal(total.counts, whole.counts)
+    for name in METRICS:
+        np.testing.assert_allclose(total.compute().values[name], whole.compute().values[name], rtol=1e-12)
+
+
+def test_what_is_undefined_is_nan_and_left_out_of_summaries() -> None:
+    counters = TaskCounters([2, 2, 2])
+    logits, _ = draw(10, 2)
+    counters.update(0, logits, torch.zeros(10, dtype=torch.long))  # no positive
+    logits, labels = draw(50, 2)
+    counters.update(2, logits, labels)
+    metrics = counters.compute()
+    assert metrics.counts.tolist() == [10, 0, 50]
+    for name in ("balanced_accuracy", "recall", "f1", "auroc", "average_precision"):
+        assert np.isnan(metrics.values[name][0]), name
+    assert metrics.values["majority_accuracy"][0] == 1
+    assert all(np.isnan(metrics.values[name][1]) for name in METRICS)
+    assert metrics.summary()["macro_auroc"] == metrics.values["auroc"][2]
+    assert metrics.worst() == [2]
+
+
+def test_a_collapsed_task_is_below_no_baseline_but_among_the_worst() -> None:
+    counters = TaskCounters([2, 2, 2])
+    labels = torch.tensor([0] * 90 + [1] * 10)
+    always_no = torch.tensor([[1.0, 0.0]]).repeat(100, 1)
+    perfect = torch.nn.functional.one_hot(labels, 2).float()
+    counters.update(0, always_no, labels)
+    counters.update(1, perfect, labels)
+    counters.update(2, -perfect, labels)
+    metrics = counters.compute()
+    assert metrics.values["balanced_accuracy"].tolist() == [0.5, 1.0, 0.0]
+    assert metrics.below_baseline.tolist() == [False, False, True]
+    assert metrics.worst(2) == [2, 0]
+    assert metrics.summary()["tasks_below_baseline"] == 1

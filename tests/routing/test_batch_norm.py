@@ -1,0 +1,57 @@
+"""Per-task batch norm: whose statistics change, and to what."""
+
+import pytest
+import torch
+from torch import nn
+
+from matl_scale.routing.batch_norm import TaskBatchNorm2d
+
+ALL = torch.arange(4).repeat(3, 1)  # three tasks that keep all of four channels
+
+
+def test_only_the_active_task_is_updated() -> None:
+    norm = TaskBatchNorm2d(nn.BatchNorm2d(4), ALL[:3])
+    before = norm.running[:, 0].clone()
+    norm(torch.randn(8, 4, 2, 2) + 5, torch.tensor([1]))
+    assert torch.equal(norm.running[[0, 2], 0], before[[0, 2]])
+    assert (norm.running[1, 0] > 3).all()
+
+
+def test_statistics_begin_as_the_average_and_go_on_as_a_moving_average() -> None:
+    norm = TaskBatchNorm2d(nn.BatchNorm2d(4, momentum=0.25), ALL[:2])
+    average = nn.BatchNorm2d(4, momentum=None)  # torch's cumulative average
+    batches = [torch.randn(6, 4, 3, 3) * (i + 1) + i for i in range(7)]
+    for batch in batches[:4]:
+        norm(batch, torch.tensor([1]))
+        average(batch)
+    torch.testing.assert_close(norm.running[1, 0], average.running_mean)
+    torch.testing.assert_close(norm.running[1, 1], average.running_var)
+    average.momentum = 0.25
+    for batch in batches[4:]:
+        norm(batch, torch.tensor([1]))
+        average(batch)
+    torch.testing.assert_close(norm.running[1, 0], average.running_mean)
+    torch.testing.assert_close(norm.running[1, 1], average.running_var)
+
+
+def test_shared_statistics_have_one_row_for_all_tasks() -> None:
+    norm = TaskBatchNorm2d(nn.BatchNorm2d(4), ALL[:3], statistics="shared")
+    norm(torch.randn(8, 4, 2, 2) + 5, torch.tensor([2]))
+    x = torch.randn(2, 4, 2, 2)
+    norm.eval()
+    assert torch.equal(norm(x, torch.tensor([0])), norm(x, torch.tensor([2])))
+
+
+def test_pretrained_statistics_and_weights_are_taken_over() -> None:
+    plain = nn.BatchNorm2d(4)
+    plain(torch.randn(8, 4, 2, 2) * 3 + 1)
+    norm = TaskBatchNorm2d(plain, ALL[:2]).eval()
+    x = torch.randn(2, 4, 2, 2)
+    assert torch.equal(norm(x, torch.tensor([1])), plain.eval()(x))
+    assert norm.weight is plain.weight
+
+
+def test_mixed_batch_cannot_train() -> None:
+    norm = TaskBatchNorm2d(nn.BatchNorm2d(4), ALL[:2])
+    with pytest.raises(RuntimeError, match="mixed-task batch"):
+        norm(torch.randn(2, 4, 2, 2), torch.tensor([0, 1]))

@@ -1,0 +1,106 @@
+"""The network of the best evaluation stays, whatever is pruned, and can be used without its run or its shard set."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from helpers.run_configs import build_config, records
+from helpers.shard_sets import ShardSet
+from matl_scale.errors import InputError
+from matl_scale.runs.checkpoints.checkpoint import checkpoint_folders, read_info
+from matl_scale.runs.checkpoints.network import open_network, restore_network, tasks_of
+from matl_scale.train.config import RunConfig
+from matl_scale.train.evaluation import EvalConfig
+from matl_scale.train.process_group import build_accelerator
+from matl_scale.train.resume.open_run import find_checkpoint
+from matl_scale.train.run import train
+from matl_scale.train.schedule import CheckpointConfig
+from matl_scale.train.step.train_step import TrainConfig
+
+
+def test_the_best_network_stays_and_stands_alone(small_set: ShardSet, tmp_path: Path) -> None:
+    config = build_config(
+        tmp_path,
+        small_set,
+        "run",
+        train=TrainConfig(steps=10, precision="fp32", ema_decay=0.5),
+        eval=EvalConfig(every=2, batch_size=7),
+        checkpoint=CheckpointConfig(every=5, keep=1, best="macro_auroc"),
+    )
+    train(config, build_accelerator("fp32"))
+    scores = {r["step"]: r["val/macro_auroc"] for r in records(config) if "val/macro_auroc" in r}
+    expected = max(scores, key=lambda step: (scores[step], -step))
+    kept = checkpoint_folders(config.run.folder / "best")
+    assert [read_info(folder).step for folder in kept] == [expected]
+    found = open_network(config.run.folder)
+    assert (found.step, found.score) == (expected, scores[expected])
+    assert open_network(config.run.folder, "newest").step == 10
+
+    images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    before = restore_network(found, torch.device("cpu"))
+    moved = shutil.copytree(found.folder, tmp_path / "elsewhere")
+    shutil.rmtree(config.run.folder)
+    alone = open_network(moved)
+    after = restore_network(alone, torch.device("cpu"))
+    assert [task.name for task in tasks_of(alone)] == list(small_set.manifest.task_names)
+    for task_id in range(6):
+        assert torch.equal(before(images, task_id), after(images, task_id))
+
+
+def test_a_run_that_goes_back_has_no_best_network_of_later_steps(small_set: ShardSet, tmp_path: Path) -> None:
+    config = build_config(
+        tmp_path,
+        small_set,
+        "run",
+        train=TrainConfig(steps=6, precision="fp32"),
+        eval=EvalConfig(every=2, batch_size=7),
+        checkpoint=CheckpointConfig(every=3, keep=2),
+    )
+    train(config, build_accelerator("fp32"))
+    state = (open_network(config.run.folder).folder / "state.pt").read_bytes()
+    shutil.rmtree(config.run.folder / "checkpoints/step-000000006")
+    (config.run.folder / "best/step-000000099").mkdir()
+    train(config, build_accelerator("fp32"))
+    assert (open_network(config.run.folder).folder / "state.pt").read_bytes() == state
+
+
+def test_what_is_not_there_is_one_line(small_set: ShardSet, tmp_path: Path) -> None:
+    config = build_config(tmp_path, small_set, "run", train=TrainConfig(steps=2, precision="fp32"))
+    train(replace(config, checkpoint=CheckpointConfig(best="")), build_accelerator("fp32"))
+    with pytest.raises(InputError, match=r"has no best network: .* Use --checkpoint newest"):
+        open_network(config.run.folder)
+    with pytest.raises(InputError, match="is not a run"):
+        open_network(tmp_path)
+
+
+@pytest.mark.parametrize("resume", ["never", "path"])
+def test_a_command_that_is_started_again_goes_on_with_its_own_checkpoints(
+    resume: str, small_set: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slurm's requeue and torchrun's restart repeat the whole command, with its `run.resume`."""
+    first = build_config(tmp_path, small_set, "first", train=TrainConfig(steps=2, precision="fp32"))
+    train(first, build_accelerator("fp32"))
+    start = "never" if resume == "never" else str(first.run.folder / "checkpoints/step-000000002")
+    config = build_config(
+        tmp_path,
+        small_set,
+        "again",
+        train=TrainConfig(steps=6, precision="fp32"),
+        checkpoint=CheckpointConfig(every=2),
+        run=RunConfig(name="again", dir=str(tmp_path), seed=3, resume=start),
+    )
+    train(config, build_accelerator("fp32"))
+    shutil.rmtree(config.run.folder / "checkpoints/step-000000006")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    found, _ = find_checkpoint(config)
+    assert found is not None
+    assert found.folder == config.run.folder / "checkpoints/step-000000004"
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
+    if resume == "never":
+        with pytest.raises(InputError, match="is not empty"):
+            find_checkpoint(config)
+    else:
+        assert str(find_checkpoint(config)[0].folder) == start  # type: ignore[union-attr]

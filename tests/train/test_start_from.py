@@ -1,0 +1,121 @@
+"""A run that starts from another one's network: old tasks keep what they learned, new ones get masks and heads."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from data_prep.__main__ import main as matl_data
+from helpers.shard_sets import ShardSet
+from matl_scale.data.loading.loader import DataConfig
+from matl_scale.data.shards.manifest import read_manifest
+from matl_scale.errors import InputError
+from matl_scale.models.backbones import ModelConfig
+from matl_scale.models.network import RoutedModel, RoutingConfig
+from matl_scale.routing.batch_norm import task_norms
+from matl_scale.routing.router import TaskRouter
+from matl_scale.runs.checkpoints.checkpoint import open_checkpoint
+from matl_scale.runs.checkpoints.network import restore_network
+from matl_scale.tracking.recorder import TrackConfig
+from matl_scale.train.build import build_start
+from matl_scale.train.config import Config, RunConfig
+from matl_scale.train.evaluation import EvalConfig
+from matl_scale.train.process_group import build_accelerator
+from matl_scale.train.resume.start_from import find_start
+from matl_scale.train.run import train
+from matl_scale.train.run_data import open_data
+from matl_scale.train.schedule import CheckpointConfig
+from matl_scale.train.step.train_step import TrainConfig
+
+
+def build_config(folder: Path, data: Path, name: str, **run: str) -> Config:
+    return Config(
+        run=RunConfig(name=name, dir=str(folder / "runs"), **run),  # type: ignore[arg-type]
+        data=DataConfig(path=str(data), batch_size=8, workers=0),
+        model=ModelConfig(name="resnet18", width=0.125),
+        routing=RoutingConfig(sigma=0.5),
+        train=TrainConfig(steps=4, precision="fp32"),
+        eval=EvalConfig(every=0),
+        checkpoint=CheckpointConfig(every=2),
+        track=TrackConfig(mlflow=False),
+    )
+
+
+def run(config: Config) -> RoutedModel:
+    """Trains and returns the network of the last checkpoint."""
+    train(config, build_accelerator("fp32"))
+    return restore_network(open_checkpoint(config.run.folder), torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def extended(small_set: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the small set with a task more, in front of which one was dropped."""
+    root = tmp_path_factory.mktemp("extended") / "set"
+    shutil.copytree(small_set.root, root)
+    paths = read_manifest(root).samples["path"].to_pylist()
+    pq.write_table(pa.table({"image": paths, "new": [i % 2 for i in range(len(paths))]}), root.parent / "more.parquet")
+    assert matl_data(["tasks", "add", str(root), "--labels", str(root.parent / "more.parquet")]) == 0
+    assert matl_data(["tasks", "drop", str(root), "task_1"]) == 0
+    return root
+
+
+def test_old_tasks_go_on_and_new_ones_are_routed(extended: Path, tmp_path: Path) -> None:
+    base = build_config(tmp_path, extended, "first")
+    first = run(replace(base, data=replace(base.data, version="1")))
+    config = build_config(tmp_path, extended, "second", start_from=str(tmp_path / "runs/first"))
+    data = open_data(config)
+    assert data.task_names == ["task_0", "task_2", "task_3", "task_4", "task_5", "new"]
+    second = build_start(config, data, build_accelerator("fp32"), None, find_start(config)).eval()
+    images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    for here, there in enumerate((0, 2, 3, 4, 5)):
+        assert torch.equal(second(images, here), first(images, there))
+    assert any(head.weight.any() for head in first.heads)
+    assert not second.heads[5].weight.any()
+    assert all(norm.num_updates[5] == 0 for norm in task_norms(second))
+    for router in (module for module in second.trunk.modules() if isinstance(module, TaskRouter)):
+        kept = router.mask.sum(dim=1)
+        assert (kept == kept[0]).all()
+
+    again = run(replace(config, run=replace(config.run, name="again")))
+    shutil.rmtree(tmp_path / "runs/first")  # a run that goes on needs its own checkpoint only
+    longer = replace(config, run=replace(config.run, name="again"), train=replace(config.train, steps=6))
+    resumed = run(longer)
+    for name, value in again.state_dict().items():
+        if name.endswith("mask"):
+            assert torch.equal(value, resumed.state_dict()[name])
+
+
+def test_masks_of_a_new_task_do_not_depend_on_the_others(extended: Path, tmp_path: Path) -> None:
+    base = build_config(tmp_path, extended, "base")
+    run(replace(base, data=replace(base.data, version="1")))
+    masks = []
+    for name, tasks in (("one", "*"), ("two", ["task_0", "new"])):
+        config = build_config(tmp_path, extended, name, start_from=str(tmp_path / "runs/base"))
+        model = run(replace(config, data=replace(config.data, tasks=tasks)))
+        masks.append([m.mask[-1].numpy() for m in model.trunk.modules() if isinstance(m, TaskRouter)])
+    for one, two in zip(*masks, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": ModelConfig(name="resnet18", width=0.25)}, "was trained with `model.width` = 0.125, not 0.25"),
+        ({"routing": RoutingConfig(sigma=0.25)}, "`routing.sigma` and `routing.align` should be those of the network"),
+        ({"routing": RoutingConfig(sigma=0.5, strategy="partition")}, "there are none left for new ones"),
+    ],
+)
+def test_networks_that_do_not_fit_are_refused(
+    extended: Path, tmp_path_factory: pytest.TempPathFactory, change: dict[str, object], message: str
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "refused"
+    base = build_config(folder, extended, "base")
+    run(replace(base, data=replace(base.data, version="1")))
+    config = build_config(folder, extended, "other", start_from=str(folder / "runs/base"))
+    with pytest.raises(InputError, match=message):
+        train(replace(config, **change), build_accelerator("fp32"))  # type: ignore[arg-type]
