@@ -3,11 +3,47 @@
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import NoReturn
 
-from matl_scale.errors import RunError
+from matl_scale.errors import InputError, RunError, explain_os_error
 
+INTERRUPTED = 130  # as a shell reports a command that Ctrl-C ended
 OTHER_RANKS_WAIT_S = 40  # longer than Slurm gives a node whose launcher ignores that it is to end
+
+
+def run_command(
+    program: str, work: Callable[[], int], explain: Callable[[OSError], Exception | None] | None = None
+) -> int:
+    """Runs the work of a command and returns its exit code.
+
+    Args:
+        program: What the user typed; error lines begin with it.
+        work: Returns the exit code if nothing goes wrong.
+        explain: Turns an error of the operating system into an `InputError` or a `RunError`, None for a bug. By default a
+            full disk and missing permissions are a `RunError`.
+
+    Raises:
+        SystemExit: With code 2 for an `InputError` and 1 for a `RunError`, after one line on standard error.
+    """
+    try:
+        return work()
+    except (InputError, RunError) as error:
+        exit_with_error(program, error)
+    except OSError as error:
+        explained = (explain or explain_as_run_error)(error)
+        if explained is None:
+            raise
+        exit_with_error(program, explained)
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr, flush=True)
+        return INTERRUPTED
+
+
+def explain_as_run_error(error: OSError) -> RunError | None:
+    """Returns a full disk or a missing permission as a `RunError`; None for any other error."""
+    text = explain_os_error(error)
+    return None if text is None else RunError(text)
 
 
 def exit_with_error(program: str, error: object) -> NoReturn:

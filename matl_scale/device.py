@@ -1,5 +1,6 @@
 """Which device and which precision a process computes with."""
 
+import contextlib
 import os
 import platform
 from typing import Literal
@@ -19,6 +20,17 @@ def choose_cpu() -> bool:
     # accelerate's launcher for several processes drops `use_cpu` from its config file, but passes the environment on
     asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1")
     return asked or int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > torch.cuda.device_count()
+
+
+def choose_device() -> torch.device:
+    """Returns the device of a process that works alone."""
+    return torch.device("cpu" if choose_cpu() else "cuda")
+
+
+def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[None]:
+    """Returns the context in which a network computes with a precision; fp32 changes nothing."""
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(resolve_precision(precision))
+    return contextlib.nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
 
 def resolve_precision(precision: Precision) -> Precision:

@@ -25,10 +25,11 @@ from matl_scale.models.network import RoutingConfig
 from matl_scale.runs.history import RunHistory
 from matl_scale.tasks import Task
 from matl_scale.tracking.recorder import Recorder, TrackConfig
-from matl_scale.train import run as loop
+from matl_scale.train import run as run_module
 from matl_scale.train.config import Config, RunConfig
 from matl_scale.train.evaluation import EvalConfig
 from matl_scale.train.process_group import build_accelerator
+from matl_scale.train.run import train
 from matl_scale.train.schedule import CheckpointConfig
 from matl_scale.train.step.train_step import TrainConfig
 
@@ -135,8 +136,8 @@ def track_run() -> TrackedRun:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         write_shard_set(random_set, folder / "set", Options())
-        with timed(loop, "run_steps") as loop_s, timed(Recorder, *RECORDING) as ours_s:
-            loop.train(build_config(folder), build_accelerator("fp32"))
+        with timed(run_module, "run_steps") as loop_s, timed(Recorder, *RECORDING) as ours_s:
+            train(build_config(folder), build_accelerator("fp32"))
         stores = [f"sqlite:///{folder}/naive.db", f"sqlite:///{folder}/mlflow.db"]
         naive_s = log_naively(RunHistory(folder / "ours"), stores[0], folder / "naive")
         runs = [only_run(MlflowClient(store)) for store in stores]

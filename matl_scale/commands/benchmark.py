@@ -18,7 +18,7 @@ from rich.table import Table
 
 from matl_scale.benchmark import evaluation, export, memory, reading, sharding, step, sync, tracking
 from matl_scale.benchmark.measure import Measure, Result, Setup
-from matl_scale.cli import exit_with_error
+from matl_scale.cli import run_command
 from matl_scale.errors import InputError, nearest
 from matl_scale.storage.files import write_json
 from matl_scale.train.process_group import build_accelerator
@@ -52,7 +52,7 @@ class Options:
     cifar100: Path | None
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__)
     parser.add_argument(
         "suites",
@@ -68,14 +68,11 @@ def main() -> None:
             f"--{name.replace('_', '-')}", type=Path, metavar="DIR", help="its files, for the suite data"
         )
     arguments = parser.parse_args()
-    try:
-        run_benchmark(Options(**vars(arguments)))
-    except InputError as error:
-        exit_with_error(PROGRAM, error)
+    return run_command(PROGRAM, lambda: run_benchmark(Options(**vars(arguments))))
 
 
-def run_benchmark(options: Options) -> None:
-    """Measures, prints tables, and writes the figures if asked to."""
+def run_benchmark(options: Options) -> int:
+    """Measures, prints tables, and writes the figures if asked to. Returns the exit code."""
     suites = choose_suites(options, int(os.environ.get("WORLD_SIZE", "1")))
     accelerator = build_accelerator("fp32", timeout_s=TIMEOUT_S)
     setup = Setup(
@@ -99,6 +96,7 @@ def run_benchmark(options: Options) -> None:
     if setup.rank == 0 and options.json is not None:
         write_json(options.json, [asdict(result) for result in results])
     accelerator.end_training()
+    return 0
 
 
 def data_sets(options: Options) -> dict[str, Path]:
@@ -188,4 +186,4 @@ def print_table(rows: list[Measure], results: list[Result], setup: Setup) -> Non
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from matl_scale.cli import exit_with_error
-from matl_scale.errors import InputError, RunError
+from matl_scale.cli import run_command
+from matl_scale.report.terminal import build_console, print_latest
 from matl_scale.runs.checkpoints.network import WHICH
 from matl_scale.train.evaluate_run import PROGRAM, run_evaluation
 
@@ -16,10 +16,14 @@ def main() -> int:
     parser.add_argument("--split", metavar="NAME", help="the split to evaluate (default: the run's eval.split)")
     parser.add_argument("--checkpoint", default="best", metavar="WHICH", help=WHICH)
     options = parser.parse_args()
-    try:
-        run_evaluation(options.run, options.split, options.checkpoint)
-    except (InputError, RunError) as error:
-        exit_with_error(PROGRAM, error)
+    return run_command(PROGRAM, lambda: evaluate_and_print(options))
+
+
+def evaluate_and_print(options: argparse.Namespace) -> int:
+    """Evaluates, and prints the result on the first rank. Returns the exit code."""
+    split = run_evaluation(options.run, options.split, options.checkpoint)
+    if split is not None:
+        print_latest(build_console(), options.run, split)
     return 0
 
 

@@ -5,6 +5,7 @@ given cannot be used.
 """
 
 import argparse
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from matl_scale.cli import exit_with_error
+from matl_scale.cli import run_command
 from matl_scale.data.loading.augment import MEAN, STD, normalise
 from matl_scale.deploy.export.dense import dense_network
 from matl_scale.deploy.export.description import Description, file_stem
@@ -57,7 +58,7 @@ class Exported:
         return f"{self.path}: {size}, max |Δ logit| {self.gap:.1e} (logits to {self.largest:.3g})"
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__)
     parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="the run's folder, as runs/NAME")
     parser.add_argument(
@@ -67,17 +68,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the files go (default: DIR/export of the run)")
     parser.add_argument("--checkpoint", default="best", metavar="WHICH", help=WHICH)
     options = parser.parse_args()
+    return run_command(PROGRAM, lambda: run_export(options))
+
+
+def run_export(options: argparse.Namespace) -> int:
+    """Exports, and says of each file what it came to. Returns the exit code."""
     console = Console()
-    try:
-        for exported in export_tasks(options.run, options.task, options.format, options.out, options.checkpoint):
-            console.print(exported.line(), highlight=False, markup=False, soft_wrap=True)
-            if not exported.gap <= exported.limit:
-                raise RunError(
-                    f"{exported.path} gives other logits than the run's network: they differ by {exported.gap:.3g}, where "
-                    f"rounding explains {exported.limit:.3g}. Do not use the file; please report this."
-                )
-    except (InputError, RunError) as error:
-        exit_with_error(PROGRAM, error)
+    for exported in export_tasks(options.run, options.task, options.format, options.out, options.checkpoint):
+        console.print(exported.line(), highlight=False, markup=False, soft_wrap=True)
+        if not exported.gap <= exported.limit:
+            raise RunError(
+                f"{exported.path} gives other logits than the run's network: they differ by {exported.gap:.3g}, where "
+                f"rounding explains {exported.limit:.3g}. Do not use the file; please report this."
+            )
+    return 0
 
 
 def export_tasks(run: Path, patterns: list[str], kind: Format, out: Path | None, which: str) -> Iterator[Exported]:
@@ -135,4 +139,4 @@ def parameter_bytes(module: nn.Module) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -4,9 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from matl_scale.cli import exit_with_error
+from matl_scale.cli import run_command
 from matl_scale.deploy.predict import PROGRAM, predict
-from matl_scale.errors import InputError, RunError, explain_os_error
 from matl_scale.runs.checkpoints.network import WHICH
 
 
@@ -22,16 +21,7 @@ def main() -> int:
     parser.add_argument("--batch-size", type=int, default=256, metavar="N")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes that read and decode")
     options = parser.parse_args()
-    try:
-        damaged = predict(options)
-    except (InputError, RunError) as error:
-        exit_with_error(PROGRAM, error)
-    except OSError as error:
-        text = explain_os_error(error)
-        if text is None:
-            raise
-        exit_with_error(PROGRAM, RunError(text))
-    return 1 if damaged else 0
+    return run_command(PROGRAM, lambda: 1 if predict(options) else 0)
 
 
 if __name__ == "__main__":

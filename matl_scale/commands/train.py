@@ -7,8 +7,9 @@ import sys
 
 import torch.distributed as dist
 
-from matl_scale.cli import exit_with_error
-from matl_scale.errors import InputError, RunError
+from matl_scale.cli import run_command
+from matl_scale.doctor.quick_checks import run_quick_checks
+from matl_scale.errors import InputError
 from matl_scale.report.terminal import build_console, print_latest
 from matl_scale.tracking.mlflow_run import explain_where
 from matl_scale.train.config import Config, parse_config
@@ -20,16 +21,18 @@ PROGRAM = "train.py"
 
 
 def main() -> int:
-    config = parse_config(sys.argv[1:], PROGRAM, __doc__ or "")
+    return run_command(PROGRAM, lambda: run_training(parse_config(sys.argv[1:], PROGRAM, __doc__ or "")))
+
+
+def run_training(config: Config) -> int:
+    """Trains, and prints the outcome on the first rank. Returns the exit code."""
     try:
         accelerator = build_accelerator(config.train.precision, config.guard.timeout_s)
-        outcome = train(config, accelerator)
-    except InputError as error:
+        outcome = train(config, accelerator, run_quick_checks)
+    except InputError:
         if dist.is_initialized():  # all ranks meet it; gloo's threads must not outlive the interpreter
             dist.destroy_process_group()
-        exit_with_error(PROGRAM, error)
-    except RunError as error:
-        exit_with_error(PROGRAM, error)
+        raise
     if accelerator.is_main_process:
         print_outcome(config, outcome)
     accelerator.end_training()

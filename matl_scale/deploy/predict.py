@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import torch
-from accelerate import Accelerator
 
 from matl_scale.data.images.sources import open_images
 from matl_scale.data.loading.augment import normalise
 from matl_scale.deploy.prediction_table import build_rows, build_schema
 from matl_scale.deploy.unlabelled import UnlabelledBatch, load_unlabelled
-from matl_scale.device import choose_cpu
+from matl_scale.device import Precision, autocast, choose_device
 from matl_scale.errors import InputError, check_writable, shortened
 from matl_scale.models.network import RoutedModel
 from matl_scale.models.predictor import Predictor
@@ -24,7 +23,6 @@ from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo
 from matl_scale.runs.checkpoints.network import open_network, restore_network, tasks_of
 from matl_scale.storage.files import write_atomic
 from matl_scale.tasks import match_names
-from matl_scale.train.process_group import build_accelerator
 
 PROGRAM = "predict.py"
 
@@ -41,8 +39,9 @@ def predict(options: argparse.Namespace) -> list[tuple[str, str]]:
     task_ids = match_names(list(checkpoint.classes), options.tasks, "--tasks")
     images = open_images(options.images)
     # fp16 does not run on a CPU, and bf16 is slow on most
-    accelerator = build_accelerator("fp32" if choose_cpu() else checkpoint.config["train"]["precision"])
-    model = restore_network(checkpoint, accelerator.device)
+    device = choose_device()
+    precision: Precision = "fp32" if device.type == "cpu" else checkpoint.config["train"]["precision"]
+    model = restore_network(checkpoint, device)
     batches = load_unlabelled(images, options.batch_size, checkpoint.image_size, options.workers)
     meter = Meter(sum(len(names) for names, _ in images.names()), "images")
     damaged: list[tuple[str, str]] = []
@@ -52,7 +51,7 @@ def predict(options: argparse.Namespace) -> list[tuple[str, str]]:
         about = {"run": str(options.run), "step": checkpoint.step, "sha256": checkpoint.sha256}
         schema = build_schema(tasks, about)
         with meter, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
-            for batch, probabilities in answer(accelerator, model, checkpoint, batches, task_ids):
+            for batch, probabilities in answer(model, checkpoint, batches, task_ids, precision):
                 if batch.names:
                     values = [part.numpy() for part in probabilities]
                     writer.write_table(build_rows(batch.names, tasks, values, schema))
@@ -68,24 +67,24 @@ def predict(options: argparse.Namespace) -> list[tuple[str, str]]:
 
 
 def answer(
-    accelerator: Accelerator,
     model: RoutedModel,
     checkpoint: CheckpointInfo,
     batches: Iterator[UnlabelledBatch],
     task_ids: list[int],
+    precision: Precision,
 ) -> Iterator[tuple[UnlabelledBatch, list[torch.Tensor]]]:
     """Yields each batch with the probabilities of every task's classes, `(num_images, num_classes)`, on the CPU."""
-    config = checkpoint.config
+    config, device = checkpoint.config, next(model.parameters()).device
     predictor = Predictor(model, config["routing"]["execution"], config["eval"]["task_chunk"])
     predictor.start()
     for batch in batches:
         if not batch.names:
             yield batch, []
             continue
-        images = normalise(batch.images.to(accelerator.device))
+        images = normalise(batch.images.to(device))
         if config["train"]["channels_last"]:
             images = images.to(memory_format=torch.channels_last)
-        with accelerator.autocast():
+        with autocast(device, precision):
             logits = predictor.logits(images, dict.fromkeys(task_ids))
             yield batch, [values.float().softmax(dim=1).cpu() for _, values in logits]
 

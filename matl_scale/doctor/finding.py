@@ -21,3 +21,7 @@ class Finding:
     topic: str
     text: str
     remedy: str = ""
+
+    def line(self) -> str:
+        """Returns the finding as one line of text."""
+        return f"{self.level}: {self.topic}: {self.text} {self.remedy}".rstrip()

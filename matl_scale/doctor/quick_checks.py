@@ -3,15 +3,14 @@
 import os
 
 from matl_scale.doctor.data import check_data
-from matl_scale.doctor.finding import Finding
 from matl_scale.doctor.machine import check_job, check_processors
 from matl_scale.doctor.tracking import check_tracking
 from matl_scale.train.config import Config
 from matl_scale.train.run_data import RunData
 
 
-def glance(config: Config, data: RunData, world_size: int) -> list[Finding]:
-    """Runs the checks that take no time, as every run does in its first second; returns what is wrong or doubtful."""
+def run_quick_checks(config: Config, data: RunData, world_size: int) -> list[str]:
+    """Runs the checks that take no time; returns a line for each warning and error."""
     per_node = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     checks = [
         check_data(config, data, world_size),
@@ -20,4 +19,4 @@ def glance(config: Config, data: RunData, world_size: int) -> list[Finding]:
     ]
     if "SLURM_JOB_ID" in os.environ:
         checks.append(check_job(config))
-    return [finding for check in checks for finding in check if finding.level in ("warning", "error")]
+    return [finding.line() for check in checks for finding in check if finding.level in ("warning", "error")]

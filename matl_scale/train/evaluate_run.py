@@ -8,7 +8,6 @@ from accelerate import Accelerator
 from rich.console import Console
 
 from matl_scale.errors import InputError
-from matl_scale.report.terminal import build_console, print_latest
 from matl_scale.runs.checkpoints.compatibility import check_tasks
 from matl_scale.runs.checkpoints.network import open_network, restore_network
 from matl_scale.runs.records import LocalLog
@@ -25,8 +24,17 @@ from matl_scale.train.run_data import open_data
 PROGRAM = "evaluate.py"
 
 
-def run_evaluation(folder: Path, split: str | None, which: str) -> None:
-    """Evaluates, adds the result to the run's files, and prints it."""
+def run_evaluation(folder: Path, split: str | None, which: str) -> str | None:
+    """Evaluates a network of a run and adds the result to the run's files.
+
+    Args:
+        folder: Of the run.
+        split: What to evaluate; None for the run's `eval.split`.
+        which: Network, as `open_network` takes it.
+
+    Returns:
+        The split that was evaluated, on the first rank; None on the others.
+    """
     if not (folder / CONFIG_FILE).is_file():
         raise InputError(f"--run {folder} is not a run: it has no {CONFIG_FILE}.")
     config = parse_config(["--config", str(folder / CONFIG_FILE)], PROGRAM, "")
@@ -38,6 +46,7 @@ def run_evaluation(folder: Path, split: str | None, which: str) -> None:
         on_main(accelerator, lambda: stack.enter_context(lock_folder(folder)))
         evaluate_split(config, accelerator, split, which)
     accelerator.end_training()
+    return split if accelerator.is_main_process else None
 
 
 def evaluate_split(config: Config, accelerator: Accelerator, split: str, which: str) -> None:
@@ -66,6 +75,5 @@ def evaluate_split(config: Config, accelerator: Accelerator, split: str, which: 
         recorder = Recorder(folder, config.track, data.task_names, enabled=True)
         recorder.evaluation(checkpoint.step, split, metrics.summary(), metrics.values, metrics.counts)
         recorder.close(status)
-        print_latest(build_console(), folder, split)
         if evaluated.damage.found:
             Console(stderr=True).print(evaluated.damage.describe(), highlight=False, markup=False)

@@ -1,13 +1,13 @@
 """A training run: build, resume, run its steps, close."""
 
 import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from matl_scale.device import device_name
-from matl_scale.doctor.quick_checks import glance
 from matl_scale.errors import RunError, explain_os_error
 from matl_scale.metrics.task_metrics import TaskMetrics
 from matl_scale.progress import TrainProgress
@@ -42,12 +42,19 @@ class RunOutcome:
     step: int
 
 
-def train(config: Config, accelerator: Accelerator, hooks: Hooks | None = None) -> RunOutcome:
+QuickChecks = Callable[[Config, RunData, int], Sequence[str]]
+
+
+def train(
+    config: Config, accelerator: Accelerator, quick_checks: QuickChecks | None = None, hooks: Hooks | None = None
+) -> RunOutcome:
     """Trains a run to its last step, from its newest checkpoint if `run.resume` says so, or until it is asked to stop.
 
     Args:
         config: Equal on all ranks.
         accelerator: From `build_accelerator`.
+        quick_checks: Gets the config, the data and the number of ranks, and returns what may go wrong, in lines to print;
+            called on the first rank before the first step.
         hooks: Functions to call at fixed points of the run; None calls none.
 
     Raises:
@@ -60,7 +67,7 @@ def train(config: Config, accelerator: Accelerator, hooks: Hooks | None = None) 
         stop = stack.enter_context(StopRequest())
         stack.enter_context(watchdog)
         try:
-            return start(config, accelerator, hooks or Hooks(), stop, watchdog, stack)
+            return start(config, accelerator, quick_checks, hooks or Hooks(), stop, watchdog, stack)
         except OSError as error:
             reason = explain_os_error(error)
             if reason is None:
@@ -71,6 +78,7 @@ def train(config: Config, accelerator: Accelerator, hooks: Hooks | None = None) 
 def start(
     config: Config,
     accelerator: Accelerator,
+    quick_checks: QuickChecks | None,
     hooks: Hooks,
     stop: StopRequest,
     watchdog: Watchdog,
@@ -96,8 +104,9 @@ def start(
         progress.say(f"{config.run.folder} is complete: {state.step} of {config.train.steps} steps")
         return RunOutcome(stopped=False, step=state.step)
     on_main(accelerator, lambda: open_folder(config, kept_share(state.model.trunk), state.step))
-    for finding in on_main(accelerator, lambda: glance(config, data, accelerator.num_processes)):
-        progress.say(f"{finding.level}: {finding.topic}: {finding.text} {finding.remedy}".rstrip())
+    if quick_checks is not None:
+        for line in on_main(accelerator, lambda: quick_checks(config, data, accelerator.num_processes)):
+            progress.say(line)
     if checkpoint:
         changes = changes_since(checkpoint, config, data, accelerator.num_processes)
         progress.say("\n  ".join([f"going on from {checkpoint.folder}", *changes]))

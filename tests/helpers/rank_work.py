@@ -14,13 +14,13 @@ from matl_scale.metrics.task_metrics import TaskMetrics
 from matl_scale.runs.checkpoints.checkpoint import open_checkpoint
 from matl_scale.runs.checkpoints.masks import hash_masks
 from matl_scale.runs.checkpoints.network import restore_network
-from matl_scale.train import run as loop
 from matl_scale.train.build import build_network
 from matl_scale.train.config import Config
 from matl_scale.train.evaluation import AnswerLog, EvalConfig, Evaluator
 from matl_scale.train.loop import Hooks, Run
 from matl_scale.train.process_group import build_accelerator
 from matl_scale.train.resume.saving import save_answers
+from matl_scale.train.run import train
 from matl_scale.train.run_data import open_data
 
 
@@ -38,22 +38,22 @@ def train_runs(configs: list[Config], double: bool = True, hooks: Hooks | None =
     """Trains several runs one after the other in one process group."""
     accelerator = accelerator_of(configs[0], double)
     for config in configs:
-        loop.train(config, accelerator, hooks)
+        train(config, accelerator, hooks=hooks)
 
 
 def train_interrupted(whole: Config, broken: Config, stop_at: int) -> None:
     """Trains one run to its end; the other until the beginning of step `stop_at`, breaks off, and starts it again."""
     accelerator = accelerator_of(whole)
-    loop.train(whole, accelerator)
+    train(whole, accelerator)
 
     def interrupt(run: Run) -> None:
         if run.parts.state.step == stop_at:
             raise Interrupted
 
     try:
-        loop.train(broken, accelerator, Hooks(before_step=interrupt))
+        train(broken, accelerator, hooks=Hooks(before_step=interrupt))
     except Interrupted:
-        loop.train(broken, accelerator)
+        train(broken, accelerator)
     else:
         raise AssertionError("the run was not interrupted")
 
@@ -86,7 +86,7 @@ def count_reduced_bytes(configs: list[Config]) -> list[int]:
     totals = []
     for config in configs:
         sent.clear()
-        loop.train(config, accelerator)
+        train(config, accelerator)
         after_last_step = 4  # evaluation adds up counts, losses and who broke off; a checkpoint compares replicas
         steps = sent[: len(sent) - after_last_step]
         assert len(steps) == config.train.steps, "one collective per step"
@@ -103,7 +103,7 @@ def mask_hash(config: Config) -> str:
 def error_of(config: Config) -> str:
     """Returns the message with which training is refused on this rank."""
     try:
-        loop.train(config, accelerator_of(config))
+        train(config, accelerator_of(config))
     except ValueError as error:
         return str(error)
     return ""
@@ -124,16 +124,16 @@ def train_stopped(whole: Config, broken: Config, stop_at: int, in_evaluation: bo
         The steps after which the second one ended, start by start.
     """
     accelerator = accelerator_of(whole)
-    loop.train(whole, accelerator)
+    train(whole, accelerator)
 
     def terminate(run: Run) -> None:
         if is_last_rank(accelerator) and (in_evaluation or run.parts.state.step == stop_at):
             signal_myself(signal.SIGTERM)
 
     hooks = Hooks(before_evaluation=terminate) if in_evaluation else Hooks(before_step=terminate)
-    outcomes = [loop.train(broken, accelerator, hooks)]
+    outcomes = [train(broken, accelerator, hooks=hooks)]
     assert outcomes[0].stopped
-    outcomes.append(loop.train(broken, accelerator))
+    outcomes.append(train(broken, accelerator))
     assert not outcomes[1].stopped
     return [outcome.step for outcome in outcomes]
 
@@ -141,7 +141,7 @@ def train_stopped(whole: Config, broken: Config, stop_at: int, in_evaluation: bo
 def error_of_run(config: Config, accelerator: Accelerator, hooks: Hooks) -> str:
     """Returns the error with which a run ends, or an empty string."""
     try:
-        loop.train(config, accelerator, hooks)
+        train(config, accelerator, hooks=hooks)
     except RunError as error:
         return str(error)
     return ""
@@ -164,7 +164,7 @@ def with_nan(config: Config, bad_steps: list[int]) -> str:
         if run.parts.state.step in bad_steps and accelerator.process_index == 1:
             train_step.prepare_images = broken  # type: ignore[method-assign]
 
-    return error_of_run(config, accelerator, Hooks(before_step=break_images))
+    return error_of_run(config, accelerator, hooks=Hooks(before_step=break_images))
 
 
 def with_flipped_bit(config: Config, at_step: int) -> str:
@@ -176,7 +176,7 @@ def with_flipped_bit(config: Config, at_step: int) -> str:
             weight = run.parts.state.model.heads[2].weight.data
             weight.view(torch.int64)[1, 3] ^= 1
 
-    return error_of_run(config, accelerator, Hooks(before_step=flip))
+    return error_of_run(config, accelerator, hooks=Hooks(before_step=flip))
 
 
 def train_and_freeze(config: Config, at_step: int, messages: str) -> None:
@@ -189,7 +189,7 @@ def train_and_freeze(config: Config, at_step: int, messages: str) -> None:
         if run.parts.state.step == at_step and is_last_rank(accelerator):
             signal_myself(signal.SIGSTOP)
 
-    loop.train(config, accelerator, Hooks(before_step=freeze))
+    train(config, accelerator, hooks=Hooks(before_step=freeze))
 
 
 def train_to(config: Config, steps: int) -> None:
@@ -199,9 +199,9 @@ def train_to(config: Config, steps: int) -> None:
         if run.parts.state.step == steps - 1:
             signal_myself(signal.SIGTERM)
 
-    loop.train(config, accelerator_of(config), Hooks(before_step=terminate))
+    train(config, accelerator_of(config), hooks=Hooks(before_step=terminate))
 
 
 def train_rest(config: Config, _: int) -> None:
     """Trains a run to its end."""
-    loop.train(config, accelerator_of(config))
+    train(config, accelerator_of(config))
