@@ -30,8 +30,8 @@ from helpers.ranks import TIMEOUT_S, run_ranks, start_ranks
 from helpers.run_configs import ADAMW, assert_identical, build_config, records, saved_state
 from helpers.shard_sets import write_small_set
 from matl_scale.data.loading.loader import DataConfig
-from matl_scale.runs.layout import BEST
-from matl_scale.runs.predictions import predictions_file, read_predictions
+from matl_scale.runs.layout import RunFolder
+from matl_scale.runs.predictions import read_predictions
 from matl_scale.runs.records import LocalLog
 from matl_scale.tracking.recorder import TrackConfig
 from matl_scale.train.config import Config
@@ -139,10 +139,10 @@ def compare(killed: Config, whole: Config) -> None:
     assert records(whole) == records(killed)
     tables = [pq.read_table(config.run.folder / "per_task.parquet") for config in (whole, killed)]
     assert tables[0].equals(tables[1])
-    best = [list((config.run.folder / BEST).iterdir()) for config in (whole, killed)]
+    best = [list((RunFolder(config.run.folder).best_folder).iterdir()) for config in (whole, killed)]
     assert [folder.name for folder in best[0]] == [folder.name for folder in best[1]]
     assert_identical(saved_state(whole, best[0][0]), saved_state(killed, best[1][0]))
-    answers = [read_predictions(predictions_file(config.run.folder, "val")) for config in (whole, killed)]
+    answers = [read_predictions(RunFolder(config.run.folder).predictions_file("val")) for config in (whole, killed)]
     for name in ("samples", "labels", "answers", "confidences"):
         np.testing.assert_array_equal(getattr(answers[0], name), getattr(answers[1], name))
     if killed.track.mlflow:

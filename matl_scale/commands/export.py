@@ -21,7 +21,7 @@ from matl_scale.deploy.export.description import Description, file_stem
 from matl_scale.deploy.export.formats import FORMATS, Format, check_format, open_exported, write_network
 from matl_scale.errors import InputError, RunError
 from matl_scale.models.network import RoutedModel
-from matl_scale.runs.checkpoints.checkpoint import INFO_FILE, CheckpointInfo
+from matl_scale.runs.checkpoints.checkpoint import CHECKPOINT_FILE, CheckpointInfo
 from matl_scale.runs.checkpoints.network import WHICH, open_network, restore_network
 from matl_scale.tasks import match_names
 
@@ -90,7 +90,7 @@ def export_tasks(run: Path, patterns: list[str], kind: Format, out: Path | None,
     checkpoint = open_network(run, which)
     names = list(checkpoint.classes)
     task_ids = match_names(names, patterns, "--task")
-    if out is None and (run / INFO_FILE).is_file():
+    if out is None and (run / CHECKPOINT_FILE).is_file():
         raise InputError(f"--out should be given: {run} is a checkpoint, which its run may remove.")
     out = out or run / "export"
     model = restore_network(checkpoint, torch.device("cpu"))

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from matl_scale.doctor.finding import Finding
-from matl_scale.runs.layout import METRICS_FILE
+from matl_scale.runs.layout import RunFolder
 from matl_scale.train.config import Config
 from matl_scale.train.health.slurm import describe_interval, read_job, time_left_s
 from matl_scale.train.health.stop import STOP_FILE
@@ -99,7 +99,7 @@ def check_time(config: Config, job: Mapping[str, str]) -> Finding:
 
 def last_step_s(folder: Path) -> float | None:
     """Returns how long a step took when this run was recorded last."""
-    path = folder / METRICS_FILE
+    path = RunFolder(folder).metrics_file
     if not path.is_file():
         return None
     for line in reversed(path.read_text(encoding="utf-8").splitlines(keepends=True)):

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from matl_scale.runs.layout import ABOUT_FILE
+from matl_scale.runs.layout import RunFolder
 from matl_scale.storage.files import write_json
 
 PACKAGE = "matl-scale"
@@ -32,12 +32,12 @@ def write_about(folder: Path, params: Mapping[str, object], data: Mapping[str, A
         "packages": installed_packages(),
     }
     texts = {key: str(value) for key, value in params.items()}
-    write_json(folder / ABOUT_FILE, {"params": texts, "data": dict(data), "environment": environment})
+    write_json(RunFolder(folder).about_file, {"params": texts, "data": dict(data), "environment": environment})
 
 
 def read_about(folder: Path) -> dict[str, Any]:
     """Returns what the file of a run says; empty if there is none."""
-    path = folder / ABOUT_FILE
+    path = RunFolder(folder).about_file
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 

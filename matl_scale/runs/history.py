@@ -16,8 +16,8 @@ import yaml
 from matl_scale.errors import InputError, nearest
 from matl_scale.metrics.task_metrics import METRICS, TaskMetrics
 from matl_scale.runs.about import read_about
-from matl_scale.runs.layout import CONFIG_FILE, DRAWS_FILE, METRICS_FILE, PER_TASK_FILE
-from matl_scale.runs.predictions import Predictions, predictions_file, read_predictions
+from matl_scale.runs.layout import CONFIG_FILE, RunFolder
+from matl_scale.runs.predictions import Predictions, read_predictions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,14 +67,15 @@ class RunHistory:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        if not (folder / PER_TASK_FILE).is_file():
-            if not (folder / CONFIG_FILE).is_file():
+        if not RunFolder(folder).per_task_file.is_file():
+            if not RunFolder(folder).config_file.is_file():
                 raise InputError(f"{folder} is not a run: it has no {CONFIG_FILE}.")
             raise InputError(
-                f"{folder} was never evaluated: it has no {PER_TASK_FILE}. Train until `eval.every`, or evaluate a checkpoint: "
+                f"{folder} was never evaluated: it has no {RunFolder(folder).per_task_file.name}. Train until "
+                f"`eval.every`, or evaluate a checkpoint: "
                 f"launch/evaluate.py --run {folder} --checkpoint newest."
             )
-        self.table: pa.Table = pq.read_table(folder / PER_TASK_FILE)
+        self.table: pa.Table = pq.read_table(RunFolder(folder).per_task_file)
         if not self.table.num_rows:
             raise InputError(
                 f"{folder} has no evaluation: it went back to a step before its first one. Train until `eval.every`, or "
@@ -88,7 +89,9 @@ class RunHistory:
     @cached_property
     def config(self) -> dict[str, dict[str, Any]]:
         """The run's config, in sections."""
-        content: dict[str, dict[str, Any]] = yaml.safe_load((self.folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        content: dict[str, dict[str, Any]] = yaml.safe_load(
+            RunFolder(self.folder).config_file.read_text(encoding="utf-8")
+        )
         return content
 
     @cached_property
@@ -108,7 +111,7 @@ class RunHistory:
     @cached_property
     def records(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl."""
-        path = self.folder / METRICS_FILE
+        path = RunFolder(self.folder).metrics_file
         if not path.is_file():
             return []
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -167,13 +170,13 @@ class RunHistory:
         Raises:
             InputError: It was not kept.
         """
-        return read_predictions(predictions_file(self.folder, split))
+        return read_predictions(RunFolder(self.folder).predictions_file(split))
 
     def _part(self, split: str) -> pa.Table:
         return self.table.filter(pc.field("split") == split)
 
     def _draws(self, tasks: Sequence[str], step: int) -> np.ndarray | None:
-        path = self.folder / DRAWS_FILE
+        path = RunFolder(self.folder).draws_file
         if not path.is_file():
             return None
         table = pq.read_table(path)

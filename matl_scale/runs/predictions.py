@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
@@ -61,11 +60,6 @@ class Predictions(Block):
     """All samples of a split, ascending by key, and what they are of."""
 
     info: PredictionsInfo
-
-
-def predictions_file(folder: Path, split: str) -> Path:
-    """Returns where a run's folder keeps the predictions of a split."""
-    return folder / f"predictions-{quote(split, safe='')}.parquet"
 
 
 def write_predictions(path: Path, info: PredictionsInfo, blocks: Iterable[Block]) -> None:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from matl_scale.runs.growing_table import GrowingTable, names_by_number
-from matl_scale.runs.layout import BALANCE_FILE, DRAWS_FILE, METRICS_FILE, PER_TASK_FILE
+from matl_scale.runs.layout import RunFolder
 from matl_scale.storage.files import write_atomic, write_text
 
 TRAIN_MARK = "train/lr"  # in every record of training
@@ -30,7 +30,7 @@ class LocalLog:
         self.folder = folder
         # of an earlier start, perhaps on a node whose clock was ahead
         self._last_time = max(
-            (record["time"] for record in RecordTail(folder / METRICS_FILE).read_after(0)), default=0.0
+            (record["time"] for record in RecordTail(RunFolder(folder).metrics_file).read_after(0)), default=0.0
         )
 
     def forget_after(self, step: int) -> None:
@@ -38,7 +38,7 @@ class LocalLog:
 
         An evaluation that broke off between its record and its table goes too.
         """
-        path = self.folder / METRICS_FILE
+        path = RunFolder(self.folder).metrics_file
         if path.is_file():
             complete = self.evaluations()
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -49,12 +49,12 @@ class LocalLog:
                 if record["step"] <= step and all((record["step"], s) in complete for s in splits_of(record))
             ]
             write_text(path, "".join(kept))
-        for name in (PER_TASK_FILE, DRAWS_FILE):
-            GrowingTable(self.folder / name).forget_after(step)
+        for path in (RunFolder(self.folder).per_task_file, RunFolder(self.folder).draws_file):
+            GrowingTable(path).forget_after(step)
 
     def forget_evaluation(self, step: int, split: str) -> None:
         """Drops the record of an evaluation that is made again."""
-        path = self.folder / METRICS_FILE
+        path = RunFolder(self.folder).metrics_file
         if path.is_file():
             lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
             records = ((line, json.loads(line)) for line in lines)
@@ -63,7 +63,7 @@ class LocalLog:
 
     def evaluations(self) -> set[tuple[int, str]]:
         """Returns step and split of every evaluation that is there completely."""
-        path = self.folder / PER_TASK_FILE
+        path = RunFolder(self.folder).per_task_file
         if not path.is_file():
             return set()
         pairs = pq.read_table(path, columns=["step", "split"]).group_by(["step", "split"]).aggregate([]).to_pylist()
@@ -74,7 +74,7 @@ class LocalLog:
         self._last_time = max(round(time.time(), 6), round(self._last_time + 1e-6, 6))
         finite = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
         line = json.dumps({"step": step, "time": self._last_time, **finite})
-        with (self.folder / METRICS_FILE).open("a", encoding="utf-8") as file:
+        with RunFolder(self.folder).metrics_file.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
     def log_per_task(
@@ -101,7 +101,7 @@ class LocalLog:
                 "count": np.tile(counts, num_metrics).astype(np.int64),
             }
         )
-        GrowingTable(self.folder / PER_TASK_FILE).append(new, step, split)
+        GrowingTable(RunFolder(self.folder).per_task_file).append(new, step, split)
 
     def log_draws(self, step: int, tasks: Sequence[str], draws: np.ndarray) -> None:
         """Adds to `draws.parquet` how many slots each task has had so far."""
@@ -109,11 +109,13 @@ class LocalLog:
         new = pa.table(
             {"step": np.full(len(tasks), step, dtype=np.int64), "task": names, "draws": draws.astype(np.int64)}
         )
-        GrowingTable(self.folder / DRAWS_FILE).append(new, step)
+        GrowingTable(RunFolder(self.folder).draws_file).append(new, step)
 
     def write_balance(self, table: pa.Table) -> None:
         """Writes `balance.parquet`: per task and class, its samples and its share of the draws."""
-        write_atomic(self.folder / BALANCE_FILE, lambda partial: pq.write_table(table, partial, compression="zstd"))
+        write_atomic(
+            RunFolder(self.folder).balance_file, lambda partial: pq.write_table(table, partial, compression="zstd")
+        )
 
 
 class RecordTail:

@@ -17,11 +17,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from matl_scale.runs.layout import STATUS_FILE
+from matl_scale.runs.layout import MLFLOW_LOCK_FILE, RunFolder
 from matl_scale.storage.locks import lock_folder
 from matl_scale.tracking.mlflow_run import MlflowRun
 
-LOCK_FILE = ".mlflow.lock"
 POLL_S = 2.0
 RETRY_S = 15.0
 GIVE_UP_S = 60.0  # after the training has ended
@@ -87,7 +86,7 @@ def follow(run: MlflowRun, life_line: int) -> int:
 def read_status(folder: Path) -> str:
     """Returns the status that the training process left; FAILED if it was killed before it could."""
     with contextlib.suppress(OSError, ValueError, KeyError):
-        return str(json.loads((folder / STATUS_FILE).read_text(encoding="utf-8"))["status"])
+        return str(json.loads(RunFolder(folder).status_file.read_text(encoding="utf-8"))["status"])
     return "FAILED"
 
 
@@ -96,7 +95,7 @@ def main(arguments: Sequence[str]) -> int:
     prepare_process()
     folder, experiment = arguments
     # the process of an earlier start of this run may still be telling its end
-    with lock_folder(Path(folder), LOCK_FILE, wait=True):
+    with lock_folder(Path(folder), MLFLOW_LOCK_FILE, wait=True):
         return follow(MlflowRun(Path(folder), experiment), sys.stdin.fileno())
 
 

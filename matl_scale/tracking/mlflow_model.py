@@ -9,7 +9,7 @@ import numpy as np
 
 import matl_scale
 from matl_scale.runs.about import PACKAGE, installed_packages
-from matl_scale.runs.layout import BEST, NETWORK_FILE
+from matl_scale.runs.layout import CHECKPOINT_FILE, RunFolder
 
 MODEL_NAME = "best"
 CODE = Path(matl_scale.__file__).parent
@@ -17,7 +17,7 @@ CODE = Path(matl_scale.__file__).parent
 
 def find_best(folder: Path) -> Path | None:
     """Returns the folder of a run's best network; None if it has none."""
-    found = sorted((folder / BEST).glob(f"step-*/{NETWORK_FILE}"))
+    found = sorted(RunFolder(folder).best_folder.glob(f"step-*/{CHECKPOINT_FILE}"))
     return found[-1].parent if found else None
 
 
@@ -26,7 +26,7 @@ def build_signature(best: Path) -> Any:
     from mlflow.models import ModelSignature
     from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
-    info = json.loads((best / NETWORK_FILE).read_text(encoding="utf-8"))
+    info = json.loads((best / CHECKPOINT_FILE).read_text(encoding="utf-8"))
     size, first_task = info["image_size"], info["classes"][0][0]
     return ModelSignature(
         inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, 3, size, size))]),

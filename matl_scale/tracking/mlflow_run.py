@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from matl_scale.runs.about import read_about
 from matl_scale.runs.history import RunHistory
-from matl_scale.runs.layout import ABOUT_FILE, BALANCE_FILE, CONFIG_FILE, DRAWS_FILE, METRICS_FILE, PER_TASK_FILE
+from matl_scale.runs.layout import RunFolder
 from matl_scale.runs.records import RecordTail, mark_of
 from matl_scale.storage.files import write_json
 from matl_scale.storage.locks import lock_folder
@@ -32,7 +32,6 @@ from matl_scale.tracking.mlflow_views import (
     run_tags,
 )
 
-STATE_FILE = "mlflow.json"
 BATCH_METRICS = 900  # MLflow takes 1,000 at once
 KEY_LENGTH = 250
 VALUE_LENGTH = 6000
@@ -49,7 +48,7 @@ def default_store(runs: Path) -> str:
 
 def explain_where(folder: Path) -> str | None:
     """Says how to look at a run in MLflow's UI; None if it has not got there yet."""
-    path = folder / STATE_FILE
+    path = RunFolder(folder).mlflow_file
     if not path.is_file():
         return None
     state = json.loads(path.read_text(encoding="utf-8"))
@@ -83,7 +82,7 @@ class MlflowRun:
 
     def __init__(self, folder: Path, experiment: str, uri: str | None = None) -> None:
         self.folder, self.experiment = folder, experiment
-        path = folder / STATE_FILE
+        path = RunFolder(folder).mlflow_file
         self.state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         if uri is not None and uri != self.state.get("tracking_uri"):
             others = self.state.pop("others", {})
@@ -93,7 +92,7 @@ class MlflowRun:
         self.uri: str = uri or self.state.get("tracking_uri") or default_store(folder.parent)
         self.connected = False
         self._client: Any = None
-        self._tail = RecordTail(folder / METRICS_FILE)
+        self._tail = RecordTail(RunFolder(folder).metrics_file)
         self._copied_steps: dict[str, set[int]] = {}
         self._tables_at = -math.inf
 
@@ -131,8 +130,8 @@ class MlflowRun:
         if "data" in about:
             tag = InputTag("mlflow.data.context", "training")
             client.log_inputs(run_id, [DatasetInput(Dataset(**dataset_fields(about["data"])), [tag])])
-        for name in (CONFIG_FILE, ABOUT_FILE):
-            self._log_file(client, name)
+        for path in (RunFolder(self.folder).config_file, RunFolder(self.folder).about_file):
+            self._log_file(client, path)
 
     def _alone_in_new_store(self) -> contextlib.AbstractContextManager[None]:
         """Holds a lock while a SQLite store may have to be made: two processes that make its tables both fail."""
@@ -202,28 +201,28 @@ class MlflowRun:
 
     def _copy_tables(self) -> None:
         self._tables_at = time.monotonic()
-        path = self.folder / PER_TASK_FILE
+        path = RunFolder(self.folder).per_task_file
         if not path.is_file() or path.stat().st_mtime_ns == self.state.get("tables"):
             return
         changed = path.stat().st_mtime_ns
         if pq.read_metadata(path).num_rows == 0:  # a resumed run forgot its only evaluation
             return
-        history, run_id = RunHistory(self.folder), self.state["run_id"]
-        for name in (PER_TASK_FILE, DRAWS_FILE, BALANCE_FILE):
-            self._log_file(self._client, name)
+        history, run_id, files = RunHistory(self.folder), self.state["run_id"], RunFolder(self.folder)
+        for table in (files.per_task_file, files.draws_file, files.balance_file):
+            self._log_file(self._client, table)
         # the layout and the tag that MLflow's own `log_table` writes; that would append to what is there
         self._client.log_dict(run_id, latest_table(history), "per_task.json")
         self._client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps([{"path": "per_task.json", "type": "table"}]))
-        draw_heatmap(history, self.folder / "per_task.png")
-        self._log_file(self._client, "per_task.png")
+        draw_heatmap(history, files.per_task_picture)
+        self._log_file(self._client, files.per_task_picture)
         for key, text in {**run_tags(history), "mlflow.note.content": describe_run(history)}.items():
             self._client.set_tag(run_id, metric_key(key), text)
         self.state["tables"] = changed
         self._save()
 
-    def _log_file(self, client: Any, name: str) -> None:
-        if (self.folder / name).is_file():
-            client.log_artifact(self.state["run_id"], str(self.folder / name))
+    def _log_file(self, client: Any, path: Path) -> None:
+        if path.is_file():
+            client.log_artifact(self.state["run_id"], str(path))
 
     def finish(self, status: str) -> None:
         """Tells how the run ended; one that finished leaves its best network as a model."""
@@ -248,4 +247,4 @@ class MlflowRun:
         return without_password(self.uri)
 
     def _save(self) -> None:
-        write_json(self.folder / STATE_FILE, self.state)
+        write_json(RunFolder(self.folder).mlflow_file, self.state)

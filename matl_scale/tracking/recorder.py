@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from matl_scale.errors import InputError
-from matl_scale.runs.layout import STATUS_FILE
+from matl_scale.runs.layout import RunFolder
 from matl_scale.runs.records import LocalLog
 from matl_scale.storage.files import write_json
 from matl_scale.tasks import match_names
@@ -80,7 +80,7 @@ class Recorder:
         self._local = LocalLog(folder)
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="recorder")
         self._writing: list[Future[None]] = []
-        self._status = folder / STATUS_FILE
+        self._status = RunFolder(folder).status_file
         if enabled:
             self._status.unlink(missing_ok=True)
         self._mlflow = MlflowProcess(folder, config.experiment) if enabled and config.mlflow else None

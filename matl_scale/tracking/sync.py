@@ -9,9 +9,9 @@ from pathlib import Path
 import yaml
 
 from matl_scale.errors import InputError, explain_os_error
-from matl_scale.runs.layout import CONFIG_FILE
+from matl_scale.runs.layout import CONFIG_FILE, MLFLOW_LOCK_FILE, RunFolder
 from matl_scale.storage.locks import lock_folder
-from matl_scale.tracking.mlflow_follower import LOCK_FILE, prepare_process, read_status
+from matl_scale.tracking.mlflow_follower import prepare_process, read_status
 from matl_scale.tracking.mlflow_run import MlflowRun
 
 PROGRAM = "matl-sync"
@@ -49,10 +49,10 @@ def sync(folder: Path, uri: str | None = None) -> str:
     Raises:
         InputError: It is not a run, it is being copied already, or the store cannot be reached.
     """
-    if not (folder / CONFIG_FILE).is_file():
+    if not RunFolder(folder).config_file.is_file():
         raise InputError(f"{folder} is not a run: it has no {CONFIG_FILE}.")
-    config = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    with lock_folder(folder, LOCK_FILE):
+    config = yaml.safe_load(RunFolder(folder).config_file.read_text(encoding="utf-8"))
+    with lock_folder(folder, MLFLOW_LOCK_FILE):
         run = MlflowRun(folder, config["track"]["experiment"], uri)
         before = run.state.get("time", 0.0)
         try:

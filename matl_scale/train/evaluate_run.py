@@ -10,6 +10,7 @@ from rich.console import Console
 from matl_scale.errors import InputError
 from matl_scale.runs.checkpoints.compatibility import check_tasks
 from matl_scale.runs.checkpoints.network import open_network, restore_network
+from matl_scale.runs.layout import CONFIG_FILE, RunFolder
 from matl_scale.runs.records import LocalLog
 from matl_scale.storage.locks import lock_folder
 from matl_scale.tracking.mlflow_follower import read_status
@@ -17,7 +18,6 @@ from matl_scale.tracking.recorder import Recorder
 from matl_scale.train.config import Config, parse_config
 from matl_scale.train.evaluation import AnswerLog, Evaluator
 from matl_scale.train.process_group import build_accelerator, on_main
-from matl_scale.train.resume.open_run import CONFIG_FILE
 from matl_scale.train.resume.saving import save_answers
 from matl_scale.train.run_data import open_data
 
@@ -35,9 +35,9 @@ def run_evaluation(folder: Path, split: str | None, which: str) -> str | None:
     Returns:
         The split that was evaluated, on the first rank; None on the others.
     """
-    if not (folder / CONFIG_FILE).is_file():
+    if not RunFolder(folder).config_file.is_file():
         raise InputError(f"--run {folder} is not a run: it has no {CONFIG_FILE}.")
-    config = parse_config(["--config", str(folder / CONFIG_FILE)], PROGRAM, "")
+    config = parse_config(["--config", str(RunFolder(folder).config_file)], PROGRAM, "")
     # the folder may have been moved or renamed since
     config = replace(config, run=replace(config.run, name=folder.resolve().name, dir=str(folder.resolve().parent)))
     split = split or config.eval.split

@@ -23,8 +23,8 @@ from matl_scale.data.loading.loader import DataConfig
 from matl_scale.metrics.task_metrics import METRICS, TaskMetrics
 from matl_scale.models.backbones import ModelConfig
 from matl_scale.models.network import RoutingConfig
-from matl_scale.runs.layout import METRICS_FILE
-from matl_scale.runs.predictions import Predictions, predictions_file, read_predictions
+from matl_scale.runs.layout import RunFolder
+from matl_scale.runs.predictions import Predictions, read_predictions
 from matl_scale.tasks import Task
 from matl_scale.tracking.recorder import TrackConfig
 from matl_scale.train.config import Config, RunConfig
@@ -98,7 +98,7 @@ def test_batches_without_labels_stop_no_rank(small_set: ShardSet, tmp_path: Path
     data = DataConfig(path=str(small_set.root), batch_size=4, workers=0, reading="stream", stream_buffer=8)
     config = build_config(tmp_path, small_set, "stream", data=data)
     run_ranks(2, rank_work.train_runs, tmp_path / "ranks", [config])
-    records = [json.loads(line) for line in (config.run.folder / METRICS_FILE).read_text().splitlines()]
+    records = [json.loads(line) for line in (RunFolder(config.run.folder).metrics_file).read_text().splitlines()]
     shares = [record["train/labelled_share"] for record in records if "train/labelled_share" in record]
     assert len(shares) == config.train.steps
     assert min(shares) < 0.5  # of 60 samples three carry the rare task's label
@@ -144,7 +144,7 @@ def test_evaluation_counts_each_sample_once_on_any_number_of_ranks(
         kept = tmp_path / f"predictions-{world_size}"
         kept.mkdir()
         found = run_ranks(world_size, rank_work.evaluate_run, tmp_path / str(world_size), stepwise, "val", 7, kept)
-        predictions[world_size] = read_predictions(predictions_file(kept, "val"))
+        predictions[world_size] = read_predictions(RunFolder(kept).predictions_file("val"))
         for other in found[1:]:  # every rank knows all
             np.testing.assert_array_equal(found[0].counts, other.counts)
         results[world_size] = found[0]

@@ -14,7 +14,8 @@ from PIL import Image
 from helpers.run_configs import build_config
 from helpers.shard_sets import ShardSet
 from matl_scale.data.shards.manifest import read_manifest
-from matl_scale.runs.predictions import predictions_file, read_predictions
+from matl_scale.runs.layout import RunFolder
+from matl_scale.runs.predictions import read_predictions
 from matl_scale.train.config import Config
 from matl_scale.train.process_group import build_accelerator
 from matl_scale.train.run import train
@@ -65,7 +66,7 @@ def answers(path: Path, tasks: Sequence[str]) -> dict[str, list[str]]:
 
 def test_answers_are_those_of_the_evaluation(run: Config, small_set: ShardSet, tmp_path: Path) -> None:
     assert predict(run, "--images", small_set.root, "--out", tmp_path / "all.parquet") == 0
-    expected = read_predictions(predictions_file(run.run.folder, "val"))
+    expected = read_predictions(RunFolder(run.run.folder).predictions_file("val"))
     by_image = answers(tmp_path / "all.parquet", small_set.manifest.task_names)
     assert len(by_image) == 90
     by_key = {int(name.rsplit("/", 1)[1].removesuffix(".png")): classes for name, classes in by_image.items()}

@@ -21,8 +21,8 @@ from matl_scale.data.shards.reader import SampleReader
 from matl_scale.metrics.task_metrics import METRICS, TaskMetrics
 from matl_scale.runs import about
 from matl_scale.runs.history import RunHistory
-from matl_scale.runs.layout import CONFIG_FILE
-from matl_scale.runs.predictions import Block, PredictionsInfo, predictions_file, write_predictions
+from matl_scale.runs.layout import RunFolder
+from matl_scale.runs.predictions import Block, PredictionsInfo, write_predictions
 from matl_scale.runs.records import LocalLog
 from matl_scale.tasks import Task
 
@@ -123,7 +123,7 @@ def write_run(folder: Path, made_up: MadeUp, shards: Path | None = None) -> RunH
     write_history(LocalLog(folder), made_up, [task.name for task in tasks], final, steps)
     info = PredictionsInfo(split=made_up.split, step=steps[-1], tasks=tuple(tasks), test_set=test_set)
     block = Block(samples=keys, labels=labels, answers=answers, confidences=confidences)
-    write_predictions(predictions_file(folder, made_up.split), info, [block])
+    write_predictions(RunFolder(folder).predictions_file(made_up.split), info, [block])
     return RunHistory(folder)
 
 
@@ -211,7 +211,9 @@ def write_config(folder: Path, made_up: MadeUp, steps: int, shape: tuple[int, ..
         "optim": {"name": "adamw", "lr": 0.003, "head_lr_scale": 10.0},
         "eval": {"every": STEPS_BETWEEN, "split": made_up.split},
     } | {section: dict(values) for section, values in made_up.config.items()}
-    (folder / CONFIG_FILE).write_text("# made up\n" + yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
+    (RunFolder(folder).config_file).write_text(
+        "# made up\n" + yaml.safe_dump(config, allow_unicode=True), encoding="utf-8"
+    )
     data = {
         "path": place,
         "version": 2,

@@ -9,7 +9,8 @@ import yaml
 
 from matl_scale.metrics.counters import TaskCounters
 from matl_scale.metrics.task_metrics import TaskMetrics
-from matl_scale.runs.predictions import Block, PredictionsInfo, predictions_file, write_predictions
+from matl_scale.runs.layout import RunFolder
+from matl_scale.runs.predictions import Block, PredictionsInfo, write_predictions
 from matl_scale.runs.records import LocalLog
 from matl_scale.tasks import Task
 
@@ -65,7 +66,7 @@ def write_run(
     confidences = np.where(labels < 0, np.nan, 0.75).astype(np.float16)
     block = Block(samples=np.arange(len(labels)), labels=labels, answers=answers, confidences=confidences)
     info = PredictionsInfo(split=split, step=step, tasks=tuple(tasks), test_set=test_set)
-    write_predictions(predictions_file(folder, split), info, [block])
+    write_predictions(RunFolder(folder).predictions_file(split), info, [block])
     sections = {"run": {"name": folder.name, "dir": str(folder.parent), "seed": 0}, "eval": {"split": split}}
     for section, values in (config or {}).items():
         sections[section] = {**sections.get(section, {}), **values}

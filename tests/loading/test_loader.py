@@ -21,7 +21,7 @@ from matl_scale.data.loading.plan import SlotPlan, TaskOrder
 from matl_scale.data.loading.stream import StreamBatches
 from matl_scale.data.shards.manifest import Manifest, read_manifest
 from matl_scale.data.shards.reader import SampleReader
-from matl_scale.runs.layout import DAMAGED_FILE
+from matl_scale.runs.layout import RunFolder
 from matl_scale.train.health.damaged import share_damage
 from matl_scale.train.process_group import build_accelerator
 from matl_scale.train.step.sampling import TaskSampler
@@ -155,7 +155,7 @@ def test_a_damaged_image_is_skipped_counted_and_listed(
         assert (batch.valid == (batch.rows != row)).all()
         check_pixels(batch, small_set)
     assert list(log.found) == [row]
-    assert (tmp_path / DAMAGED_FILE).read_text().count("\n") == 1
+    assert (RunFolder(tmp_path).damaged_file).read_text().count("\n") == 1
     assert "1 of 60 samples of split `train` of set are damaged (by shard: train-000000.tar 1)" in log.describe()
 
 

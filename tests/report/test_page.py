@@ -18,7 +18,7 @@ from matl_scale.report.page.page import write_page
 from matl_scale.report.page.rows import build_task_table
 from matl_scale.report.page.run_figures import build_run_figures
 from matl_scale.runs.history import RunHistory
-from matl_scale.runs.layout import ABOUT_FILE, CONFIG_FILE
+from matl_scale.runs.layout import RunFolder
 from matl_scale.runs.records import LocalLog
 
 SMALL = MadeUp(num_tasks=6, num_samples=60, num_evaluations=3)
@@ -268,6 +268,6 @@ def test_interval_of_a_perfect_task_is_not_zero() -> None:
 
 def test_config_that_is_not_yaml(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", SMALL)
-    (run.folder / CONFIG_FILE).write_text("data: [")
-    (run.folder / ABOUT_FILE).unlink()
+    (RunFolder(run.folder).config_file).write_text("data: [")
+    (RunFolder(run.folder).about_file).unlink()
     assert "does not say where its shard set was" in write(tmp_path, RunHistory(run.folder))

@@ -95,7 +95,7 @@ def test_a_flipped_byte_is_found(tmp_path: Path) -> None:
 
 def test_a_flipped_bit_in_the_description_is_found(tmp_path: Path) -> None:
     save(tmp_path, 1)
-    path = save(tmp_path, 2) / checkpoints.INFO_FILE
+    path = save(tmp_path, 2) / checkpoints.CHECKPOINT_FILE
     whole = path.read_bytes()
     generator = random.Random(0)
     for place in generator.sample(range(len(whole)), 150):
@@ -202,7 +202,7 @@ def test_a_folder_that_is_no_checkpoint(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_another_format_is_refused(tmp_path: Path) -> None:
-    info = save(tmp_path, 3) / checkpoints.INFO_FILE
+    info = save(tmp_path, 3) / checkpoints.CHECKPOINT_FILE
     content = json.loads(info.read_text())
     del content["checksum"]  # which formats before 4 have not
     info.write_text(json.dumps(content | {"format_version": 1}))

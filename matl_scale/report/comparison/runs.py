@@ -14,7 +14,7 @@ from matl_scale.report.comparison.seeds import SEED_KEY, group_by_config, list_c
 from matl_scale.report.comparison.two_sides import compare
 from matl_scale.report.significance.paired_counts import Metric
 from matl_scale.runs.history import RunHistory
-from matl_scale.runs.layout import PER_TASK_FILE
+from matl_scale.runs.layout import RunFolder
 
 SAME_CONFIG = (
     "A and B are of one config: what is listed as improved or regressed is what a second training changes by itself."
@@ -49,7 +49,8 @@ def open_runs(folders: Sequence[Path]) -> list[RunHistory]:
             runs[folder.resolve()] = RunHistory(folder)
         except (pa.ArrowException, OSError) as error:
             raise InputError(
-                f"{folder / PER_TASK_FILE} cannot be read ({error}). Evaluate the run again: launch/evaluate.py --run {folder}."
+                f"{RunFolder(folder).per_task_file} cannot be read ({error}). Evaluate the run again: "
+                f"launch/evaluate.py --run {folder}."
             ) from error
     return list(runs.values())
 

@@ -12,7 +12,7 @@ from matl_scale.report.comparison.results import SeedSpread
 from matl_scale.report.comparison.two_sides import values_of_runs
 from matl_scale.report.significance.paired_counts import Metric
 from matl_scale.runs.history import RunHistory
-from matl_scale.runs.layout import CONFIG_FILE
+from matl_scale.runs.layout import RunFolder
 
 PLACE_KEYS = frozenset({"run.name", "run.dir", "run.resume"})
 SEED_KEY = "run.seed"
@@ -30,7 +30,8 @@ def read_config(run: RunHistory) -> dict[str, Any]:
         flat = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
     except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError) as error:
         raise InputError(
-            f"{run.folder / CONFIG_FILE} cannot be read ({' '.join(str(error).split())}): it says which runs belong together. "
+            f"{RunFolder(run.folder).config_file} cannot be read ({' '.join(str(error).split())}): it says which runs "
+            "belong together. "
             "Copy it from the original folder of the run."
         ) from error
     return {

@@ -22,8 +22,8 @@ from matl_scale.report.comparison.seeds import SEED_KEY, list_changes, read_conf
 from matl_scale.report.comparison.two_sides import compare_task, judge
 from matl_scale.report.significance.paired_counts import Metric
 from matl_scale.runs.history import RunHistory
-from matl_scale.runs.layout import CONFIG_FILE
-from matl_scale.runs.predictions import METADATA_KEY, predictions_file
+from matl_scale.runs.layout import RunFolder
+from matl_scale.runs.predictions import METADATA_KEY
 from matl_scale.tasks import match_names
 
 NAME_A = "one network per task"
@@ -83,7 +83,7 @@ def find_single_task_runs(
     found: dict[str, list[tuple[RunHistory, Answers]]] = {}
     wanted = set(names)
     for folder in sorted(run.folder.resolve().parent.iterdir()):
-        about = read_about(predictions_file(folder, split))
+        about = read_about(RunFolder(folder).predictions_file(split))
         if folder == run.folder.resolve() or about is None or about["test_set"] != shared.test_set:
             continue
         if len(about["tasks"]) == 1 and about["tasks"][0]["name"] in wanted:
@@ -111,7 +111,15 @@ def training_command(run: RunHistory, config: dict[str, Any], name: str, split: 
     """Returns the commands that train and evaluate a network on one task alone, with all else as in `run`."""
     folder, parent = run.folder, run.folder.resolve().parent
     single = "single-" + "".join("_" if letter in "/\\\0" else letter for letter in name)
-    words = ["launch/train.py", "--config", f"{folder / CONFIG_FILE}", "--data.tasks", name, "--run.name", single]
+    words = [
+        "launch/train.py",
+        "--config",
+        f"{RunFolder(folder).config_file}",
+        "--data.tasks",
+        name,
+        "--run.name",
+        single,
+    ]
     if Path(run.config.get("run", {}).get("dir", "runs")).resolve() != parent:
         words += ["--run.dir", f"{parent}"]
     command = shlex.join(words)

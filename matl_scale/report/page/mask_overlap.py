@@ -16,7 +16,7 @@ from matl_scale.errors import InputError
 from matl_scale.report.page.figure import Figure, axis
 from matl_scale.report.page.table import Column, Table, rounded
 from matl_scale.runs.history import RunHistory
-from matl_scale.runs.layout import MASKS_FILE
+from matl_scale.runs.layout import RunFolder
 
 MAX_POINTS = 1500  # pairs of tasks in the picture, drawn without WebGL, which the page forbids; the numbers count all
 ROUTER_PREFIX = "routers."
@@ -35,7 +35,7 @@ class LayerUse:
 
 def read_masks(folder: Path) -> dict[str, np.ndarray] | None:
     """Returns a run's routing masks by layer, bool, shape `(num_tasks, num_units)`; None if it left none."""
-    path = folder / MASKS_FILE
+    path = RunFolder(folder).masks_file
     if not path.is_file():
         return None
     try:

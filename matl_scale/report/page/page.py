@@ -41,7 +41,7 @@ from matl_scale.report.page.summary import (
 from matl_scale.report.page.table import Table, format_cell
 from matl_scale.report.page.worst_samples import WorstTasks, find_worst_tasks
 from matl_scale.runs.history import RunHistory
-from matl_scale.runs.layout import CONFIG_FILE
+from matl_scale.runs.layout import RunFolder
 from matl_scale.storage.files import write_text
 
 HERE = Path(__file__).parent
@@ -154,7 +154,7 @@ def build_sections(run: RunHistory, split: str, task_patterns: Sequence[str]) ->
 
 def read_config(run: RunHistory) -> str:
     """Returns the text of a run's config; empty if it is not there."""
-    path = run.folder / CONFIG_FILE
+    path = RunFolder(run.folder).config_file
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 

@@ -14,11 +14,10 @@ from typing import Any
 import torch
 
 from matl_scale.errors import InputError
-from matl_scale.runs.layout import CHECKPOINTS, NETWORK_FILE
+from matl_scale.runs.layout import CHECKPOINT_FILE, STATE_FILE, RunFolder
 from matl_scale.storage.files import file_sha256, hash_text
 
-STATE_FILE = "state.pt"
-INFO_FILE = NETWORK_FILE
+CHECKPOINT_FILE = CHECKPOINT_FILE
 FORMAT_VERSION = (
     4  # 2: norm statistics over the units that a task keeps; 3: the records under way; 4: classes, image size, score
 )
@@ -102,7 +101,7 @@ def read_info(folder: Path) -> CheckpointInfo:
     Raises:
         InputError: It is none, or not complete.
     """
-    path = folder / INFO_FILE
+    path = folder / CHECKPOINT_FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         checksum, version = content.pop("checksum", None), content["format_version"]
@@ -133,7 +132,7 @@ def read_info(folder: Path) -> CheckpointInfo:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedCheckpoint(
-            f"{folder} is not a complete checkpoint: {INFO_FILE} cannot be read ({error!r})."
+            f"{folder} is not a complete checkpoint: {CHECKPOINT_FILE} cannot be read ({error!r})."
         ) from error
 
 
@@ -143,11 +142,11 @@ def open_checkpoint(place: Path) -> CheckpointInfo:
     Raises:
         InputError: There is none, or it is damaged.
     """
-    if not (place / CHECKPOINTS).is_dir():
+    if not RunFolder(place).checkpoints_folder.is_dir():
         info = read_info(place)
         verify_state(info)
         return info
-    found, complaints = find_intact(place / CHECKPOINTS)
+    found, complaints = find_intact(RunFolder(place).checkpoints_folder)
     if complaints:
         raise InputError(complaints[0])
     if found is None:
@@ -166,7 +165,7 @@ def verify_state(info: CheckpointInfo) -> None:
         raise DamagedCheckpoint(f"{path} is missing. Use an earlier checkpoint.")
     if file_sha256(path) != info.sha256:
         raise DamagedCheckpoint(
-            f"{path} is damaged: its SHA-256 is not the one in {INFO_FILE}. Use an earlier checkpoint."
+            f"{path} is damaged: its SHA-256 is not the one in {CHECKPOINT_FILE}. Use an earlier checkpoint."
         )
 
 

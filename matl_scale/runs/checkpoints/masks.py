@@ -12,7 +12,7 @@ from matl_scale.models.network import RoutedModel
 from matl_scale.routing.masks import EarlierMasks
 from matl_scale.routing.router import TaskRouter
 from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo
-from matl_scale.runs.layout import MASKS_FILE
+from matl_scale.runs.layout import RunFolder
 from matl_scale.storage.files import write_atomic
 
 MASK_PREFIX, MASK_SUFFIX = "trunk.routers.", ".mask"
@@ -62,4 +62,4 @@ def save_masks(folder: Path, model: RoutedModel) -> None:
         for name, module in model.trunk.named_modules()
         if isinstance(module, TaskRouter)
     }
-    write_atomic(folder / MASKS_FILE, lambda partial: np.savez_compressed(partial, **masks))  # type: ignore[arg-type]
+    write_atomic(RunFolder(folder).masks_file, lambda partial: np.savez_compressed(partial, **masks))  # type: ignore[arg-type]

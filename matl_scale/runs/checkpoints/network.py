@@ -9,7 +9,6 @@ from matl_scale.errors import InputError
 from matl_scale.models.backbones import ModelConfig
 from matl_scale.models.network import RoutedModel, RoutingConfig, build_ema, build_model
 from matl_scale.runs.checkpoints.checkpoint import (
-    INFO_FILE,
     CheckpointInfo,
     checkpoint_folders,
     load_state,
@@ -19,7 +18,7 @@ from matl_scale.runs.checkpoints.checkpoint import (
 )
 from matl_scale.runs.checkpoints.compatibility import check_network
 from matl_scale.runs.checkpoints.masks import hash_masks, own_masks
-from matl_scale.runs.layout import BEST, CHECKPOINTS
+from matl_scale.runs.layout import CHECKPOINT_FILE, RunFolder
 from matl_scale.tasks import Task
 
 WHICH = "best, newest, or a folder step-… (default: best)"  # for --checkpoint
@@ -35,15 +34,15 @@ def open_network(run: Path, which: str = "best") -> CheckpointInfo:
     Raises:
         InputError: There is none, or it is damaged.
     """
-    if (run / INFO_FILE).is_file():
+    if (run / CHECKPOINT_FILE).is_file():
         return open_checkpoint(run)
-    if not (run / CHECKPOINTS).is_dir():
-        raise InputError(f"{run} is not a run: it has no folder `{CHECKPOINTS}`.")
+    if not RunFolder(run).checkpoints_folder.is_dir():
+        raise InputError(f"{run} is not a run: it has no folder `{RunFolder(run).checkpoints_folder.name}`.")
     if which == "newest":
         return open_checkpoint(run)
     if which != "best":
         return open_checkpoint(Path(which))
-    best = checkpoint_folders(run / BEST)
+    best = checkpoint_folders(RunFolder(run).best_folder)
     if not best:
         raise InputError(
             f"{run} has no best network: it was not evaluated yet, or `checkpoint.best` is empty. Use --checkpoint newest."

@@ -9,7 +9,8 @@ from typing import Any, BinaryIO
 import torch
 
 from matl_scale.errors import RunError, explain_os_error
-from matl_scale.runs.checkpoints.checkpoint import FORMAT_VERSION, INFO_FILE, STATE_FILE, checkpoint_folders, hash_json
+from matl_scale.runs.checkpoints.checkpoint import FORMAT_VERSION, checkpoint_folders, hash_json
+from matl_scale.runs.layout import CHECKPOINT_FILE, STATE_FILE
 from matl_scale.storage.files import sync_folder, write_json
 
 
@@ -33,7 +34,7 @@ def save_checkpoint(root: Path, step: int, state: dict[str, Any], info: dict[str
         partial.mkdir(parents=True)
         sha256 = write_state(partial / STATE_FILE, state)
         content = {**info, "format_version": FORMAT_VERSION, "step": step, "sha256": sha256}
-        write_json(partial / INFO_FILE, {**content, "checksum": hash_json(content)})
+        write_json(partial / CHECKPOINT_FILE, {**content, "checksum": hash_json(content)})
         if final.exists():  # not complete, or this run would have gone on from it
             shutil.rmtree(final)
         os.replace(partial, final)

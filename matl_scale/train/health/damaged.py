@@ -9,7 +9,7 @@ from accelerate import Accelerator
 
 from matl_scale.data.loading.damage import DamageLog
 from matl_scale.data.shards.reader import Damage
-from matl_scale.runs.layout import DAMAGED_FILE
+from matl_scale.runs.layout import RunFolder
 
 
 def share_damage(accelerator: Accelerator, log: DamageLog, mine: Sequence[Damage], folder: Path | None) -> None:
@@ -35,5 +35,5 @@ def share_damage(accelerator: Accelerator, log: DamageLog, mine: Sequence[Damage
 
 
 def append(folder: Path, split: str, damages: Sequence[Damage]) -> None:
-    with (folder / DAMAGED_FILE).open("a", encoding="utf-8", newline="") as file:
+    with RunFolder(folder).damaged_file.open("a", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows((split, d.file, d.key, d.reason) for d in damages)

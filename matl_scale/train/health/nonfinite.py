@@ -12,7 +12,7 @@ import torch.distributed as dist
 from accelerate import Accelerator
 
 from matl_scale.errors import InputError, RunError, shortened
-from matl_scale.runs.layout import NONFINITE_FILE
+from matl_scale.runs.layout import RunFolder
 from matl_scale.train.step.train_step import StepResult
 
 
@@ -92,7 +92,7 @@ class NonfiniteGuard:
 
     def _dump(self, step: int, result: StepResult) -> Path:
         """Lists the samples of a step of all ranks; returns the file."""
-        world_size, path = self.accelerator.num_processes, self.folder / NONFINITE_FILE
+        world_size, path = self.accelerator.num_processes, RunFolder(self.folder).nonfinite_file
         keys = [[self.key_of(row) for row in rows.tolist()] for rows in result.rows]
         parts: list[Sequence[Sequence[str]]] = [keys]
         if world_size > 1:

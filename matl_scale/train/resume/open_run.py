@@ -8,15 +8,13 @@ from pathlib import Path
 from matl_scale.errors import InputError
 from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo, checkpoint_folders, find_intact, open_checkpoint
 from matl_scale.runs.checkpoints.writing import drop_after, set_aside_after
-from matl_scale.runs.layout import BEST, CHECKPOINTS, CONFIG_FILE, METRICS_FILE
+from matl_scale.runs.layout import LOCK_FILE, RunFolder
 from matl_scale.runs.records import LocalLog
 from matl_scale.storage.files import write_text
 from matl_scale.storage.locks import lock_folder
 from matl_scale.train.config import Config, describe_changes, dump_config
 from matl_scale.train.run_data import RunData
 from matl_scale.train.schedule import is_due
-
-LOCK_FILE = ".lock"
 
 
 @contextlib.contextmanager
@@ -39,13 +37,15 @@ def lock_run(folder: Path) -> Iterator[None]:
 def find_checkpoint(config: Config) -> tuple[CheckpointInfo | None, list[str]]:
     """Returns the checkpoint to go on from, by `run.resume`, and what is wrong with newer ones."""
     folder = config.run.folder
-    if was_started_before() and (config.run.resume == "never" or checkpoint_folders(folder / CHECKPOINTS)):
-        return find_intact(folder / CHECKPOINTS)
+    if was_started_before() and (
+        config.run.resume == "never" or checkpoint_folders(RunFolder(folder).checkpoints_folder)
+    ):
+        return find_intact(RunFolder(folder).checkpoints_folder)
     if config.run.resume not in ("auto", "never"):
         return open_checkpoint(Path(config.run.resume)), []
     if config.run.resume == "auto":
-        return find_intact(folder / CHECKPOINTS)
-    if (folder / CHECKPOINTS).exists() or (folder / METRICS_FILE).exists():
+        return find_intact(RunFolder(folder).checkpoints_folder)
+    if RunFolder(folder).checkpoints_folder.exists() or RunFolder(folder).metrics_file.exists():
         raise InputError(
             f"{folder} is not empty: it holds an earlier run. Choose another `run.name`, or `run.resume` auto to go on."
         )
@@ -73,10 +73,10 @@ def open_folder(config: Config, kept: tuple[float, float], step: int) -> None:
         step: Steps done.
     """
     folder = config.run.folder
-    write_text(folder / CONFIG_FILE, f"# {describe_kept(config, kept)}\n{dump_config(config)}")
+    write_text(RunFolder(folder).config_file, f"# {describe_kept(config, kept)}\n{dump_config(config)}")
     LocalLog(folder).forget_after(step)
-    set_aside_after(folder / CHECKPOINTS, step)
-    drop_after(folder / BEST, step)
+    set_aside_after(RunFolder(folder).checkpoints_folder, step)
+    drop_after(RunFolder(folder).best_folder, step)
 
 
 def is_evaluated_after(config: Config, step: int) -> bool:

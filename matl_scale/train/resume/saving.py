@@ -14,8 +14,8 @@ from matl_scale.errors import InputError
 from matl_scale.runs.checkpoints.checkpoint import checkpoint_folders, read_info
 from matl_scale.runs.checkpoints.masks import hash_masks
 from matl_scale.runs.checkpoints.writing import prune, save_checkpoint
-from matl_scale.runs.layout import BEST, CHECKPOINTS, METRICS_FILE
-from matl_scale.runs.predictions import Block, PredictionsInfo, predictions_file, write_predictions
+from matl_scale.runs.layout import RunFolder
+from matl_scale.runs.predictions import Block, PredictionsInfo, write_predictions
 from matl_scale.storage.files import sync_file
 from matl_scale.train.config import Config
 from matl_scale.train.evaluation import AnswerLog, gather_answers
@@ -27,11 +27,13 @@ from matl_scale.train.state import TrainState
 def save_state(config: Config, data: RunData, state: TrainState, world_size: int) -> None:
     """Writes a checkpoint of the state. Of the best networks only the last is needed from now on."""
     folder = config.run.folder
-    if (folder / METRICS_FILE).is_file():
-        sync_file(folder / METRICS_FILE)  # a power cut must not take records of steps that will not be repeated
+    if RunFolder(folder).metrics_file.is_file():
+        sync_file(
+            RunFolder(folder).metrics_file
+        )  # a power cut must not take records of steps that will not be repeated
     info = describe(config, data, state, world_size)
-    save_checkpoint(folder / CHECKPOINTS, state.step, state.state_dict(), info, config.checkpoint.keep)
-    prune(folder / BEST, keep=1)
+    save_checkpoint(RunFolder(folder).checkpoints_folder, state.step, state.state_dict(), info, config.checkpoint.keep)
+    prune(RunFolder(folder).best_folder, keep=1)
 
 
 def save_best(config: Config, data: RunData, state: TrainState, world_size: int, summary: Mapping[str, float]) -> None:
@@ -46,7 +48,7 @@ def save_best(config: Config, data: RunData, state: TrainState, world_size: int,
         world_size: W.
         summary: Of the evaluation.
     """
-    root = config.run.folder / BEST
+    root = RunFolder(config.run.folder).best_folder
     earlier = checkpoint_folders(root)
     if not config.checkpoint.best:
         return
@@ -95,7 +97,7 @@ def save_answers(accelerator: Accelerator, log: AnswerLog, data: RunData, split:
     problem: OSError | None = None
     if accelerator.is_main_process:
         try:
-            write_predictions(predictions_file(folder, split), info, blocks())
+            write_predictions(RunFolder(folder).predictions_file(split), info, blocks())
         except OSError as error:
             problem = error
     for _ in parts:  # ranks that only send, and what is left where writing failed: nobody waits for another
