@@ -1,4 +1,4 @@
-"""torchvision, importable beside a CPU-only torch too. Import it through here, never directly.
+"""torchvision, also beside a CPU-only torch. Import torchvision through this module, never directly.
 
 The registry's torchvision is built against CUDA; beside a CPU build of torch its C++ operators cannot load, and
 `import torchvision` fails while it registers fake kernels for two of them. Declaring those two schemas first is enough
@@ -14,13 +14,13 @@ def _declare_missing_operators() -> None:
     library = torch.library.Library("torchvision", "DEF")
     for name in ("nms", "qnms"):
         library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _KEPT.append(library)
+    _LIBRARIES.append(library)
 
 
-_KEPT: list[torch.library.Library] = []  # a Library that is collected takes its schemas with it
+_LIBRARIES: list[torch.library.Library] = []  # a Library that is garbage-collected takes its schemas with it
 
 with warnings.catch_warnings():
-    # torchvision.io warns that its image codecs are missing; images are decoded with Pillow here
+    # torchvision.io warns that its image codecs are missing; this project decodes images with Pillow
     warnings.filterwarnings("ignore", message="Failed to load image Python extension")
     try:
         import torchvision

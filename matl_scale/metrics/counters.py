@@ -1,6 +1,6 @@
-"""Per-task counters that add up over batches and ranks, and how the metrics follow from them.
+"""Per-task counters that add up over batches and ranks, and the metrics computed from them.
 
-Everything but the loss is a count, so the result does not depend on how samples were spread over ranks. AUROC and
+Everything but the loss is an integer count, so the result does not depend on how samples were spread over ranks. AUROC and
 average precision come from histograms of the score (the log-odds of a class) with `NUM_BINS` bins that are narrow
 around zero; two samples in one bin count as tied.
 """
@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from matl_scale.metrics.task_metrics import METRICS, TaskMetrics, mean, ratio
+from matl_scale.metrics.names import METRICS
+from matl_scale.metrics.task_metrics import TaskMetrics, mean, ratio
 
 NUM_BINS = 2048
 SCORE_LIMIT = 60.0  # log-odds beyond it share the outermost bins
@@ -23,8 +24,8 @@ class TaskCounters:
     Adding the tensors of several ranks gives the counters of all of them.
 
     Args:
-        num_classes: Of each task.
-        device: Where batches are counted.
+        num_classes: The number of classes of each task.
+        device: The device of the counters, and of the batches that are counted.
     """
 
     def __init__(self, num_classes: Sequence[int], device: torch.device | str = "cpu") -> None:
@@ -41,9 +42,9 @@ class TaskCounters:
         """Counts one batch of labelled samples.
 
         Args:
-            task_id: The task.
+            task_id: The task's index.
             logits: Shape `(batch, num_classes)`.
-            labels: Class indices, shape `(batch,)`, none missing.
+            labels: Class indices, shape `(batch,)`, no label missing.
         """
         logits = logits.float()
         num_classes = self.num_classes[task_id]
@@ -51,8 +52,8 @@ class TaskCounters:
         cells = labels * num_classes + logits.argmax(dim=1)
         self._confusion(task_id).add_(torch.bincount(cells, minlength=num_classes**2))
         scores, positive = class_scores(logits, labels)
-        which = torch.arange(scores.shape[1], device=logits.device)[None]
-        cells = (which * 2 + positive) * NUM_BINS + score_bins(scores)
+        score_ids = torch.arange(scores.shape[1], device=logits.device)[None]
+        cells = (score_ids * 2 + positive) * NUM_BINS + score_bins(scores)
         self._histogram(task_id).add_(torch.bincount(cells.flatten(), minlength=2 * scores.shape[1] * NUM_BINS))
 
     def _confusion(self, task_id: int) -> torch.Tensor:
@@ -63,9 +64,10 @@ class TaskCounters:
 
     def compute(self) -> TaskMetrics:
         """Returns every metric of every task; NaN where it is undefined."""
-        rows = [self._compute_task(task_id) for task_id in range(len(self.num_classes))]
-        counts = np.array([int(self._confusion(task_id).sum()) for task_id in range(len(self.num_classes))])
-        return TaskMetrics(values={name: np.array([row[name] for row in rows]) for name in METRICS}, counts=counts)
+        task_ids = range(len(self.num_classes))
+        computed = [self._compute_task(task_id) for task_id in task_ids]
+        values = {name: np.array([metrics[name] for metrics in computed]) for name in METRICS}
+        return TaskMetrics(values=values, counts=np.array([int(self._confusion(i).sum()) for i in task_ids]))
 
     def _compute_task(self, task_id: int) -> dict[str, float]:
         num_classes, num_scores = self.num_classes[task_id], self.num_scores[task_id]
@@ -77,19 +79,19 @@ class TaskCounters:
         support, predicted, hits = confusion.sum(axis=1), confusion.sum(axis=0), confusion.diagonal()
         recall, precision = ratio(hits, support), ratio(hits, predicted)
         f1 = ratio(2 * hits, support + predicted)
-        seen = support > 0
-        chosen = np.array([False, True]) if num_classes == 2 else seen  # a binary task reports its class 1
-        several = seen.sum() > 1
+        present = support > 0
+        chosen = np.array([False, True]) if num_classes == 2 else present  # a binary task reports its class 1
+        several = present.sum() > 1
         ranked = [
             (auroc(negative, positive), average_precision(negative, positive)) for negative, positive in histogram
         ]
         return {
             "loss": float(self.losses[task_id]) / total,
             "accuracy": hits.sum() / total,
-            "balanced_accuracy": mean(recall[seen]) if several else float("nan"),
+            "balanced_accuracy": mean(recall[present]) if several else float("nan"),
             "precision": mean(precision[chosen]),
             "recall": mean(recall[chosen]),
-            "f1": mean(f1[chosen & (seen | (num_classes > 2))]),
+            "f1": mean(f1[chosen & (present | (num_classes > 2))]),
             "auroc": mean(np.array([pair[0] for pair in ranked])),
             "average_precision": mean(np.array([pair[1] for pair in ranked])),
             "majority_accuracy": support.max() / total,
@@ -109,22 +111,32 @@ def class_scores(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tens
 
 
 def score_bins(scores: torch.Tensor) -> torch.Tensor:
-    """Maps scores to bins, monotonically; asinh spends the bins where scores are dense."""
+    """Maps scores to bins, monotonically; asinh makes bins narrow where scores are dense."""
     limit = float(np.arcsinh(SCORE_LIMIT))
-    places = torch.asinh(scores.nan_to_num(0.0)).clamp(-limit, limit) / limit
-    return ((places + 1) * (NUM_BINS / 2)).long().clamp(0, NUM_BINS - 1)
+    positions = torch.asinh(scores.nan_to_num(0.0)).clamp(-limit, limit) / limit  # from −1 to 1
+    return ((positions + 1) * (NUM_BINS / 2)).long().clamp(0, NUM_BINS - 1)
 
 
 def auroc(negative: np.ndarray, positive: np.ndarray) -> float:
-    """Area under the ROC curve from score histograms: P(positive above negative) + ½ P(tied) (Mann and Whitney, 1947)."""
+    """Returns the area under the ROC curve: P(positive above negative) + ½ P(tied) (Mann and Whitney, 1947).
+
+    Args:
+        negative: Histogram of the scores of negative samples, ascending, shape `(NUM_BINS,)`.
+        positive: The same of positive samples.
+    """
     below = np.cumsum(negative) - negative
     pairs = float(negative.sum()) * float(positive.sum())
     return float((positive * (below + negative / 2)).sum() / pairs) if pairs else float("nan")
 
 
 def average_precision(negative: np.ndarray, positive: np.ndarray) -> float:
-    """Sum of precision × recall gained over falling thresholds, one per bin, without interpolation."""
-    hits, picked = np.cumsum(positive[::-1]), np.cumsum((negative + positive)[::-1])
+    """Returns the sum of precision × gain in recall over falling thresholds, one per bin, without interpolation.
+
+    Args:
+        negative: Histogram of the scores of negative samples, ascending, shape `(NUM_BINS,)`.
+        positive: The same of positive samples.
+    """
+    hits, above = np.cumsum(positive[::-1]), np.cumsum((negative + positive)[::-1])
     if not len(hits) or hits[-1] == 0:
         return float("nan")
-    return float((ratio(hits, picked) * positive[::-1])[picked > 0].sum() / hits[-1])
+    return float((ratio(hits, above) * positive[::-1])[above > 0].sum() / hits[-1])

@@ -1,31 +1,14 @@
-"""The metrics of all tasks after an evaluation, and their summaries over tasks. No torch here: reports use it too."""
+"""The metrics of all tasks after an evaluation, and their summaries over tasks. No torch here: reports use it too.
 
+An undefined value is NaN, and every summary leaves it out.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-METRIC_NAMES = {
-    "balanced_accuracy": "balanced accuracy",
-    "auroc": "AUROC",
-    "average_precision": "average precision",
-    "accuracy": "accuracy",
-}
-
-METRICS = (
-    "loss", "accuracy", "balanced_accuracy", "precision", "recall", "f1", "auroc", "average_precision",
-    "majority_accuracy",
-)  # fmt: skip
-# metrics that a run's summary shows, and below which value a task is worse than a constant answer
-SUMMARY_METRICS = ("accuracy", "balanced_accuracy", "auroc", "average_precision")
-SUMMARIES = {
-    "macro": "mean",
-    "median": "median",
-    "p10": "10th percentile",
-    "worst": "worst",
-}  # with what people call them
-RANKED_SUMMARIES = tuple(
-    f"{kind}_{metric}" for metric in SUMMARY_METRICS for kind in SUMMARIES
-)  # the higher the better
+from matl_scale.metrics.names import MAIN_METRIC, SUMMARIES, SUMMARISED_METRICS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +16,7 @@ class TaskMetrics:
     """Metrics of all tasks after one evaluation.
 
     Attributes:
-        values: Per metric of `METRICS`, one value per task, NaN where it is undefined.
+        values: Per metric of `names.METRICS`, one value per task, NaN where it is undefined.
         counts: Labelled samples of each task.
     """
 
@@ -42,27 +25,64 @@ class TaskMetrics:
 
     @property
     def below_baseline(self) -> np.ndarray:
-        """Tasks, as a bool array, whose accuracy is below that of always answering the most frequent class."""
+        """Tasks, as a bool array, whose accuracy is below that of always predicting the most frequent class."""
         return self.values["accuracy"] < self.values["majority_accuracy"]
 
-    def worst(self, limit: int = 10, metric: str = "balanced_accuracy") -> list[int]:
+    @property
+    def unlabelled(self) -> np.ndarray:
+        """Tasks, as a bool array, without a labelled sample."""
+        unlabelled: np.ndarray = self.counts == 0
+        return unlabelled
+
+    @property
+    def single_class(self) -> np.ndarray:
+        """Tasks, as a bool array, whose labelled samples are all of one class, so that most metrics are undefined."""
+        single: np.ndarray = ~self.unlabelled & ~np.isfinite(self.values[MAIN_METRIC])
+        return single
+
+    def select(self, task_ids: Sequence[int]) -> "TaskMetrics":
+        """Returns the metrics of some tasks, in the order given."""
+        chosen = list(task_ids)
+        return TaskMetrics(
+            values={name: column[chosen] for name, column in self.values.items()}, counts=self.counts[chosen]
+        )
+
+    def worst(self, limit: int = 10, metric: str = MAIN_METRIC) -> list[int]:
         """Returns the tasks with the lowest values of a metric, worst first; undefined ones are left out."""
         values = self.values[metric]
-        order = np.argsort(values, kind="stable")
-        return [int(task_id) for task_id in order if np.isfinite(values[task_id])][:limit]
+        return [task_id for task_id in worst_first(values) if np.isfinite(values[task_id])][:limit]
 
     def summary(self) -> dict[str, float]:
-        """Returns the summaries over tasks, by name: mean, median, 10th percentile and worst of the main metrics."""
+        """Returns the summaries over tasks by their keys in records, as `macro_auroc`; NaN where no task has a value."""
         result = {"macro_loss": mean(self.values["loss"])}
-        for name in SUMMARY_METRICS:
-            values = self.values[name][np.isfinite(self.values[name])]
-            result[f"macro_{name}"] = mean(values)
-            result[f"median_{name}"] = float(np.median(values)) if len(values) else float("nan")
-            result[f"p10_{name}"] = float(np.percentile(values, 10)) if len(values) else float("nan")
-            result[f"worst_{name}"] = float(values.min()) if len(values) else float("nan")
+        for metric in SUMMARISED_METRICS:
+            result |= {f"{kind}_{metric}": value for kind, value in summarise(self.values[metric]).items()}
         result["tasks_below_baseline"] = float(self.below_baseline.sum())
         result["tasks_evaluated"] = float((self.counts > 0).sum())
         return result
+
+
+def summarise(values: np.ndarray) -> dict[str, float]:
+    """Returns every summary of `SUMMARIES` of one metric, by its key; NaN if no value is defined.
+
+    Args:
+        values: One value per task, shape `(num_tasks,)`.
+    """
+    known = defined(values)
+    if not len(known):
+        return dict.fromkeys(SUMMARIES, float("nan"))
+    return {
+        "macro": float(known.mean()),
+        "median": float(np.median(known)),
+        "p10": float(np.percentile(known, 10)),
+        "worst": float(known.min()),
+    }
+
+
+def worst_first(values: np.ndarray) -> list[int]:
+    """Returns the indices of values, lowest first, undefined ones last."""
+    order: list[int] = np.argsort(np.where(np.isfinite(values), values, np.inf), kind="stable").tolist()
+    return order
 
 
 def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
@@ -71,24 +91,11 @@ def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 
 def mean(values: np.ndarray) -> float:
-    """Returns the mean of the defined values, NaN if there are none."""
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if len(defined) else float("nan")
+    """Returns the mean of the values that are not NaN; NaN if there are none."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")
 
 
 def defined(values: np.ndarray) -> np.ndarray:
     """Returns the values that are defined."""
     return values[np.isfinite(values)]
-
-
-def summarise(values: np.ndarray) -> dict[str, float | None]:
-    """Returns mean, median, 10th percentile and worst of the defined values; None if there are none."""
-    known = defined(values)
-    if not len(known):
-        return dict.fromkeys(("mean", "median", "10th percentile", "worst"))
-    return {
-        "mean": float(known.mean()),
-        "median": float(np.median(known)),
-        "10th percentile": float(np.percentile(known, 10)),
-        "worst": float(known.min()),
-    }

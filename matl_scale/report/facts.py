@@ -8,12 +8,11 @@ import yaml
 
 from matl_scale.data.shards.layout import MISSING
 from matl_scale.errors import InputError
-from matl_scale.metrics.task_metrics import SUMMARY_METRICS, TaskMetrics
+from matl_scale.metrics.names import MAIN_METRIC, MAIN_METRICS
 from matl_scale.runs.history import RunHistory, TaskHistory, TaskTable
 from matl_scale.runs.predictions import Predictions
 from matl_scale.tasks import match_names
 
-MAIN = "balanced_accuracy"
 NORMAL_95 = 1.96
 
 
@@ -59,7 +58,7 @@ def collect_facts(run: RunHistory, split: str) -> RunFacts:
     """Reads what the sections of a run need."""
     latest = run.latest(split)
     courses = {
-        metric: aligned(until(run.over_time(split, metric), latest.step), latest.tasks) for metric in SUMMARY_METRICS
+        metric: run.over_time(split, metric).until(latest.step).of_tasks(latest.tasks) for metric in MAIN_METRICS
     }
     predictions, without = find_predictions(run, latest)
     half_widths = np.full(len(latest.tasks), np.nan)
@@ -75,7 +74,7 @@ def collect_facts(run: RunHistory, split: str) -> RunFacts:
         predictions=predictions,
         without=without,
         half_widths=half_widths,
-        change=measure_change(courses[MAIN], half_widths),
+        change=measure_change(courses[MAIN_METRIC], half_widths),
     )
 
 
@@ -98,13 +97,11 @@ def select_tasks(facts: RunFacts, patterns: Sequence[str]) -> RunFacts:
     latest, change = facts.latest, facts.change
     chosen = match_names(latest.tasks, patterns, "--tasks")
     tasks = [latest.tasks[i] for i in chosen]
-    values = {name: column[chosen] for name, column in latest.metrics.values.items()}
-    metrics = TaskMetrics(values=values, counts=latest.metrics.counts[chosen])
     draws = None if latest.draws is None else latest.draws[chosen]
     return replace(
         facts,
-        latest=replace(latest, tasks=tasks, metrics=metrics, draws=draws),
-        courses={metric: aligned(course, tasks) for metric, course in facts.courses.items()},
+        latest=replace(latest, tasks=tasks, metrics=latest.metrics.select(chosen), draws=draws),
+        courses={metric: course.of_tasks(tasks) for metric, course in facts.courses.items()},
         half_widths=facts.half_widths[chosen],
         change=replace(change, values=change.values[chosen], beyond_chance=change.beyond_chance[chosen]),
     )
@@ -119,22 +116,6 @@ def find_predictions(run: RunHistory, latest: TaskTable) -> tuple[Predictions | 
     if found.info.step != latest.step:
         return None, f"The predictions kept are of step {found.info.step:,}, not of step {latest.step:,}."
     return found, ""
-
-
-def until(course: TaskHistory, step: int) -> TaskHistory:
-    """Leaves out the evaluations of later steps: the one made last may be of an earlier network."""
-    count = course.steps.index(step) + 1
-    return replace(course, steps=course.steps[:count], values=course.values[:, :count])
-
-
-def aligned(course: TaskHistory, tasks: list[str]) -> TaskHistory:
-    """Puts the rows of a history into the order of `tasks`; a task that it lacks is undefined throughout."""
-    row_of = {name: i for i, name in enumerate(course.tasks)}
-    values = np.full((len(tasks), len(course.steps)), np.nan)
-    for i, name in enumerate(tasks):
-        if name in row_of:
-            values[i] = course.values[row_of[name]]
-    return TaskHistory(split=course.split, metric=course.metric, steps=course.steps, tasks=tasks, values=values)
 
 
 def half_width(labels: np.ndarray, answers: np.ndarray) -> float:

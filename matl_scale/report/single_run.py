@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from matl_scale.errors import InputError
-from matl_scale.metrics.task_metrics import SUMMARY_METRICS, TaskMetrics
-from matl_scale.report.comparison.two_sides import why_undefined
-from matl_scale.report.facts import MAIN, RunFacts
+from matl_scale.metrics.names import MAIN_METRIC, SUMMARISED_METRICS
+from matl_scale.metrics.task_metrics import TaskMetrics
+from matl_scale.metrics.undefined import NEVER_PREDICTED, NO_LABEL, ONE_CLASS, why_undefined
+from matl_scale.report.facts import RunFacts
 from matl_scale.tasks import match_names
 
 
@@ -30,14 +31,12 @@ def choose_tasks(facts: RunFacts, patterns: Sequence[str]) -> list[int]:
 
 def metrics_of(facts: RunFacts, rows: Sequence[int]) -> TaskMetrics:
     """Returns the metrics of some tasks."""
-    metrics = facts.latest.metrics
-    values = {name: column[list(rows)] for name, column in metrics.values.items()}
-    return TaskMetrics(values=values, counts=metrics.counts[list(rows)])
+    return facts.latest.metrics.select(rows)
 
 
 def find_undefined(facts: RunFacts, rows: Sequence[int]) -> list[UndefinedTask]:
     """Lists the tasks that lack metrics of the summary, and precision."""
-    names = (*SUMMARY_METRICS, "precision")
+    names = (*SUMMARISED_METRICS, "precision")
     values, found = facts.latest.metrics.values, list[tuple[int, list[str]]]()
     for row in rows:
         missing = [name for name in names if name in values and not np.isfinite(values[name][row])]
@@ -67,11 +66,11 @@ def count_classes(facts: RunFacts) -> dict[str, str]:
 
 def explain(facts: RunFacts, row: int, classes: dict[str, str]) -> str:
     if facts.latest.metrics.counts[row] == 0:
-        return "no labelled sample"
+        return NO_LABEL
     reason = classes.get(facts.latest.tasks[row], "")
-    if not reason and not np.isfinite(facts.latest.metrics.values[MAIN][row]):
-        return "only one class occurs"
-    return reason or "the positive class is never answered"
+    if not reason and not np.isfinite(facts.latest.metrics.values[MAIN_METRIC][row]):
+        return ONE_CLASS
+    return reason or NEVER_PREDICTED
 
 
 def moved_most(facts: RunFacts, rows: Sequence[int], limit: int, gains: bool) -> list[int]:

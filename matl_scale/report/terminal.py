@@ -9,14 +9,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from matl_scale.errors import shortened
-from matl_scale.metrics.task_metrics import METRIC_NAMES, SUMMARIES
+from matl_scale.metrics.names import MAIN_METRIC, MAIN_METRIC_LABELS, METRIC_LABELS, SUMMARIES
 from matl_scale.report.comparison.results import VERDICTS, Comparison, SeedSpread, TaskDifference, Verdict
-from matl_scale.report.facts import MAIN, RunFacts, collect_facts
+from matl_scale.report.facts import RunFacts, collect_facts
 from matl_scale.report.single_run import find_undefined, metrics_of, moved_most
 from matl_scale.runs.history import RunHistory
 
 FILE_WIDTH = 160  # columns where no terminal says how many there are
-TASK_COLUMNS = (MAIN, "accuracy", "majority_accuracy", "auroc", "average_precision")
+TASK_COLUMNS = (MAIN_METRIC, "accuracy", "majority_accuracy", "auroc", "average_precision")
 
 
 def build_console() -> Console:
@@ -65,9 +65,9 @@ def print_summary(console: Console, facts: RunFacts, rows: Sequence[int]) -> Non
     metrics, latest = metrics_of(facts, rows), facts.latest
     summary = metrics.summary()
     title = f"{facts.run.name}: {latest.split} after {latest.step:,} steps, {int(summary['tasks_evaluated'])} tasks"
-    table = build_table("over tasks", *METRIC_NAMES.values())
+    table = build_table("over tasks", *MAIN_METRIC_LABELS.values())
     for key, label in SUMMARIES.items():
-        table.add_row(label, *(cell(summary[f"{key}_{metric}"]) for metric in METRIC_NAMES))
+        table.add_row(label, *(cell(summary[f"{key}_{metric}"]) for metric in MAIN_METRIC_LABELS))
     print_table(console, title, table)
     below = [latest.tasks[rows[i]] for i in np.flatnonzero(metrics.below_baseline).tolist()]
     names = f": {shortened(below)}" if below else ""
@@ -78,7 +78,7 @@ def print_worst(console: Console, facts: RunFacts, rows: Sequence[int], limit: i
     metrics = metrics_of(facts, rows)
     worst = metrics.worst(limit)
     title = f"worst {len(worst)} by balanced accuracy"
-    table = build_table("task", "samples", *(name.replace("_", " ") for name in TASK_COLUMNS))
+    table = build_table("task", "samples", *(METRIC_LABELS[name] for name in TASK_COLUMNS))
     for i in worst:
         values = (cell(metrics.values[name][i]) for name in TASK_COLUMNS)
         table.add_row(escape(facts.latest.tasks[rows[i]]), f"{metrics.counts[i]:,}", *values)
@@ -90,7 +90,7 @@ def print_changes(console: Console, facts: RunFacts, rows: Sequence[int], limit:
     if since is None:
         say(console, f"{facts.latest.split} was evaluated once: there is no change to show")
         return
-    now = facts.latest.metrics.values[MAIN]
+    now = facts.latest.metrics.values[MAIN_METRIC]
     for gains, word in ((True, "gains"), (False, "losses")):
         moved = moved_most(facts, rows, limit, gains)
         if not moved:
@@ -111,7 +111,7 @@ def print_undefined(console: Console, facts: RunFacts, rows: Sequence[int], limi
         return
     alike: dict[tuple[str, str], list[str]] = {}
     for each in undefined:
-        metrics = ", ".join(name.replace("_", " ") for name in each.metrics)
+        metrics = ", ".join(METRIC_LABELS[name] for name in each.metrics)
         alike.setdefault((each.reason, metrics), []).append(each.task)
     say(console, f"tasks with undefined values: {len(undefined)}")
     for (reason, metrics), names in alike.items():
@@ -142,7 +142,7 @@ SIGNIFICANT: tuple[Verdict, ...] = ("regressed", "improved")
 
 def print_comparison(console: Console, comparison: Comparison, limit: int) -> None:
     """Prints what differs between A and B."""
-    metric = METRIC_NAMES[comparison.metric]
+    metric = METRIC_LABELS[comparison.metric]
     alone = f"{comparison.name_a}: " if comparison.kind == "single-task" else ""
     say(console, f"A: {alone}{shortened(comparison.runs_a, 5)}")
     say(console, f"B: {shortened(comparison.runs_b, 5)}")
@@ -210,7 +210,7 @@ def print_reasons(console: Console, comparison: Comparison, limit: int) -> None:
 def print_spread(console: Console, spread: SeedSpread, limit: int) -> None:
     """Prints how far runs of one config lie apart."""
     means = [float(np.nanmean(row)) if np.isfinite(row).any() else float("nan") for row in spread.values]
-    metric = METRIC_NAMES[spread.metric]
+    metric = METRIC_LABELS[spread.metric]
     say(console, f"{len(spread.runs)} runs of one config on {spread.split}, {metric}: {', '.join(spread.runs)}")
     sd = float(np.std(means, ddof=1))
     say(

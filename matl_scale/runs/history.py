@@ -1,8 +1,9 @@
 """A run's folder, read again: the per-task history, the latest value of every task, records, config and predictions."""
 
 import json
+from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import pyarrow.parquet as pq
 import yaml
 
 from matl_scale.errors import InputError, nearest
-from matl_scale.metrics.task_metrics import METRICS, TaskMetrics
+from matl_scale.metrics.names import METRICS
+from matl_scale.metrics.task_metrics import TaskMetrics, worst_first
 from matl_scale.runs.about import read_about
 from matl_scale.runs.layout import CONFIG_FILE, RunFolder
 from matl_scale.runs.predictions import Predictions, read_predictions
@@ -38,21 +40,46 @@ class TaskTable:
     metrics: TaskMetrics
     draws: np.ndarray | None
 
-    def worst_first(self, metric: str) -> list[int]:
-        """Returns the task numbers by a metric, lowest first, undefined ones last."""
-        values = self.metrics.values[metric]
-        return [int(i) for i in np.argsort(np.where(np.isfinite(values), values, np.inf), kind="stable")]
-
 
 @dataclass(frozen=True, kw_only=True)
 class TaskHistory:
-    """One metric over time: `values`, shape `(num_tasks, num_steps)`, NaN where it is undefined."""
+    """One metric of every task at every evaluation of a split: the matrix tasks × evaluations.
+
+    Attributes:
+        split: What was evaluated.
+        metric: The metric.
+        steps: The step of each evaluation, ascending.
+        tasks: Names.
+        values: Shape `(num_tasks, num_steps)`, NaN where the metric is undefined.
+    """
 
     split: str
     metric: str
     steps: list[int]
     tasks: list[str]
     values: np.ndarray
+
+    @property
+    def lowest(self) -> float:
+        """The lowest value that is defined; 0 if there is none."""
+        return float(np.nanmin(self.values)) if np.isfinite(self.values).any() else 0.0
+
+    def worst_first(self) -> "TaskHistory":
+        """Returns the history with its tasks sorted by their last value, lowest first, undefined ones last."""
+        order = worst_first(self.values[:, -1])
+        return replace(self, tasks=[self.tasks[i] for i in order], values=self.values[order])
+
+    def until(self, step: int) -> "TaskHistory":
+        """Returns the history without the evaluations of later steps."""
+        count = bisect_right(self.steps, step)
+        return replace(self, steps=self.steps[:count], values=self.values[:, :count])
+
+    def of_tasks(self, tasks: list[str]) -> "TaskHistory":
+        """Returns the history of some tasks, in the order given; a task that it lacks is undefined throughout."""
+        row_of = {name: i for i, name in enumerate(self.tasks)}
+        undefined = np.full(len(self.steps), np.nan)
+        values = [self.values[row_of[name]] if name in row_of else undefined for name in tasks]
+        return replace(self, tasks=tasks, values=np.array(values).reshape(len(tasks), len(self.steps)))
 
 
 class RunHistory:

@@ -7,21 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from matl_scale.metrics.task_metrics import SUMMARIES
+from matl_scale.metrics.names import MAIN_METRIC, MAIN_METRIC_LABELS, MAIN_METRICS, METRIC_LABELS, SUMMARIES
+from matl_scale.metrics.task_metrics import worst_first
 from matl_scale.runs.history import RunHistory, TaskTable
 
 DIGEST_LENGTH = 36  # that MLflow takes
 WORST = 10
-SUMMARY_COLUMNS = ("balanced_accuracy", "auroc", "average_precision", "accuracy")
-
-
-PICTURE_METRIC = "balanced_accuracy"
-
-
-FIRST_COLUMNS = ("balanced_accuracy", "auroc", "average_precision", "accuracy", "majority_accuracy")
-
-
-MAX_LABELS = 50
+FIRST_COLUMNS = (*MAIN_METRICS, "majority_accuracy")
+MAX_LABELS = 50  # beside an axis of the picture
 
 
 def describe_run(history: RunHistory) -> str:
@@ -38,22 +31,22 @@ def describe_table(table: TaskTable) -> str:
     """Returns what there is to say of one evaluation."""
     metrics, summary = table.metrics, table.metrics.summary()
     below = int(summary["tasks_below_baseline"])
-    head = " | ".join(name.replace("_", " ") for name in SUMMARY_COLUMNS)
-    worst, main = metrics.worst(WORST, PICTURE_METRIC), PICTURE_METRIC.replace("_", " ")
-    named = ", ".join(f"{escape(table.tasks[i])} {shown(metrics.values[PICTURE_METRIC][i])}" for i in worst)
-    mean, p10 = (shown(summary[f"{kind}_{PICTURE_METRIC}"]) for kind in ("macro", "p10"))
+    head = " | ".join(MAIN_METRIC_LABELS.values())
+    worst, main = metrics.worst(WORST), METRIC_LABELS[MAIN_METRIC]
+    named = ", ".join(f"{escape(table.tasks[i])} {shown(metrics.values[MAIN_METRIC][i])}" for i in worst)
+    mean, p10 = (shown(summary[f"{kind}_{MAIN_METRIC}"]) for kind in ("macro", "p10"))
     lines = [
         # MLflow folds away all but the first lines
         f"**{escape(table.split)} after {table.step:,} steps: {len(table.tasks)} tasks, mean {main} {mean} "
         f"(10th percentile {p10}), {below} below the majority baseline**",
         f"Worst by {main}: {named or 'none is defined'}",
-        f"| over tasks | {head} |\n|---|{'---|' * len(SUMMARY_COLUMNS)}\n"
+        f"| over tasks | {head} |\n|---|{'---|' * len(MAIN_METRICS)}\n"
         + "\n".join(
-            f"| {label} | " + " | ".join(shown(summary[f"{kind}_{name}"]) for name in SUMMARY_COLUMNS) + " |"
+            f"| {label} | " + " | ".join(shown(summary[f"{kind}_{name}"]) for name in MAIN_METRICS) + " |"
             for kind, label in SUMMARIES.items()
         ),
     ]
-    undefined = int(np.isnan(metrics.values[PICTURE_METRIC]).sum())
+    undefined = int((metrics.unlabelled | metrics.single_class).sum())
     if undefined:
         lines.append(f"{undefined} tasks have no value: no labelled sample in the split, or samples of one class only.")
     return "\n\n".join(lines)
@@ -64,8 +57,8 @@ def run_tags(history: RunHistory) -> dict[str, str]:
     tags = {}
     for split in history.steps:
         table = history.latest(split)
-        for task_id in table.metrics.worst(1, PICTURE_METRIC):
-            value = shown(table.metrics.values[PICTURE_METRIC][task_id])
+        for task_id in table.metrics.worst(1):
+            value = shown(table.metrics.values[MAIN_METRIC][task_id])
             tags[f"{split}/worst_task"] = f"{table.tasks[task_id]} ({value})"
     return tags
 
@@ -123,7 +116,7 @@ def latest_table(history: RunHistory) -> dict[str, Any]:
                 table.split,
                 table.step,
             ]
-            for i in table.worst_first(PICTURE_METRIC)
+            for i in worst_first(table.metrics.values[MAIN_METRIC])
         ]
     return {"columns": ["task", *metrics, "count", "draws", "split", "step"], "data": rows}
 
@@ -142,16 +135,16 @@ def draw_heatmap(history: RunHistory, picture: Path) -> None:
     from matplotlib.figure import Figure
 
     split = max(history.steps, key=lambda name: len(history.steps[name]))
-    course = history.over_time(split, PICTURE_METRIC)
-    order, steps = np.argsort(course.values[:, -1]), course.steps
-    tasks, values = [course.tasks[i] for i in order], course.values[order]
+    course = history.over_time(split, MAIN_METRIC).worst_first()
+    tasks, steps = course.tasks, course.steps
     height = float(np.clip(0.16 * len(tasks), 2.5, 8))
     figure = Figure(figsize=(7, height + 1), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    lowest = float(np.nanmin(values)) if np.isfinite(values).any() else 0.0
-    image = axes.imshow(values, aspect="auto", cmap="viridis", vmin=lowest, vmax=1, interpolation="nearest")
-    axes.set_title(f"{PICTURE_METRIC.replace('_', ' ')} on {split}, {len(tasks)} tasks, worst on top")
+    image = axes.imshow(
+        course.values, aspect="auto", cmap="viridis", vmin=course.lowest, vmax=1, interpolation="nearest"
+    )
+    axes.set_title(f"{METRIC_LABELS[MAIN_METRIC]} on {split}, {len(tasks)} tasks, worst on top")
     axes.set_xlabel("step")
     columns = range(0, len(steps), max(1, -(-len(steps) // MAX_LABELS)))
     axes.set_xticks(list(columns), [str(steps[i]) for i in columns], rotation=90 if len(columns) > 8 else 0)

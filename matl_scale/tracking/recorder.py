@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from matl_scale.errors import InputError
+from matl_scale.metrics.names import MAIN_METRIC
 from matl_scale.runs.layout import RunFolder
 from matl_scale.runs.records import LocalLog
 from matl_scale.storage.files import write_json
@@ -21,7 +22,7 @@ from matl_scale.tasks import match_names
 from matl_scale.tracking.mlflow_follower import MlflowProcess
 
 MAX_CURVES = 50
-CURVE_METRICS = ("balanced_accuracy", "auroc")
+CURVE_METRICS = (MAIN_METRIC, "auroc")
 
 LAST_COPY_S = 120.0
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from matl_scale.errors import InputError
-from matl_scale.metrics.task_metrics import RANKED_SUMMARIES
+from matl_scale.metrics.names import RANKED_SUMMARIES
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,8 @@ from helpers.run_configs import ADAMW, assert_identical, build_config, saved_sta
 from helpers.shard_sets import ShardSet
 from matl_scale.data.images.sources import ArrayImages
 from matl_scale.data.loading.loader import DataConfig
-from matl_scale.metrics.task_metrics import METRICS, TaskMetrics
+from matl_scale.metrics.names import METRICS
+from matl_scale.metrics.task_metrics import TaskMetrics
 from matl_scale.models.backbones import ModelConfig
 from matl_scale.models.network import RoutingConfig
 from matl_scale.runs.layout import RunFolder

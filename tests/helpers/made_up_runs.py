@@ -18,7 +18,8 @@ from data_prep.shard_set import write_shard_set
 from matl_scale.data.images.sources import ArrayImages
 from matl_scale.data.shards.manifest import Manifest, read_manifest
 from matl_scale.data.shards.reader import SampleReader
-from matl_scale.metrics.task_metrics import METRICS, TaskMetrics
+from matl_scale.metrics.names import METRICS
+from matl_scale.metrics.task_metrics import TaskMetrics
 from matl_scale.runs import about
 from matl_scale.runs.history import RunHistory
 from matl_scale.runs.layout import RunFolder

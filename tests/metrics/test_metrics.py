@@ -6,7 +6,7 @@ import torch
 from sklearn import metrics as reference
 
 from matl_scale.metrics.counters import TaskCounters
-from matl_scale.metrics.task_metrics import METRICS
+from matl_scale.metrics.names import METRICS
 
 
 def draw(

@@ -268,8 +268,8 @@ def test_one_run_is_summed_up(write: Write, tmp_path: Path, capsys: pytest.Captu
     for text in (
         "one: test after 200 steps, 3 tasks",
         "greatest gains in balanced accuracy since step 100",
-        "only class `yes` occurs, so no balanced accuracy, auroc: better",
-        "no labelled sample, so no accuracy, balanced accuracy, auroc, average precision, precision: worse",
+        "only class `yes` occurs, so no balanced accuracy, AUROC: better",
+        "no labelled sample, so no accuracy, balanced accuracy, AUROC, average precision, precision: worse",
         "draws per task: least better 0, worse 200, same 400; most kind 600, same 400, worse 200",
     ):
         assert text in shown
@@ -289,14 +289,14 @@ def test_without_predictions_the_reason_names_no_class(write: Write, capsys: pyt
     (run / "predictions-test.parquet").unlink()
     assert main([str(run), "--tasks", "better"]) == 0
     shown = capsys.readouterr().out
-    assert "only one class occurs, so no balanced accuracy, auroc: better" in shown
+    assert "only one class occurs, so no balanced accuracy, AUROC: better" in shown
     assert "test was evaluated once" in shown
 
 
 def test_a_positive_that_is_never_answered_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(tmp_path / "one", TASKS[:1], LABELS[:, :1], np.where(LABELS[:, :1] < 0, -1, 0))
     assert main([str(tmp_path / "one")]) == 0
-    assert "the positive class is never answered, so no precision: better" in capsys.readouterr().out
+    assert "the positive class is never predicted, so no precision: better" in capsys.readouterr().out
 
 
 def test_a_comparison_is_shown_and_written(write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

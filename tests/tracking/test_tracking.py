@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from matl_scale import InputError
-from matl_scale.metrics.task_metrics import METRICS
+from matl_scale.metrics.names import METRICS
 from matl_scale.runs.history import RunHistory
 from matl_scale.runs.records import LocalLog, RecordTail
 from matl_scale.tracking.mlflow_follower import follow

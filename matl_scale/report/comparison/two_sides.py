@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from matl_scale.metrics.undefined import why_undefined
 from matl_scale.report.comparison.alignment import AlignedRuns, Answers
 from matl_scale.report.comparison.results import Comparison, TaskDifference, Verdict
 from matl_scale.report.significance.bootstrap import bootstrap_interval
@@ -114,14 +115,6 @@ def compare_task(
         verdict="unchanged",
         reason=why_careful(task, counts) if metric == "balanced_accuracy" else "",
     )
-
-
-def why_undefined(task: Task, counts: np.ndarray) -> str:
-    """Returns why a task cannot be measured on samples with these class counts, shape `(num_classes,)`; empty if it can."""
-    seen = np.flatnonzero(counts)
-    if not len(seen):
-        return "no labelled sample"
-    return f"only class `{task.classes[seen[0]]}` occurs" if len(seen) == 1 else ""
 
 
 def why_careful(task: Task, counts: np.ndarray) -> str:

@@ -19,6 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 from matl_scale.errors import InputError
+from matl_scale.metrics.names import SUMMARIES
 from matl_scale.report.comparison.results import METHOD, Comparison, SeedSpread
 from matl_scale.report.facts import collect_facts, select_tasks
 from matl_scale.report.page.comparison_figure import draw_differences
@@ -121,6 +122,7 @@ def write_page(
         runs_left_out=[run.name for run in runs[MAX_RUNS:]],
         comparisons=[build_comparison(comparison) for comparison in comparisons],
         method=METHOD,
+        summary_labels=list(SUMMARIES.values()),
         spread=spread,
         spread_tiles=[] if spread is None else spread_tiles(spread),
         spread_table=None if spread is None else build_spread_table(spread),

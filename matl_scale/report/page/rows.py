@@ -3,10 +3,11 @@
 import numpy as np
 
 from matl_scale.data.shards.layout import MISSING
-from matl_scale.metrics.task_metrics import METRIC_NAMES
+from matl_scale.metrics.names import MAIN_METRIC, METRIC_LABELS
+from matl_scale.metrics.task_metrics import worst_first
+from matl_scale.metrics.undefined import NO_LABEL, ONE_CLASS, why_undefined
 from matl_scale.report.comparison.results import Comparison, SeedSpread, TaskDifference
-from matl_scale.report.comparison.two_sides import why_undefined
-from matl_scale.report.facts import MAIN, RunFacts
+from matl_scale.report.facts import RunFacts
 from matl_scale.report.page.table import Cell, Column, Mark, Table, rounded, shorten
 
 OTHERS = ("auroc", "average_precision", "accuracy")
@@ -23,7 +24,7 @@ def build_task_table(facts: RunFacts) -> Table:
         Column(title="balanced accuracy", digits=3),
         Column(title="±", digits=3, hint="half of the 95 % interval of the balanced accuracy"),
         Column(title="change", digits=3, signed=True, hint=f"of the balanced accuracy since {since}"),
-        *(Column(title=METRIC_NAMES[name], digits=3) for name in OTHERS),
+        *(Column(title=METRIC_LABELS[name], digits=3) for name in OTHERS),
         Column(title="majority accuracy", digits=3, hint="of always answering the most frequent class"),
         Column(title="samples", digits=0, hint="with a label for the task"),
         Column(title="draws", digits=0, hint="how often the task was trained"),
@@ -31,10 +32,10 @@ def build_task_table(facts: RunFacts) -> Table:
     ]
     values, counts = latest.metrics.values, latest.metrics.counts.tolist()
     draws = [None] * len(counts) if latest.draws is None else latest.draws.tolist()
-    measured = [values[MAIN], facts.half_widths, change.values]
+    measured = [values[MAIN_METRIC], facts.half_widths, change.values]
     measured += [values[name] for name in (*OTHERS, "majority_accuracy")]
     numbers = [*map(rounded, measured), counts, draws]
-    notes, order = note_tasks(facts), latest.worst_first(MAIN)
+    notes, order = note_tasks(facts), worst_first(values[MAIN_METRIC])
     moves = np.where(change.beyond_chance, np.sign(np.nan_to_num(change.values)), 0)
     return Table(
         columns=columns,
@@ -55,9 +56,9 @@ def note_tasks(facts: RunFacts) -> list[str]:
     for i, name in enumerate(latest.tasks):
         found = []
         if latest.metrics.counts[i] == 0:
-            found.append("no labelled sample")
-        elif not np.isfinite(latest.metrics.values[MAIN][i]):
-            found.append(reasons.get(name, "only one class occurs"))
+            found.append(NO_LABEL)
+        elif not np.isfinite(latest.metrics.values[MAIN_METRIC][i]):
+            found.append(reasons.get(name, ONE_CLASS))
         if latest.metrics.below_baseline[i]:
             found.append("below baseline")
         if latest.draws is not None and latest.draws[i] == 0:

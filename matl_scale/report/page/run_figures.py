@@ -1,11 +1,13 @@
 """The figures of one run: the metrics over tasks, over samples and draws, and of every task over time."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from matl_scale.metrics.task_metrics import METRIC_NAMES, defined, summarise
-from matl_scale.report.facts import MAIN, RunFacts
+from matl_scale.metrics.names import MAIN_METRIC, MAIN_METRIC_LABELS, METRIC_LABELS, SUMMARIES
+from matl_scale.metrics.task_metrics import defined, summarise
+from matl_scale.report.facts import RunFacts
 from matl_scale.report.page.figure import Figure, axis, plain, tick_name
 from matl_scale.report.page.table import rounded
 
@@ -17,7 +19,7 @@ MAX_HEATMAP_PX = 1000
 def build_run_figures(facts: RunFacts) -> dict[str, list[Figure]]:
     """Builds all figures of a run, by the heading that they stand under."""
     return {
-        "Over tasks": [*(draw_distribution(facts, metric) for metric in METRIC_NAMES), *draw_scatters(facts)],
+        "Over tasks": [*(draw_distribution(facts, metric) for metric in MAIN_METRIC_LABELS), *draw_scatters(facts)],
         "Over time": [
             draw_heatmap(facts),
             *draw_summaries(facts),
@@ -43,7 +45,7 @@ def draw_distribution(facts: RunFacts, metric: str) -> Figure:
         "hovertemplate": "%{customdata}: %{y} tasks<extra></extra>",
     }
     layout: dict[str, Any] = {
-        "xaxis": axis(METRIC_NAMES[metric]),
+        "xaxis": axis(METRIC_LABELS[metric]),
         "yaxis": axis("tasks", **whole_ticks(counts)),
         "bargap": 0.04,
     }
@@ -54,7 +56,7 @@ def draw_distribution(facts: RunFacts, metric: str) -> Figure:
         layout["annotations"] = [
             {"x": mean, "yref": "paper", "y": 1, "yanchor": "bottom", "text": f"mean {mean:.3f}", "showarrow": False}
         ]
-    return Figure(title=f"Distribution of {METRIC_NAMES[metric]}", data=[bars], layout=layout, height=220, span=3)
+    return Figure(title=f"Distribution of {METRIC_LABELS[metric]}", data=[bars], layout=layout, height=220, span=3)
 
 
 def draw_scatters(facts: RunFacts) -> list[Figure]:
@@ -72,14 +74,14 @@ def draw_scatters(facts: RunFacts) -> list[Figure]:
                 "type": "scatter",
                 "mode": "markers",
                 "name": label,
-                "visible": True if metric == MAIN else "legendonly",
+                "visible": True if metric == MAIN_METRIC else "legendonly",
                 "x": amount[shown].tolist(),
                 "y": rounded(latest.metrics.values[metric][shown]),
                 "text": [names[i] for i in shown],
                 "hovertemplate": "%{text}<br>%{x:,} · %{y:.3f}<extra></extra>",
                 "marker": {"size": 6, "opacity": 0.6},
             }
-            for metric, label in METRIC_NAMES.items()
+            for metric, label in MAIN_METRIC_LABELS.items()
         ]
         layout = {
             "xaxis": axis(title, type="log", **log_ticks(amount[shown])),
@@ -92,17 +94,15 @@ def draw_scatters(facts: RunFacts) -> list[Figure]:
 
 def draw_heatmap(facts: RunFacts) -> Figure:
     """Draws the main metric of every task at every evaluation, worst task on top."""
-    course, order = facts.courses[MAIN], np.array(facts.latest.worst_first(MAIN))
+    course = facts.courses[MAIN_METRIC].worst_first()
     columns = np.unique(np.linspace(0, len(course.steps) - 1, min(len(course.steps), MAX_COLUMNS)).round().astype(int))
-    values = course.values[np.ix_(order, columns)]
-    known = defined(values)
     trace = {
         "type": "heatmap",
         "x": [f"{course.steps[i]:,}" for i in columns],
         # the rank makes shortened names unique
-        "y": [f"{rank} {tick_name(course.tasks[i])}" for rank, i in enumerate(order, start=1)],
-        "z": [rounded(row) for row in values],
-        "zmin": float(known.min()) if len(known) else 0.0,
+        "y": [f"{rank} {tick_name(name)}" for rank, name in enumerate(course.tasks, start=1)],
+        "z": [rounded(values) for values in course.values[:, columns]],
+        "zmin": course.lowest,
         "zmax": 1.0,
         "colorscale": "Viridis",
         "hoverongaps": False,
@@ -115,10 +115,10 @@ def draw_heatmap(facts: RunFacts) -> Figure:
     }
     left_out = "" if len(columns) == len(course.steps) else f"; {len(columns)} of {len(course.steps)} evaluations"
     return Figure(
-        title=f"{METRIC_NAMES[MAIN].capitalize()} of {len(order):,} tasks over time, worst on top{left_out}",
+        title=f"{METRIC_LABELS[MAIN_METRIC].capitalize()} of {len(course.tasks):,} tasks over time, worst on top{left_out}",
         data=[trace],
         layout=layout,
-        height=min(90 + 16 * len(order), MAX_HEATMAP_PX),
+        height=min(90 + 16 * len(course.tasks), MAX_HEATMAP_PX),
         span=12,
     )
 
@@ -141,29 +141,29 @@ MAX_CURVES = 12  # tasks that are told apart by colour
 
 def draw_summaries(facts: RunFacts) -> list[Figure]:
     """Draws the summaries of the main metric, and the means of all metrics, at every evaluation."""
-    summaries = [summarise(column) for column in facts.courses[MAIN].values.T]
-    steps = facts.courses[MAIN].steps
-    kinds = [curve(kind, steps, [summary[kind] for summary in summaries]) for kind in summaries[0]]
+    summaries = [summarise(column) for column in facts.courses[MAIN_METRIC].values.T]
+    steps = facts.courses[MAIN_METRIC].steps
+    kinds = [curve(label, steps, [summary[kind] for summary in summaries]) for kind, label in SUMMARIES.items()]
     means = [
-        curve(label, steps, [summarise(column)["mean"] for column in facts.courses[metric].values.T])
-        for metric, label in METRIC_NAMES.items()
+        curve(label, steps, [summarise(column)["macro"] for column in facts.courses[metric].values.T])
+        for metric, label in MAIN_METRIC_LABELS.items()
     ]
     return [
-        Figure(title=f"{METRIC_NAMES[MAIN].capitalize()} over all tasks", data=kinds, layout=over_steps("")),
+        Figure(title=f"{METRIC_LABELS[MAIN_METRIC].capitalize()} over all tasks", data=kinds, layout=over_steps("")),
         Figure(title="Mean over all tasks", data=means, layout=over_steps("")),
     ]
 
 
 def draw_tasks(facts: RunFacts) -> list[Figure]:
     """Draws the main metric of each task over time, if they are few."""
-    course = facts.courses[MAIN]
+    course = facts.courses[MAIN_METRIC]
     if len(course.tasks) > MAX_CURVES:
         return []
     traces = [
         curve(plain(name), course.steps, rounded(values))
         for name, values in zip(course.tasks, course.values, strict=True)
     ]
-    title = f"{METRIC_NAMES[MAIN].capitalize()} of each task"
+    title = f"{METRIC_LABELS[MAIN_METRIC].capitalize()} of each task"
     return [Figure(title=title, data=traces, layout=over_steps(""), height=380, span=12)]
 
 
@@ -204,16 +204,16 @@ def record_curve(facts: RunFacts, key: str, name: str) -> dict[str, Any]:
     return curve(name, [round(float(step)) for step, _ in means], [float(f"{value:.4g}") for _, value in means])
 
 
-def curve(name: str, steps: list[int], values: list[float | None]) -> dict[str, Any]:
+def curve(name: str, steps: Sequence[int], values: Sequence[float | None]) -> dict[str, Any]:
     """Returns a line; `name` has to be plain."""
-    values = [None if value is None else float(f"{value:.4g}") for value in values]
+    shown = [None if value is None or np.isnan(value) else float(f"{value:.4g}") for value in values]
     mode = "lines+markers" if len(steps) < 30 else "lines"
     return {
         "type": "scatter",
         "mode": mode,
         "name": name,
         "x": steps,
-        "y": values,
+        "y": shown,
         "line": {"width": 1.5},
         "marker": {"size": 4},
     }

@@ -5,9 +5,10 @@ from datetime import datetime, timezone
 
 import numpy as np
 
-from matl_scale.metrics.task_metrics import METRIC_NAMES, defined, summarise
+from matl_scale.metrics.names import MAIN_METRIC, MAIN_METRIC_LABELS, METRIC_LABELS
+from matl_scale.metrics.task_metrics import defined, summarise
 from matl_scale.report.comparison.results import Comparison, SeedSpread, Verdict
-from matl_scale.report.facts import MAIN, RunFacts, data_path
+from matl_scale.report.facts import RunFacts, data_path
 from matl_scale.report.page.table import Mark, format_number
 
 LISTED = 6
@@ -66,16 +67,16 @@ def describe_run(facts: RunFacts) -> list[tuple[str, str]]:
 def build_tiles(facts: RunFacts) -> list[Tile]:
     """Returns the numbers that are read first."""
     latest, change = facts.latest, facts.change
-    values, counts = latest.metrics.values[MAIN], latest.metrics.counts
-    before = summarise(facts.courses[MAIN].values[:, -2])["mean"] if change.since is not None else None
-    now, worst = summarise(values)["mean"], latest.metrics.worst(1, MAIN)
+    values, counts = latest.metrics.values[MAIN_METRIC], latest.metrics.counts
+    before = summarise(facts.courses[MAIN_METRIC].values[:, -2])["macro"] if change.since is not None else None
+    now, worst = summarise(values)["macro"], latest.metrics.worst(1, MAIN_METRIC)
     below, evaluated = int(latest.metrics.below_baseline.sum()), int((counts > 0).sum())
     unlabelled, one_class = int((counts == 0).sum()), int(((counts > 0) & ~np.isfinite(values)).sum())
     tiles = [
         Tile(
-            label=f"mean {METRIC_NAMES[MAIN]}",
+            label=f"mean {METRIC_LABELS[MAIN_METRIC]}",
             value=format_number(now),
-            detail="" if now is None or before is None else f"{now - before:+.3f} since step {change.since:,}",
+            detail="" if np.isnan(now) or before is None else f"{now - before:+.3f} since step {change.since:,}",
         ),
         Tile(
             label="worst task",
@@ -108,16 +109,16 @@ def build_overview(facts: RunFacts) -> list[tuple[str, list[str]]]:
     values = facts.latest.metrics.values
     return [
         (label, [format_number(value) for value in summarise(values[metric]).values()])
-        for metric, label in METRIC_NAMES.items()
+        for metric, label in MAIN_METRIC_LABELS.items()
     ]
 
 
 def build_short_lists(facts: RunFacts) -> list[ShortList]:
     """Returns the worst tasks, and those that moved most."""
-    values, names = facts.latest.metrics.values[MAIN], facts.latest.tasks
+    values, names = facts.latest.metrics.values[MAIN_METRIC], facts.latest.tasks
     worst = [
         (names[i], format_number(values[i]), around(facts.half_widths[i]))
-        for i in facts.latest.metrics.worst(LISTED, MAIN)
+        for i in facts.latest.metrics.worst(LISTED, MAIN_METRIC)
     ]
     lists = [ShortList(title="Worst tasks", rows=worst)]
     if facts.change.since is not None:
@@ -127,7 +128,7 @@ def build_short_lists(facts: RunFacts) -> list[ShortList]:
 
 def list_movers(facts: RunFacts, sign: int, word: str) -> ShortList:
     """Returns the tasks that moved most in one direction; only those beyond chance, if that is known."""
-    change, values = facts.change, facts.latest.metrics.values[MAIN]
+    change, values = facts.change, facts.latest.metrics.values[MAIN_METRIC]
     moved = np.flatnonzero(np.nan_to_num(sign * change.values) > 0)
     remark = "No predictions were kept, so how far chance goes is not known."
     if facts.predictions is not None:
@@ -151,7 +152,7 @@ def compare_tiles(comparison: Comparison) -> list[Tile]:
     differences = defined(np.array([task.difference for task in comparison.tasks]))
     mean = Tile(
         label=f"mean difference of {comparison.metric.replace('_', ' ')}",
-        value=format_number(summarise(differences)["mean"], signed=True),
+        value=format_number(summarise(differences)["macro"], signed=True),
         detail=f"on {comparison.split}, over {len(differences):,} tasks",
     )
     tiles = [

@@ -12,8 +12,8 @@ from matl_scale.data.shards.layout import MISSING
 from matl_scale.data.shards.manifest import Manifest, read_manifest
 from matl_scale.data.shards.reader import SampleReader
 from matl_scale.errors import InputError
-from matl_scale.metrics.task_metrics import METRIC_NAMES
-from matl_scale.report.facts import MAIN, RunFacts, data_path
+from matl_scale.metrics.names import MAIN_METRIC, METRIC_LABELS
+from matl_scale.report.facts import RunFacts, data_path
 from matl_scale.report.page.table import format_number
 from matl_scale.runs.predictions import Predictions
 
@@ -106,7 +106,7 @@ def find_worst_tasks(facts: RunFacts) -> WorstTasks:
     except (InputError, OSError) as error:
         thumbnails, missing = None, f"No images: {error}"
     columns = {task.name: i for i, task in enumerate(facts.predictions.info.tasks)}
-    worst = [i for i in facts.latest.metrics.worst(NUM_TASKS, MAIN) if facts.latest.tasks[i] in columns]
+    worst = [i for i in facts.latest.metrics.worst(NUM_TASKS, MAIN_METRIC) if facts.latest.tasks[i] in columns]
     tasks = [describe(facts, facts.predictions, i, columns[facts.latest.tasks[i]], thumbnails) for i in worst]
     return WorstTasks(tasks=tasks, missing=missing)
 
@@ -141,7 +141,7 @@ def describe(
         mistakes.append(
             Mistake(key=key, truth=truth, answer=answer, confidence=confidence, image=image, problem=problem)
         )
-    value = format_number(facts.latest.metrics.values[MAIN][task_id])
+    value = format_number(facts.latest.metrics.values[MAIN_METRIC][task_id])
     count = int((labels != MISSING).sum())
-    summary = f"{METRIC_NAMES[MAIN]} {value}; {len(wrong):,} of {count:,} samples wrong"
+    summary = f"{METRIC_LABELS[MAIN_METRIC]} {value}; {len(wrong):,} of {count:,} samples wrong"
     return WorstTask(name=facts.latest.tasks[task_id], summary=summary, mistakes=mistakes)

@@ -1,0 +1,26 @@
+"""Metrics and summaries over tasks: their keys in files, their labels for readers, and the order of both."""
+
+MAIN_METRIC = "balanced_accuracy"  # the one that tasks are ranked by
+
+# every metric of a task, in the order of files and records, with its label
+METRIC_LABELS = {
+    "loss": "loss",
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "precision": "precision",
+    "recall": "recall",
+    "f1": "F1",
+    "auroc": "AUROC",
+    "average_precision": "average precision",
+    "majority_accuracy": "majority accuracy",
+}
+METRICS = tuple(METRIC_LABELS)
+
+# the metrics that are summarised over tasks, in the order in which a reader meets them
+MAIN_METRICS = (MAIN_METRIC, "auroc", "average_precision", "accuracy")
+MAIN_METRIC_LABELS = {name: METRIC_LABELS[name] for name in MAIN_METRICS}
+
+# the summaries of a metric over tasks, with their labels
+SUMMARIES = {"macro": "mean", "median": "median", "p10": "10th percentile", "worst": "worst"}
+SUMMARISED_METRICS = tuple(name for name in METRICS if name in MAIN_METRICS)  # in the order of files
+RANKED_SUMMARIES = tuple(f"{kind}_{metric}" for metric in SUMMARISED_METRICS for kind in SUMMARIES)  # higher is better
