@@ -9,6 +9,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "MaskSpec": "matl_scale.routing.masks",
     "RoutedModel": "matl_scale.models.network",
     "Subnetwork": "matl_scale.routing.subnetwork",
     "TaskRouter": "matl_scale.routing.router",
@@ -18,7 +19,17 @@ _PUBLIC = {
     "Task": "matl_scale.tasks",
     "InputError": "matl_scale.errors",
 }
-__all__ = ["InputError", "Manifest", "RoutedModel", "Subnetwork", "Task", "TaskRouter", "draw_masks", "route"]
+__all__ = [
+    "InputError",
+    "Manifest",
+    "MaskSpec",
+    "RoutedModel",
+    "Subnetwork",
+    "Task",
+    "TaskRouter",
+    "draw_masks",
+    "route",
+]
 
 
 def __getattr__(name: str) -> Any:

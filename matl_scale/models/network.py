@@ -10,8 +10,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from matl_scale.models.backbones import ModelConfig, build_backbone, count_features
 from matl_scale.routing.batch_norm import Statistics
-from matl_scale.routing.masks import EarlierMasks, Strategy
-from matl_scale.routing.surgery import route
+from matl_scale.routing.masks import EarlierMasks, MaskSpec, Strategy
+from matl_scale.routing.surgery import route_by_spec
 from matl_scale.tasks import Task
 
 Execution = Literal["subnetwork", "masked"]
@@ -33,6 +33,10 @@ class RoutingConfig:
     align: int = 1
     """Every task keeps a multiple of so many units of each layer; 8 suits the matrix units of GPUs. The run's config.yaml
     says what sigma came to."""
+
+    def mask_spec(self, num_tasks: int, seed: int) -> MaskSpec:
+        """Returns how the masks of a network with `num_tasks` tasks are drawn."""
+        return MaskSpec(num_tasks=num_tasks, sigma=self.sigma, strategy=self.strategy, align=self.align, seed=seed)
 
 
 class RoutedModel(nn.Module):
@@ -87,16 +91,7 @@ def build_model(
     """
     backbone = build_backbone(model, seed)
     num_features = count_features(backbone, model, image_size)
-    trunk = route(
-        backbone,
-        len(tasks),
-        routing.sigma,
-        strategy=routing.strategy,
-        statistics=routing.statistics,
-        align=routing.align,
-        seed=seed,
-        earlier=earlier,
-    )
+    trunk = route_by_spec(backbone, routing.mask_spec(len(tasks), seed), routing.statistics, earlier)
     network = RoutedModel(trunk, [task.num_classes for task in tasks], num_features)
     for head in network.heads:
         init_head(cast(nn.Linear, head))

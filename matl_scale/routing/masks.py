@@ -1,11 +1,11 @@
-"""Routing masks: strategies that draw which units of a layer each task keeps. Every task keeps the same number.
+"""Routing masks: strategies that draw the units of a layer that each task keeps active. All tasks keep the same number.
 
-Sources: Strezoski, van Noord, Worring, Many Task Learning With Task Routing, ICCV 2019, arXiv 1903.12117. σ is the
-fraction that is kept; the authors' code counts the fraction that is switched off.
+Sources: Strezoski, van Noord, Worring, Many Task Learning With Task Routing, ICCV 2019, arXiv 1903.12117. Here σ is the
+fraction of units that stay active; the authors' code counts the fraction that is switched off.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -17,74 +17,100 @@ Strategy = Literal["random", "partition"]
 
 
 @dataclass(frozen=True, kw_only=True)
+class MaskSpec:
+    """How the masks of a network are drawn. With a layer's name and its number of units it decides that layer's mask.
+
+    Attributes:
+        num_tasks: T.
+        sigma: Sharing ratio: the fraction of units that a task keeps (`random`), or that all tasks have in common
+            (`partition`).
+        strategy: `random` or `partition`.
+        align: The number of units that a task keeps is a multiple of this, unless σ = 1, which keeps all units.
+        seed: The run's seed.
+
+    Raises:
+        InputError: The strategy is unknown, or `sigma` or `num_tasks` is out of range.
+    """
+
+    num_tasks: int
+    sigma: float
+    strategy: Strategy = "random"
+    align: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.strategy not in get_args(Strategy):
+            raise InputError(
+                f"`routing.strategy` should be one of {', '.join(get_args(Strategy))}. Got {self.strategy!r}."
+            )
+        if not (0 < self.sigma <= 1 or (self.sigma == 0 and self.strategy == "partition")):
+            valid = (
+                "from 0 to 1"
+                if self.strategy == "partition"
+                else "above 0 and at most 1: a task needs units of its own or shared ones"
+            )
+            raise InputError(f"`routing.sigma` should be {valid}. Got {self.sigma}.")
+        if self.num_tasks < 1:
+            raise InputError(f"`num_tasks` should be at least 1. Got {self.num_tasks}.")
+
+    def count_active(self, num_units: int) -> int:
+        """Returns how many of a layer's units a task keeps under `random`: σ·C, rounded to a multiple of `align`, at least
+        one multiple."""
+        if self.sigma == 1:
+            return num_units
+        return min(max(1, round(self.sigma * num_units / self.align)), num_units // self.align) * self.align
+
+
+@dataclass(frozen=True, kw_only=True)
 class EarlierMasks:
-    """Masks that tasks bring along from an earlier network.
+    """Masks that tasks keep from an earlier network.
 
     Attributes:
         masks: By the name of the router, bool, shape `(num_earlier_tasks, num_units)`.
-        rows: For each task its row there, or None for one that is new.
-        names: Of the tasks: a new one draws its masks by its own name, so they do not depend on the others.
+        task_ids: For each task of the new network its index in the earlier one, or None for a new task.
+        task_names: The tasks of the new network. A new task's masks are drawn from its name, so that they do not depend
+            on the other tasks.
     """
 
     masks: Mapping[str, torch.Tensor]
-    rows: Sequence[int | None]
-    names: Sequence[str]
+    task_ids: Sequence[int | None]
+    task_names: Sequence[str]
 
 
-def draw_masks(
-    num_tasks: int,
-    num_units: int,
-    sigma: float,
-    *,
-    seed: int,
-    layer: str,
-    strategy: Strategy = "random",
-    align: int = 1,
-) -> torch.Tensor:
-    """Draws the routing mask of one layer, a pure function of its arguments: equal on every rank and device.
+def draw_masks(spec: MaskSpec, num_units: int, layer: str) -> torch.Tensor:
+    """Draws the routing mask of one layer. A pure function of its arguments: the same on every rank and device.
 
     Args:
-        num_tasks: T.
+        spec: How masks are drawn.
         num_units: C.
-        sigma: Sharing ratio: the fraction of units that a task keeps (`random`), or that all tasks have in common
-            (`partition`).
-        seed: The run's seed.
-        layer: The layer's name; another name gives another draw.
-        strategy: `random` or `partition`.
-        align: Every task keeps a multiple of so many units; at σ = 1 all of them all the same.
+        layer: The layer's name; each name gives a draw of its own.
 
     Returns:
-        Bool mask on the CPU, shape `(num_tasks, num_units)`, with the same number of units in every row.
+        Bool mask on the CPU, shape `(num_tasks, num_units)`, with the same number of active units for every task.
 
     Raises:
-        InputError: `sigma` is out of range, or leaves a task without a unit; the layer is narrower than `align`.
+        InputError: σ leaves a task without a unit, or the layer is narrower than `align`.
     """
-    check_sigma(sigma, strategy)
-    if not 1 <= align <= num_units:
+    if not 1 <= spec.align <= num_units:
         raise InputError(
             f"`routing.align` should be from 1 to the number of units of every layer; layer `{layer}` has {num_units}. "
-            f"Got {align}."
+            f"Got {spec.align}."
         )
-    generator = torch.Generator().manual_seed(derive_seed(seed, "masks", layer))
-    if strategy == "random":
-        return draw_random(num_tasks, num_units, count_kept(num_units, sigma, align), generator)
-    num_shared, num_private = split_units(num_tasks, num_units, sigma, align, layer)
-    return draw_partition(num_tasks, num_units, num_shared, num_private, generator)
+    generator = torch.Generator().manual_seed(derive_seed(spec.seed, "masks", layer))
+    if spec.strategy == "random":
+        return draw_random(spec.num_tasks, num_units, spec.count_active(num_units), generator)
+    num_shared, num_private = split_units(spec, num_units, layer)
+    return draw_partition(spec.num_tasks, num_units, num_shared, num_private, generator)
 
 
-def extend_masks(
-    earlier: EarlierMasks, masks: torch.Tensor, sigma: float, *, seed: int, layer: str, strategy: Strategy, align: int
-) -> torch.Tensor:
-    """Draws the masks of new tasks beside those of an earlier network.
+def extend_masks(spec: MaskSpec, earlier: EarlierMasks, masks: torch.Tensor, layer: str) -> torch.Tensor:
+    """Keeps the masks of earlier tasks in one layer and draws those of new tasks beside them.
 
     Args:
+        spec: How masks are drawn. The strategy has to be `random` if a task is new.
         earlier: Which tasks are new.
-        masks: Of the earlier network, shape `(num_earlier_tasks, num_units)`.
-        sigma: As in `draw_masks`, like all that follow.
-        seed: The run's seed.
+        masks: The layer's mask in the earlier network, shape `(num_earlier_tasks, num_units)`.
         layer: The layer's name.
-        strategy: Has to be `random` if a task is new.
-        align: Every task keeps a multiple of so many units.
 
     Returns:
         Shape `(num_tasks, num_units)`.
@@ -92,63 +118,41 @@ def extend_masks(
     Raises:
         InputError: The earlier tasks keep another number of units, or all units belong to them.
     """
-    num_units = masks.shape[1]
-    if None in earlier.rows:
-        if strategy != "random":
+    num_units, num_active = masks.shape[1], int(masks[0].sum())
+    if None in earlier.task_ids:
+        if spec.strategy != "random":
             raise InputError(
                 "`routing.strategy` = partition splits all units between the tasks, so there are none left for new ones. Add "
                 "tasks to a network with the strategy random, or train anew."
             )
-        if int(masks[0].sum()) != count_kept(num_units, sigma, align):
+        if num_active != spec.count_active(num_units):
             raise InputError(
-                f"`routing.sigma` and `routing.align` should be those of the network to start from: its tasks keep "
-                f"{int(masks[0].sum())} of the {num_units} units of layer `{layer}`, not {count_kept(num_units, sigma, align)}."
+                "`routing.sigma` and `routing.align` should be those of the network to start from: its tasks keep "
+                f"{num_active} of the {num_units} units of layer `{layer}`, not {spec.count_active(num_units)}."
             )
+    one_task = replace(spec, num_tasks=1)
     return torch.cat(
         [
-            draw_masks(1, num_units, sigma, seed=seed, layer=f"{layer}\0{name}", strategy=strategy, align=align)
-            if row is None
-            else masks[row : row + 1]
-            for row, name in zip(earlier.rows, earlier.names, strict=True)
+            draw_masks(one_task, num_units, f"{layer}\0{name}") if task_id is None else masks[task_id : task_id + 1]
+            for task_id, name in zip(earlier.task_ids, earlier.task_names, strict=True)
         ]
     )
 
 
-def check_sigma(sigma: float, strategy: str) -> None:
-    """Raises `InputError` for an unknown strategy or a σ that it cannot use."""
-    if strategy not in get_args(Strategy):
-        raise InputError(f"`routing.strategy` should be one of {', '.join(get_args(Strategy))}. Got {strategy!r}.")
-    lowest = 0.0 if strategy == "partition" else None
-    if not (0 < sigma <= 1 or sigma == lowest):
-        valid = (
-            "from 0 to 1"
-            if strategy == "partition"
-            else "above 0 and at most 1: a task needs units of its own or shared ones"
-        )
-        raise InputError(f"`routing.sigma` should be {valid}. Got {sigma}.")
+def draw_random(num_tasks: int, num_units: int, num_active: int, generator: torch.Generator) -> torch.Tensor:
+    """Draws a uniformly random subset of units per task, as the authors do, then puts idle units to use.
 
-
-def count_kept(num_units: int, sigma: float, align: int = 1) -> int:
-    """Returns how many of `num_units` units a task keeps: σ·C, rounded to a multiple of `align`, at least one multiple."""
-    if sigma == 1:
-        return num_units
-    return min(max(1, round(sigma * num_units / align)), num_units // align) * align
-
-
-def draw_random(num_tasks: int, num_units: int, num_kept: int, generator: torch.Generator) -> torch.Tensor:
-    """Draws a uniformly random subset per task, as the authors do, then lets no unit idle where the tasks suffice.
-
-    Independent draws leave (1 − σ)^T of the units to no task. Each such unit takes the place of one that at least two
-    tasks keep, in one of these tasks; so every unit serves a task wherever T·k ≥ C.
+    Independent draws leave a fraction (1 − σ)^T of the units to no task. Each idle unit replaces, in one task, a unit that
+    at least two tasks keep. So every unit serves a task wherever T·k ≥ C.
     """
     order = torch.rand(num_tasks, num_units, generator=generator).argsort(dim=1)
     masks = torch.zeros(num_tasks, num_units, dtype=torch.bool)
-    masks.scatter_(1, order[:, :num_kept], torch.ones_like(order[:, :num_kept], dtype=torch.bool))
+    masks.scatter_(1, order[:, :num_active], torch.ones_like(order[:, :num_active], dtype=torch.bool))
     uses = masks.sum(dim=0)
     for unit in torch.nonzero(uses == 0).flatten().tolist():
         spare = torch.nonzero(masks & (uses >= 2))
         if not len(spare):
-            break  # fewer than C places in all
+            break  # T·k < C: some units have to stay idle
         task, given_up = spare[torch.randint(len(spare), (1,), generator=generator)].flatten().tolist()
         masks[task, given_up], masks[task, unit] = False, True
         uses[given_up] -= 1
@@ -156,27 +160,27 @@ def draw_random(num_tasks: int, num_units: int, num_kept: int, generator: torch.
     return masks
 
 
-def split_units(num_tasks: int, num_units: int, sigma: float, align: int, layer: str) -> tuple[int, int]:
-    """Returns how many units all tasks share and how many each has for itself.
+def split_units(spec: MaskSpec, num_units: int, layer: str) -> tuple[int, int]:
+    """Returns how many units all tasks share, and how many each task has to itself.
 
-    Units that cannot be split evenly join the shared ones, so that every task keeps as many and no unit idles; at σ = 0,
-    where nothing may be shared, they idle.
+    Units that cannot be split evenly become shared, so that every task keeps the same number and no unit is idle. At
+    σ = 0, where nothing may be shared, they stay idle.
 
     Raises:
-        InputError: The units do not suffice.
+        InputError: There are too few units.
     """
-    wanted = round(sigma * num_units)
-    num_private = (num_units - wanted) // num_tasks
+    wanted = round(spec.sigma * num_units)
     if wanted == num_units:
         return num_units, 0
-    for private in range(num_private, 0, -1):
-        num_shared = num_units - num_tasks * private if sigma > 0 else 0
-        if (num_shared + private) % align == 0:
-            return num_shared, private
-    multiple = f" so that each keeps a multiple of `routing.align` = {align}" if align > 1 else ""
+    for num_private in range((num_units - wanted) // spec.num_tasks, 0, -1):
+        num_shared = num_units - spec.num_tasks * num_private if spec.sigma > 0 else 0
+        if (num_shared + num_private) % spec.align == 0:
+            return num_shared, num_private
+    multiple = f" so that each keeps a multiple of `routing.align` = {spec.align}" if spec.align > 1 else ""
     raise InputError(
         f"`routing.strategy` = partition: layer `{layer}` has {num_units} units, {wanted} of them shared at "
-        f"`routing.sigma` = {sigma}; the other {num_units - wanted} cannot be split between {num_tasks} tasks{multiple}. "
+        f"`routing.sigma` = {spec.sigma}; the other {num_units - wanted} cannot be split between {spec.num_tasks} "
+        f"tasks{multiple}. "
         "Take a wider network, fewer tasks, sigma = 1, or the strategy `random`."
     )
 
@@ -184,7 +188,7 @@ def split_units(num_tasks: int, num_units: int, sigma: float, align: int, layer:
 def draw_partition(
     num_tasks: int, num_units: int, num_shared: int, num_private: int, generator: torch.Generator
 ) -> torch.Tensor:
-    """Draws the units that all tasks share, and splits the rest between the tasks without overlap.
+    """Draws the units that all tasks share, and splits the others between the tasks without overlap.
 
     σ = 0 gives each task a network of its own, σ = 1 is hard sharing.
     """

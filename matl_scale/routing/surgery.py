@@ -14,7 +14,7 @@ from matl_scale.errors import InputError
 from matl_scale.routing.batch_norm import Statistics, TaskBatchNorm2d
 from matl_scale.routing.channels import trace_channels
 from matl_scale.routing.layer_norms import TaskGroupNorm, TaskLayerNorm
-from matl_scale.routing.masks import EarlierMasks, Strategy, check_sigma, draw_masks, extend_masks
+from matl_scale.routing.masks import EarlierMasks, MaskSpec, Strategy, draw_masks, extend_masks
 from matl_scale.routing.router import TaskRouter
 from matl_scale.routing.units import ChannelMap, kept_places
 from matl_scale.vision import StochasticDepth
@@ -55,13 +55,17 @@ def route(
     Raises:
         InputError: The backbone cannot be traced or followed (names the module), or σ leaves a layer without units.
     """
-    check_sigma(sigma, strategy)
-    if num_tasks < 1:
-        raise InputError(f"`num_tasks` should be at least 1. Got {num_tasks}.")
+    spec = MaskSpec(num_tasks=num_tasks, sigma=sigma, strategy=strategy, align=align, seed=seed)
+    return route_by_spec(backbone, spec, statistics, earlier)
+
+
+def route_by_spec(
+    backbone: nn.Module, spec: MaskSpec, statistics: Statistics, earlier: EarlierMasks | None = None
+) -> fx.GraphModule:
+    """Does what `route()` does, with masks drawn by `spec`."""
     routed = trace(backbone)
     channels = trace_channels(routed)
-    masks = draw_stream_masks(channels, num_tasks, sigma, strategy, align, seed, earlier)
-    insert_routers(routed, channels, masks, statistics)
+    insert_routers(routed, channels, draw_stream_masks(channels, spec, earlier), statistics)
     return routed
 
 
@@ -100,30 +104,22 @@ def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def draw_stream_masks(
-    channels: ChannelMap,
-    num_tasks: int,
-    sigma: float,
-    strategy: Strategy,
-    align: int,
-    seed: int,
-    earlier: EarlierMasks | None,
-) -> dict[int, torch.Tensor]:
-    """Draws each stream's mask. Returns the column of every unit: bool, shape `(num_tasks,)`."""
+def draw_stream_masks(channels: ChannelMap, spec: MaskSpec, earlier: EarlierMasks | None) -> dict[int, torch.Tensor]:
+    """Draws each stream's mask. Returns the mask column of every unit: bool, shape `(num_tasks,)`."""
     columns: dict[int, torch.Tensor] = {}
     before = earlier_columns(channels, earlier) if earlier else {}
     for stream in channels.streams:
         num_units = len(stream.units)
-        if strategy == "random" and align == 1 and round(sigma * num_units) == 0:
+        if spec.strategy == "random" and spec.align == 1 and round(spec.sigma * num_units) == 0:
             raise InputError(
-                f"`routing.sigma` = {sigma} keeps no unit of layer `{stream.name}`, which has {num_units}. "
+                f"`routing.sigma` = {spec.sigma} keeps no unit of layer `{stream.name}`, which has {num_units}. "
                 f"It should be at least {1 / num_units:.3g}, or the network wider (`model.width`)."
             )
         if earlier:
             saved = torch.stack([before[unit] for unit in stream.units.tolist()], dim=1)
-            mask = extend_masks(earlier, saved, sigma, seed=seed, layer=stream.name, strategy=strategy, align=align)
+            mask = extend_masks(spec, earlier, saved, stream.name)
         else:
-            mask = draw_masks(num_tasks, num_units, sigma, seed=seed, layer=stream.name, strategy=strategy, align=align)
+            mask = draw_masks(spec, num_units, stream.name)
         columns.update(zip(stream.units.tolist(), mask.unbind(dim=1), strict=True))
     return columns
 

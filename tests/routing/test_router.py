@@ -4,11 +4,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from matl_scale import TaskRouter, draw_masks
+from matl_scale import MaskSpec, TaskRouter, draw_masks
 
 
 def build(num_tasks: int = 5, num_channels: int = 8) -> TaskRouter:
-    return TaskRouter(draw_masks(num_tasks, num_channels, 0.5, seed=0, layer="x"))
+    return TaskRouter(draw_masks(MaskSpec(num_tasks=num_tasks, sigma=0.5), num_channels, "x"))
 
 
 def test_units_that_are_off_are_zero_and_get_zero_gradient_before_silu() -> None:

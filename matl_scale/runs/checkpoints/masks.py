@@ -47,7 +47,7 @@ def earlier_masks(start: CheckpointInfo, state: dict[str, Any], names: Sequence[
         for name, value in state["model"].items()
         if name.startswith(MASK_PREFIX) and name.endswith(MASK_SUFFIX)
     }
-    return EarlierMasks(masks=masks, rows=rows_of(start, names), names=names)
+    return EarlierMasks(masks=masks, task_ids=rows_of(start, names), task_names=names)
 
 
 def own_masks(checkpoint: CheckpointInfo, state: dict[str, Any], names: Sequence[str]) -> EarlierMasks | None:
