@@ -12,7 +12,7 @@ from multiprocessing.connection import wait as wait_for_handles
 from typing import Any, Protocol, TypeVar
 
 from matl_scale.errors import InputError
-from matl_scale.progress import Meter
+from matl_scale.progress import ItemProgress
 
 POLL_S = 0.2
 Result = TypeVar("Result", covariant=True)
@@ -47,19 +47,19 @@ def run_jobs(work: Work[Result], jobs: Sequence[int], workers: int, total: int, 
     Raises:
         InputError: A worker was killed.
     """
-    with Meter(total, unit) as meter:
+    with ItemProgress(total, unit) as progress:
         if workers == 1 or len(jobs) <= 1:
-            yield from run_here(work, jobs, meter)
+            yield from run_here(work, jobs, progress)
         else:
-            yield from run_in_workers(work, jobs, min(workers, len(jobs)), meter)
+            yield from run_in_workers(work, jobs, min(workers, len(jobs)), progress)
 
 
-def run_here(work: Work[Result], jobs: Sequence[int], meter: Meter) -> Iterator[Result]:
+def run_here(work: Work[Result], jobs: Sequence[int], progress: ItemProgress) -> Iterator[Result]:
     for job in jobs:
-        yield work(job, lambda items: meter.update(meter.done + items))
+        yield work(job, lambda items: progress.update(progress.done + items))
 
 
-def run_in_workers(work: Work[Result], jobs: Sequence[int], workers: int, meter: Meter) -> Iterator[Result]:
+def run_in_workers(work: Work[Result], jobs: Sequence[int], workers: int, progress: ItemProgress) -> Iterator[Result]:
     context = multiprocessing.get_context("forkserver")
     done = context.Value("q", 0)
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(work, done))
@@ -67,7 +67,7 @@ def run_in_workers(work: Work[Result], jobs: Sequence[int], workers: int, meter:
         pending: set[Future[Result]] = {pool.submit(_run_job, job) for job in jobs}
         while pending:
             finished, pending = wait(pending, timeout=POLL_S, return_when=FIRST_COMPLETED)
-            meter.update(done.value)
+            progress.update(done.value)
             for future in finished:
                 yield future.result()
     except BrokenProcessPool as error:

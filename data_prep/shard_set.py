@@ -59,7 +59,9 @@ def write_shard_set(
                 out.remove(WORK)  # a call that was killed just before its end
             print(f"{out} is complete: there is nothing to do", file=sys.stderr)
             return existing
-        with plan_lock(out):
+        with (out / WORK).lock(
+            ".lock-plan", wait=True
+        ):  # the parts of an array job share the plan that the first of them makes
             plan = settle_plan(out, scratch, spooled, dataset, existing, options)
         number, count = options.partition or (1, 1)
         jobs = range(len(plan.shards))[number - 1 :: count]
@@ -189,12 +191,6 @@ def clear_scratch(work: Path) -> None:
         store.remove(path.name)
 
 
-def plan_lock(out: Store) -> contextlib.AbstractContextManager[None]:
-    """Lets the parts of an array job make their plan one after the other: the first one's serves all."""
-    nothing: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
-    return nothing if out.local is None else lock_folder(out.local / WORK, ".lock-plan", wait=True)
-
-
 def settle_plan(
     out: Store, scratch: Path, spooled: Spooled, dataset: Dataset, existing: Manifest | None, options: Options
 ) -> Plan:
@@ -228,7 +224,7 @@ def settle_plan(
         plan = replace(plan, folder=folder)
     if (scratch / DROPPED_FILE).exists():
         sync_file(scratch / DROPPED_FILE)
-        out.take(scratch / DROPPED_FILE, f"{WORK}/{DROPPED_FILE}")
+        out.publish(scratch / DROPPED_FILE, f"{WORK}/{DROPPED_FILE}")
     out.write(f"{WORK}/{PLAN_FILE}", lambda path: write_plan(plan, path))
     return plan
 

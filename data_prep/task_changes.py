@@ -220,7 +220,7 @@ def write_columns(
             start += len(piece)
     check_classes_in_train(by_split, tasks)
     sync_file(scratch / name)
-    manifest.root.take(scratch / name, name)
+    manifest.root.publish(scratch / name, name)
     counts = [np.sum([sums[i] for sums in by_split.values()], axis=0) for i in range(len(tasks))]
     return [(name, column_name(task.name)) for task in tasks], counts
 

@@ -73,7 +73,7 @@ def close_set(out: Store, plan: Plan, existing: Manifest | None, scratch: Path) 
     pq.write_table(tasks_table(plan.tasks, places, counts, num_samples), scratch / names["tasks"], compression="zstd")
     for name in names.values():
         sync_file(scratch / name)
-        out.take(scratch / name, name)
+        out.publish(scratch / name, name)
     write_lists(out, records)
     splits = ", ".join(dict.fromkeys(shard.split for shard in plan.shards))
     append_version(
@@ -211,7 +211,7 @@ def read_csv(out: Store, name: str) -> list[list[str]]:
 def write_csv(out: Store, name: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    out.write(name, lambda path: path.write_text(text.getvalue(), encoding="utf-8", errors="surrogateescape"))
+    out.write_bytes(name, text.getvalue().encode("utf-8", "surrogateescape"))
 
 
 def report_duplicates(manifest: Manifest) -> str | None:

@@ -79,7 +79,7 @@ class ShardWork:
             record["bytes"] = tar.size
             out.remove(record_name(shard.file))
             if blocks:
-                out.take(path, shard.file)
+                out.publish(path, shard.file)
             write_record(out, shard, record, blocks)
             return ShardOutcome(file=shard.file, kept=False, bad=bad)
         except OSError as error:

@@ -18,7 +18,7 @@ from matl_scale.device import Precision, autocast, choose_device
 from matl_scale.errors import InputError, check_writable, shortened
 from matl_scale.models.network import RoutedModel
 from matl_scale.models.predictor import Predictor
-from matl_scale.progress import Meter
+from matl_scale.progress import ItemProgress
 from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo
 from matl_scale.runs.checkpoints.network import open_network, restore_network, tasks_of
 from matl_scale.storage.files import write_atomic
@@ -43,24 +43,24 @@ def predict(options: argparse.Namespace) -> list[tuple[str, str]]:
     precision: Precision = "fp32" if device.type == "cpu" else checkpoint.config["train"]["precision"]
     model = restore_network(checkpoint, device)
     batches = load_unlabelled(images, options.batch_size, checkpoint.image_size, options.workers)
-    meter = Meter(sum(len(names) for names, _ in images.names()), "images")
+    progress = ItemProgress(sum(len(names) for names, _ in images.names()), "images")
     damaged: list[tuple[str, str]] = []
 
     def write(partial: Path) -> None:
         tasks = [tasks_of(checkpoint)[task_id] for task_id in task_ids]
         about = {"run": str(options.run), "step": checkpoint.step, "sha256": checkpoint.sha256}
         schema = build_schema(tasks, about)
-        with meter, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+        with progress, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
             for batch, probabilities in answer(model, checkpoint, batches, task_ids, precision):
                 if batch.names:
                     values = [part.numpy() for part in probabilities]
                     writer.write_table(build_rows(batch.names, tasks, values, schema))
                 damaged.extend(batch.damaged)
-                meter.update(meter.done + len(batch.names) + len(batch.damaged))
+                progress.update(progress.done + len(batch.names) + len(batch.damaged))
 
     write_atomic(options.out, write)
     skipped_file(options.out).unlink(missing_ok=True)  # of an earlier call
-    print(f"{options.out}: {meter.done - len(damaged):,} images × {len(task_ids)} tasks, step {checkpoint.step}")
+    print(f"{options.out}: {progress.done - len(damaged):,} images × {len(task_ids)} tasks, step {checkpoint.step}")
     if damaged:
         list_damaged(options.out, damaged)
     return damaged

@@ -1,1 +1,1 @@
-"""Files that appear whole, locks, and stores behind URLs. Knows nothing of what is stored."""
+"""Local and remote files that appear whole or not at all, and locks. Knows nothing about what is stored."""

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: written under another name, synced to disk, then renamed."""
+"""Files that appear whole or not at all: written under a temporary name, synced to disk, then renamed."""
 
 import hashlib
 import json
@@ -35,18 +35,19 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     sync_folder(path.parent)
 
 
+def as_json(content: Any) -> str:
+    """Returns `content` as JSON with sorted keys, so that equal content gives equal text."""
+    return json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+
 def write_json(path: Path, content: Any) -> None:
-    """Writes `content` as JSON, atomically, with sorted keys so that equal content gives equal bytes."""
-    write_text(path, json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
+    """Writes `content` as JSON, atomically; equal content gives equal bytes."""
+    write_text(path, as_json(content))
 
 
 def write_text(path: Path, text: str) -> None:
     """Writes a text file atomically."""
-
-    def write(partial: Path) -> None:
-        partial.write_text(text, encoding="utf-8")
-
-    write_atomic(path, write)
+    write_atomic(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def hash_text(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Locks on folders, which end with the process that holds them."""
+"""Locks on folders. The operating system releases a lock when the process that holds it ends, however it ends."""
 
 import contextlib
 import fcntl
@@ -14,7 +14,7 @@ _held_locks: set[TextIO] = set()
 
 
 def _leave_locks_to_the_parent() -> None:
-    """Closes lock files in a forked child, which would hold the locks beyond its parent's end."""
+    """Closes the lock files in a forked child, which would otherwise hold the locks after its parent has ended."""
     while _held_locks:
         _held_locks.pop().close()
 
@@ -24,22 +24,22 @@ os.register_at_fork(after_in_child=_leave_locks_to_the_parent)
 
 @contextlib.contextmanager
 def lock_folder(folder: Path, name: str = ".lock", wait: bool = False, shared: bool = False) -> Iterator[None]:
-    """Holds a lock on a folder, which the system releases when this process ends in whatever way.
+    """Holds a lock on a folder.
 
     Args:
-        folder: What is locked.
-        name: Of the lock's file in it.
-        wait: Whether to wait for another process that holds it.
-        shared: Whether others that share it may hold it at the same time.
+        folder: The folder.
+        name: Name of the lock file in it.
+        wait: Whether to wait while another process holds the lock.
+        shared: Whether other processes may share the lock.
 
     Raises:
-        InputError: Another process holds it, and `wait` is false.
+        InputError: Another process holds the lock and `wait` is false, or the file system has no locks.
     """
     while True:
         with (folder / name).open("a+", encoding="utf-8") as file:
-            take_lock(file, folder, wait, shared)
+            acquire(file, folder, wait, shared)
             if not is_at(file, folder / name):
-                continue  # whoever held it has removed it
+                continue  # the process that held the lock has removed the file
             file.truncate(0)
             file.write(describe_process())
             file.flush()
@@ -52,12 +52,13 @@ def lock_folder(folder: Path, name: str = ".lock", wait: bool = False, shared: b
 
 
 def describe_process() -> str:
-    """Returns what others are told of this process when they meet its lock."""
+    """Returns how this process is named to others that find its lock."""
     job = os.environ.get("SLURM_JOB_ID")
     return f"{os.getpid()} on {socket.gethostname()}" + (f" (Slurm job {job})" if job else "")
 
 
-def take_lock(file: TextIO, folder: Path, wait: bool, shared: bool) -> None:
+def acquire(file: TextIO, folder: Path, wait: bool, shared: bool) -> None:
+    """Acquires the lock of an open lock file; the errors are those of `lock_folder`."""
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError as error:
@@ -70,9 +71,8 @@ def take_lock(file: TextIO, folder: Path, wait: bool, shared: bool) -> None:
 
 
 def is_at(file: TextIO, path: Path) -> bool:
-    """Returns whether an open file is still the one at a path."""
+    """Returns whether `path` still leads to an open file."""
     try:
-        found, mine = path.stat(), os.fstat(file.fileno())
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
     except FileNotFoundError:
         return False
-    return (found.st_dev, found.st_ino) == (mine.st_dev, mine.st_ino)

@@ -1,54 +1,54 @@
-"""A folder of files, local or behind an fsspec URL (`s3://`, `gs://`, `memory://`, …). Nothing here runs a command.
+"""A folder of files, local or behind an fsspec URL (`s3://`, `gs://`, `memory://`, …), read and written by name.
 
-Local folders are used directly, with files that appear whole or not at all. Object stores have that by nature.
+A file appears whole or not at all: object stores guarantee that, and local files are synced and then renamed. Nothing here
+runs a command.
 """
 
+import contextlib
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+import fsspec
+from fsspec.implementations.dirfs import DirFileSystem
+from fsspec.implementations.local import LocalFileSystem
+
 from matl_scale.errors import InputError
 from matl_scale.storage.files import file_sha256, sync_folder, write_atomic
+from matl_scale.storage.locks import lock_folder
 
 
 class Store:
-    """Where files are, by name.
+    """Files by their names in a folder.
 
     Args:
-        place: A path or a URL that fsspec knows.
+        location: The folder's path, or a URL that fsspec knows.
 
     Raises:
         InputError: fsspec does not know the protocol, or its package is not installed.
     """
 
-    def __init__(self, place: "str | Path | Store") -> None:
-        self.url = str(place).rstrip("/") or "/"
+    def __init__(self, location: "str | Path | Store") -> None:
+        self.url = str(location).rstrip("/") or "/"
+        self._opened: tuple[int, Any] | None = None
         self.local: Path | None = None
-        self._fs: tuple[int, Any] | None = None
         if "://" not in self.url:
             self.local = Path(self.url)
-        elif "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,)):
-            self.local = Path(self.path)
+        elif isinstance(self.fs.fs, LocalFileSystem):
+            self.local = Path(self.fs.path)
 
     @property
     def fs(self) -> Any:
-        """fsspec's file system, opened anew in a forked process: those with an event loop do not survive a fork."""
-        import fsspec
-
-        if self._fs is None or self._fs[0] != os.getpid():
-            try:
-                fs, self.path = fsspec.core.url_to_fs(self.url)
-            except (ValueError, ImportError, OSError) as error:
-                raise InputError(f"{self.url} cannot be opened: {error}.") from error
-            self._fs = (os.getpid(), fs)
-        return self._fs[1]
+        """The folder as a file system of its own. A forked process opens a new one: event loops do not survive a fork."""
+        if self._opened is None or self._opened[0] != os.getpid():
+            self._opened = (os.getpid(), open_folder(self.url))
+        return self._opened[1]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_fs": None}
+        return {**self.__dict__, "_opened": None}
 
     def __str__(self) -> str:
         return self.url
@@ -56,81 +56,65 @@ class Store:
     def __truediv__(self, name: str) -> "Store":
         return Store(f"{self.url}/{name}")
 
-    @contextmanager
+    @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
-        """Turns what file systems of fsspec raise, which has no common class, into an `InputError`."""
+        """Turns the errors of remote file systems, which have no common class, into an `InputError`."""
         try:
             yield
         except Exception as error:
+            if self.local is not None and isinstance(error, OSError):
+                raise
             text = " ".join(str(error).split())[:300]
             raise InputError(f"{self.url} cannot be used: {type(error).__name__}: {text}.") from error
 
-    def _path(self, name: str) -> str:
-        return str(self.local / name) if self.local is not None else f"{self.path}/{name}"
-
     def exists(self, name: str) -> bool:
         """Returns whether there is a file of that name."""
-        if self.local is not None:
-            return (self.local / name).is_file()
         with self._errors():
-            return bool(self.fs.isfile(self._path(name)))
+            return bool(self.fs.isfile(name))
 
     def size(self, name: str) -> int:
         """Returns a file's size in bytes."""
-        if self.local is not None:
-            return (self.local / name).stat().st_size
         with self._errors():
-            return int(self.fs.size(self._path(name)))
+            return int(self.fs.size(name))
 
     def names(self) -> list[str]:
-        """Returns the names of the entries of the folder, sorted; none if it is missing."""
-        if self.local is not None:
-            return sorted(entry.name for entry in self.local.iterdir()) if self.local.is_dir() else []
+        """Returns the names of the folder's entries, sorted; an empty list if there is no folder."""
         with self._errors():
             try:
-                entries = self.fs.ls(self.path, detail=False)
+                return sorted(filter(None, (str(entry).rstrip("/") for entry in self.fs.ls("", detail=False))))
             except FileNotFoundError:
                 return []
-        return sorted(str(entry).rstrip("/").rpartition("/")[2] for entry in entries)
 
     def open(self, name: str) -> BinaryIO:
         """Opens a file for reading."""
-        if self.local is not None:
-            return self.local_file(name).open("rb")
         with self._errors():
-            return cast(BinaryIO, self.fs.open(self._path(name)))
+            return cast(BinaryIO, self.fs.open(name))
 
     def read(self, name: str) -> bytes:
         """Returns a file's content."""
-        with self.open(name) as file:
-            return file.read()
+        with self._errors():
+            return bytes(self.fs.cat_file(name))
 
-    def read_whole(self, names: Sequence[str]) -> list[bytes | Exception]:
-        """Reads files of a remote store, concurrently where its file system can; failed ones are exceptions."""
-        return self.read_ranges(names, [0] * len(names), [None] * len(names))
-
-    def read_ranges(
-        self, names: Sequence[str], starts: Sequence[int], ends: Sequence[int | None]
-    ) -> list[bytes | Exception]:
-        """Reads parts of files of a remote store, concurrently where its file system can; failed ones are exceptions."""
-        paths = [self._path(name) for name in names]
-        return list(self.fs.cat_ranges(paths, list(starts), list(ends), on_error="return"))
+    def read_all(self, names: Sequence[str]) -> list[bytes | Exception]:
+        """Reads many small files, concurrently if the file system can; those that cannot be read are exceptions."""
+        count = len(names)
+        return list(self.fs.cat_ranges(list(names), [0] * count, [None] * count, on_error="return"))
 
     def local_file(self, name: str) -> Path:
-        """Returns the path of a file of a local folder."""
+        """Returns the path of a file in a local folder."""
         assert self.local is not None
         return self.local / name
 
-    @contextmanager
+    @contextlib.contextmanager
     def fetched(self, name: str) -> Iterator[Path]:
-        """Gives a file as a local path; a remote one is copied for as long as the context lasts."""
+        """Provides a file under a local path; a remote file is copied for the duration of the context."""
         if self.local is not None:
             yield self.local / name
             return
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / Path(name).name
             with self._errors():
-                self.fs.get_file(self._path(name), str(path))
+                self.fs.get_file(name, str(path))
             yield path
 
     def sha256(self, name: str) -> str:
@@ -139,34 +123,53 @@ class Store:
             return file_sha256(path)
 
     def write(self, name: str, write: Callable[[Path], object]) -> None:
-        """Writes a file that appears whole or not at all, by calling `write` with a local path."""
+        """Calls `write` with a temporary local path and publishes the result under `name`."""
         if self.local is not None:
-            (self.local / name).parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(self.local / name, write)
+            path = self.local / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, write)
             return
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / Path(name).name
             write(path)
-            with self._errors():
-                self.fs.put_file(str(path), self._path(name))
+            self.publish(path, name)
 
-    def take(self, path: Path, name: str) -> None:
-        """Moves a local file, complete and synced under a temporary name, to its place; beside local folders it is a rename."""
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Writes a file with this content."""
+        self.write(name, lambda path: path.write_bytes(data))
+
+    def publish(self, path: Path, name: str) -> None:
+        """Moves a local file that is complete and synced to its final name; a rename if the folder is local."""
         if self.local is not None:
             os.replace(path, self.local / name)
             sync_folder((self.local / name).parent)
             return
         with self._errors():
-            self.fs.put_file(str(path), self._path(name))
+            self.fs.put_file(str(path), name)
         path.unlink()
 
     def remove(self, name: str) -> None:
-        """Removes a file, or a folder with all it holds, if it is there."""
+        """Removes a file, or a folder with its content, if it exists."""
         if self.local is None:
             with self._errors():
-                if self.fs.exists(self._path(name)):
-                    self.fs.rm(self._path(name), recursive=True)
-        elif (self.local / name).is_dir():
+                if self.fs.exists(name):
+                    self.fs.rm(name, recursive=True)
+        elif (self.local / name).is_dir():  # fsspec does not remove links that lead nowhere
             shutil.rmtree(self.local / name)
         else:
             (self.local / name).unlink(missing_ok=True)
+
+    def lock(self, name: str = ".lock", *, wait: bool = False) -> contextlib.AbstractContextManager[None]:
+        """Locks a local folder (see `lock_folder`); remote stores have no locks."""
+        return lock_folder(self.local, name, wait) if self.local is not None else contextlib.nullcontext()
+
+
+def open_folder(url: str) -> DirFileSystem:
+    """Opens a folder as a file system in which paths are relative to it."""
+    if "://" not in url:
+        return DirFileSystem(str(Path(url).absolute()), LocalFileSystem())
+    try:
+        fs, path = fsspec.core.url_to_fs(url)
+    except (ValueError, ImportError, OSError) as error:
+        raise InputError(f"{url} cannot be opened: {error}.") from error
+    return DirFileSystem(path, fs)

@@ -49,7 +49,7 @@ class FolderImages:
             return
         for start in range(0, len(names), REMOTE_BATCH):
             part = names[start : start + REMOTE_BATCH]
-            for name, data in zip(part, store.read_whole(part), strict=True):
+            for name, data in zip(part, store.read_all(part), strict=True):
                 if isinstance(data, bytes):
                     yield data
                 elif isinstance(data, FileNotFoundError):
@@ -84,11 +84,8 @@ def list_files(store: Store) -> Iterator[str]:
     if store.local is not None:
         yield from list_local(store.local, "")
         return
-    root = store.path.rstrip("/")
-    names = (str(path)[len(root) :].lstrip("/") for path in store.fs.find(root))
-    yield from sorted(
-        (name for name in names if not name.startswith(".") and "/." not in name), key=lambda name: name.split("/")
-    )
+    paths = [str(path).split("/") for path in store.fs.find("")]
+    yield from ("/".join(path) for path in sorted(paths) if not any(part.startswith(".") for part in path))
 
 
 def list_local(root: Path, below: str) -> Iterator[str]:

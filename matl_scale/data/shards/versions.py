@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matl_scale.errors import InputError
-from matl_scale.storage.files import hash_text, write_json
+from matl_scale.storage.files import as_json, hash_text
 from matl_scale.storage.store import Store
 
 FORMAT = "matl_scale shard set"
@@ -46,10 +46,7 @@ def append_version(
         "labels": [dict(file) for file in labels],
     }
     content = {"format": FORMAT, "format_version": FORMAT_VERSION, "versions": [*map(dict, entries), entry]}
-    if root.local is not None:
-        write_json(root.local / MANIFEST_FILE, content)
-    else:
-        root.write(MANIFEST_FILE, lambda path: write_json(path, content))
+    root.write_bytes(MANIFEST_FILE, as_json(content).encode())
 
 
 def version_id(tables: Mapping[str, Mapping[str, str]], labels: Sequence[Mapping[str, str]]) -> str:
