@@ -4,12 +4,28 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from matl_scale.errors import InputError, RunError, explain_os_error
 
 INTERRUPTED = 130  # as a shell reports a command that Ctrl-C ended
 OTHER_RANKS_WAIT_S = 40  # longer than Slurm gives a node whose launcher ignores that it is to end
+
+
+def program_name(command: str) -> str:
+    """Returns what the user typed to start a command, for its usage text and its error lines.
+
+    Args:
+        command: The installed command, as `matl-train`.
+
+    Returns:
+        `train.py` where the script of that name in launch/ was started, and otherwise the installed command, which also
+        stands for `python -m matl_scale.commands.train`.
+    """
+    started = Path(sys.argv[0])
+    is_script = started.name == f"{command.removeprefix('matl-')}.py" and started.parent.name != "commands"
+    return started.name if is_script else command
 
 
 def run_command(

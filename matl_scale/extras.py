@@ -5,16 +5,19 @@ from importlib.util import find_spec
 from matl_scale.errors import InputError
 
 
-def require(extra: str, *modules: str) -> None:
+def require(extra: str, *modules: str, purpose: str) -> None:
     """Checks that the packages of an extra are installed, before they are imported.
 
     Args:
         extra: The extra of this distribution that brings them, as `report`.
         modules: Top-level modules, as `plotly`.
+        purpose: What needs them, as the beginning of a sentence.
 
     Raises:
         InputError: One is missing.
     """
-    for module in modules:
-        if find_spec(module) is None:
-            raise InputError(f"This needs the package `{module}`. Install it with: pip install 'matl-scale[{extra}]'")
+    missing = [f"`{module}`" for module in modules if find_spec(module) is None]
+    if missing:
+        raise InputError(
+            f"{purpose} needs {', '.join(missing)}, not installed here. Install with: pip install 'matl-scale[{extra}]'"
+        )

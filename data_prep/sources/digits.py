@@ -9,6 +9,7 @@ import numpy as np
 
 from data_prep.dataset import Dataset, from_arrays
 from matl_scale.data.images.sources import ArrayImages
+from matl_scale.extras import require
 from matl_scale.tasks import Task
 
 SUBSETS = [subset for size in (1, 2, 3) for subset in combinations(range(10), size)]
@@ -16,6 +17,7 @@ SUBSETS = [subset for size in (1, 2, 3) for subset in combinations(range(10), si
 
 def build(seed: int) -> Dataset:
     """Returns the 1,797 images, split 70 / 15 / 15 % with the same share of every digit."""
+    require("examples", "sklearn", purpose="The example digits")
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 

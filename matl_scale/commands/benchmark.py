@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,12 +18,11 @@ from rich.table import Table
 
 from matl_scale.benchmark import evaluation, export, memory, reading, sharding, step, sync, tracking
 from matl_scale.benchmark.measure import Measure, Result, Setup
-from matl_scale.cli import run_command
+from matl_scale.cli import program_name, run_command
 from matl_scale.errors import InputError, nearest
 from matl_scale.storage.files import write_json
 from matl_scale.train.process_group import build_accelerator
 
-PROGRAM = "benchmark.py"
 ON_ONE_RANK: dict[str, Callable[[Setup], list[Measure]]] = {
     "step": step.measures,
     "eval": evaluation.measures,
@@ -52,8 +51,9 @@ class Options:
     cifar100: Path | None
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__)
+def main(arguments: Sequence[str] | None = None) -> int:
+    program = program_name("matl-benchmark")
+    parser = argparse.ArgumentParser(prog=program, description=__doc__)
     parser.add_argument(
         "suites",
         nargs="*",
@@ -67,8 +67,8 @@ def main() -> int:
         parser.add_argument(
             f"--{name.replace('_', '-')}", type=Path, metavar="DIR", help="its files, for the suite data"
         )
-    arguments = parser.parse_args()
-    return run_command(PROGRAM, lambda: run_benchmark(Options(**vars(arguments))))
+    options = Options(**vars(parser.parse_args(arguments)))
+    return run_command(program, lambda: run_benchmark(options))
 
 
 def run_benchmark(options: Options) -> int:
@@ -154,7 +154,8 @@ def measure_alone(suites: list[str], options: Options) -> list[Result]:
     environment = {key: value for key, value in os.environ.items() if key not in launcher}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "figures.json"
-        command = [sys.executable, __file__, *suites, "--rounds", str(options.rounds), "--only", options.only]
+        command = [sys.executable, "-m", "matl_scale.commands.benchmark", *suites]
+        command += ["--rounds", str(options.rounds), "--only", options.only]
         for name, path in data_sets(options).items():
             command += [f"--{name.replace('_', '-')}", str(path)]
         subprocess.run([*command, "--json", str(file)], check=True, env=environment)

@@ -2,21 +2,23 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from matl_scale.cli import run_command
+from matl_scale.cli import program_name, run_command
 from matl_scale.report.terminal import build_console, print_latest
 from matl_scale.runs.checkpoints.network import WHICH
-from matl_scale.train.evaluate_run import PROGRAM, run_evaluation
+from matl_scale.train.evaluate_run import run_evaluation
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__)
+def main(arguments: Sequence[str] | None = None) -> int:
+    program = program_name("matl-evaluate")
+    parser = argparse.ArgumentParser(prog=program, description=__doc__)
     parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="the run's folder, as runs/NAME")
     parser.add_argument("--split", metavar="NAME", help="the split to evaluate (default: the run's eval.split)")
     parser.add_argument("--checkpoint", default="best", metavar="WHICH", help=WHICH)
-    options = parser.parse_args()
-    return run_command(PROGRAM, lambda: evaluate_and_print(options))
+    options = parser.parse_args(arguments)
+    return run_command(program, lambda: evaluate_and_print(options))
 
 
 def evaluate_and_print(options: argparse.Namespace) -> int:

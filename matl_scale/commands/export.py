@@ -6,7 +6,7 @@ given cannot be used.
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from matl_scale.cli import run_command
+from matl_scale.cli import program_name, run_command
 from matl_scale.data.loading.augment import MEAN, STD, normalise
 from matl_scale.deploy.export.dense import dense_network
 from matl_scale.deploy.export.description import Description, file_stem
@@ -25,7 +25,6 @@ from matl_scale.runs.checkpoints.checkpoint import CHECKPOINT_FILE, CheckpointIn
 from matl_scale.runs.checkpoints.network import WHICH, open_network, restore_network
 from matl_scale.tasks import match_names
 
-PROGRAM = "export.py"
 NUM_IMAGES = 4
 TOLERANCE = 1e-4  # of the largest logit, or of 1; rounding in float32 is far below
 
@@ -58,8 +57,9 @@ class Exported:
         return f"{self.path}: {size}, max |Δ logit| {self.gap:.1e} (logits to {self.largest:.3g})"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__)
+def main(arguments: Sequence[str] | None = None) -> int:
+    program = program_name("matl-export")
+    parser = argparse.ArgumentParser(prog=program, description=__doc__)
     parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="the run's folder, as runs/NAME")
     parser.add_argument(
         "--task", action="append", required=True, metavar="NAME", help="a task or a pattern, as '*'; may be repeated"
@@ -67,8 +67,8 @@ def main() -> int:
     parser.add_argument("--format", choices=FORMATS, default="safetensors", help="of the files (default: safetensors)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the files go (default: DIR/export of the run)")
     parser.add_argument("--checkpoint", default="best", metavar="WHICH", help=WHICH)
-    options = parser.parse_args()
-    return run_command(PROGRAM, lambda: run_export(options))
+    options = parser.parse_args(arguments)
+    return run_command(program, lambda: run_export(options))
 
 
 def run_export(options: argparse.Namespace) -> int:

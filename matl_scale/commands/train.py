@@ -4,10 +4,11 @@ Exit codes: 0 finished, 2 something given cannot be used, 75 stopped when asked 
 """
 
 import sys
+from collections.abc import Sequence
 
 import torch.distributed as dist
 
-from matl_scale.cli import run_command
+from matl_scale.cli import program_name, run_command
 from matl_scale.doctor.quick_checks import run_quick_checks
 from matl_scale.errors import InputError
 from matl_scale.report.terminal import build_console, print_latest
@@ -17,11 +18,11 @@ from matl_scale.train.health.stop import exit_code_of_stop
 from matl_scale.train.process_group import build_accelerator
 from matl_scale.train.run import RunOutcome, train
 
-PROGRAM = "train.py"
 
-
-def main() -> int:
-    return run_command(PROGRAM, lambda: run_training(parse_config(sys.argv[1:], PROGRAM, __doc__ or "")))
+def main(arguments: Sequence[str] | None = None) -> int:
+    program = program_name("matl-train")
+    given = sys.argv[1:] if arguments is None else arguments
+    return run_command(program, lambda: run_training(parse_config(given, program, __doc__ or "")))
 
 
 def run_training(config: Config) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import torch
 
+from matl_scale.cli import program_name
 from matl_scale.data.images.sources import open_images
 from matl_scale.data.loading.augment import normalise
 from matl_scale.deploy.prediction_table import build_rows, build_schema
@@ -23,8 +24,6 @@ from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo
 from matl_scale.runs.checkpoints.network import open_network, restore_network, tasks_of
 from matl_scale.storage.files import write_atomic
 from matl_scale.tasks import match_names
-
-PROGRAM = "predict.py"
 
 
 def predict(options: argparse.Namespace) -> list[tuple[str, str]]:
@@ -99,4 +98,7 @@ def list_damaged(out: Path, damaged: list[tuple[str, str]]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([("image", "reason"), *damaged])
     names = shortened(name for name, _ in damaged)
-    print(f"{PROGRAM}: {len(damaged)} images were left out: {names}; reasons in {path}", file=sys.stderr)
+    print(
+        f"{program_name('matl-predict')}: {len(damaged)} images were left out: {names}; reasons in {path}",
+        file=sys.stderr,
+    )

@@ -1,4 +1,4 @@
-"""The table that `launch/predict.py` writes: one row per image and task."""
+"""The table that `matl-predict` writes: one row per image and task."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""matl-doctor: checks a run before it starts. It takes the arguments of launch/train.py, and --ranks."""
+"""matl-doctor: checks a run before it starts. It takes the arguments of `matl-train`, and --ranks."""
 
 import argparse
 import os

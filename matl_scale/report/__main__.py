@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from matl_scale.errors import InputError, check_writable, explain_os_error
+from matl_scale.extras import require
 from matl_scale.report.as_json import plain, plain_comparison, plain_spread
 from matl_scale.report.comparison.results import METRICS, Comparison, SeedSpread
 from matl_scale.report.comparison.runs import Question, choose_split, compare_runs, open_runs
@@ -89,6 +90,8 @@ def build_parser() -> argparse.ArgumentParser:
 def report(options: argparse.Namespace) -> None:
     """Does what the options ask for."""
     check_options(options)
+    if options.out:
+        require("report", "plotly", "itables", "jinja2", purpose="The page of `--out`")
     runs = open_runs(options.runs)
     results = examine(runs, choose_split(runs, options.split), options)
     console = build_console()

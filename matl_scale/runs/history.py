@@ -100,13 +100,13 @@ class RunHistory:
             raise InputError(
                 f"{folder} was never evaluated: it has no {RunFolder(folder).per_task_file.name}. Train until "
                 f"`eval.every`, or evaluate a checkpoint: "
-                f"launch/evaluate.py --run {folder} --checkpoint newest."
+                f"matl-evaluate --run {folder} --checkpoint newest."
             )
         self.table: pa.Table = pq.read_table(RunFolder(folder).per_task_file)
         if not self.table.num_rows:
             raise InputError(
                 f"{folder} has no evaluation: it went back to a step before its first one. Train until `eval.every`, or "
-                f"evaluate a checkpoint: launch/evaluate.py --run {folder} --checkpoint newest."
+                f"evaluate a checkpoint: matl-evaluate --run {folder} --checkpoint newest."
             )
 
     @property
@@ -154,7 +154,7 @@ class RunHistory:
             return "test" if "test" in self.steps else max(self.steps, key=lambda split: len(self.steps[split]))
         if wanted not in self.steps:
             raise InputError(
-                f"{self.folder} was not evaluated on split `{wanted}`, only on {', '.join(self.steps)}: launch/evaluate.py --run "
+                f"{self.folder} was not evaluated on split `{wanted}`, only on {', '.join(self.steps)}: matl-evaluate --run "
                 f"{self.folder} --split {wanted}." + nearest(wanted, self.steps)
             )
         return wanted

@@ -101,7 +101,7 @@ def read_predictions(path: Path) -> Predictions:
         InputError: It is not there, or not one of these.
     """
     if not path.is_file():
-        raise InputError(f"{path} is not there: evaluate the run on that split (launch/evaluate.py --run … --split …).")
+        raise InputError(f"{path} is not there: evaluate the run on that split (matl-evaluate --run … --split …).")
     try:
         file = pq.ParquetFile(path)
         about = json.loads((file.schema_arrow.metadata or {})[METADATA_KEY])

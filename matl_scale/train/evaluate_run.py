@@ -7,6 +7,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from rich.console import Console
 
+from matl_scale.cli import program_name
 from matl_scale.errors import InputError
 from matl_scale.runs.checkpoints.compatibility import check_tasks
 from matl_scale.runs.checkpoints.network import open_network, restore_network
@@ -20,8 +21,6 @@ from matl_scale.train.evaluation import AnswerLog, Evaluator
 from matl_scale.train.process_group import build_accelerator, on_main
 from matl_scale.train.resume.saving import save_answers
 from matl_scale.train.run_data import open_data
-
-PROGRAM = "evaluate.py"
 
 
 def run_evaluation(folder: Path, split: str | None, which: str) -> str | None:
@@ -37,7 +36,7 @@ def run_evaluation(folder: Path, split: str | None, which: str) -> str | None:
     """
     if not RunFolder(folder).config_file.is_file():
         raise InputError(f"--run {folder} is not a run: it has no {CONFIG_FILE}.")
-    config = parse_config(["--config", str(RunFolder(folder).config_file)], PROGRAM, "")
+    config = parse_config(["--config", str(RunFolder(folder).config_file)], program_name("matl-evaluate"), "")
     # the folder may have been moved or renamed since
     config = replace(config, run=replace(config.run, name=folder.resolve().name, dir=str(folder.resolve().parent)))
     split = split or config.eval.split

@@ -250,7 +250,7 @@ def test_a_task_that_does_not_exist_is_refused() -> None:
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(
-        InputError, match=r"The format onnx needs onnxscript, not installed here: pip install 'matl-scale\[onnx\]'"
+        InputError, match=r"The format onnx needs `onnxscript`, not installed here.* pip install 'matl-scale\[export\]'"
     ):
         write_network(dense_network(routed("flat"), 1), DESCRIPTION, tmp_path / "file", "onnx")
 

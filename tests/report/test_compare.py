@@ -235,7 +235,7 @@ def test_sharing_is_compared_with_single_tasks(write: Write) -> None:
         "sharing helped", "no difference", "sharing hurt",
     ]  # fmt: skip
     assert len(found.left_out) == 1
-    command = f"launch/train.py --config {shared}/config.yaml --data.tasks kind --run.name single-kind"
+    command = f"matl-train --config {shared}/config.yaml --data.tasks kind --run.name single-kind"
     assert found.left_out == [f"kind: {command}"]
     assert found.config_changes == ["routing.sigma: 1.0 → 0.5 (1 of 4 single-task runs)"]
     parts = [RunHistory(shared.parent / f"alone-better-{seed}").latest("test") for seed in (5, 6)]
@@ -250,7 +250,7 @@ def test_without_single_task_runs_the_command_is_named(write: Write, capsys: pyt
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "--data.tasks 'it'\"'\"'s a/b' --run.name 'single-it'\"'\"'s a_b' --run.dir" in error
-    assert "&& launch/evaluate.py --run" in error
+    assert "&& matl-evaluate --run" in error
     assert "--split test" in error
 
 

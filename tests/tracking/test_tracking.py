@@ -259,7 +259,7 @@ def test_the_evaluation_made_last_is_shown_though_it_is_of_an_earlier_step(tmp_p
         log_evaluation(log, step)
     log.forget_evaluation(2, "val")
     log.log(2, {"val/tasks_evaluated": 2.0, "val/macro_loss": 2.0})
-    log_evaluation(log, 2)  # launch/evaluate.py with the best network
+    log_evaluation(log, 2)  # matl-evaluate with the best network
     assert RunHistory(tmp_path).latest("val").step == 2
     assert sorted(record["step"] for record in records(tmp_path)) == [1, 2, 3]
 

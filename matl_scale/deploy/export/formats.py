@@ -19,18 +19,20 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 import torch
-from safetensors.torch import save
 from torch import fx, nn
 
 from matl_scale.deploy.export.description import Description
 from matl_scale.deploy.export.source import write_source
-from matl_scale.errors import InputError
+from matl_scale.extras import require
 from matl_scale.storage.files import write_atomic, write_text
 
 Format = Literal["safetensors", "onnx", "torch.export"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 SUFFIXES: dict[Format, str] = {"safetensors": ".safetensors", "onnx": ".onnx", "torch.export": ".pt2"}
-NEEDED: dict[Format, tuple[str, ...]] = {"onnx": ("onnx", "onnxscript", "onnxruntime")}
+NEEDED: dict[Format, tuple[str, ...]] = {
+    "safetensors": ("safetensors",),
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+}
 DESCRIPTION_FILE = "description.json"  # in a .pt2
 Run = Callable[[torch.Tensor], torch.Tensor]
 
@@ -62,6 +64,8 @@ def write_network(network: fx.GraphModule, description: Description, place: Path
 
 def write_safetensors(network: fx.GraphModule, description: Description, path: Path) -> None:
     """Writes the weights, and beside them the Python module that loads them."""
+    from safetensors.torch import save
+
     write_text(path.with_suffix(".py"), write_source(network, description))
     write_bytes(path, save(network.state_dict(), description.texts()))
 
@@ -116,11 +120,7 @@ def example(network: nn.Module, description: Description) -> tuple[torch.Tensor,
 
 def check_format(kind: Format) -> None:
     """Raises `InputError` unless what the format needs is installed."""
-    missing = [name for name in NEEDED.get(kind, ()) if importlib.util.find_spec(name) is None]
-    if missing:
-        raise InputError(
-            f"The format {kind} needs {', '.join(missing)}, not installed here: pip install 'matl-scale[onnx]'."
-        )
+    require("export", *NEEDED.get(kind, ()), purpose=f"The format {kind}")
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -129,7 +129,7 @@ def check_test_set(first: Answers, other: Answers, split: str) -> None:
     if other.test_set != first.test_set or not np.array_equal(other.samples, first.samples):
         raise InputError(
             f"The split {split} of {other.name} has other images than that of {first.name}: only runs on the same test set can "
-            "be compared. Evaluate both on the same shard set (launch/evaluate.py --run … --split …)."
+            "be compared. Evaluate both on the same shard set (matl-evaluate --run … --split …)."
         )
 
 

@@ -50,7 +50,7 @@ def open_runs(folders: Sequence[Path]) -> list[RunHistory]:
         except (pa.ArrowException, OSError) as error:
             raise InputError(
                 f"{RunFolder(folder).per_task_file} cannot be read ({error}). Evaluate the run again: "
-                f"launch/evaluate.py --run {folder}."
+                f"matl-evaluate --run {folder}."
             ) from error
     return list(runs.values())
 

@@ -112,7 +112,7 @@ def training_command(run: RunHistory, config: dict[str, Any], name: str, split: 
     folder, parent = run.folder, run.folder.resolve().parent
     single = "single-" + "".join("_" if letter in "/\\\0" else letter for letter in name)
     words = [
-        "launch/train.py",
+        "matl-train",
         "--config",
         f"{RunFolder(folder).config_file}",
         "--data.tasks",
@@ -124,7 +124,7 @@ def training_command(run: RunHistory, config: dict[str, Any], name: str, split: 
         words += ["--run.dir", f"{parent}"]
     command = shlex.join(words)
     if config.get("eval.split", "val") != split:
-        command += " && " + shlex.join(["launch/evaluate.py", "--run", f"{folder.parent / single}", "--split", split])
+        command += " && " + shlex.join(["matl-evaluate", "--run", f"{folder.parent / single}", "--split", split])
     return command
 
 
