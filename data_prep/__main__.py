@@ -3,36 +3,37 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from data_prep.commands import example, info, merge, preview, shard, tasks, verify
+from matl_scale.cli import run_command
 from matl_scale.errors import InputError
-
-INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one subcommand. Returns the exit code: 0, or 2 after one line that says what was wrong with the input."""
-    options = build_parser().parse_args(arguments)
-    try:
+    """Runs one subcommand and returns its exit code; `run_command` says how errors end it."""
+    was_module = Path(sys.argv[0]).parts[-2:] == ("data_prep", "__main__.py")
+    parser = build_parser("python -m data_prep" if was_module else "matl-data")
+    options = parser.parse_args(arguments)
+
+    def work() -> int:
         options.run(options)
-    except InputError as error:
-        print(f"matl-data: error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"matl-data: error: {error}. Run the same command again when it is mended.", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("matl-data: interrupted; run the same command again to go on", file=sys.stderr)
-        return INTERRUPTED
-    return 0
+        return 0
+
+    return run_command(parser.prog, work, explain_os_error, "run the same command again to go on")
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="matl-data", description=__doc__)
+def build_parser(program: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=program, description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in (shard, example, merge, tasks, info, preview, verify):
         command.add_command(commands)
     return parser
+
+
+def explain_os_error(error: OSError) -> InputError:
+    """Every error of the operating system can be repaired, and what is finished is kept."""
+    return InputError(f"{error}. Run the same command again when it is fixed.")
 
 
 if __name__ == "__main__":

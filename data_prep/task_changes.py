@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from data_prep.labels.label_file import LabelFile
-from data_prep.labels.matrix import LabelColumns, Labels, read_labels
+from data_prep.labels.matrix import ColumnRoles, Labels, read_labels
 from data_prep.planning.splits import check_classes_in_train
 from data_prep.shard_set import working
 from data_prep.writing.finalise import GROUP_ROWS
@@ -25,7 +25,7 @@ from matl_scale.storage.store import Store
 from matl_scale.tasks import Task, match_names
 
 
-def add_tasks(place: str, labels: str, columns: LabelColumns, allow_unmatched: bool = False) -> Manifest:
+def add_tasks(place: str, labels: str, columns: ColumnRoles, allow_unmatched: bool = False) -> Manifest:
     """Adds the columns of a label file as tasks; images that it does not name have no label.
 
     Args:
@@ -58,7 +58,7 @@ def add_tasks(place: str, labels: str, columns: LabelColumns, allow_unmatched: b
         )
 
 
-def relabel_tasks(place: str, labels: str, columns: LabelColumns, allow_unmatched: bool = False) -> Manifest:
+def relabel_tasks(place: str, labels: str, columns: ColumnRoles, allow_unmatched: bool = False) -> Manifest:
     """Replaces labels of tasks that are there by those of a label file: every row of it replaces the labels of its image, an
     empty cell takes a label away; images that it does not name keep theirs.
 
@@ -148,7 +148,7 @@ def open_set(place: str) -> Store:
     return out
 
 
-def relabelled_names(manifest: Manifest, labels: str, columns: LabelColumns) -> list[str]:
+def relabelled_names(manifest: Manifest, labels: str, columns: ColumnRoles) -> list[str]:
     """Returns the columns of a label file that are to replace the labels of tasks."""
     file = LabelFile(labels)
     candidates = [name for name in file.columns if name != columns.image]

@@ -29,7 +29,10 @@ def program_name(command: str) -> str:
 
 
 def run_command(
-    program: str, work: Callable[[], int], explain: Callable[[OSError], Exception | None] | None = None
+    program: str,
+    work: Callable[[], int],
+    explain: Callable[[OSError], Exception | None] | None = None,
+    after_interrupt: str = "",
 ) -> int:
     """Runs the work of a command and returns its exit code.
 
@@ -38,6 +41,7 @@ def run_command(
         work: Returns the exit code if nothing goes wrong.
         explain: Turns an error of the operating system into an `InputError` or a `RunError`, None for a bug. By default a
             full disk and missing permissions are a `RunError`.
+        after_interrupt: What the user can do after Ctrl-C.
 
     Raises:
         SystemExit: With code 2 for an `InputError` and 1 for a `RunError`, after one line on standard error.
@@ -52,7 +56,7 @@ def run_command(
             raise
         exit_with_error(program, explained)
     except KeyboardInterrupt:
-        print(f"{program}: interrupted", file=sys.stderr, flush=True)
+        print(f"{program}: interrupted{'; ' if after_interrupt else ''}{after_interrupt}", file=sys.stderr, flush=True)
         return INTERRUPTED
 
 

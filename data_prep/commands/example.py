@@ -1,64 +1,126 @@
-"""`matl-data example`: known data sets, in the form in which they are downloaded."""
+"""`matl-data example`: well-known data sets, read as they are published."""
 
 import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.commands.output import add_output_options, fraction, write
+from data_prep.commands.options import Subparsers, add_output, fraction
+from data_prep.commands.output import write
 from data_prep.dataset import Dataset
 from data_prep.planning.splits import Draw, parse_fractions
 from data_prep.sources import celeba, cifar10, cifar100, cub, decathlon, digits, fashion_mnist, zappos
 from matl_scale.errors import InputError
 
 
-def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    example = commands.add_parser("example", help="write a known data set as a shard set")
-    names = example.add_subparsers(required=True, metavar="NAME")
-    small = names.add_parser("digits", help="1,797 scanned digits, 175 binary tasks; no download")
-    small.set_defaults(build=lambda options: digits.build(options.seed))
-    fashion = names.add_parser("fashion-mnist", help="70,000 images, ten one-vs-rest tasks")
-    fashion.set_defaults(build=lambda options: fashion_mnist.build(options.root))
-    ten = names.add_parser("cifar10", help="60,000 images, ten one-vs-rest tasks")
-    ten.set_defaults(build=lambda options: cifar10.build(options.root))
-    hundred = names.add_parser("cifar100", help="60,000 images, 20 superclass tasks or 100 one-vs-rest tasks")
-    hundred.add_argument("--kind", choices=("superclass", "fine"), default="superclass", help="(default: superclass)")
-    hundred.set_defaults(build=lambda options: cifar100.build(options.root, options.kind))
-    faces = names.add_parser("celeba", help="202,599 faces, 40 attributes")
-    faces.set_defaults(build=lambda options: celeba.build(options.root))
-    birds = names.add_parser("cub", help="11,788 birds, 312 attributes; uncertain ones are missing")
-    birds.add_argument(
+def add_root(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--root", type=Path, required=True, metavar="DIR", help="where its files are, or are downloaded to"
+    )
+
+
+def add_val_fraction(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--val-fraction",
+        type=fraction,
+        default=0.1,
+        metavar="F",
+        help="share of the training images that becomes `val` (default: 0.1)",
+    )
+
+
+def add_split_fractions(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--split-fractions",
+        default="train=0.8,val=0.1,test=0.1",
+        metavar="LIST",
+        help="there are no official splits (default: train=0.8,val=0.1,test=0.1)",
+    )
+
+
+def add_kind(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--kind", choices=("superclass", "fine"), default="superclass", help="(default: superclass)")
+
+
+def add_min_certainty(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--min-certainty",
         type=int,
         choices=(1, 2, 3, 4),
         default=3,
         help="labels below are missing: 1 not visible, 2 guessing, 3 probably, 4 definitely (default: 3)",
     )
-    birds.set_defaults(build=lambda options: cub.build(options.root, options.min_certainty))
-    shoes = names.add_parser("zappos", help="50,025 shoes (UT-Zappos50K), a task per attribute")
-    shoes.set_defaults(build=lambda options: zappos.build(options.root))
-    ten_domains = names.add_parser("decathlon", help="Visual Decathlon: ten data sets, a task each")
-    ten_domains.set_defaults(build=lambda options: decathlon.build(options.root))
-    for parser in (fashion, ten, hundred, faces, birds, shoes, ten_domains):
-        parser.add_argument(
-            "--root", type=Path, required=True, metavar="DIR", help="where its files are, or are downloaded to"
-        )
-    for parser in (fashion, ten, hundred, birds):
-        parser.add_argument(
-            "--val-fraction",
-            type=fraction,
-            default=0.1,
-            metavar="F",
-            help="share of the training part that becomes `val` (default: 0.1)",
-        )
-    shoes.add_argument(
-        "--split-fractions",
-        default="train=0.8,val=0.1,test=0.1",
-        metavar="LIST",
-        help="there are no official splits (default: train=0.8,val=0.1,test=0.1)",
+
+
+@dataclass(frozen=True)
+class Example:
+    """A data set that `matl-data example` knows.
+
+    Attributes:
+        name: Name on the command line.
+        help: One line about it.
+        build: Builds it from the options.
+        add_options: Functions that add its options beside those of all examples.
+    """
+
+    name: str
+    help: str
+    build: Callable[[argparse.Namespace], Dataset]
+    add_options: tuple[Callable[[argparse.ArgumentParser], None], ...] = ()
+
+
+EXAMPLES = (
+    Example("digits", "1,797 scanned digits, 175 binary tasks; no download", lambda o: digits.build(o.seed)),
+    Example(
+        "fashion-mnist",
+        "70,000 images, ten one-vs-rest tasks",
+        lambda o: fashion_mnist.build(o.root),
+        (add_root, add_val_fraction),
+    ),
+    Example(
+        "cifar10",
+        "60,000 images, ten one-vs-rest tasks",
+        lambda o: cifar10.build(o.root),
+        (add_root, add_val_fraction),
+    ),
+    Example(
+        "cifar100",
+        "60,000 images, 20 superclass tasks or 100 one-vs-rest tasks",
+        lambda o: cifar100.build(o.root, o.kind),
+        (add_kind, add_root, add_val_fraction),
+    ),
+    Example("celeba", "202,599 faces, 40 attributes", lambda o: celeba.build(o.root), (add_root,)),
+    Example(
+        "cub",
+        "11,788 birds, 312 attributes; uncertain labels are missing",
+        lambda o: cub.build(o.root, o.min_certainty),
+        (add_min_certainty, add_root, add_val_fraction),
+    ),
+    Example(
+        "zappos",
+        "50,025 shoes (UT-Zappos50K), a task per attribute",
+        lambda o: zappos.build(o.root),
+        (add_root, add_split_fractions),
+    ),
+    Example(
+        "decathlon", "Visual Decathlon: ten data sets, a task each", lambda o: decathlon.build(o.root), (add_root,)
+    ),
+)
+
+
+def add_command(commands: Subparsers) -> None:
+    names = commands.add_parser("example", help="write a well-known data set as a shard set").add_subparsers(
+        required=True, metavar="NAME"
     )
-    for parser in (small, fashion, ten, hundred, faces, birds, shoes, ten_domains):
-        parser.add_argument("--tasks", nargs="+", default=["*"], metavar="PATTERN", help="tasks to take (default: all)")
-        add_output_options(parser)
-        parser.set_defaults(run=run)
+    for example in EXAMPLES:
+        parser = names.add_parser(example.name, help=example.help)
+        for add_option in example.add_options:
+            add_option(parser)
+        parser.add_argument(
+            "--tasks", nargs="+", default=["*"], metavar="PATTERN", help="tasks to include (default: all)"
+        )
+        add_output(parser)
+        parser.set_defaults(run=run, build=example.build)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -70,11 +132,11 @@ def run(options: argparse.Namespace) -> None:
 
 
 def choose_draw(options: argparse.Namespace) -> Draw | None:
-    """Returns how splits are drawn: a part of the training split as `val`, or all, or not at all."""
+    """Returns how splits are drawn: `val` from the training images, all of them, or (None) none."""
     share = getattr(options, "val_fraction", 0.0)
     fractions = {"train": 1 - share, "val": share} if share else None
     if text := getattr(options, "split_fractions", ""):
         fractions = parse_fractions(text)
     if options.stratify and not fractions:
-        raise InputError("--stratify should come with a split that is drawn: this data set has its own.")
+        raise InputError("--stratify needs a split that is drawn: this data set has its own.")
     return Draw(fractions=fractions, stratify=options.stratify, seed=options.seed) if fractions else None

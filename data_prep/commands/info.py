@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
+from data_prep.commands.options import Subparsers, add_shard_set
 from data_prep.inspect.association_picture import draw_picture
 from data_prep.inspect.info import print_info
 from matl_scale.data.shards.label_association import associate, strongest_pairs
@@ -16,23 +17,20 @@ from matl_scale.errors import InputError
 NUM_PAIRS = 10
 
 
-def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_command(commands: Subparsers) -> None:
     info = commands.add_parser("info", help="describe a shard set: tasks, classes, counts, missing labels, shards")
-    info.add_argument("folder", metavar="DIR", help="the shard set: a folder or an fsspec URL")
-    info.add_argument(
-        "--version", default="", metavar="V", help="a version of its labels: number or id (default: newest)"
-    )
+    add_shard_set(info, with_version=True)
     info.add_argument(
         "--picture",
         type=Path,
         metavar="FILE",
-        help="draw how strongly the labels of tasks go together (.png, .svg, .pdf)",
+        help="draw how strongly the labels of tasks are associated (.png, .svg, .pdf)",
     )
     info.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
-    # a pipe has no width: leave the lines whole for whoever searches them
+    # a pipe has no width: keep lines whole for tools that search them
     console = Console(width=None if sys.stdout.isatty() else 200)
     manifest = read_manifest(options.folder, options.version)
     print_info(manifest, console)

@@ -1,12 +1,11 @@
-"""`matl-data merge`: closes a set that was written in parts."""
+"""`matl-data merge`: finishes a set that was written in parts."""
 
-import argparse
-
-from data_prep.commands.output import say_complete
+from data_prep.commands.options import Subparsers, add_shard_set
+from data_prep.commands.output import print_summary
 from data_prep.shard_set import merge_shard_set
 
 
-def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    merge = commands.add_parser("merge", help="close a shard set that was written with --partition")
-    merge.add_argument("folder", metavar="DIR", help="the shard set: a folder or an fsspec URL")
-    merge.set_defaults(run=lambda options: say_complete(merge_shard_set(options.folder)))
+def add_command(commands: Subparsers) -> None:
+    merge = commands.add_parser("merge", help="finish a shard set that was written with --partition")
+    add_shard_set(merge)
+    merge.set_defaults(run=lambda options: print_summary(merge_shard_set(options.folder)))

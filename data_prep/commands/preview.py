@@ -4,23 +4,20 @@ import argparse
 import re
 from pathlib import Path
 
-from data_prep.commands.output import positive_int
+from data_prep.commands.options import Subparsers, add_shard_set, positive_int
 from data_prep.inspect.preview import build_preview
 from matl_scale.data.shards.manifest import read_manifest
 from matl_scale.errors import InputError
 from matl_scale.storage.files import write_text
 
 
-def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_command(commands: Subparsers) -> None:
     preview = commands.add_parser("preview", help="write a page with real samples of a task, class by class")
-    preview.add_argument("folder", metavar="DIR", help="the shard set: a folder or an fsspec URL")
+    add_shard_set(preview, with_version=True)
     preview.add_argument("--task", required=True, metavar="NAME", help="the task")
-    preview.add_argument(
-        "--version", default="", metavar="V", help="a version of its labels: number or id (default: newest)"
-    )
-    preview.add_argument("--split", metavar="NAME", help="whose samples (default: all)")
+    preview.add_argument("--split", metavar="NAME", help="split whose samples are shown (default: all)")
     preview.add_argument("--count", type=positive_int, default=16, metavar="N", help="samples per class (default: 16)")
-    preview.add_argument("--seed", type=int, default=0, help="of their draw (default: 0)")
+    preview.add_argument("--seed", type=int, default=0, help="seed that draws the samples (default: 0)")
     preview.add_argument("--out", type=Path, metavar="FILE", help="the page (default: preview-NAME.html)")
     preview.set_defaults(run=run)
 

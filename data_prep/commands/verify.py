@@ -2,20 +2,18 @@
 
 import argparse
 
-from data_prep.commands.output import count_cpus, positive_int
+from data_prep.commands.options import Subparsers, add_shard_set, add_workers
 from data_prep.inspect.verify import verify_shard_set
 from matl_scale.errors import InputError
 
 
-def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_command(commands: Subparsers) -> None:
     verify = commands.add_parser(
-        "verify", help="check a shard set: checksums, counts, decodability, labels, leaks, orphans"
+        "verify", help="check a shard set: checksums, counts, decodability, labels, leaks between splits, stray files"
     )
-    verify.add_argument("folder", metavar="DIR", help="the shard set: a folder or an fsspec URL")
+    add_shard_set(verify)
     verify.add_argument("--quick", action="store_true", help="read the tables only, not the tars")
-    verify.add_argument(
-        "--workers", type=positive_int, default=count_cpus(), metavar="N", help="processes (default: one per CPU)"
-    )
+    add_workers(verify)
     verify.set_defaults(run=run)
 
 

@@ -18,7 +18,7 @@ MAX_INT64 = 2**63 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelColumns:
+class ColumnRoles:
     """Which columns of a label file mean what.
 
     Attributes:
@@ -66,7 +66,7 @@ class Labels:
         return names
 
 
-def read_labels(place: str, columns: LabelColumns, work: Path, known_tasks: Sequence[Task] = ()) -> Labels:
+def read_labels(place: str, columns: ColumnRoles, work: Path, known_tasks: Sequence[Task] = ()) -> Labels:
     """Reads a label file; every column except the image and split columns is a task.
 
     Args:
@@ -102,7 +102,7 @@ def read_labels(place: str, columns: LabelColumns, work: Path, known_tasks: Sequ
 
 
 def known_columns(
-    file: LabelFile, candidates: Sequence[str], tasks: Sequence[Task], columns: LabelColumns
+    file: LabelFile, candidates: Sequence[str], tasks: Sequence[Task], columns: ColumnRoles
 ) -> tuple[Sequence[Task], dict[str, dict[object, str]]]:
     """Checks that the file has a column for each known task, with its classes."""
     for task in tasks:

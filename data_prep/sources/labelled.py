@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.dataset import Dataset, Rows
-from data_prep.labels.matrix import LabelColumns, Labels, read_labels
+from data_prep.labels.matrix import ColumnRoles, Labels, read_labels
 from matl_scale.data.images.interface import ListedImages
 from matl_scale.data.images.sources import open_images
 from matl_scale.errors import InputError, shortened
@@ -17,7 +17,7 @@ from matl_scale.tasks import Task
 def build(
     images: str,
     labels: str,
-    columns: LabelColumns,
+    columns: ColumnRoles,
     scratch: Path,
     *,
     split: str = "train",

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from data_prep.labels.matrix import LabelColumns
+from data_prep.labels.matrix import ColumnRoles
 from data_prep.planning.make_plan import Options
 from data_prep.shard_set import write_shard_set
 from data_prep.sources import labelled
@@ -22,7 +22,7 @@ def main() -> None:
             shutil.rmtree(out)
         start = time.perf_counter()
         with contextlib.redirect_stderr(io.StringIO()):
-            write_shard_set(lambda scratch: labelled.build(images, labels, LabelColumns(), scratch), out, options)
+            write_shard_set(lambda scratch: labelled.build(images, labels, ColumnRoles(), scratch), out, options)
         seconds = time.perf_counter() - start
         print(seconds, peak_mib(), flush=True)
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_prep.__main__ import main
 from data_prep.inspect.verify import verify_shard_set
-from data_prep.labels.matrix import LabelColumns, Labels, read_labels
+from data_prep.labels.matrix import ColumnRoles, Labels, read_labels
+from helpers.commands import matl_data
 from helpers.sources_on_disk import write_images, write_labels
 from matl_scale.data.loading.loader import DecodeBatch, EncodedBatch
 from matl_scale.data.loading.plan import PlannedBatch
@@ -67,7 +67,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("labels.csv", "labels.parquet"):
         write_labels(root / name, names)
     arguments = ["shard", "--images", str(root / "images"), "--labels", str(root / "labels.csv"), "--workers", "1"]
-    assert main([*arguments, "--out", str(root / "set"), "--shard-mb", "0.04"]) == 0
+    assert matl_data([*arguments, "--out", str(root / "set"), "--shard-mb", "0.04"]) == 0
     return root
 
 
@@ -150,7 +150,7 @@ def test_label_files(original: Path, tmp_path: Path, steps: list[Mutation], kind
     path = tmp_path / f"labels.{kind}"
     path.write_bytes(mutate((original / f"labels.{kind}").read_bytes(), steps))
     try:
-        found = read_labels(str(path), LabelColumns(), tmp_path)
+        found = read_labels(str(path), ColumnRoles(), tmp_path)
     except InputError as error:
         message = str(error)
     else:
@@ -171,4 +171,4 @@ def test_any_text_as_a_label_file(tmp_path: Path, text: str | bytes) -> None:
     data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     (tmp_path / "labels.csv").write_bytes(b"image,x\n" + data)
     with contextlib.suppress(InputError):
-        check_matrix(read_labels(str(tmp_path / "labels.csv"), LabelColumns(), tmp_path))
+        check_matrix(read_labels(str(tmp_path / "labels.csv"), ColumnRoles(), tmp_path))

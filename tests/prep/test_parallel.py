@@ -12,11 +12,11 @@ import fsspec
 import numpy as np
 import pytest
 
-from data_prep.__main__ import main
-from data_prep.labels.matrix import LabelColumns
+from data_prep.labels.matrix import ColumnRoles
 from data_prep.planning.make_plan import Options
 from data_prep.shard_set import write_shard_set
 from data_prep.sources import labelled
+from helpers.commands import matl_data
 from helpers.sources_on_disk import contents, write_images, write_labels
 from matl_scale.data.shards.manifest import read_manifest
 from matl_scale.data.shards.reader import SampleReader
@@ -36,7 +36,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def expected(source: Path) -> dict[str, bytes]:
     """The set as one process writes it."""
-    assert main(command(source, source / "expected", "--workers", "1")) == 0
+    assert matl_data(command(source, source / "expected", "--workers", "1")) == 0
     return contents(source / "expected")
 
 
@@ -58,7 +58,7 @@ def test_the_set_is_what_went_in(source: Path, expected: dict[str, bytes]) -> No
 
 
 def test_two_workers_write_the_same_bytes(source: Path, expected: dict[str, bytes], tmp_path: Path) -> None:
-    assert main(command(source, tmp_path / "set", "--workers", "2")) == 0
+    assert matl_data(command(source, tmp_path / "set", "--workers", "2")) == 0
     assert contents(tmp_path / "set") == expected
 
 
@@ -67,27 +67,26 @@ def test_parts_make_the_same_set(
 ) -> None:
     out = tmp_path / "set"
     for part in (3, 1):
-        assert main(command(source, out, "--workers", "1", "--partition", f"{part}/3")) == 0
-    assert main(["merge", str(out)]) == 2
+        assert matl_data(command(source, out, "--workers", "1", "--partition", f"{part}/3")) == 0
+    assert matl_data(["merge", str(out)]) == 2
     assert "has gaps: " in capsys.readouterr().err
     with pytest.raises(InputError, match="unfinished work"):
         read_manifest(out)
-    assert main(command(source, out, "--workers", "1", "--partition", "2/3")) == 0
-    assert main(["merge", str(out)]) == 0
+    assert matl_data(command(source, out, "--workers", "1", "--partition", "2/3")) == 0
+    assert matl_data(["merge", str(out)]) == 0
     assert contents(out) == expected
-    assert main(["merge", str(out)]) == 0
+    assert matl_data(["merge", str(out)]) == 0
     assert contents(out) == expected
 
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "x", "1/0"])
 def test_partitions_that_cannot_be(source: Path, tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        main(command(source, tmp_path / "set", "--partition", text))
+    assert matl_data(command(source, tmp_path / "set", "--partition", text)) == 2
     assert "should be I/N with I from 1 to N" in capsys.readouterr().err
 
 
 def test_merge_without_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["merge", str(tmp_path / "nothing")]) == 2
+    assert matl_data(["merge", str(tmp_path / "nothing")]) == 2
     assert "has no work to merge" in capsys.readouterr().err
 
 
@@ -96,7 +95,7 @@ def test_finished_shards_are_kept_and_checked(
 ) -> None:
     out = tmp_path / "set"
     for part in (1, 2):
-        main(command(source, out, "--workers", "1", "--partition", f"{part}/3"))
+        matl_data(command(source, out, "--workers", "1", "--partition", f"{part}/3"))
     tars = sorted(out.glob("*.tar"))
     times = {path: path.stat().st_mtime_ns for path in tars}
     data = bytearray(tars[0].read_bytes())
@@ -104,7 +103,7 @@ def test_finished_shards_are_kept_and_checked(
     tars[0].write_bytes(data)  # a finished shard that is damaged
     tars[1].unlink()  # and one that is gone
     capsys.readouterr()
-    assert main(command(source, out, "--workers", "1")) == 0
+    assert matl_data(command(source, out, "--workers", "1")) == 0
     assert f"{len(tars) - 2} of {len(tars) + len(tars) // 2} shards were finished already" in capsys.readouterr().err
     assert contents(out) == expected
     assert all(path.stat().st_mtime_ns == times[path] for path in tars[2:])
@@ -112,10 +111,10 @@ def test_finished_shards_are_kept_and_checked(
 
 def test_work_of_another_call_is_refused(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "set"
-    main(command(source, out, "--workers", "1", "--partition", "1/3"))
+    matl_data(command(source, out, "--workers", "1", "--partition", "1/3"))
     before = contents(out)
     capsys.readouterr()
-    assert main(command(source, out, "--workers", "1", "--seed", "5")) == 2
+    assert matl_data(command(source, out, "--workers", "1", "--seed", "5")) == 2
     assert "finished shards of a call with other images, labels or options" in capsys.readouterr().err
     after = contents(out)
     assert {name: after[name] for name in before if not name.endswith(".lock")} == {
@@ -129,15 +128,15 @@ def test_urls_write_the_same_bytes(source: Path, expected: dict[str, bytes], tmp
     remote.put(f"{source}/labels.csv", "/bucket/labels.csv")
     arguments = ["shard", "--images", "memory://bucket/images", "--labels", "memory://bucket/labels.csv"]
     arguments += ["--split-fractions", "train=0.7,val=0.3", "--shard-mb", "0.02", "--workers", "1"]
-    assert main([*arguments, "--out", "memory://bucket/set"]) == 0
+    assert matl_data([*arguments, "--out", "memory://bucket/set"]) == 0
     tars = {name: data for name, data in expected.items() if name.endswith((".tar", "labels.v1.parquet"))}
     for name, data in tars.items():
         assert remote.cat(f"/bucket/set/{name}") == data, name
     assert sorted(path.rpartition("/")[2] for path in remote.ls("/bucket/set", detail=False)) == sorted(expected)
     manifest = read_manifest("memory://bucket/set")
     assert manifest.labels().tolist() == read_manifest(source / "expected").labels().tolist()
-    assert main(["verify", "memory://bucket/set", "--workers", "1"]) == 0
-    assert main(command(source, f"file://{tmp_path}/set", "--workers", "2")) == 0  # type: ignore[arg-type]
+    assert matl_data(["verify", "memory://bucket/set", "--workers", "1"]) == 0
+    assert matl_data(command(source, f"file://{tmp_path}/set", "--workers", "2")) == 0  # type: ignore[arg-type]
     assert {name: data for name, data in contents(tmp_path / "set").items() if name.endswith(".tar")} == {
         name: data for name, data in expected.items() if name.endswith(".tar")
     }
@@ -145,7 +144,7 @@ def test_urls_write_the_same_bytes(source: Path, expected: dict[str, bytes], tmp
 
 
 def test_an_unknown_protocol_is_named(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(command(source, Path("x"), "--out", "nosuch://bucket/set")) == 2
+    assert matl_data(command(source, Path("x"), "--out", "nosuch://bucket/set")) == 2
     assert "nosuch://bucket/set cannot be opened" in capsys.readouterr().err
 
 
@@ -155,9 +154,10 @@ def kill_and_repeat(source: Path, expected: dict[str, bytes], out: Path, delay_s
     process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
     time.sleep(delay_s)
     was_running = process.poll() is None
-    os.killpg(process.pid, signal.SIGKILL)
+    if was_running:
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    assert main(command(source, out, "--workers", "1")) == 0
+    assert matl_data(command(source, out, "--workers", "1")) == 0
     assert contents(out) == expected
     return was_running
 
@@ -189,7 +189,7 @@ def test_bad_images_are_all_named_and_good_shards_kept(tmp_path: Path, capsys: p
     (tmp_path / "images" / names[5]).write_bytes(b"")
     (tmp_path / "images" / names[60]).write_bytes(whole[names[60]][:-20])
     out = tmp_path / "set"
-    assert main(command(tmp_path, out, "--workers", "1")) == 2
+    assert matl_data(command(tmp_path, out, "--workers", "1")) == 2
     error = capsys.readouterr().err
     assert "2 images cannot be used" in error
     assert all(f"images/{name}: it" in error for name in whole)
@@ -198,7 +198,7 @@ def test_bad_images_are_all_named_and_good_shards_kept(tmp_path: Path, capsys: p
     assert not (out / "manifest.json").exists()
     for name, data in whole.items():
         (tmp_path / "images" / name).write_bytes(data)
-    assert main(command(tmp_path, out, "--workers", "1")) == 0
+    assert matl_data(command(tmp_path, out, "--workers", "1")) == 0
     assert f"{kept} of {kept + 2} shards were finished already" in capsys.readouterr().err
     assert read_manifest(out).num_samples == COUNT
 
@@ -209,7 +209,7 @@ def test_skip_bad_lists_what_it_leaves_out(tmp_path: Path, capsys: pytest.Captur
     for name in names[7:9]:
         (tmp_path / "images" / name).write_bytes(b"no image")
     out = tmp_path / "set"
-    assert main(command(tmp_path, out, "--workers", "1", "--skip-bad")) == 0
+    assert matl_data(command(tmp_path, out, "--workers", "1", "--skip-bad")) == 0
     assert "left out 2 bad images" in capsys.readouterr().err
     lines = (out / "skipped.csv").read_text().splitlines()
     assert lines[0] == "image,reason"
@@ -217,7 +217,7 @@ def test_skip_bad_lists_what_it_leaves_out(tmp_path: Path, capsys: pytest.Captur
     manifest = read_manifest(out)
     assert manifest.num_samples == COUNT - 2
     assert not set(names[7:9]) & set(manifest.samples["path"].to_pylist())
-    assert main(["verify", str(out), "--workers", "1"]) == 0
+    assert matl_data(["verify", str(out), "--workers", "1"]) == 0
 
 
 def test_copies_are_reported_or_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -229,18 +229,18 @@ def test_copies_are_reported_or_left_out(tmp_path: Path, capsys: pytest.CaptureF
     (tmp_path / "labels.csv").write_text("\n".join(["image,x,part", *rows]))
     arguments = ["shard", "--images", str(tmp_path / "images"), "--labels", str(tmp_path / "labels.csv")]
     arguments += ["--split-column", "part", "--workers", "1"]
-    assert main([*arguments, "--out", str(tmp_path / "set")]) == 0
+    assert matl_data([*arguments, "--out", str(tmp_path / "set")]) == 0
     assert "2 images are copies of another, 1 of one in another split" in capsys.readouterr().err
     assert f"{names[3]},train,{names[12]},test" in (tmp_path / "set/duplicates.csv").read_text()
-    assert main(["verify", "--quick", str(tmp_path / "set")]) == 2
+    assert matl_data(["verify", "--quick", str(tmp_path / "set")]) == 2
     assert "1 images are in two splits" in capsys.readouterr().out
-    assert main([*arguments, "--out", str(tmp_path / "clean"), "--dedupe"]) == 0
+    assert matl_data([*arguments, "--out", str(tmp_path / "clean"), "--dedupe"]) == 0
     assert "left out 2 copies" in capsys.readouterr().err
     paths = read_manifest(tmp_path / "clean").samples["path"].to_pylist()
     assert sorted(paths) == sorted(
         set(names) - {names[3], max(names[4], names[5])}
     )  # the test copy stays, then the first
-    assert main(["verify", str(tmp_path / "clean"), "--workers", "1"]) == 0
+    assert matl_data(["verify", str(tmp_path / "clean"), "--workers", "1"]) == 0
 
 
 def test_no_space_left_is_one_line(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,7 +257,7 @@ def test_no_space_left_is_one_line(source: Path, tmp_path: Path, monkeypatch: py
         write(self, data)
 
     monkeypatch.setattr(TarWriter, "_write", full)
-    columns = LabelColumns()
+    columns = ColumnRoles()
 
     def write_set() -> None:
         write_shard_set(
@@ -281,7 +281,7 @@ def test_a_plan_of_another_call_is_replaced_whole(
     from data_prep import shard_set
 
     out = tmp_path / "set"
-    assert main(command(source, out, "--workers", "1", "--partition", "1/99")) == 0
+    assert matl_data(command(source, out, "--workers", "1", "--partition", "1/99")) == 0
     for path in [*(out / ".work").glob("*.parquet"), *out.glob("*.tar")]:
         path.unlink()  # as if the first call had been killed before its first shard
 
@@ -290,8 +290,8 @@ def test_a_plan_of_another_call_is_replaced_whole(
 
     with monkeypatch.context() as patch:
         patch.setattr(shard_set, "write_plan", killed)
-        assert main(command(source, out, "--workers", "1", "--seed", "9")) == 130
-    assert main(command(source, out, "--workers", "1")) == 0
+        assert matl_data(command(source, out, "--workers", "1", "--seed", "9")) == 130
+    assert matl_data(command(source, out, "--workers", "1")) == 0
     assert contents(out) == expected
 
 
@@ -299,8 +299,8 @@ def test_an_array_job_does_not_replace_anothers_plan(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "set"
-    assert main(command(source, out, "--workers", "1", "--partition", "99/99")) == 0  # has no shard to write
-    assert main(command(source, out, "--workers", "1", "--seed", "9", "--partition", "1/2")) == 2
+    assert matl_data(command(source, out, "--workers", "1", "--partition", "99/99")) == 0  # has no shard to write
+    assert matl_data(command(source, out, "--workers", "1", "--seed", "9", "--partition", "1/2")) == 2
     assert "of a call with other images, labels or options" in capsys.readouterr().err
 
 
@@ -317,9 +317,9 @@ def test_a_call_killed_after_the_manifest_leaves_nothing(
 
     with monkeypatch.context() as patch:
         patch.setattr(Store, "remove", killed)
-        assert main(command(source, out, "--workers", "1")) == 130
+        assert matl_data(command(source, out, "--workers", "1")) == 130
     assert (out / "manifest.json").exists()
-    assert main(command(source, out, "--workers", "1")) == 0
+    assert matl_data(command(source, out, "--workers", "1")) == 0
     assert contents(out) == expected
 
 
@@ -332,12 +332,12 @@ def test_a_remote_call_keeps_the_first_cuts(tmp_path: Path) -> None:
         (tmp_path / "images" / name).write_bytes(b"")
     arguments = ["shard", "--images", str(tmp_path / "images"), "--labels", str(tmp_path / "labels.csv")]
     arguments += ["--out", "memory://cuts/set", "--shard-mb", "0.01", "--workers", "1"]
-    assert main(arguments) == 2
+    assert matl_data(arguments) == 2
     for name, data in whole.items():
         (tmp_path / "images" / name).write_bytes(data)
-    assert main(arguments) == 0
+    assert matl_data(arguments) == 0
     assert sorted(read_manifest("memory://cuts/set").samples["path"].to_pylist()) == sorted(names)
-    assert main(["verify", "memory://cuts/set", "--workers", "1"]) == 0
+    assert matl_data(["verify", "memory://cuts/set", "--workers", "1"]) == 0
     remote.rm("/cuts", recursive=True)
 
 
@@ -355,9 +355,9 @@ def test_an_image_that_cannot_be_read_now_is_not_left_out(
 
     with monkeypatch.context() as patch:
         patch.setattr(image_sources.os, "open", failing)
-        assert main(command(source, tmp_path / "set", "--workers", "1", "--skip-bad")) == 2
+        assert matl_data(command(source, tmp_path / "set", "--workers", "1", "--skip-bad")) == 2
     assert "0077.png cannot be read: Too many open files" in capsys.readouterr().err
-    assert main(command(source, tmp_path / "set", "--workers", "1", "--skip-bad")) == 0
+    assert matl_data(command(source, tmp_path / "set", "--workers", "1", "--skip-bad")) == 0
     assert read_manifest(tmp_path / "set").num_samples == COUNT
 
 
@@ -367,7 +367,7 @@ def test_pipes_and_loops_in_a_folder(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "images/a/pipe.png")
     (tmp_path / "images/b/loop").symlink_to(tmp_path / "images")
     arguments = ["shard", "--images", str(tmp_path / "images"), "--labels", str(tmp_path / "labels.csv")]
-    assert main([*arguments, "--out", str(tmp_path / "set"), "--workers", "1", "--tasks", "t0"]) == 0
+    assert matl_data([*arguments, "--out", str(tmp_path / "set"), "--workers", "1", "--tasks", "t0"]) == 0
     assert sorted(read_manifest(tmp_path / "set").samples["path"].to_pylist()) == sorted(names)
 
 
@@ -384,7 +384,7 @@ def test_resized_copies_are_left_out_too(tmp_path: Path, capsys: pytest.CaptureF
     arguments = ["shard", "--out", str(tmp_path / "set"), "--resize", "4", "--workers", "1", "--dedupe"]
     for split, code in (("train", 0), ("val", 2)):
         sources = ["--images", str(tmp_path / f"{split}_moved"), "--labels", str(tmp_path / f"{split}.csv")]
-        assert main([*arguments, *sources, "--split", split]) == code
+        assert matl_data([*arguments, *sources, "--split", split]) == code
     assert "left out 6 copies" in capsys.readouterr().err
     assert read_manifest(tmp_path / "set").splits == {"train": 6}
 
@@ -403,6 +403,6 @@ def test_a_set_of_bad_images_only_is_refused(tmp_path: Path, capsys: pytest.Capt
         "--workers",
         "1",
     ]
-    assert main([*arguments, "--out", str(tmp_path / "set"), "--skip-bad"]) == 2
+    assert matl_data([*arguments, "--out", str(tmp_path / "set"), "--skip-bad"]) == 2
     assert "would hold no image" in capsys.readouterr().err
     assert not (tmp_path / "set/manifest.json").exists()

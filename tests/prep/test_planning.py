@@ -9,13 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.__main__ import main
 from data_prep.image_check import BadImage, check_image
-from data_prep.labels.matrix import LabelColumns, read_labels
+from data_prep.labels.matrix import ColumnRoles, read_labels
 from data_prep.labels.name_index import NameIndex
 from data_prep.planning.duplicates import find_duplicates
 from data_prep.planning.splits import Draw, draw_splits
 from data_prep.writing.tar import build_headers
+from helpers.commands import matl_data
 from helpers.sources_on_disk import write_images
 from matl_scale.data.images.sources import encode_png
 from matl_scale.data.shards.manifest import read_manifest
@@ -25,7 +25,7 @@ from matl_scale.tasks import Task
 
 def read(tmp_path: Path, lines: list[str], **columns: object):  # type: ignore[no-untyped-def]
     (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
-    return read_labels(str(tmp_path / "labels.csv"), LabelColumns(**columns), tmp_path)  # type: ignore[arg-type]
+    return read_labels(str(tmp_path / "labels.csv"), ColumnRoles(**columns), tmp_path)  # type: ignore[arg-type]
 
 
 def test_numbers_booleans_and_words_become_classes(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_types_of_parquet_are_kept(tmp_path: Path) -> None:
         {"image": ["a", "b", "c"], "x": ["1", "two", ""], "y": pa.array([True, None, False]), "z": [3, 1, 2]}
     )
     pq.write_table(table, tmp_path / "labels.parquet")
-    found = read_labels(str(tmp_path / "labels.parquet"), LabelColumns(), tmp_path)
+    found = read_labels(str(tmp_path / "labels.parquet"), ColumnRoles(), tmp_path)
     assert [task.classes for task in found.tasks] == [("1", "two"), ("false", "true"), ("1", "2", "3")]
     assert found.matrix.tolist() == [[0, 1, 2], [1, -1, 0], [-1, 0, 1]]
 
@@ -136,7 +136,7 @@ def test_a_class_in_val_only_is_refused(tmp_path: Path, capsys: pytest.CaptureFi
         "--workers",
         "1",
     ]
-    assert main([*arguments, "--split-column", "part", "--out", str(tmp_path / "set")]) == 2
+    assert matl_data([*arguments, "--split-column", "part", "--out", str(tmp_path / "set")]) == 2
     assert "class `c` of task `kind` in val" in capsys.readouterr().err
     assert not (tmp_path / "set").exists()
 
@@ -153,11 +153,11 @@ def test_more_than_128_classes_survive_the_round_trip(tmp_path: Path) -> None:
         "--workers",
         "1",
     ]
-    assert main([*arguments, "--out", str(tmp_path / "set")]) == 0
+    assert matl_data([*arguments, "--out", str(tmp_path / "set")]) == 0
     manifest = read_manifest(tmp_path / "set")
     labels = dict(zip(manifest.samples["path"].to_pylist(), manifest.labels()[:, 0].tolist(), strict=True))
     assert labels == {name: i // 2 for i, name in enumerate(names)}
-    assert main(["verify", str(tmp_path / "set"), "--workers", "1"]) == 0
+    assert matl_data(["verify", str(tmp_path / "set"), "--workers", "1"]) == 0
 
 
 def test_duplicates_against_a_slow_search() -> None:
@@ -224,12 +224,12 @@ def test_file_names_that_are_no_text(tmp_path: Path, capsys: pytest.CaptureFixtu
         "--workers",
         "1",
     ]
-    assert main([*arguments, "--allow-unmatched", "--out", str(tmp_path / "set")]) == 2
+    assert matl_data([*arguments, "--allow-unmatched", "--out", str(tmp_path / "set")]) == 2
     assert "labels.csv cannot be read" in capsys.readouterr().err
     table = pa.table({"image": ["x", *names[1:]], "y": [1, 0, 1, 0]})
     pq.write_table(table, tmp_path / "labels.parquet")
     arguments[4] = str(tmp_path / "labels.parquet")
-    assert main([*arguments, "--allow-unmatched", "--out", str(tmp_path / "set")]) == 0
+    assert matl_data([*arguments, "--allow-unmatched", "--out", str(tmp_path / "set")]) == 0
 
 
 def test_large_integers_stay_apart(tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def test_large_integers_stay_apart(tmp_path: Path) -> None:
     assert found.tasks[0].classes == ("3", "12345678901234567890", "12345678901234567891")
     table = pa.table({"image": ["a", "b", "c"], "x": pa.array([2, 2**64 - 1, 10], pa.uint64())})
     pq.write_table(table, tmp_path / "labels.parquet")
-    found = read_labels(str(tmp_path / "labels.parquet"), LabelColumns(), tmp_path)
+    found = read_labels(str(tmp_path / "labels.parquet"), ColumnRoles(), tmp_path)
     assert found.tasks[0].classes == ("2", "10", str(2**64 - 1))
     assert found.matrix[:, 0].tolist() == [0, 2, 1]
 
@@ -266,7 +266,7 @@ def test_a_class_in_val_only_is_refused_over_two_calls(tmp_path: Path, capsys: p
         rows = [f"{split}{name},{kind}" for name, kind in zip(names, kinds, strict=True)]
         (tmp_path / f"{split}.csv").write_text("\n".join(["image,kind", *rows]))
         arguments = ["shard", "--images", str(tmp_path / f"{split}_images"), "--labels", str(tmp_path / f"{split}.csv")]
-        code = main([*arguments, "--split", split, "--out", str(tmp_path / "set"), "--workers", "1"])
+        code = matl_data([*arguments, "--split", split, "--out", str(tmp_path / "set"), "--workers", "1"])
         assert code == (0 if split == "val" else 2)
     assert "class `c` of task `kind` in val" in capsys.readouterr().err
 

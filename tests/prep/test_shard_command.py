@@ -12,7 +12,7 @@ import pytest
 import webdataset as wds
 from PIL import Image
 
-from data_prep.__main__ import main
+from helpers.commands import matl_data
 from matl_scale.data.shards.manifest import read_manifest
 from matl_scale.storage.locks import lock_folder
 
@@ -47,7 +47,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def shard(source: Path, out: str, *options: str, labels: str = "labels.csv", images: str = "images") -> int:
-    return main(
+    return matl_data(
         [
             "shard",
             "--images",
@@ -196,7 +196,7 @@ def test_empty_strings_in_parquet_are_missing_too(source: Path) -> None:
 def test_names_with_brackets_are_shown_as_they_are(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (source / "labels.csv").write_text(LABELS.replace("smiling", "type[/x]").replace("hair", "color[red]"))
     shard(source, "set", "--split-column", "part")
-    assert main(["info", str(source / "set")]) == 0
+    assert matl_data(["info", str(source / "set")]) == 0
     out = capsys.readouterr().out
     assert "type[/x]" in out
     assert "color[red]" in out
@@ -319,7 +319,7 @@ def test_a_complete_set_stays_as_it_is(source: Path, capsys: pytest.CaptureFixtu
 def test_info_has_one_line_per_task(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shard(source, "set", "--split-column", "part")
     capsys.readouterr()
-    assert main(["info", str(source / "set")]) == 0
+    assert matl_data(["info", str(source / "set")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[1:4]] == ["smiling", "hair", "age"]
     assert "20.0%" in lines[1]  # missing
@@ -341,5 +341,5 @@ def test_a_damaged_set_is_refused_by_name(source: Path, capsys: pytest.CaptureFi
         with pytest.raises(ValueError, match=tar.name):
             read_manifest(root).check_shards("train")
         return
-    assert main(["info", str(root)]) == 2
+    assert matl_data(["info", str(root)]) == 2
     assert "set" in capsys.readouterr().err

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from data_prep.__main__ import main
 from data_prep.dataset import Dataset
 from data_prep.sources import celeba, cifar10, cifar100, cub, decathlon, digits, fashion_mnist, zappos
+from helpers.commands import matl_data
 from matl_scale.data.images.sources import encode_png
 from matl_scale.data.shards.manifest import read_manifest
 from matl_scale.errors import InputError
@@ -70,7 +70,7 @@ def test_fashion_mnist(tmp_path: Path, layout: str, packed: bool) -> None:
         write_idx(folder / f"{prefix}-images-idx3-ubyte", pixels, packed)
         write_idx(folder / f"{prefix}-labels-idx1-ubyte", np.arange(count, dtype=np.uint8) % 10, packed)
     command = ["example", "fashion-mnist", "--root", str(tmp_path), "--val-fraction", "0.25", "--workers", "1"]
-    assert main([*command, "--out", str(tmp_path / "set")]) == 0
+    assert matl_data([*command, "--out", str(tmp_path / "set")]) == 0
     manifest = read_manifest(tmp_path / "set")
     assert manifest.splits == {"train": 30, "val": 10, "test": 20}
     assert len(manifest.tasks) == 10

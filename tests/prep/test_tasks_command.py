@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.__main__ import main
+from helpers.commands import matl_data
 from helpers.sources_on_disk import contents, write_images, write_labels
 from matl_scale.data.shards.label_association import cramers_v
 from matl_scale.data.shards.manifest import read_manifest
@@ -24,7 +24,7 @@ def made(tmp_path: Path) -> Path:
     write_labels(tmp_path / "labels.csv", write_images(tmp_path / "images", COUNT))
     arguments = ["shard", "--images", str(tmp_path / "images"), "--labels", str(tmp_path / "labels.csv")]
     arguments += ["--out", str(tmp_path / "set"), "--split-fractions", "train=0.7,val=0.3", "--stratify"]
-    assert main([*arguments, "--workers", "1", "--shard-mb", "0.02"]) == 0
+    assert matl_data([*arguments, "--workers", "1", "--shard-mb", "0.02"]) == 0
     return tmp_path
 
 
@@ -45,7 +45,7 @@ def test_added_tasks_are_a_new_version(made: Path) -> None:
     before, first = contents(made / "set"), read_manifest(made / "set")
     kinds = [["x", "y", None][i % 3] for i in range(COUNT)]
     file = label_file(made, {"kind": kinds, "flag": [i % 2 == 0 for i in range(COUNT)]}, slice(0, 30))
-    assert main(["tasks", "add", str(made / "set"), "--labels", file]) == 0
+    assert matl_data(["tasks", "add", str(made / "set"), "--labels", file]) == 0
     after, second = contents(made / "set"), read_manifest(made / "set")
     assert all(after[name] == data for name, data in before.items() if name != "manifest.json")
     assert second.task_names == [*first.task_names, "kind", "flag"]
@@ -60,12 +60,12 @@ def test_added_tasks_are_a_new_version(made: Path) -> None:
         old = read_manifest(made / "set", version)
         assert (old.id, old.task_names) == (first.id, first.task_names)
         np.testing.assert_array_equal(old.labels(), first.labels())
-    assert main(["verify", str(made / "set"), "--workers", "1"]) == 0
+    assert matl_data(["verify", str(made / "set"), "--workers", "1"]) == 0
 
 
 def test_rename_drop_and_relabel(made: Path) -> None:
     first = read_manifest(made / "set")
-    assert main(["tasks", "rename", str(made / "set"), "t0=smiling", "t1=t0"]) == 0
+    assert matl_data(["tasks", "rename", str(made / "set"), "t0=smiling", "t1=t0"]) == 0
     assert read_manifest(made / "set").task_names == ["smiling", "t0", "t2"]
     assert labels_by_path(made, "smiling") == labels_by_path(made, "t0", "1")
     assert labels_by_path(made, "t0") == labels_by_path(made, "t1", "1")
@@ -74,26 +74,26 @@ def test_rename_drop_and_relabel(made: Path) -> None:
     values = [None if before[name] < 0 else 1 - before[name] for name in names]
     values[3] = None
     file = label_file(made, {"t2": values}, slice(0, 20))
-    assert main(["tasks", "relabel", str(made / "set"), "--labels", file]) == 0
+    assert matl_data(["tasks", "relabel", str(made / "set"), "--labels", file]) == 0
     flipped = {name: -1 if value is None else value for name, value in zip(names[:20], values[:20], strict=True)}
     assert labels_by_path(made, "t2") == before | flipped
-    assert main(["tasks", "drop", str(made / "set"), "smi*"]) == 0
+    assert matl_data(["tasks", "drop", str(made / "set"), "smi*"]) == 0
     newest = read_manifest(made / "set")
     assert newest.task_names == ["t0", "t2"]
     assert newest.version == 4
     assert [entry["change"].split()[0] for entry in newest.entries] == ["train,", "renamed", "relabelled", "dropped"]
     np.testing.assert_array_equal(read_manifest(made / "set", "1").labels(), first.labels())
-    assert main(["verify", str(made / "set"), "--workers", "1"]) == 0
+    assert matl_data(["verify", str(made / "set"), "--workers", "1"]) == 0
 
 
 def test_a_split_can_join_after_tasks_were_added(made: Path) -> None:
     file = label_file(made, {"flag": [i % 2 for i in range(COUNT)]})
-    main(["tasks", "add", str(made / "set"), "--labels", file])
+    matl_data(["tasks", "add", str(made / "set"), "--labels", file])
     (made / "new").mkdir()
     shutil.copy(made / "images/a/0000.png", made / "new/n.png")
     (made / "new.csv").write_text("image,t0,t1,t2,flag\nn.png,1,0,,1\n")
     arguments = ["shard", "--images", str(made / "new"), "--labels", str(made / "new.csv"), "--split", "test"]
-    assert main([*arguments, "--out", str(made / "set"), "--workers", "1"]) == 0
+    assert matl_data([*arguments, "--out", str(made / "set"), "--workers", "1"]) == 0
     newest = read_manifest(made / "set")
     assert newest.splits["test"] == 1
     assert newest.labels()[-1].tolist() == [1, 0, -1, 1]
@@ -119,7 +119,7 @@ def test_bad_changes_leave_no_trace(made: Path, capsys: pytest.CaptureFixture[st
             "new": [("c" if split_of[path] == "val" else "ab"[i % 2]) for i, path in enumerate(sorted(split_of))]
         }
     before = contents(made / "set")
-    assert main([*command, str(made / "set"), "--labels", label_file(made, columns)]) == 2  # type: ignore[arg-type]
+    assert matl_data([*command, str(made / "set"), "--labels", label_file(made, columns)]) == 2  # type: ignore[arg-type]
     assert message in capsys.readouterr().err
     assert contents(made / "set") == before
 
@@ -127,21 +127,21 @@ def test_bad_changes_leave_no_trace(made: Path, capsys: pytest.CaptureFixture[st
 def test_rows_of_unknown_images(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (made / "more.csv").write_text("image,new\na/0000.png,1\na/0002,0\nb/0001.png,0\nelsewhere.png,1\nb/0003.png,1\n")
     command = ["tasks", "add", str(made / "set"), "--labels", str(made / "more.csv")]
-    assert main(command) == 2
+    assert matl_data(command) == 2
     assert "names 1 images that are not in" in capsys.readouterr().err
-    if main([*command, "--allow-unmatched"]) == 0:  # unless the few labels fell into val alone
+    if matl_data([*command, "--allow-unmatched"]) == 0:  # unless the few labels fell into val alone
         assert sum(value >= 0 for value in labels_by_path(made, "new").values()) == 4
 
 
 @pytest.mark.parametrize("names", [["t9=x"], ["t0=t1"], ["t0=x", "t1=x"], ["t0"]])
 def test_bad_names(made: Path, names: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["tasks", "rename", str(made / "set"), *names]) == 2
+    assert matl_data(["tasks", "rename", str(made / "set"), *names]) == 2
     assert "should" in capsys.readouterr().err
     assert read_manifest(made / "set").version == 1
 
 
 def test_unknown_version(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["info", str(made / "set"), "--version", "7"]) == 2
+    assert matl_data(["info", str(made / "set"), "--version", "7"]) == 2
     assert "has no version '7'. It has: 1 (" in capsys.readouterr().err
 
 
@@ -189,24 +189,26 @@ def damage(root: Path, kind: str) -> str:
 )
 def test_verify_names_what_is_wrong(made: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     expected = damage(made / "set", kind)
-    assert main(["verify", str(made / "set"), "--workers", "1"]) == 2
+    assert matl_data(["verify", str(made / "set"), "--workers", "1"]) == 2
     captured = capsys.readouterr()
     assert expected in captured.out + captured.err
 
 
 def test_info_draws_label_correlations(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["info", str(made / "set"), "--picture", str(made / "pairs.png")]) == 0
+    assert matl_data(["info", str(made / "set"), "--picture", str(made / "pairs.png")]) == 0
     assert (made / "pairs.png").read_bytes().startswith(b"\x89PNG")
     assert "Cramér's V of all pairs" in capsys.readouterr().out
-    assert main(["info", str(made / "set"), "--picture", str(made / "pairs.doc")]) == 2
+    assert matl_data(["info", str(made / "set"), "--picture", str(made / "pairs.doc")]) == 2
 
 
 def test_preview_shows_real_samples(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["preview", str(made / "set"), "--task", "t0", "--out", str(made / "page.html"), "--count", "3"]) == 0
+    assert (
+        matl_data(["preview", str(made / "set"), "--task", "t0", "--out", str(made / "page.html"), "--count", "3"]) == 0
+    )
     page = (made / "page.html").read_text()
     assert page.count("data:image/png;base64,") == 9  # two classes and those without a label
     assert "http" not in page
-    assert main(["preview", str(made / "set"), "--task", "t00"]) == 2
+    assert matl_data(["preview", str(made / "set"), "--task", "t00"]) == 2
     assert "has no task `t00`. Did you mean" in capsys.readouterr().err
 
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from data_prep.__main__ import main as matl_data
+from helpers.commands import matl_data
 from helpers.shard_sets import ShardSet
 from matl_scale.data.loading.loader import DataConfig
 from matl_scale.data.shards.manifest import read_manifest

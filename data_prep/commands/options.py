@@ -1,0 +1,106 @@
+"""Command-line options that several subcommands share, and the types of their values."""
+
+import argparse
+import os
+import re
+from typing import TypeAlias
+
+Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def add_shard_set(parser: argparse.ArgumentParser, with_version: bool = False) -> None:
+    """Adds the argument `folder`, and `--version` if asked."""
+    parser.add_argument("folder", metavar="DIR", help="the shard set: a folder or an fsspec URL")
+    if with_version:
+        parser.add_argument(
+            "--version", default="", metavar="V", help="version of the labels: its number or id (default: newest)"
+        )
+
+
+def add_label_file(parser: argparse.ArgumentParser) -> None:
+    """Adds `--labels` and the options that say what its columns mean."""
+    parser.add_argument(
+        "--labels", required=True, metavar="FILE", help="CSV or Parquet, one row per image, a column per task; or a URL"
+    )
+    parser.add_argument(
+        "--image-column", default="image", metavar="NAME", help="column with the image's name (default: image)"
+    )
+    parser.add_argument(
+        "--tasks", nargs="+", default=["*"], metavar="PATTERN", help="columns to use as tasks (default: all others)"
+    )
+    parser.add_argument(
+        "--text-columns",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="CSV columns whose cells are text even if they look like numbers (007 and 7 differ)",
+    )
+
+
+def add_workers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--workers", type=positive_int, default=count_cpus(), metavar="N", help="processes (default: one per CPU)"
+    )
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that say how a shard set is written."""
+    parser.add_argument("--out", required=True, metavar="DIR", help="the shard set to write: a folder or an fsspec URL")
+    parser.add_argument(
+        "--shard-mb", type=positive_float, default=256, metavar="MB", help="size of a shard in 10⁶ bytes (default: 256)"
+    )
+    parser.add_argument(
+        "--resize",
+        type=positive_int,
+        metavar="PIXELS",
+        help="scale and centre-crop to squares; without it the bytes of the images stay as they are",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of drawn splits (default: 0)")
+    parser.add_argument("--stratify", action="store_true", help="draw splits class by class, rare classes first")
+    parser.add_argument(
+        "--dedupe",
+        action="store_true",
+        help="leave out images with the bytes of an earlier one; reads all images twice",
+    )
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="leave out images that cannot be decoded, and list them"
+    )
+    add_workers(parser)
+    parser.add_argument(
+        "--partition",
+        type=partition,
+        metavar="I/N",
+        help="write part I of N (from 1) without finishing the set; `matl-data merge` finishes it",
+    )
+
+
+def count_cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def positive_int(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"should be at least 1, got {text}")
+    return value
+
+
+def positive_float(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"should be above 0, got {text}")
+    return value
+
+
+def fraction(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"should be at least 0 and below 1, got {text}")
+    return value
+
+
+def partition(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise argparse.ArgumentTypeError(f"should be I/N with I from 1 to N (in Slurm: --array=1-N), got {text}")
+    return int(found[1]), int(found[2])
