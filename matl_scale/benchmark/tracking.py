@@ -34,7 +34,7 @@ from matl_scale.train.schedule import CheckpointConfig
 from matl_scale.train.step.train_step import TrainConfig
 
 NUM_TASKS, NUM_IMAGES, STEPS, EVALUATIONS = 1000, 300, 200, 20
-RECORDING = ("record", "evaluation", "draws", "balance", "settle")
+RECORDING = ("record", "record_evaluation", "record_draws", "record_balance", "wait_for_tables")
 
 
 @dataclass(frozen=True, kw_only=True)

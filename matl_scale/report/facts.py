@@ -66,7 +66,7 @@ def collect_facts(run: RunHistory, split: str) -> RunFacts:
         known = {task.name: i for i, task in enumerate(predictions.info.tasks)}
         for i, name in enumerate(latest.tasks):
             if name in known:
-                half_widths[i] = half_width(predictions.labels[:, known[name]], predictions.answers[:, known[name]])
+                half_widths[i] = half_width(predictions.labels[:, known[name]], predictions.predicted[:, known[name]])
     return RunFacts(
         run=run,
         latest=latest,

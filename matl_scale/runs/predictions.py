@@ -39,30 +39,30 @@ class PredictionsInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Block:
+class PredictionBlock:
     """Some samples.
 
     Attributes:
         samples: Keys, shape `(num_samples,)`.
         labels: Class indices, −1 = no label, shape `(num_samples, num_tasks)`.
-        answers: The most probable class where there is a label, else −1; same shape.
+        predicted: The most probable class where there is a label, else −1; same shape.
         confidences: The probability of that class, float16, NaN where there is none; same shape.
     """
 
     samples: np.ndarray
     labels: np.ndarray
-    answers: np.ndarray
+    predicted: np.ndarray
     confidences: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True)
-class Predictions(Block):
+class Predictions(PredictionBlock):
     """All samples of a split, ascending by key, and what they are of."""
 
     info: PredictionsInfo
 
 
-def write_predictions(path: Path, info: PredictionsInfo, blocks: Iterable[Block]) -> None:
+def write_predictions(path: Path, info: PredictionsInfo, blocks: Iterable[PredictionBlock]) -> None:
     """Writes the file, block after block; it appears when it is complete."""
     tasks = [{"name": task.name, "classes": list(task.classes), "source": task.source} for task in info.tasks]
     about = {
@@ -87,7 +87,7 @@ def write_predictions(path: Path, info: PredictionsInfo, blocks: Iterable[Block]
     def write(partial: Path) -> None:
         with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
             for block in blocks:
-                matrices = (block.labels.astype(np.int16), block.answers.astype(np.int16), block.confidences)
+                matrices = (block.labels.astype(np.int16), block.predicted.astype(np.int16), block.confidences)
                 lists = [pa.FixedSizeListArray.from_arrays(pa.array(m.reshape(-1)), width) for m in matrices]
                 writer.write_table(pa.table([pa.array(block.samples), *lists], schema=schema))
 
@@ -114,11 +114,11 @@ def read_predictions(path: Path) -> Predictions:
             Task(name=task["name"], classes=tuple(task["classes"]), source=task["source"]) for task in about["tasks"]
         )
         shape = (len(samples), len(tasks))
-        labels, answers, confidences = (
+        labels, predicted, confidences = (
             table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(shape)[order]
             for name in COLUMNS[1:]
         )
         info = PredictionsInfo(split=about["split"], step=about["step"], tasks=tasks, test_set=about["test_set"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} does not hold predictions of a run: {error!r}. Evaluate the run again.") from error
-    return Predictions(samples=samples[order], labels=labels, answers=answers, confidences=confidences, info=info)
+    return Predictions(samples=samples[order], labels=labels, predicted=predicted, confidences=confidences, info=info)

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from matl_scale.metrics.task_metrics import TaskMetrics
 from matl_scale.runs.growing_table import GrowingTable, names_by_number
 from matl_scale.runs.layout import RunFolder
 from matl_scale.storage.files import write_atomic, write_text
@@ -77,18 +78,16 @@ class LocalLog:
         with RunFolder(self.folder).metrics_file.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
-    def log_per_task(
-        self, step: int, split: str, tasks: Sequence[str], values: Mapping[str, np.ndarray], counts: np.ndarray
-    ) -> None:
-        """Adds one evaluation to `per_task.parquet`; one of the same step and split is replaced.
+    def log_per_task(self, step: int, split: str, tasks: Sequence[str], metrics: TaskMetrics) -> None:
+        """Adds one evaluation to `per_task.parquet`; an earlier one of the same step and split is replaced.
 
         Args:
             step: Steps done.
-            split: What was evaluated.
-            tasks: Names.
-            values: Per metric, one value per task.
-            counts: Labelled samples per task.
+            split: The evaluated split.
+            tasks: Task names.
+            metrics: Metrics of all tasks.
         """
+        values = metrics.values
         num_tasks, num_metrics = len(tasks), len(values)
         num_rows = num_metrics * num_tasks
         new = pa.table(
@@ -98,7 +97,7 @@ class LocalLog:
                 "task": names_by_number(np.tile(np.arange(num_tasks), num_metrics), tasks),
                 "metric": names_by_number(np.repeat(np.arange(num_metrics), num_tasks), list(values)),
                 "value": pa.array(np.concatenate(list(values.values())), pa.float64(), from_pandas=True),
-                "count": np.tile(counts, num_metrics).astype(np.int64),
+                "count": np.tile(metrics.counts, num_metrics).astype(np.int64),
             }
         )
         GrowingTable(RunFolder(self.folder).per_task_file).append(new, step, split)

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from matl_scale.errors import InputError
 from matl_scale.metrics.names import MAIN_METRIC
+from matl_scale.metrics.task_metrics import TaskMetrics
 from matl_scale.runs.layout import RunFolder
 from matl_scale.runs.records import LocalLog
 from matl_scale.storage.files import write_json
@@ -60,9 +61,9 @@ class TrackConfig:
         return chosen
 
 
-def curve_metrics(tasks: Sequence[str], chosen: Sequence[int], values: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Returns the metrics of the tasks that have curves of their own."""
-    return {f"task/{tasks[i]}/{name}": float(values[name][i]) for i in chosen for name in CURVE_METRICS}
+def curve_metrics(tasks: Sequence[str], task_ids: Sequence[int], metrics: TaskMetrics) -> dict[str, float]:
+    """Returns the run-level metrics of the tasks that have curves of their own."""
+    return {f"task/{tasks[i]}/{name}": float(metrics.values[name][i]) for i in task_ids for name in CURVE_METRICS}
 
 
 class Recorder:
@@ -91,53 +92,44 @@ class Recorder:
         if self.enabled:
             self._local.log(step, metrics)
 
-    def evaluation(
-        self,
-        step: int,
-        split: str,
-        summary: Mapping[str, float],
-        values: Mapping[str, np.ndarray],
-        counts: np.ndarray,
-    ) -> None:
-        """Records one evaluation: the summaries over tasks as metrics, everything per task as tables.
+    def record_evaluation(self, step: int, split: str, metrics: TaskMetrics) -> None:
+        """Records one evaluation: the summaries over tasks as run-level metrics, all values per task as a table.
 
         Args:
             step: Steps done.
-            split: What was evaluated.
-            summary: Summaries over tasks.
-            values: Per metric, one value per task.
-            counts: Labelled samples per task.
+            split: The evaluated split.
+            metrics: Metrics of all tasks.
         """
         if not self.enabled:
             return
-        record = {f"{split}/{name}": value for name, value in summary.items()}
-        self._local.log(step, record | curve_metrics(self.tasks, self._curves, values))
-        # last: its rows say that all is there
-        self._writing.append(self._writer.submit(self._local.log_per_task, step, split, self.tasks, values, counts))
+        record = {f"{split}/{name}": value for name, value in metrics.summary().items()}
+        self._local.log(step, record | curve_metrics(self.tasks, self._curves, metrics))
+        # after the record: an evaluation is complete once its rows are in the table
+        self._writing.append(self._writer.submit(self._local.log_per_task, step, split, self.tasks, metrics))
 
-    def draws(self, step: int, counts: np.ndarray) -> None:
+    def record_draws(self, step: int, counts: np.ndarray) -> None:
         """Records how many slots each task has had, shape `(num_tasks,)`."""
         if self.enabled:
             self._writing.append(self._writer.submit(self._local.log_draws, step, self.tasks, counts.copy()))
 
-    def settle(self) -> None:
-        """Waits until all tables are written. Call it before processes are forked: they would inherit a thread's locks.
+    def wait_for_tables(self) -> None:
+        """Waits until all tables are written. Call it before forking: a child would inherit the writing thread's locks.
 
         Raises:
-            OSError: One could not be written.
+            OSError: A table could not be written.
         """
         while self._writing:
             self._writing.pop(0).result()
 
-    def balance(self, table: pa.Table) -> None:
-        """Records with which weights classes are drawn: columns task, class, samples, share."""
+    def record_balance(self, table: pa.Table) -> None:
+        """Records how often each class is drawn: columns task, class, samples, share."""
         if self.enabled:
             self._local.write_balance(table)
 
     def close(self, status: str, wait_s: float = LAST_COPY_S) -> None:
         """Ends the run with its true status: FINISHED, FAILED, KILLED, or SCHEDULED if it will go on by itself."""
         try:
-            self.settle()
+            self.wait_for_tables()
         except BaseException:
             status = "FAILED"
             raise

@@ -72,7 +72,7 @@ def evaluate_split(config: Config, accelerator: Accelerator, split: str, which: 
     if accelerator.is_main_process:
         LocalLog(folder).forget_evaluation(checkpoint.step, split)
         recorder = Recorder(folder, config.track, data.task_names, enabled=True)
-        recorder.evaluation(checkpoint.step, split, metrics.summary(), metrics.values, metrics.counts)
+        recorder.record_evaluation(checkpoint.step, split, metrics)
         recorder.close(status)
         if evaluated.damage.found:
             Console(stderr=True).print(evaluated.damage.describe(), highlight=False, markup=False)

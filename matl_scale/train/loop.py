@@ -76,7 +76,7 @@ def run_steps(run: Run, unevaluated: bool) -> TaskMetrics | None:
     """
     config, state = run.config, run.parts.state
     metrics = evaluate(run) if unevaluated else None
-    run.recorder.settle()  # the loader's processes are forked now
+    run.recorder.wait_for_tables()  # the loader's processes are forked now
     if unevaluated and metrics is None:
         return None
     while state.step < config.train.steps:
@@ -159,7 +159,7 @@ def evaluate(run: Run) -> TaskMetrics | None:
         run.watchdog.beat(f"the evaluation after step {state.step}")
         return not run.stop.reason
 
-    run.recorder.settle()
+    run.recorder.wait_for_tables()
     is_last = state.step == run.config.train.steps
     answers = AnswerLog() if run.config.eval.predictions and is_last else None
     metrics = run.parts.evaluator.run(keep_on, answers)
@@ -170,8 +170,8 @@ def evaluate(run: Run) -> TaskMetrics | None:
     if answers is not None:
         save_answers(run.accelerator, answers, run.data, split, state.step, run.config.run.folder)
     on_main(run.accelerator, lambda: save_best(run.config, run.data, state, world_size, summary))
-    run.recorder.draws(state.step, state.draws)
-    run.recorder.evaluation(state.step, split, summary, metrics.values, metrics.counts)
+    run.recorder.record_draws(state.step, state.draws)
+    run.recorder.record_evaluation(state.step, split, metrics)
     run.progress.say(
         f"step {state.step}: {split} balanced accuracy {summary['macro_balanced_accuracy']:.4f}, "
         f"AUROC {summary['macro_auroc']:.4f}, below baseline {summary['tasks_below_baseline']:.0f} of "

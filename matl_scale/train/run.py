@@ -116,7 +116,7 @@ def start(
     on_main(accelerator, lambda: save_masks(config.run.folder, state.model))
     recorder = Recorder(config.run.folder, config.track, data.task_names, accelerator.is_main_process)
     if config.data.balance:
-        recorder.balance(balance_table(parts.order, data))
+        recorder.record_balance(balance_table(parts.order, data))
     limit, key_of = config.guard.max_nonfinite, data.reader.key
     run = Run(
         config=config,

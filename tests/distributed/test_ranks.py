@@ -165,9 +165,9 @@ def assert_fits(predictions: Predictions, metrics: TaskMetrics, labels: np.ndarr
     """Compares what every sample was answered with the split's labels and the metrics that were counted."""
     np.testing.assert_array_equal(predictions.labels, labels)
     seen = labels >= 0
-    np.testing.assert_array_equal(predictions.answers >= 0, seen)
+    np.testing.assert_array_equal(predictions.predicted >= 0, seen)
     np.testing.assert_array_equal(np.isnan(predictions.confidences), ~seen)
-    right = ((predictions.answers == labels) & seen).sum(axis=0) / seen.sum(axis=0)
+    right = ((predictions.predicted == labels) & seen).sum(axis=0) / seen.sum(axis=0)
     np.testing.assert_allclose(right, metrics.values["accuracy"])
     lowest = np.array([1 / task.num_classes for task in predictions.info.tasks])
     assert (np.nan_to_num(predictions.confidences, nan=1.0) > lowest - 0.001).all()  # float16

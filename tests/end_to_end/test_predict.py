@@ -70,7 +70,7 @@ def test_answers_are_those_of_the_evaluation(run: Config, small_set: ShardSet, t
     by_image = answers(tmp_path / "all.parquet", small_set.manifest.task_names)
     assert len(by_image) == 90
     by_key = {int(name.rsplit("/", 1)[1].removesuffix(".png")): classes for name, classes in by_image.items()}
-    for key, row in zip(expected.samples.tolist(), expected.answers, strict=True):
+    for key, row in zip(expected.samples.tolist(), expected.predicted, strict=True):
         for task, answer, found in zip(expected.info.tasks, row.tolist(), by_key[key], strict=True):
             assert answer < 0 or task.classes[answer] == found
     about = json.loads(pq.read_schema(tmp_path / "all.parquet").metadata[b"matl_scale"])

@@ -23,7 +23,7 @@ from matl_scale.metrics.task_metrics import TaskMetrics
 from matl_scale.runs import about
 from matl_scale.runs.history import RunHistory
 from matl_scale.runs.layout import RunFolder
-from matl_scale.runs.predictions import Block, PredictionsInfo, write_predictions
+from matl_scale.runs.predictions import PredictionBlock, PredictionsInfo, write_predictions
 from matl_scale.runs.records import LocalLog
 from matl_scale.tasks import Task
 
@@ -123,7 +123,7 @@ def write_run(folder: Path, made_up: MadeUp, shards: Path | None = None) -> RunH
     write_config(folder, made_up, steps[-1], labels.shape, shards)
     write_history(LocalLog(folder), made_up, [task.name for task in tasks], final, steps)
     info = PredictionsInfo(split=made_up.split, step=steps[-1], tasks=tuple(tasks), test_set=test_set)
-    block = Block(samples=keys, labels=labels, answers=answers, confidences=confidences)
+    block = PredictionBlock(samples=keys, labels=labels, predicted=answers, confidences=confidences)
     write_predictions(RunFolder(folder).predictions_file(made_up.split), info, [block])
     return RunHistory(folder)
 
@@ -184,7 +184,7 @@ def write_history(log: LocalLog, made_up: MadeUp, names: list[str], final: TaskM
             log.log(at, training_record(generator, at / steps[-1]))
         summary = TaskMetrics(values=values, counts=final.counts).summary()
         log.log(step, {f"{made_up.split}/{name}": value for name, value in summary.items()})
-        log.log_per_task(step, made_up.split, names, values, final.counts)
+        log.log_per_task(step, made_up.split, names, TaskMetrics(values=values, counts=final.counts))
         log.log_draws(step, names, np.round(8 * step * likely).astype(np.int64))
 
 

@@ -10,7 +10,7 @@ import yaml
 from matl_scale.metrics.counters import TaskCounters
 from matl_scale.metrics.task_metrics import TaskMetrics
 from matl_scale.runs.layout import RunFolder
-from matl_scale.runs.predictions import Block, PredictionsInfo, write_predictions
+from matl_scale.runs.predictions import PredictionBlock, PredictionsInfo, write_predictions
 from matl_scale.runs.records import LocalLog
 from matl_scale.tasks import Task
 
@@ -61,10 +61,10 @@ def write_run(
     folder.mkdir(parents=True, exist_ok=True)
     metrics, names = measure(tasks, labels, answers), [task.name for task in tasks]
     log = LocalLog(folder)
-    log.log_per_task(step, split, names, metrics.values, metrics.counts)
+    log.log_per_task(step, split, names, metrics)
     log.log_draws(step, names, np.arange(len(names)) * step)
     confidences = np.where(labels < 0, np.nan, 0.75).astype(np.float16)
-    block = Block(samples=np.arange(len(labels)), labels=labels, answers=answers, confidences=confidences)
+    block = PredictionBlock(samples=np.arange(len(labels)), labels=labels, predicted=answers, confidences=confidences)
     info = PredictionsInfo(split=split, step=step, tasks=tuple(tasks), test_set=test_set)
     write_predictions(RunFolder(folder).predictions_file(split), info, [block])
     sections = {"run": {"name": folder.name, "dir": str(folder.parent), "seed": 0}, "eval": {"split": split}}

@@ -261,8 +261,8 @@ def test_one_run_is_summed_up(write: Write, tmp_path: Path, capsys: pytest.Captu
     run = write("one", labels=labels, step=200)
     earlier = measure(TASKS, labels, draw_answers(labels, TASKS, 0.5, 3))
     names, latest = [task.name for task in TASKS], RunHistory(run).latest("test").metrics
-    LocalLog(run).log_per_task(100, "test", names, earlier.values, earlier.counts)
-    LocalLog(run).log_per_task(200, "test", names, latest.values, latest.counts)  # made last
+    LocalLog(run).log_per_task(100, "test", names, earlier)
+    LocalLog(run).log_per_task(200, "test", names, latest)  # made last
     assert main([str(run), "--json", str(tmp_path / "one.json")]) == 0
     shown = capsys.readouterr().out
     for text in (

@@ -192,7 +192,7 @@ def test_without_predictions(tmp_path: Path) -> None:
 def test_predictions_of_another_evaluation_are_not_used(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", SMALL)
     latest = run.latest("test")
-    LocalLog(run.folder).log_per_task(2000, "test", latest.tasks, latest.metrics.values, latest.metrics.counts)
+    LocalLog(run.folder).log_per_task(2000, "test", latest.tasks, latest.metrics)
     facts = collect_facts(RunHistory(run.folder), "test")
     assert facts.predictions is None
     assert facts.without == "The predictions kept are of step 1,500, not of step 2,000."

@@ -11,6 +11,7 @@ import pytest
 
 from matl_scale import InputError
 from matl_scale.metrics.names import METRICS
+from matl_scale.metrics.task_metrics import TaskMetrics
 from matl_scale.runs.history import RunHistory
 from matl_scale.runs.records import LocalLog, RecordTail
 from matl_scale.tracking.mlflow_follower import follow
@@ -24,7 +25,7 @@ TASKS = ["a", "b"]
 def log_evaluation(log: LocalLog, step: int, split: str = "val") -> None:
     values = {name: np.full(2, np.nan) for name in METRICS}
     values |= {"balanced_accuracy": np.array([0.5 + step / 100, np.nan]), "auroc": np.array([0.9, 0.8])}
-    log.log_per_task(step, split, TASKS, values, np.array([7, 8]))
+    log.log_per_task(step, split, TASKS, TaskMetrics(values=values, counts=np.array([7, 8])))
     log.log_draws(step, TASKS, np.array([step, 2 * step]))
 
 
@@ -205,7 +206,7 @@ def test_records_are_read_from_where_they_stopped(tmp_path: Path) -> None:
 def test_what_mlflow_shows_first(tmp_path: Path) -> None:
     log = LocalLog(tmp_path)
     values = {name: np.array([0.25, 0.5]) for name in METRICS}
-    log.log_per_task(7, "val", ["<b>x_y</b>", "plain"], values, np.array([3, 3]))
+    log.log_per_task(7, "val", ["<b>x_y</b>", "plain"], TaskMetrics(values=values, counts=np.array([3, 3])))
     client = FakeClient()
     FakeRun(tmp_path, client).copy_new()
     text = client.tags["mlflow.note.content"]

@@ -79,7 +79,7 @@ def read_answers(run: RunHistory, split: str, name: str | None = None) -> Answer
         tasks={task.name: task for task in info.tasks},
         rows={task.name: i for i, task in enumerate(info.tasks)},
         labels=np.ascontiguousarray(predictions.labels.T),
-        right=np.ascontiguousarray((predictions.answers == predictions.labels).T),
+        right=np.ascontiguousarray((predictions.predicted == predictions.labels).T),
     )
 
 

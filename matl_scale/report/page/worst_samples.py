@@ -127,7 +127,7 @@ def describe(
     facts: RunFacts, predictions: Predictions, task_id: int, column: int, thumbnails: Thumbnails | None
 ) -> WorstTask:
     """Describes one task: number `task_id` of the run, `column` of the predictions."""
-    labels, answers = predictions.labels[:, column], predictions.answers[:, column]
+    labels, answers = predictions.labels[:, column], predictions.predicted[:, column]
     confidences = predictions.confidences[:, column].astype(np.float32)
     wrong = np.flatnonzero((labels != MISSING) & (answers != MISSING) & (labels != answers))
     most_confident = wrong[np.argsort(-confidences[wrong], kind="stable")][:NUM_SAMPLES]

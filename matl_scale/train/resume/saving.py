@@ -15,7 +15,7 @@ from matl_scale.runs.checkpoints.checkpoint import checkpoint_folders, read_info
 from matl_scale.runs.checkpoints.masks import hash_masks
 from matl_scale.runs.checkpoints.writing import prune, save_checkpoint
 from matl_scale.runs.layout import RunFolder
-from matl_scale.runs.predictions import Block, PredictionsInfo, write_predictions
+from matl_scale.runs.predictions import PredictionBlock, PredictionsInfo, write_predictions
 from matl_scale.storage.files import sync_file
 from matl_scale.train.config import Config
 from matl_scale.train.evaluation import AnswerLog, gather_answers
@@ -88,10 +88,12 @@ def save_answers(accelerator: Accelerator, log: AnswerLog, data: RunData, split:
     """Writes the predictions of a split into a run's folder. All ranks have to call it."""
     parts = gather_answers(accelerator, log)
 
-    def blocks() -> Iterator[Block]:
+    def blocks() -> Iterator[PredictionBlock]:
         for rows, answers, confidences in parts:
             labels = np.where(answers == MISSING, MISSING, data.labels[rows])
-            yield Block(samples=data.reader.keys(rows), labels=labels, answers=answers, confidences=confidences)
+            yield PredictionBlock(
+                samples=data.reader.keys(rows), labels=labels, predicted=answers, confidences=confidences
+            )
 
     info = PredictionsInfo(split=split, step=step, tasks=tuple(data.tasks), test_set=data.manifest.hash_shards(split))
     problem: OSError | None = None
