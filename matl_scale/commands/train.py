@@ -12,7 +12,7 @@ from matl_scale.cli import program_name, run_command
 from matl_scale.doctor.quick_checks import run_quick_checks
 from matl_scale.errors import InputError
 from matl_scale.report.terminal import build_console, print_latest
-from matl_scale.tracking.mlflow_run import explain_where
+from matl_scale.tracking.mlflow_store import how_to_view
 from matl_scale.train.config import Config, parse_config
 from matl_scale.train.health.stop import exit_code_of_stop
 from matl_scale.train.process_group import build_accelerator
@@ -45,8 +45,8 @@ def print_outcome(config: Config, outcome: RunOutcome) -> None:
     if not outcome.stopped:
         print_latest(console, config.run.folder, config.eval.split)
     console.print(f"results: {config.run.folder}", highlight=False, soft_wrap=True)
-    if config.track.mlflow and (place := explain_where(config.run.folder)):
-        console.print(f"look at it: {place}", highlight=False, soft_wrap=True)
+    if config.track.mlflow and (address := how_to_view(config.run.folder)):
+        console.print(f"look at it: {address}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

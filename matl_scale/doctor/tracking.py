@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from matl_scale.doctor.finding import Finding
-from matl_scale.tracking.mlflow_run import default_store
+from matl_scale.tracking.mlflow_store import default_store
 from matl_scale.train.config import Config
 
 NETWORK_FILE_SYSTEMS = (

@@ -1,13 +1,14 @@
-"""`about.json`: what a run is made of: its config in flat form, its data and the environment that it runs in."""
+"""`about.json`: the config of a run in flat form, its data, and the environment that it ran in."""
 
 import json
 import platform
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from packaging.requirements import Requirement
 
 from matl_scale.runs.layout import RunFolder
 from matl_scale.storage.files import write_json
@@ -19,10 +20,10 @@ def write_about(folder: Path, params: Mapping[str, object], data: Mapping[str, A
     """Writes the file.
 
     Args:
-        folder: Of the run.
-        params: Flat config.
+        folder: The run's folder.
+        params: The config in flat form.
         data: `path`, `manifest_id`, `version`, `splits` (samples by name), `tasks` (how many), `image_size`.
-        devices: What each rank computes on, by name.
+        devices: Name of the device of each rank.
     """
     environment = {
         "python": platform.python_version(),
@@ -36,21 +37,21 @@ def write_about(folder: Path, params: Mapping[str, object], data: Mapping[str, A
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """Returns what the file of a run says; empty if there is none."""
+    """Returns the content of a run's file; empty if there is none."""
     path = RunFolder(folder).about_file
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def installed_packages() -> dict[str, str]:
-    """Returns the versions of this package and of what it needs, by name."""
+    """Returns the versions of this package and of the packages that it requires, by name."""
     try:
-        needed = metadata.requires(PACKAGE) or []
         versions = {PACKAGE: metadata.version(PACKAGE)}
     except metadata.PackageNotFoundError:  # run from a checkout that was never installed
         return {}
-    for requirement in needed:
-        if "extra ==" in requirement:
-            continue
-        name = re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0]
-        versions[name] = metadata.version(name)
-    return versions
+    return versions | {each.name: metadata.version(each.name) for each in requirements()}
+
+
+def requirements() -> list[Requirement]:
+    """Returns what this package requires, without its extras."""
+    found = map(Requirement, metadata.requires(PACKAGE) or [])
+    return [each for each in found if each.marker is None or each.marker.evaluate({"extra": ""})]

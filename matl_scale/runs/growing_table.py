@@ -1,7 +1,7 @@
-"""A Parquet table that grows with every evaluation: written anew as a whole, so that it is always complete.
+"""A Parquet table that grows with every evaluation. The whole file is written each time, so that it is always complete.
 
-With a thousand tasks that is most of what logging costs. Names are kept encoded by number from one writing to the next, and
-numbers are not encoded at all; readers get plain text.
+With a thousand tasks that is most of the cost of logging. Therefore names stay dictionary-encoded when the table is read and
+written again, and numbers are not encoded at all; readers get plain strings.
 """
 
 from collections.abc import Sequence
@@ -18,20 +18,20 @@ NAME_COLUMNS = ("split", "task", "metric")
 
 
 class GrowingTable:
-    """The table in one file; it has the column `step`."""
+    """The table in one file. It has a column `step`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def append(self, new: pa.Table, step: int, split: str | None = None) -> None:
-        """Adds rows of a step, and of a split if the table has several; what was there of both goes."""
+        """Adds the rows of a step (and split, if given), in exchange for earlier rows of the same step (and split)."""
         if self.path.is_file():
             old = self._read()
             if old.num_rows and pc.max(old["step"]).as_py() >= step:
-                same = pc.equal(old["step"], step)
+                replaced = pc.equal(old["step"], step)
                 if split is not None:
-                    same = pc.and_(same, pc.equal(old["split"].cast(pa.string()), split))
-                old = old.filter(pc.invert(same))
+                    replaced = pc.and_(replaced, pc.equal(old["split"].cast(pa.string()), split))
+                old = old.filter(pc.invert(replaced))
             new = pa.concat_tables([old, new]).unify_dictionaries()
         self._write(new)
 
@@ -55,5 +55,5 @@ class GrowingTable:
 
 
 def names_by_number(numbers: np.ndarray, names: Sequence[str]) -> pa.DictionaryArray:
-    """Returns a column of names that occur many times."""
+    """Returns a dictionary-encoded column: `names[i]` for each number i."""
     return pa.DictionaryArray.from_arrays(numbers.astype(np.int32), pa.array(names, pa.string()))

@@ -1,6 +1,5 @@
-"""A run's folder, read again: the per-task history, the latest value of every task, records, config and predictions."""
+"""Reads a run folder: the history per task, the latest evaluation, records, config and predictions."""
 
-import json
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from matl_scale.metrics.task_metrics import TaskMetrics, worst_first
 from matl_scale.runs.about import read_about
 from matl_scale.runs.layout import CONFIG_FILE, RunFolder
 from matl_scale.runs.predictions import Predictions, read_predictions
+from matl_scale.runs.records import read_records
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +27,11 @@ class TaskTable:
     """One evaluation.
 
     Attributes:
-        split: What was evaluated.
+        split: The evaluated split.
         step: Steps that the network had been trained.
-        tasks: Names, in the run's order.
-        metrics: Of each.
-        draws: How many slots each task had had by then; None if that is not known.
+        tasks: Task names, in the run's order.
+        metrics: Metrics of these tasks.
+        draws: Slots of each task up to then, shape `(num_tasks,)`; None if they are not known.
     """
 
     split: str
@@ -46,10 +46,10 @@ class TaskHistory:
     """One metric of every task at every evaluation of a split: the matrix tasks × evaluations.
 
     Attributes:
-        split: What was evaluated.
+        split: The evaluated split.
         metric: The metric.
         steps: The step of each evaluation, ascending.
-        tasks: Names.
+        tasks: Task names.
         values: Shape `(num_tasks, num_steps)`, NaN where the metric is undefined.
     """
 
@@ -61,7 +61,7 @@ class TaskHistory:
 
     @property
     def lowest(self) -> float:
-        """The lowest value that is defined; 0 if there is none."""
+        """The lowest defined value; 0 if there is none."""
         return float(np.nanmin(self.values)) if np.isfinite(self.values).any() else 0.0
 
     def worst_first(self) -> "TaskHistory":
@@ -75,7 +75,7 @@ class TaskHistory:
         return replace(self, steps=self.steps[:count], values=self.values[:, :count])
 
     def of_tasks(self, tasks: list[str]) -> "TaskHistory":
-        """Returns the history of some tasks, in the order given; a task that it lacks is undefined throughout."""
+        """Returns the history of some tasks, in the order given; a task without a history is undefined at every step."""
         row_of = {name: i for i, name in enumerate(self.tasks)}
         undefined = np.full(len(self.steps), np.nan)
         values = [self.values[row_of[name]] if name in row_of else undefined for name in tasks]
@@ -83,7 +83,7 @@ class TaskHistory:
 
 
 class RunHistory:
-    """What a run has left to read.
+    """One run, read from its folder.
 
     Args:
         folder: The run's folder.
@@ -123,7 +123,7 @@ class RunHistory:
 
     @cached_property
     def about(self) -> dict[str, Any]:
-        """What the run was made of: `params`, `data` and `environment`; empty if the run does not say."""
+        """`params`, `data` and `environment` of the run; empty if it has no such file."""
         return read_about(self.folder)
 
     @cached_property
@@ -138,14 +138,10 @@ class RunHistory:
     @cached_property
     def records(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl."""
-        path = RunFolder(self.folder).metrics_file
-        if not path.is_file():
-            return []
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        return read_records(self.folder)
 
     def choose_split(self, wanted: str | None = None) -> str:
-        """Returns the split to look at: the one asked for, else test if it was evaluated, else the one evaluated most often.
+        """Returns the wanted split, else test if it was evaluated, else the split evaluated most often.
 
         Raises:
             InputError: The run was not evaluated on it.
@@ -160,18 +156,18 @@ class RunHistory:
         return wanted
 
     def latest(self, split: str) -> TaskTable:
-        """Returns the evaluation of a split that was made last."""
-        part = self._part(split)
-        step = part["step"][-1].as_py()  # rows are appended: the evaluation made last, perhaps of an earlier network
-        part = part.filter(pc.field("step") == step)
-        tasks, counts = names_in_order(part, "task"), {}
-        place = {name: i for i, name in enumerate(tasks)}
-        metrics = [name for name in METRICS if name in set(part["metric"].unique().to_pylist())]
+        """Returns the last evaluation of a split."""
+        table = self._evaluations(split)
+        step = table["step"][-1].as_py()  # rows are appended: the last evaluation may be of an earlier step
+        table = table.filter(pc.field("step") == step)
+        tasks, counts = names_in_order(table, "task"), {}
+        index_of = {name: i for i, name in enumerate(tasks)}
+        metrics = [name for name in METRICS if name in set(table["metric"].unique().to_pylist())]
         values = {name: np.full(len(tasks), np.nan) for name in metrics}
-        for row in part.to_pylist():
+        for row in table.to_pylist():
             counts[row["task"]] = row["count"]
             if row["metric"] in values and row["value"] is not None:
-                values[row["metric"]][place[row["task"]]] = row["value"]
+                values[row["metric"]][index_of[row["task"]]] = row["value"]
         return TaskTable(
             split=split,
             step=step,
@@ -182,24 +178,24 @@ class RunHistory:
 
     def over_time(self, split: str, metric: str) -> TaskHistory:
         """Returns one metric of every task at every evaluation of a split."""
-        part = self._part(split).filter(pc.field("metric") == metric)
-        steps, tasks = self.steps[split], names_in_order(part, "task")
+        table = self._evaluations(split).filter(pc.field("metric") == metric)
+        steps, tasks = self.steps[split], names_in_order(table, "task")
         values = np.full((len(tasks), len(steps)), np.nan)
         row_of, column_of = ({name: i for i, name in enumerate(names)} for names in (tasks, steps))
-        columns = (part[name].to_pylist() for name in ("task", "step", "value"))
+        columns = (table[name].to_pylist() for name in ("task", "step", "value"))
         for task, step, value in zip(*columns, strict=True):
             values[row_of[task], column_of[step]] = np.nan if value is None else value
         return TaskHistory(split=split, metric=metric, steps=steps, tasks=tasks, values=values)
 
     def predictions(self, split: str) -> Predictions:
-        """Reads what the last evaluation of a split answered for every sample.
+        """Returns the predictions of the last evaluation of a split.
 
         Raises:
-            InputError: It was not kept.
+            InputError: They were not saved.
         """
         return read_predictions(RunFolder(self.folder).predictions_file(split))
 
-    def _part(self, split: str) -> pa.Table:
+    def _evaluations(self, split: str) -> pa.Table:
         return self.table.filter(pc.field("split") == split)
 
     def _draws(self, tasks: Sequence[str], step: int) -> np.ndarray | None:
@@ -216,6 +212,6 @@ class RunHistory:
 
 
 def names_in_order(table: pa.Table, column: str) -> list[str]:
-    """Returns the different values of a column, in the order of their first rows."""
+    """Returns the distinct values of a column, in the order of their first rows."""
     names: list[str] = table[column].unique().to_pylist()
     return names

@@ -1,13 +1,14 @@
-"""The run's own files: `metrics.jsonl` (one line per record), `per_task.parquet` and `draws.parquet` (long tables).
+"""What a run records in its folder: `metrics.jsonl` (one JSON line per record), long tables per task, and its final status.
 
-They are the truth: whatever MLflow shows is a copy of them.
+These files are the original; whatever MLflow shows is a copy of them.
 """
 
+import contextlib
 import json
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,52 +19,45 @@ import pyarrow.parquet as pq
 from matl_scale.metrics.task_metrics import TaskMetrics
 from matl_scale.runs.growing_table import GrowingTable, names_by_number
 from matl_scale.runs.layout import RunFolder
-from matl_scale.storage.files import write_atomic, write_text
+from matl_scale.storage.files import write_atomic, write_json, write_text
 
-TRAIN_MARK = "train/lr"  # in every record of training
-EVALUATION_MARK = "/tasks_evaluated"  # in every record of an evaluation
+TRAIN_METRIC = "train/lr"  # in every record of training
+EVALUATION_METRIC = "/tasks_evaluated"  # behind the split, in every record of an evaluation
 
 
 class LocalLog:
-    """Writes the files of one run folder. Non-finite values are left out of records and null in tables."""
+    """Writes the records of one run. Values that are not finite are left out of `metrics.jsonl` and null in tables."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        # of an earlier start, perhaps on a node whose clock was ahead
-        self._last_time = max(
-            (record["time"] for record in RecordTail(RunFolder(folder).metrics_file).read_after(0)), default=0.0
-        )
+        # an earlier start may have run on a node whose clock was ahead
+        self._last_time = max((record["time"] for record in read_records(folder)), default=0.0)
 
     def forget_after(self, step: int) -> None:
-        """Drops what a run logged after the step from which it now goes on, so that every step is there once.
+        """Drops what was recorded after the step at which a run resumes, so that every step is recorded once.
 
-        An evaluation that broke off between its record and its table goes too.
+        The record of an evaluation whose rows are missing in the table, because the run broke off in between, is dropped too.
         """
-        path = RunFolder(self.folder).metrics_file
-        if path.is_file():
-            complete = self.evaluations()
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            records = ((line, json.loads(line)) for line in lines if line.endswith("\n"))
-            kept = [
-                line
-                for line, record in records
-                if record["step"] <= step and all((record["step"], s) in complete for s in splits_of(record))
-            ]
-            write_text(path, "".join(kept))
+        complete = self.evaluations()
+        self._keep_records(
+            lambda record: (
+                record["step"] <= step and all((record["step"], split) in complete for split in splits_of(record))
+            )
+        )
         for path in (RunFolder(self.folder).per_task_file, RunFolder(self.folder).draws_file):
             GrowingTable(path).forget_after(step)
 
     def forget_evaluation(self, step: int, split: str) -> None:
         """Drops the record of an evaluation that is made again."""
+        self._keep_records(lambda record: record["step"] != step or split not in splits_of(record))
+
+    def _keep_records(self, keep: Callable[[Mapping[str, Any]], bool]) -> None:
         path = RunFolder(self.folder).metrics_file
         if path.is_file():
-            lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-            records = ((line, json.loads(line)) for line in lines)
-            kept = [line for line, record in records if record["step"] != step or split not in splits_of(record)]
-            write_text(path, "".join(kept))
+            write_text(path, "".join(line for line in complete_lines(path) if keep(json.loads(line))))
 
     def evaluations(self) -> set[tuple[int, str]]:
-        """Returns step and split of every evaluation that is there completely."""
+        """Returns step and split of every evaluation that was recorded completely."""
         path = RunFolder(self.folder).per_task_file
         if not path.is_file():
             return set()
@@ -71,7 +65,7 @@ class LocalLog:
         return {(pair["step"], pair["split"]) for pair in pairs}
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Appends one record: `step`, `time` (seconds since 1970, another for every record), and the finite values."""
+        """Appends one record: `step`, `time` (seconds since 1970, strictly increasing), and the finite values."""
         self._last_time = max(round(time.time(), 6), round(self._last_time + 1e-6, 6))
         finite = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
         line = json.dumps({"step": step, "time": self._last_time, **finite})
@@ -103,7 +97,7 @@ class LocalLog:
         GrowingTable(RunFolder(self.folder).per_task_file).append(new, step, split)
 
     def log_draws(self, step: int, tasks: Sequence[str], draws: np.ndarray) -> None:
-        """Adds to `draws.parquet` how many slots each task has had so far."""
+        """Adds to `draws.parquet` how many slots each task has had so far, shape `(num_tasks,)`."""
         names = names_by_number(np.arange(len(tasks)), tasks)
         new = pa.table(
             {"step": np.full(len(tasks), step, dtype=np.int64), "task": names, "draws": draws.astype(np.int64)}
@@ -111,45 +105,69 @@ class LocalLog:
         GrowingTable(RunFolder(self.folder).draws_file).append(new, step)
 
     def write_balance(self, table: pa.Table) -> None:
-        """Writes `balance.parquet`: per task and class, its samples and its share of the draws."""
+        """Writes `balance.parquet`: the samples of each class of each task, and its share of the draws."""
         write_atomic(
             RunFolder(self.folder).balance_file, lambda partial: pq.write_table(table, partial, compression="zstd")
         )
 
 
 class RecordTail:
-    """Reads a file of records from where it stopped, or from its beginning where it was written anew.
+    """Reads `metrics.jsonl` from where it stopped, or from the beginning if the file was replaced.
 
-    A record is known by its time, which outlives a rewritten file.
+    Records are told apart by their time, which stays the same in a replaced file.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self._place, self._inode = path, 0, -1
+        self.path, self._offset, self._inode = path, 0, -1
 
     def rewind(self) -> None:
-        """Begins at the beginning again."""
-        self._place = 0
+        """Lets the next reading start at the beginning."""
+        self._offset = 0
 
     def read_after(self, last_time: float) -> list[dict[str, Any]]:
-        """Returns the complete records that came after a time, in seconds since 1970."""
+        """Returns the complete records that were not read yet and are later than a time, in seconds since 1970."""
         if not self.path.is_file():
             return []
         with self.path.open("rb") as file:
             found = os.fstat(file.fileno())
-            if found.st_ino != self._inode or found.st_size < self._place:
-                self._place, self._inode = 0, found.st_ino
-            file.seek(self._place)
+            if found.st_ino != self._inode or found.st_size < self._offset:
+                self._offset, self._inode = 0, found.st_ino
+            file.seek(self._offset)
             lines = [line for line in file.readlines() if line.endswith(b"\n")]
-        self._place += sum(map(len, lines))
+        self._offset += sum(map(len, lines))
         records = [json.loads(line) for line in lines]
         return [record for record in records if record["time"] > last_time]
 
 
-def mark_of(record: Mapping[str, object]) -> str | None:
-    """Returns the metric by which a record is known: with its step it occurs once in a run's history."""
-    return next((name for name in record if name == TRAIN_MARK or name.endswith(EVALUATION_MARK)), None)
+def read_records(folder: Path) -> list[dict[str, Any]]:
+    """Returns the complete records of a run; empty if there are none."""
+    return [json.loads(line) for line in complete_lines(RunFolder(folder).metrics_file)]
+
+
+def complete_lines(path: Path) -> list[str]:
+    """Returns the lines of a file without one that was not written to its end; empty if there is no file."""
+    if not path.is_file():
+        return []
+    return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+
+
+def identifying_metric(record: Mapping[str, object]) -> str | None:
+    """Returns a metric of a record that occurs once per step in a run; None if the record has none."""
+    return next((name for name in record if name == TRAIN_METRIC or name.endswith(EVALUATION_METRIC)), None)
 
 
 def splits_of(record: Mapping[str, object]) -> list[str]:
-    """Returns the split whose evaluation a record holds, if it does."""
-    return [name.removesuffix(EVALUATION_MARK) for name in record if name.endswith(EVALUATION_MARK)]
+    """Returns the splits whose evaluation a record holds: none, or one."""
+    return [name.removesuffix(EVALUATION_METRIC) for name in record if name.endswith(EVALUATION_METRIC)]
+
+
+def write_status(folder: Path, status: str) -> None:
+    """Writes how the run ended: FINISHED, FAILED, KILLED, or SCHEDULED if it will go on by itself."""
+    write_json(RunFolder(folder).status_file, {"status": status})
+
+
+def read_status(folder: Path) -> str:
+    """Returns how a run ended; FAILED if it was killed before it could write that."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        return str(json.loads(RunFolder(folder).status_file.read_text(encoding="utf-8"))["status"])
+    return "FAILED"

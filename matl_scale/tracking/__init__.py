@@ -1,2 +1,1 @@
-"""The way of records: to the run folder (`recorder`), and from there to MLflow, by a
-process of its own (`mlflow_follower`). No torch."""
+"""Records go to the run folder (`recorder`), and a process of its own copies them from there to MLflow (`mlflow_follower`)."""

@@ -1,12 +1,11 @@
-"""Carries a run's local files to MLflow, as a process of its own beside the training process.
+"""Keeps a run's copy in MLflow up to date: `follow` while the run trains, `sync` afterwards.
 
-It reads the records from where it stopped, so a server that is away costs the training nothing and is caught up
-later, in order. Its standard input is a life line: when that closes, the training process has ended, and the status that
-it left behind (none, if it was killed) becomes the run's.
+`follow` runs in a process of its own beside the training process. It reads the run's local files from where it stopped, so
+training never waits for a store that is away, and the copy is caught up later, in order. When the training process ends, its
+end of a pipe to this process closes; the status that it left behind (FAILED if it was killed and left none) becomes the run's.
 """
 
 import contextlib
-import json
 import logging
 import os
 import select
@@ -14,25 +13,23 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from matl_scale.runs.layout import MLFLOW_LOCK_FILE, RunFolder
+import yaml
+
+from matl_scale.errors import InputError
+from matl_scale.runs.layout import CONFIG_FILE, MLFLOW_LOCK_FILE, RunFolder
+from matl_scale.runs.records import read_status
 from matl_scale.storage.locks import lock_folder
 from matl_scale.tracking.mlflow_run import MlflowRun
 
 POLL_S = 2.0
 RETRY_S = 15.0
 GIVE_UP_S = 60.0  # after the training has ended
-
-
-GAVE_UP = 3  # exit code of a follower that has said so itself
-
-
-LEFT_TO_THE_RUN = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR2}
-
-
-# a server that is away should be noticed soon: trying again is the follower's business
+GAVE_UP = 3  # exit code of a follower that has printed a message itself
+STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR2}
+# a store that is away should be noticed soon: the follower tries again by itself
 DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -42,65 +39,122 @@ DEFAULTS = {
 
 
 def prepare_process() -> None:
-    """Prepares this process for MLflow's client: its environment, where that does not say otherwise, and what it prints."""
+    """Sets up this process for MLflow's client: defaults for its environment variables, and fewer log messages."""
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # mlflow recommends annotations and input examples, whatever filters say; a signature says all there is to say
+    # mlflow warns that annotations or an input example are missing, whatever the filters; the signature replaces them
     logging.captureWarnings(True)
     logging.getLogger("py.warnings").setLevel(logging.ERROR)
 
 
-def follow(run: MlflowRun, life_line: int) -> int:
-    """Copies until the training process is gone and everything is there. Returns the exit code."""
-    retry_at = 0.0
-    complained = False
-    ended_at: float | None = None
-    while True:
-        if ended_at is None and select.select([life_line], [], [], POLL_S)[0] and not os.read(life_line, 4096):
-            ended_at = time.monotonic()
-        if time.monotonic() >= retry_at or ended_at is not None:
-            try:
-                run.copy_new(everything=ended_at is not None)
-                complained = False
-                if ended_at is not None:
-                    run.finish(read_status(run.folder))
-                    return 0
-            except Exception as error:  # whatever a client raises: the local files stay, and it is tried again
-                if not complained:
-                    reason = str(error).strip().split("\n")[0]
-                    print(f"MLflow at {run.place} is not available ({reason}); the local files hold everything, "
-                          "trying again", file=sys.stderr, flush=True)  # fmt: skip
-                complained, retry_at = True, time.monotonic() + RETRY_S
-                run.disconnect()
-        if ended_at is not None:
-            if time.monotonic() - ended_at > GIVE_UP_S:
-                run.end(read_status(run.folder))
-                print(f"MLflow at {run.place} is still not available; `matl-sync {run.folder}` copies what it lacks",
-                      file=sys.stderr, flush=True)  # fmt: skip
-                return GAVE_UP
-            time.sleep(POLL_S)
+def follow(run: MlflowRun, pipe: int) -> int:
+    """Copies records while a run trains, and everything else once it has ended.
+
+    Args:
+        run: The run.
+        pipe: File descriptor of a pipe that the training process holds open.
+
+    Returns:
+        The exit code: 0, or `GAVE_UP` if the store stays away after the end of the training.
+    """
+    available = True
+    while not wait_for_close(pipe, POLL_S if available else RETRY_S):
+        available = attempt(run, run.copy_new, quiet=not available)
+    deadline = time.monotonic() + GIVE_UP_S
+    while not attempt(run, lambda: copy_everything(run, read_status), quiet=not available):
+        available = False
+        if time.monotonic() > deadline:
+            run.try_to_set_status(read_status(run.folder))
+            complain(f"MLflow at {run.store} is still not available; `matl-sync {run.folder}` copies what it lacks")
+            return GAVE_UP
+        time.sleep(POLL_S)
+    return 0
 
 
-def read_status(folder: Path) -> str:
-    """Returns the status that the training process left; FAILED if it was killed before it could."""
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        return str(json.loads(RunFolder(folder).status_file.read_text(encoding="utf-8"))["status"])
-    return "FAILED"
+def sync(folder: Path, uri: str | None = None) -> str:
+    """Copies what MLflow lacks of a run. Returns a short description of what was done.
+
+    Args:
+        folder: The run's folder.
+        uri: Address of the store; None: the store of the last copy, or else the default store.
+
+    Raises:
+        InputError: It is not a run, another process is copying it, or the store cannot be reached.
+    """
+    if not RunFolder(folder).config_file.is_file():
+        raise InputError(f"{folder} is not a run: it has no {CONFIG_FILE}.")
+    config = yaml.safe_load(RunFolder(folder).config_file.read_text(encoding="utf-8"))
+    with lock_folder(folder, MLFLOW_LOCK_FILE):
+        run = MlflowRun(folder, config["track"]["experiment"], uri)
+        before = run.state.get("time", 0.0)
+        try:
+            status = copy_everything(run, current_status)
+        except InputError:
+            raise
+        except Exception as error:  # whatever a client raises
+            if not is_training(folder):
+                run.try_to_set_status(read_status(folder))
+            raise InputError(
+                f"MLflow at {run.store} is not available: {first_line(error)}. {folder} keeps everything: start the server and "
+                "call this again, or name another store with --tracking-uri."
+            ) from error
+    done = "nothing was missing" if run.state["time"] == before else "complete"
+    return f"{done}; run {run.state['run_id']}, {status}, in {run.store}"
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Entry point of the process: the run's folder and the experiment."""
-    prepare_process()
-    folder, experiment = arguments
-    # the process of an earlier start of this run may still be telling its end
-    with lock_folder(Path(folder), MLFLOW_LOCK_FILE, wait=True):
-        return follow(MlflowRun(Path(folder), experiment), sys.stdin.fileno())
+def copy_everything(run: MlflowRun, status_of: Callable[[Path], str]) -> str:
+    """Copies records and tables, and sets the status that `status_of` the run's folder returns afterwards. Returns it."""
+    run.copy_new(everything=True)
+    status = status_of(run.folder)
+    if status != "RUNNING":
+        run.finish(status)
+    return status
+
+
+def attempt(run: MlflowRun, copy: Callable[[], object], quiet: bool) -> bool:
+    """Tries to copy, and returns whether that succeeded. A failure is printed unless `quiet`."""
+    try:
+        copy()
+    except Exception as error:  # whatever a client raises: the local files are complete, and it is tried again
+        if not quiet:
+            complain(
+                f"MLflow at {run.store} is not available ({first_line(error)}); the local files hold everything, trying again"
+            )
+        run.disconnect()
+        return False
+    return True
+
+
+def wait_for_close(pipe: int, timeout_s: float) -> bool:
+    """Returns whether the other end of a pipe is closed, after at most `timeout_s`."""
+    readable, _, _ = select.select([pipe], [], [], timeout_s)
+    return bool(readable) and not os.read(pipe, 4096)
+
+
+def current_status(folder: Path) -> str:
+    """Returns RUNNING while a process trains the run, and then the status that it left."""
+    return "RUNNING" if is_training(folder) else read_status(folder)
+
+
+def is_training(folder: Path) -> bool:
+    """Returns whether a process trains this run now."""
+    with contextlib.suppress(InputError), lock_folder(folder):
+        return False
+    return True
+
+
+def first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
+
+
+def complain(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 class MlflowProcess:
-    """The follower of one run.
+    """Starts the process that follows a run, and waits for it at the end of the training.
 
     Args:
         folder: The run's folder.
@@ -112,27 +166,36 @@ class MlflowProcess:
         command = [sys.executable, "-m", "matl_scale.tracking.mlflow_follower", str(folder), experiment]
         # its thread pools would compete with the training
         environment = {**DEFAULTS, **os.environ, "OMP_NUM_THREADS": "1"}
-        # what asks the training process to end must not end the one that tells how it ended: a process that is started
-        # while signals are blocked never gets them
-        signal.pthread_sigmask(signal.SIG_BLOCK, LEFT_TO_THE_RUN)
+        # a signal that stops the training must not stop the process that reports how the training ended: a process started
+        # while signals are blocked never receives them
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, LEFT_TO_THE_RUN)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
     def close(self, wait_s: float) -> None:
-        """Waits until the copy is complete or given up, but not longer than `wait_s`; the run has left its status."""
+        """Waits at most `wait_s` until the copy is complete or given up. Call it after the run has left its status."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
             code = self._process.wait(timeout=wait_s)
-            if code not in (0, GAVE_UP):
-                print(
-                    f"the process that copies to MLflow ended with {code}; `matl-sync {self.folder}` copies what it lacks",
-                    file=sys.stderr,
-                )
         except subprocess.TimeoutExpired:
-            print(f"MLflow is slow; process {self._process.pid} goes on copying {self.folder}", file=sys.stderr)
+            complain(f"MLflow is slow; process {self._process.pid} goes on copying {self.folder}")
+            return
+        if code not in (0, GAVE_UP):
+            complain(
+                f"the process that copies to MLflow ended with {code}; `matl-sync {self.folder}` copies what it lacks"
+            )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Entry point of the process: the run's folder and the experiment."""
+    prepare_process()
+    folder, experiment = arguments
+    # the follower of an earlier start of this run may still be copying
+    with lock_folder(Path(folder), MLFLOW_LOCK_FILE, wait=True):
+        return follow(MlflowRun(Path(folder), experiment), sys.stdin.fileno())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Logs a run's best network as an MLflow model: images and the name of a task in, logits out."""
+"""Logs a run's best network as an MLflow model, which takes images and the name of a task and returns logits."""
 
 import json
 from collections.abc import Callable
@@ -22,7 +22,7 @@ def find_best(folder: Path) -> Path | None:
 
 
 def build_signature(best: Path) -> Any:
-    """Returns the signature: uint8 images `(batch, 3, size, size)` and the parameter `task` in, float32 logits out."""
+    """Returns the signature: uint8 images `(batch, 3, size, size)` and a task name in, float32 logits `(batch, classes)` out."""
     from mlflow.models import ModelSignature
     from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
@@ -36,13 +36,13 @@ def build_signature(best: Path) -> Any:
 
 
 def log_best_model(uri: str, best: Path, state: dict[str, Any], save: Callable[[], None]) -> None:
-    """Logs the best network of a run as its model; once, however often it is tried.
+    """Logs the best network of a run as its model, once, however often that is tried.
 
     Args:
-        uri: Of the store.
-        best: From `find_best`.
-        state: Of the copy: which run it is; keeps which model was begun and which step is there.
-        save: Keeps the state.
+        uri: Address of the store.
+        best: Folder of the best network, from `find_best`.
+        state: The state of the run's copy. Gets the id of the model, and its step once the model is complete.
+        save: Writes the state to disk.
     """
     import mlflow
     from mlflow.models import Model
@@ -52,14 +52,14 @@ def log_best_model(uri: str, best: Path, state: dict[str, Any], save: Callable[[
         return
     mlflow.set_tracking_uri(uri)
     if state.get("model_begun") != step:
-        # by itself it would choose MLflow's default experiment, and a folder below the current one
+        # `Model.log` alone would choose MLflow's default experiment, and a folder below the current one
         model = mlflow.initialize_logged_model(
             name=MODEL_NAME, source_run_id=state["run_id"], experiment_id=state["experiment_id"]
         )
         state |= {"model_id": model.model_id, "model_begun": step}
         save()
     packages = installed_packages()
-    packages.pop(PACKAGE, None)  # it travels along as code
+    packages.pop(PACKAGE, None)  # it is logged as code
     Model.log(
         artifact_path=None,
         flavor=mlflow.pyfunc,

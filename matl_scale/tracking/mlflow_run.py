@@ -1,15 +1,13 @@
-"""A run's copy in MLflow: created once, records in order and once, tables and descriptions as they are, the best network.
+"""A run's copy in MLflow: records, tables, descriptions, its final status and its best network.
 
-A killed run repeats the steps after its last checkpoint; MLflow cannot forget a point, so of a step that it has, it keeps
-the first record.
+Every step is copied once and in order. A killed run repeats the steps after its last checkpoint, and MLflow cannot delete a
+point: of a step that was copied before, MLflow keeps the first record.
 """
 
 import contextlib
 import json
 import logging
 import math
-import os
-import re
 import time
 from pathlib import Path
 from typing import Any
@@ -19,65 +17,42 @@ import pyarrow.parquet as pq
 from matl_scale.runs.about import read_about
 from matl_scale.runs.history import RunHistory
 from matl_scale.runs.layout import RunFolder
-from matl_scale.runs.records import RecordTail, mark_of
+from matl_scale.runs.records import RecordTail, identifying_metric
 from matl_scale.storage.files import write_json
 from matl_scale.storage.locks import lock_folder
 from matl_scale.tracking.mlflow_model import find_best, log_best_model
+from matl_scale.tracking.mlflow_store import default_store, without_password
 from matl_scale.tracking.mlflow_views import (
     dataset_fields,
-    describe_run,
     draw_heatmap,
     environment_tags,
     latest_table,
     run_tags,
+    write_description,
 )
 
 BATCH_METRICS = 900  # MLflow takes 1,000 at once
 KEY_LENGTH = 250
 VALUE_LENGTH = 6000
 TABLES_EVERY_S = 30.0
-EXPERIMENT_TAGS = {
-    "mlflow.experimentKind": "custom_model_development"
-}  # else the UI opens it as one of language models
-
-
-def default_store(runs: Path) -> str:
-    """Returns the tracking URI: MLflow's own variable, else a SQLite file in the folder of runs."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(runs / 'mlflow.db').resolve()}"
-
-
-def explain_where(folder: Path) -> str | None:
-    """Says how to look at a run in MLflow's UI; None if it has not got there yet."""
-    path = RunFolder(folder).mlflow_file
-    if not path.is_file():
-        return None
-    state = json.loads(path.read_text(encoding="utf-8"))
-    # without the last part the UI shows what it has for language models
-    page = f"#/experiments/{state['experiment_id']}/runs/{state['run_id']}?workflowType=machine_learning"
-    uri = without_password(state["tracking_uri"])
-    if uri.startswith("http"):
-        return f"{uri.rstrip('/')}/{page}"
-    return f"mlflow ui --backend-store-uri {uri}, then http://127.0.0.1:5000/{page}"
-
-
-def without_password(uri: str) -> str:
-    """Returns an address as it may stand in a log."""
-    return re.sub(r"(://[^/:@]*):[^/@]*@", r"\1:…@", uri)
+# without it the UI opens the experiment with its pages for language models
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
 
 def metric_key(name: str) -> str:
-    """Returns a name that MLflow accepts: letters, digits and `_-./ :`, at most 250 characters, no path that leads elsewhere."""
-    plain = "".join(c if c.isascii() and (c.isalnum() or c in "_-./ :") else "_" for c in name)[:KEY_LENGTH]
-    return "/".join("_" if part.strip(".") == "" else part for part in plain.split("/"))
+    """Returns a name that MLflow accepts: letters, digits and `_-./ :`, at most 250 characters, no `.` or `..` in its path."""
+    allowed = "".join(c if c.isascii() and (c.isalnum() or c in "_-./ :") else "_" for c in name)[:KEY_LENGTH]
+    return "/".join("_" if part.strip(".") == "" else part for part in allowed.split("/"))
 
 
 class MlflowRun:
-    """One run's way to MLflow. `state` says which run it is and how far the copy has come.
+    """Copies one run to MLflow. `state`, kept in `mlflow.json`, holds the id of the MLflow run and how far the copy is.
 
     Args:
         folder: The run's folder, with `config.yaml` and, if the run has one, `about.json`.
         experiment: Name of the MLflow experiment.
-        uri: Of the store; a store that the run was not copied to before gets a run of its own. None: the one it has.
+        uri: Address of the store; in a store that the run was not copied to before, a new MLflow run is created. None: the
+            store of the last copy, or else the default store.
     """
 
     def __init__(self, folder: Path, experiment: str, uri: str | None = None) -> None:
@@ -97,7 +72,7 @@ class MlflowRun:
         self._tables_at = -math.inf
 
     def connect(self) -> None:
-        """Opens the store; creates the run, or goes on with the one that this folder had."""
+        """Opens the store; creates the MLflow run, or continues the one that this folder has."""
         from mlflow import MlflowClient
 
         logging.getLogger("mlflow").setLevel(logging.WARNING)  # mlflow sets its own level when it is imported
@@ -110,12 +85,12 @@ class MlflowRun:
                 "run_id": run.info.run_id,
                 "time": 0.0,
             }
-            self._save()  # at once: a run has one id, whatever fails after this
+            self._save()  # at once: whatever fails after this, the run keeps this id
         client.update_run(self.state["run_id"], status="RUNNING")
         self._client, self.connected = client, True
 
     def disconnect(self) -> None:
-        """Forgets the store after an error: what it has of what was sent is asked anew."""
+        """Drops the connection after an error. What the store has received is asked for again."""
         self._client, self.connected = None, False
         self._copied_steps.clear()
         self._tail.rewind()
@@ -134,7 +109,7 @@ class MlflowRun:
             self._log_file(client, path)
 
     def _alone_in_new_store(self) -> contextlib.AbstractContextManager[None]:
-        """Holds a lock while a SQLite store may have to be made: two processes that make its tables both fail."""
+        """Locks a SQLite store that may not exist yet: when two processes create its tables at once, both fail."""
         if not self.uri.startswith("sqlite:"):
             return contextlib.nullcontext()
         return lock_folder(self.folder.parent, ".mlflow-store.lock", wait=True)
@@ -143,15 +118,15 @@ class MlflowRun:
         experiment = client.get_experiment_by_name(self.experiment)
         if experiment is not None:
             return str(experiment.experiment_id)
-        local = self.uri.startswith("sqlite:")  # its default would be a folder below the current one
+        local = self.uri.startswith("sqlite:")  # MLflow's default is a folder below the current one
         location = (self.folder.parent / "mlartifacts").resolve().as_uri() if local else None
         return str(client.create_experiment(self.experiment, artifact_location=location, tags=EXPERIMENT_TAGS))
 
     def copy_new(self, everything: bool = False) -> None:
-        """Copies every record that MLflow does not have yet, then tables and picture if there was an evaluation.
+        """Copies every record that MLflow lacks, then the tables and the picture if there was an evaluation.
 
         Args:
-            everything: Whether tables go now, however short ago they went.
+            everything: Whether to copy the tables even if they were copied less than `TABLES_EVERY_S` ago.
         """
         if not self.connected:
             with self._alone_in_new_store():
@@ -159,7 +134,7 @@ class MlflowRun:
         records = self._tail.read_after(self.state["time"])
         while records:
             self._copy_batch(records)
-        if not self.state.get("described"):  # after the metrics, which must not hang on a store of artifacts
+        if not self.state.get("described"):  # after the metrics: they must not wait for the store of artifacts
             self._describe(self._client)
             self.state["described"] = True
             self._save()
@@ -167,14 +142,14 @@ class MlflowRun:
             self._copy_tables()
 
     def _copy_batch(self, records: list[dict[str, Any]]) -> None:
-        """Copies as many of the first records as fit into one call, and takes them off the list."""
+        """Copies the first records, as many as fit into one call, and removes them from the list."""
         from mlflow.entities import Metric
 
         batch: list[dict[str, Any]] = []
         metrics: list[Metric] = []
         while records and len(metrics) + len(records[0]) <= BATCH_METRICS:
             batch.append(records.pop(0))
-            if self._is_there(batch[-1]):
+            if self._is_copied(batch[-1]):
                 continue
             metrics += [
                 Metric(metric_key(name), value, int(batch[-1]["time"] * 1000), batch[-1]["step"])
@@ -184,20 +159,22 @@ class MlflowRun:
         if metrics:
             self._client.log_batch(self.state["run_id"], metrics=metrics)
         for record in batch:
-            self._copied_steps.get(mark_of(record) or "", set()).add(record["step"])
+            self._copied_steps.get(identifying_metric(record) or "", set()).add(record["step"])
         self.state["time"] = batch[-1]["time"]
         self._save()
 
-    def _is_there(self, record: dict[str, Any]) -> bool:
-        """Returns whether MLflow has this record's step: from before the run was killed and repeated it, or because an answer of
-        the store was lost."""
-        mark = mark_of(record)
-        if mark is None:
+    def _is_copied(self, record: dict[str, Any]) -> bool:
+        """Returns whether MLflow has the step of a record.
+
+        It may: a killed run repeats steps, and the store's reply to an earlier batch may have been lost.
+        """
+        metric = identifying_metric(record)
+        if metric is None:
             return False
-        if mark not in self._copied_steps:
-            history = self._client.get_metric_history(self.state["run_id"], metric_key(mark))
-            self._copied_steps[mark] = {metric.step for metric in history}
-        return record["step"] in self._copied_steps[mark]
+        if metric not in self._copied_steps:
+            history = self._client.get_metric_history(self.state["run_id"], metric_key(metric))
+            self._copied_steps[metric] = {point.step for point in history}
+        return record["step"] in self._copied_steps[metric]
 
     def _copy_tables(self) -> None:
         self._tables_at = time.monotonic()
@@ -205,17 +182,17 @@ class MlflowRun:
         if not path.is_file() or path.stat().st_mtime_ns == self.state.get("tables"):
             return
         changed = path.stat().st_mtime_ns
-        if pq.read_metadata(path).num_rows == 0:  # a resumed run forgot its only evaluation
+        if pq.read_metadata(path).num_rows == 0:  # a resumed run dropped its only evaluation
             return
         history, run_id, files = RunHistory(self.folder), self.state["run_id"], RunFolder(self.folder)
         for table in (files.per_task_file, files.draws_file, files.balance_file):
             self._log_file(self._client, table)
-        # the layout and the tag that MLflow's own `log_table` writes; that would append to what is there
+        # written as MLflow's `log_table` would, which appends to the earlier table instead of replacing it
         self._client.log_dict(run_id, latest_table(history), "per_task.json")
         self._client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps([{"path": "per_task.json", "type": "table"}]))
         draw_heatmap(history, files.per_task_picture)
         self._log_file(self._client, files.per_task_picture)
-        for key, text in {**run_tags(history), "mlflow.note.content": describe_run(history)}.items():
+        for key, text in {**run_tags(history), "mlflow.note.content": write_description(history)}.items():
             self._client.set_tag(run_id, metric_key(key), text)
         self.state["tables"] = changed
         self._save()
@@ -225,25 +202,25 @@ class MlflowRun:
             client.log_artifact(self.state["run_id"], str(path))
 
     def finish(self, status: str) -> None:
-        """Tells how the run ended; one that finished leaves its best network as a model."""
+        """Sets the run's final status, and logs the best network of a finished run as its model."""
         if status == "SCHEDULED":
-            self._client.update_run(self.state["run_id"], status=status)  # not over: it has no end time
+            self._client.update_run(self.state["run_id"], status=status)  # the run goes on later: no end time
             return
         self._client.set_terminated(self.state["run_id"], status=status)
         best = find_best(self.folder)
         if status == "FINISHED" and best is not None:
             log_best_model(self.uri, best, self.state, self._save)
 
-    def end(self, status: str) -> None:
-        """Tells how the run ended if the store can be reached, where something else of the copy fails."""
+    def try_to_set_status(self, status: str) -> None:
+        """Sets the final status, if the store can be reached, of a run whose copy is incomplete."""
         with contextlib.suppress(Exception):  # whatever a client raises
             if not self.connected:
                 self.connect()
             self._client.set_terminated(self.state["run_id"], status=status)
 
     @property
-    def place(self) -> str:
-        """The store's address as it may be printed."""
+    def store(self) -> str:
+        """The address of the store without its password."""
         return without_password(self.uri)
 
     def _save(self) -> None:

@@ -1,4 +1,4 @@
-"""What MLflow shows of a run beside its metrics: a description to read first, tags for the list of runs, its data set."""
+"""What MLflow shows of a run beside its metrics: description, tags, data set, a table and a picture of all tasks."""
 
 import json
 from collections.abc import Mapping
@@ -11,38 +11,40 @@ from matl_scale.metrics.names import MAIN_METRIC, MAIN_METRIC_LABELS, MAIN_METRI
 from matl_scale.metrics.task_metrics import worst_first
 from matl_scale.runs.history import RunHistory, TaskTable
 
-DIGEST_LENGTH = 36  # that MLflow takes
-WORST = 10
+DIGEST_LENGTH = 36  # the longest that MLflow accepts
+NUM_WORST = 10
 FIRST_COLUMNS = (*MAIN_METRICS, "majority_accuracy")
 MAX_LABELS = 50  # beside an axis of the picture
 
 
-def describe_run(history: RunHistory) -> str:
+def write_description(history: RunHistory) -> str:
     """Returns a description in Markdown: per split the summaries over tasks, and the worst tasks by name."""
-    parts = [describe_table(history.latest(split)) for split in history.steps]
-    parts.append(
+    paragraphs = [describe_evaluation(history.latest(split)) for split in history.steps]
+    paragraphs.append(
         "All tasks: artifact `per_task.json` (a table), `per_task.png` (tasks × evaluations), `per_task.parquet` (the whole "
         "history)."
     )
-    return "\n\n".join(parts)
+    return "\n\n".join(paragraphs)
 
 
-def describe_table(table: TaskTable) -> str:
-    """Returns what there is to say of one evaluation."""
+def describe_evaluation(table: TaskTable) -> str:
+    """Returns the description of one evaluation, in Markdown."""
     metrics, summary = table.metrics, table.metrics.summary()
     below = int(summary["tasks_below_baseline"])
-    head = " | ".join(MAIN_METRIC_LABELS.values())
-    worst, main = metrics.worst(WORST), METRIC_LABELS[MAIN_METRIC]
-    named = ", ".join(f"{escape(table.tasks[i])} {shown(metrics.values[MAIN_METRIC][i])}" for i in worst)
-    mean, p10 = (shown(summary[f"{kind}_{MAIN_METRIC}"]) for kind in ("macro", "p10"))
+    header, main = " | ".join(MAIN_METRIC_LABELS.values()), METRIC_LABELS[MAIN_METRIC]
+    worst = ", ".join(
+        f"{escape_markdown(table.tasks[i])} {four_digits(metrics.values[MAIN_METRIC][i])}"
+        for i in metrics.worst(NUM_WORST)
+    )
+    mean, p10 = (four_digits(summary[f"{kind}_{MAIN_METRIC}"]) for kind in ("macro", "p10"))
     lines = [
-        # MLflow folds away all but the first lines
-        f"**{escape(table.split)} after {table.step:,} steps: {len(table.tasks)} tasks, mean {main} {mean} "
+        # MLflow shows the first lines only, until the reader unfolds the rest
+        f"**{escape_markdown(table.split)} after {table.step:,} steps: {len(table.tasks)} tasks, mean {main} {mean} "
         f"(10th percentile {p10}), {below} below the majority baseline**",
-        f"Worst by {main}: {named or 'none is defined'}",
-        f"| over tasks | {head} |\n|---|{'---|' * len(MAIN_METRICS)}\n"
+        f"Worst by {main}: {worst or 'none is defined'}",
+        f"| over tasks | {header} |\n|---|{'---|' * len(MAIN_METRICS)}\n"
         + "\n".join(
-            f"| {label} | " + " | ".join(shown(summary[f"{kind}_{name}"]) for name in MAIN_METRICS) + " |"
+            f"| {label} | " + " | ".join(four_digits(summary[f"{kind}_{name}"]) for name in MAIN_METRICS) + " |"
             for kind, label in SUMMARIES.items()
         ),
     ]
@@ -53,18 +55,18 @@ def describe_table(table: TaskTable) -> str:
 
 
 def run_tags(history: RunHistory) -> dict[str, str]:
-    """Returns tags that the list of runs can show as columns: the worst task of each split, by name."""
+    """Returns tags that MLflow's list of runs can show as columns: the worst task of each split."""
     tags = {}
     for split in history.steps:
         table = history.latest(split)
         for task_id in table.metrics.worst(1):
-            value = shown(table.metrics.values[MAIN_METRIC][task_id])
+            value = four_digits(table.metrics.values[MAIN_METRIC][task_id])
             tags[f"{split}/worst_task"] = f"{table.tasks[task_id]} ({value})"
     return tags
 
 
 def environment_tags(environment: Mapping[str, Any]) -> dict[str, str]:
-    """Returns tags of the environment: the program, Python, devices, and the versions that change numbers."""
+    """Returns tags of the environment: command, Python, devices, and the packages whose versions may change results."""
     if not environment:
         return {}
     packages, devices = environment["packages"], environment["devices"]
@@ -74,7 +76,7 @@ def environment_tags(environment: Mapping[str, Any]) -> dict[str, str]:
 
 
 def dataset_fields(data: Mapping[str, Any]) -> dict[str, str]:
-    """Returns the fields of MLflow's `Dataset` for a shard set: the digest is the beginning of its manifest's id."""
+    """Returns the fields of MLflow's `Dataset` for a shard set; its digest is the beginning of the manifest's id."""
     return {
         "name": str(data["path"]).rstrip("/").rsplit("/", 1)[-1] or str(data["path"]),
         "digest": str(data["manifest_id"])[:DIGEST_LENGTH],
@@ -84,12 +86,12 @@ def dataset_fields(data: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def shown(value: float) -> str:
-    return "" if np.isnan(value) else f"{value:.4f}"
+def four_digits(value: float) -> str:
+    return f"{value:.4f}" if np.isfinite(value) else ""
 
 
-def escape(text: str) -> str:
-    """Keeps a name from being read as Markdown or HTML."""
+def escape_markdown(text: str) -> str:
+    """Returns a name such that it is not read as Markdown or HTML."""
     for character in "\\`*_{}[]<>()#|~!":
         text = text.replace(character, f"\\{character}")
     return " ".join(text.split())
@@ -98,14 +100,14 @@ def escape(text: str) -> str:
 def latest_table(history: RunHistory) -> dict[str, Any]:
     """Returns the last evaluation of each split, as `{"columns": [...], "data": [[...], ...]}`.
 
-    One row per task, worst first; what a reader looks at first comes first. Values are texts with four digits behind the point,
-    empty where they are undefined: MLflow's page sorts a table by the digits it shows, 0.95 below 0.922.
+    One row per task, worst first, with the main metrics in the first columns. Values are text with four decimals, empty where
+    they are undefined: MLflow's page sorts numbers as the text that it shows, 0.95 below 0.922.
     """
     rows: list[list[Any]] = []
     tables = [history.latest(split) for split in history.steps]
     metrics = sorted({name for table in tables for name in table.metrics.values}, key=column_rank)
     for table in tables:
-        columns = [digits(table.metrics.values[name]) for name in metrics]
+        columns = [list(map(four_digits, table.metrics.values[name].tolist())) for name in metrics]
         draws = [None] * len(table.tasks) if table.draws is None else table.draws.tolist()
         rows += [
             [
@@ -121,34 +123,30 @@ def latest_table(history: RunHistory) -> dict[str, Any]:
     return {"columns": ["task", *metrics, "count", "draws", "split", "step"], "data": rows}
 
 
-def digits(values: np.ndarray) -> list[str]:
-    return [f"{value:.4f}" if np.isfinite(value) else "" for value in values.tolist()]
-
-
 def column_rank(metric: str) -> tuple[int, str]:
     return (FIRST_COLUMNS.index(metric) if metric in FIRST_COLUMNS else len(FIRST_COLUMNS), metric)
 
 
 def draw_heatmap(history: RunHistory, picture: Path) -> None:
-    """Draws the balanced accuracy of every task at every evaluation of the split evaluated most, worst task on top."""
+    """Draws the main metric of every task at every evaluation of the split evaluated most often, worst task on top."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     split = max(history.steps, key=lambda name: len(history.steps[name]))
-    course = history.over_time(split, MAIN_METRIC).worst_first()
-    tasks, steps = course.tasks, course.steps
+    matrix = history.over_time(split, MAIN_METRIC).worst_first()
+    tasks, steps = matrix.tasks, matrix.steps
     height = float(np.clip(0.16 * len(tasks), 2.5, 8))
     figure = Figure(figsize=(7, height + 1), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     image = axes.imshow(
-        course.values, aspect="auto", cmap="viridis", vmin=course.lowest, vmax=1, interpolation="nearest"
+        matrix.values, aspect="auto", cmap="viridis", vmin=matrix.lowest, vmax=1, interpolation="nearest"
     )
     axes.set_title(f"{METRIC_LABELS[MAIN_METRIC]} on {split}, {len(tasks)} tasks, worst on top")
     axes.set_xlabel("step")
     columns = range(0, len(steps), max(1, -(-len(steps) // MAX_LABELS)))
     axes.set_xticks(list(columns), [str(steps[i]) for i in columns], rotation=90 if len(columns) > 8 else 0)
-    shown = range(0, len(tasks), max(1, -(-len(tasks) // MAX_LABELS)))
-    axes.set_yticks(list(shown), [tasks[i] for i in shown], fontsize=6)
+    labelled = range(0, len(tasks), max(1, -(-len(tasks) // MAX_LABELS)))
+    axes.set_yticks(list(labelled), [tasks[i] for i in labelled], fontsize=6)
     figure.colorbar(image, ax=axes)
     figure.savefig(picture, dpi=110)

@@ -1,6 +1,7 @@
-"""What the training loop knows of tracking: records go to the local files, and from there to MLflow.
+"""All that the training loop knows of tracking: it hands records to a `Recorder`.
 
-The tables of an evaluation are written by a thread beside the loop, those of one evaluation before the next one begins.
+The recorder writes local files, from which another process copies to MLflow. A thread writes the tables of an evaluation
+while training goes on; they are complete before the next evaluation begins.
 """
 
 import contextlib
@@ -17,14 +18,12 @@ from matl_scale.errors import InputError
 from matl_scale.metrics.names import MAIN_METRIC
 from matl_scale.metrics.task_metrics import TaskMetrics
 from matl_scale.runs.layout import RunFolder
-from matl_scale.runs.records import LocalLog
-from matl_scale.storage.files import write_json
+from matl_scale.runs.records import LocalLog, write_status
 from matl_scale.tasks import match_names
 from matl_scale.tracking.mlflow_follower import MlflowProcess
 
 MAX_CURVES = 50
 CURVE_METRICS = (MAIN_METRIC, "auroc")
-
 LAST_COPY_S = 120.0
 
 
@@ -46,10 +45,10 @@ class TrackConfig:
             raise InputError(f"`track.every` should be at least 1. Got {self.every}.")
 
     def curve_tasks(self, names: Sequence[str]) -> list[int]:
-        """Returns the tasks that get curves.
+        """Returns the indices of the tasks that get curves.
 
         Raises:
-            InputError: A pattern matches nothing, or all match more than MLflow's pages bear.
+            InputError: A pattern matches nothing, or the patterns choose more tasks than MLflow's pages can show.
         """
         patterns = [self.curves] if isinstance(self.curves, str) else self.curves
         chosen = match_names(names, patterns, "track.curves")
@@ -73,7 +72,7 @@ class Recorder:
         folder: The run's folder, which exists.
         config: The section `track`.
         tasks: Task names.
-        enabled: False on all ranks but the first: every method then does nothing.
+        enabled: False on all ranks but the first, where every method does nothing.
     """
 
     def __init__(self, folder: Path, config: TrackConfig, tasks: Sequence[str], enabled: bool) -> None:
@@ -82,9 +81,9 @@ class Recorder:
         self._local = LocalLog(folder)
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="recorder")
         self._writing: list[Future[None]] = []
-        self._status = RunFolder(folder).status_file
+        self._folder = folder
         if enabled:
-            self._status.unlink(missing_ok=True)
+            RunFolder(folder).status_file.unlink(missing_ok=True)
         self._mlflow = MlflowProcess(folder, config.experiment) if enabled and config.mlflow else None
 
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -127,7 +126,15 @@ class Recorder:
             self._local.write_balance(table)
 
     def close(self, status: str, wait_s: float = LAST_COPY_S) -> None:
-        """Ends the run with its true status: FINISHED, FAILED, KILLED, or SCHEDULED if it will go on by itself."""
+        """Leaves the run's final status, and waits at most `wait_s` for its copy to MLflow.
+
+        Args:
+            status: FINISHED, FAILED, KILLED, or SCHEDULED if the run will go on by itself.
+            wait_s: Seconds.
+
+        Raises:
+            OSError: A table could not be written.
+        """
         try:
             self.wait_for_tables()
         except BaseException:
@@ -136,8 +143,8 @@ class Recorder:
         finally:
             self._writer.shutdown()
             if self.enabled:
-                with contextlib.suppress(OSError):  # a full disk: what the run has to say of it comes first
-                    write_json(self._status, {"status": status})
+                with contextlib.suppress(OSError):  # a full disk: the run's own error message matters more
+                    write_status(self._folder, status)
             if self._mlflow is not None:
                 print("copying the last records to MLflow", file=sys.stderr, flush=True)
                 self._mlflow.close(wait_s)

@@ -12,9 +12,8 @@ from matl_scale.errors import InputError
 from matl_scale.runs.checkpoints.compatibility import check_tasks
 from matl_scale.runs.checkpoints.network import open_network, restore_network
 from matl_scale.runs.layout import CONFIG_FILE, RunFolder
-from matl_scale.runs.records import LocalLog
+from matl_scale.runs.records import LocalLog, read_status
 from matl_scale.storage.locks import lock_folder
-from matl_scale.tracking.mlflow_follower import read_status
 from matl_scale.tracking.recorder import Recorder
 from matl_scale.train.config import Config, parse_config
 from matl_scale.train.evaluation import AnswerLog, Evaluator

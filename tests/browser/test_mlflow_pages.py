@@ -7,7 +7,8 @@ import pytest
 
 from helpers.made_up_runs import MadeUp, write_run
 from helpers.servers import MlflowServer
-from matl_scale.tracking.mlflow_run import MlflowRun, explain_where
+from matl_scale.tracking.mlflow_run import MlflowRun
+from matl_scale.tracking.mlflow_store import how_to_view
 
 pytestmark = [
     pytest.mark.browser,
@@ -19,14 +20,14 @@ SORTED_MS = 3000
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a made-up run's page, as `train.py` prints it, on a server that shows it."""
     folder = tmp_path_factory.mktemp("runs")
     write_run(folder / "made-up", MadeUp(num_tasks=NUM_TASKS, num_samples=200))
     run = MlflowRun(folder / "made-up", "matl_scale", f"sqlite:///{folder}/mlflow.db")
     run.copy_new(everything=True)
     run.finish("FINISHED")
-    printed = explain_where(folder / "made-up")
+    printed = how_to_view(folder / "made-up")
     assert printed is not None
     server = MlflowServer(f"sqlite:///{folder}/mlflow.db", folder)
     server.start()
@@ -34,15 +35,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server.kill()
 
 
-def open_page(browser: Any, place: str) -> Any:
+def open_page(browser: Any, address: str) -> Any:
     page = browser.new_page(viewport={"width": 1600, "height": 1200})
     page.set_default_timeout(WAIT_MS)
-    page.goto(place)
+    page.goto(address)
     return page
 
 
-def test_the_run_page_begins_with_how_the_tasks_fare(browser: Any, place: str) -> None:
-    page = open_page(browser, place)
+def test_the_run_page_begins_with_how_the_tasks_fare(browser: Any, address: str) -> None:
+    page = open_page(browser, address)
     page.get_by_text(f"{NUM_TASKS} tasks,").first.wait_for()
     page.get_by_text("Worst by balanced accuracy").wait_for()
     page.get_by_text("worst_task").first.wait_for()
@@ -50,8 +51,8 @@ def test_the_run_page_begins_with_how_the_tasks_fare(browser: Any, place: str) -
     page.close()
 
 
-def test_the_per_task_table_has_a_row_per_task_and_sorts(browser: Any, place: str) -> None:
-    page = open_page(browser, place.replace("?", "/artifacts?"))
+def test_the_per_task_table_has_a_row_per_task_and_sorts(browser: Any, address: str) -> None:
+    page = open_page(browser, address.replace("?", "/artifacts?"))
     page.get_by_text("per_task.json").click()
     head = page.get_by_role("button", name="auroc", exact=True)
     head.wait_for()

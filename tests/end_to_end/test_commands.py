@@ -166,7 +166,9 @@ def test_sync_says_in_one_line_what_is_wrong(
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     folder = shutil.copytree(finished[0], tmp_path / "copied")
-    assert sync([str(folder) if word == "RUN" else word for word in arguments]) == 2
+    with pytest.raises(SystemExit) as ended:
+        sync([str(folder) if word == "RUN" else word for word in arguments])
+    assert ended.value.code == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert message in error

@@ -15,7 +15,8 @@ from matl_scale.metrics.task_metrics import TaskMetrics
 from matl_scale.runs.history import RunHistory
 from matl_scale.runs.records import LocalLog, RecordTail
 from matl_scale.tracking.mlflow_follower import follow
-from matl_scale.tracking.mlflow_run import MlflowRun, metric_key, without_password
+from matl_scale.tracking.mlflow_run import MlflowRun, metric_key
+from matl_scale.tracking.mlflow_store import without_password
 from matl_scale.tracking.mlflow_views import latest_table
 from matl_scale.tracking.recorder import TrackConfig
 
