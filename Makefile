@@ -7,7 +7,9 @@ DEMO_CONFIG := launch/configs/digits.yaml
 
 AUDIT := $(BIN)/pip-audit --skip-editable --progress-spinner off
 
-.PHONY: venv demo test test-services test-slurm lint audit clean
+DOCS_WARNINGS := -W --keep-going --nitpicky
+
+.PHONY: venv demo docs test test-services test-slurm lint audit clean
 
 venv: $(VENV)/.installed
 
@@ -26,6 +28,11 @@ demo: venv $(DEMO_DATA)/manifest.json
 
 test: venv lint
 	$(BIN)/python -m pytest -m "not slow and not slurm and not browser and not services"
+
+# the site, in build/docs/index.html; it fetches nothing, and a warning is an error
+docs: venv
+	$(BIN)/pip install --quiet --no-compile -c constraints.txt -e '.[docs]'
+	$(BIN)/python -m sphinx $(DOCS_WARNINGS) -b html docs build/docs
 
 # needs Chromium and PostgreSQL (Debian: chromium, postgresql)
 test-services: venv
