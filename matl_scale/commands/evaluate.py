@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matl_scale.cli import program_name, run_command
-from matl_scale.report.terminal import build_console, print_latest
+from matl_scale.report.terminal.console import build_console
+from matl_scale.report.terminal.run import print_latest
 from matl_scale.runs.checkpoints.network import WHICH
 from matl_scale.train.evaluate_run import run_evaluation
 

@@ -11,7 +11,8 @@ import torch.distributed as dist
 from matl_scale.cli import program_name, run_command
 from matl_scale.doctor.quick_checks import run_quick_checks
 from matl_scale.errors import InputError
-from matl_scale.report.terminal import build_console, print_latest
+from matl_scale.report.terminal.console import build_console
+from matl_scale.report.terminal.run import print_latest
 from matl_scale.tracking.mlflow_store import how_to_view
 from matl_scale.train.config import Config, parse_config
 from matl_scale.train.health.stop import exit_code_of_stop

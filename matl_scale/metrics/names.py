@@ -1,5 +1,7 @@
 """Metrics and summaries over tasks: their keys in files, their labels for readers, and the order of both."""
 
+from typing import Literal, get_args
+
 MAIN_METRIC = "balanced_accuracy"  # the one that tasks are ranked by
 
 # every metric of a task, in the order of files and records, with its label
@@ -24,3 +26,7 @@ MAIN_METRIC_LABELS = {name: METRIC_LABELS[name] for name in MAIN_METRICS}
 SUMMARIES = {"macro": "mean", "median": "median", "p10": "10th percentile", "worst": "worst"}
 SUMMARISED_METRICS = tuple(name for name in METRICS if name in MAIN_METRICS)  # in the order of files
 RANKED_SUMMARIES = tuple(f"{kind}_{metric}" for metric in SUMMARISED_METRICS for kind in SUMMARIES)  # higher is better
+
+# the metrics that follow from which samples were predicted correctly, so that runs can be compared sample by sample
+PairedMetric = Literal["balanced_accuracy", "accuracy"]
+PAIRED_METRICS: tuple[PairedMetric, ...] = get_args(PairedMetric)

@@ -6,21 +6,23 @@ configs are compared group against group, each with the first.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
 
+from matl_scale.cli import run_command
 from matl_scale.errors import InputError, check_writable, explain_os_error
 from matl_scale.extras import require
-from matl_scale.report.as_json import plain, plain_comparison, plain_spread
-from matl_scale.report.comparison.results import METRICS, Comparison, SeedSpread
-from matl_scale.report.comparison.runs import Question, choose_split, compare_runs, open_runs
-from matl_scale.report.comparison.single_task_baseline import compare_with_single_tasks
+from matl_scale.metrics.names import PAIRED_METRICS
+from matl_scale.report.as_json import comparison_to_json, run_to_json, spread_to_json
+from matl_scale.report.comparison.results import Comparison, SeedSpread
 from matl_scale.report.facts import RunFacts, collect_facts
-from matl_scale.report.single_run import choose_tasks, describe_run
-from matl_scale.report.terminal import build_console, print_comparison, print_run, print_spread, say
+from matl_scale.report.open_runs import choose_split, open_runs
+from matl_scale.report.terminal.comparison import print_comparison, print_spread
+from matl_scale.report.terminal.console import build_console, print_line
+from matl_scale.report.terminal.run import print_run
 from matl_scale.runs.history import RunHistory
 from matl_scale.storage.files import write_json
 
@@ -34,82 +36,95 @@ class Results:
     runs: list[RunHistory]
     split: str
     facts: RunFacts | None = None
-    rows: list[int] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
     spread: SeedSpread | None = None
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0, or 2 after one line that says what was wrong with the input."""
+def write_html_page(path: Path, results: Results, task_patterns: Sequence[str]) -> None:
+    """Writes the page, whose packages are loaded only now."""
+    from matl_scale.report.page.page import write_page
+
+    write_page(path, results.runs, results.split, results.comparisons, results.spread, task_patterns)
+
+
+def main(
+    arguments: Sequence[str] | None = None,
+    write_page: Callable[[Path, Results, Sequence[str]], None] = write_html_page,
+) -> int:
+    """Runs the command.
+
+    Args:
+        arguments: The command line; that of the process by default.
+        write_page: Writes the page of `--out`: the file, the results, and patterns of the tasks to show.
+
+    Returns:
+        The exit code.
+    """
     options = build_parser().parse_args(arguments)
-    try:
-        report(options)
-    except InputError as error:
-        return fail(str(error))
-    except OSError as error:
-        text = explain_os_error(error)
-        if text is None:
-            raise
-        return fail(text)
-    return 0
+    return run_command(PROGRAM, lambda: report(options, write_page), explain_as_input_error)
 
 
-def fail(text: str) -> int:
-    print(f"{PROGRAM}: error: {' '.join(text.split())}", file=sys.stderr)
-    return 2
+def explain_as_input_error(error: OSError) -> InputError | None:
+    """Returns a full disk or a missing permission as an `InputError`: the user chose where to write."""
+    text = explain_os_error(error)
+    return None if text is None else InputError(text)
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__, allow_abbrev=False)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder, as runs/NAME")
     parser.add_argument("--out", type=Path, metavar="FILE.html", help="write a page that opens offline")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything, unrounded, as JSON")
-    parser.add_argument("--split", metavar="NAME", help="what was evaluated (default: test, else the most evaluated)")
-    parser.add_argument("--metric", choices=METRICS, default=METRICS[0], help="what is compared (default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all results, unrounded, as JSON")
     parser.add_argument(
-        "--tasks", nargs="+", action="extend", default=[], metavar="PATTERN", help="name patterns; only these tasks"
+        "--split", metavar="NAME", help="the evaluated split (default: test, else the one evaluated most often)"
+    )
+    parser.add_argument(
+        "--metric",
+        choices=PAIRED_METRICS,
+        default=PAIRED_METRICS[0],
+        help="the metric to compare (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--tasks", nargs="+", action="extend", default=[], metavar="PATTERN", help="only tasks whose names match"
     )
     parser.add_argument(
         "--common-tasks",
         action="store_true",
-        help="compare the tasks that all runs have with equal labels, leave out others",
+        help="compare the tasks that all runs have with equal labels, and leave out the others",
     )
     parser.add_argument(
-        "--baseline", choices=["single-task"], help="compare one RUN with the runs beside it that have one task only"
+        "--baseline",
+        choices=["single-task"],
+        help="compare one RUN with the runs in the same parent folder that were trained on one of its tasks alone",
     )
     parser.add_argument(
         "--alpha",
         type=float,
         default=0.05,
-        help="share of false findings among the significant ones (default: %(default)s)",
+        help="the false discovery rate: the share of false findings among the significant ones (default: %(default)s)",
     )
-    parser.add_argument("--limit", type=int, default=10, metavar="N", help="rows per list (default: %(default)s)")
+    parser.add_argument("--limit", type=int, default=10, metavar="N", help="entries per list (default: %(default)s)")
     return parser
 
 
-def report(options: argparse.Namespace) -> None:
-    """Does what the options ask for."""
+def report(options: argparse.Namespace, write_page: Callable[[Path, Results, Sequence[str]], None]) -> int:
+    """Computes, prints and writes what the options ask for. Returns the exit code."""
     check_options(options)
-    if options.out:
-        require("report", "plotly", "itables", "jinja2", purpose="The page of `--out`")
     runs = open_runs(options.runs)
-    results = examine(runs, choose_split(runs, options.split), options)
+    results = compute_results(runs, choose_split(runs, options.split), options)
     console = build_console()
     print_results(console, results, options.limit)
     if options.json:
-        write_json(options.json, describe(results))
-        say(console, f"numbers: {options.json}")
+        write_json(options.json, results_to_json(results))
+        print_line(console, f"numbers: {options.json}")
     if options.out:
-        from matl_scale.report.page.page import write_page
-
-        write_page(
-            options.out, runs, results.split, results.comparisons, results.spread, shown_tasks(results, options.tasks)
-        )
-        say(console, f"page: {options.out}")
+        write_page(options.out, results, choose_patterns(results, options.tasks))
+        print_line(console, f"page: {options.out}")
+    return 0
 
 
 def check_options(options: argparse.Namespace) -> None:
-    """Refuses what cannot be done before anything is read."""
+    """Refuses what cannot be done before any run is read."""
     if not 0 < options.alpha < 1:
         raise InputError(f"`--alpha` should be between 0 and 1, as 0.05. Got {options.alpha}.")
     if options.limit < 1:
@@ -119,10 +134,36 @@ def check_options(options: argparse.Namespace) -> None:
     for key, path in (("--out", options.out), ("--json", options.json)):
         if path is not None:
             check_writable(key, path)
+    if options.out:
+        require("report", "plotly", "itables", "jinja2", purpose="The page of `--out`")
 
 
-def shown_tasks(results: Results, patterns: list[str]) -> list[str]:
-    """Returns what the page shows of each run: of several, the tasks that were compared, which all of them have."""
+def compute_results(runs: list[RunHistory], split: str, options: argparse.Namespace) -> Results:
+    """Computes what is asked for."""
+    if len(runs) == 1:
+        facts = collect_facts(runs[0], split, options.tasks)
+        results = Results(runs=runs, split=split, facts=facts)
+        if options.baseline:
+            from matl_scale.report.comparison.single_task_baseline import compare_with_single_tasks
+
+            comparison = compare_with_single_tasks(runs[0], split, options.tasks, options.metric, options.alpha)
+            results.comparisons = [comparison]
+        return results
+    from matl_scale.report.comparison.runs import Question, compare_runs
+
+    question = Question(
+        split=split,
+        metric=options.metric,
+        alpha=options.alpha,
+        patterns=options.tasks,
+        common_tasks=options.common_tasks,
+    )
+    comparisons, spread = compare_runs(runs, question)
+    return Results(runs=runs, split=split, comparisons=comparisons, spread=spread)
+
+
+def choose_patterns(results: Results, patterns: list[str]) -> list[str]:
+    """Returns patterns of the tasks that the page shows: of several runs, the tasks that all of them have."""
     if not patterns or len(results.runs) == 1:
         return patterns
     if results.spread is not None:
@@ -130,45 +171,24 @@ def shown_tasks(results: Results, patterns: list[str]) -> list[str]:
     return [task.task for task in results.comparisons[0].tasks]
 
 
-def examine(runs: list[RunHistory], split: str, options: argparse.Namespace) -> Results:
-    """Measures what is asked for."""
-    results = Results(runs=runs, split=split)
-    if len(runs) > 1:
-        question = Question(
-            split=split,
-            metric=options.metric,
-            alpha=options.alpha,
-            patterns=options.tasks,
-            common_tasks=options.common_tasks,
-        )
-        results.comparisons, results.spread = compare_runs(runs, question)
-        return results
-    results.facts = collect_facts(runs[0], split)
-    results.rows = choose_tasks(results.facts, options.tasks)
-    if options.baseline:
-        results.comparisons = [compare_with_single_tasks(runs[0], split, options.tasks, options.metric, options.alpha)]
-    return results
-
-
 def print_results(console: Console, results: Results, limit: int) -> None:
     if results.facts is not None:
-        print_run(console, results.facts, results.rows, limit)
+        print_run(console, results.facts, limit)
     if results.spread is not None:
         print_spread(console, results.spread, limit)
     for number, comparison in enumerate(results.comparisons):
         if number or results.facts or results.spread:
-            say(console, "")
+            print_line(console, "")
         print_comparison(console, comparison, limit)
 
 
-def describe(results: Results) -> dict[str, object]:
-    """Returns all results as JSON knows them."""
+def results_to_json(results: Results) -> dict[str, object]:
     return {
         "runs": [f"{run.folder}" for run in results.runs],
         "split": results.split,
-        "run": None if results.facts is None else plain(describe_run(results.facts, results.rows)),
-        "comparisons": [plain_comparison(comparison) for comparison in results.comparisons],
-        "spread": None if results.spread is None else plain_spread(results.spread),
+        "run": None if results.facts is None else run_to_json(results.facts),
+        "comparisons": [comparison_to_json(comparison) for comparison in results.comparisons],
+        "spread": None if results.spread is None else spread_to_json(results.spread),
     }
 
 

@@ -8,32 +8,56 @@ from typing import Any
 import numpy as np
 
 from matl_scale.report.comparison.results import METHOD, VERDICTS, Comparison, SeedSpread
+from matl_scale.report.facts import RunFacts
+from matl_scale.report.undefined import find_undefined
 
 
-def plain(value: Any) -> Any:
-    """Returns a value as JSON knows it: dataclasses as mappings, arrays as lists, what is not finite as None."""
+def to_json(value: Any) -> Any:
+    """Turns dataclasses into mappings, arrays into lists, and numbers that are not finite into None."""
     if is_dataclass(value):
-        return {entry.name: plain(getattr(value, entry.name)) for entry in fields(value)}
+        return {entry.name: to_json(getattr(value, entry.name)) for entry in fields(value)}
     if isinstance(value, np.ndarray | np.generic):
-        return plain(value.tolist())
+        return to_json(value.tolist())
     if isinstance(value, Mapping):
-        return {str(key): plain(content) for key, content in value.items()}
+        return {str(key): to_json(content) for key, content in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [plain(content) for content in value]
+        return [to_json(content) for content in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def plain_comparison(comparison: Comparison) -> dict[str, Any]:
-    """Returns a comparison with the number of tasks in each list."""
+def run_to_json(facts: RunFacts) -> dict[str, Any]:
+    """Returns the last evaluation of a run, every metric of every task."""
+    latest, undefined = facts.latest, {each.task: each for each in find_undefined(facts)}
+    tasks = [
+        {
+            "task": task,
+            "count": latest.metrics.counts[i],
+            "draws": None if latest.draws is None else latest.draws[i],
+            "metrics": {name: column[i] for name, column in latest.metrics.values.items()},
+            "balanced_accuracy_change": facts.change.values[i],
+            "undefined": undefined.get(task),
+        }
+        for i, task in enumerate(latest.tasks)
+    ]
+    summary = latest.metrics.summary()
+    content: dict[str, Any] = to_json(
+        {"step": latest.step, "previous_step": facts.change.since, "summary": summary, "tasks": tasks}
+    )
+    return content
+
+
+def comparison_to_json(comparison: Comparison) -> dict[str, Any]:
+    """Returns a comparison, with the number of tasks of each verdict."""
     counts = {verdict: len(comparison.with_verdict(verdict)) for verdict in VERDICTS}
-    return plain(comparison) | {"counts": counts, "method": METHOD}
+    content: dict[str, Any] = to_json(comparison)
+    return content | {"counts": counts, "method": METHOD}
 
 
-def plain_spread(spread: SeedSpread) -> dict[str, Any]:
-    """Returns the spread over seeds, a mapping per task beside the values of each run."""
+def spread_to_json(spread: SeedSpread) -> dict[str, Any]:
+    """Returns the spread over seeds: per task its mean, sd, min and max, and the value of each run."""
     columns = {"mean": spread.mean, "sd": spread.sd, "min": spread.low, "max": spread.high, "values": spread.values.T}
     tasks = [
-        {"task": task} | {name: plain(column[i]) for name, column in columns.items()}
+        {"task": task} | {name: to_json(column[i]) for name, column in columns.items()}
         for i, task in enumerate(spread.tasks)
     ]
     return {

@@ -1,10 +1,10 @@
-"""What all sections of the page look at: one run's last evaluation, its course, its change, and how far chance goes."""
+"""What every report of one run starts from: its last evaluation, the history of each task, its latest changes, and their
+margin of error."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import yaml
 
 from matl_scale.data.shards.layout import MISSING
 from matl_scale.errors import InputError
@@ -18,130 +18,135 @@ NORMAL_95 = 1.96
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """How balanced accuracy moved since the evaluation before the last.
+    """The change of the balanced accuracy since the evaluation before the last.
 
     Attributes:
         since: The step of that evaluation; None if there was none.
         values: One per task, NaN where it is undefined.
-        beyond_chance: Tasks that moved further than two independent test sets would differ once in twenty times.
+        beyond_chance: Tasks that changed by more than two independent test sets would differ once in twenty times.
     """
 
     since: int | None
     values: np.ndarray
     beyond_chance: np.ndarray
 
+    def largest(self, sign: int) -> np.ndarray:
+        """Returns the indices of the tasks that rose (`sign` 1) or fell (−1), the largest change first."""
+        moved = np.flatnonzero(np.nan_to_num(sign * self.values) > 0)
+        return moved[np.argsort(-sign * self.values[moved], kind="stable")]
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunFacts:
-    """One run, read once.
+    """One run, read once. All arrays and lists of tasks are in the order of `latest`.
 
     Attributes:
         run: The run.
         latest: Its last evaluation of the split.
-        courses: Each main metric over time, tasks in the order of `latest`.
-        predictions: What that evaluation answered; None if that was not kept.
-        without: Why there are no predictions.
-        half_widths: Of the 95 % interval of each task's balanced accuracy; NaN where it is not known.
-        change: Since the evaluation before.
+        histories: The history of each main metric, up to that evaluation.
+        predictions: The predictions of that evaluation; None if they were not stored.
+        no_predictions: Why there are no predictions; else an empty text.
+        half_widths: Half the width of the 95 % interval of each task's balanced accuracy; NaN where it is not known.
+        change: The change since the evaluation before.
     """
 
     run: RunHistory
     latest: TaskTable
-    courses: dict[str, TaskHistory]
+    histories: dict[str, TaskHistory]
     predictions: Predictions | None
-    without: str
+    no_predictions: str
     half_widths: np.ndarray
     change: Change
 
 
-def collect_facts(run: RunHistory, split: str) -> RunFacts:
-    """Reads what the sections of a run need."""
-    latest = run.latest(split)
-    courses = {
-        metric: run.over_time(split, metric).until(latest.step).of_tasks(latest.tasks) for metric in MAIN_METRICS
-    }
-    predictions, without = find_predictions(run, latest)
-    half_widths = np.full(len(latest.tasks), np.nan)
-    if predictions is not None:
-        known = {task.name: i for i, task in enumerate(predictions.info.tasks)}
-        for i, name in enumerate(latest.tasks):
-            if name in known:
-                half_widths[i] = half_width(predictions.labels[:, known[name]], predictions.predicted[:, known[name]])
-    return RunFacts(
-        run=run,
-        latest=latest,
-        courses=courses,
-        predictions=predictions,
-        without=without,
-        half_widths=half_widths,
-        change=measure_change(courses[MAIN_METRIC], half_widths),
-    )
+def collect_facts(run: RunHistory, split: str, patterns: Sequence[str] = ()) -> RunFacts:
+    """Reads what the report of a run needs.
 
-
-def data_path(run: RunHistory) -> str:
-    """Returns where the run's shard set was; empty if the run does not say."""
-    try:
-        return str(run.config["data"]["path"])
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
-        return str(run.about.get("data", {}).get("path", ""))
-
-
-def select_tasks(facts: RunFacts, patterns: Sequence[str]) -> RunFacts:
-    """Returns the facts of the tasks that the patterns name; of all if there are none.
+    Args:
+        run: The run.
+        split: What was evaluated.
+        patterns: Which tasks; all if empty.
 
     Raises:
         InputError: A pattern matches no task.
     """
-    if not patterns:
-        return facts
-    latest, change = facts.latest, facts.change
-    chosen = match_names(latest.tasks, patterns, "--tasks")
+    latest = run.latest(split)
+    histories = {
+        metric: run.over_time(split, metric).until(latest.step).of_tasks(latest.tasks) for metric in MAIN_METRICS
+    }
+    predictions, no_predictions = find_predictions(run, latest)
+    half_widths = np.full(len(latest.tasks), np.nan)
+    if predictions is not None:
+        column_of = {task.name: i for i, task in enumerate(predictions.info.tasks)}
+        for i, name in enumerate(latest.tasks):
+            if name in column_of:
+                column = column_of[name]
+                half_widths[i] = half_width(predictions.labels[:, column], predictions.predicted[:, column])
+    facts = RunFacts(
+        run=run,
+        latest=latest,
+        histories=histories,
+        predictions=predictions,
+        no_predictions=no_predictions,
+        half_widths=half_widths,
+        change=measure_change(histories[MAIN_METRIC], half_widths),
+    )
+    return select_tasks(facts, match_names(latest.tasks, patterns, "--tasks")) if patterns else facts
+
+
+def select_tasks(facts: RunFacts, task_ids: Sequence[int]) -> RunFacts:
+    """Returns the facts of some tasks, given by their indices."""
+    latest, change, chosen = facts.latest, facts.change, list(task_ids)
     tasks = [latest.tasks[i] for i in chosen]
     draws = None if latest.draws is None else latest.draws[chosen]
     return replace(
         facts,
         latest=replace(latest, tasks=tasks, metrics=latest.metrics.select(chosen), draws=draws),
-        courses={metric: course.of_tasks(tasks) for metric, course in facts.courses.items()},
+        histories={metric: history.of_tasks(tasks) for metric, history in facts.histories.items()},
         half_widths=facts.half_widths[chosen],
         change=replace(change, values=change.values[chosen], beyond_chance=change.beyond_chance[chosen]),
     )
 
 
 def find_predictions(run: RunHistory, latest: TaskTable) -> tuple[Predictions | None, str]:
-    """Returns the predictions of the evaluation, or why there are none."""
+    """Returns the predictions of the evaluation, or None and why there are none."""
     try:
         found = run.predictions(latest.split)
     except InputError as error:
         return None, str(error)
     if found.info.step != latest.step:
-        return None, f"The predictions kept are of step {found.info.step:,}, not of step {latest.step:,}."
+        return None, f"The stored predictions are of step {found.info.step:,}, not of step {latest.step:,}."
     return found, ""
 
 
-def half_width(labels: np.ndarray, answers: np.ndarray) -> float:
-    """Estimates how far the balanced accuracy of one task would move with other samples, 95 % of the time.
+def half_width(labels: np.ndarray, predictions: np.ndarray) -> float:
+    """Estimates half the width of the 95 % interval of a task's balanced accuracy over other samples of the same kind.
 
     The recalls of the classes are independent binomials; two samples are added to each class, one right and one wrong, so
-    that a class without an error is not taken for certain (A. Agresti, B. Coull, The American Statistician 52, 1998).
+    that a class without an error does not seem certain (A. Agresti, B. Coull, The American Statistician 52, 1998).
 
     Args:
         labels: Class indices, −1 = no label, shape `(num_samples,)`.
-        answers: Class indices, same shape.
+        predictions: Class indices, same shape.
+
+    Returns:
+        The half width; NaN if fewer than two classes occur.
     """
-    truth, given = labels[labels != MISSING], answers[labels != MISSING]
+    labelled = labels != MISSING
+    truth, predicted = labels[labelled], predictions[labelled]
     support = np.bincount(truth) if len(truth) else np.zeros(0)
-    seen = support > 0
-    if seen.sum() < 2:
+    present = support > 0
+    if present.sum() < 2:
         return float("nan")
-    hits = np.bincount(truth[truth == given], minlength=len(support))[seen]
-    recall = (hits + 1) / (support[seen] + 2)
-    return float(NORMAL_95 * np.sqrt((recall * (1 - recall) / (support[seen] + 2)).sum()) / seen.sum())
+    hits = np.bincount(truth[truth == predicted], minlength=len(support))[present]
+    recall = (hits + 1) / (support[present] + 2)
+    return float(NORMAL_95 * np.sqrt((recall * (1 - recall) / (support[present] + 2)).sum()) / present.sum())
 
 
-def measure_change(course: TaskHistory, half_widths: np.ndarray) -> Change:
+def measure_change(history: TaskHistory, half_widths: np.ndarray) -> Change:
     """Compares the last evaluation with the one before."""
-    if len(course.steps) < 2:
-        empty = np.full(len(course.tasks), np.nan)
-        return Change(since=None, values=empty, beyond_chance=np.zeros(len(empty), dtype=bool))
-    values = course.values[:, -1] - course.values[:, -2]
-    return Change(since=course.steps[-2], values=values, beyond_chance=np.abs(values) > np.sqrt(2) * half_widths)
+    if len(history.steps) < 2:
+        undefined = np.full(len(history.tasks), np.nan)
+        return Change(since=None, values=undefined, beyond_chance=np.zeros(len(undefined), dtype=bool))
+    values = history.values[:, -1] - history.values[:, -2]
+    return Change(since=history.steps[-2], values=values, beyond_chance=np.abs(values) > np.sqrt(2) * half_widths)

@@ -47,8 +47,8 @@ class Opened:
     def column(self, title: str) -> list[str]:
         """Returns the cells that are shown of a column of the table of tasks."""
         titles = [text.strip() for text in self.page.locator("#tasks-0 thead th").all_inner_texts()]
-        place = titles.index(title) + 1
-        return self.page.locator(f"#tasks-0 tbody td:nth-child({place})").all_inner_texts()
+        column = titles.index(title) + 1
+        return self.page.locator(f"#tasks-0 tbody td:nth-child({column})").all_inner_texts()
 
     def sort_by(self, title: str) -> None:
         self.page.locator("#tasks-0 thead th", has_text=title).first.click()

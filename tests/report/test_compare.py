@@ -1,21 +1,20 @@
-"""`matl-report` on small runs: what is compared with what, what is refused, and what is said of it."""
+"""`matl-report` on small runs: what is compared with what, what is refused, and what is printed and written."""
 
 import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from helpers.report_runs import binary_tasks, draw_answers, draw_labels, measure, write_run
 from matl_scale.errors import InputError
-from matl_scale.report.__main__ import main
-from matl_scale.report.comparison.results import METRICS, Comparison, SeedSpread, TaskDifference
-from matl_scale.report.comparison.runs import Question, choose_split, compare_runs, open_runs
+from matl_scale.metrics.names import PAIRED_METRICS, PairedMetric
+from matl_scale.report.__main__ import Results, main
+from matl_scale.report.comparison.results import Comparison, SeedSpread, TaskDifference
+from matl_scale.report.comparison.runs import Question, compare_runs
 from matl_scale.report.comparison.single_task_baseline import compare_with_single_tasks
-from matl_scale.report.significance.paired_counts import Metric
+from matl_scale.report.open_runs import choose_split, open_runs
 from matl_scale.runs.history import RunHistory
 from matl_scale.runs.records import LocalLog
 from matl_scale.tasks import Task
@@ -49,7 +48,7 @@ def write(tmp_path: Path) -> Write:
 
 
 def ask(
-    *folders: Path, metric: Metric = "balanced_accuracy", **others: object
+    *folders: Path, metric: PairedMetric = "balanced_accuracy", **others: object
 ) -> tuple[list[Comparison], SeedSpread | None]:
     question = Question(split="test", metric=metric, alpha=0.05, **others)  # type: ignore[arg-type]
     return compare_runs(open_runs(folders), question)
@@ -60,12 +59,19 @@ def compare_two(*folders: Path, **others: object) -> Comparison:
     return comparison
 
 
+def refuse(arguments: Sequence[str]) -> None:
+    """Runs the command, which has to end with the exit code of unusable input."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+
+
 def by_name(comparison: Comparison) -> dict[str, TaskDifference]:
     return {task.task: task for task in comparison.tasks}
 
 
-@pytest.mark.parametrize("metric", METRICS)
-def test_values_are_those_of_the_evaluation(write: Write, metric: Metric) -> None:
+@pytest.mark.parametrize("metric", PAIRED_METRICS)
+def test_values_are_those_of_the_evaluation(write: Write, metric: PairedMetric) -> None:
     a, b = write("a", SKILL_A), write("b", SKILL_B, seed=1)
     comparison = compare_two(a, b, metric=metric)
     for folder, values in ((a, [t.value_a for t in comparison.tasks]), (b, [t.value_b for t in comparison.tasks])):
@@ -90,14 +96,14 @@ def test_tasks_are_put_into_three_lists(write: Write) -> None:
     assert back["better"].p == pytest.approx(by_name(comparison)["better"].p)
 
 
-def test_columns_may_stand_in_another_order(write: Write, tmp_path: Path) -> None:
+def test_tasks_may_be_in_another_order(write: Write, tmp_path: Path) -> None:
     expected = by_name(compare_two(write("a", SKILL_A), write("b", SKILL_B, seed=1)))
     answers, order = draw_answers(LABELS, TASKS, SKILL_B, 1), [2, 0, 3, 1]
     write_run(tmp_path / "c", [TASKS[i] for i in order], LABELS[:, order], answers[:, order])
     assert by_name(compare_two(tmp_path / "a", tmp_path / "c")) == expected
 
 
-def test_a_task_of_one_class_or_none_is_left_empty_and_said_why(write: Write) -> None:
+def test_a_task_of_one_class_or_none_is_undefined_with_a_reason(write: Write) -> None:
     labels = LABELS.copy()
     labels[:, 0] = np.where(labels[:, 0] < 0, -1, 1)
     labels[:, 1] = -1
@@ -110,7 +116,7 @@ def test_a_task_of_one_class_or_none_is_left_empty_and_said_why(write: Write) ->
     assert found["same"].verdict != "undefined"
 
 
-def test_a_class_of_few_samples_is_warned_of(write: Write) -> None:
+def test_a_class_with_few_samples_is_warned_of(write: Write) -> None:
     labels = LABELS.copy()
     labels[3:, 0] = 0
     labels[:3, 0] = [0, 1, 1]
@@ -157,7 +163,7 @@ def test_classes_of_other_names_are_other_labels(write: Write) -> None:
         compare_two(write("a"), write("b", tasks=renamed))
 
 
-def test_an_unknown_task_is_answered_with_the_nearest(write: Write) -> None:
+def test_for_an_unknown_task_the_nearest_is_suggested(write: Write) -> None:
     with pytest.raises(InputError, match=r"`--tasks` should match .* Did you mean `better`\?"):
         compare_two(write("a"), write("b"), patterns=["beter"])
 
@@ -202,7 +208,7 @@ def test_configs_are_compared_group_against_group(write: Write) -> None:
     assert by_name(first)["better"].verdict == "improved"
 
 
-def test_what_seeds_alone_may_do_is_marked(write: Write) -> None:
+def test_differences_that_seeds_alone_may_cause_are_marked(write: Write) -> None:
     folders = [
         write("a0", np.array([0.75, 0.8, 0.8, 0.6]), 0),
         write("a1", np.array([0.75, 0.8, 0.8, 0.6]), 1),
@@ -246,7 +252,7 @@ def test_sharing_is_compared_with_single_tasks(write: Write) -> None:
 def test_without_single_task_runs_the_command_is_named(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
     tasks = [Task(name="it's a/b", classes=("no", "yes"))]
     shared = write("shared", tasks=[*tasks, *TASKS[1:]], config={"run": {"dir": "elsewhere"}, "eval": {"split": "val"}})
-    assert main([str(shared), "--baseline", "single-task"]) == 2
+    refuse([str(shared), "--baseline", "single-task"])
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "--data.tasks 'it'\"'\"'s a/b' --run.name 'single-it'\"'\"'s a_b' --run.dir" in error
@@ -254,7 +260,7 @@ def test_without_single_task_runs_the_command_is_named(write: Write, capsys: pyt
     assert "--split test" in error
 
 
-def test_one_run_is_summed_up(write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_run_is_summarised(write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     labels = LABELS.copy()
     labels[:, 0] = np.where(labels[:, 0] < 0, -1, 1)
     labels[:, 1] = -1
@@ -293,7 +299,7 @@ def test_without_predictions_the_reason_names_no_class(write: Write, capsys: pyt
     assert "test was evaluated once" in shown
 
 
-def test_a_positive_that_is_never_answered_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_positive_that_is_never_predicted_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(tmp_path / "one", TASKS[:1], LABELS[:, :1], np.where(LABELS[:, :1] < 0, -1, 0))
     assert main([str(tmp_path / "one")]) == 0
     assert "the positive class is never predicted, so no precision: better" in capsys.readouterr().out
@@ -341,17 +347,17 @@ def test_the_baseline_is_shown(write: Write, capsys: pytest.CaptureFixture[str])
         assert text in shown
 
 
-def test_the_page_gets_what_was_found(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[tuple] = []
-    page = SimpleNamespace(write_page=lambda *arguments: calls.append(arguments))
-    monkeypatch.setitem(sys.modules, "matl_scale.report.page.page", page)
+def test_the_page_gets_the_results(write: Write, tmp_path: Path) -> None:
+    calls: list[tuple[Path, Results, Sequence[str]]] = []
     a, b = write("a"), write("b", seed=1)
-    assert main([str(a), str(b), "--out", str(tmp_path / "page.html"), "--tasks", "s*", "kind"]) == 0
-    [(path, runs, split, comparisons, spread, patterns)] = calls
+    arguments = [str(a), str(b), "--out", str(tmp_path / "page.html"), "--tasks", "s*", "kind"]
+    assert main(arguments, lambda *given: calls.append(given)) == 0
+    [(path, results, patterns)] = calls
     assert path == tmp_path / "page.html"
-    assert [run.name for run in runs] == ["a", "b"]
-    assert (split, patterns, spread.tasks) == ("test", ["same", "kind"], ["same", "kind"])
-    assert len(comparisons) == 1
+    assert [run.name for run in results.runs] == ["a", "b"]
+    assert results.spread is not None
+    assert (results.split, patterns, results.spread.tasks) == ("test", ["same", "kind"], ["same", "kind"])
+    assert len(results.comparisons) == 1
 
 
 def test_the_split_is_one_that_all_runs_have(write: Write) -> None:
@@ -363,21 +369,15 @@ def test_the_split_is_one_that_all_runs_have(write: Write) -> None:
         choose_split(open_runs([a, b]), "test")
 
 
-def refuse_to_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_: RunHistory, __: str) -> None:
-        raise AssertionError("long work began")
-
-    monkeypatch.setattr(RunHistory, "predictions", fail)
-
-
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["a", "--out", "no/such/folder/page.html"], "`--out` .* cannot be written: there is no folder"),
-        (["a", "--json", "a"], "`--json` should be a file"),
-        (["a", "--alpha", "1.5"], "`--alpha` should be between 0 and 1"),
-        (["a", "--limit", "0"], "`--limit` should be at least 1"),
-        (["a", "b", "--baseline", "single-task"], "`--baseline` should be asked of one RUN"),
+        # options are checked before a run is read
+        (["nowhere", "--out", "no/such/folder/page.html"], "`--out` .* cannot be written: there is no folder"),
+        (["nowhere", "--json", "a"], "`--json` should be a file"),
+        (["nowhere", "--alpha", "1.5"], "`--alpha` should be between 0 and 1"),
+        (["nowhere", "--limit", "0"], "`--limit` should be at least 1"),
+        (["nowhere", "b", "--baseline", "single-task"], "`--baseline` should be asked of one RUN"),
         (["a", "a/../a"], "is given twice"),
         (["nowhere"], "is not a run: it has no config.yaml"),
         (["untrained"], "was never evaluated"),
@@ -409,9 +409,7 @@ def test_bad_input_is_one_line(
     (tmp_path / "unconfigured/config.yaml").unlink()
     (tmp_path / "garbled/config.yaml").write_text("run: [\n")
     monkeypatch.chdir(tmp_path)
-    if arguments[1:2] in (["--out"], ["--json"]):
-        refuse_to_read(monkeypatch)
-    assert main(arguments) == 2
+    refuse(arguments)
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.count("\n") == 1
@@ -420,8 +418,8 @@ def test_bad_input_is_one_line(
         raise InputError(captured.err)
 
 
-def test_an_existing_page_is_not_touched_by_the_trial(write: Write, tmp_path: Path) -> None:
+def test_an_existing_page_is_not_touched_by_a_failure(write: Write, tmp_path: Path) -> None:
     (tmp_path / "page.html").write_text("kept")
-    assert main([str(write("a")), "--tasks", "nothing", "--out", str(tmp_path / "page.html")]) == 2
+    refuse([str(write("a")), "--tasks", "nothing", "--out", str(tmp_path / "page.html")])
     assert (tmp_path / "page.html").read_text() == "kept"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "page.html"]

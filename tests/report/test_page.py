@@ -15,8 +15,8 @@ from matl_scale.errors import InputError
 from matl_scale.report.comparison.results import METHOD, Comparison, SeedSpread, TaskDifference
 from matl_scale.report.facts import collect_facts, half_width
 from matl_scale.report.page.page import write_page
-from matl_scale.report.page.rows import build_task_table
-from matl_scale.report.page.run_figures import build_run_figures
+from matl_scale.report.page.run_section import build_run_figures
+from matl_scale.report.page.task_table import build_task_table
 from matl_scale.runs.history import RunHistory
 from matl_scale.runs.layout import RunFolder
 from matl_scale.runs.records import LocalLog
@@ -154,7 +154,7 @@ def test_undefined_cells_are_empty_and_the_note_says_why(run: RunHistory) -> Non
     assert rows[one_class.name][titles.index("AUROC")] is None
     assert rows[one_class.name][-1] == f"only class `{one_class.classes[0]}` occurs"
     assert "never trained" in str(rows[SMALL.tasks()[0].name][-1])
-    assert [place for place, row in enumerate(table.rows) if row[-1]] == table.chosen
+    assert [index for index, row in enumerate(table.rows) if row[-1]] == table.chosen
     values = [row[1] for row in table.rows]
     assert values[-2:] == [None, None]
     assert values[:-2] == sorted(values[:-2])
@@ -195,7 +195,7 @@ def test_predictions_of_another_evaluation_are_not_used(tmp_path: Path) -> None:
     LocalLog(run.folder).log_per_task(2000, "test", latest.tasks, latest.metrics)
     facts = collect_facts(RunHistory(run.folder), "test")
     assert facts.predictions is None
-    assert facts.without == "The predictions kept are of step 1,500, not of step 2,000."
+    assert facts.no_predictions == "The stored predictions are of step 1,500, not of step 2,000."
 
 
 def test_a_run_with_one_evaluation_and_nothing_else(tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_chosen_tasks(tmp_path: Path, run: RunHistory) -> None:
         write(tmp_path, run, task_patterns=["wings"])
 
 
-def test_a_place_that_cannot_be_written(tmp_path: Path, run: RunHistory) -> None:
+def test_a_file_that_cannot_be_written(tmp_path: Path, run: RunHistory) -> None:
     with pytest.raises(InputError, match="cannot be written"):
         write_page(tmp_path / "nowhere" / "report.html", [run], "test", [], None, [])
 

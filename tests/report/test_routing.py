@@ -1,19 +1,21 @@
-"""The routing view: what masks have in common, which units serve nobody, beside how labels go together."""
+"""The routing section: what masks have in common, and which units serve no task, beside the association of labels."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
+from helpers.report_runs import binary_tasks, draw_labels, write_run
 from helpers.run_configs import build_config
 from helpers.shard_sets import ShardSet
 from matl_scale.errors import InputError
 from matl_scale.models.network import RoutingConfig
-from matl_scale.report.page.mask_overlap import mask_overlap, read_masks, routing_section, use_of_layers
+from matl_scale.report.mask_overlap import mask_overlap, measure_usage, read_masks
+from matl_scale.report.page.routing_section import build_routing_section
 from matl_scale.routing.router import TaskRouter
 from matl_scale.runs.checkpoints.network import open_network, restore_network
 from matl_scale.runs.history import RunHistory
+from matl_scale.runs.layout import RunFolder
 from matl_scale.train.process_group import build_accelerator
 from matl_scale.train.run import train
 from matl_scale.train.step.train_step import TrainConfig
@@ -26,13 +28,13 @@ MASKS = {
 
 def test_overlap_and_use_are_counted() -> None:
     np.testing.assert_allclose(mask_overlap(MASKS), [[1, 1 / 3, 1], [1 / 3, 1, 1 / 3], [1, 1 / 3, 1]])
-    first, second = use_of_layers(MASKS)
-    assert (first.units, first.kept, first.dead) == (4, 2, 1)
+    first, second = measure_usage(MASKS)
+    assert (first.units, first.active, first.unused) == (4, 2, 1)
     assert first.tasks_per_unit.tolist() == [3, 2, 1, 0]
-    assert (second.units, second.kept, second.dead) == (2, 1, 0)
+    assert (second.units, second.active, second.unused) == (2, 1, 0)
 
 
-def test_a_run_leaves_the_masks_of_its_network(small_set: ShardSet, tmp_path: Path) -> None:
+def test_a_run_stores_the_masks_of_its_network(small_set: ShardSet, tmp_path: Path) -> None:
     config = build_config(
         tmp_path, small_set, "run", train=TrainConfig(steps=2, precision="fp32"), routing=RoutingConfig(sigma=0.25)
     )
@@ -45,26 +47,27 @@ def test_a_run_leaves_the_masks_of_its_network(small_set: ShardSet, tmp_path: Pa
     for name, mask in masks.items():
         np.testing.assert_array_equal(mask, routers[f"routers.{name}"].mask.numpy())
     run = RunHistory(config.run.folder)
-    section = routing_section(run, small_set.manifest.task_names)
+    section = build_routing_section(run, small_set.manifest.task_names)
     assert section is not None
-    assert len(section["figures"]) == 2
-    assert any("Rank correlation of overlap and label association" in text for text in section["paragraphs"])
-    assert len(section["tables"][0].rows) == len(masks)
+    assert len(section.figures) == 2
+    assert any("Rank correlation of overlap and label association" in text for text in section.paragraphs)
+    assert len(section.table.rows) == len(masks)
 
 
 def test_without_masks_or_shards_it_says_so(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"data": {"path": str(tmp_path / "gone"), "version": ""}}))
-    (tmp_path / "per_task.parquet").write_bytes(b"")
-    run = RunHistory.__new__(RunHistory)
-    run.folder = tmp_path
-    assert routing_section(run, ["a", "b", "c"]) is None
-    np.savez_compressed(tmp_path / "masks.npz", **MASKS)
-    section = routing_section(run, ["a", "b", "c"])
+    tasks = binary_tasks("a", "b", "c")
+    labels = draw_labels(20, tasks)
+    write_run(tmp_path / "run", tasks, labels, labels, config={"data": {"path": str(tmp_path / "gone"), "version": ""}})
+    run, names = RunHistory(tmp_path / "run"), [task.name for task in tasks]
+    assert build_routing_section(run, names) is None
+    masks_file = RunFolder(run.folder).masks_file
+    np.savez_compressed(masks_file, **MASKS)
+    section = build_routing_section(run, names)
     assert section is not None
-    assert section["paragraphs"][0] == "A task keeps 50.0% of the trunk's 6 units. 1 units serve no task."
-    assert "the shard set is not there any more" in section["paragraphs"][-1]
-    whole = (tmp_path / "masks.npz").read_bytes()
+    assert section.paragraphs[0] == "A task has 50.0% of the trunk's 6 units. 1 units serve no task."
+    assert "the shard set is no longer there" in section.paragraphs[-1]
+    whole = masks_file.read_bytes()
     for content in (b"no masks", b"", whole[:100], whole[:80] + b"x" + whole[81:]):
-        (tmp_path / "masks.npz").write_bytes(content)
+        masks_file.write_bytes(content)
         with pytest.raises(InputError, match=r"masks\.npz cannot be read"):
-            read_masks(tmp_path)
+            read_masks(run.folder)

@@ -1,1 +1,1 @@
-"""Runs beside each other: which tasks they share, and what differs."""
+"""Runs compared with each other, task by task: what can be compared, what differs beyond noise, and what differs by seed."""

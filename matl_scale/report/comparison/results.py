@@ -1,19 +1,19 @@
-"""What a comparison of two runs, or of two groups of runs, comes to: plain values that terminal, JSON and page show.
+"""The results of comparing two runs, or two groups of runs: plain values that terminal, JSON and page show.
 
 B − A throughout: a positive difference means that B is better.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
-from matl_scale.report.significance.paired_counts import Metric
+from matl_scale.metrics.names import PairedMetric
 
-METRICS: tuple[Metric, ...] = ("balanced_accuracy", "accuracy")
 Verdict = Literal["improved", "unchanged", "regressed", "undefined"]
-VERDICTS: tuple[Verdict, ...] = ("improved", "unchanged", "regressed", "undefined")
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+SIGNIFICANT: tuple[Verdict, ...] = ("regressed", "improved")  # in the order in which tasks are listed
 Kind = Literal["runs", "single-task"]
 HEADINGS: Mapping[Kind, Mapping[Verdict, str]] = {
     "runs": {name: name for name in VERDICTS},
@@ -38,17 +38,17 @@ class TaskDifference:
     """One task. Values are NaN where they are undefined.
 
     Attributes:
-        task: Its name.
-        count: Labelled samples that were compared.
+        task: The task's name.
+        count: The number of labelled samples that were compared.
         value_a: The metric of A, the mean over its runs.
-        value_b: Of B.
+        value_b: The metric of B, the mean over its runs.
         difference: B − A.
         low: Lower end of the 95 % interval of the difference.
-        high: Upper end.
-        p: Of the randomisation test.
-        p_adjusted: The same, corrected over the tasks of the comparison.
+        high: Upper end of the interval.
+        p: The p value of the randomisation test.
+        p_adjusted: The same, corrected for the number of tasks in the comparison.
         verdict: `improved` or `regressed` if `p_adjusted` is at most alpha.
-        reason: Why it is undefined, or what to beware of; else empty.
+        reason: Why the difference is undefined, or what to beware of; else empty.
     """
 
     task: str
@@ -66,23 +66,23 @@ class TaskDifference:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """All tasks.
+    """The comparison of A and B on all tasks.
 
     Attributes:
-        name_a: What A is called.
-        name_b: What B is called.
+        name_a: The name of A.
+        name_b: The name of B.
         runs_a: Names of the runs of A, each with its step, as `digits (step 1000)`.
-        runs_b: Of B.
+        runs_b: Names of the runs of B.
         split: What was evaluated.
-        metric: Which metric the values are.
+        metric: What is compared.
         alpha: The false discovery rate.
         tasks: In the order of the first run.
-        config_changes: In what the configs differ, as `key: A → B`.
+        config_changes: The differences of the configs, as `key: A → B`.
         left_out: Tasks that are not compared, as `name: why`.
         spread_a: Standard deviation of the metric over the runs of A, shape `(num_tasks,)`; None if it is one run.
-        spread_b: Of B.
+        spread_b: The same of B.
         kind: `single-task`: A is one run per task, trained on that task alone, and B the run that shares.
-        notes: What a reader should know beside the numbers, a sentence each.
+        notes: What a reader should know besides the numbers, a sentence each.
     """
 
     name_a: str
@@ -90,7 +90,7 @@ class Comparison:
     runs_a: list[str]
     runs_b: list[str]
     split: str
-    metric: Metric
+    metric: PairedMetric
     alpha: float
     tasks: list[TaskDifference]
     config_changes: list[str]
@@ -101,12 +101,12 @@ class Comparison:
     notes: list[str] = field(default_factory=list)
 
     def with_verdict(self, verdict: Verdict) -> list[TaskDifference]:
-        """Returns the tasks of one list, the largest differences first."""
+        """Returns the tasks of one verdict, the largest differences first."""
         chosen = [task for task in self.tasks if task.verdict == verdict]
         return sorted(chosen, key=lambda task: 0.0 if np.isnan(task.difference) else -abs(task.difference))
 
     def heading(self, verdict: Verdict) -> str:
-        """Returns what a list is called."""
+        """Returns the heading of the tasks of one verdict."""
         return HEADINGS[self.kind][verdict]
 
 
@@ -117,7 +117,7 @@ class SeedSpread:
     Attributes:
         runs: Names of the runs, each with its step.
         split: What was evaluated.
-        metric: Which metric.
+        metric: What was measured.
         tasks: Names.
         values: Shape `(num_runs, num_tasks)`, NaN where it is undefined.
         left_out: Tasks that are not in all runs, as `name: why`.
@@ -125,27 +125,32 @@ class SeedSpread:
 
     runs: list[str]
     split: str
-    metric: Metric
+    metric: PairedMetric
     tasks: list[str]
     values: np.ndarray
     left_out: list[str]
 
     @property
     def mean(self) -> np.ndarray:
-        """Over the runs, shape `(num_tasks,)`."""
+        """Mean over the runs, shape `(num_tasks,)`."""
         return self.values.mean(axis=0)
 
     @property
     def sd(self) -> np.ndarray:
-        """Standard deviation over the runs (n − 1 below the fraction line), shape `(num_tasks,)`."""
+        """Standard deviation over the runs (with n − 1), shape `(num_tasks,)`."""
         return self.values.std(axis=0, ddof=1)
 
     @property
     def low(self) -> np.ndarray:
-        """The worst run's, shape `(num_tasks,)`."""
+        """The value of the worst run, shape `(num_tasks,)`."""
         return self.values.min(axis=0)
 
     @property
     def high(self) -> np.ndarray:
-        """The best run's, shape `(num_tasks,)`."""
+        """The value of the best run, shape `(num_tasks,)`."""
         return self.values.max(axis=0)
+
+    def most_different_first(self) -> list[int]:
+        """Returns the indices of the tasks by their standard deviation, the largest first, undefined ones last."""
+        order: list[int] = np.argsort(-np.nan_to_num(self.sd, nan=-1.0), kind="stable").tolist()
+        return order

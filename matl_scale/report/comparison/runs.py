@@ -1,20 +1,15 @@
-"""From run folders to comparisons: which runs are of one config, what is compared with what, and what to beware of."""
+"""From runs to comparisons: which runs are of one config, what is compared with what, and what to beware of."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
-from matl_scale.errors import InputError
-from matl_scale.report.comparison.alignment import AlignedRuns, align, read_answers
+from matl_scale.metrics.names import PairedMetric
+from matl_scale.report.comparison.alignment import AlignedRuns, align, read_outcomes
+from matl_scale.report.comparison.configs import SEED_KEY, group_by_config, list_changes, read_settings
 from matl_scale.report.comparison.results import Comparison, SeedSpread
-from matl_scale.report.comparison.seeds import SEED_KEY, group_by_config, list_changes, measure_spread, read_config
-from matl_scale.report.comparison.two_sides import compare
-from matl_scale.report.significance.paired_counts import Metric
+from matl_scale.report.comparison.two_sides import compare_sides, values_of_runs
 from matl_scale.runs.history import RunHistory
-from matl_scale.runs.layout import RunFolder
 
 SAME_CONFIG = (
     "A and B are of one config: what is listed as improved or regressed is what a second training changes by itself."
@@ -26,75 +21,60 @@ ONE_RUN_EACH = (
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What is asked of several runs: the options of the command that go with comparisons."""
+    """What is asked about several runs: the options of the command that concern comparisons."""
 
     split: str
-    metric: Metric
+    metric: PairedMetric
     alpha: float
     patterns: Sequence[str] = ()
     common_tasks: bool = False
 
 
-def open_runs(folders: Sequence[Path]) -> list[RunHistory]:
-    """Opens the runs.
-
-    Raises:
-        InputError: One cannot be read, or is given twice.
-    """
-    runs: dict[Path, RunHistory] = {}
-    for folder in folders:
-        if folder.resolve() in runs:
-            raise InputError(f"The run {folder} is given twice. Give each run once.")
-        try:
-            runs[folder.resolve()] = RunHistory(folder)
-        except (pa.ArrowException, OSError) as error:
-            raise InputError(
-                f"{RunFolder(folder).per_task_file} cannot be read ({error}). Evaluate the run again: "
-                f"matl-evaluate --run {folder}."
-            ) from error
-    return list(runs.values())
-
-
-def choose_split(runs: Sequence[RunHistory], wanted: str | None) -> str:
-    """Returns the split asked for, or the one that the first run would choose among those that all runs have.
-
-    Raises:
-        InputError: A run was not evaluated on it.
-    """
-    shared = [split for split in runs[0].steps if all(split in run.steps for run in runs)]
-    split = runs[0].choose_split(wanted)
-    if wanted is None and split not in shared and shared:
-        split = max(shared, key=lambda name: len(runs[0].steps[name]))
-    for run in runs:
-        run.choose_split(split)
-    return split
-
-
 def compare_runs(runs: Sequence[RunHistory], question: Question) -> tuple[list[Comparison], SeedSpread | None]:
-    """Compares two runs, or each group of runs of one config with the first; one group's spread is returned beside it.
+    """Compares two runs, or each group of runs of one config with the first group.
+
+    Returns:
+        The comparisons, and the spread over seeds if all runs are of one config.
 
     Raises:
         InputError: The runs cannot be compared.
     """
-    configs = [read_config(run) for run in runs]
-    answers = [read_answers(run, question.split, name) for run, name in zip(runs, distinct_names(runs), strict=True)]
-    aligned = align(answers, question.split, question.patterns, question.common_tasks)
-    groups = group_by_config(configs)
+    settings = [read_settings(run) for run in runs]
+    outcomes = [read_outcomes(run, question.split, name) for run, name in zip(runs, distinct_names(runs), strict=True)]
+    aligned = align(outcomes, question.split, question.patterns, question.common_tasks)
+    groups = group_by_config(settings)
     spread = measure_spread(aligned, question.split, question.metric) if len(groups) == 1 else None
     pairs = [([0], [1])] if len(runs) == 2 else [(groups[0], group) for group in groups[1:]]
-    return [compare_sides(aligned, configs, *pair, question) for pair in pairs], spread
+    return [compare_groups(aligned, settings, *pair, question) for pair in pairs], spread
 
 
-def compare_sides(
-    aligned: AlignedRuns, configs: Sequence[dict[str, Any]], side_a: list[int], side_b: list[int], question: Question
+def compare_groups(
+    aligned: AlignedRuns,
+    settings: Sequence[Mapping[str, Any]],
+    side_a: list[int],
+    side_b: list[int],
+    question: Question,
 ) -> Comparison:
-    """Compares two sides, and says in what their configs differ."""
-    found = compare(aligned, side_a, side_b, question.split, question.metric, question.alpha)
-    single = len(side_a) == len(side_b) == 1
-    changes = list_changes(configs[side_a[0]], configs[side_b[0]], () if single else (SEED_KEY,))
-    same = len(group_by_config([configs[side_a[0]], configs[side_b[0]]])) == 1
-    notes = [SAME_CONFIG] if same else [ONE_RUN_EACH] if single else []
-    return replace(found, config_changes=changes, notes=notes)
+    """Compares two groups of runs, and lists the differences of their configs."""
+    comparison = compare_sides(aligned, side_a, side_b, question.split, question.metric, question.alpha)
+    settings_a, settings_b = settings[side_a[0]], settings[side_b[0]]
+    one_run_each = len(side_a) == len(side_b) == 1
+    changes = list_changes(settings_a, settings_b, () if one_run_each else (SEED_KEY,))
+    same_config = len(group_by_config([settings_a, settings_b])) == 1
+    notes = [SAME_CONFIG] if same_config else [ONE_RUN_EACH] if one_run_each else []
+    return replace(comparison, config_changes=changes, notes=notes)
+
+
+def measure_spread(aligned: AlignedRuns, split: str, metric: PairedMetric) -> SeedSpread:
+    """Measures how much the runs differ, task by task."""
+    return SeedSpread(
+        runs=[outcomes.label for outcomes in aligned.outcomes],
+        split=split,
+        metric=metric,
+        tasks=[task.name for task in aligned.tasks],
+        values=values_of_runs(aligned, range(len(aligned.outcomes)), metric),
+        left_out=aligned.left_out,
+    )
 
 
 def distinct_names(runs: Sequence[RunHistory]) -> list[str]:

@@ -4,7 +4,7 @@ import html
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from matl_scale.report.page.table import shorten
+from matl_scale.report.page.table import shorten_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,11 +12,11 @@ class Figure:
     """One figure.
 
     Attributes:
-        title: Above it.
-        data: Plotly's traces; none of those that need WebGL (scattergl), which want `eval`, and the page forbids it.
+        title: The text above it.
+        data: Plotly's traces; none of those that need WebGL (scattergl): they use `eval`, which the page forbids.
         layout: Plotly's layout.
         height: In pixels.
-        span: Twelfths of the page's width that it takes on a large screen.
+        span: Its width on a large screen, in twelfths of the page.
     """
 
     title: str
@@ -30,16 +30,21 @@ class Figure:
         return {"data": self.data, "layout": self.layout}
 
 
-def plain(name: object) -> str:
-    """Makes a name safe for Plotly, which reads a little HTML in its texts, links too."""
+def escape_markup(name: object) -> str:
+    """Escapes a name for Plotly, which reads some HTML in its texts, links included."""
     return html.escape(str(name), quote=False)
 
 
-def tick_name(name: str) -> str:
-    """Shortens a name so that it fits beside an axis, and makes it plain."""
-    return plain(shorten(name))
+def axis_label(name: str) -> str:
+    """Shortens a name so that it fits beside an axis, and escapes it."""
+    return escape_markup(shorten_name(name))
 
 
 def axis(title: str, **more: Any) -> dict[str, Any]:
-    """Returns an axis with a title, which has to be plain."""
+    """Returns an axis with a title, which has to be escaped."""
     return {"title": {"text": title}, **more}
+
+
+def scatter(x: list[Any], y: list[Any], **more: Any) -> dict[str, Any]:
+    """Returns a trace of points."""
+    return {"type": "scatter", "mode": "markers", "x": x, "y": y, **more}

@@ -1,12 +1,12 @@
-"""A table of the page: columns and rows, `None` being an empty cell. report.js hands it to DataTables."""
+"""A table of the page: columns and rows; a cell that is `None` is empty. report.js turns it into a DataTable."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
-MAX_LETTERS = 30
-FIRST_ROWS = 25  # are in the HTML for the first paint, and on a page of the table
+MAX_NAME_LENGTH = 30
+PAGE_LENGTH = 25  # rows on a page of the table; the first page is in the HTML, for the first paint
 Cell = str | float | None
 Mark = Literal["", "better", "worse", "bad"]
 
@@ -16,11 +16,11 @@ class Column:
     """One column.
 
     Attributes:
-        title: Its head.
-        digits: Behind the point; None for text.
-        signed: Whether a plus is shown.
+        title: The text of its header.
+        digits: The number of decimals; None for text.
+        signed: Whether positive numbers have a plus sign.
         least: Positive numbers below it are shown as `<least`.
-        hint: What the head means.
+        hint: What the title means.
     """
 
     title: str
@@ -37,9 +37,9 @@ class Table:
     Attributes:
         columns: In order.
         rows: One cell per column.
-        marks: Per column number, how the cell of each row is coloured.
-        chosen: Numbers of the rows that can be shown alone.
-        choice: What the box for that says; empty if there is none.
+        marks: The colour of each row's cell in a column, by the index of the column.
+        chosen: The indices of the rows that can be shown alone.
+        choice: The label of the check box for that; empty if there is none.
     """
 
     columns: list[Column]
@@ -50,10 +50,10 @@ class Table:
 
     @property
     def first_rows(self) -> list[list[Cell]]:
-        return self.rows[:FIRST_ROWS]
+        return self.rows[:PAGE_LENGTH]
 
     def mark(self, row: int, column: int) -> Mark:
-        """Returns how a cell is coloured."""
+        """Returns the colour of a cell."""
         return self.marks[column][row] if column in self.marks else ""
 
     def for_script(self) -> dict[str, Any]:
@@ -64,24 +64,24 @@ class Table:
             "marks": self.marks,
             "chosen": self.chosen,
             "choice": self.choice,
-            "pageLength": FIRST_ROWS,
+            "pageLength": PAGE_LENGTH,
         }
 
 
-def shorten(name: str) -> str:
-    """Leaves out the middle of a name that is too long for an axis or the head of a column."""
-    if len(name) <= MAX_LETTERS:
+def shorten_name(name: str) -> str:
+    """Leaves out the middle of a name that is too long for an axis or a header."""
+    if len(name) <= MAX_NAME_LENGTH:
         return name
-    return name[: MAX_LETTERS - 11] + "…" + name[-10:]
+    return name[: MAX_NAME_LENGTH - 11] + "…" + name[-10:]
 
 
 def rounded(values: np.ndarray, digits: int = 3) -> list[float | None]:
-    """Rounds what is defined; a negative zero becomes zero."""
+    """Rounds values; an undefined one becomes None, and a negative zero becomes zero."""
     return [round(value, digits) + 0.0 if np.isfinite(value) else None for value in values.tolist()]
 
 
 def format_cell(value: Cell, column: Column) -> str:
-    """Writes a cell as report.js does."""
+    """Formats a cell as report.js does."""
     if value is None or isinstance(value, str) or column.digits is None:
         return "" if value is None else str(value)
     if column.least is not None and 0 < value < column.least:
@@ -90,7 +90,7 @@ def format_cell(value: Cell, column: Column) -> str:
 
 
 def format_number(value: float | None, digits: int = 3, signed: bool = False) -> str:
-    """Writes a number; nothing if it is undefined."""
+    """Formats a number; an undefined one is an empty text."""
     if value is None or not np.isfinite(value):
         return ""
     value = round(value, digits) + 0.0

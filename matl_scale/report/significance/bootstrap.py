@@ -1,6 +1,6 @@
-"""The interval of a task's difference: the paired bootstrap over samples, for infinitely many resamples.
+"""The interval of a task's difference: the paired bootstrap over samples, with infinitely many resamples.
 
-Resampling samples is drawing counts, whose sums have a distribution that can be computed.
+To resample is to draw counts, and the distribution of their sums can be computed, so nothing is drawn.
 """
 
 import numpy as np
@@ -9,28 +9,28 @@ from scipy import fft
 from matl_scale.report.significance.distribution import REACH_SDS, Distribution, frequencies, invert, ring_size
 from matl_scale.report.significance.paired_counts import LEVEL, PairedCounts
 
-GRID_SIZE = 1 << 16  # places on which sums of strata of several sizes are laid out
+GRID_SIZE = 1 << 16  # points of the common grid of sums over strata of different sizes
 TOLERANCE = 1e-12
 
 
 def bootstrap_interval(pairs: PairedCounts, level: float = LEVEL) -> tuple[float, float]:
     """Returns the percentile interval of the difference from the paired bootstrap over samples.
 
-    Samples are drawn within strata. For accuracy that is the plain bootstrap. For balanced accuracy it keeps the class counts,
-    because the metric is about what happens within each class, however many samples it has: how often a class occurs in
-    the test set carries no information on it, and the randomisation test keeps the counts too. Drawn from
-    all samples, a class with n of them would be missing, and the metric undefined, in e^−n of the resamples. A class
-    with a handful of samples shows less variation than it has: give padded counts.
+    Samples are drawn within strata. For accuracy that is the plain bootstrap. For balanced accuracy it leaves the number of
+    samples of each class unchanged, because the metric is about what happens within each class, however many samples it has: how
+    often a class occurs in the test set carries no information on it, and the randomisation test leaves it unchanged too. Drawn
+    from all samples, a class with n of them would be missing, and the metric undefined, in e^−n of the resamples. A class
+    with a handful of samples shows less variation than it has: pass padded counts.
 
     Source: Efron and Tibshirani, *An Introduction to the Bootstrap*, 1993, chapter 13 (percentiles); the "ideal" bootstrap of
     infinitely many resamples, chapter 6.
     """
     sizes, weights = pairs.sizes, pairs.weights
-    parts = [resampled_sum(pairs.counts[sizes == size], weights[sizes == size][0]) for size in np.unique(sizes)]
-    found = add_up(parts)
-    heights = np.cumsum(found.probabilities)
-    ends = np.searchsorted(heights, [(1 - level) / 2 - TOLERANCE, (1 + level) / 2 - TOLERANCE])
-    low, high = found.values[np.minimum(ends, len(heights) - 1)].tolist()
+    sums = [resampled_sum(pairs.counts[sizes == size], weights[sizes == size][0]) for size in np.unique(sizes)]
+    total = add_distributions(sums)
+    cumulative = np.cumsum(total.probabilities)
+    ends = np.searchsorted(cumulative, [(1 - level) / 2 - TOLERANCE, (1 + level) / 2 - TOLERANCE])
+    low, high = total.values[np.minimum(ends, len(cumulative) - 1)].tolist()
     return low, high
 
 
@@ -41,7 +41,7 @@ def resampled_sum(counts: np.ndarray, weight: float) -> Distribution:
 
     Args:
         counts: As in `PairedCounts`, shape `(num_strata, 2 * unit + 1)`.
-        weight: By how much one step of a sample moves the metric.
+        weight: How much one step of a sample changes the metric.
     """
     unit, size = counts.shape[1] // 2, int(counts[0].sum())
     steps, shares = np.arange(-unit, unit + 1), counts / size
@@ -51,20 +51,20 @@ def resampled_sum(counts: np.ndarray, weight: float) -> Distribution:
     return invert(spectrum, ring, round(size * float(means.sum())), weight)
 
 
-def add_up(parts: list[Distribution]) -> Distribution:
-    """Returns the distribution of the sum of independent numbers: one as it is, several rounded to a common grid.
+def add_distributions(terms: list[Distribution]) -> Distribution:
+    """Returns the distribution of the sum of independent numbers; several are first rounded to a common grid.
 
     The grid is finer than a thousandth of the sum's standard deviation.
     """
-    if len(parts) == 1:
-        return parts[0]
-    variance = sum(float(part.probabilities @ (part.values - part.centre) ** 2) for part in parts)
-    reaches = [part.reach for part in parts]
+    if len(terms) == 1:
+        return terms[0]
+    variance = sum(float(term.probabilities @ (term.values - term.centre) ** 2) for term in terms)
+    reaches = [term.reach for term in terms]
     reach = min(REACH_SDS * variance**0.5 + max(reaches), sum(reaches))
-    step = 2 * reach / (GRID_SIZE - len(parts) - 2)
+    step = 2 * reach / (GRID_SIZE - len(terms) - 2)
     spectrum = np.ones(GRID_SIZE // 2 + 1, dtype=complex)
-    for part in parts:
-        places = np.rint((part.values - part.centre) / step).astype(np.int64) % GRID_SIZE
-        spectrum *= fft.rfft(np.bincount(places, part.probabilities, GRID_SIZE))
-    found = invert(spectrum, GRID_SIZE, 0, step)
-    return Distribution(values=found.values + sum(part.centre for part in parts), probabilities=found.probabilities)
+    for term in terms:
+        grid_points = np.rint((term.values - term.centre) / step).astype(np.int64) % GRID_SIZE
+        spectrum *= fft.rfft(np.bincount(grid_points, term.probabilities, GRID_SIZE))
+    total = invert(spectrum, GRID_SIZE, 0, step)
+    return Distribution(values=total.values + sum(term.centre for term in terms), probabilities=total.probabilities)

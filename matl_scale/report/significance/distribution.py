@@ -6,12 +6,17 @@ import numpy as np
 from scipy import fft
 
 REACH_SDS = 12  # a sum is followed this many standard deviations to both sides,
-REACH_STEPS = 32  # and as many steps: sums of rare events have longer tails
+REACH_STEPS = 32  # and this many steps more, because sums of rare events have longer tails
 
 
 @dataclass(frozen=True, kw_only=True)
 class Distribution:
-    """Of a random number: evenly spaced ascending values and their probabilities, both `(num_values,)`."""
+    """The distribution of a random number.
+
+    Attributes:
+        values: Its possible values, evenly spaced and ascending, shape `(num_values,)`.
+        probabilities: The probability of each, same shape.
+    """
 
     values: np.ndarray
     probabilities: np.ndarray
@@ -22,41 +27,48 @@ class Distribution:
 
     @property
     def reach(self) -> float:
-        """How far the values go from the centre."""
+        """The largest distance of a value from the centre."""
         return float(self.values[-1] - self.values[0]) / 2
 
     def at_most(self, limits: np.ndarray) -> np.ndarray:
         """Returns the probability of a value at most as large as each limit."""
         below = np.concatenate([[0.0], np.cumsum(self.probabilities)])
-        heights: np.ndarray = below[np.searchsorted(self.values, limits, side="right")]
-        return heights
+        probabilities: np.ndarray = below[np.searchsorted(self.values, limits, side="right")]
+        return probabilities
 
     def at_least(self, limits: np.ndarray) -> np.ndarray:
         """Returns the probability of a value at least as large as each limit."""
         above = np.concatenate([np.cumsum(self.probabilities[::-1])[::-1], [0.0]])
-        heights: np.ndarray = above[np.searchsorted(self.values, limits)]
-        return heights
+        probabilities: np.ndarray = above[np.searchsorted(self.values, limits)]
+        return probabilities
 
 
 def ring_size(variance: float, reach: int, unit: int) -> int:
-    """Returns a power of two that holds a sum of whole numbers, at most `reach` away from its mean, without overlap.
+    """Returns a power of two such that a sum of whole numbers, taken modulo it, does not wrap onto itself.
 
     Args:
-        variance: Of the sum.
-        reach: How far it can be away from its mean.
-        unit: How large a single term can be.
+        variance: The variance of the sum.
+        reach: The largest possible distance of the sum from its mean.
+        unit: The largest possible size of a single term.
     """
     needed = min(REACH_SDS * variance**0.5 + REACH_STEPS * unit, reach)
     return 1 << int(2 * needed + 2).bit_length()
 
 
 def frequencies(ring: int) -> np.ndarray:
-    """Returns where a characteristic function is needed, shape `(ring // 2 + 1,)`."""
+    """Returns the frequencies at which a characteristic function is needed, shape `(ring // 2 + 1,)`."""
     return 2 * np.pi / ring * np.arange(ring // 2 + 1)
 
 
 def invert(spectrum: np.ndarray, ring: int, centre: int, weight: float) -> Distribution:
-    """Turns a characteristic function into the distribution of the whole numbers around `centre`, times `weight`."""
+    """Turns the characteristic function of a sum of whole numbers into the distribution of `weight` times the sum.
+
+    Args:
+        spectrum: The characteristic function at `frequencies(ring)`.
+        ring: The number of whole numbers that are told apart.
+        centre: The one in their middle.
+        weight: What each is multiplied with.
+    """
     numbers = centre + np.arange(-ring // 2, ring // 2)
     probabilities = fft.irfft(spectrum, ring)[numbers % ring].clip(0)
     return Distribution(values=numbers * weight, probabilities=probabilities)

@@ -1,24 +1,24 @@
-"""What is compared of a task's samples, and what becomes of many tasks' p values. Pure functions of counts.
+"""What is compared of a task's samples, and what is made of the results of many tasks. Pure functions of counts.
 
-A sample's difference is B's correctness − A's (with several runs on a side, their mean correctness). The metric's difference is
-a mean over strata of the mean difference in the stratum: the classes for balanced accuracy, all samples for accuracy. So
-it depends on nothing but how many samples of a stratum have which difference; `bootstrap` and `randomisation` start there.
+The difference of a sample is B's correctness − A's (with several runs on a side, their mean correctness). The difference of the
+metric is the mean over strata of the mean difference within a stratum: the classes for balanced accuracy, all samples for
+accuracy. So it depends on nothing but how many samples of a stratum have which difference; `bootstrap` and `randomisation` start
+from these counts.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from scipy import special
 
-Metric = Literal["balanced_accuracy", "accuracy"]
+from matl_scale.metrics.names import PairedMetric
 
 LEVEL = 0.95
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairedCounts:
-    """All that matters of a task's samples.
+    """How many samples of a task have which difference.
 
     Attributes:
         counts: `counts[s, unit + i]` samples of stratum s have the difference i / unit; shape `(num_strata, 2 * unit + 1)`.
@@ -28,30 +28,30 @@ class PairedCounts:
 
     @property
     def unit(self) -> int:
-        """Steps in a difference of 1."""
+        """The number of steps in a difference of 1."""
         return self.counts.shape[1] // 2
 
     @property
     def sizes(self) -> np.ndarray:
-        """Samples of each stratum, at least one, shape `(num_strata,)`."""
+        """The number of samples of each stratum, at least one, shape `(num_strata,)`."""
         return self.counts.sum(axis=1)
 
     @property
     def difference(self) -> float:
-        """Of the metric, B − A."""
+        """The difference of the metric, B − A."""
         return float((self.counts @ np.arange(-self.unit, self.unit + 1) / self.sizes).mean() / self.unit)
 
     @property
     def weights(self) -> np.ndarray:
-        """By how much one step of one sample moves the metric, shape `(num_strata,)`."""
+        """How much one step of one sample changes the metric, shape `(num_strata,)`."""
         return 1 / (self.sizes * self.unit * len(self.counts))
 
     def padded(self) -> "PairedCounts":
         """Returns the counts with two more samples in each stratum: one that only A gets right, and one that only B does.
 
-        Otherwise a class with few samples, on which A and B agree by chance, would seem certain. Simulated on two sides that are
-        equally good but say yes unequally often, 50 binary tasks with 300 negatives: with 9 positives, something
-        is significant in 10 % of the comparisons instead of 68 %, with 3 in none instead of all.
+        Without them, a class with few samples, on which A and B agree by chance, would seem certain. Simulated with 50 binary
+        tasks of 300 negatives, and two sides that are equally good but predict the positive class unequally often: with 9
+        positives, something is significant in 10 % of the comparisons instead of 68 %; with 3, in none instead of all.
 
         Source: Bonett and Price, *Adjusted Wald confidence interval for a difference of binomial proportions based on paired
         data*, Journal of Educational and Behavioral Statistics 37, 2012.
@@ -61,32 +61,32 @@ class PairedCounts:
         return PairedCounts(counts=counts)
 
 
-def metric_of_runs(labels: np.ndarray, right: np.ndarray, metric: Metric) -> np.ndarray:
+def metric_of_runs(labels: np.ndarray, correct: np.ndarray, metric: PairedMetric) -> np.ndarray:
     """Returns accuracy, or the mean over the classes that occur of the accuracy within the class, shape `(num_runs,)`.
 
     Args:
         labels: Class indices, shape `(num_samples,)`, none missing.
-        right: Which answers were right, bool, shape `(num_runs, num_samples)`.
-        metric: Which.
+        correct: Which samples were predicted correctly, bool, shape `(num_runs, num_samples)`.
+        metric: What is computed.
     """
     if metric == "accuracy":
-        return right.mean(axis=1)
+        return correct.mean(axis=1)
     sizes = np.bincount(labels)
-    hits = np.stack([np.bincount(labels[row], minlength=len(sizes)) for row in right])
+    hits = np.stack([np.bincount(labels[correct_of_run], minlength=len(sizes)) for correct_of_run in correct])
     return (hits[:, sizes > 0] / sizes[sizes > 0]).mean(axis=1)
 
 
-def count_pairs(labels: np.ndarray, right_a: np.ndarray, right_b: np.ndarray, metric: Metric) -> PairedCounts:
+def count_pairs(labels: np.ndarray, correct_a: np.ndarray, correct_b: np.ndarray, metric: PairedMetric) -> PairedCounts:
     """Counts the differences of a task's samples.
 
     Args:
         labels: Class indices, shape `(num_samples,)`, none missing.
-        right_a: Which answers were right, bool, shape `(num_runs, num_samples)`.
-        right_b: Of B, which may have another number of runs.
-        metric: Says what the strata are.
+        correct_a: Which samples the runs of A predicted correctly, bool, shape `(num_runs, num_samples)`.
+        correct_b: The same of B, which may have another number of runs.
+        metric: What is compared; it decides what the strata are.
     """
-    unit = int(np.lcm(len(right_a), len(right_b)))
-    steps = right_b.sum(axis=0) * (unit // len(right_b)) - right_a.sum(axis=0) * (unit // len(right_a))
+    unit = int(np.lcm(len(correct_a), len(correct_b)))
+    steps = correct_b.sum(axis=0) * (unit // len(correct_b)) - correct_a.sum(axis=0) * (unit // len(correct_a))
     strata = labels if metric == "balanced_accuracy" else np.zeros_like(labels)
     width = 2 * unit + 1
     cells = strata.astype(np.int64) * width + steps + unit
@@ -94,15 +94,15 @@ def count_pairs(labels: np.ndarray, right_a: np.ndarray, right_b: np.ndarray, me
     return PairedCounts(counts=counts[counts.any(axis=1)])
 
 
-def adjust(p: np.ndarray) -> np.ndarray:
-    """Corrects p values, shape `(num_tasks,)`, for their number; NaN stays.
+def adjust_p(p: np.ndarray) -> np.ndarray:
+    """Corrects p values, shape `(num_tasks,)`, for their number; NaN stays NaN.
 
-    Tasks share their test images, so the values depend on each other, positively for all we know; the false discovery rate is
-    then still held (Benjamini and Yekutieli, 2001).
+    Tasks share their test images, so their p values are dependent, presumably positively; the procedure still controls the false
+    discovery rate then (Benjamini and Yekutieli, 2001).
 
     Source: Benjamini and Hochberg, *Controlling the False Discovery Rate*, J. R. Stat. Soc. B 57, 1995.
     """
-    from scipy.stats import false_discovery_control  # takes two seconds to import, which one run alone need not wait
+    from scipy.stats import false_discovery_control  # importing it takes two seconds, which a report of one run saves
 
     adjusted, defined = np.full(len(p), np.nan), np.isfinite(p)
     if defined.any():
@@ -111,13 +111,13 @@ def adjust(p: np.ndarray) -> np.ndarray:
 
 
 def seed_margin(values_a: np.ndarray, values_b: np.ndarray) -> np.ndarray:
-    """Returns how far the means of two sides lie apart by their seeds alone, 95 % of the time, shape `(num_tasks,)`.
+    """Returns how much the means of two sides differ through their seeds alone, 95 % of the time, shape `(num_tasks,)`.
 
-    Half the width of Student's interval, with one variance for both sides; NaN if each side is one run.
+    This is half the width of Student's interval, with one variance for both sides; NaN if each side is one run.
 
     Args:
         values_a: The metric, shape `(num_runs, num_tasks)`.
-        values_b: Of B, which may have another number of runs.
+        values_b: The same of B, which may have another number of runs.
     """
     runs_a, runs_b = len(values_a), len(values_b)
     freedom = runs_a + runs_b - 2

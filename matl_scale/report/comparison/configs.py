@@ -1,0 +1,57 @@
+"""How the configs of runs differ, and which runs differ in their seeds alone."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from matl_scale.errors import InputError
+from matl_scale.runs.history import RunHistory
+from matl_scale.runs.layout import RunFolder
+
+LOCATION_KEYS = frozenset({"run.name", "run.dir", "run.resume"})
+SEED_KEY = "run.seed"
+IGNORED_SECTION = "track"
+
+
+def read_settings(run: RunHistory) -> dict[str, Any]:
+    """Returns the settings of a run that can change its numbers, as `section.key` → value: not its name, folder or tracking.
+
+    Raises:
+        InputError: Its config cannot be read.
+    """
+    try:
+        flat = {f"{section}.{key}": value for section, values in run.config.items() for key, value in values.items()}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError) as error:
+        raise InputError(
+            f"{RunFolder(run.folder).config_file} cannot be read ({' '.join(str(error).split())}), so it is not known which "
+            "runs are of one config. Copy the file from the original folder of the run."
+        ) from error
+    return {
+        key: value
+        for key, value in flat.items()
+        if key not in LOCATION_KEYS and not key.startswith(f"{IGNORED_SECTION}.")
+    }
+
+
+def group_by_config(settings: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+    """Returns the indices of the runs of each config, regardless of their seeds, in the order given."""
+    groups: dict[str, list[int]] = {}
+    for i, each in enumerate(settings):
+        without_seed = {key: value for key, value in each.items() if key != SEED_KEY}
+        groups.setdefault(json.dumps(without_seed, sort_keys=True, default=str), []).append(i)
+    return list(groups.values())
+
+
+def list_changes(
+    settings_a: Mapping[str, Any], settings_b: Mapping[str, Any], ignored: Sequence[str] = ()
+) -> list[str]:
+    """Lists the differences of two configs, as `key: A → B`."""
+    keys = [key for key in {**settings_a, **settings_b} if key not in ignored]
+    shown = [(key, show_setting(settings_a, key), show_setting(settings_b, key)) for key in keys]
+    return [f"{key}: {a} → {b}" for key, a, b in shown if a != b]
+
+
+def show_setting(settings: Mapping[str, Any], key: str) -> str:
+    return repr(settings[key]) if key in settings else "(not there)"

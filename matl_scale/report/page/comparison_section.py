@@ -1,0 +1,116 @@
+"""What the page shows of a comparison: tiles, the largest differences, a figure, and a table of all tasks."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from matl_scale.metrics.names import METRIC_LABELS
+from matl_scale.metrics.task_metrics import defined, mean
+from matl_scale.report.comparison.results import SIGNIFICANT, Comparison, TaskDifference, Verdict
+from matl_scale.report.page.comparison_figure import draw_differences
+from matl_scale.report.page.figure import Figure
+from matl_scale.report.page.table import Cell, Column, Mark, Table, format_number, rounded, shorten_name
+from matl_scale.report.page.tile import MAX_LISTED, ShortList, Tile
+
+ORDER: tuple[Verdict, ...] = (*SIGNIFICANT, "unchanged", "undefined")
+MARKS: dict[Verdict, Mark] = {"regressed": "worse", "improved": "better", "unchanged": "", "undefined": ""}
+DIFFERENCE_COLUMN = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonSection:
+    """What the template shows of one comparison."""
+
+    title: str
+    metric: str
+    content: Comparison
+    tiles: list[Tile]
+    short_lists: list[ShortList]
+    table: Table
+    figure: Figure
+
+
+def build_comparison_section(comparison: Comparison) -> ComparisonSection:
+    """Builds what is shown of one comparison."""
+    title = f"{comparison.name_b} against {comparison.name_a}"
+    return ComparisonSection(
+        title=f"What sharing did: {title}" if comparison.kind == "single-task" else title,
+        metric=METRIC_LABELS[comparison.metric],
+        content=comparison,
+        tiles=build_comparison_tiles(comparison),
+        short_lists=[list_largest(comparison, verdict) for verdict in SIGNIFICANT],
+        table=build_comparison_table(comparison),
+        figure=draw_differences(comparison),
+    )
+
+
+def build_comparison_tiles(comparison: Comparison) -> list[Tile]:
+    """Returns the mean difference, and how many tasks have which verdict."""
+    counts = {verdict: len(comparison.with_verdict(verdict)) for verdict in ORDER}
+    differences = defined(np.array([task.difference for task in comparison.tasks]))
+    first = Tile(
+        label=f"mean difference of {METRIC_LABELS[comparison.metric]}",
+        value=format_number(mean(differences), signed=True),
+        detail=f"on {comparison.split}, over {len(differences):,} tasks",
+    )
+    return [first] + [
+        Tile(label=comparison.heading(verdict), value=f"{count:,}", mark=MARKS[verdict] if count else "")
+        for verdict, count in counts.items()
+        if count or verdict != "undefined"
+    ]
+
+
+def list_largest(comparison: Comparison, verdict: Verdict) -> ShortList:
+    """Returns the tasks of one verdict with the largest differences."""
+    tasks = comparison.with_verdict(verdict)
+    rows = [
+        (task.task, format_number(task.difference, signed=True), f"{task.low:+.3f} to {task.high:+.3f}")
+        for task in tasks[:MAX_LISTED]
+    ]
+    more = len(tasks) - MAX_LISTED
+    remark = f"{more:,} more in the table." if more > 0 else "" if rows else "None."
+    title = f"{comparison.heading(verdict).capitalize()}: {len(tasks):,} tasks"
+    return ShortList(title=title, rows=rows, remark=remark)
+
+
+def build_comparison_table(comparison: Comparison) -> Table:
+    """Builds the table of all tasks: first those that got worse, then those that got better, then the others."""
+    sides = (("A", comparison.spread_a), ("B", comparison.spread_b))
+    spreads = {name: spread for name, spread in sides if spread is not None}
+    columns = [
+        Column(title="task"),
+        Column(title=f"A: {shorten_name(comparison.name_a)}", digits=3),
+        Column(title=f"B: {shorten_name(comparison.name_b)}", digits=3),
+        Column(title="B − A", digits=3, signed=True),
+        Column(title="from", digits=3, signed=True, hint="lower end of the 95 % interval of the difference"),
+        Column(title="to", digits=3, signed=True, hint="upper end of the 95 % interval of the difference"),
+        Column(title="adjusted p", digits=4, least=0.0001, hint="corrected over the tasks of this comparison"),
+        Column(title="samples", digits=0),
+        *(
+            Column(title=f"sd of {name}", digits=3, hint=f"standard deviation over the runs of {name}")
+            for name in spreads
+        ),
+        Column(title="verdict"),
+        Column(title="remark"),
+    ]
+    index_of = {task.task: i for i, task in enumerate(comparison.tasks)}
+    tasks = [task for verdict in ORDER for task in comparison.with_verdict(verdict)]
+    rows: list[list[Cell]] = []
+    for task in tasks:
+        sds = rounded(np.array([spread[index_of[task.task]] for spread in spreads.values()]))
+        rows.append([task.task, *difference_cells(task), *sds, comparison.heading(task.verdict), task.reason])
+    marks = [MARKS[task.verdict] for task in tasks]
+    verdict_column = len(columns) - 2
+    return Table(
+        columns=columns,
+        rows=rows,
+        marks={DIFFERENCE_COLUMN: marks, verdict_column: marks},
+        chosen=[row for row, mark in enumerate(marks) if mark],
+        choice="only tasks that differ",
+    )
+
+
+def difference_cells(task: TaskDifference) -> list[Cell]:
+    values = np.array([task.value_a, task.value_b, task.difference, task.low, task.high])
+    p = float(f"{task.p_adjusted:.4g}") if np.isfinite(task.p_adjusted) else None
+    return [*rounded(values), p, task.count]

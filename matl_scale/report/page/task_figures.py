@@ -1,0 +1,86 @@
+"""Figures of a run's last evaluation: how the metrics are distributed over tasks, and how they depend on samples and draws."""
+
+from typing import Any
+
+import numpy as np
+
+from matl_scale.metrics.names import MAIN_METRIC, MAIN_METRIC_LABELS, METRIC_LABELS
+from matl_scale.metrics.task_metrics import defined
+from matl_scale.report.facts import RunFacts
+from matl_scale.report.page.figure import Figure, axis, escape_markup, scatter
+from matl_scale.report.page.table import rounded
+
+NUM_BINS = 40
+MAX_WHOLE_TICKS = 5
+
+
+def draw_distribution(facts: RunFacts, metric: str) -> Figure:
+    """Draws how many tasks reach which value of a metric."""
+    values = defined(facts.latest.metrics.values[metric])
+    edges = np.linspace(0, 1, NUM_BINS + 1)
+    counts, _ = np.histogram(values, edges)
+    first = int(np.flatnonzero(counts)[0]) if counts.any() else 0
+    bars = {
+        "type": "bar",
+        "x": rounded((edges[first:-1] + edges[first + 1 :]) / 2, 4),
+        "y": counts[first:].tolist(),
+        "width": 1 / NUM_BINS,
+        "customdata": [f"{low:.3f} to {low + 1 / NUM_BINS:.3f}" for low in edges[first:-1]],
+        "hovertemplate": "%{customdata}: %{y} tasks<extra></extra>",
+    }
+    layout: dict[str, Any] = {
+        "xaxis": axis(METRIC_LABELS[metric]),
+        "yaxis": axis("tasks", **whole_ticks(counts)),
+        "bargap": 0.04,
+    }
+    if len(values):
+        mean = float(values.mean())
+        ends = {"x0": mean, "x1": mean, "yref": "paper", "y0": 0, "y1": 1}
+        layout["shapes"] = [{"type": "line", "line": {"dash": "dot", "width": 1}, **ends}]
+        layout["annotations"] = [
+            {"x": mean, "yref": "paper", "y": 1, "yanchor": "bottom", "text": f"mean {mean:.3f}", "showarrow": False}
+        ]
+    return Figure(title=f"Distribution of {METRIC_LABELS[metric]}", data=[bars], layout=layout, height=220, span=3)
+
+
+def draw_scatters(facts: RunFacts) -> list[Figure]:
+    """Draws every task's metrics against its labelled samples and against its draws."""
+    latest = facts.latest
+    amounts = {"labelled samples of the task": latest.metrics.counts}
+    if latest.draws is not None:
+        amounts["draws of the task"] = latest.draws
+    names = [escape_markup(name) for name in latest.tasks]
+    figures = []
+    for title, amount in amounts.items():
+        shown = np.flatnonzero(amount > 0)  # the axis is logarithmic
+        traces = [
+            scatter(
+                amount[shown].tolist(),
+                rounded(latest.metrics.values[metric][shown]),
+                name=label,
+                visible=True if metric == MAIN_METRIC else "legendonly",
+                text=[names[i] for i in shown],
+                hovertemplate="%{text}<br>%{x:,} · %{y:.3f}<extra></extra>",
+                marker={"size": 6, "opacity": 0.6},
+            )
+            for metric, label in MAIN_METRIC_LABELS.items()
+        ]
+        layout = {
+            "xaxis": axis(title, type="log", **log_ticks(amount[shown])),
+            "yaxis": axis("metric"),
+            "showlegend": True,
+        }
+        figures.append(Figure(title=f"Metrics against {title}", data=traces, layout=layout, height=340, span=6))
+    return figures
+
+
+def log_ticks(values: np.ndarray) -> dict[str, Any]:
+    """Returns ticks 1, 2, 5, 10, … of a logarithmic axis."""
+    largest = max(values.tolist(), default=1)
+    ticks = [factor * 10**power for power in range(len(str(int(largest)))) for factor in (1, 2, 5)]
+    return {"tickvals": ticks, "ticktext": [f"{tick:,}" for tick in ticks]}
+
+
+def whole_ticks(counts: np.ndarray) -> dict[str, Any]:
+    """Keeps the ticks of a short axis of counts whole."""
+    return {"dtick": 1} if counts.max(initial=0) <= MAX_WHOLE_TICKS else {}

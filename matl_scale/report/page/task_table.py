@@ -1,0 +1,73 @@
+"""The table of a run's tasks, worst first, and what its columns mean."""
+
+from matl_scale.metrics.names import MAIN_METRIC, MAIN_METRICS, METRIC_LABELS
+from matl_scale.metrics.task_metrics import worst_first
+from matl_scale.report.facts import RunFacts
+from matl_scale.report.page.table import Column, Mark, Table, rounded
+from matl_scale.report.undefined import explain_undefined
+
+OTHER_METRICS = MAIN_METRICS[1:]
+CHANGE_COLUMN, ACCURACY_COLUMN = 3, 4 + OTHER_METRICS.index("accuracy")
+
+
+def build_task_table(facts: RunFacts) -> Table:
+    """Builds the table."""
+    latest, change = facts.latest, facts.change
+    since = "the previous evaluation" if change.since is None else f"step {change.since:,}"
+    main = METRIC_LABELS[MAIN_METRIC]
+    columns = [
+        Column(title="task"),
+        Column(title=main, digits=3),
+        Column(title="±", digits=3, hint=f"half of the 95 % interval of the {main}"),
+        Column(title="change", digits=3, signed=True, hint=f"of the {main} since {since}"),
+        *(Column(title=METRIC_LABELS[name], digits=3) for name in OTHER_METRICS),
+        Column(title="majority accuracy", digits=3, hint="of always predicting the most frequent class"),
+        Column(title="samples", digits=0, hint="with a label for the task"),
+        Column(title="draws", digits=0, hint="how often the task was trained"),
+        Column(title="note"),
+    ]
+    values, counts = latest.metrics.values, latest.metrics.counts.tolist()
+    draws = [None] * len(counts) if latest.draws is None else latest.draws.tolist()
+    measured = [values[MAIN_METRIC], facts.half_widths, change.values]
+    measured += [values[name] for name in (*OTHER_METRICS, "majority_accuracy")]
+    notes, order = note_tasks(facts), worst_first(values[MAIN_METRIC])
+    cells = [latest.tasks, *map(rounded, measured), counts, draws, notes]
+    changes: list[Mark] = [mark_change(facts, i) for i in order]
+    below: list[Mark] = ["bad" if latest.metrics.below_baseline[i] else "" for i in order]
+    return Table(
+        columns=columns,
+        rows=[[column[i] for column in cells] for i in order],
+        marks={CHANGE_COLUMN: changes, ACCURACY_COLUMN: below},
+        chosen=[row for row, i in enumerate(order) if notes[i]],
+        choice="only tasks with a note",
+    )
+
+
+def note_tasks(facts: RunFacts) -> list[str]:
+    """Says of each task what is wrong with it; an empty text if nothing is."""
+    latest, notes = facts.latest, []
+    for i, undefined in enumerate(explain_undefined(facts)):
+        below = "below baseline" if latest.metrics.below_baseline[i] else ""
+        untrained = "never trained" if latest.draws is not None and latest.draws[i] == 0 else ""
+        notes.append("; ".join(note for note in (undefined, below, untrained) if note))
+    return notes
+
+
+def mark_change(facts: RunFacts, task_id: int) -> Mark:
+    """Returns the colour of a change: none if chance alone may explain it."""
+    if not facts.change.beyond_chance[task_id]:
+        return ""
+    return "better" if facts.change.values[task_id] > 0 else "worse"
+
+
+def explain_columns(facts: RunFacts) -> str:
+    """Says what the columns ± and change mean, or why they are empty."""
+    main = METRIC_LABELS[MAIN_METRIC]
+    if facts.predictions is None:
+        width, colour = f"± and the colour of changes are missing. {facts.no_predictions}", ""
+    else:
+        width = f"± is half of the 95 % interval of the {main}, for other samples of the same kind."
+        colour = "; coloured if chance alone would rarely cause one so large (once in 20 tasks)"
+    if facts.change.since is None:
+        return f"{width} This is the first evaluation, so nothing has changed yet."
+    return f"{width} Change is that of the {main} since step {facts.change.since:,}{colour}."

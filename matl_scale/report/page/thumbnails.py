@@ -1,0 +1,52 @@
+"""Thumbnails of a split's samples, as data URLs for the page."""
+
+import base64
+import io
+
+import numpy as np
+from PIL import Image
+
+from matl_scale.data.images.decode import decode_image
+from matl_scale.data.shards.manifest import Manifest
+from matl_scale.data.shards.reader import SampleReader
+from matl_scale.errors import InputError
+from matl_scale.runs.predictions import PredictionsInfo
+
+SIDE_PX = 64
+JPEG_QUALITY = 80
+
+
+class Thumbnails:
+    """Makes thumbnails of samples by their keys.
+
+    Args:
+        manifest: The shard set.
+        info: What was evaluated.
+
+    Raises:
+        InputError: The split has other images than those that were evaluated.
+    """
+
+    def __init__(self, manifest: Manifest, info: PredictionsInfo) -> None:
+        if manifest.hash_shards(info.split) != info.test_set:
+            raise InputError(
+                f"{manifest.root} has other images in split `{info.split}` than those that were evaluated."
+            )
+        sample_ids, self._reader = manifest.rows(info.split), SampleReader(manifest)
+        keys = self._reader.keys(sample_ids)
+        order = np.argsort(keys)
+        self._keys, self._sample_ids = keys[order], sample_ids[order]
+
+    def draw(self, key: int) -> tuple[str, str]:
+        """Returns the data URL of a sample's thumbnail and an empty text, or an empty text and why there is no thumbnail."""
+        index = int(np.searchsorted(self._keys, key))
+        data = self._reader.read(self._sample_ids[index : index + 1])[0]
+        if not isinstance(data, bytes):
+            return "", str(data)
+        try:
+            pixels = decode_image(data, SIDE_PX)
+        except Exception as error:  # Pillow's codecs raise many kinds
+            return "", f"cannot be decoded: {error}"
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "JPEG", quality=JPEG_QUALITY)
+        return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode(), ""

@@ -1,0 +1,45 @@
+"""Finding the shard set of a run again, to show images and to relate masks to labels."""
+
+from pathlib import Path
+
+import yaml
+
+from matl_scale.data.shards.manifest import Manifest, read_manifest
+from matl_scale.errors import InputError
+from matl_scale.runs.history import RunHistory
+
+
+def data_path(run: RunHistory) -> str:
+    """Returns the path or URL of the run's shard set; an empty text if the run does not say."""
+    try:
+        return str(run.config["data"]["path"])
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
+        return str(run.about.get("data", {}).get("path", ""))
+
+
+def open_shard_set(run: RunHistory, version: str = "") -> Manifest:
+    """Opens the shard set that a run was trained on.
+
+    Older runs kept a relative path. It is looked for below the working directory, then below the folder that holds the run's
+    `runs` folder, which is where training was started by default.
+
+    Args:
+        run: The run.
+        version: The version of the labels; the newest if empty.
+
+    Raises:
+        InputError: It is not there, or the run does not say where it was.
+    """
+    path = data_path(run)
+    if not path:
+        raise InputError(f"{run.folder} does not say where its shard set was.")
+    if "://" in path or Path(path).is_absolute():
+        return read_manifest(path, version)
+    parents = (Path.cwd(), run.folder.resolve().parent.parent)
+    for parent in parents:
+        if (parent / path).is_dir():
+            return read_manifest(parent / path, version)
+    raise InputError(
+        f"The run names its shard set by the relative path {path}, which is neither below {parents[0]} nor below {parents[1]}. "
+        "Start matl-report in the folder in which the run was started."
+    )

@@ -1,0 +1,109 @@
+"""Comparisons of runs, and the spread over seeds, in a terminal."""
+
+import numpy as np
+from rich.console import Console
+
+from matl_scale.errors import shortened
+from matl_scale.metrics.names import METRIC_LABELS
+from matl_scale.report.comparison.results import SIGNIFICANT, VERDICTS, Comparison, SeedSpread, TaskDifference, Verdict
+from matl_scale.report.terminal.console import (
+    add_row,
+    build_table,
+    format_value,
+    print_line,
+    print_remaining,
+    print_table,
+)
+
+SIGNS: dict[Verdict, str] = {"improved": "↑", "regressed": "↓", "unchanged": "=", "undefined": "?"}
+STYLES: dict[Verdict, str] = {"improved": "green", "regressed": "red", "unchanged": "", "undefined": "dim"}
+INTERVAL = "95 % interval"
+MAX_RUNS_LISTED = 5
+
+
+def print_comparison(console: Console, comparison: Comparison, limit: int) -> None:
+    """Prints the differences between A and B; lists of tasks have at most `limit` entries."""
+    prefix = f"{comparison.name_a}: " if comparison.kind == "single-task" else ""
+    print_line(console, f"A: {prefix}{shortened(comparison.runs_a, MAX_RUNS_LISTED)}")
+    print_line(console, f"B: {shortened(comparison.runs_b, MAX_RUNS_LISTED)}")
+    print_line(
+        console,
+        f"{comparison.split}, {METRIC_LABELS[comparison.metric]}, B − A, {len(comparison.tasks)} tasks, "
+        f"false discovery rate {comparison.alpha:g}",
+    )
+    for verdict in VERDICTS:
+        tasks = comparison.with_verdict(verdict)
+        names = f": {shortened([task.task for task in tasks], limit)}" if tasks else ""
+        print_line(console, f"{SIGNS[verdict]} {comparison.heading(verdict)} {len(tasks)}{names}")
+    print_differences(console, comparison, limit)
+    print_reasons(console, comparison, limit)
+    for title, lines in (("the configs differ in", comparison.config_changes), ("not compared", comparison.left_out)):
+        if lines:
+            print_line(console, f"{title}: {len(lines)}")
+            for line in lines[:limit]:
+                print_line(console, f"  {line}")
+            print_remaining(console, len(lines) - limit)
+    for note in comparison.notes:
+        print_line(console, note)
+
+
+def choose_tasks(comparison: Comparison, limit: int) -> list[TaskDifference]:
+    """Returns the `limit` largest differences of each significant verdict, then unchanged tasks until there are `limit`."""
+    chosen = [task for verdict in SIGNIFICANT for task in comparison.with_verdict(verdict)[:limit]]
+    return chosen + comparison.with_verdict("unchanged")[: max(0, limit - len(chosen))]
+
+
+def print_differences(console: Console, comparison: Comparison, limit: int) -> None:
+    tasks = choose_tasks(comparison, limit)
+    if not tasks:
+        return
+    sides = (("sd A", comparison.spread_a), ("sd B", comparison.spread_b))
+    spreads = {title: spread for title, spread in sides if spread is not None}
+    table = build_table("task", "A", "B", "B − A", INTERVAL, "adjusted p", "n", *spreads, "")
+    next(column for column in table.columns if column.header == INTERVAL).no_wrap = True
+    index_of = {task.task: i for i, task in enumerate(comparison.tasks)}
+    for task in tasks:
+        sds = [format_value(spread[index_of[task.task]], ".3f") for spread in spreads.values()]
+        sign = SIGNS[task.verdict] + (" !" if task.reason else "  ")
+        add_row(table, task.task, *difference_cells(task), *sds, sign, style=STYLES[task.verdict])
+    console.print(table)
+
+
+def difference_cells(task: TaskDifference) -> list[str]:
+    interval = f"{task.low:+.3f} to {task.high:+.3f}"
+    values = (format(task.value_a, ".3f"), format(task.value_b, ".3f"), format(task.difference, "+.3f"))
+    return [*values, interval, format_p(task.p_adjusted), f"{task.count:,}"]
+
+
+def format_p(p: float) -> str:
+    return "<0.0001" if p < 1e-4 else f"{p:.4f}"
+
+
+def print_reasons(console: Console, comparison: Comparison, limit: int) -> None:
+    """Says why tasks are undefined, and which of those listed call for caution."""
+    undefined = comparison.with_verdict("undefined")
+    for task in undefined[:limit]:
+        print_line(console, f"  {task.task} is undefined: {task.reason}")
+    print_remaining(console, len(undefined) - limit)
+    for task in choose_tasks(comparison, limit):
+        if task.reason:
+            print_line(console, f"  ! {task.task}: {task.reason}")
+
+
+def print_spread(console: Console, spread: SeedSpread, limit: int) -> None:
+    """Prints how much the runs of one config differ."""
+    means = [float(np.nanmean(values)) if np.isfinite(values).any() else float("nan") for values in spread.values]
+    metric, sd = METRIC_LABELS[spread.metric], float(np.std(means, ddof=1))
+    print_line(console, f"{len(spread.runs)} runs of one config on {spread.split}, {metric}: {', '.join(spread.runs)}")
+    print_line(
+        console,
+        f"mean over tasks: {np.mean(means):.4f}, sd over runs {sd:.4f}, from {min(means):.4f} to {max(means):.4f}",
+    )
+    listed = [i for i in spread.most_different_first() if np.isfinite(spread.sd[i])][:limit]
+    table = build_table("task", "mean", "sd", "min", "max")
+    for i in listed:
+        columns = (spread.mean, spread.sd, spread.low, spread.high)
+        add_row(table, spread.tasks[i], *(format_value(column[i]) for column in columns))
+    print_table(console, f"the {len(listed)} tasks that differ most between runs", table)
+    if spread.left_out:
+        print_line(console, f"not compared: {shortened(spread.left_out)}")
