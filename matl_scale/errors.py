@@ -4,6 +4,7 @@ import errno
 import os
 import tempfile
 from collections.abc import Iterable
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -24,6 +25,17 @@ class InputError(ValueError):
 
 class RunError(RuntimeError):
     """A run cannot go on: numbers, hardware, disk or network. The message says what, where, and what to do."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is wrong, and what to do about it; as a text, both in one line."""
+
+    text: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.text} {self.remedy}"
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

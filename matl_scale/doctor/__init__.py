@@ -1,1 +1,1 @@
-"""What may go wrong with a run, found before it starts. Every finding says what to do."""
+"""Checks that find, before a run starts, what may go wrong with it. Every complaint says what to do."""

@@ -8,12 +8,14 @@ from collections.abc import Iterator, Sequence
 import torch
 from rich.console import Console
 
-from matl_scale.cli import exit_with_error
+from matl_scale.cli import run_command
 from matl_scale.doctor.data import check_data
 from matl_scale.doctor.finding import Finding
-from matl_scale.doctor.machine import check_job, check_port, check_processors, check_versions
+from matl_scale.doctor.job import check_job
+from matl_scale.doctor.machine import check_port, check_processors
 from matl_scale.doctor.memory import check_memory
 from matl_scale.doctor.tracking import check_tracking
+from matl_scale.doctor.versions import check_versions
 from matl_scale.errors import InputError
 from matl_scale.train.build import resolve_config
 from matl_scale.train.config import Config, parse_config
@@ -23,30 +25,29 @@ PROGRAM = "matl-doctor"
 STYLES = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "bold red"}
 
 
-def main() -> int:
-    """Prints all findings; the exit code is 1 if one of them is an error."""
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog=PROGRAM, add_help=False, allow_abbrev=False)
     parser.add_argument(
         "--ranks", type=int, metavar="N", help="ranks of the run (default: the job's or this machine's)"
     )
-    options, arguments = parser.parse_known_args()
-    if {"-h", "--help"} & set(arguments):
+    options, others = parser.parse_known_args(arguments)
+    if {"-h", "--help"} & set(others):
         print(f"usage: {PROGRAM} --config FILE [--section.key VALUE ...] [--ranks N]\n\n{__doc__}")
         return 0
-    config = parse_config(arguments, PROGRAM, __doc__ or "")
-    nodes, per_node = count_ranks(options.ranks)
-    try:
-        config = resolve_config(config)
-        data = open_data(config)
-        findings = list(examine(config, data, nodes, per_node))
-    except InputError as error:
-        exit_with_error(PROGRAM, error)
+    return run_command(PROGRAM, lambda: run_doctor(parse_config(others, PROGRAM, __doc__ or ""), options.ranks))
+
+
+def run_doctor(config: Config, num_ranks: int | None) -> int:
+    """Prints the findings of all checks. Returns 1 if one of them is an error, else 0."""
+    nodes, per_node = count_ranks(num_ranks)
+    config = resolve_config(config)
+    findings = list(examine(config, open_data(config), nodes, per_node))
     print_findings(findings)
     return int(any(finding.level == "error" for finding in findings))
 
 
 def examine(config: Config, data: RunData, nodes: int, per_node: int) -> Iterator[Finding]:
-    """Runs all checks."""
+    """Runs all checks of a run on `nodes` nodes with `per_node` ranks each."""
     try:
         for split in {TRAIN_SPLIT, config.eval.split}:
             data.manifest.check_shards(split)
@@ -62,16 +63,21 @@ def examine(config: Config, data: RunData, nodes: int, per_node: int) -> Iterato
 
 
 def count_ranks(asked: int | None) -> tuple[int, int]:
-    """Returns the number of nodes, and of ranks on each: from --ranks, the Slurm job, or the GPUs of this machine."""
+    """Returns the number of nodes and of ranks on each: from --ranks, the Slurm job, or the GPUs of this machine.
+
+    Raises:
+        InputError: --ranks is not a multiple of the nodes.
+    """
     nodes = int(os.environ.get("SLURM_JOB_NUM_NODES", "1"))
     if asked is not None:
         if asked < 1 or asked % nodes:
-            raise SystemExit(f"{PROGRAM}: error: --ranks should be a multiple of the {nodes} nodes. Got {asked}.")
+            raise InputError(f"--ranks should be a multiple of the {nodes} nodes. Got {asked}.")
         return nodes, asked // nodes
     return nodes, int(os.environ.get("SLURM_GPUS_ON_NODE", "0")) or torch.cuda.device_count() or 1
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
+    """Prints a line for each finding, one for its remedy, and how many are errors and warnings."""
     console = Console()
     for finding in findings:
         console.print(

@@ -1,4 +1,4 @@
-"""What a check says."""
+"""What a check of the doctor returns."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,13 +8,13 @@ Level = Literal["ok", "note", "warning", "error"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One sentence about one thing.
+    """One finding about one thing.
 
     Attributes:
         level: `error`: the run would fail; `warning`: it would waste time, memory or results; `note`: worth knowing.
-        topic: Part of the program or the machine.
+        topic: The part of the program or the machine that it is about.
         text: What was found, with figures.
-        remedy: What to do; empty for `ok` and for most notes.
+        remedy: What to do about it; empty for `ok` and for most notes.
     """
 
     level: Level

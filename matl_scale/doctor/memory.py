@@ -1,11 +1,10 @@
-"""How much memory a rank will need: what the network and its optimizer take, and what a batch leaves for the backward pass."""
+"""The memory that a rank will need: for the network, its optimizer, and what a batch saves for the backward pass."""
 
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
+import psutil
 import torch
 from torch import nn
 
@@ -23,7 +22,17 @@ SAFE_SHARE = 0.9
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryNeed:
-    """Bytes per rank."""
+    """Bytes that a rank needs.
+
+    Attributes:
+        weights: Parameters of trunk and heads.
+        gradients: Their gradients; of the heads, only those of active tasks.
+        optimizer: The optimizer's state.
+        average: The moving average of the weights.
+        tasks: Masks and norm statistics.
+        activations: What the forward pass of a batch saves for its backward pass.
+        labels: The label matrix, in the memory of the host.
+    """
 
     weights: int
     gradients: int
@@ -35,11 +44,12 @@ class MemoryNeed:
 
     @property
     def device(self) -> int:
+        """Bytes on the device: all but the labels."""
         return self.weights + self.gradients + self.optimizer + self.average + self.tasks + self.activations
 
 
 def estimate_memory(config: Config, data: RunData) -> MemoryNeed:
-    """Builds the network and runs two images through one task of it."""
+    """Estimates the need from the network itself, with two images through its first task."""
     model = build_network(config, data, torch.device("cpu"))
     weights = sum(parameter.nbytes for parameter in model.parameters())
     heads = sum(parameter.nbytes for parameter in model.heads.parameters())
@@ -56,22 +66,22 @@ def estimate_memory(config: Config, data: RunData) -> MemoryNeed:
 
 
 def measure_activations(config: Config, data: RunData, model: RoutedModel) -> int:
-    """Returns the bytes that the forward pass of a batch keeps for its backward pass."""
-    kept: dict[int, int] = {}
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    """Returns the bytes that the forward pass of a batch saves for its backward pass."""
+    saved: dict[int, int] = {}
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
 
-    def note(tensor: torch.Tensor) -> torch.Tensor:
+    def add(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own and tensor.dim() == 4 and len(tensor) == PROBE_IMAGES:
-            kept[storage.data_ptr()] = storage.nbytes()
+        if storage.data_ptr() not in parameters and tensor.dim() == 4 and len(tensor) == PROBE_IMAGES:
+            saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     trunk: nn.Module = Subnetwork(model.trunk) if config.routing.execution == "subnetwork" else model.trunk
     images = torch.zeros(PROBE_IMAGES, 3, data.image_size, data.image_size)
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(add, lambda tensor: tensor):
         trunk(images, torch.tensor([0])).sum()
-    bytes_per_value = 1.0 if config.train.precision == "fp32" else 0.5  # of float32's four
-    return int(sum(kept.values()) * bytes_per_value * config.data.batch_size / PROBE_IMAGES)
+    bytes_per_value = 1.0 if config.train.precision == "fp32" else 0.5  # relative to float32
+    return int(sum(saved.values()) * bytes_per_value * config.data.batch_size / PROBE_IMAGES)
 
 
 def check_memory(config: Config, data: RunData, ranks_per_node: int) -> Iterator[Finding]:
@@ -86,30 +96,29 @@ def check_memory(config: Config, data: RunData, ranks_per_node: int) -> Iterator
         "Lower `data.batch_size` (and raise `train.accumulate`), `data.image_size`, `model.width` or `routing.sigma`."
     )
     if torch.cuda.is_available():
-        has = torch.cuda.get_device_properties(0).total_memory
-        yield judge("memory", f"{text}; the GPU has {gigabytes(has)}", need.device, has, remedy)
-        needed, has = need.labels * ranks_per_node, host_memory()
+        available = torch.cuda.get_device_properties(0).total_memory
+        yield compare(f"{text}; the GPU has {gigabytes(available)}", need.device, available, remedy)
+        needed = need.labels * ranks_per_node
         text = f"labels {gigabytes(need.labels)} in each of {ranks_per_node} ranks of a node"
     else:
-        needed, has = (need.device + need.labels) * ranks_per_node, host_memory()
+        needed = (need.device + need.labels) * ranks_per_node
         text += f", labels {gigabytes(need.labels)}; × {ranks_per_node} ranks of a node"
-    yield judge("memory", f"{text}; the node offers {gigabytes(has)}", needed, has, remedy)
+    available = host_memory()
+    yield compare(f"{text}; the node offers {gigabytes(available)}", needed, available, remedy)
 
 
-def judge(topic: str, text: str, needed: int, has: int, remedy: str) -> Finding:
-    if needed > has:
-        return Finding("error", topic, f"{text}: not enough.", remedy)
-    if needed > SAFE_SHARE * has:
-        return Finding("warning", topic, f"{text}: nearly all of it.", remedy)
-    return Finding("ok", topic, f"{text}.")
+def compare(text: str, needed: int, available: int, remedy: str) -> Finding:
+    """Compares bytes that are needed with those that are available."""
+    if needed > available:
+        return Finding("error", "memory", f"{text}: not enough.", remedy)
+    if needed > SAFE_SHARE * available:
+        return Finding("warning", "memory", f"{text}: nearly all of it.", remedy)
+    return Finding("ok", "memory", f"{text}.")
 
 
 def host_memory() -> int:
-    """Returns the bytes that this machine, or this Slurm job on it, has to offer."""
-    text = Path("/proc/meminfo").read_text(encoding="ascii")
-    found = re.search(r"MemAvailable:\s+(\d+) kB", text)
-    assert found
-    available = int(found[1]) * 1024
+    """Returns the bytes that this machine, or this Slurm job on it, can still use."""
+    available = int(psutil.virtual_memory().available)
     limit = os.environ.get("SLURM_MEM_PER_NODE")
     return min(available, int(limit) * 2**20) if limit and limit != "0" else available
 

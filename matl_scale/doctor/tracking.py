@@ -1,12 +1,14 @@
-"""MLflow: what kind of store the run will use, whether it answers, and whether its disk bears several writers."""
+"""MLflow: which store the run will use, whether it answers, and whether several runs can write to it at once."""
 
 import base64
 import http.client
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import psutil
 
 from matl_scale.doctor.finding import Finding
 from matl_scale.tracking.mlflow_store import default_store
@@ -26,15 +28,26 @@ NETWORK_FILE_SYSTEMS = (
     "panfs",
     "wekafs",
 )
-ANSWER_S = 5.0
+REPLY_S = 5.0
 
 
-def check_tracking(config: Config, *, ask: bool) -> Iterator[Finding]:
+def file_system_of(path: Path) -> str:
+    """Returns the type of the file system that holds a path, or would if it existed; empty if that is unknown."""
+    target = nearest_existing(path.absolute()).resolve()
+    above = [each for each in psutil.disk_partitions(all=True) if target.is_relative_to(each.mountpoint)]
+    # of several mounts at one point, the last hides the others
+    return max(reversed(above), key=lambda each: len(each.mountpoint)).fstype if above else ""
+
+
+def check_tracking(
+    config: Config, *, ask: bool, file_system_of: Callable[[Path], str] = file_system_of
+) -> Iterator[Finding]:
     """Checks the store of a run.
 
     Args:
-        config: Of the run.
-        ask: Whether to wait for an answer of the server.
+        config: The run's config.
+        ask: Whether to wait for a server's reply.
+        file_system_of: Returns the type of the file system that holds a path.
     """
     if not config.track.mlflow:
         yield Finding("note", "mlflow", "off (`track.mlflow`): results are in the run's folder only.")
@@ -45,12 +58,13 @@ def check_tracking(config: Config, *, ask: bool) -> Iterator[Finding]:
         if ask:
             yield ask_server(uri)
     elif kind == "sqlite":
-        yield from check_sqlite(uri)
+        path = Path(uri.removeprefix("sqlite:///"))
+        yield check_sqlite(path, file_system_of(path))
     elif kind in ("postgresql", "mysql"):
         yield check_driver(uri, kind)
     elif kind == "databricks":
         yield Finding(
-            "note", "mlflow", "Databricks: not asked.", "Its own command line tells whether you are logged in."
+            "note", "mlflow", "Databricks: not checked.", "Its own command line shows whether you are logged in."
         )
     else:
         remedy = "Unset MLFLOW_TRACKING_URI for SQLite beside the runs, or name a server (http://…)."
@@ -58,44 +72,41 @@ def check_tracking(config: Config, *, ask: bool) -> Iterator[Finding]:
 
 
 def check_driver(uri: str, kind: str) -> Finding:
-    """Checks that the Python package with which SQLAlchemy would reach a data base is there."""
+    """Checks that the Python package through which SQLAlchemy reaches a database is installed."""
     import sqlalchemy
 
     try:
         sqlalchemy.make_url(uri).get_dialect().import_dbapi()
     except (ModuleNotFoundError, sqlalchemy.exc.SQLAlchemyError) as error:
         remedy = (
-            "Install it (psycopg2-binary for postgresql+psycopg2://…), or let an MLflow server talk to the data base."
+            "Install it (psycopg2-binary for postgresql+psycopg2://…), or let an MLflow server talk to the database."
         )
         return Finding("error", "mlflow", f"{kind}: {error}.", remedy)
-    return Finding("ok", "mlflow", f"{kind} data base.")
+    return Finding("ok", "mlflow", f"{kind} database.")
 
 
-def check_sqlite(uri: str) -> Iterator[Finding]:
-    path = Path(uri.removeprefix("sqlite:///"))
-    system = file_system_of(path)
-    if system.startswith(NETWORK_FILE_SYSTEMS):
-        text = f"SQLite in {path}, on a network file system ({system}), where several runs at once can break it."
+def check_sqlite(path: Path, file_system: str) -> Finding:
+    """Checks that a SQLite file can be written, and by several runs at once."""
+    if file_system.startswith(NETWORK_FILE_SYSTEMS):
+        text = f"SQLite in {path}, on a network file system ({file_system}), where several runs at once can corrupt it."
         remedy = "One run at a time, or an MLflow server with PostgreSQL (README: A server for a team)."
-        yield Finding("warning", "mlflow", text, remedy)
-    elif not os.access(existing(path), os.W_OK):
-        yield Finding(
-            "error", "mlflow", f"{path} cannot be written.", "Choose another `run.dir`, or set MLFLOW_TRACKING_URI."
-        )
-    else:
-        yield Finding("ok", "mlflow", f"SQLite in {path} ({system or 'unknown file system'}).")
+        return Finding("warning", "mlflow", text, remedy)
+    if not os.access(nearest_existing(path), os.W_OK):
+        remedy = "Choose another `run.dir`, or set MLFLOW_TRACKING_URI."
+        return Finding("error", "mlflow", f"{path} cannot be written.", remedy)
+    return Finding("ok", "mlflow", f"SQLite in {path} ({file_system or 'unknown file system'}).")
 
 
 def ask_server(uri: str) -> Finding:
-    """Asks a server whether it lives, by the host name that the run would use."""
+    """Asks a server for a reply, by the host name that the run would use."""
     remedy = "The run would go on without it and catch up later; start the server, or correct MLFLOW_TRACKING_URI."
-    # /version and /health answer whatever the host's name and without a password: only the API tells
+    # /version and /health accept any host name and need no password: only the API tells whether the run may use it
     request = urllib.request.Request(f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/search?max_results=1")
     if user := os.environ.get("MLFLOW_TRACKING_USERNAME"):
-        words = f"{user}:{os.environ.get('MLFLOW_TRACKING_PASSWORD', '')}"
-        request.add_header("Authorization", f"Basic {base64.b64encode(words.encode()).decode()}")
+        credentials = f"{user}:{os.environ.get('MLFLOW_TRACKING_PASSWORD', '')}"
+        request.add_header("Authorization", f"Basic {base64.b64encode(credentials.encode()).decode()}")
     try:
-        with urllib.request.urlopen(request, timeout=ANSWER_S):
+        with urllib.request.urlopen(request, timeout=REPLY_S):
             return Finding("ok", "mlflow", f"server {uri} answers.")
     except urllib.error.HTTPError as error:
         if error.code == 403:
@@ -110,18 +121,6 @@ def ask_server(uri: str) -> Finding:
         return Finding("warning", "mlflow", f"server {uri} does not answer ({error}).", remedy)
 
 
-def existing(path: Path) -> Path:
-    """Returns the nearest folder above a path, or the path, that exists."""
-    return path if path.exists() else existing(path.parent)
-
-
-def file_system_of(path: Path) -> str:
-    """Returns the type of the file system on which a path is or would be, by the longest mount point above it."""
-    target, best, kind = str(existing(path.absolute()).resolve()), "", ""
-    for line in Path("/proc/mounts").read_text(encoding="utf-8", errors="replace").splitlines():
-        _, mount, system, *_ = line.split(" ")
-        mount = mount.replace("\\040", " ")
-        inside = target == mount or target.startswith(mount.rstrip("/") + "/")
-        if inside and len(mount) >= len(best):
-            best, kind = mount, system
-    return kind
+def nearest_existing(path: Path) -> Path:
+    """Returns a path if it exists, or else the nearest folder above it that does."""
+    return path if path.exists() else nearest_existing(path.parent)

@@ -48,10 +48,10 @@ def installed_packages() -> dict[str, str]:
         versions = {PACKAGE: metadata.version(PACKAGE)}
     except metadata.PackageNotFoundError:  # run from a checkout that was never installed
         return {}
-    return versions | {each.name: metadata.version(each.name) for each in requirements()}
+    return versions | {each.name: metadata.version(each.name) for each in required_packages()}
 
 
-def requirements() -> list[Requirement]:
+def required_packages() -> list[Requirement]:
     """Returns what this package requires, without its extras."""
     found = map(Requirement, metadata.requires(PACKAGE) or [])
     return [each for each in found if each.marker is None or each.marker.evaluate({"extra": ""})]

@@ -16,7 +16,7 @@ from matl_scale.train.evaluation import AnswerLog
 from matl_scale.train.health.damaged import share_damage
 from matl_scale.train.health.nonfinite import NonfiniteGuard
 from matl_scale.train.health.replicas import compare_replicas
-from matl_scale.train.health.slurm import describe_interval, read_job, time_left_s
+from matl_scale.train.health.slurm import find_interval_problem, read_job, time_left_s
 from matl_scale.train.health.stop import StopRequest
 from matl_scale.train.health.watchdog import Watchdog
 from matl_scale.train.process_group import on_main
@@ -127,9 +127,9 @@ def run_step(run: Run) -> bool:
 def check_interval(run: Run, step_s: float) -> None:
     """Complains if the job's time limit comes before the next checkpoint."""
     every = min(run.config.checkpoint.every, run.config.train.steps - run.parts.state.step)
-    complaint = describe_interval(every, step_s, time_left_s(read_job()))
-    if complaint:
-        run.progress.say(complaint)
+    problem = find_interval_problem(every, step_s, time_left_s(read_job()))
+    if problem:
+        run.progress.say(str(problem))
 
 
 def describe_step(run: Run, tasks: np.ndarray) -> str:

@@ -2,27 +2,30 @@
 
 import http.server
 import json
-import subprocess
+import os
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
 
 from helpers.shard_sets import ShardSet
 from matl_scale.data.loading.loader import DataConfig
-from matl_scale.doctor import tracking
+from matl_scale.doctor.__main__ import main
 from matl_scale.doctor.data import check_data
 from matl_scale.doctor.finding import Finding
-from matl_scale.doctor.machine import check_job, check_processors, check_torchvision, check_versions, satisfies
+from matl_scale.doctor.job import check_job
+from matl_scale.doctor.machine import check_processors
 from matl_scale.doctor.memory import check_memory, estimate_memory
-from matl_scale.doctor.tracking import check_tracking
+from matl_scale.doctor.tracking import check_tracking, file_system_of
+from matl_scale.doctor.versions import check_torchvision, check_versions
 from matl_scale.models.backbones import ModelConfig
 from matl_scale.train.config import Config, RunConfig
-from matl_scale.train.health import slurm as cluster
-from matl_scale.train.health.slurm import describe_interval
+from matl_scale.train.health.slurm import find_interval_problem
 from matl_scale.train.run_data import RunData, open_data
 from matl_scale.train.step.train_step import TrainConfig
 
@@ -40,6 +43,19 @@ def config(small_set: ShardSet, tmp_path: Path) -> Config:
 @pytest.fixture
 def data(config: Config) -> RunData:
     return open_data(config)
+
+
+@pytest.mark.filterwarnings("ignore")  # what it imports warns
+def test_the_command(config: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--data.path", config.data.path, "--run.dir", config.run.dir, "--model.width", "0.0625"]
+    assert main([*arguments, "--model.stem", "small", "--data.workers", "0", "--ranks", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "0 errors" in shown.splitlines()[-1]
+    for number in ("0", "x"):
+        with pytest.raises(SystemExit) as ended:
+            main([*arguments, "--ranks", number])
+        assert ended.value.code == 2
+    assert "matl-doctor: error: --ranks should be a multiple of the 1 nodes. Got 0." in capsys.readouterr().err
 
 
 def complaints(findings: Iterator[Finding]) -> list[Finding]:
@@ -101,8 +117,12 @@ def test_stores(config: Config, uri: str, level: str, text: str, monkeypatch: py
 
 def test_sqlite_on_a_network_file_system(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr(tracking, "file_system_of", lambda _: "nfs4")
-    assert "server with PostgreSQL" in complaints(check_tracking(config, ask=False))[0].remedy
+    findings = check_tracking(config, ask=False, file_system_of=lambda _: "nfs4")
+    assert "server with PostgreSQL" in complaints(findings)[0].remedy
+
+
+def test_file_systems_are_found() -> None:
+    assert file_system_of(Path("/proc/no/such/file")) == "proc"
 
 
 def test_a_server_that_refuses_the_host_name(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,24 +142,30 @@ def test_a_server_that_refuses_the_host_name(config: Config, monkeypatch: pytest
     assert f"--allowed-hosts 127.0.0.1:{server.server_port}" in finding.remedy
 
 
-JOB = "JobId=7 JobName=x Requeue={requeue} EndTime={end} TimeLimit=00:10:00"
+SCONTROL = "#!/bin/sh\necho JobId=7 JobName=x Requeue={requeue} EndTime={end} TimeLimit=00:10:00\n"
 
 
-def answer_as_scontrol(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    answer = subprocess.CompletedProcess([], 0, stdout=text)
-    monkeypatch.setattr(cluster.subprocess, "run", lambda *_, **__: answer)
+@pytest.fixture
+def scontrol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program `scontrol`, first in the PATH, that a test writes."""
+    path = tmp_path / "bin" / "scontrol"
+    path.parent.mkdir()
+    path.touch(0o755)
+    monkeypatch.setenv("PATH", f"{path.parent}:{os.environ['PATH']}")
+    return path
 
 
-def test_a_time_limit_below_the_checkpoint_interval(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_time_limit_below_the_checkpoint_interval(config: Config, scontrol: Path) -> None:
     config.run.folder.mkdir(parents=True)
     record = json.dumps({"step": 10, "time": 1.0, "train/step_s": 2.0})
     (config.run.folder / "metrics.jsonl").write_text(f"{record}\n")
-    answer_as_scontrol(monkeypatch, JOB.format(requeue=0, end="2000-01-01T00:00:00"))
+    scontrol.write_text(SCONTROL.format(requeue=0, end="2000-01-01T00:00:00"))
     found = complaints(check_job(config, {"SLURM_JOB_ID": "7"}))
     assert "`checkpoint.every` 500 steps take 1,000 s at 2 s a step" in found[0].text
+    assert found[0].remedy == "Set it to at most 1, or ask for more time."
     assert "not requeued" in found[1].text
     assert "MATL_STOP_FILE is not set" in found[2].text
-    answer_as_scontrol(monkeypatch, JOB.format(requeue=1, end="2999-01-01T00:00:00"))
+    scontrol.write_text(SCONTROL.format(requeue=1, end="2999-01-01T00:00:00"))
     stop = str(config.run.folder / "stop")
     assert not complaints(check_job(config, {"SLURM_JOB_ID": "7", "MATL_STOP_FILE": stop}))
 
@@ -150,15 +176,24 @@ def test_scontrol_is_missing(config: Config, monkeypatch: pytest.MonkeyPatch, tm
 
 
 def test_interval_and_limit() -> None:
-    assert describe_interval(500, 2.0, None) == ""
-    assert describe_interval(500, 2.0, 1000.0) == ""
-    assert "Set it to at most 50" in describe_interval(500, 2.0, 400.0)
+    assert find_interval_problem(500, 2.0, None) is None
+    assert find_interval_problem(500, 2.0, 1000.0) is None
+    assert "Set it to at most 50" in str(find_interval_problem(500, 2.0, 400.0))
 
 
 def test_versions() -> None:
     assert not complaints(check_versions())
-    assert satisfies("3.17.0", ">=3.13,<4")
-    assert not satisfies("4.0", ">=3.13,<4")
-    assert not satisfies("3.9", ">=3.13")
+    required = list(
+        map(Requirement, ("mlflow>=3.13,<4", "numpy>=1.26", "pillow>=10", "torch>=2.6", "no-such-package>=1"))
+    )
+    installed = {"mlflow": "4.0", "numpy": "1.9", "pillow": "12.0.1", "torch": "2.13.0+cpu", "torchvision": "0.28.0"}
+
+    def version_of(name: str) -> str:
+        if name not in installed:
+            raise PackageNotFoundError(name)
+        return installed[name]
+
+    texts = [finding.text for finding in complaints(check_versions(required, version_of))]
+    assert texts == ["mlflow 4.0 is not <4,>=3.13.", "numpy 1.9 is not >=1.26.", "no-such-package is not installed."]
     assert check_torchvision("2.13.0+cpu", "0.28.0").level == "ok"
     assert check_torchvision("2.12.1", "0.28.0").level == "error"

@@ -1,4 +1,4 @@
-"""What this process can know of the Slurm job that it runs in."""
+"""The Slurm job that this process runs in: what Slurm says of it, and whether its time suffices for a checkpoint."""
 
 import os
 import re
@@ -7,7 +7,9 @@ import time
 from collections.abc import Mapping
 from datetime import datetime
 
-ANSWER_S = 10.0
+from matl_scale.errors import Problem
+
+REPLY_S = 10.0
 
 
 def read_job(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -20,7 +22,7 @@ def read_job(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
         job = f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
     command = ["scontrol", "show", "job", job, "--oneliner"]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S, check=True).stdout
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=REPLY_S, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return {}
     return dict(re.findall(r"(\S+?)=(\S*)", answer))
@@ -34,8 +36,8 @@ def time_left_s(job: Mapping[str, str]) -> float | None:
         return None
 
 
-def describe_interval(every: int, step_s: float, left_s: float | None) -> str:
-    """Returns a complaint if a job's time ends before the first checkpoint would be written, else an empty string.
+def find_interval_problem(every: int, step_s: float, left_s: float | None) -> Problem | None:
+    """Returns a problem if a job's time ends before the first checkpoint would be written.
 
     Args:
         every: Steps between checkpoints.
@@ -43,9 +45,9 @@ def describe_interval(every: int, step_s: float, left_s: float | None) -> str:
         left_s: Until the time limit; None if there is none.
     """
     if left_s is None or every * step_s <= left_s:
-        return ""
-    return (
+        return None
+    return Problem(
         f"`checkpoint.every` {every} steps take {every * step_s:,.0f} s at {step_s:.3g} s a step, but the time limit leaves "
-        f"{max(left_s, 0):,.0f} s: a kill without warning would lose all of it. Set it to at most "
-        f"{max(1, int(left_s / step_s / 4)):,}, or ask for more time."
+        f"{max(left_s, 0):,.0f} s: a kill without warning would lose all of it.",
+        f"Set it to at most {max(1, int(left_s / step_s / 4)):,}, or ask for more time.",
     )
