@@ -17,7 +17,10 @@ from matl_scale.errors import InputError, check_writable, explain_os_error
 from matl_scale.extras import require
 from matl_scale.metrics.names import PAIRED_METRICS
 from matl_scale.report.as_json import comparison_to_json, run_to_json, spread_to_json
+from matl_scale.report.comparison.question import Question
 from matl_scale.report.comparison.results import Comparison, SeedSpread
+from matl_scale.report.comparison.runs import compare_runs
+from matl_scale.report.comparison.single_task_baseline import compare_with_single_tasks
 from matl_scale.report.facts import RunFacts, collect_facts
 from matl_scale.report.open_runs import choose_split, open_runs
 from matl_scale.report.terminal.comparison import print_comparison, print_spread
@@ -29,7 +32,7 @@ from matl_scale.storage.files import write_json
 PROGRAM = "matl-report"
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Results:
     """What is printed, and written as JSON and as a page."""
 
@@ -140,17 +143,6 @@ def check_options(options: argparse.Namespace) -> None:
 
 def compute_results(runs: list[RunHistory], split: str, options: argparse.Namespace) -> Results:
     """Computes what is asked for."""
-    if len(runs) == 1:
-        facts = collect_facts(runs[0], split, options.tasks)
-        results = Results(runs=runs, split=split, facts=facts)
-        if options.baseline:
-            from matl_scale.report.comparison.single_task_baseline import compare_with_single_tasks
-
-            comparison = compare_with_single_tasks(runs[0], split, options.tasks, options.metric, options.alpha)
-            results.comparisons = [comparison]
-        return results
-    from matl_scale.report.comparison.runs import Question, compare_runs
-
     question = Question(
         split=split,
         metric=options.metric,
@@ -158,8 +150,12 @@ def compute_results(runs: list[RunHistory], split: str, options: argparse.Namesp
         patterns=options.tasks,
         common_tasks=options.common_tasks,
     )
-    comparisons, spread = compare_runs(runs, question)
-    return Results(runs=runs, split=split, comparisons=comparisons, spread=spread)
+    if len(runs) > 1:
+        comparisons, spread = compare_runs(runs, question)
+        return Results(runs=runs, split=split, comparisons=comparisons, spread=spread)
+    facts = collect_facts(runs[0], split, options.tasks)
+    comparisons = [compare_with_single_tasks(runs[0], question)] if options.baseline else []
+    return Results(runs=runs, split=split, facts=facts, comparisons=comparisons)
 
 
 def choose_patterns(results: Results, patterns: list[str]) -> list[str]:

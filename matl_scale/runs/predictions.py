@@ -19,6 +19,7 @@ from matl_scale.tasks import Task
 FORMAT_VERSION = 1
 METADATA_KEY = b"matl_scale"
 COLUMNS = ("sample", "labels", "answers", "confidences")
+UNREADABLE = (OSError, ValueError, KeyError, TypeError)  # what a file of another kind, or a damaged one, raises
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,21 +105,42 @@ def read_predictions(path: Path) -> Predictions:
         raise InputError(f"{path} is not there: evaluate the run on that split (matl-evaluate --run … --split …).")
     try:
         file = pq.ParquetFile(path)
-        about = json.loads((file.schema_arrow.metadata or {})[METADATA_KEY])
-        if about["format_version"] != FORMAT_VERSION:
-            raise ValueError(f"format {about['format_version']}, not {FORMAT_VERSION}")
-        table = file.read()
+        info, table = parse_info(file.schema_arrow), file.read()
         samples = table["sample"].to_numpy()
         order = np.argsort(samples, kind="stable")
-        tasks = tuple(
-            Task(name=task["name"], classes=tuple(task["classes"]), source=task["source"]) for task in about["tasks"]
-        )
-        shape = (len(samples), len(tasks))
+        shape = (len(samples), len(info.tasks))
         labels, predicted, confidences = (
             table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(shape)[order]
             for name in COLUMNS[1:]
         )
-        info = PredictionsInfo(split=about["split"], step=about["step"], tasks=tasks, test_set=about["test_set"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} does not hold predictions of a run: {error!r}. Evaluate the run again.") from error
+    except UNREADABLE as error:
+        raise explain_unreadable(path, error) from error
     return Predictions(samples=samples[order], labels=labels, predicted=predicted, confidences=confidences, info=info)
+
+
+def read_predictions_info(path: Path) -> PredictionsInfo:
+    """Reads what the predictions in a file are of, but not the predictions.
+
+    Raises:
+        InputError: It is not one of these files.
+    """
+    try:
+        return parse_info(pq.read_schema(path))
+    except UNREADABLE as error:
+        raise explain_unreadable(path, error) from error
+
+
+def parse_info(schema: pa.Schema) -> PredictionsInfo:
+    about = json.loads((schema.metadata or {})[METADATA_KEY])
+    if about["format_version"] != FORMAT_VERSION:
+        raise ValueError(f"format {about['format_version']}, not {FORMAT_VERSION}")
+    tasks = tuple(
+        Task(name=task["name"], classes=tuple(task["classes"]), source=task["source"]) for task in about["tasks"]
+    )
+    return PredictionsInfo(split=about["split"], step=about["step"], tasks=tasks, test_set=about["test_set"])
+
+
+def explain_unreadable(path: Path, error: Exception) -> InputError:
+    return InputError(
+        f"{path} does not hold predictions of a run: {error!r}. Evaluate that run again, or move the file away."
+    )

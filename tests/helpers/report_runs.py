@@ -1,4 +1,4 @@
-"""Run folders for tests of the report: metrics, predictions and config as a run leaves them, from given answers."""
+"""Run folders for tests of the report: metrics, predictions and config as a run leaves them, from given predictions."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,21 +27,21 @@ def draw_labels(num_samples: int, tasks: Sequence[Task], seed: int = 0, missing:
     return labels
 
 
-def draw_answers(labels: np.ndarray, tasks: Sequence[Task], skill: float | np.ndarray, seed: int) -> np.ndarray:
-    """Returns answers that are right with probability `skill`, a number or one per task; −1 where there is no label."""
+def draw_predictions(labels: np.ndarray, tasks: Sequence[Task], skill: float | np.ndarray, seed: int) -> np.ndarray:
+    """Returns predictions that are correct with probability `skill`, a number or one per task; −1 where there is no label."""
     generator = np.random.default_rng(seed)
     shifts = np.stack([generator.integers(1, task.num_classes, len(labels)) for task in tasks], axis=1)
     counts = np.array([task.num_classes for task in tasks])
-    answers = np.where(generator.random(labels.shape) < skill, labels, (labels + shifts) % counts)
-    return np.where(labels < 0, -1, answers)
+    predicted = np.where(generator.random(labels.shape) < skill, labels, (labels + shifts) % counts)
+    return np.where(labels < 0, -1, predicted)
 
 
-def measure(tasks: Sequence[Task], labels: np.ndarray, answers: np.ndarray) -> TaskMetrics:
+def measure(tasks: Sequence[Task], labels: np.ndarray, predicted: np.ndarray) -> TaskMetrics:
     """Returns what an evaluation would have measured."""
     counters = TaskCounters([task.num_classes for task in tasks])
     for i, task in enumerate(tasks):
         known = labels[:, i] >= 0
-        logits = torch.nn.functional.one_hot(torch.from_numpy(answers[known, i].astype(np.int64)), task.num_classes)
+        logits = torch.nn.functional.one_hot(torch.from_numpy(predicted[known, i].astype(np.int64)), task.num_classes)
         counters.update(i, logits.float(), torch.from_numpy(labels[known, i].astype(np.int64)))
     return counters.compute()
 
@@ -50,7 +50,7 @@ def write_run(
     folder: Path,
     tasks: Sequence[Task],
     labels: np.ndarray,
-    answers: np.ndarray,
+    predicted: np.ndarray,
     *,
     split: str = "test",
     step: int = 100,
@@ -59,12 +59,12 @@ def write_run(
 ) -> TaskMetrics:
     """Writes one evaluation into a run's folder, with predictions, draws and config."""
     folder.mkdir(parents=True, exist_ok=True)
-    metrics, names = measure(tasks, labels, answers), [task.name for task in tasks]
+    metrics, names = measure(tasks, labels, predicted), [task.name for task in tasks]
     log = LocalLog(folder)
     log.log_per_task(step, split, names, metrics)
     log.log_draws(step, names, np.arange(len(names)) * step)
     confidences = np.where(labels < 0, np.nan, 0.75).astype(np.float16)
-    block = PredictionBlock(samples=np.arange(len(labels)), labels=labels, predicted=answers, confidences=confidences)
+    block = PredictionBlock(samples=np.arange(len(labels)), labels=labels, predicted=predicted, confidences=confidences)
     info = PredictionsInfo(split=split, step=step, tasks=tuple(tasks), test_set=test_set)
     write_predictions(RunFolder(folder).predictions_file(split), info, [block])
     sections = {"run": {"name": folder.name, "dir": str(folder.parent), "seed": 0}, "eval": {"split": split}}

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers.report_runs import binary_tasks, draw_answers, draw_labels, measure, write_run
+from helpers.report_runs import binary_tasks, draw_labels, draw_predictions, measure, write_run
 from matl_scale.errors import InputError
 from matl_scale.metrics.names import PAIRED_METRICS, PairedMetric
 from matl_scale.report.__main__ import Results, main
+from matl_scale.report.comparison.question import Question
 from matl_scale.report.comparison.results import Comparison, SeedSpread, TaskDifference
-from matl_scale.report.comparison.runs import Question, compare_runs
+from matl_scale.report.comparison.runs import compare_runs
 from matl_scale.report.comparison.single_task_baseline import compare_with_single_tasks
 from matl_scale.report.open_runs import choose_split, open_runs
 from matl_scale.runs.history import RunHistory
@@ -28,7 +29,7 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """Returns a function that writes a run: name, skill, seed, and what `write_run` takes."""
+    """Returns a function that writes a run: name, skill, seed, and the arguments of `write_run`."""
 
     def run(
         name: str,
@@ -40,8 +41,8 @@ def write(tmp_path: Path) -> Write:
         **others: object,
     ) -> Path:
         config = {"run": {"seed": seed}, "routing": {"sigma": sigma}, "track": {"every": seed}}
-        answers = draw_answers(labels, tasks, skill, seed)
-        write_run(tmp_path / name, tasks, labels, answers, **{"config": config, **others})  # type: ignore[arg-type]
+        predicted = draw_predictions(labels, tasks, skill, seed)
+        write_run(tmp_path / name, tasks, labels, predicted, **{"config": config, **others})  # type: ignore[arg-type]
         return tmp_path / name
 
     return run
@@ -98,8 +99,8 @@ def test_tasks_are_put_into_three_lists(write: Write) -> None:
 
 def test_tasks_may_be_in_another_order(write: Write, tmp_path: Path) -> None:
     expected = by_name(compare_two(write("a", SKILL_A), write("b", SKILL_B, seed=1)))
-    answers, order = draw_answers(LABELS, TASKS, SKILL_B, 1), [2, 0, 3, 1]
-    write_run(tmp_path / "c", [TASKS[i] for i in order], LABELS[:, order], answers[:, order])
+    predicted, order = draw_predictions(LABELS, TASKS, SKILL_B, 1), [2, 0, 3, 1]
+    write_run(tmp_path / "c", [TASKS[i] for i in order], LABELS[:, order], predicted[:, order])
     assert by_name(compare_two(tmp_path / "a", tmp_path / "c")) == expected
 
 
@@ -233,7 +234,9 @@ def single_runs(write: Write) -> Path:
 
 def test_sharing_is_compared_with_single_tasks(write: Write) -> None:
     shared = single_runs(write)
-    found = compare_with_single_tasks(RunHistory(shared), "test", [], "balanced_accuracy", 0.05)
+    found = compare_with_single_tasks(
+        RunHistory(shared), Question(split="test", metric="balanced_accuracy", alpha=0.05)
+    )
     assert {task.task: task.verdict for task in found.tasks} == {
         "better": "improved", "worse": "regressed", "same": "unchanged",
     }  # fmt: skip
@@ -244,8 +247,8 @@ def test_sharing_is_compared_with_single_tasks(write: Write) -> None:
     command = f"matl-train --config {shared}/config.yaml --data.tasks kind --run.name single-kind"
     assert found.left_out == [f"kind: {command}"]
     assert found.config_changes == ["routing.sigma: 1.0 → 0.5 (1 of 4 single-task runs)"]
-    parts = [RunHistory(shared.parent / f"alone-better-{seed}").latest("test") for seed in (5, 6)]
-    means = np.mean([part.metrics.values["balanced_accuracy"][0] for part in parts])
+    singles = [RunHistory(shared.parent / f"alone-better-{seed}").latest("test") for seed in (5, 6)]
+    means = np.mean([single.metrics.values["balanced_accuracy"][0] for single in singles])
     assert by_name(found)["better"].value_a == pytest.approx(means)
 
 
@@ -265,7 +268,7 @@ def test_one_run_is_summarised(write: Write, tmp_path: Path, capsys: pytest.Capt
     labels[:, 0] = np.where(labels[:, 0] < 0, -1, 1)
     labels[:, 1] = -1
     run = write("one", labels=labels, step=200)
-    earlier = measure(TASKS, labels, draw_answers(labels, TASKS, 0.5, 3))
+    earlier = measure(TASKS, labels, draw_predictions(labels, TASKS, 0.5, 3))
     names, latest = [task.name for task in TASKS], RunHistory(run).latest("test").metrics
     LocalLog(run).log_per_task(100, "test", names, earlier)
     LocalLog(run).log_per_task(200, "test", names, latest)  # made last
@@ -419,7 +422,7 @@ def test_bad_input_is_one_line(
 
 
 def test_an_existing_page_is_not_touched_by_a_failure(write: Write, tmp_path: Path) -> None:
-    (tmp_path / "page.html").write_text("kept")
+    (tmp_path / "page.html").write_text("unchanged")
     refuse([str(write("a")), "--tasks", "nothing", "--out", str(tmp_path / "page.html")])
-    assert (tmp_path / "page.html").read_text() == "kept"
+    assert (tmp_path / "page.html").read_text() == "unchanged"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "page.html"]

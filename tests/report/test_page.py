@@ -254,9 +254,9 @@ def test_interval_covers_what_other_samples_would_give(support: tuple[int, int],
     generator, covered = np.random.default_rng(0), 0
     labels = np.repeat([0, 1], support)
     for _ in range(400):
-        answers = np.where(generator.random(len(labels)) < np.array(recall)[labels], labels, 1 - labels)
-        measured = np.mean([(answers[labels == c] == c).mean() for c in (0, 1)])
-        covered += abs(measured - np.mean(recall)) <= half_width(labels, answers)
+        predicted = np.where(generator.random(len(labels)) < np.array(recall)[labels], labels, 1 - labels)
+        measured = np.mean([(predicted[labels == c] == c).mean() for c in (0, 1)])
+        covered += abs(measured - np.mean(recall)) <= half_width(labels, predicted)
     assert 0.92 <= covered / 400 <= 0.985
 
 

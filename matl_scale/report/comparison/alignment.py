@@ -7,6 +7,7 @@ import numpy as np
 
 from matl_scale.data.shards.layout import MISSING
 from matl_scale.errors import InputError, shortened
+from matl_scale.report.comparison.question import Question
 from matl_scale.runs.history import RunHistory
 from matl_scale.tasks import Task, match_names
 
@@ -91,24 +92,16 @@ def read_outcomes(run: RunHistory, split: str, name: str | None = None) -> Outco
     )
 
 
-def align(
-    outcomes: Sequence[Outcomes], split: str, patterns: Sequence[str] = (), common_tasks: bool = False
-) -> AlignedRuns:
-    """Finds what can be compared.
-
-    Args:
-        outcomes: Of at least one run.
-        split: What was evaluated.
-        patterns: Which tasks; all if empty.
-        common_tasks: Leave out tasks that not all runs have with equal labels, instead of refusing.
+def align(outcomes: Sequence[Outcomes], question: Question) -> AlignedRuns:
+    """Finds what can be compared of at least one run.
 
     Raises:
         InputError: The images differ, tasks or labels differ and `common_tasks` is false, or no task is left.
     """
     first, names = outcomes[0], list(dict.fromkeys(name for each in outcomes for name in each.tasks))
-    names = select_names(names, patterns)
+    names = select_names(names, question.patterns)
     for other in outcomes[1:]:
-        check_test_set(first, other, split)
+        check_test_set(first, other, question.split)
     why: dict[str, str] = {}
     for name in names:
         absent = [each.name for each in outcomes if name not in each.tasks]
@@ -118,7 +111,7 @@ def align(
         elif differing:
             why[name] = f"other labels in {shortened(differing)} than in {first.name}"
     left_out = [f"{name}: {reason}" for name, reason in why.items()]
-    if left_out and not common_tasks:
+    if left_out and not question.common_tasks:
         raise InputError(
             f"The runs differ in {len(left_out)} of {len(names)} tasks: {shortened(left_out, 3)}. "
             "`--common-tasks` compares those that all have with equal labels."

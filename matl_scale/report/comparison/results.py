@@ -48,7 +48,7 @@ class TaskDifference:
         p: The p value of the randomisation test.
         p_adjusted: The same, corrected for the number of tasks in the comparison.
         verdict: `improved` or `regressed` if `p_adjusted` is at most alpha.
-        reason: Why the difference is undefined, or what to beware of; else empty.
+        reason: Why the difference is undefined, or a warning; else empty.
     """
 
     task: str

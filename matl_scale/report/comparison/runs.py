@@ -1,12 +1,12 @@
-"""From runs to comparisons: which runs are of one config, what is compared with what, and what to beware of."""
+"""From runs to comparisons: which runs are of one config, what is compared with what, and how to read the result."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from matl_scale.metrics.names import PairedMetric
 from matl_scale.report.comparison.alignment import AlignedRuns, align, read_outcomes
 from matl_scale.report.comparison.configs import SEED_KEY, group_by_config, list_changes, read_settings
+from matl_scale.report.comparison.question import Question
 from matl_scale.report.comparison.results import Comparison, SeedSpread
 from matl_scale.report.comparison.two_sides import compare_sides, values_of_runs
 from matl_scale.runs.history import RunHistory
@@ -17,17 +17,6 @@ SAME_CONFIG = (
 ONE_RUN_EACH = (
     "Each side is one training: another seed may change a task as much. Several seeds of each config show how much."
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Question:
-    """What is asked about several runs: the options of the command that concern comparisons."""
-
-    split: str
-    metric: PairedMetric
-    alpha: float
-    patterns: Sequence[str] = ()
-    common_tasks: bool = False
 
 
 def compare_runs(runs: Sequence[RunHistory], question: Question) -> tuple[list[Comparison], SeedSpread | None]:
@@ -41,9 +30,9 @@ def compare_runs(runs: Sequence[RunHistory], question: Question) -> tuple[list[C
     """
     settings = [read_settings(run) for run in runs]
     outcomes = [read_outcomes(run, question.split, name) for run, name in zip(runs, distinct_names(runs), strict=True)]
-    aligned = align(outcomes, question.split, question.patterns, question.common_tasks)
+    aligned = align(outcomes, question)
     groups = group_by_config(settings)
-    spread = measure_spread(aligned, question.split, question.metric) if len(groups) == 1 else None
+    spread = measure_spread(aligned, question) if len(groups) == 1 else None
     pairs = [([0], [1])] if len(runs) == 2 else [(groups[0], group) for group in groups[1:]]
     return [compare_groups(aligned, settings, *pair, question) for pair in pairs], spread
 
@@ -56,7 +45,7 @@ def compare_groups(
     question: Question,
 ) -> Comparison:
     """Compares two groups of runs, and lists the differences of their configs."""
-    comparison = compare_sides(aligned, side_a, side_b, question.split, question.metric, question.alpha)
+    comparison = compare_sides(aligned, side_a, side_b, question)
     settings_a, settings_b = settings[side_a[0]], settings[side_b[0]]
     one_run_each = len(side_a) == len(side_b) == 1
     changes = list_changes(settings_a, settings_b, () if one_run_each else (SEED_KEY,))
@@ -65,14 +54,14 @@ def compare_groups(
     return replace(comparison, config_changes=changes, notes=notes)
 
 
-def measure_spread(aligned: AlignedRuns, split: str, metric: PairedMetric) -> SeedSpread:
+def measure_spread(aligned: AlignedRuns, question: Question) -> SeedSpread:
     """Measures how much the runs differ, task by task."""
     return SeedSpread(
         runs=[outcomes.label for outcomes in aligned.outcomes],
-        split=split,
-        metric=metric,
+        split=question.split,
+        metric=question.metric,
         tasks=[task.name for task in aligned.tasks],
-        values=values_of_runs(aligned, range(len(aligned.outcomes)), metric),
+        values=values_of_runs(aligned, range(len(aligned.outcomes)), question.metric),
         left_out=aligned.left_out,
     )
 

@@ -4,7 +4,6 @@
 Learned Together in Multi-task Learning?*, ICML 2020, arXiv 1905.07553.)
 """
 
-import json
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,35 +11,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from matl_scale.data.shards.layout import MISSING
 from matl_scale.errors import InputError
-from matl_scale.metrics.names import PairedMetric
 from matl_scale.report.comparison.alignment import Outcomes, check_test_set, read_outcomes, same_task, select_names
 from matl_scale.report.comparison.configs import SEED_KEY, list_changes, read_settings
+from matl_scale.report.comparison.question import Question
 from matl_scale.report.comparison.results import Comparison
 from matl_scale.report.comparison.two_sides import compare_task, decide_verdicts
 from matl_scale.runs.history import RunHistory
 from matl_scale.runs.layout import RunFolder
-from matl_scale.runs.predictions import METADATA_KEY
+from matl_scale.runs.predictions import read_predictions_info
 
 NAME_A = "one network per task"
 TASKS_KEY = "data.tasks"
 FORBIDDEN = "/\\\0"  # in the name of a run, which is a folder; tasks may have any name
 
 
-def compare_with_single_tasks(
-    run: RunHistory, split: str, patterns: Sequence[str], metric: PairedMetric, alpha: float
-) -> Comparison:
+def compare_with_single_tasks(run: RunHistory, question: Question) -> Comparison:
     """Compares a run, as B, with the single-task runs in its parent folder, as A; several of one task count with their mean.
 
     Raises:
         InputError: There is none.
     """
-    shared = read_outcomes(run, split)
-    names = select_names(list(shared.tasks), patterns)
+    split, shared = question.split, read_outcomes(run, question.split)
+    names = select_names(list(shared.tasks), question.patterns)
     settings = read_settings(run)
     found = find_single_task_runs(run, split, shared, names)
     tasks, left_out, used = [], [], list[RunHistory]()
@@ -54,7 +49,7 @@ def compare_with_single_tasks(
         labelled = labels != MISSING
         correct_a = np.stack([outcomes.correct_of(name)[labelled] for _, outcomes in usable])
         correct_b = shared.correct_of(name)[None, labelled]
-        tasks.append(compare_task(shared.tasks[name], labels[labelled], correct_a, correct_b, metric))
+        tasks.append(compare_task(shared.tasks[name], labels[labelled], correct_a, correct_b, question.metric))
         used += [single for single, _ in usable]
     if not tasks:
         raise InputError(
@@ -67,9 +62,9 @@ def compare_with_single_tasks(
         runs_a=[single.name for single in used],
         runs_b=[shared.label],
         split=split,
-        metric=metric,
-        alpha=alpha,
-        tasks=decide_verdicts(tasks, alpha),
+        metric=question.metric,
+        alpha=question.alpha,
+        tasks=decide_verdicts(tasks, question.alpha),
         config_changes=count_changes(used, settings),
         left_out=left_out,
         kind="single-task",
@@ -83,28 +78,16 @@ def find_single_task_runs(
     found: dict[str, list[tuple[RunHistory, Outcomes]]] = {}
     wanted = set(names)
     for folder in sorted(run.folder.resolve().parent.iterdir()):
-        metadata = read_metadata(RunFolder(folder).predictions_file(split))
-        if folder == run.folder.resolve() or metadata is None or metadata["test_set"] != shared.test_set:
+        predictions_file = RunFolder(folder).predictions_file(split)
+        if folder == run.folder.resolve() or not predictions_file.is_file():
             continue
-        if len(metadata["tasks"]) == 1 and metadata["tasks"][0]["name"] in wanted:
+        info = read_predictions_info(predictions_file)
+        if info.test_set == shared.test_set and len(info.tasks) == 1 and info.tasks[0].name in wanted:
             single = RunHistory(folder)
             outcomes = read_outcomes(single, split)
             check_test_set(shared, outcomes, split)
-            found.setdefault(metadata["tasks"][0]["name"], []).append((single, outcomes))
+            found.setdefault(info.tasks[0].name, []).append((single, outcomes))
     return found
-
-
-def read_metadata(path: Path) -> dict[str, Any] | None:
-    """Returns the metadata of a file of predictions, without reading these; None if there is no such file."""
-    if not path.is_file():
-        return None
-    try:
-        metadata: dict[str, Any] = json.loads((pq.read_schema(path).metadata or {})[METADATA_KEY])
-    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        raise InputError(
-            f"{path} does not hold predictions of a run: {error!r}. Evaluate that run again, or move it away."
-        ) from error
-    return metadata
 
 
 def training_command(run: RunHistory, settings: Mapping[str, Any], name: str, split: str) -> str:

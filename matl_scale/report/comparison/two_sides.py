@@ -8,6 +8,7 @@ import numpy as np
 from matl_scale.metrics.names import PairedMetric
 from matl_scale.metrics.undefined import why_undefined
 from matl_scale.report.comparison.alignment import AlignedRuns, Outcomes
+from matl_scale.report.comparison.question import Question
 from matl_scale.report.comparison.results import Comparison, TaskDifference, Verdict
 from matl_scale.report.significance.bootstrap import bootstrap_interval
 from matl_scale.report.significance.paired_counts import adjust_p, count_pairs, metric_of_runs, seed_margin
@@ -18,19 +19,16 @@ FEW_SAMPLES = 5
 NAN = float("nan")
 
 
-def compare_sides(
-    aligned: AlignedRuns, side_a: Sequence[int], side_b: Sequence[int], split: str, metric: PairedMetric, alpha: float
-) -> Comparison:
+def compare_sides(aligned: AlignedRuns, side_a: Sequence[int], side_b: Sequence[int], question: Question) -> Comparison:
     """Compares two sides, task by task.
 
     Args:
         aligned: The runs.
         side_a: The indices of the runs of A.
         side_b: The indices of the runs of B.
-        split: What was evaluated.
-        metric: What is compared.
-        alpha: The false discovery rate.
+        question: What is compared.
     """
+    metric = question.metric
     tasks = [
         compare_task(
             task,
@@ -44,15 +42,18 @@ def compare_sides(
     runs_a, runs_b = ([aligned.outcomes[i] for i in side] for side in (side_a, side_b))
     values_a, values_b = (values_of_runs(aligned, side, metric) for side in (side_a, side_b))
     margins = seed_margin(values_a, values_b).tolist()
-    tasks = [warn_of_seeds(task, margin) for task, margin in zip(decide_verdicts(tasks, alpha), margins, strict=True)]
+    tasks = [
+        warn_of_seeds(task, margin)
+        for task, margin in zip(decide_verdicts(tasks, question.alpha), margins, strict=True)
+    ]
     return Comparison(
         name_a=name_side(runs_a),
         name_b=name_side(runs_b),
         runs_a=[run.label for run in runs_a],
         runs_b=[run.label for run in runs_b],
-        split=split,
+        split=question.split,
         metric=metric,
-        alpha=alpha,
+        alpha=question.alpha,
         tasks=tasks,
         config_changes=[],
         left_out=aligned.left_out,

@@ -1,11 +1,11 @@
 // Turns the page's tables into DataTables and draws its figures with Plotly. Tables come first, right after the first paint;
 // a figure is drawn when it comes near the screen.
 
-const FAR = "700px"; // below the screen, from where figures are drawn
-const CALM_MS = 1500; // before Plotly is started, unless somebody scrolls: it takes a second in which nothing else moves
-const SHORT = 10; // rows that are seen at once
+const DRAW_AHEAD = "700px"; // how far below the screen figures are already drawn
+const PLOTLY_DELAY_MS = 1500; // before Plotly is started, unless the reader scrolls: starting it blocks the page for a second
+const SHORT_TABLE = 10; // a table with no more rows needs neither a search box nor pages
 const COLORS = {
-  light: ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"], // Okabe and Ito: told apart by everybody
+  light: ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"], // Okabe and Ito's palette, made for colour-blind readers too
   dark: ["#56a8e0", "#f0935a", "#4cc79b", "#dba3c8", "#e6b84d", "#9fd8f5"],
 };
 const dark = matchMedia("(prefers-color-scheme: dark)");
@@ -42,7 +42,7 @@ const loadPlotly = () =>
     return window.Plotly;
   });
 
-// empty cells come last in both directions
+// empty cells come last, whether ascending or descending
 function compare(a, b, sign) {
   if (a === null || b === null) return (a === null) - (b === null);
   return sign * (a - b);
@@ -73,7 +73,7 @@ async function startTable(grid) {
   grid.classList.add("started");
   const DataTable = await loadTables();
   const content = JSON.parse(grid.querySelector("script").textContent);
-  const short = content.rows.length <= SHORT && !content.choice;
+  const short = content.rows.length <= SHORT_TABLE && !content.choice;
   const chosen = new Set(content.chosen);
   const choose = (only) => table.search.fixed("only", only ? (_text, _row, number) => chosen.has(number) : null).draw();
   const table = new DataTable(grid.querySelector("table"), {
@@ -100,7 +100,7 @@ async function startTable(grid) {
   grid.classList.add("ready");
 }
 
-// tables of runs that are not shown wait until they are
+// tables of hidden runs are started when their run is shown
 const startTables = () =>
   Promise.all([...document.querySelectorAll(".grid:not(.started)")].filter((grid) => grid.offsetParent).map(startTable));
 
@@ -139,13 +139,13 @@ const watcher = new IntersectionObserver(
       watcher.unobserve(target);
       if (!target.matches(".started")) drawFigure(target);
     }),
-  { rootMargin: FAR },
+  { rootMargin: DRAW_AHEAD },
 );
 
 function showRun(number) {
   document.querySelectorAll(".run").forEach((run) => (run.hidden = Number(run.dataset.number) !== number));
-  const own = "nav a:not([href^='#comparison'])";
-  document.querySelectorAll(own).forEach((link) => (link.href = link.hash.replace(/-\d+$/, `-${number}`)));
+  const linksOfRun = "nav a:not([href^='#comparison'])";
+  document.querySelectorAll(linksOfRun).forEach((link) => (link.href = link.hash.replace(/-\d+$/, `-${number}`)));
   return startTables();
 }
 
@@ -162,7 +162,7 @@ function startFigures() {
 async function start() {
   await startTables();
   performance.mark("tables ready");
-  setTimeout(startFigures, CALM_MS);
+  setTimeout(startFigures, PLOTLY_DELAY_MS);
   addEventListener("scroll", startFigures, { once: true, passive: true });
 }
 
