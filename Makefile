@@ -27,7 +27,7 @@ demo: venv $(DEMO_DATA)/manifest.json
 	ACCELERATE_USE_CPU=true $(BIN)/accelerate launch --config_file launch/accelerate/cpu.yaml launch/train.py --config $(DEMO_CONFIG)
 
 test: venv lint advisories
-	$(BIN)/python -m pytest -m "not slow and not package and not slurm and not browser and not services"
+	$(BIN)/python -m pytest -m "not slow and not docs_heavy and not package and not slurm and not browser and not services"
 
 # builds a wheel and trains with it outside the repository
 test-package: venv
