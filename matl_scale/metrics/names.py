@@ -21,6 +21,7 @@ METRICS = tuple(METRIC_LABELS)
 # the metrics that are summarised over tasks, in the order in which a reader meets them
 MAIN_METRICS = (MAIN_METRIC, "auroc", "average_precision", "accuracy")
 MAIN_METRIC_LABELS = {name: METRIC_LABELS[name] for name in MAIN_METRICS}
+TASK_COLUMNS = (*MAIN_METRICS, "majority_accuracy")  # of tables with a row per task
 
 # the summaries of a metric over tasks, with their labels
 SUMMARIES = {"macro": "mean", "median": "median", "p10": "10th percentile", "worst": "worst"}

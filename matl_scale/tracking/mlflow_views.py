@@ -7,13 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from matl_scale.metrics.names import MAIN_METRIC, MAIN_METRIC_LABELS, MAIN_METRICS, METRIC_LABELS, SUMMARIES
+from matl_scale.metrics.names import (
+    MAIN_METRIC,
+    MAIN_METRIC_LABELS,
+    MAIN_METRICS,
+    METRIC_LABELS,
+    SUMMARIES,
+    TASK_COLUMNS,
+)
 from matl_scale.metrics.task_metrics import worst_first
 from matl_scale.runs.history import RunHistory, TaskTable
 
 DIGEST_LENGTH = 36  # the longest that MLflow accepts
 NUM_WORST = 10
-FIRST_COLUMNS = (*MAIN_METRICS, "majority_accuracy")
 MAX_LABELS = 50  # beside an axis of the picture
 
 
@@ -124,7 +130,7 @@ def latest_table(history: RunHistory) -> dict[str, Any]:
 
 
 def column_rank(metric: str) -> tuple[int, str]:
-    return (FIRST_COLUMNS.index(metric) if metric in FIRST_COLUMNS else len(FIRST_COLUMNS), metric)
+    return (TASK_COLUMNS.index(metric) if metric in TASK_COLUMNS else len(TASK_COLUMNS), metric)
 
 
 def draw_heatmap(history: RunHistory, picture: Path) -> None:

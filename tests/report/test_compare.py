@@ -1,6 +1,7 @@
 """`matl-report` on small runs: what is compared with what, what is refused, and what is printed and written."""
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -419,6 +420,17 @@ def test_bad_input_is_one_line(
     assert captured.err.startswith("matl-report: error: ")
     with pytest.raises(InputError, match=text):
         raise InputError(captured.err)
+
+
+def test_a_missing_package_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    refuse(["nowhere", "--out", str(tmp_path / "page.html")])
+    assert capsys.readouterr().err == (
+        "matl-report: error: The page of `--out` needs `plotly`, not installed here. Install with: "
+        "pip install 'matl-scale[report]'\n"
+    )
 
 
 def test_an_existing_page_is_not_touched_by_a_failure(write: Write, tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 """The table of a run's tasks, worst first, and what its columns mean."""
 
-from matl_scale.metrics.names import MAIN_METRIC, MAIN_METRICS, METRIC_LABELS
+from matl_scale.metrics.names import MAIN_METRIC, METRIC_LABELS, TASK_COLUMNS
 from matl_scale.metrics.task_metrics import worst_first
 from matl_scale.report.facts import RunFacts
 from matl_scale.report.page.table import Column, Mark, Table, rounded
 from matl_scale.report.undefined import explain_undefined
 
-OTHER_METRICS = MAIN_METRICS[1:]
+OTHER_METRICS = TASK_COLUMNS[1:]
+HINTS = {"majority_accuracy": "of always predicting the most frequent class"}
 CHANGE_COLUMN, ACCURACY_COLUMN = 3, 4 + OTHER_METRICS.index("accuracy")
 
 
@@ -20,16 +21,14 @@ def build_task_table(facts: RunFacts) -> Table:
         Column(title=main, digits=3),
         Column(title="±", digits=3, hint=f"half of the 95 % interval of the {main}"),
         Column(title="change", digits=3, signed=True, hint=f"of the {main} since {since}"),
-        *(Column(title=METRIC_LABELS[name], digits=3) for name in OTHER_METRICS),
-        Column(title="majority accuracy", digits=3, hint="of always predicting the most frequent class"),
+        *(Column(title=METRIC_LABELS[name], digits=3, hint=HINTS.get(name, "")) for name in OTHER_METRICS),
         Column(title="samples", digits=0, hint="with a label for the task"),
         Column(title="draws", digits=0, hint="how often the task was trained"),
         Column(title="note"),
     ]
     values, counts = latest.metrics.values, latest.metrics.counts.tolist()
     draws = [None] * len(counts) if latest.draws is None else latest.draws.tolist()
-    measured = [values[MAIN_METRIC], facts.half_widths, change.values]
-    measured += [values[name] for name in (*OTHER_METRICS, "majority_accuracy")]
+    measured = [values[MAIN_METRIC], facts.half_widths, change.values, *(values[name] for name in OTHER_METRICS)]
     notes, order = note_tasks(facts), worst_first(values[MAIN_METRIC])
     cells = [latest.tasks, *map(rounded, measured), counts, draws, notes]
     changes: list[Mark] = [mark_change(facts, i) for i in order]

@@ -6,13 +6,12 @@ import numpy as np
 from rich.console import Console
 
 from matl_scale.errors import shortened
-from matl_scale.metrics.names import MAIN_METRIC, MAIN_METRIC_LABELS, METRIC_LABELS, SUMMARIES
+from matl_scale.metrics.names import MAIN_METRIC, MAIN_METRIC_LABELS, METRIC_LABELS, SUMMARIES, TASK_COLUMNS
 from matl_scale.report.facts import RunFacts, collect_facts
 from matl_scale.report.terminal.console import add_row, build_table, format_value, print_line, print_table
 from matl_scale.report.undefined import find_undefined
 from matl_scale.runs.history import RunHistory
 
-TASK_COLUMNS = (MAIN_METRIC, "accuracy", "majority_accuracy", "auroc", "average_precision")
 MAX_DRAWS_LISTED = 3
 
 
