@@ -1,1 +1,1 @@
-"""The suites of `matl-benchmark`, a module each: ratios measured side by side in one run."""
+"""`matl-benchmark`: ratios that are measured side by side in one process. Each suite has modules of its own."""

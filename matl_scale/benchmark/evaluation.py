@@ -1,5 +1,8 @@
-"""Evaluation of all tasks from shards beside a loop of masked passes, one per task, over the loader; and beside masked
-execution in our own loop, which reads and decodes once as well. Images have CelebA's size, as it has its 40 tasks."""
+"""Suite `eval`: evaluation of all tasks from shards, beside two references.
+
+One is a loop over the tasks with a masked pass over the loader each; the other is our own loop with masked execution, which
+also reads and decodes every image once. The images have the size of CelebA's, and there are as many tasks.
+"""
 
 import io
 import tempfile
@@ -13,7 +16,7 @@ from PIL import Image
 
 from data_prep.dataset import from_arrays
 from data_prep.shard_set import write_shard_set
-from matl_scale.benchmark.measure import Measure, Run, Setup, timed
+from matl_scale.benchmark.figure import Conditions, Figure, Workload, timed
 from matl_scale.benchmark.step import binary_tasks
 from matl_scale.data.loading.augment import normalise
 from matl_scale.data.loading.damage import DamageLog
@@ -55,7 +58,7 @@ def write_shards(folder: Path) -> EvalData:
 
 
 class SmoothJpegs:
-    """Small random pixels, shape `(num_images, height, width, 3)`, scaled up and encoded."""
+    """JPEGs of small random pixels, shape `(num_images, height, width, 3)`, that are scaled up."""
 
     place = "memory"
 
@@ -73,51 +76,53 @@ def encode_jpeg(coarse: np.ndarray) -> bytes:
 
 
 class Case:
-    """The network and the data of both comparisons."""
+    """The network and the data of the suite."""
 
-    def __init__(self, setup: Setup) -> None:
-        self.setup = setup
-        self.folder = tempfile.TemporaryDirectory()  # goes with this object
+    def __init__(self, conditions: Conditions) -> None:
+        self.conditions = conditions
+        self.folder = tempfile.TemporaryDirectory()  # deleted with this object
         self.data = write_shards(Path(self.folder.name) / "set")
         tasks = binary_tasks(NUM_TASKS)
-        self.model = build_model(ModelConfig(name="resnet18"), RoutingConfig(), tasks, 0, SIZE).to(setup.device).eval()
+        self.model = (
+            build_model(ModelConfig(name="resnet18"), RoutingConfig(), tasks, 0, SIZE).to(conditions.device).eval()
+        )
 
-    def evaluator(self, execution: Execution) -> Run:
-        accelerator = Accelerator(cpu=self.setup.device.type == "cpu")
+    def evaluation(self, execution: Execution) -> Workload:
+        accelerator = Accelerator(cpu=self.conditions.device.type == "cpu")
         evaluator = Evaluator(accelerator, self.model, self.data, EvalConfig(batch_size=BATCH), execution)
-        return lambda: (self, evaluator())  # holding the shards
+        return lambda: (self, evaluator())  # `self` keeps the shards on disk
 
     @torch.no_grad()
     def masked_loop(self) -> None:
-        setup, data, model = self.setup, self.data, self.model
-        counters = TaskCounters([2] * NUM_TASKS, setup.device)
+        conditions, data, model = self.conditions, self.data, self.model
+        counters = TaskCounters([2] * NUM_TASKS, conditions.device)
         for task_id in range(NUM_TASKS):
             source = EvaluationBatches(data.rows, data.reader, BATCH, 0, 1)
             for batch in build_loader(source, SIZE, 0):
-                labels = torch.from_numpy(data.labels[batch.rows, task_id].astype(np.int64)).to(setup.device)
-                counters.update(task_id, model(normalise(batch.images.to(setup.device)), task_id), labels)
+                labels = torch.from_numpy(data.labels[batch.rows, task_id].astype(np.int64)).to(conditions.device)
+                counters.update(task_id, model(normalise(batch.images.to(conditions.device)), task_id), labels)
         counters.compute()
 
 
-def against_loop(setup: Setup) -> tuple[Run, Run]:
-    case = Case(setup)
-    return case.masked_loop, case.evaluator("subnetwork")
+def against_loop(conditions: Conditions) -> tuple[Workload, Workload]:
+    case = Case(conditions)
+    return case.masked_loop, case.evaluation("subnetwork")
 
 
-def against_masked(setup: Setup) -> tuple[Run, Run]:
-    case = Case(setup)
-    return case.evaluator("masked"), case.evaluator("subnetwork")
+def against_masked(conditions: Conditions) -> tuple[Workload, Workload]:
+    case = Case(conditions)
+    return case.evaluation("masked"), case.evaluation("subnetwork")
 
 
-def measures(setup: Setup) -> list[Measure]:  # noqa: ARG001
+def figures(conditions: Conditions) -> list[Figure]:  # noqa: ARG001
     return [
-        Measure(
+        Figure(
             suite="eval",
             name="eval_t40_vs_masked_loop",
             meaning="a masked pass per task over the loader ÷ ours, ≥ 5",
             values=timed(against_loop),
         ),
-        Measure(
+        Figure(
             suite="eval",
             name="eval_t40_vs_masked",
             meaning="our loop with masked execution ÷ ours",

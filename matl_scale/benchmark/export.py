@@ -1,4 +1,4 @@
-"""A task's exported network beside the whole routed one that runs it with masks: ResNet-18, 64 px, σ = 0.5, on the CPU."""
+"""Suite `export`: a task's exported network beside the whole routed one with masks: ResNet-18, 64 px, σ = 0.5, on the CPU."""
 
 import tempfile
 from functools import partial
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from matl_scale.benchmark.measure import Measure, Run, Setup, timed
+from matl_scale.benchmark.figure import Conditions, Figure, Workload, timed
 from matl_scale.benchmark.step import NUM_TASKS, binary_tasks
 from matl_scale.data.loading.augment import MEAN, STD
 from matl_scale.deploy.export.dense import dense_network
@@ -39,40 +39,42 @@ def write_task(model: RoutedModel, folder: str, kind: Format) -> Path:
     return write_network(dense_network(model, TASK), description, Path(folder) / "task", kind)
 
 
-def against_full(kind: Format, batch: int, setup: Setup) -> tuple[Run, Run]:  # noqa: ARG001
+def against_full(kind: Format, batch: int, conditions: Conditions) -> tuple[Workload, Workload]:  # noqa: ARG001
     model, images = build_network(), torch.randn(batch, 3, SIZE, SIZE)
     with tempfile.TemporaryDirectory() as folder:
         exported = open_exported(write_task(model, folder, kind))
     return without_gradients(lambda: model(images, TASK)), without_gradients(lambda: exported(images))
 
 
-def without_gradients(run: Run) -> Run:
-    def inner() -> object:
+def without_gradients(run: Workload) -> Workload:
+    def run_without() -> object:
         with torch.inference_mode():
             return run()
 
-    return inner
+    return run_without
 
 
-def sizes(setup: Setup) -> np.ndarray:
-    """Returns bytes, shape `(rounds, 2)`: parameters of the trunk and the task's head, and the file."""
+def measure_sizes(conditions: Conditions) -> np.ndarray:
+    """Returns bytes, shape `(rounds, 2)`: of the parameters of trunk and head, and of the exported file."""
     model = build_network()
-    whole: list[nn.Module] = [model.trunk, model.heads[TASK]]
-    full = sum(tensor.numel() * tensor.element_size() for part in whole for tensor in part.parameters())
+    modules: list[nn.Module] = [model.trunk, model.heads[TASK]]
+    full = sum(parameter.nbytes for module in modules for parameter in module.parameters())
     with tempfile.TemporaryDirectory() as folder:
         size = write_task(model, folder, "safetensors").stat().st_size
-    return np.tile([float(full), float(size)], (setup.rounds, 1))
+    return np.tile([float(full), float(size)], (conditions.rounds, 1))
 
 
-def measures(setup: Setup) -> list[Measure]:  # noqa: ARG001
-    """Returns the suite. It is about CPUs, whatever else is there."""
-    rows = []
+def figures(conditions: Conditions) -> list[Figure]:  # noqa: ARG001
+    """Returns the suite, which runs on the CPU whatever the device."""
+    found = []
     kinds: dict[str, Format] = {"export_latency_vs_full": "safetensors", "export_onnx_latency_vs_full": "onnx"}
     for name, kind in kinds.items():
         for suffix, batch, images in (("", 1, "one image"), ("_b32", 32, "32 images")):
             meaning = f"masked network ÷ exported ({kind}), {images}"
             values = timed(partial(against_full, kind, batch))
-            rows.append(Measure(suite="export", name=name + suffix, meaning=meaning, values=values))
+            found.append(Figure(suite="export", name=name + suffix, meaning=meaning, values=values))
     meaning = "parameters of trunk and head ÷ exported file (safetensors)"
-    rows.append(Measure(suite="export", name="export_size_vs_full", meaning=meaning, values=sizes, unit="bytes"))
-    return rows
+    found.append(
+        Figure(suite="export", name="export_size_vs_full", meaning=meaning, values=measure_sizes, unit="bytes")
+    )
+    return found

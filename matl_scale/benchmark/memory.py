@@ -1,7 +1,7 @@
-"""Peak memory of training steps as the number of tasks grows, beyond what head parameters and optimizer states take.
+"""Suite `memory`: peak memory of training steps as the number of tasks grows, without heads and their optimizer states.
 
-On a GPU the allocator counts. On a CPU every measurement is a process of its own, because a process's peak never falls;
-processes are forked from one that has imported everything, so that each starts from the same size.
+On a GPU the allocator measures it. On a CPU every measurement runs in a process of its own, because the peak of a process
+never falls. The processes are forked from one that has imported everything, so that all start with the same size.
 """
 
 import gc
@@ -14,7 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 import numpy as np
 import torch
 
-from matl_scale.benchmark.measure import Measure, Setup
+from matl_scale.benchmark.figure import Conditions, Figure
 from matl_scale.benchmark.sync import OurStep
 from matl_scale.train.process_group import build_accelerator
 
@@ -24,11 +24,11 @@ MANY, FEW = 1000, 10
 
 
 def peak_bytes(num_tasks: int) -> int:
-    """Returns the peak of a few training steps, less the heads' parameters and optimizer states."""
+    """Returns the peak of a few training steps, without parameters and optimizer states of the heads."""
     accelerator = build_accelerator("fp32")
     on_gpu = accelerator.device.type == "cuda"
     if on_gpu:
-        gc.collect()  # the network before this one
+        gc.collect()  # the network of the measurement before
         torch.cuda.reset_peak_memory_stats()
     step = OurStep(accelerator, num_tasks, SIZE)
     for _ in range(NUM_STEPS):
@@ -40,19 +40,18 @@ def peak_bytes(num_tasks: int) -> int:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     heads = [parameter for head in step.model.heads for parameter in head.parameters()]
     states = [value for head in heads for value in step.optimizer.state.get(head, {}).values()]
-    own = sum(tensor.numel() * tensor.element_size() for tensor in (*heads, *states))
-    return peak - own
+    return peak - sum(tensor.nbytes for tensor in (*heads, *states))
 
 
-def peaks(setup: Setup) -> np.ndarray:
+def measure_peaks(conditions: Conditions) -> np.ndarray:
     """Returns bytes, shape `(rounds, 2)`."""
-    if setup.device.type == "cuda":
-        return np.array([[peak_bytes(MANY), peak_bytes(FEW)] for _ in range(setup.rounds)], dtype=float)
-    # allocator settings that keep freed memory would count as memory in use
+    if conditions.device.type == "cuda":
+        return np.array([[peak_bytes(MANY), peak_bytes(FEW)] for _ in range(conditions.rounds)], dtype=float)
+    # with settings that let the allocator keep freed memory, that would count as used
     os.environ.pop("GLIBC_TUNABLES", None)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["matl_scale.benchmark.sync"])
-    rounds = [[in_process(context, count) for count in (MANY, FEW)] for _ in range(setup.rounds)]
+    rounds = [[in_process(context, count) for count in (MANY, FEW)] for _ in range(conditions.rounds)]
     return np.array(rounds, dtype=float)
 
 
@@ -61,6 +60,6 @@ def in_process(context: multiprocessing.context.ForkServerContext, num_tasks: in
         return pool.submit(peak_bytes, num_tasks).result()
 
 
-def measures(setup: Setup) -> list[Measure]:  # noqa: ARG001
+def figures(conditions: Conditions) -> list[Figure]:  # noqa: ARG001
     meaning = "T = 1,000 ÷ T = 10, less heads and their optimizer states, ≤ 1.02"
-    return [Measure(suite="memory", name="memory_t1000_vs_t10", meaning=meaning, values=peaks)]
+    return [Figure(suite="memory", name="memory_t1000_vs_t10", meaning=meaning, values=measure_peaks)]

@@ -1,4 +1,4 @@
-"""How long MLflow's own pages take in a headless Chromium."""
+"""Measures how long MLflow's own pages take to load in a headless Chromium."""
 
 import os
 import shutil
@@ -37,7 +37,15 @@ def find_chromium() -> str:
 
 
 def run_page_seconds(store: str, experiment: str, run: str, num_metrics: int, folder: Path) -> float:
-    """Returns the seconds until a run's page shows its metrics; the server is warm, the browser's cache too."""
+    """Returns the seconds until a run's page shows its metrics, with a warm server and a full browser cache.
+
+    Args:
+        store: Address of the MLflow store.
+        experiment: Id of the experiment.
+        run: Id of the run.
+        num_metrics: Metric keys of the run; the page shows their number.
+        folder: For artifacts and the server's log.
+    """
     from playwright.sync_api import sync_playwright
 
     chromium = find_chromium()

@@ -1,4 +1,4 @@
-"""Reading of shards beside webdataset's own loader on the same tars, and beside the bare decoder on bytes in memory."""
+"""Suite `data`, reading: shards beside webdataset's own loader on the same tars, and beside the bare decoder."""
 
 import itertools
 import tempfile
@@ -14,7 +14,7 @@ from data_prep.dataset import from_arrays
 from data_prep.planning.make_plan import Options
 from data_prep.shard_set import write_shard_set
 from matl_scale.benchmark.evaluation import SmoothJpegs
-from matl_scale.benchmark.measure import Measure, Run, Setup, timed
+from matl_scale.benchmark.figure import Conditions, Figure, Workload, timed
 from matl_scale.benchmark.step import binary_tasks
 from matl_scale.data.images.decode import decode_image
 from matl_scale.data.images.interface import Images
@@ -31,13 +31,13 @@ NUM_TASKS = 40
 NUM_PNGS, NUM_PHOTOS = 20_000, 6000
 
 
-class Stored:
-    """A shard set that is written when it is first asked for.
+class LazyShards:
+    """A shard set that is written when it is first used.
 
     Args:
-        images: Its images.
-        count: How many.
-        size: Side length in pixels at which they are read.
+        images: Builds its images.
+        count: Number of images.
+        size: Side length in pixels to which they are decoded.
     """
 
     def __init__(self, images: Callable[[], Images], count: int, size: int) -> None:
@@ -45,7 +45,7 @@ class Stored:
 
     @cached_property
     def manifest(self) -> Manifest:
-        self._folder = tempfile.TemporaryDirectory()  # goes with this object
+        self._folder = tempfile.TemporaryDirectory()  # deleted with this object
         dataset = from_arrays(
             tasks=binary_tasks(NUM_TASKS),
             names=[f"{i}.img" for i in range(self.count)],
@@ -62,13 +62,13 @@ class Stored:
         return [str(self.manifest.root.local_file(name)) for name in self.manifest.shards["file"].to_pylist()]
 
     def source(self) -> EvaluationBatches:
-        """Returns a source that reads every sample once, in shuffled order as training does."""
+        """Returns a source that reads every sample once, in random order as training does."""
         rows = np.random.default_rng(0).permutation(self.count)
         return EvaluationBatches(rows, SampleReader(self.manifest), BATCH, 0, 1)
 
     @cached_property
     def encoded(self) -> list[bytes]:
-        """All images in memory."""
+        """All encoded images, in memory."""
         found = SampleReader(self.manifest).read(np.arange(self.count))
         return [image for image in found if isinstance(image, bytes)]
 
@@ -82,34 +82,34 @@ def photos() -> Images:
     return SmoothJpegs(np.random.default_rng(0).integers(0, 256, (NUM_PHOTOS, 16, 16, 3), dtype=np.uint8))
 
 
-def drain(items: Iterable[object]) -> None:
+def consume(items: Iterable[object]) -> None:
     for _ in items:
         pass
 
 
-def raw_bytes(stored: Stored, workers: int) -> tuple[Run, Run]:
+def raw_bytes(shards: LazyShards, workers: int) -> tuple[Workload, Workload]:
     def theirs() -> None:
-        data = wds.WebDataset(stored.urls, shardshuffle=False).batched(BATCH, collation_fn=list)
-        drain(wds.WebLoader(data, batch_size=None, num_workers=workers))
+        data = wds.WebDataset(shards.urls, shardshuffle=False).batched(BATCH, collation_fn=list)
+        consume(wds.WebLoader(data, batch_size=None, num_workers=workers))
 
     def ours() -> None:
-        pipeline = wds.DataPipeline(stored.source())
-        drain(wds.WebLoader(pipeline, batch_size=None, num_workers=workers))
+        pipeline = wds.DataPipeline(shards.source())
+        consume(wds.WebLoader(pipeline, batch_size=None, num_workers=workers))
 
     return theirs, ours
 
 
-def decoded(stored: Stored) -> tuple[Run, Run]:
-    images, size = stored.encoded, stored.size
+def decoded(shards: LazyShards) -> tuple[Workload, Workload]:
+    images, size = shards.encoded, shards.size
 
     def bare() -> None:
-        drain(decode_image(data, size) for data in images)
+        consume(decode_image(data, size) for data in images)
 
-    return bare, lambda: drain(build_loader(stored.source(), size, 0))
+    return bare, lambda: consume(build_loader(shards.source(), size, 0))
 
 
-def augmented(stored: Stored, workers: int) -> tuple[Run, Run]:
-    size = stored.size
+def augmented(shards: LazyShards, workers: int) -> tuple[Workload, Workload]:
+    size = shards.size
     augment = build_augment("crop-flip", size)
     per_sample = transforms.Compose(
         [
@@ -127,66 +127,67 @@ def augmented(stored: Stored, workers: int) -> tuple[Run, Run]:
         )
 
     def theirs() -> None:
-        data = wds.WebDataset(stored.urls, shardshuffle=False).decode("pil").map_dict(**{kind(stored): per_sample})
+        data = wds.WebDataset(shards.urls, shardshuffle=False).decode("pil").map_dict(**{extension(shards): per_sample})
         for images in wds.WebLoader(data.batched(BATCH, collation_fn=stack), batch_size=None, num_workers=workers):
             normalise(images)
 
     def ours() -> None:
-        for number, batch in enumerate(build_loader(stored.source(), size, workers)):
+        for number, batch in enumerate(build_loader(shards.source(), size, workers)):
             normalise(augment_batch(batch.images, augment, number))
 
     return theirs, ours
 
 
-def kind(stored: Stored) -> str:
-    return str(stored.manifest.sample_columns("extension").column(0)[0].as_py())
+def extension(shards: LazyShards) -> str:
+    """Returns the name under which webdataset sees the images."""
+    return str(shards.manifest.sample_columns("extension").column(0)[0].as_py())
 
 
-def planned(stored: Stored) -> tuple[Run, Run]:
+def planned(shards: LazyShards) -> tuple[Workload, Workload]:
     labels = np.random.default_rng(0).integers(-1, 2, (1_000_000, 312), dtype=np.int8)
     order = TaskOrder(0, BATCH, np.asfortranarray(labels), np.arange(len(labels)))
-    images, places = stored.encoded[:BATCH], itertools.count()
+    images, counter = shards.encoded[:BATCH], itertools.count()
 
     def plan() -> None:
-        place = next(places)
-        order.batch(place % 312, place // 312)
+        number = next(counter)
+        order.batch(number % 312, number // 312)
 
-    return plan, lambda: drain(decode_image(data, stored.size) for data in images)
+    return plan, lambda: consume(decode_image(data, shards.size) for data in images)
 
 
-def measures(setup: Setup) -> list[Measure]:  # noqa: ARG001 - what is read does not depend on it
-    pngs, jpegs = Stored(small_pngs, NUM_PNGS, 32), Stored(photos, NUM_PHOTOS, 64)
-    rows = []
-    for name, stored in (("png32", pngs), ("jpeg178", jpegs)):
+def figures(conditions: Conditions) -> list[Figure]:  # noqa: ARG001 - nothing here runs on a device
+    pngs, jpegs = LazyShards(small_pngs, NUM_PNGS, 32), LazyShards(photos, NUM_PHOTOS, 64)
+    found = []
+    for name, shards in (("png32", pngs), ("jpeg178", jpegs)):
         for workers in (0, 2):
-            rows.append(
-                Measure(
+            found.append(
+                Figure(
                     suite="data",
                     name=f"read_bytes_{name}_w{workers}_vs_webdataset",
                     meaning=f"webdataset's loader ÷ ours, bytes of all samples, {workers} workers, ≥ 3",
-                    values=timed(lambda _, stored=stored, workers=workers: raw_bytes(stored, workers)),  # type: ignore[misc]
+                    values=timed(lambda _, shards=shards, workers=workers: raw_bytes(shards, workers)),  # type: ignore[misc]
                 )
             )
-        rows += [
-            Measure(
+        found += [
+            Figure(
                 suite="data",
                 name=f"read_decoded_{name}_vs_decoder",
                 meaning="bare decoder on bytes in memory ÷ our batches from shards, one process, ≥ 0.9",
-                values=timed(lambda _, stored=stored: decoded(stored)),  # type: ignore[misc]
+                values=timed(lambda _, shards=shards: decoded(shards)),  # type: ignore[misc]
             ),
-            Measure(
+            Figure(
                 suite="data",
                 name=f"read_augmented_{name}_vs_webdataset",
                 meaning="webdataset's loader ÷ ours, decoded, scaled, cropped, flipped, normalised; 2 workers",
-                values=timed(lambda _, stored=stored: augmented(stored, 2)),  # type: ignore[misc]
+                values=timed(lambda _, shards=shards: augmented(shards, 2)),  # type: ignore[misc]
             ),
         ]
-    rows.append(
-        Measure(
+    found.append(
+        Figure(
             suite="data",
             name="plan_batch_1m_t312_share",
             meaning="planning a batch of 64 among a million rows × 312 tasks ÷ decoding it (JPEG)",
             values=timed(lambda _: planned(jpegs)),
         )
     )
-    return rows
+    return found

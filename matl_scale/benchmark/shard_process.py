@@ -1,5 +1,7 @@
-"""A process that does nothing but shard, so that it has imported no more than `matl-data` does. Shards once for every line
-that it reads, and answers with the seconds and its peak memory in MiB."""
+"""A process that only shards, so that it has imported no more than `matl-data` does.
+
+For every line that it reads, it shards once and prints the seconds and its peak memory in MiB.
+"""
 
 import contextlib
 import io
@@ -28,7 +30,7 @@ def main() -> None:
 
 
 def peak_mib() -> float:
-    """Returns this program's peak memory; the usage that the system accounts to a process begins with its parent's."""
+    """Returns the peak memory of this program. `resource.getrusage` would include the parent's before `exec`."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(float(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:"))
 

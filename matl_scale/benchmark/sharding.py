@@ -1,4 +1,4 @@
-"""Sharding of image files beside webdataset's own writer and beside `tar`, on the same files; and what it keeps in memory."""
+"""Suite `data`, sharding: image files to shards, beside webdataset's writer and `tar` on the same files; and its memory."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ import webdataset as wds
 
 from data_prep.dataset import Dataset, from_arrays
 from data_prep.sources import cifar100, fashion_mnist
-from matl_scale.benchmark.measure import Measure, Run, Setup, timed
+from matl_scale.benchmark.figure import Conditions, Figure, Workload, timed
 from matl_scale.data.images.sources import ArrayImages, encode_png
 from matl_scale.tasks import Task
 
@@ -29,15 +29,15 @@ MANY_TASKS, MISSING_SHARE = 312, 0.6
 
 
 class ShardProcess:
-    """A process that shards whenever it is asked to.
+    """Starts a process that shards on request.
 
     Args:
-        folder: Of the images, the label file and the shard set.
-        images: Their name in it.
-        labels: Its name in it.
+        folder: Holds images, label file and shard set.
+        images: Name of the images in the folder.
+        labels: Name of the label file in the folder.
         shard_mb: Size of a shard in 10⁶ bytes.
-        workers: Of the process.
-        environment: Of the process.
+        workers: Worker processes of the sharding.
+        environment: Environment of the process; None: this one's.
     """
 
     def __init__(
@@ -49,11 +49,11 @@ class ShardProcess:
         workers: int,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        places = [str(folder / name) for name in (images, labels, "ours")]
+        paths = [str(folder / name) for name in (images, labels, "ours")]
         command = [
             sys.executable,
             str(Path(__file__).with_name("shard_process.py")),
-            *places,
+            *paths,
             str(shard_mb),
             str(workers),
         ]
@@ -75,10 +75,10 @@ class ShardProcess:
 
 
 class ImageFiles:
-    """A folder of PNG files and a label file, written when they are first asked for.
+    """A folder of PNG files and a label file, which are written when they are first used.
 
     Args:
-        build: Makes the data set.
+        build: Builds the data set.
     """
 
     def __init__(self, build: Callable[[], Dataset]) -> None:
@@ -86,7 +86,7 @@ class ImageFiles:
 
     @cached_property
     def root(self) -> Path:
-        self._folder = tempfile.TemporaryDirectory()  # goes with this object
+        self._folder = tempfile.TemporaryDirectory()  # deleted with this object
         root, dataset = Path(self._folder.name), self._build()
         lines = [",".join(["image", *(task.name for task in dataset.tasks)])]
         for rows in dataset.rows():
@@ -103,12 +103,12 @@ class ImageFiles:
 
     @cached_property
     def labels(self) -> list[tuple[str, np.ndarray]]:
-        """File names and label rows, read already: the reference need not."""
+        """File names and label rows; the reference gets them in memory."""
         lines = [line.split(",") for line in (self.root / "labels.csv").read_text().splitlines()[1:]]
         return [(line[0], np.array([int(value or -1) for value in line[1:]], dtype=np.int8)) for line in lines]
 
-    def ours(self, workers: int) -> Run:
-        """Returns what plans, writes and closes a shard set."""
+    def ours(self, workers: int) -> Workload:
+        """Returns the workload that plans and writes a shard set."""
         process = ShardProcess(self.root, "images", "labels.csv", SHARD_MB, workers)
         return process.shard
 
@@ -129,8 +129,8 @@ class ImageFiles:
             subprocess.run(["sync", str(archive)], check=True)
 
 
-def pair(files: ImageFiles, reference: Run, workers: int) -> Callable[[Setup], tuple[Run, Run]]:
-    def build(setup: Setup) -> tuple[Run, Run]:  # noqa: ARG001 - nothing here runs on a device
+def pair(files: ImageFiles, reference: Workload, workers: int) -> Callable[[Conditions], tuple[Workload, Workload]]:
+    def build(conditions: Conditions) -> tuple[Workload, Workload]:  # noqa: ARG001 - nothing here runs on a device
         _ = files.labels
         return reference, files.ours(workers)
 
@@ -151,19 +151,19 @@ def synthetic() -> Dataset:
     )
 
 
-def measures(setup: Setup) -> list[Measure]:
+def figures(conditions: Conditions) -> list[Figure]:
     sources = {"synthetic": ImageFiles(synthetic)}
-    if (root := setup.data.get("fashion_mnist")) is not None:
+    if (root := conditions.data.get("fashion_mnist")) is not None:
         sources["fashion_mnist"] = ImageFiles(lambda: fashion_mnist.build(root))
-    if (other := setup.data.get("cifar100")) is not None:
+    if (other := conditions.data.get("cifar100")) is not None:
         sources["cifar100"] = ImageFiles(lambda: cifar100.build(other, "superclass"))
-    rows = []
+    found = []
     for name, files in sources.items():
         for workers in (1, 2):
             theirs = timed(pair(files, files.shard_writer, workers))
             meaning = f"webdataset.ShardWriter ÷ ours, {workers} workers" + (", ≥ 3" if workers == 2 else "")
-            rows.append(
-                Measure(suite="data", name=f"shard_{name}_w{workers}_vs_shardwriter", meaning=meaning, values=theirs)
+            found.append(
+                Figure(suite="data", name=f"shard_{name}_w{workers}_vs_shardwriter", meaning=meaning, values=theirs)
             )
         for synced in (False, True):
             theirs = timed(pair(files, lambda files=files, synced=synced: files.tar(synced), 2))  # type: ignore[misc]
@@ -174,30 +174,32 @@ def measures(setup: Setup) -> list[Measure]:
                 + " ÷ ours, 2 workers"
                 + ("" if synced else ", ≥ 0.5")
             )
-            rows.append(Measure(suite="data", name=f"shard_{name}_w2_vs_{label}", meaning=meaning, values=theirs))
+            found.append(Figure(suite="data", name=f"shard_{name}_w2_vs_{label}", meaning=meaning, values=theirs))
     return [
-        *rows,
-        Measure(
+        *found,
+        Figure(
             suite="data",
             name="shard_memory_1m_vs_10k",
             meaning="peak memory of a million rows ÷ ten thousand, one process",
-            values=lambda _: np.array([[rehearse(MANY, 2)[1], rehearse(FEW, 2)[1]]]),
+            values=lambda _: np.array([[shard_synthetic(MANY, 2)[1], shard_synthetic(FEW, 2)[1]]]),
             unit="MiB",
         ),
-        Measure(
+        Figure(
             suite="data",
             name="shard_1m_t312_vs_t2",
             meaning="a million rows × 312 tasks, 60 % missing ÷ × 2 tasks, one process",
-            values=lambda _: np.array([[rehearse(MANY, MANY_TASKS)[0], rehearse(MANY, 2)[0]]]),
+            values=lambda _: np.array([[shard_synthetic(MANY, MANY_TASKS)[0], shard_synthetic(MANY, 2)[0]]]),
         ),
     ]
 
 
-def rehearse(num_rows: int, num_tasks: int) -> tuple[float, float]:
+def shard_synthetic(num_rows: int, num_tasks: int) -> tuple[float, float]:
     """Shards synthetic rows in a process of its own; returns its seconds and its peak memory in MiB."""
     with tempfile.TemporaryDirectory() as folder:
         write_rows(Path(folder), num_rows, num_tasks)
-        environment = {key: value for key, value in os.environ.items() if key != "GLIBC_TUNABLES"}  # keeps freed memory
+        environment = {
+            key: value for key, value in os.environ.items() if key != "GLIBC_TUNABLES"
+        }  # might keep freed memory
         process = ShardProcess(Path(folder), "images.parquet", "labels.parquet", 256, 1, environment)
         return process.shard()
 
@@ -205,7 +207,7 @@ def rehearse(num_rows: int, num_tasks: int) -> tuple[float, float]:
 def write_rows(folder: Path, num_rows: int, num_tasks: int) -> None:
     """Writes Parquet with small PNG images, each one different, and a label file with 60 % of the labels missing."""
     image = encode_png(np.zeros((4, 4), dtype=np.uint8))
-    start, end = image[:33], image[33:]  # behind IHDR
+    start, end = image[:33], image[33:]  # a chunk may follow IHDR
     generator = np.random.default_rng(0)
     images = pa.schema({"name": pa.string(), "image": pa.binary()})
     names = [f"t{i:03d}" for i in range(num_tasks)]
@@ -226,6 +228,6 @@ def write_rows(folder: Path, num_rows: int, num_tasks: int) -> None:
 
 
 def text_chunk(text: bytes) -> bytes:
-    """Returns a PNG chunk with a comment."""
+    """Returns a PNG chunk with a comment, which makes an image unique."""
     content = b"tEXtid\0" + text
     return struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))

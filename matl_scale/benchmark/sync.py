@@ -1,4 +1,4 @@
-"""What the number of tasks costs in a step on several ranks: ours, and DDP over all heads with find_unused_parameters."""
+"""Suite `sync`: the cost of many tasks in a step on several ranks, with our step and with DDP over all heads."""
 
 import itertools
 import warnings
@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from matl_scale.benchmark.measure import Measure, Run, Setup, timed
+from matl_scale.benchmark.figure import Conditions, Figure, Workload, timed
 from matl_scale.benchmark.step import binary_tasks
 from matl_scale.data.loading.loader import ImageBatch
 from matl_scale.models.backbones import ModelConfig
@@ -31,8 +31,8 @@ class OurStep:
     """The program's own training step on random images.
 
     Args:
-        accelerator: Of the process group.
-        num_tasks: T.
+        accelerator: From `build_accelerator`.
+        num_tasks: Number of tasks.
         size: Side length of the images in pixels.
     """
 
@@ -59,15 +59,15 @@ class OurStep:
             config=TrainConfig(clip_norm=1.0),
             seed=0,
         )
-        self.turns = itertools.count()
+        self.steps = itertools.count()
 
     def __call__(self) -> int:
-        """Runs a step; returns the bytes that ranks exchanged for heads and norm statistics."""
-        return self.train_step(self.sampler.tasks(next(self.turns)), self.batches).sync.num_bytes
+        """Runs a step. Returns the bytes that ranks exchanged for heads and norm statistics."""
+        return self.train_step(self.sampler.tasks(next(self.steps)), self.batches).sync.num_bytes
 
 
 class AllHeads(nn.Module):
-    """Trunk and heads in one module, as DDP wants them."""
+    """Trunk and heads in one module, as DDP needs them."""
 
     def __init__(self, num_tasks: int) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class AllHeads(nn.Module):
         return logits
 
 
-def ddp_step(accelerator: Accelerator, num_tasks: int) -> Run:
+def ddp_step(accelerator: Accelerator, num_tasks: int) -> Workload:
     device = accelerator.device
     with warnings.catch_warnings():
         # torch 2.13 renames broadcast_buffers; earlier releases know only this name
@@ -93,10 +93,10 @@ def ddp_step(accelerator: Accelerator, num_tasks: int) -> Run:
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     images, labels = torch.randn(BATCH, 3, SIZE, SIZE, device=device), torch.arange(BATCH, device=device) % 2
     sampler = TaskSampler(0, num_tasks, accelerator.num_processes)
-    turns = itertools.count()
+    steps = itertools.count()
 
     def run() -> None:
-        task_id = int(sampler.tasks(next(turns))[accelerator.process_index])
+        task_id = int(sampler.tasks(next(steps))[accelerator.process_index])
         optimizer.zero_grad(set_to_none=True)
         functional.cross_entropy(model(images, torch.tensor([task_id], device=device)), labels).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -105,33 +105,35 @@ def ddp_step(accelerator: Accelerator, num_tasks: int) -> Run:
     return run
 
 
-def ours(setup: Setup) -> tuple[Run, Run]:  # noqa: ARG001
+def our_steps(conditions: Conditions) -> tuple[Workload, Workload]:  # noqa: ARG001
     accelerator = build_accelerator("fp32")
     return OurStep(accelerator, 1000), OurStep(accelerator, 10)
 
 
-def with_ddp(setup: Setup) -> tuple[Run, Run]:  # noqa: ARG001
+def ddp_steps(conditions: Conditions) -> tuple[Workload, Workload]:  # noqa: ARG001
     accelerator = build_accelerator("fp32")
     return ddp_step(accelerator, 1000), ddp_step(accelerator, 10)
 
 
-def exchange_share(setup: Setup) -> tuple[Run, Run]:  # noqa: ARG001
-    """The exchange alone, of as many bytes as a step's, against the step."""
+def exchange_share(conditions: Conditions) -> tuple[Workload, Workload]:  # noqa: ARG001
+    """Returns an all-reduce of as many bytes as a step's, and the step."""
     step = OurStep(build_accelerator("fp32"), 10)
     buffer = torch.zeros(step() // 4, device=step.accelerator.device)
     return lambda: torch.distributed.all_reduce(buffer), step
 
 
-def measures(setup: Setup) -> list[Measure]:  # noqa: ARG001
+def figures(conditions: Conditions) -> list[Figure]:  # noqa: ARG001
     return [
-        Measure(suite="sync", name="step_t1000_vs_t10", meaning="T = 1,000 ÷ T = 10, ours, ≤ 1.05", values=timed(ours)),
-        Measure(
+        Figure(
+            suite="sync", name="step_t1000_vs_t10", meaning="T = 1,000 ÷ T = 10, ours, ≤ 1.05", values=timed(our_steps)
+        ),
+        Figure(
             suite="sync",
             name="step_t1000_vs_t10_ddp_unused",
             meaning="T = 1,000 ÷ T = 10, DDP with find_unused_parameters",
-            values=timed(with_ddp),
+            values=timed(ddp_steps),
         ),
-        Measure(
+        Figure(
             suite="sync",
             name="sync_share_of_step",
             meaning="the all-reduce for heads and statistics ÷ the step",

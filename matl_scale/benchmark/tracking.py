@@ -1,5 +1,8 @@
-"""What logging costs a run of a thousand tasks, beside the naive way: every task × metric as an MLflow metric, through
-Accelerate's tracker. Both log the same run; its pages are opened in a headless Chromium."""
+"""Suite `tracking`: the cost of logging in a run of a thousand tasks, beside the naive way.
+
+The naive way logs every task × metric as an MLflow metric, through Accelerate's tracker. Both log the same run, and the page
+of each is opened in a headless Chromium.
+"""
 
 import functools
 import tempfile
@@ -16,7 +19,7 @@ from accelerate import Accelerator
 from data_prep.dataset import Dataset, from_arrays
 from data_prep.planning.make_plan import Options
 from data_prep.shard_set import write_shard_set
-from matl_scale.benchmark.measure import Measure, Setup
+from matl_scale.benchmark.figure import Conditions, Figure
 from matl_scale.benchmark.pages import find_chromium, run_page_seconds
 from matl_scale.data.images.sources import ArrayImages
 from matl_scale.data.loading.loader import DataConfig
@@ -39,14 +42,14 @@ RECORDING = ("record", "record_evaluation", "record_draws", "record_balance", "w
 
 @dataclass(frozen=True, kw_only=True)
 class TrackedRun:
-    """What was measured of one run.
+    """Measurements of one run.
 
     Attributes:
-        loop_s: Time of the training loop, evaluations and records in it.
-        ours_s: Time of it that went into records.
-        naive_s: Time that the naive way takes for the same values.
-        keys: Distinct metric keys, the naive way's first.
-        pages_s: Time until the run's page shows its metrics, the naive way's first.
+        loop_s: Time of the training loop with evaluations and records.
+        ours_s: The part of it spent on records.
+        naive_s: Time of the naive way for the same values.
+        keys: Number of metric keys, naive and ours.
+        pages_s: Time until the run's page shows its metrics, naive and ours.
     """
 
     loop_s: float
@@ -83,10 +86,10 @@ def build_config(folder: Path) -> Config:
 
 
 @contextmanager
-def timed(place: Any, *names: str) -> Iterator[list[float]]:
-    """Adds up the seconds that calls of some functions take."""
+def add_up_time(owner: Any, *names: str) -> Iterator[list[float]]:
+    """Adds up the seconds that calls of some functions of a module or class take."""
     seconds = [0.0]
-    originals = {name: getattr(place, name) for name in names}
+    originals = {name: getattr(owner, name) for name in names}
 
     def watch(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
@@ -100,16 +103,16 @@ def timed(place: Any, *names: str) -> Iterator[list[float]]:
         return call
 
     for name, function in originals.items():
-        setattr(place, name, watch(function))
+        setattr(owner, name, watch(function))
     try:
         yield seconds
     finally:
         for name, function in originals.items():
-            setattr(place, name, function)
+            setattr(owner, name, function)
 
 
 def log_naively(history: RunHistory, store: str, artifacts: Path) -> float:
-    """Logs every task × metric of every evaluation through Accelerate's tracker; returns the seconds of its calls."""
+    """Logs every task × metric of every evaluation through Accelerate's tracker. Returns the seconds that its calls took."""
     import mlflow
 
     mlflow.set_tracking_uri(store)
@@ -129,14 +132,14 @@ def log_naively(history: RunHistory, store: str, artifacts: Path) -> float:
 
 @functools.cache
 def track_run() -> TrackedRun:
-    """Trains the run, logs it naively too, and opens the pages of both."""
+    """Trains a run, logs it again in the naive way, and opens the pages of both."""
     from mlflow import MlflowClient
 
     find_chromium()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         write_shard_set(random_set, folder / "set", Options())
-        with timed(run_module, "run_steps") as loop_s, timed(Recorder, *RECORDING) as ours_s:
+        with add_up_time(run_module, "run_steps") as loop_s, add_up_time(Recorder, *RECORDING) as ours_s:
             train(build_config(folder), build_accelerator("fp32"))
         stores = [f"sqlite:///{folder}/naive.db", f"sqlite:///{folder}/mlflow.db"]
         naive_s = log_naively(RunHistory(folder / "ours"), stores[0], folder / "naive")
@@ -154,14 +157,14 @@ def track_run() -> TrackedRun:
 
 
 def only_run(client: Any) -> Any:
-    """Returns the run of a store that has one."""
+    """Returns the only run of a store."""
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     (run,) = client.search_runs(experiments)
     return run
 
 
-def measures(setup: Setup) -> list[Measure]:  # noqa: ARG001
-    rows: list[tuple[str, str, str, Callable[[TrackedRun], tuple[float, float]]]] = [
+def figures(conditions: Conditions) -> list[Figure]:  # noqa: ARG001
+    compared: list[tuple[str, str, str, Callable[[TrackedRun], tuple[float, float]]]] = [
         (
             "tracking_share_of_loop",
             "time of records ÷ training loop, ≤ 0.01",
@@ -173,12 +176,12 @@ def measures(setup: Setup) -> list[Measure]:  # noqa: ARG001
         ("tracking_page_vs_naive", "naive ÷ ours, ours ≤ 5 s", "s", lambda run: run.pages_s),
     ]
     return [
-        Measure(
+        Figure(
             suite="tracking",
             name=name,
             meaning=f"T = 1,000, {EVALUATIONS} evaluations, one run: {meaning}",
             values=lambda _, of=of: np.array([of(track_run())], dtype=float),  # type: ignore[misc]
             unit=unit,
         )
-        for name, meaning, unit, of in rows
+        for name, meaning, unit, of in compared
     ]

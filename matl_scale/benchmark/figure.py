@@ -1,0 +1,128 @@
+"""A figure compares two workloads side by side: interleaved rounds in one process, the ratio of the minima, and the spread of
+the rounds."""
+
+import gc
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+Workload = Callable[[], object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """Where and how long to measure.
+
+    Attributes:
+        device: The device of models and data.
+        rounds: Rounds after one that warms up.
+        rank: Rank of this process.
+        world_size: Number of processes.
+        data: Folders of data sets, by name.
+    """
+
+    device: torch.device
+    rounds: int
+    rank: int = 0
+    world_size: int = 1
+    data: Mapping[str, Path] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A measured ratio.
+
+    Attributes:
+        suite: Name of the suite.
+        name: Name of the figure.
+        ratio: Ratio of the minima: what a machine without other work shows.
+        median: Median of the ratios of single rounds.
+        low: Their 10th percentile.
+        high: Their 90th percentile.
+        rounds: Number of rounds.
+        numerator: Minimum of the numerator, in the unit of the figure.
+        denominator: Minimum of the denominator.
+    """
+
+    suite: str
+    name: str
+    ratio: float
+    median: float
+    low: float
+    high: float
+    rounds: int
+    numerator: float
+    denominator: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One row of the table.
+
+    Attributes:
+        suite: Name of the suite.
+        name: Name of the figure.
+        meaning: What is divided by what, and the goal.
+        values: Measures both workloads, numerator first: shape `(rounds, 2)`.
+        unit: Unit of the values.
+    """
+
+    suite: str
+    name: str
+    meaning: str
+    values: Callable[[Conditions], np.ndarray]
+    unit: str = "s"
+
+    def measure(self, conditions: Conditions) -> Result:
+        """Measures both workloads and compares them."""
+        values = self.values(conditions)
+        gc.collect()  # the two workloads hold networks
+        ratios = values[:, 0] / values[:, 1]
+        low, median, high = np.percentile(ratios, [10, 50, 90])
+        numerator, denominator = values.min(axis=0).tolist()
+        return Result(
+            suite=self.suite,
+            name=self.name,
+            ratio=numerator / denominator,
+            median=float(median),
+            low=float(low),
+            high=float(high),
+            rounds=len(values),
+            numerator=numerator,
+            denominator=denominator,
+        )
+
+
+def timed(build: Callable[[Conditions], tuple[Workload, Workload]]) -> Callable[[Conditions], np.ndarray]:
+    """Returns a function for `Figure.values` that builds two workloads and times them."""
+    return lambda conditions: time_rounds(build(conditions), conditions)
+
+
+def time_rounds(pair: Sequence[Workload], conditions: Conditions) -> np.ndarray:
+    """Returns the seconds of two workloads in interleaved rounds, shape `(rounds, 2)`. A first round warms up."""
+    seconds = np.zeros((conditions.rounds + 1, 2))
+    for number in range(conditions.rounds + 1):
+        for side, run in enumerate(pair):
+            wait_for_ranks(conditions)
+            start = time.perf_counter()
+            run()
+            wait_for_device(conditions)
+            seconds[number, side] = time.perf_counter() - start
+    return seconds[1:]
+
+
+def wait_for_device(conditions: Conditions) -> None:
+    if conditions.device.type == "cuda":
+        torch.cuda.synchronize(conditions.device)
+
+
+def wait_for_ranks(conditions: Conditions) -> None:
+    """Waits until all ranks are here, so that they begin a workload together."""
+    wait_for_device(conditions)
+    if dist.is_initialized() and conditions.world_size > 1:
+        dist.barrier()

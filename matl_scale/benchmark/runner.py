@@ -1,0 +1,140 @@
+"""Runs suites: chooses them, measures their figures, prints and writes the results.
+
+Suites for one rank run in a process of its own that rank 0 starts, so that the other ranks do not disturb them.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch.distributed as dist
+from rich.console import Console
+
+from matl_scale.benchmark.figure import Conditions, Figure, Result
+from matl_scale.benchmark.suites import BY_NAME, ON_RANKS, SUITES
+from matl_scale.benchmark.table import print_table
+from matl_scale.errors import InputError, nearest
+from matl_scale.storage.files import write_json
+from matl_scale.train.process_group import build_accelerator
+
+TIMEOUT_S = 24 * 3600.0  # how long the other ranks may wait for the suites on rank 0
+LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkOptions:
+    """What to measure.
+
+    Attributes:
+        suites: Names of suites; none: those that run by default.
+        rounds: Rounds per figure.
+        only: Part of the names of the figures to measure.
+        json: File for the results; None writes none.
+        data: Folders of data sets, by name.
+    """
+
+    suites: Sequence[str]
+    rounds: int
+    only: str
+    json: Path | None
+    data: Mapping[str, Path]
+
+
+def run_benchmark(options: BenchmarkOptions) -> None:
+    """Measures, prints tables, and writes the results if asked to.
+
+    Raises:
+        InputError: An option cannot be used.
+    """
+    check_options(options)
+    suites = choose_suites(options.suites, int(os.environ.get("WORLD_SIZE", "1")))
+    accelerator = build_accelerator("fp32", timeout_s=TIMEOUT_S)
+    conditions = Conditions(
+        device=accelerator.device,
+        rounds=options.rounds,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        data=options.data,
+    )
+    figures = [figure for suite in suites for figure in SUITES[suite](conditions) if options.only in figure.name]
+    if not figures:
+        raise InputError(f"--only should be part of a figure's name in {', '.join(suites)}. Got {options.only!r}.")
+    results: list[Result] = []
+    if conditions.world_size > 1:
+        alone = {figure.suite for figure in figures if figure.suite not in ON_RANKS}
+        if alone and conditions.rank == 0:
+            results = measure_alone([suite for suite in SUITES if suite in alone], options)
+        dist.barrier()
+        figures = [figure for figure in figures if figure.suite in ON_RANKS]
+    results += measure(figures, conditions)
+    if conditions.rank == 0 and options.json is not None:
+        write_json(options.json, [asdict(result) for result in results])
+    accelerator.end_training()
+
+
+def check_options(options: BenchmarkOptions) -> None:
+    """Raises `InputError` if an option cannot be used."""
+    for suite in options.suites:
+        if suite not in SUITES:
+            raise InputError(f"The suite should be one of {', '.join(SUITES)}. Got {suite!r}." + nearest(suite, SUITES))
+    if options.rounds < 1:
+        raise InputError(f"--rounds should be at least 1. Got {options.rounds}.")
+    if options.json is not None and not options.json.absolute().parent.is_dir():
+        raise InputError(f"--json should be a file in a folder that exists. Got {options.json}.")
+    for name, path in options.data.items():
+        if not path.is_dir():
+            raise InputError(f"{option_of(name)} should be a folder. Got {path}.")
+
+
+def choose_suites(wanted: Sequence[str], world_size: int) -> list[str]:
+    """Returns the suites to run.
+
+    Raises:
+        InputError: A suite needs more ranks.
+    """
+    for suite in wanted:
+        if suite in ON_RANKS and world_size < 2:
+            raise InputError(
+                f"The suite `{suite}` should have at least 2 ranks. Got {world_size}. Start it with `accelerate launch "
+                f"--config_file launch/accelerate/cpu.yaml --num_processes 2 launch/benchmark.py {suite}`."
+            )
+    runnable = [suite for suite in SUITES if world_size > 1 or suite not in ON_RANKS]
+    return list(wanted) or [suite for suite in runnable if suite not in BY_NAME]
+
+
+def measure(figures: Sequence[Figure], conditions: Conditions) -> list[Result]:
+    """Measures figures and prints them."""
+    console = Console(stderr=True, quiet=conditions.rank != 0)
+    results = []
+    for number, figure in enumerate(figures, start=1):
+        console.print(
+            f"[{number}/{len(figures)}] {figure.name}: {conditions.rounds} rounds", markup=False, highlight=False
+        )
+        results.append(figure.measure(conditions))
+        console.print(f"    {results[-1].ratio:.3f} (median {results[-1].median:.3f})", highlight=False)
+    if figures and conditions.rank == 0:
+        print_table(figures, results, conditions)
+    return results
+
+
+def measure_alone(suites: Sequence[str], options: BenchmarkOptions) -> list[Result]:
+    """Measures suites in a process that knows nothing of the other ranks."""
+    environment = {key: value for key, value in os.environ.items() if key not in LAUNCHER_VARIABLES}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "results.json"
+        arguments = [*suites, "--rounds", str(options.rounds), "--only", options.only, "--json", str(file)]
+        for name, path in options.data.items():
+            arguments += [option_of(name), str(path)]
+        command = [sys.executable, "-m", "matl_scale.commands.benchmark", *arguments]
+        subprocess.run(command, check=True, env=environment)
+        return [Result(**entry) for entry in json.loads(file.read_text(encoding="utf-8"))]
+
+
+def option_of(data_set: str) -> str:
+    """Returns the command line option for the folder of a data set."""
+    return f"--{data_set.replace('_', '-')}"
