@@ -85,9 +85,9 @@ def worst_first(values: np.ndarray) -> list[int]:
     return order
 
 
-def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """Divides, with NaN where `whole` is zero."""
-    return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
+def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """Divides, with NaN where the denominator is zero."""
+    return np.divide(numerator, denominator, out=np.full(len(denominator), np.nan), where=denominator > 0)
 
 
 def mean(values: np.ndarray) -> float:

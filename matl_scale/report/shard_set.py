@@ -5,6 +5,7 @@ from pathlib import Path
 import yaml
 
 from matl_scale.data.shards.manifest import Manifest, read_manifest
+from matl_scale.data.shards.versions import MANIFEST_FILE
 from matl_scale.errors import InputError
 from matl_scale.runs.history import RunHistory
 
@@ -20,8 +21,8 @@ def data_path(run: RunHistory) -> str:
 def open_shard_set(run: RunHistory, version: str = "") -> Manifest:
     """Opens the shard set that a run was trained on.
 
-    Older runs kept a relative path. It is looked for below the working directory, then below the folder that holds the run's
-    `runs` folder, which is where training was started by default.
+    Older runs stored a relative path. The shard set is looked for below the working directory, then below the folder that holds
+    the run's `runs` folder, where training was started by default.
 
     Args:
         run: The run.
@@ -37,9 +38,9 @@ def open_shard_set(run: RunHistory, version: str = "") -> Manifest:
         return read_manifest(path, version)
     parents = (Path.cwd(), run.folder.resolve().parent.parent)
     for parent in parents:
-        if (parent / path).is_dir():
+        if (parent / path / MANIFEST_FILE).is_file():
             return read_manifest(parent / path, version)
     raise InputError(
-        f"The run names its shard set by the relative path {path}, which is neither below {parents[0]} nor below {parents[1]}. "
-        "Start matl-report in the folder in which the run was started."
+        f"The run names its shard set by the relative path {path}. There is none below {parents[0]} or {parents[1]}: start "
+        "matl-report in the folder in which the run was started."
     )
