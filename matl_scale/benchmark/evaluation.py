@@ -25,7 +25,7 @@ from matl_scale.data.shards.reader import SampleReader
 from matl_scale.metrics.counters import TaskCounters
 from matl_scale.models.backbones import ModelConfig
 from matl_scale.models.network import Execution, RoutingConfig, build_model
-from matl_scale.train.evaluation import EvalConfig, EvalData, Evaluator
+from matl_scale.train.evaluation import EvalData, Evaluator
 
 NUM_TASKS = 40
 STORED_SIZE = (178, 218)
@@ -48,7 +48,7 @@ def write_shards(folder: Path) -> EvalData:
     manifest = write_shard_set(lambda _: dataset, folder)
     assert manifest is not None
     return EvalData(
-        rows=manifest.rows("val"),
+        sample_ids=manifest.rows("val"),
         labels=manifest.labels(),
         reader=SampleReader(manifest),
         image_size=SIZE,
@@ -89,7 +89,7 @@ class Case:
 
     def evaluation(self, execution: Execution) -> Workload:
         accelerator = Accelerator(cpu=self.conditions.device.type == "cpu")
-        evaluator = Evaluator(accelerator, self.model, self.data, EvalConfig(batch_size=BATCH), execution)
+        evaluator = Evaluator(accelerator, self.model, self.data, batch_size=BATCH, execution=execution)
         return lambda: (self, evaluator())  # `self` keeps the shards on disk
 
     @torch.no_grad()
@@ -97,7 +97,7 @@ class Case:
         conditions, data, model = self.conditions, self.data, self.model
         counters = TaskCounters([2] * NUM_TASKS, conditions.device)
         for task_id in range(NUM_TASKS):
-            source = EvaluationBatches(data.rows, data.reader, BATCH, 0, 1)
+            source = EvaluationBatches(data.sample_ids, data.reader, BATCH, 0, 1)
             for batch in build_loader(source, SIZE, 0):
                 labels = torch.from_numpy(data.labels[batch.rows, task_id].astype(np.int64)).to(conditions.device)
                 counters.update(task_id, model(normalise(batch.images.to(conditions.device)), task_id), labels)

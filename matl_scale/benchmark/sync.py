@@ -21,7 +21,7 @@ from matl_scale.train.process_group import build_accelerator
 from matl_scale.train.step.execution import TrunkExecution
 from matl_scale.train.step.optim import OptimConfig, build_optimizer
 from matl_scale.train.step.sampling import TaskSampler
-from matl_scale.train.step.train_step import TrainConfig, TrainStep
+from matl_scale.train.step.train_step import TrainStep
 
 BATCH = 32
 SIZE = 64
@@ -55,9 +55,8 @@ class OurStep:
             trunk=TrunkExecution(accelerator, self.model.trunk, "subnetwork"),
             optimizer=self.optimizer,
             labels=np.broadcast_to((rows % 2)[:, None], (BATCH, num_tasks)),
-            transform=None,
-            config=TrainConfig(clip_norm=1.0),
             seed=0,
+            clip_norm=1.0,
         )
         self.steps = itertools.count()
 

@@ -14,8 +14,9 @@ from matl_scale.errors import InputError
 from matl_scale.report.terminal.console import build_console
 from matl_scale.report.terminal.run import print_latest
 from matl_scale.tracking.mlflow_store import how_to_view
-from matl_scale.train.config import Config, parse_config
+from matl_scale.train.config import Config
 from matl_scale.train.health.stop import exit_code_of_stop
+from matl_scale.train.parse_config import parse_config
 from matl_scale.train.process_group import build_accelerator
 from matl_scale.train.run import RunOutcome, train
 

@@ -17,9 +17,10 @@ from matl_scale.doctor.memory import check_memory
 from matl_scale.doctor.tracking import check_tracking
 from matl_scale.doctor.versions import check_versions
 from matl_scale.errors import InputError
-from matl_scale.train.build import resolve_config
-from matl_scale.train.config import Config, parse_config
-from matl_scale.train.run_data import TRAIN_SPLIT, RunData, open_data
+from matl_scale.train.build import build_resolved_config
+from matl_scale.train.config import Config
+from matl_scale.train.parse_config import parse_config
+from matl_scale.train.run_data import TRAIN_SPLIT, RunData, build_run_data
 
 PROGRAM = "matl-doctor"
 STYLES = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "bold red"}
@@ -40,8 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run_doctor(config: Config, num_ranks: int | None) -> int:
     """Prints the findings of all checks. Returns 1 if one of them is an error, else 0."""
     nodes, per_node = count_ranks(num_ranks)
-    config = resolve_config(config)
-    findings = list(examine(config, open_data(config), nodes, per_node))
+    data = build_run_data(config.data)
+    findings = list(examine(build_resolved_config(config, data), data, nodes, per_node))
     print_findings(findings)
     return int(any(finding.level == "error" for finding in findings))
 

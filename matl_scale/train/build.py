@@ -1,4 +1,4 @@
-"""What the loop of a run works with, built from the config and checked against the data."""
+"""Builds what the loop of a run works with from the config. Beside the commands, only these functions see a `Config`."""
 
 from collections.abc import Generator
 from dataclasses import asdict, dataclass, replace
@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 
 from matl_scale.data.loading.augment import build_augment
+from matl_scale.data.loading.damage import DamageLog
 from matl_scale.data.loading.loader import ImageBatch, Source, TrainBatches, build_loader
 from matl_scale.data.loading.plan import SlotPlan, TaskOrder
 from matl_scale.data.loading.stream import StreamBatches
@@ -17,144 +18,234 @@ from matl_scale.errors import InputError
 from matl_scale.models.network import RoutedModel, build_ema, build_model
 from matl_scale.routing.masks import EarlierMasks
 from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo, load_state
-from matl_scale.runs.checkpoints.compatibility import check_network, check_resumable
-from matl_scale.runs.checkpoints.masks import earlier_masks, hash_masks, own_masks, rows_of
-from matl_scale.train.config import Config
-from matl_scale.train.evaluation import Evaluator
+from matl_scale.runs.checkpoints.compatibility import check_network
+from matl_scale.runs.checkpoints.masks import find_old_tasks, hash_masks, masks_of_checkpoint
+from matl_scale.runs.layout import RunFolder
+from matl_scale.tracking.recorder import Recorder
+from matl_scale.train.config import Config, with_absolute_paths
+from matl_scale.train.evaluation import EvalData, Evaluator
+from matl_scale.train.health.nonfinite import NonfiniteGuard
 from matl_scale.train.meter import Meter
-from matl_scale.train.resume.start_from import check_start, take_over
+from matl_scale.train.resume.compatibility import check_resumable, check_start
+from matl_scale.train.resume.open_run import OpenedRun
+from matl_scale.train.resume.saving import Saver
+from matl_scale.train.resume.start_from import copy_weights
 from matl_scale.train.run_data import TRAIN_SPLIT, RunData
+from matl_scale.train.schedule import Schedule
 from matl_scale.train.state import TrainState
 from matl_scale.train.step.execution import TrunkExecution
-from matl_scale.train.step.optim import build_optimizer
+from matl_scale.train.step.optim import LearningRate, build_optimizer
 from matl_scale.train.step.sampling import TaskSampler, build_sampler
 from matl_scale.train.step.train_step import TrainStep
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parts:
-    """What the loop works with, built from the config; none of it is changed but the state."""
+class Components:
+    """What the loop works with. Only the state changes.
+
+    Attributes:
+        state: What a checkpoint holds.
+        learning_rate: As a function of the step.
+        meter: Measures the steps.
+        train_step: Computes a step.
+        sampler: Says which task runs in which slot.
+        order: The batches of every task.
+        batches: This rank's batches, without end.
+        damage: Log of damaged training samples.
+        nonfinite: Counts steps with numbers that are not finite.
+        evaluator: Evaluates the network.
+        split: The split that it evaluates.
+        keep_predictions: Whether the last evaluation keeps its predictions.
+        saver: Writes checkpoints and best networks.
+        epochs_per_step: Passes over the training split per step.
+    """
 
     state: TrainState
+    learning_rate: LearningRate
     meter: Meter
     train_step: TrainStep
     sampler: TaskSampler
     order: TaskOrder
     batches: Generator[ImageBatch, None, None]
+    damage: DamageLog
+    nonfinite: NonfiniteGuard
     evaluator: Evaluator
+    split: str
+    keep_predictions: bool
+    saver: Saver
     epochs_per_step: float
 
 
-def build_start(
-    config: Config,
-    data: RunData,
-    accelerator: Accelerator,
-    checkpoint: CheckpointInfo | None,
-    start: CheckpointInfo | None,
-) -> RoutedModel:
-    """Builds the network of a run: to be loaded from its checkpoint, with the weights of another run, or new."""
-    if checkpoint:
-        masks = own_masks(checkpoint, load_state(checkpoint), data.task_names)
-        return build_network(config, data, accelerator.device, masks)
-    if start is None:
-        return build_network(config, data, accelerator.device)
-    check_start(start, asdict(config), data)
-    state = load_state(start)
-    config = replace(config, model=replace(config.model, pretrained=False))
-    model = build_network(config, data, accelerator.device, earlier_masks(start, state, data.task_names))
-    take_over(model, state, rows_of(start, data.task_names))
-    return model
-
-
-def build_parts(
-    config: Config,
-    data: RunData,
-    accelerator: Accelerator,
-    checkpoint: CheckpointInfo | None,
-    start: CheckpointInfo | None,
-) -> Parts:
-    """Builds network, optimizer, sampler and loader, and puts a checkpoint's state into them."""
-    world_size, rank = accelerator.num_processes, accelerator.process_index
-    model = build_start(config, data, accelerator, checkpoint, start)
-    if checkpoint:
-        check_network(checkpoint, tasks=data.num_classes, masks=hash_masks(model))
-        check_resumable(checkpoint, config=asdict(config), shards=data.manifest.hash_shards(TRAIN_SPLIT))
-    ema = build_ema(model, config.train.ema_decay)
-    trunk = TrunkExecution(accelerator, model.trunk, config.routing.execution, config.train.compile)
-    fused = config.train.precision != "fp16"
-    optimizer = accelerator.prepare_optimizer(build_optimizer(config.optim, model, fused))
-    state = TrainState(
-        model=model,
-        optimizer=optimizer,
-        scaler=accelerator.scaler,
-        ema=ema,
-        draws=np.zeros(len(data.tasks), dtype=np.int64),
-    )
-    if checkpoint:
-        saved = load_state(checkpoint)
-        if "optimizer" not in saved:
-            raise InputError(
-                f"`run.resume`: {checkpoint.folder} holds a network alone. Use a folder of `checkpoints`, or `run.start_from`."
-            )
-        state.load_state_dict(saved)
-    num_slots = world_size * config.train.accumulate
-    rows = data.manifest.rows(TRAIN_SPLIT)
-    order = TaskOrder(config.run.seed, config.data.batch_size, data.labels, rows, config.data.balance)
-    sampler = build_sampler(config.tasks, data.task_names, data.count_labelled(TRAIN_SPLIT), config.run.seed, num_slots)
-    plan = SlotPlan(order, sampler.tasks, world_size, state.turn(num_slots), state.draws)
-    source: Source = TrainBatches(plan, data.reader, rank)
-    if config.data.reading == "stream":
-        source = StreamBatches(data.manifest, TRAIN_SPLIT, plan, data.reader, rank, config.data.stream_buffer)
-    pin = accelerator.device.type == "cuda"
-    return Parts(
-        state=state,
-        meter=Meter(state.tally, num_slots * config.data.batch_size),
-        train_step=TrainStep(
-            accelerator=accelerator,
-            model=model,
-            trunk=trunk,
-            optimizer=optimizer,
-            labels=data.labels,
-            transform=build_augment(config.data.augment, data.image_size),
-            config=config.train,
-            seed=config.run.seed,
-        ),
-        sampler=sampler,
-        order=order,
-        batches=build_loader(source, data.image_size, config.data.workers, pin),
-        evaluator=Evaluator(
-            accelerator,
-            state.evaluated,
-            data.evaluation(config.eval.split),
-            config.eval,
-            config.routing.execution,
-            config.train.channels_last,
-            config.run.folder,
-        ),
-        epochs_per_step=num_slots * config.data.batch_size / len(rows),
+def build_schedule(config: Config) -> Schedule:
+    return Schedule(
+        num_steps=config.train.steps,
+        record_every=config.track.every,
+        evaluate_every=config.eval.every,
+        checkpoint_every=config.checkpoint.every,
+        compare_every=config.guard.replicas_every,
     )
 
 
-def balance_table(order: TaskOrder, data: RunData) -> pa.Table:
-    """Returns the share of the draws that each class of each task gets, beside its samples."""
-    rows = []
-    for task_id, task in enumerate(data.tasks):
-        for name, count, share in zip(task.classes, *order.class_weights(task_id), strict=False):
-            rows.append({"task": task.name, "class": name, "samples": int(count), "share": float(share)})
-    return pa.Table.from_pylist(rows)
-
-
-def resolve_config(config: Config) -> Config:
+def build_resolved_config(config: Config, data: RunData) -> Config:
     """Returns the config with every automatic choice made, as the run's folder keeps it."""
-    return replace(config, train=replace(config.train, precision=resolve_precision(config.train.precision)))
+    return replace(
+        with_absolute_paths(config),
+        train=replace(config.train, precision=resolve_precision(config.train.precision)),
+        data=replace(with_absolute_paths(config).data, version=str(data.manifest.version)),
+    )
 
 
 def build_network(
     config: Config, data: RunData, device: torch.device, earlier: EarlierMasks | None = None
 ) -> RoutedModel:
-    """Builds the network of a run on a device, with the masks that its tasks bring along, if they do."""
+    """Builds the network of a run on a device; its tasks keep the masks that they had in an earlier network, if any."""
     model = build_model(config.model, config.routing, data.tasks, config.run.seed, data.image_size, earlier)
     model.to(device=device, dtype=torch.get_default_dtype())
     if config.train.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model
+
+
+def build_state(
+    config: Config, data: RunData, accelerator: Accelerator, opened: OpenedRun
+) -> tuple[TrainState, TrunkExecution]:
+    """Builds the state from which a run goes on, and the execution of its trunk.
+
+    There are three cases:
+    1. a checkpoint of this run: everything comes from it;
+    2. a checkpoint of another run (`run.start_from`): the network comes from it, as far as it goes; the rest is new;
+    3. neither: everything is new.
+
+    Raises:
+        InputError: The checkpoint does not fit.
+    """
+    source, names = opened.checkpoint or opened.start, data.task_names
+    saved = load_state(source) if source else {}
+    if opened.start:
+        check_start(opened.start, config, data.tasks)
+        config = replace(config, model=replace(config.model, pretrained=False))
+    earlier = masks_of_checkpoint(source, saved, names) if source and opened.has_foreign_masks else None
+    model = build_network(config, data, accelerator.device, earlier)
+    if opened.start:
+        copy_weights(model, saved, find_old_tasks(opened.start, names))
+    if opened.checkpoint:
+        check_checkpoint(opened.checkpoint, config, data, model)
+    ema = build_ema(model, config.train.ema_decay)
+    trunk = TrunkExecution(accelerator, model.trunk, config.routing.execution, config.train.compile)
+    optimizer = build_optimizer(config.optim, model, fused=config.train.precision != "fp16")
+    state = TrainState(
+        model=model,
+        optimizer=accelerator.prepare_optimizer(optimizer),
+        scaler=accelerator.scaler,
+        ema=ema,
+        draws=np.zeros(len(data.tasks), dtype=np.int64),
+    )
+    if opened.checkpoint:
+        if "optimizer" not in saved:
+            raise InputError(
+                f"`run.resume`: {opened.checkpoint.folder} holds only a network. Use a folder of `checkpoints`, or "
+                "`run.start_from`."
+            )
+        state.load_state_dict(saved)
+    return state, trunk
+
+
+def check_checkpoint(checkpoint: CheckpointInfo, config: Config, data: RunData, model: RoutedModel) -> None:
+    """Raises `InputError` if the run cannot go on from a checkpoint of its own."""
+    check_network(checkpoint, tasks=data.num_classes, masks=hash_masks(model))
+    check_resumable(checkpoint, config, data.manifest.hash_shards(TRAIN_SPLIT))
+
+
+def build_components(config: Config, data: RunData, accelerator: Accelerator, opened: OpenedRun) -> Components:
+    """Builds everything that the loop works with, in the state from which the run goes on."""
+    world_size, rank, seed = accelerator.num_processes, accelerator.process_index, config.run.seed
+    num_slots = world_size * config.train.accumulate
+    state, trunk = build_state(config, data, accelerator, opened)
+    train_ids = data.manifest.rows(TRAIN_SPLIT)
+    order = TaskOrder(seed, config.data.batch_size, data.labels, train_ids, config.data.balance)
+    sampler = build_sampler(config.tasks, data.task_names, data.count_labelled(TRAIN_SPLIT), seed, num_slots)
+    plan = SlotPlan(order, sampler.tasks, world_size, state.sampling_step(num_slots), state.draws)
+    source: Source = TrainBatches(plan, data.reader, rank)
+    if config.data.reading == "stream":
+        source = StreamBatches(data.manifest, TRAIN_SPLIT, plan, data.reader, rank, config.data.stream_buffer)
+    folder = RunFolder(config.run.folder)
+    return Components(
+        state=state,
+        learning_rate=LearningRate(
+            peak=config.optim.lr, warmup_steps=config.optim.warmup_steps, num_steps=config.train.steps
+        ),
+        meter=Meter(state.tally, num_slots * config.data.batch_size),
+        train_step=TrainStep(
+            accelerator=accelerator,
+            model=state.model,
+            trunk=trunk,
+            optimizer=state.optimizer,
+            labels=data.labels,
+            seed=seed,
+            transform=build_augment(config.data.augment, data.image_size),
+            accumulate=config.train.accumulate,
+            clip_norm=config.train.clip_norm,
+            channels_last=config.train.channels_last,
+        ),
+        sampler=sampler,
+        order=order,
+        batches=build_loader(source, data.image_size, config.data.workers, accelerator.device.type == "cuda"),
+        damage=data.damage_log(TRAIN_SPLIT),
+        nonfinite=NonfiniteGuard(
+            accelerator, config.guard.max_nonfinite, data.task_names, data.reader.key, folder.nonfinite_file
+        ),
+        evaluator=build_evaluator(config, accelerator, state.evaluated, data.evaluation(config.eval.split)),
+        split=config.eval.split,
+        keep_predictions=config.eval.predictions,
+        saver=build_saver(config, data, world_size),
+        epochs_per_step=num_slots * config.data.batch_size / len(train_ids),
+    )
+
+
+def build_evaluator(config: Config, accelerator: Accelerator, model: RoutedModel, split: EvalData) -> Evaluator:
+    """Builds what evaluates a network on a split."""
+    return Evaluator(
+        accelerator,
+        model,
+        split,
+        batch_size=config.eval.batch_size,
+        task_chunk=config.eval.task_chunk,
+        execution=config.routing.execution,
+        channels_last=config.train.channels_last,
+        folder=config.run.folder,
+    )
+
+
+def build_saver(config: Config, data: RunData, world_size: int) -> Saver:
+    """Builds what writes the checkpoints of a run."""
+    return Saver(
+        folder=RunFolder(config.run.folder),
+        description={
+            "classes": [[task.name, list(task.classes)] for task in data.tasks],
+            "image_size": data.image_size,
+            "shards": data.manifest.hash_shards(TRAIN_SPLIT),
+            "manifest_id": data.manifest.id,
+            "world_size": world_size,
+            "config": asdict(config),
+        },
+        keep=config.checkpoint.keep,
+        best_metric=config.checkpoint.best,
+        split=config.eval.split,
+    )
+
+
+def build_recorder(config: Config, data: RunData, order: TaskOrder, enabled: bool) -> Recorder:
+    """Builds what records the run, from the first rank alone if `enabled` says so."""
+    recorder = Recorder(config.run.folder, config.track, data.task_names, enabled)
+    if config.data.balance:
+        recorder.record_balance(build_balance_table(order, data))
+    return recorder
+
+
+def build_balance_table(order: TaskOrder, data: RunData) -> pa.Table:
+    """Returns a table with the share of the draws that each class of each task gets, beside its samples."""
+    rows = []
+    for task_id, task in enumerate(data.tasks):
+        for name, count, share in zip(task.classes, *order.class_weights(task_id), strict=False):
+            rows.append({"task": task.name, "class": name, "samples": int(count), "share": float(share)})
+    return pa.Table.from_pylist(rows)

@@ -15,11 +15,13 @@ from matl_scale.runs.layout import CONFIG_FILE, RunFolder
 from matl_scale.runs.records import LocalLog, read_status
 from matl_scale.storage.locks import lock_folder
 from matl_scale.tracking.recorder import Recorder
-from matl_scale.train.config import Config, parse_config
-from matl_scale.train.evaluation import AnswerLog, Evaluator
+from matl_scale.train.build import build_evaluator
+from matl_scale.train.config import Config
+from matl_scale.train.parse_config import parse_config
+from matl_scale.train.prediction_log import PredictionLog
 from matl_scale.train.process_group import build_accelerator, on_main
-from matl_scale.train.resume.saving import save_answers
-from matl_scale.train.run_data import open_data
+from matl_scale.train.resume.saving import save_predictions
+from matl_scale.train.run_data import build_run_data
 
 
 def run_evaluation(folder: Path, split: str | None, which: str) -> str | None:
@@ -48,30 +50,23 @@ def run_evaluation(folder: Path, split: str | None, which: str) -> str | None:
 
 
 def evaluate_split(config: Config, accelerator: Accelerator, split: str, which: str) -> None:
+    """Evaluates a network of a run on a split. All ranks have to call it."""
     folder = config.run.folder
     status = read_status(folder)
-    data = open_data(config)
+    data = build_run_data(config.data)
     checkpoint = on_main(accelerator, lambda: open_network(folder, which))
     check_tasks(checkpoint, tasks=data.num_classes)
-    model = restore_network(checkpoint, accelerator.device)
-    evaluated = data.evaluation(split)
-    evaluator = Evaluator(
-        accelerator,
-        model,
-        evaluated,
-        config.eval,
-        config.routing.execution,
-        config.train.channels_last,
-        folder,
+    evaluator = build_evaluator(
+        config, accelerator, restore_network(checkpoint, accelerator.device), data.evaluation(split)
     )
-    answers = AnswerLog()
-    metrics = evaluator.run(lambda: True, answers)
+    predictions = PredictionLog()
+    metrics = evaluator.run(lambda: True, predictions)
     assert metrics is not None
-    save_answers(accelerator, answers, data, split, checkpoint.step, folder)
+    save_predictions(accelerator, predictions, data, split, checkpoint.step, folder)
     if accelerator.is_main_process:
         LocalLog(folder).forget_evaluation(checkpoint.step, split)
         recorder = Recorder(folder, config.track, data.task_names, enabled=True)
         recorder.record_evaluation(checkpoint.step, split, metrics)
         recorder.close(status)
-        if evaluated.damage.found:
-            Console(stderr=True).print(evaluated.damage.describe(), highlight=False, markup=False)
+        if evaluator.data.damage.found:
+            Console(stderr=True).print(evaluator.data.damage.describe(), highlight=False, markup=False)

@@ -3,7 +3,7 @@
 No collective runs inside the loop, so ranks may have different numbers of batches; the counters are added up at the end.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,35 +23,7 @@ from matl_scale.metrics.task_metrics import TaskMetrics
 from matl_scale.models.network import Execution, RoutedModel
 from matl_scale.models.predictor import Predictor
 from matl_scale.train.health.damaged import share_damage
-
-BATCHES_AT_ONCE = 64  # of each rank, on their way to the first one
-
-
-Answers = tuple[np.ndarray, np.ndarray, np.ndarray]
-
-
-class AnswerLog:
-    """Collects rows, answers and confidences, batch by batch; on the device while a batch is worked on."""
-
-    def __init__(self) -> None:
-        self.batches: list[Answers] = []
-
-    def begin(self, shape: tuple[int, ...], device: torch.device) -> None:
-        """Begins a batch; `shape` is `(num_samples, num_tasks)`."""
-        self._answers = torch.full(shape, MISSING, dtype=torch.int16, device=device)
-        self._confidences = torch.full(shape, torch.nan, dtype=torch.float16, device=device)
-
-    def add(self, task_id: int, places: torch.Tensor | None, logits: torch.Tensor) -> None:
-        """Adds one task's logits, `(num_places, num_classes)`, for some places of the batch, or for all."""
-        answers = logits.argmax(dim=1)
-        confidences = logits.float().softmax(dim=1).gather(1, answers[:, None])[:, 0]
-        chosen = slice(None) if places is None else places
-        self._answers[chosen, task_id] = answers.to(torch.int16)
-        self._confidences[chosen, task_id] = confidences.to(torch.float16)
-
-    def end(self, rows: np.ndarray) -> None:
-        """Ends a batch of samples, `rows` in the label matrix."""
-        self.batches.append((rows, self._answers.cpu().numpy(), self._confidences.cpu().numpy()))
+from matl_scale.train.prediction_log import PredictionLog
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,12 +35,12 @@ class EvalConfig:
     split: str = "val"
     """The split to evaluate."""
     batch_size: int = 256
-    """Images per rank that are read at once; each task sees the labelled ones among them."""
+    """Images per rank and batch; each task sees the labelled ones among them."""
     task_chunk: int = 64
-    """Tasks whose sub-networks stay in memory for a whole evaluation, each about sigma² of the trunk; those of the others are
-    gathered again for every batch."""
+    """Number of tasks whose sub-networks stay in memory for a whole evaluation, each about sigma² of the trunk; those of the
+    other tasks are gathered again for every batch."""
     predictions: bool = True
-    """Keep what the last evaluation answered for every sample (predictions-SPLIT.parquet, some 2 bytes per label): reports
+    """Keep what the last evaluation predicted for every sample (predictions-SPLIT.parquet, some 2 bytes per label): reports
     compare runs by it."""
 
     def __post_init__(self) -> None:
@@ -84,15 +56,15 @@ class EvalData:
     """A split, ready to be evaluated.
 
     Attributes:
-        rows: Its row numbers.
+        sample_ids: Its samples, as rows of the label matrix.
         labels: Label matrix of all samples and the run's tasks, shape `(num_samples, num_tasks)`.
-        reader: Of the shard set.
+        reader: Reads the images of the shard set.
         image_size: Side length in pixels.
         workers: Loader processes per rank.
-        damage: Where samples that cannot be read are noted.
+        damage: Log of samples that cannot be read.
     """
 
-    rows: np.ndarray
+    sample_ids: np.ndarray
     labels: np.ndarray
     reader: SampleReader
     image_size: int
@@ -107,10 +79,11 @@ class Evaluator:
         accelerator: Device, precision and ranks.
         model: Not wrapped: no rank waits for another inside the loop.
         data: What to evaluate.
-        config: The section `eval`.
+        batch_size: Images per rank and batch.
+        task_chunk: Number of tasks whose sub-networks stay in memory.
         execution: Whether to run only each task's units.
         channels_last: Memory format of the images.
-        folder: Of the run, for its list of damaged samples.
+        folder: The run's folder, for its list of damaged samples; None keeps no list.
     """
 
     def __init__(
@@ -118,14 +91,16 @@ class Evaluator:
         accelerator: Accelerator,
         model: RoutedModel,
         data: EvalData,
-        config: EvalConfig,
+        *,
+        batch_size: int = 256,
+        task_chunk: int = 64,
         execution: Execution = "subnetwork",
         channels_last: bool = False,
         folder: Path | None = None,
     ) -> None:
         self.accelerator, self.model, self.data, self.folder = accelerator, model, data, folder
-        self.batch_size, self.channels_last = config.batch_size, channels_last
-        self.predictor = Predictor(model, execution, config.task_chunk)
+        self.batch_size, self.channels_last = batch_size, channels_last
+        self.predictor = Predictor(model, execution, task_chunk)
 
     def __call__(self) -> TaskMetrics:
         """Evaluates the weights as they are now."""
@@ -133,12 +108,12 @@ class Evaluator:
         assert metrics is not None
         return metrics
 
-    def run(self, keep_on: Callable[[], bool], answers: AnswerLog | None = None) -> TaskMetrics | None:
+    def run(self, keep_on: Callable[[], bool], predictions: PredictionLog | None = None) -> TaskMetrics | None:
         """Evaluates the weights as they are now.
 
         Args:
             keep_on: Called before each batch; the evaluation ends without a result, on all ranks, if it says no on any.
-            answers: Gets what this rank's samples were answered.
+            predictions: Gets the predictions for this rank's samples.
         """
         was_training = self.model.training
         self.model.eval()
@@ -146,7 +121,7 @@ class Evaluator:
         counters = TaskCounters([head.out_features for head in self.model.heads], self.accelerator.device)  # type: ignore[misc]
         damage, broken_off = list[Damage](), torch.zeros(1, device=self.accelerator.device)
         source = EvaluationBatches(
-            self.data.rows,
+            self.data.sample_ids,
             self.data.reader,
             self.batch_size,
             self.accelerator.process_index,
@@ -161,7 +136,7 @@ class Evaluator:
                 damage += batch.damage
                 labels = self.data.labels[batch.rows]
                 labels[~batch.valid] = MISSING
-                self._count(counters, batch, labels, answers)
+                self._count(counters, batch, labels, predictions)
         self.predictor.start()
         share_damage(self.accelerator, self.data.damage, damage, self.folder)
         if self.accelerator.num_processes > 1:
@@ -171,40 +146,24 @@ class Evaluator:
         self.model.train(was_training)
         return None if broken_off.item() else counters.compute()
 
-    def _count(self, counters: TaskCounters, batch: ImageBatch, labels: np.ndarray, log: AnswerLog | None) -> None:
+    def _count(self, counters: TaskCounters, batch: ImageBatch, labels: np.ndarray, log: PredictionLog | None) -> None:
         """Runs every task on the images of a batch that carry its label, `labels` being `(batch, num_tasks)`."""
         device = self.accelerator.device
         images = normalise(batch.images.to(device, non_blocking=True))
         if self.channels_last:
             images = images.to(memory_format=torch.channels_last)
         labelled = labels != MISSING
-        places: dict[int, torch.Tensor | None] = {}
+        indices: dict[int, torch.Tensor | None] = {}
         for task_id in np.flatnonzero(labelled.any(axis=0)).tolist():
-            chosen = np.flatnonzero(labelled[:, task_id])
-            places[task_id] = torch.from_numpy(chosen).to(device) if len(chosen) < len(labels) else None
+            labelled_ids = np.flatnonzero(labelled[:, task_id])
+            indices[task_id] = torch.from_numpy(labelled_ids).to(device) if len(labelled_ids) < len(labels) else None
         targets = torch.from_numpy(labels.astype(np.int64)).to(device)
         if log is not None:
             log.begin(labels.shape, device)
-        for task_id, logits in self.predictor.logits(images, places):
-            chosen_places = places[task_id]
-            answers = targets[:, task_id] if chosen_places is None else targets[chosen_places, task_id]
-            counters.update(task_id, logits, answers)
+        for task_id, logits in self.predictor.logits(images, indices):
+            chosen = indices[task_id]
+            counters.update(task_id, logits, targets[:, task_id] if chosen is None else targets[chosen, task_id])
             if log is not None:
-                log.add(task_id, chosen_places, logits)
+                log.add(task_id, chosen, logits)
         if log is not None:
             log.end(batch.rows)
-
-
-def gather_answers(accelerator: Accelerator, log: AnswerLog) -> Iterator[Answers]:
-    """Yields what all ranks have collected, on the first rank; a part of each at a time, so that no copy of all is made."""
-    if accelerator.num_processes == 1:
-        yield from log.batches
-        return
-    lengths: list[int] = [0] * accelerator.num_processes
-    dist.all_gather_object(lengths, len(log.batches))
-    for start in range(0, max(lengths), BATCHES_AT_ONCE):
-        mine = log.batches[start : start + BATCHES_AT_ONCE]
-        received: list[list[Answers]] | None = [[]] * accelerator.num_processes if accelerator.is_main_process else None
-        dist.gather_object(mine, received)
-        for part in received or []:
-            yield from part

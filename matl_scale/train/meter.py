@@ -14,10 +14,10 @@ from matl_scale.train.step.train_step import StepResult
 
 @dataclass
 class Tally:
-    """What steps have reported. A checkpoint keeps it, so that a record is the same if the run is stopped before it.
+    """Sums over steps. A checkpoint keeps them, so that the next record does not depend on whether the run was stopped.
 
     Attributes:
-        losses: Of the slots with labels since the last record.
+        losses: Losses of the slots with labels since the last record.
         norms: Gradient norms since the last record.
         labelled: Labelled samples since the last record.
         steps: Steps since the last record.
@@ -42,8 +42,8 @@ class Tally:
         self.skipped += int(result.skipped)
         self.damaged += int(result.sync.damaged.sum())
 
-    def take(self, images_per_step: int) -> dict[str, float]:
-        """Returns the metrics since the last record, skipped steps left out of the means, and begins the next one."""
+    def summarise_and_reset(self, images_per_step: int) -> dict[str, float]:
+        """Returns the metrics since the last record, means without skipped steps, and starts again."""
         metrics = {
             "train/loss": finite_mean(self.losses),
             "train/grad_norm": finite_mean(self.norms),
@@ -64,8 +64,8 @@ class Meter:
     """Measures the steps of this process until `record` is called.
 
     Args:
-        tally: Of the run.
-        images_per_step: Images that all ranks together train on in a step, if no task has fewer.
+        tally: The run's sums.
+        images_per_step: Images of a step on all ranks together, if no task has fewer samples than a batch.
     """
 
     def __init__(self, tally: Tally, images_per_step: int) -> None:
@@ -109,7 +109,7 @@ class Meter:
         self._start += time.perf_counter() - start
 
     def record(self) -> dict[str, float]:
-        """Returns the metrics since the last call and starts anew."""
+        """Returns the metrics since the last call and starts again."""
         metrics = {
             "train/images_per_s": self.images_per_s,
             "train/step_s": self.step_s,
@@ -118,7 +118,7 @@ class Meter:
             "train/memory_gb": memory_gb(),
         }
         self._reset()
-        return self.tally.take(self.images_per_step) | metrics
+        return self.tally.summarise_and_reset(self.images_per_step) | metrics
 
 
 def memory_gb() -> float:

@@ -1,6 +1,6 @@
 """What training and evaluation both need before their first batch: processes, precision, data, tasks, network."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,8 @@ from matl_scale.data.shards.layout import MISSING
 from matl_scale.data.shards.manifest import Manifest, read_manifest
 from matl_scale.data.shards.reader import SampleReader
 from matl_scale.errors import InputError, shortened
-from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo
 from matl_scale.tasks import Task, match_names
-from matl_scale.train.config import Config
+from matl_scale.train.config import Config, absolute
 from matl_scale.train.evaluation import EvalData
 
 TRAIN_SPLIT = "train"
@@ -27,9 +26,10 @@ class RunData:
         manifest: The shard set.
         tasks: The run's tasks.
         labels: Label matrix, shape `(num_samples, num_tasks)`.
-        reader: Of the images.
+        reader: Reads the images.
         image_size: Side length in pixels.
-        config: The section `data`.
+        workers: Loader processes per rank.
+        max_damaged: Share of a split's samples that may turn out damaged.
     """
 
     manifest: Manifest
@@ -37,7 +37,8 @@ class RunData:
     labels: np.ndarray
     reader: SampleReader
     image_size: int
-    config: DataConfig
+    workers: int
+    max_damaged: float
 
     @property
     def task_names(self) -> list[str]:
@@ -55,7 +56,7 @@ class RunData:
     def describe(self) -> dict[str, Any]:
         """Returns what identifies the data, for the run's records."""
         return {
-            "path": str(self.manifest.root),
+            "path": absolute(str(self.manifest.root)),
             "manifest_id": self.manifest.id,
             "version": self.manifest.version,
             "splits": self.manifest.splits,
@@ -66,37 +67,42 @@ class RunData:
     def damage_log(self, split: str) -> DamageLog:
         """Returns an empty log of a split's damaged samples."""
         num_samples = self.manifest.splits[split]
-        return DamageLog(split, num_samples, self.config.max_damaged, str(self.manifest.root))
+        return DamageLog(split, num_samples, self.max_damaged, str(self.manifest.root))
 
     def evaluation(self, split: str) -> EvalData:
         """Returns a split to evaluate."""
-        rows = self.manifest.rows(split)
+        sample_ids = self.manifest.rows(split)
         self.manifest.check_shards(split)
         return EvalData(
-            rows=rows,
+            sample_ids=sample_ids,
             labels=self.labels,
             reader=self.reader,
             image_size=self.image_size,
-            workers=self.config.workers,
+            workers=self.workers,
             damage=self.damage_log(split),
         )
 
 
-def open_data(config: Config) -> RunData:
+def build_run_data(config: DataConfig, version: str = "") -> RunData:
     """Opens the shard set and chooses the run's tasks.
+
+    Args:
+        config: The section `data`.
+        version: Version of the labels if the config names none: the one that a resumed run began with.
 
     Raises:
         InputError: The shard set is missing or damaged, or a pattern of `data.tasks` matches nothing.
     """
-    manifest = read_manifest(config.data.path, config.data.version)
-    task_ids = match_names(manifest.task_names, config.data.patterns, "data.tasks")
+    manifest = read_manifest(config.path, config.version or version)
+    task_ids = match_names(manifest.task_names, config.patterns, "data.tasks")
     return RunData(
         manifest=manifest,
         tasks=[manifest.tasks[task_id] for task_id in task_ids],
         labels=manifest.labels(task_ids),
         reader=SampleReader(manifest),
-        image_size=choose_image_size(manifest, config.data),
-        config=config.data,
+        image_size=choose_image_size(manifest, config),
+        workers=config.workers,
+        max_damaged=config.max_damaged,
     )
 
 
@@ -121,11 +127,3 @@ def check_train_data(data: RunData, config: Config, world_size: int) -> None:
             f"`{TRAIN_SPLIT}` of {data.manifest.root} has {shards}: use fewer workers, `data.reading` offsets, or smaller shards "
             "(matl-data's --shard-mb)."
         )
-
-
-def choose_version(config: Config, checkpoint: CheckpointInfo | None) -> Config:
-    """Returns the config with the version of labels that a run goes on with: its own, unless another one is asked for."""
-    if checkpoint is None or config.data.version:
-        return config
-    version = checkpoint.config["data"].get("version", "")
-    return replace(config, data=replace(config.data, version=version))

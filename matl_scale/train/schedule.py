@@ -1,4 +1,4 @@
-"""What is due after which step: records, evaluations, checkpoints."""
+"""What is due after which step. Everywhere `step` is the number of optimizer steps done."""
 
 from dataclasses import dataclass
 
@@ -13,10 +13,10 @@ class CheckpointConfig:
     every: int = 500
     """Steps between checkpoints; there is always one at the end."""
     keep: int = 2
-    """How many to keep; the oldest go first."""
+    """How many checkpoints to keep; the oldest are deleted first."""
     best: str = "macro_balanced_accuracy"
-    """Summary over the tasks of `eval.split`, the higher the better: the network of the evaluation where it was highest stays in
-    the run's folder `best`. Empty keeps none."""
+    """Summary over the tasks of `eval.split`, the higher the better: the network of the evaluation where it was highest
+    stays in the run's folder `best`. Empty keeps none."""
 
     def __post_init__(self) -> None:
         for key, value in (("every", self.every), ("keep", self.keep)):
@@ -26,6 +26,40 @@ class CheckpointConfig:
             raise InputError(
                 f"`checkpoint.best` should be one of {', '.join(RANKED_SUMMARIES)}, or empty. Got {self.best!r}."
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """After which steps of a run something is due.
+
+    Attributes:
+        num_steps: Optimizer steps of the whole run.
+        record_every: Steps between records of loss and throughput.
+        evaluate_every: Steps between evaluations; 0 evaluates after the last step only.
+        checkpoint_every: Steps between checkpoints.
+        compare_every: Steps between comparisons of the replicas; 0 never compares them.
+    """
+
+    num_steps: int
+    record_every: int
+    evaluate_every: int
+    checkpoint_every: int
+    compare_every: int
+
+    def is_last(self, step: int) -> bool:
+        return step >= self.num_steps
+
+    def is_recorded_after(self, step: int) -> bool:
+        return is_due(step, self.record_every) or self.is_last(step)
+
+    def is_evaluated_after(self, step: int) -> bool:
+        return step > 0 and (is_due(step, self.evaluate_every) or step == self.num_steps)
+
+    def is_saved_after(self, step: int) -> bool:
+        return is_due(step, self.checkpoint_every) or self.is_last(step)
+
+    def is_compared_after(self, step: int) -> bool:
+        return is_due(step, self.compare_every)
 
 
 def is_due(step: int, every: int) -> bool:

@@ -21,9 +21,9 @@ class TrainState:
         scaler: Of gradients in fp16, else None.
         ema: Moving average of the network, if asked for.
         step: Steps done.
-        slots: Slots done on all ranks together: how far the batches and the tasks have been read.
+        slots: Slots done on all ranks together: the position in the endless sequences of tasks and batches.
         draws: Slots that each task has had, shape `(num_tasks,)`.
-        tally: What steps have reported since the last record.
+        tally: Sums over the steps since the last record.
     """
 
     model: RoutedModel
@@ -40,10 +40,11 @@ class TrainState:
         """The network that is evaluated: the moving average if there is one."""
         return cast(RoutedModel, self.ema.module) if self.ema is not None else self.model
 
-    def turn(self, num_slots: int) -> int:
-        """Returns which turn of `num_slots` slots comes next: the first that no slot done belongs to.
+    def sampling_step(self, num_slots: int) -> int:
+        """Returns the step that sampler and plan should draw next: the first one none of whose slots has run.
 
-        With as many slots as before that is the step; a run that goes on with other ranks begins with a whole turn.
+        It equals `step` unless the number of slots per step, `num_slots`, has changed: a run that goes on with another number
+        of ranks then skips the slots that are left of a step that was half done.
         """
         return -(-self.slots // num_slots)
 

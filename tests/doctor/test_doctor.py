@@ -26,7 +26,7 @@ from matl_scale.doctor.versions import check_torchvision, check_versions
 from matl_scale.models.backbones import ModelConfig
 from matl_scale.train.config import Config, RunConfig
 from matl_scale.train.health.slurm import find_interval_problem
-from matl_scale.train.run_data import RunData, open_data
+from matl_scale.train.run_data import RunData, build_run_data
 from matl_scale.train.step.train_step import TrainConfig
 
 
@@ -42,7 +42,7 @@ def config(small_set: ShardSet, tmp_path: Path) -> Config:
 
 @pytest.fixture
 def data(config: Config) -> RunData:
-    return open_data(config)
+    return build_run_data(config.data)
 
 
 @pytest.mark.filterwarnings("ignore")  # what it imports warns

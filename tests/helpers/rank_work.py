@@ -16,12 +16,13 @@ from matl_scale.runs.checkpoints.masks import hash_masks
 from matl_scale.runs.checkpoints.network import restore_network
 from matl_scale.train.build import build_network
 from matl_scale.train.config import Config
-from matl_scale.train.evaluation import AnswerLog, EvalConfig, Evaluator
+from matl_scale.train.evaluation import Evaluator
 from matl_scale.train.loop import Hooks, Run
+from matl_scale.train.prediction_log import PredictionLog
 from matl_scale.train.process_group import build_accelerator
-from matl_scale.train.resume.saving import save_answers
+from matl_scale.train.resume.saving import save_predictions
 from matl_scale.train.run import train
-from matl_scale.train.run_data import open_data
+from matl_scale.train.run_data import build_run_data
 
 
 class Interrupted(Exception):
@@ -47,7 +48,7 @@ def train_interrupted(whole: Config, broken: Config, stop_at: int) -> None:
     train(whole, accelerator)
 
     def interrupt(run: Run) -> None:
-        if run.parts.state.step == stop_at:
+        if run.state.step == stop_at:
             raise Interrupted
 
     try:
@@ -61,13 +62,11 @@ def train_interrupted(whole: Config, broken: Config, stop_at: int) -> None:
 def evaluate_run(config: Config, split: str, batch_size: int, predictions: Path) -> TaskMetrics:
     """Evaluates the newest checkpoint of a run, and keeps its predictions in a folder."""
     accelerator = accelerator_of(config)
-    data = open_data(config)
+    data = build_run_data(config.data)
     model = restore_network(open_checkpoint(config.run.folder), accelerator.device)
-    answers = AnswerLog()
-    metrics = Evaluator(accelerator, model, data.evaluation(split), EvalConfig(batch_size=batch_size)).run(
-        lambda: True, answers
-    )
-    save_answers(accelerator, answers, data, split, 1, predictions)
+    log = PredictionLog()
+    metrics = Evaluator(accelerator, model, data.evaluation(split), batch_size=batch_size).run(lambda: True, log)
+    save_predictions(accelerator, log, data, split, 1, predictions)
     assert metrics is not None
     return metrics
 
@@ -97,7 +96,7 @@ def count_reduced_bytes(configs: list[Config]) -> list[int]:
 def mask_hash(config: Config) -> str:
     """Returns the hash of the masks that this rank draws."""
     accelerator = accelerator_of(config)
-    return hash_masks(build_network(config, open_data(config), accelerator.device))
+    return hash_masks(build_network(config, build_run_data(config.data), accelerator.device))
 
 
 def error_of(config: Config) -> str:
@@ -127,7 +126,7 @@ def train_stopped(whole: Config, broken: Config, stop_at: int, in_evaluation: bo
     train(whole, accelerator)
 
     def terminate(run: Run) -> None:
-        if is_last_rank(accelerator) and (in_evaluation or run.parts.state.step == stop_at):
+        if is_last_rank(accelerator) and (in_evaluation or run.state.step == stop_at):
             signal_myself(signal.SIGTERM)
 
     hooks = Hooks(before_evaluation=terminate) if in_evaluation else Hooks(before_step=terminate)
@@ -152,7 +151,7 @@ def with_nan(config: Config, bad_steps: list[int]) -> str:
     accelerator = accelerator_of(config)
 
     def break_images(run: Run) -> None:
-        train_step = run.parts.train_step
+        train_step = run.components.train_step
         vars(train_step).pop("prepare_images", None)
         prepare = train_step.prepare_images
 
@@ -161,7 +160,7 @@ def with_nan(config: Config, bad_steps: list[int]) -> str:
             images[0, 0, 0, 0] = float("nan")
             return images
 
-        if run.parts.state.step in bad_steps and accelerator.process_index == 1:
+        if run.state.step in bad_steps and accelerator.process_index == 1:
             train_step.prepare_images = broken  # type: ignore[method-assign]
 
     return error_of_run(config, accelerator, hooks=Hooks(before_step=break_images))
@@ -172,8 +171,8 @@ def with_flipped_bit(config: Config, at_step: int) -> str:
     accelerator = accelerator_of(config)
 
     def flip(run: Run) -> None:
-        if run.parts.state.step == at_step and is_last_rank(accelerator):
-            weight = run.parts.state.model.heads[2].weight.data
+        if run.state.step == at_step and is_last_rank(accelerator):
+            weight = run.state.model.heads[2].weight.data
             weight.view(torch.int64)[1, 3] ^= 1
 
     return error_of_run(config, accelerator, hooks=Hooks(before_step=flip))
@@ -186,7 +185,7 @@ def train_and_freeze(config: Config, at_step: int, messages: str) -> None:
     os.dup2(descriptor, 2)
 
     def freeze(run: Run) -> None:
-        if run.parts.state.step == at_step and is_last_rank(accelerator):
+        if run.state.step == at_step and is_last_rank(accelerator):
             signal_myself(signal.SIGSTOP)
 
     train(config, accelerator, hooks=Hooks(before_step=freeze))
@@ -196,7 +195,7 @@ def train_to(config: Config, steps: int) -> None:
     """Trains a run to a step, as if it had been stopped there: the schedule is that of the whole run."""
 
     def terminate(run: Run) -> None:
-        if run.parts.state.step == steps - 1:
+        if run.state.step == steps - 1:
             signal_myself(signal.SIGTERM)
 
     train(config, accelerator_of(config), hooks=Hooks(before_step=terminate))

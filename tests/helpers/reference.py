@@ -9,7 +9,7 @@ from helpers.shard_sets import ShardSet
 from matl_scale.data.loading.plan import TaskOrder
 from matl_scale.models.network import RoutedModel, build_model
 from matl_scale.train.config import Config
-from matl_scale.train.step.optim import build_optimizer, learning_rate, set_learning_rate
+from matl_scale.train.step.optim import LearningRate, build_optimizer, set_learning_rate
 from matl_scale.train.step.sampling import build_sampler
 
 
@@ -85,7 +85,8 @@ def take_step(
             parameter.grad = sum(slot[1].get(name, torch.zeros_like(parameter)) for slot in slots) / len(slots)
     if config.train.clip_norm:
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.train.clip_norm)
-    set_learning_rate(optimizer, learning_rate(config.optim, step, config.train.steps))
+    rate = LearningRate(peak=config.optim.lr, warmup_steps=config.optim.warmup_steps, num_steps=config.train.steps)
+    set_learning_rate(optimizer, rate.at(step))
     optimizer.step()
     for task, runs in ran.items():
         if runs:

@@ -12,6 +12,7 @@ from helpers.shard_sets import ShardSet
 from matl_scale.errors import InputError
 from matl_scale.runs.checkpoints.checkpoint import checkpoint_folders, read_info
 from matl_scale.runs.checkpoints.network import open_network, restore_network, tasks_of
+from matl_scale.runs.layout import RunFolder
 from matl_scale.train.config import RunConfig
 from matl_scale.train.evaluation import EvalConfig
 from matl_scale.train.process_group import build_accelerator
@@ -95,12 +96,12 @@ def test_a_command_that_is_started_again_goes_on_with_its_own_checkpoints(
     train(config, build_accelerator("fp32"))
     shutil.rmtree(config.run.folder / "checkpoints/step-000000006")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    found, _ = find_checkpoint(config)
+    found, _ = find_checkpoint(RunFolder(config.run.folder), start)
     assert found is not None
     assert found.folder == config.run.folder / "checkpoints/step-000000004"
     monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
     if resume == "never":
         with pytest.raises(InputError, match="is not empty"):
-            find_checkpoint(config)
+            find_checkpoint(RunFolder(config.run.folder), start)
     else:
-        assert str(find_checkpoint(config)[0].folder) == start  # type: ignore[union-attr]
+        assert str(find_checkpoint(RunFolder(config.run.folder), start)[0].folder) == start  # type: ignore[union-attr]

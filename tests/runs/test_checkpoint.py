@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import random
 import subprocess
 from dataclasses import asdict, replace
@@ -14,7 +15,6 @@ from matl_scale import InputError
 from matl_scale.errors import RunError
 from matl_scale.models.network import RoutingConfig
 from matl_scale.runs.checkpoints import checkpoint as checkpoints
-from matl_scale.runs.checkpoints import writing as checkpoint_writing
 from matl_scale.runs.checkpoints.checkpoint import (
     checkpoint_folders,
     find_intact,
@@ -22,9 +22,10 @@ from matl_scale.runs.checkpoints.checkpoint import (
     open_checkpoint,
     read_info,
 )
-from matl_scale.runs.checkpoints.compatibility import check_network, check_resumable
+from matl_scale.runs.checkpoints.compatibility import check_network
 from matl_scale.runs.checkpoints.writing import save_checkpoint, set_aside_after
 from matl_scale.train.config import Config
+from matl_scale.train.resume.compatibility import check_resumable
 from matl_scale.train.schedule import CheckpointConfig
 from matl_scale.train.step.optim import OptimConfig
 from matl_scale.train.step.train_step import TrainConfig
@@ -73,7 +74,7 @@ def test_a_save_that_breaks_off_leaves_the_old_ones(tmp_path: Path, monkeypatch:
         raise OSError(errno.ENOSPC, "No space left on device", "disk/checkpoint.json")
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint_writing, "write_json", full)
+        patch.setattr(os, "replace", full)
         with pytest.raises(
             RunError, match=r"step 3 cannot be written: disk/checkpoint.json: No space .* Free some space"
         ):
@@ -180,11 +181,11 @@ def test_another_network_is_refused(tmp_path: Path, given: dict, message: str) -
 )
 def test_a_run_of_another_kind_cannot_go_on(tmp_path: Path, change: dict, message: str) -> None:
     info = read_info(save(tmp_path, 1))
-    check_resumable(info, config=asdict(replace(Config(), optim=OptimConfig(lr=7.0))), shards="s")
+    check_resumable(info, replace(Config(), optim=OptimConfig(lr=7.0)), "s")
     with pytest.raises(InputError, match=message):
-        check_resumable(info, config=asdict(replace(Config(), **change)), shards="s")
+        check_resumable(info, replace(Config(), **change), "s")
     with pytest.raises(InputError, match="another shard set"):
-        check_resumable(info, config=CONFIG, shards="x")
+        check_resumable(info, Config(), "x")
 
 
 def test_going_back_sets_later_checkpoints_aside(tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from matl_scale.train.config import Config, all_keys, describe_changes, dump_config, parse_config
+from matl_scale.train.config import Config, all_keys, describe_changes, dump_config, read_saved
+from matl_scale.train.parse_config import parse_config
 
 KEYS = """
 run.name run.dir run.seed run.resume data.path data.tasks data.batch_size data.workers data.augment model.name model.width
@@ -101,7 +102,7 @@ def test_help_explains_every_key(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_changes_are_listed() -> None:
     old = {"train": {"steps": 5}}
-    assert "train.steps: 5 → 1000" in describe_changes(old, Config())
+    assert "train.steps: 5 → 1000" in describe_changes(read_saved(old), Config())
 
 
 def test_a_config_file_runs_no_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

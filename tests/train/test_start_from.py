@@ -22,13 +22,14 @@ from matl_scale.routing.router import TaskRouter
 from matl_scale.runs.checkpoints.checkpoint import open_checkpoint
 from matl_scale.runs.checkpoints.network import restore_network
 from matl_scale.tracking.recorder import TrackConfig
-from matl_scale.train.build import build_start
+from matl_scale.train.build import build_state
 from matl_scale.train.config import Config, RunConfig
 from matl_scale.train.evaluation import EvalConfig
 from matl_scale.train.process_group import build_accelerator
+from matl_scale.train.resume.open_run import OpenedRun
 from matl_scale.train.resume.start_from import find_start
 from matl_scale.train.run import train
-from matl_scale.train.run_data import open_data
+from matl_scale.train.run_data import build_run_data
 from matl_scale.train.schedule import CheckpointConfig
 from matl_scale.train.step.train_step import TrainConfig
 
@@ -68,9 +69,11 @@ def test_old_tasks_go_on_and_new_ones_are_routed(extended: Path, tmp_path: Path)
     base = build_config(tmp_path, extended, "first")
     first = run(replace(base, data=replace(base.data, version="1")))
     config = build_config(tmp_path, extended, "second", start_from=str(tmp_path / "runs/first"))
-    data = open_data(config)
+    data = build_run_data(config.data)
     assert data.task_names == ["task_0", "task_2", "task_3", "task_4", "task_5", "new"]
-    second = build_start(config, data, build_accelerator("fp32"), None, find_start(config)).eval()
+    start = find_start(config.run.start_from)
+    opened = OpenedRun(checkpoint=None, start=start, complaints=[], lacks_evaluation=False)
+    second = build_state(config, data, build_accelerator("fp32"), opened)[0].model.eval()
     images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     for here, there in enumerate((0, 2, 3, 4, 5)):
         assert torch.equal(second(images, here), first(images, there))

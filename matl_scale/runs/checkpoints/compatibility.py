@@ -1,11 +1,7 @@
-"""Whether a checkpoint fits the run that wants to go on from it."""
-
-from typing import Any
+"""Whether the network of a checkpoint is the one at hand: the same tasks, and the same routing masks."""
 
 from matl_scale.errors import InputError, shortened
 from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo
-
-FIXED_KEYS = ("model.name", "model.width", "model.stem", "routing.statistics", "optim.name", "run.seed")
 
 
 def check_network(info: CheckpointInfo, *, tasks: dict[str, int], masks: str) -> None:
@@ -32,18 +28,3 @@ def check_tasks(info: CheckpointInfo, *, tasks: dict[str, int]) -> None:
             f"{info.folder} was trained on other tasks ({len(info.tasks)}, here {len(tasks)}; they differ in "
             f"{shortened(different or tasks)}). Use its `data.tasks`, or another `run.name`."
         )
-
-
-def check_resumable(info: CheckpointInfo, *, config: dict[str, dict[str, Any]], shards: str) -> None:
-    """Raises `InputError` if a run with this config and these training tars cannot go on from the checkpoint."""
-    if info.shards != shards:
-        raise InputError(f"{info.folder} was trained on another shard set. Use its `data.path`, or another `run.name`.")
-    for key in FIXED_KEYS:
-        section, _, name = key.partition(".")
-        before, now = info.config[section][name], config[section][name]
-        if before != now:
-            raise InputError(
-                f"{info.folder} was trained with `{key}` = {before!r}, not {now!r}. Choose another `run.name`."
-            )
-    if config["train"]["ema_decay"] and not info.config["train"]["ema_decay"]:
-        raise InputError(f"{info.folder} keeps no moving average: `train.ema_decay` should be 0 to go on from it.")

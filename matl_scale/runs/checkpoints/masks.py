@@ -1,4 +1,4 @@
-"""Routing masks as checkpoints and run folders keep them."""
+"""Routing masks in checkpoints and run folders."""
 
 import hashlib
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo
 from matl_scale.runs.layout import RunFolder
 from matl_scale.storage.files import write_atomic
 
-MASK_PREFIX, MASK_SUFFIX = "trunk.routers.", ".mask"
+MASK_PREFIX, MASK_SUFFIX = "trunk.routers.", ".mask"  # of a mask's key in a checkpoint
 
 
 def hash_masks(model: nn.Module) -> str:
@@ -28,31 +28,26 @@ def hash_masks(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def rows_of(start: CheckpointInfo, names: Sequence[str]) -> list[int | None]:
+def find_old_tasks(checkpoint: CheckpointInfo, names: Sequence[str]) -> list[int | None]:
     """Returns for each task its number in the checkpoint, None for a new one."""
-    number_of = {name: number for number, name in enumerate(start.classes)}
-    return [number_of.get(name) for name in names]
+    numbers = {name: number for number, name in enumerate(checkpoint.classes)}
+    return [numbers.get(name) for name in names]
 
 
-def earlier_masks(start: CheckpointInfo, state: dict[str, Any], names: Sequence[str]) -> EarlierMasks:
-    """Returns the masks of a checkpoint, for the tasks at hand.
+def masks_of_checkpoint(checkpoint: CheckpointInfo, state: dict[str, Any], names: Sequence[str]) -> EarlierMasks:
+    """Returns the masks that tasks have in a checkpoint.
 
     Args:
-        start: The checkpoint.
+        checkpoint: The checkpoint.
         state: Loaded from it.
-        names: Of the tasks.
+        names: The tasks at hand.
     """
     masks = {
-        name.removeprefix(MASK_PREFIX).removesuffix(MASK_SUFFIX): value
-        for name, value in state["model"].items()
-        if name.startswith(MASK_PREFIX) and name.endswith(MASK_SUFFIX)
+        key.removeprefix(MASK_PREFIX).removesuffix(MASK_SUFFIX): value
+        for key, value in state["model"].items()
+        if key.startswith(MASK_PREFIX) and key.endswith(MASK_SUFFIX)
     }
-    return EarlierMasks(masks=masks, task_ids=rows_of(start, names), task_names=names)
-
-
-def own_masks(checkpoint: CheckpointInfo, state: dict[str, Any], names: Sequence[str]) -> EarlierMasks | None:
-    """Returns the masks of a run's own checkpoint if some came from another run, else None: the config draws them."""
-    return earlier_masks(checkpoint, state, names) if checkpoint.config["run"].get("start_from") else None
+    return EarlierMasks(masks=masks, task_ids=find_old_tasks(checkpoint, names), task_names=names)
 
 
 def save_masks(folder: Path, model: RoutedModel) -> None:
@@ -62,4 +57,5 @@ def save_masks(folder: Path, model: RoutedModel) -> None:
         for name, module in model.trunk.named_modules()
         if isinstance(module, TaskRouter)
     }
-    write_atomic(RunFolder(folder).masks_file, lambda partial: np.savez_compressed(partial, **masks))  # type: ignore[arg-type]
+    path = RunFolder(folder).masks_file
+    write_atomic(path, lambda partial: np.savez_compressed(partial, **masks))  # type: ignore[arg-type]

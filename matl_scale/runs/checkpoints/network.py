@@ -1,10 +1,13 @@
 """A trained network, from a checkpoint alone: neither its shard set nor its run's folder is needed."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 
+from matl_scale.device import Precision
 from matl_scale.errors import InputError
 from matl_scale.models.backbones import ModelConfig
 from matl_scale.models.network import RoutedModel, RoutingConfig, build_ema, build_model
@@ -17,32 +20,73 @@ from matl_scale.runs.checkpoints.checkpoint import (
     verify_state,
 )
 from matl_scale.runs.checkpoints.compatibility import check_network
-from matl_scale.runs.checkpoints.masks import hash_masks, own_masks
+from matl_scale.runs.checkpoints.masks import hash_masks, masks_of_checkpoint
 from matl_scale.runs.layout import CHECKPOINT_FILE, RunFolder
 from matl_scale.tasks import Task
 
-WHICH = "best, newest, or a folder step-… (default: best)"  # for --checkpoint
+WHICH = "best, newest, or a folder step-… (default: best)"  # help text of --checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """What of a run's config its network and its use depend on.
+
+    Attributes:
+        model: The section `model`, with `pretrained` off: the weights come from the checkpoint.
+        routing: The section `routing`.
+        seed: `run.seed`.
+        started_from: `run.start_from`: empty if the config alone says which masks the tasks have.
+        ema_decay: `train.ema_decay`.
+        channels_last: `train.channels_last`.
+        precision: `train.precision`.
+        task_chunk: `eval.task_chunk`.
+    """
+
+    model: ModelConfig
+    routing: RoutingConfig
+    seed: int
+    started_from: str
+    ema_decay: float
+    channels_last: bool
+    precision: Precision
+    task_chunk: int
+
+    @classmethod
+    def read(cls, sections: Mapping[str, Mapping[str, Any]]) -> "NetworkConfig":
+        """Reads it from the sections that a checkpoint keeps."""
+        run, train = sections["run"], sections["train"]
+        return cls(
+            model=replace(ModelConfig(**sections["model"]), pretrained=False),
+            routing=RoutingConfig(**sections["routing"]),
+            seed=run["seed"],
+            started_from=run.get("start_from", ""),
+            ema_decay=train["ema_decay"],
+            channels_last=train["channels_last"],
+            precision=train["precision"],
+            task_chunk=sections["eval"]["task_chunk"],
+        )
 
 
 def open_network(run: Path, which: str = "best") -> CheckpointInfo:
     """Finds a network of a run and compares its bytes with their checksum.
 
     Args:
-        run: The run's folder; or a checkpoint by itself, whatever `which` says then.
+        run: The run's folder; or a checkpoint by itself, and `which` is then ignored.
         which: `best` (by `checkpoint.best`), `newest`, or the path of a checkpoint.
 
     Raises:
         InputError: There is none, or it is damaged.
     """
+    folder = RunFolder(run)
     if (run / CHECKPOINT_FILE).is_file():
         return open_checkpoint(run)
-    if not RunFolder(run).checkpoints_folder.is_dir():
-        raise InputError(f"{run} is not a run: it has no folder `{RunFolder(run).checkpoints_folder.name}`.")
+    if not folder.checkpoints_folder.is_dir():
+        raise InputError(f"{run} is not a run: it has no folder `{folder.checkpoints_folder.name}`.")
     if which == "newest":
         return open_checkpoint(run)
     if which != "best":
         return open_checkpoint(Path(which))
-    best = checkpoint_folders(RunFolder(run).best_folder)
+    best = checkpoint_folders(folder.best_folder)
     if not best:
         raise InputError(
             f"{run} has no best network: it was not evaluated yet, or `checkpoint.best` is empty. Use --checkpoint newest."
@@ -63,23 +107,23 @@ def restore_network(checkpoint: CheckpointInfo, device: torch.device) -> RoutedM
     Raises:
         InputError: The weights do not fit the masks that the checkpoint's config draws.
     """
-    state, config = load_state(checkpoint), checkpoint.config
+    state, config, names = load_state(checkpoint), NetworkConfig.read(checkpoint.config), list(checkpoint.classes)
     model = build_model(
-        ModelConfig(**{**config["model"], "pretrained": False}),
-        RoutingConfig(**config["routing"]),
+        config.model,
+        config.routing,
         tasks_of(checkpoint),
-        config["run"]["seed"],
+        config.seed,
         checkpoint.image_size,
-        own_masks(checkpoint, state, list(checkpoint.classes)),
+        masks_of_checkpoint(checkpoint, state, names) if config.started_from else None,
     )
     model.to(device=device, dtype=torch.get_default_dtype())
-    if config["train"]["channels_last"]:
+    if config.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     check_network(checkpoint, tasks=checkpoint.tasks, masks=hash_masks(model))
     if state["ema"] is None:
         model.load_state_dict(state["model"])
         return model.eval()
-    ema = build_ema(model, config["train"]["ema_decay"])
+    ema = build_ema(model, config.ema_decay)
     assert ema is not None
     ema.load_state_dict(state["ema"])
     return cast(RoutedModel, ema.module).eval()

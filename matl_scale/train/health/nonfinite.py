@@ -12,7 +12,6 @@ import torch.distributed as dist
 from accelerate import Accelerator
 
 from matl_scale.errors import InputError, RunError, shortened
-from matl_scale.runs.layout import RunFolder
 from matl_scale.train.step.train_step import StepResult
 
 
@@ -44,7 +43,7 @@ class NonfiniteGuard:
         limit: How many there may be.
         tasks: Names.
         key_of: Returns the key of a sample by its row.
-        folder: Of the run.
+        path: Where the samples of the last step are listed.
     """
 
     def __init__(
@@ -53,9 +52,9 @@ class NonfiniteGuard:
         limit: int,
         tasks: Sequence[str],
         key_of: Callable[[int], str],
-        folder: Path,
+        path: Path,
     ) -> None:
-        self.accelerator, self.limit, self.tasks, self.key_of, self.folder = accelerator, limit, tasks, key_of, folder
+        self.accelerator, self.limit, self.tasks, self.key_of, self.path = accelerator, limit, tasks, key_of, path
         self.in_a_row = 0
 
     def update(self, step: int, result: StepResult) -> str:
@@ -77,7 +76,7 @@ class NonfiniteGuard:
         self.in_a_row += 1
         named = shortened(dict.fromkeys(self.tasks[task_id] for task_id in result.nonfinite))
         if self.in_a_row > self.limit:
-            path = self._dump(step, result)
+            path = self._list_samples(step, result)
             raise RunError(
                 f"{self.in_a_row} steps in a row had a loss or gradient that is not finite (guard.max_nonfinite {self.limit}), "
                 f"the last one step {step}, task {named}. Its samples are in {path}. Look at them, or lower `optim.lr`; the run "
@@ -90,14 +89,14 @@ class NonfiniteGuard:
             f"({self.in_a_row} in a row)"
         )
 
-    def _dump(self, step: int, result: StepResult) -> Path:
+    def _list_samples(self, step: int, result: StepResult) -> Path:
         """Lists the samples of a step of all ranks; returns the file."""
-        world_size, path = self.accelerator.num_processes, RunFolder(self.folder).nonfinite_file
-        keys = [[self.key_of(row) for row in rows.tolist()] for rows in result.rows]
-        parts: list[Sequence[Sequence[str]]] = [keys]
+        world_size, path = self.accelerator.num_processes, self.path
+        keys = [[self.key_of(sample_id) for sample_id in sample_ids.tolist()] for sample_ids in result.sample_ids]
+        by_rank: list[Sequence[Sequence[str]]] = [keys]
         if world_size > 1:
-            parts = [()] * world_size
-            dist.all_gather_object(parts, keys)
+            by_rank = [()] * world_size
+            dist.all_gather_object(by_rank, keys)
         if self.accelerator.is_main_process:
             with path.open("w", encoding="utf-8", newline="") as file:
                 writer = csv.writer(file, lineterminator="\n")
@@ -105,6 +104,6 @@ class NonfiniteGuard:
                 for slot, task_id in enumerate(result.tasks.tolist()):
                     rank, loss = slot % world_size, float(result.sync.losses[slot])
                     suspect = task_id in result.nonfinite
-                    for key in parts[rank][slot // world_size]:
+                    for key in by_rank[rank][slot // world_size]:
                         writer.writerow((step, rank, self.tasks[task_id], loss, suspect, key))
         return path

@@ -1,25 +1,87 @@
-"""What a run finds in its folder when it starts, and what it leaves there."""
+"""What a run finds in its folder when it starts: nothing, a checkpoint to go on from, or another run's network.
+
+The first rank looks, once, and all ranks learn what it found: their file systems need not agree at every moment.
+"""
 
 import contextlib
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+
+from accelerate import Accelerator
 
 from matl_scale.errors import InputError
 from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo, checkpoint_folders, find_intact, open_checkpoint
-from matl_scale.runs.checkpoints.writing import drop_after, set_aside_after
 from matl_scale.runs.layout import LOCK_FILE, RunFolder
 from matl_scale.runs.records import LocalLog
-from matl_scale.storage.files import write_text
 from matl_scale.storage.locks import lock_folder
-from matl_scale.train.config import Config, describe_changes, dump_config
-from matl_scale.train.run_data import RunData
-from matl_scale.train.schedule import is_due
+from matl_scale.train.config import RunConfig, read_saved
+from matl_scale.train.process_group import on_main
+from matl_scale.train.resume.start_from import find_start
+from matl_scale.train.schedule import Schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenedRun:
+    """What the first rank has found.
+
+    Attributes:
+        checkpoint: The checkpoint to go on from, if there is one.
+        start: The checkpoint of another run whose network a new run starts with, if `run.start_from` names one.
+        complaints: What is wrong with newer checkpoints of the run.
+        lacks_evaluation: Whether the evaluation after the checkpoint's step is missing.
+    """
+
+    checkpoint: CheckpointInfo | None
+    start: CheckpointInfo | None
+    complaints: list[str]
+    lacks_evaluation: bool
+
+    @property
+    def label_version(self) -> str:
+        """The version of the labels that the run began with; empty for a new run."""
+        return read_saved(self.checkpoint.config).data.version if self.checkpoint else ""
+
+    @property
+    def has_foreign_masks(self) -> bool:
+        """Whether some masks were drawn by another run's config, so that this run's config alone cannot draw them."""
+        return bool(self.start or (self.checkpoint and read_saved(self.checkpoint.config).run.start_from))
+
+
+def open_run(
+    accelerator: Accelerator, stack: contextlib.ExitStack, config: RunConfig, schedule: Schedule, split: str
+) -> OpenedRun:
+    """Locks the run's folder until `stack` is closed, and finds out what the run goes on from. All ranks have to call it.
+
+    Args:
+        accelerator: The ranks.
+        stack: Holds the lock, on the first rank.
+        config: The section `run`.
+        schedule: Of the run.
+        split: The split that the run evaluates.
+
+    Raises:
+        InputError: Another process works in the folder, or what `run.resume` or `run.start_from` names cannot be used.
+    """
+
+    def find() -> OpenedRun:
+        folder = RunFolder(config.folder)
+        stack.enter_context(lock_run(folder.path))
+        checkpoint, complaints = find_checkpoint(folder, config.resume)
+        return OpenedRun(
+            checkpoint=checkpoint,
+            start=None if checkpoint else find_start(config.start_from),
+            complaints=complaints,
+            lacks_evaluation=lacks_evaluation(folder.path, schedule, split, checkpoint.step if checkpoint else 0),
+        )
+
+    return on_main(accelerator, find)
 
 
 @contextlib.contextmanager
 def lock_run(folder: Path) -> Iterator[None]:
-    """Makes a run's folder if it is not there and holds its lock. A folder that nothing was written into goes again.
+    """Creates a run's folder if it does not exist, and holds its lock. A folder that stayed empty is removed at the end.
 
     Raises:
         InputError: Another process works in it.
@@ -34,20 +96,26 @@ def lock_run(folder: Path) -> Iterator[None]:
                 folder.rmdir()
 
 
-def find_checkpoint(config: Config) -> tuple[CheckpointInfo | None, list[str]]:
-    """Returns the checkpoint to go on from, by `run.resume`, and what is wrong with newer ones."""
-    folder = config.run.folder
-    if was_started_before() and (
-        config.run.resume == "never" or checkpoint_folders(RunFolder(folder).checkpoints_folder)
-    ):
-        return find_intact(RunFolder(folder).checkpoints_folder)
-    if config.run.resume not in ("auto", "never"):
-        return open_checkpoint(Path(config.run.resume)), []
-    if config.run.resume == "auto":
-        return find_intact(RunFolder(folder).checkpoints_folder)
-    if RunFolder(folder).checkpoints_folder.exists() or RunFolder(folder).metrics_file.exists():
+def find_checkpoint(folder: RunFolder, resume: str) -> tuple[CheckpointInfo | None, list[str]]:
+    """Returns the checkpoint to go on from, and what is wrong with newer ones.
+
+    Args:
+        folder: The run's folder.
+        resume: `auto`, `never`, or the path of a checkpoint.
+
+    Raises:
+        InputError: `resume` forbids to go on, or the checkpoint cannot be used.
+    """
+    checkpoints = folder.checkpoints_folder
+    if was_started_before() and (resume == "never" or checkpoint_folders(checkpoints)):
+        return find_intact(checkpoints)
+    if resume not in ("auto", "never"):
+        return open_checkpoint(Path(resume)), []
+    if resume == "auto":
+        return find_intact(checkpoints)
+    if checkpoints.exists() or folder.metrics_file.exists():
         raise InputError(
-            f"{folder} is not empty: it holds an earlier run. Choose another `run.name`, or `run.resume` auto to go on."
+            f"{folder.path} is not empty: it holds an earlier run. Choose another `run.name`, or `run.resume` auto to go on."
         )
     return None, []
 
@@ -57,64 +125,6 @@ def was_started_before() -> bool:
     return any(os.environ.get(name, "0") != "0" for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"))
 
 
-def lacks_evaluation(config: Config, step: int) -> bool:
-    """Returns whether the evaluation that belongs to `step` is missing, because the run was ended before or in it."""
-    return (
-        is_evaluated_after(config, step) and (step, config.eval.split) not in LocalLog(config.run.folder).evaluations()
-    )
-
-
-def open_folder(config: Config, kept: tuple[float, float], step: int) -> None:
-    """Writes the config into the run's folder, and drops what an earlier start left after `step`.
-
-    Args:
-        config: Of the run.
-        kept: Smallest and largest share of a layer's units that a task keeps.
-        step: Steps done.
-    """
-    folder = config.run.folder
-    write_text(RunFolder(folder).config_file, f"# {describe_kept(config, kept)}\n{dump_config(config)}")
-    LocalLog(folder).forget_after(step)
-    set_aside_after(RunFolder(folder).checkpoints_folder, step)
-    drop_after(RunFolder(folder).best_folder, step)
-
-
-def is_evaluated_after(config: Config, step: int) -> bool:
-    """Returns whether an evaluation follows a step."""
-    return step > 0 and (is_due(step, config.eval.every) or step == config.train.steps)
-
-
-def describe_kept(config: Config, kept: tuple[float, float]) -> str:
-    """Says what σ came to in whole units, for the first line of the run's config."""
-    share = f"{kept[0]:.4g}" if kept[0] == kept[1] else f"{kept[0]:.4g} to {kept[1]:.4g}"
-    routing = config.routing
-    return (
-        f"routing.sigma = {routing.sigma} (strategy {routing.strategy}, align {routing.align}): a task keeps {share} of a "
-        "layer's units"
-    )
-
-
-def changes_since(checkpoint: CheckpointInfo, config: Config, data: RunData, world_size: int) -> list[str]:
-    """Lists in what a run that goes on differs from the one that wrote the checkpoint."""
-    changes = describe_changes(checkpoint.config, config)
-    if checkpoint.world_size != world_size:
-        changes.append(describe_world_size(checkpoint, config, world_size))
-    if checkpoint.manifest_id != data.manifest.id:
-        changes.append(f"labels or other splits of {data.manifest.root} have changed")
-    newest = data.manifest.entries[-1]["version"]
-    if data.manifest.version != newest:
-        changes.append(f"labels are those of version {data.manifest.version}; the newest is {newest} (`data.version`)")
-    return changes
-
-
-def describe_world_size(checkpoint: CheckpointInfo, config: Config, world_size: int) -> str:
-    """Says what another number of ranks means for a run that goes on."""
-    slots_before = checkpoint.world_size * checkpoint.config["train"]["accumulate"]
-    slots = world_size * config.train.accumulate
-    text = f"world size: {checkpoint.world_size} → {world_size}"
-    if slots == slots_before:
-        return f"{text}; a step still averages over {slots} batches, so the network stays the same to rounding"
-    hint = ""
-    if slots_before % world_size == 0:
-        hint = f" (train.accumulate {slots_before // world_size} would keep {slots_before})"
-    return f"{text}; a step averages over {slots} batches instead of {slots_before}{hint}"
+def lacks_evaluation(folder: Path, schedule: Schedule, split: str, step: int) -> bool:
+    """Returns whether the evaluation that belongs to `step` is missing because the run ended before it or in it."""
+    return schedule.is_evaluated_after(step) and (step, split) not in LocalLog(folder).evaluations()

@@ -1,8 +1,8 @@
-"""What a run saves: checkpoints to go on from, the network of its best evaluation, and what it answered for every sample."""
+"""What a run saves: checkpoints to go on from, the network of its best evaluation, and predictions for every sample."""
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,82 +17,86 @@ from matl_scale.runs.checkpoints.writing import prune, save_checkpoint
 from matl_scale.runs.layout import RunFolder
 from matl_scale.runs.predictions import PredictionBlock, PredictionsInfo, write_predictions
 from matl_scale.storage.files import sync_file
-from matl_scale.train.config import Config
-from matl_scale.train.evaluation import AnswerLog, gather_answers
+from matl_scale.train.config import read_saved
+from matl_scale.train.prediction_log import PredictionLog, gather_predictions
 from matl_scale.train.process_group import on_main
-from matl_scale.train.run_data import TRAIN_SPLIT, RunData
+from matl_scale.train.run_data import RunData
 from matl_scale.train.state import TrainState
 
 
-def save_state(config: Config, data: RunData, state: TrainState, world_size: int) -> None:
-    """Writes a checkpoint of the state. Of the best networks only the last is needed from now on."""
-    folder = config.run.folder
-    if RunFolder(folder).metrics_file.is_file():
-        sync_file(
-            RunFolder(folder).metrics_file
-        )  # a power cut must not take records of steps that will not be repeated
-    info = describe(config, data, state, world_size)
-    save_checkpoint(RunFolder(folder).checkpoints_folder, state.step, state.state_dict(), info, config.checkpoint.keep)
-    prune(RunFolder(folder).best_folder, keep=1)
+@dataclass(frozen=True, kw_only=True)
+class Saver:
+    """Writes checkpoints and best networks of one run; its methods run on the first rank alone.
 
-
-def save_best(config: Config, data: RunData, state: TrainState, world_size: int, summary: Mapping[str, float]) -> None:
-    """Writes the network that was just evaluated if it is the best so far.
-
-    Earlier ones stay until the next checkpoint: a run that goes on from the last one may not come here again.
-
-    Args:
-        config: `checkpoint.best` says what counts.
-        data: Of the run.
-        state: Whose network was evaluated.
-        world_size: W.
-        summary: Of the evaluation.
+    Attributes:
+        folder: The run's folder.
+        description: The fields of `CheckpointInfo` that all checkpoints of the run share.
+        keep: How many checkpoints to keep.
+        best_metric: The summary that the best network is chosen by, the higher the better; empty keeps no best network.
+        split: The split whose evaluations choose it.
     """
-    root = RunFolder(config.run.folder).best_folder
-    earlier = checkpoint_folders(root)
-    if not config.checkpoint.best:
-        return
-    score = summary[config.checkpoint.best]
-    if earlier:
-        comparable, best_score = score_of(earlier[-1], config)
-        if comparable and (not math.isfinite(score) or (best_score is not None and score <= best_score)):
+
+    folder: RunFolder
+    description: Mapping[str, Any]
+    keep: int
+    best_metric: str
+    split: str
+
+    def save_state(self, state: TrainState) -> None:
+        """Writes a checkpoint. Of the best networks only the last is needed from now on."""
+        if self.folder.metrics_file.is_file():
+            sync_file(self.folder.metrics_file)  # a power cut must not take records of steps that will not be repeated
+        save_checkpoint(
+            self.folder.checkpoints_folder, state.step, state.state_dict(), self._describe(state), self.keep
+        )
+        prune(self.folder.best_folder, keep=1)
+
+    def save_best(self, state: TrainState, summary: Mapping[str, float]) -> None:
+        """Writes the network that was just evaluated if it is the best so far.
+
+        Earlier ones stay until the next checkpoint: a run that goes on from the last checkpoint may not reach this step again.
+
+        Args:
+            state: Whose network was evaluated.
+            summary: Of the evaluation.
+        """
+        if not self.best_metric:
             return
-    info = describe(config, data, state, world_size) | {"score": score if math.isfinite(score) else None}
-    save_checkpoint(root, state.step, {"model": state.evaluated.state_dict(), "ema": None}, info, len(earlier) + 1)
+        root = self.folder.best_folder
+        earlier = checkpoint_folders(root)
+        score = summary[self.best_metric]
+        if earlier:
+            comparable, best_score = self._score_of(earlier[-1])
+            if comparable and (not math.isfinite(score) or (best_score is not None and score <= best_score)):
+                return
+        info = self._describe(state) | {"score": score if math.isfinite(score) else None}
+        save_checkpoint(root, state.step, {"model": state.evaluated.state_dict(), "ema": None}, info, len(earlier) + 1)
+
+    def _score_of(self, best: Path) -> tuple[bool, float | None]:
+        """Returns whether a best network was chosen by today's metric and split, and its score. A damaged one was not."""
+        try:
+            info = read_info(best)
+        except InputError:
+            return False, None
+        config = read_saved(info.config)
+        return (config.checkpoint.best, config.eval.split) == (self.best_metric, self.split), info.score
+
+    def _describe(self, state: TrainState) -> dict[str, Any]:
+        """Returns the fields of `CheckpointInfo` that do not come from writing."""
+        return {**self.description, "masks": hash_masks(state.model)}
 
 
-def score_of(folder: Path, config: Config) -> tuple[bool, float | None]:
-    """Returns whether a best network was chosen by what counts now, and its score; a damaged one gives way."""
-    try:
-        info = read_info(folder)
-    except InputError:
-        return False, None
-    before = (info.config["checkpoint"]["best"], info.config["eval"]["split"])
-    return before == (config.checkpoint.best, config.eval.split), info.score
-
-
-def describe(config: Config, data: RunData, state: TrainState, world_size: int) -> dict[str, Any]:
-    """Returns the fields of `CheckpointInfo` that do not come from writing."""
-    return {
-        "masks": hash_masks(state.model),
-        "classes": [[task.name, list(task.classes)] for task in data.tasks],
-        "image_size": data.image_size,
-        "shards": data.manifest.hash_shards(TRAIN_SPLIT),
-        "manifest_id": data.manifest.id,
-        "world_size": world_size,
-        "config": asdict(config),
-    }
-
-
-def save_answers(accelerator: Accelerator, log: AnswerLog, data: RunData, split: str, step: int, folder: Path) -> None:
+def save_predictions(
+    accelerator: Accelerator, log: PredictionLog, data: RunData, split: str, step: int, folder: Path
+) -> None:
     """Writes the predictions of a split into a run's folder. All ranks have to call it."""
-    parts = gather_answers(accelerator, log)
+    batches = gather_predictions(accelerator, log)
 
     def blocks() -> Iterator[PredictionBlock]:
-        for rows, answers, confidences in parts:
-            labels = np.where(answers == MISSING, MISSING, data.labels[rows])
+        for sample_ids, classes, confidences in batches:
+            labels = np.where(classes == MISSING, MISSING, data.labels[sample_ids])
             yield PredictionBlock(
-                samples=data.reader.keys(rows), labels=labels, predicted=answers, confidences=confidences
+                samples=data.reader.keys(sample_ids), labels=labels, predicted=classes, confidences=confidences
             )
 
     info = PredictionsInfo(split=split, step=step, tasks=tuple(data.tasks), test_set=data.manifest.hash_shards(split))
@@ -102,11 +106,12 @@ def save_answers(accelerator: Accelerator, log: AnswerLog, data: RunData, split:
             write_predictions(RunFolder(folder).predictions_file(split), info, blocks())
         except OSError as error:
             problem = error
-    for _ in parts:  # ranks that only send, and what is left where writing failed: nobody waits for another
+    # the other ranks only send, and the first one receives what is left where writing failed: no rank waits for another
+    for _ in batches:
         pass
 
-    def tell() -> None:
+    def report_problem() -> None:
         if problem is not None:
             raise problem
 
-    on_main(accelerator, tell)
+    on_main(accelerator, report_problem)

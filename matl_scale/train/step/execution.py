@@ -2,6 +2,7 @@
 
 import contextlib
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -43,7 +44,7 @@ class TrunkExecution:
             self.slices = SharedSlices(gather)
 
     def begin_step(self, tasks: Sequence[int]) -> None:
-        """Says which tasks this rank's micro-steps will run, in order."""
+        """Begins a step whose micro-steps on this rank run these tasks."""
         if self.slices is not None:
             self.slices.begin_step(tasks)
 
@@ -66,15 +67,15 @@ class TrunkExecution:
         if self.slices is None:
             features: torch.Tensor = self.module(images, task)
         else:
-            features = self.module(images, task, self.slices.take(task_id, task))
+            features = self.module(images, task, self.slices.slices_of(task_id, task))
         return features
 
 
 class SharedSlices:
     """The slices of a step's tasks, gathered once however many micro-steps of a rank run the same task.
 
-    All micro-steps of a task but its last run on copies that end the graph, where gradients wait. The last one's backward
-    pass adds them and takes the sum into the trunk: one way back for all.
+    All micro-steps of a task but its last run on detached copies of the slices, on which gradients accumulate. The backward
+    pass of the last one adds them to its own, and the sum reaches the trunk once.
 
     Args:
         gather: Cuts the trunk's parameters to a task's units.
@@ -82,24 +83,28 @@ class SharedSlices:
 
     def __init__(self, gather: Gather) -> None:
         self.gather = gather
-        self._left: list[int] = []
+        self._remaining: Counter[int] = Counter()
         self._slices: dict[int, list[torch.Tensor]] = {}
-        self._waiting: dict[int, list[torch.Tensor]] = {}
+        self._copies: dict[int, list[torch.Tensor]] = {}
 
     def begin_step(self, tasks: Sequence[int]) -> None:
-        self._left, self._slices, self._waiting = list(tasks), {}, {}
+        self._remaining, self._slices, self._copies = Counter(tasks), {}, {}
 
-    def take(self, task_id: int, task: torch.Tensor) -> list[torch.Tensor]:
-        """Returns the slices for the next micro-step, which should run `task_id`."""
-        planned = self._left.pop(0)
-        assert planned == task_id
+    def slices_of(self, task_id: int, task: torch.Tensor) -> list[torch.Tensor]:
+        """Returns the slices for the next micro-step of a task.
+
+        Args:
+            task_id: The active task.
+            task: The same as a tensor, shape `(1,)`.
+        """
+        self._remaining[task_id] -= 1
         slices = self._slices.pop(task_id) if task_id in self._slices else self.gather(task)
-        if task_id not in self._left:
-            for part, waiting in zip(slices, self._waiting.pop(task_id, []), strict=False):
-                if waiting.grad is not None:
-                    part.register_hook(partial(torch.add, waiting.grad))
+        if not self._remaining[task_id]:
+            for part, copy in zip(slices, self._copies.pop(task_id, []), strict=False):
+                if copy.grad is not None:
+                    part.register_hook(partial(torch.add, copy.grad))
             return slices
         self._slices[task_id] = slices
-        if task_id not in self._waiting:
-            self._waiting[task_id] = [part.detach().requires_grad_() for part in slices]
-        return self._waiting[task_id]
+        if task_id not in self._copies:
+            self._copies[task_id] = [part.detach().requires_grad_() for part in slices]
+        return self._copies[task_id]

@@ -14,7 +14,7 @@ class NormStatistics:
 
     def __init__(self, model: RoutedModel) -> None:
         self.norms = task_norms(model)
-        self._sizes = [value.numel() for value in self._rows(0)]
+        self._sizes = [value.numel() for value in self._tensors(0)]
         self._before: dict[int, torch.Tensor] = {}
         self.changes: dict[int, torch.Tensor] = {}
 
@@ -23,6 +23,7 @@ class NormStatistics:
         return sum(self._sizes)
 
     def row_of(self, task_id: int) -> int:
+        """Returns the row of the running statistics that a task uses."""
         return self.norms[0].row_of(task_id) if self.norms else task_id
 
     def begin_slot(self, task_id: int) -> None:
@@ -31,40 +32,40 @@ class NormStatistics:
             self._before[task_id] = self._gather(self.row_of(task_id))
 
     def end_slot(self, task_id: int, count: bool) -> None:
-        """Takes the change out of the model again, and adds it to the step's if it counts."""
+        """Undoes the change that the slot made in the model, and adds it to the step's changes if it counts."""
         if not self.norms:
             return
-        row, before = self.row_of(task_id), self._before.pop(task_id)
+        stat_row, before = self.row_of(task_id), self._before.pop(task_id)
         if count:
-            change = self._gather(row) - before
-            self.changes[row] = self.changes[row] + change if row in self.changes else change
-        self._scatter(row, before)
+            change = self._gather(stat_row) - before
+            self.changes[stat_row] = self.changes[stat_row] + change if stat_row in self.changes else change
+        self._scatter(stat_row, before)
 
-    def add(self, row: int, change: torch.Tensor, runs: int) -> None:
+    def add(self, stat_row: int, change: torch.Tensor, num_slots: int) -> None:
         """Adds the mean of a step's changes.
 
         Args:
-            row: Of the running statistics.
-            change: Their sum over the slots that changed the row.
-            runs: The number of these slots.
+            stat_row: The row of the running statistics.
+            change: The sum of its changes over slots, shape `(num_values,)`.
+            num_slots: The number of these slots.
         """
-        mean_change = change / runs if self.norms[0].statistics == "task" else self._mean_by_unit(change)
-        self._scatter(row, self._gather(row) + mean_change)
+        mean_change = change / num_slots if self.norms[0].statistics == "task" else self._mean_by_unit(change)
+        self._scatter(stat_row, self._gather(stat_row) + mean_change)
 
     def _mean_by_unit(self, change: torch.Tensor) -> torch.Tensor:
-        """Divides the changes of shared statistics, where a slot changes only its task's units, by the updates of each."""
+        """Divides the changes of shared statistics by the number of updates of each unit: a slot changes only its task's."""
         parts = iter(change.split(self._sizes))
         means = []
         for running, updates in zip(parts, parts, strict=True):
-            runs = updates.clamp(min=1)
-            means += [(running.view(2, -1) / runs).flatten(), updates / runs]
+            counts = updates.clamp(min=1)
+            means += [(running.view(2, -1) / counts).flatten(), updates / counts]
         return torch.cat(means)
 
-    def _rows(self, row: int) -> list[torch.Tensor]:
-        return [value for norm in self.norms for value in norm.row(row)]
+    def _tensors(self, stat_row: int) -> list[torch.Tensor]:
+        return [value for norm in self.norms for value in norm.row(stat_row)]
 
-    def _gather(self, row: int) -> torch.Tensor:
-        return torch.cat(self._rows(row))
+    def _gather(self, stat_row: int) -> torch.Tensor:
+        return torch.cat(self._tensors(stat_row))
 
-    def _scatter(self, row: int, values: torch.Tensor) -> None:
-        torch._foreach_copy_(self._rows(row), values.split(self._sizes))
+    def _scatter(self, stat_row: int, values: torch.Tensor) -> None:
+        torch._foreach_copy_(self._tensors(stat_row), values.split(self._sizes))

@@ -19,11 +19,12 @@ class OptimConfig:
     lr: float = 1e-3
     """Learning rate after the warm-up; a cosine takes it to zero at train.steps."""
     head_lr_scale: float = 1.0
-    """Factor on the heads' rate. A head steps only when its task is drawn; with many tasks 10 or more makes up for it."""
+    """Factor on the learning rate of the heads. A head steps only when its task is drawn: with many tasks, 10 or more makes up
+    for that."""
     weight_decay: float = 0.01
-    """Of conv and linear weights; biases and norm weights do not decay."""
+    """Weight decay of conv and linear weights; biases and norm weights do not decay."""
     momentum: float = 0.9
-    """Of SGD; AdamW's β₁."""
+    """Momentum of SGD, or β₁ of AdamW."""
     warmup_steps: int = 0
     """Steps over which the learning rate rises linearly from zero."""
 
@@ -46,8 +47,9 @@ def build_optimizer(config: OptimConfig, model: RoutedModel, fused: bool = True)
     Args:
         config: The section `optim`.
         model: The network.
-        fused: Use torch's single-pass kernels for the trunk. A gradient scaler should not: inside them it drops updates
-            unseen. Not for the heads: fused SGD fails where some of its parameters have had no gradient yet.
+        fused: Whether to use torch's single-pass kernels for the trunk. Not with a gradient scaler, which would skip updates
+            inside them without telling. The heads never use them: fused SGD fails where some of its parameters have had no
+            gradient yet.
     """
     groups = []
     for part, scale, fused_part in ((model.trunk, 1.0, fused), (model.heads, config.head_lr_scale, False)):
@@ -62,15 +64,29 @@ def build_optimizer(config: OptimConfig, model: RoutedModel, fused: bool = True)
     return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999))
 
 
-def learning_rate(config: OptimConfig, step: int, num_steps: int) -> float:
-    """Returns the rate of step `step` (from 0): linear warm-up, then a cosine to zero (Loshchilov, Hutter, 2017)."""
-    if step < config.warmup_steps:
-        return config.lr * (step + 1) / config.warmup_steps
-    progress = (step - config.warmup_steps) / max(1, num_steps - config.warmup_steps)
-    return config.lr * 0.5 * (1 + math.cos(math.pi * progress))
+@dataclass(frozen=True, kw_only=True)
+class LearningRate:
+    """Linear warm-up, then a cosine to zero (Loshchilov, Hutter, 2017, arXiv 1608.03983).
+
+    Attributes:
+        peak: The rate after the warm-up.
+        warmup_steps: Steps of the warm-up.
+        num_steps: Steps of the whole run.
+    """
+
+    peak: float
+    warmup_steps: int
+    num_steps: int
+
+    def at(self, step: int) -> float:
+        """Returns the rate of the step that follows `step` steps."""
+        if step < self.warmup_steps:
+            return self.peak * (step + 1) / self.warmup_steps
+        progress = (step - self.warmup_steps) / max(1, self.num_steps - self.warmup_steps)
+        return self.peak * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Sets the rate of all groups, the heads' by their factor."""
+    """Sets the learning rate of all parameter groups, multiplied by each group's own factor."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["lr_scale"]

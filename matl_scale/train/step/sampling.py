@@ -1,7 +1,7 @@
-"""Which task is active where: a pure function of the seed, the step and the number of slots.
+"""Which task is active in which slot: a pure function of the seed, the step and the number of slots.
 
 A *slot* is one micro-step of one rank; a step has S = W × accumulate slots, and slot s is micro-step s // W of rank
-s mod W. Every rank knows every rank's task without talking.
+s mod W. Every rank knows every rank's task without communication.
 """
 
 from collections.abc import Sequence
@@ -41,9 +41,9 @@ class TaskSampler:
 
     Args:
         seed: The run's seed.
-        num_slots: S, slots per step.
-        probabilities: Of each task, shape `(num_tasks,)`, for independent draws; None for shuffled rounds.
         num_tasks: T.
+        num_slots: S, slots per step.
+        probabilities: Probability of each task, shape `(num_tasks,)`, for independent draws; None for shuffled rounds.
     """
 
     def __init__(self, seed: int, num_tasks: int, num_slots: int, probabilities: np.ndarray | None = None) -> None:
@@ -56,17 +56,17 @@ class TaskSampler:
         if self.probabilities is not None:
             generator = np.random.default_rng(derive_seed(self.seed, "tasks", step))
             return generator.choice(self.num_tasks, size=self.num_slots, p=self.probabilities)
-        places = np.arange(step * self.num_slots, (step + 1) * self.num_slots)
-        rounds = places // self.num_tasks
+        positions = np.arange(step * self.num_slots, (step + 1) * self.num_slots)  # in the endless sequence of rounds
+        rounds = positions // self.num_tasks
         orders = {number: self._round(number) for number in np.unique(rounds).tolist()}
-        return np.array([orders[number][place % self.num_tasks] for number, place in zip(rounds, places, strict=True)])
+        return np.array([orders[number][pos % self.num_tasks] for number, pos in zip(rounds, positions, strict=True)])
 
     def _round(self, number: int) -> np.ndarray:
         """Returns the order of tasks in a round: shuffled, then adjusted so that no step has a task twice.
 
-        A step across the border of two rounds would repeat tasks, so the later round begins with tasks that the
-        earlier one did not end with. It therefore depends on the earlier one, back to the last border that falls
-        between two steps: at most S rounds.
+        A step that lies in two rounds could repeat a task, so the later round begins with tasks that the earlier round did
+        not end with. It therefore depends on the earlier rounds, back to the last round that began together with a step: at
+        most S rounds.
         """
         if self._last_round and self._last_round[0] == number:
             return self._last_round[1]

@@ -1,22 +1,39 @@
 """What ranks exchange by hand after the backward passes of a step: one flat buffer, one all-reduce.
 
-The buffer holds the gradients of the heads that some slot of the step ran, the changes of these tasks' norm statistics,
-per slot its loss, how many labelled samples it had, and how many damaged ones, and whether a rank wants to stop. Its size
-depends on the number of slots, never on T. Trunk gradients are DDP's business.
+The buffer holds, per slot, its loss and how many labelled and damaged samples it had; whether a rank wants to stop; the
+gradients of the heads that some slot of the step ran; and the changes of these tasks' norm statistics. Its size depends on
+the number of slots, never on T. Trunk gradients are DDP's business.
 
 A head's gradient is the mean over the slots that ran it; DDP's mean over ranks would shrink its step as ranks are added.
 A head that no slot ran, or none with a labelled sample, ends with `grad is None`, which optimizers leave alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
 from matl_scale.models.network import RoutedModel
+from matl_scale.train.step.buffer_layout import BufferLayout
 from matl_scale.train.step.norm_statistics import NormStatistics
+
+LOSSES, LABELLED, DAMAGED, STOP = "losses", "labelled", "damaged", "stop"
+
+
+class HeadGradient(NamedTuple):
+    """Key of a part of the buffer: the gradient of one parameter of a task's head."""
+
+    task_id: int
+    parameter: str
+
+
+class StatisticsChange(NamedTuple):
+    """Key of a part of the buffer: the summed changes of one row of the norm statistics."""
+
+    stat_row: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +58,7 @@ class SyncResult:
 
 
 class StepSync:
-    """Collects what a rank's slots leave behind, exchanges it, and puts the result into the model.
+    """Collects the results of a rank's slots, exchanges them, and puts the outcome into the model.
 
     Args:
         model: With gradients in its parameters.
@@ -54,7 +71,7 @@ class StepSync:
         self.statistics = NormStatistics(model)
         self._losses: dict[int, torch.Tensor] = {}
         self._counts: dict[int, tuple[int, int]] = {}
-        self._changes: list[tuple[int, torch.Tensor, int]] = []
+        self._mean_changes: list[tuple[int, torch.Tensor, int]] = []
 
     def record(self, slot: int, loss: torch.Tensor, labelled: int, damaged: int) -> None:
         """Notes the mean loss of one of this rank's slots, and how many labelled and damaged samples it had."""
@@ -69,65 +86,18 @@ class StepSync:
             stop: Whether this rank was asked to stop.
             scaled: Whether gradients are scaled for fp16: overflow in them is then the scaler's business.
         """
-        active = np.unique(tasks).tolist()
-        rows = sorted({self.statistics.row_of(task_id) for task_id in active})
-        flat = self._pack(active, rows, len(tasks), stop)
+        layout = self._layout(tasks)
+        flat = self._pack(layout, len(tasks), stop)
         if self.world_size > 1:
             dist.all_reduce(flat)
-        return self._unpack(flat, tasks, active, rows, scaled)
-
-    def apply_statistics(self) -> None:
-        """Takes the mean changes of the last exchange into the norm statistics."""
-        for row, change, runs in self._changes:
-            self.statistics.add(row, change, runs)
-        self._changes = []
-
-    def _head_parameters(self, active: Sequence[int]) -> list[torch.nn.Parameter]:
-        return [parameter for task_id in active for parameter in self.model.heads[task_id].parameters()]
-
-    def _pack(self, active: list[int], rows: list[int], num_slots: int, stop: bool) -> torch.Tensor:
-        parameters = self._head_parameters(active)
-        slots = parameters[0].new_zeros(3, num_slots)
-        for slot, loss in self._losses.items():
-            slots[0, slot] = loss
-            slots[1, slot], slots[2, slot] = self._counts[slot]
-        parts = [slots.flatten(), slots.new_full((1,), float(stop))]
-        for parameter in parameters:
-            gradient = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
-            parts.append(gradient.flatten())
-        empty = slots.new_zeros(self.statistics.num_values)
-        parts += [self.statistics.changes.get(row, empty) for row in rows]
-        self._losses, self._counts = {}, {}
-        self.statistics.changes = {}
-        return torch.cat(parts)
-
-    def _unpack(
-        self, flat: torch.Tensor, tasks: np.ndarray, active: list[int], rows: list[int], scaled: bool
-    ) -> SyncResult:
-        num_slots, num_numbers = len(tasks), 3 * len(tasks) + 1
-        parameters = self._head_parameters(active)
-        sizes = [num_numbers] + [parameter.numel() for parameter in parameters]
-        sizes += [self.statistics.num_values] * len(rows)
-        parts = list(flat.split(sizes))
-        gradients, changes = parts[1 : 1 + len(parameters)], parts[1 + len(parameters) :]
-        numbers = torch.cat([parts[0], flat.isfinite().all().to(flat.dtype)[None]]).double().cpu().numpy()
+        parts = layout.unpack(flat)
+        num_slots = len(tasks)
+        # one copy to the host for all numbers
+        finite = flat.isfinite().all().to(flat.dtype)[None]
+        numbers = torch.cat([flat[: 3 * num_slots + 1], finite]).double().cpu().numpy()
         losses, labelled, damaged = numbers[:-2].reshape(3, num_slots)
-        nonfinite: list[int] = []
-        if not numbers[-1]:
-            suspects = [] if scaled else self._tasks_of_gradients(active, gradients)
-            nonfinite = self._find_nonfinite(tasks, losses, suspects, dict(zip(rows, changes, strict=True)))
-        ran = labelled > 0
-        runs = {task_id: int(ran[tasks == task_id].sum()) for task_id in active}
-        left = iter(gradients)
-        for task_id in active:
-            for parameter in self.model.heads[task_id].parameters():
-                gradient = next(left).view_as(parameter)
-                parameter.grad = gradient * (self.accumulate / runs[task_id]) if runs[task_id] else None
-        self._changes = []
-        for row, change in zip(rows, changes, strict=True):
-            count = sum(runs[task_id] for task_id in active if self.statistics.row_of(task_id) == row)
-            if count and self.statistics.norms:
-                self._changes.append((row, change, count))
+        nonfinite = [] if numbers[-1] else self._find_nonfinite(tasks, losses, parts, scaled)
+        self._set_gradients(tasks, labelled > 0, parts)
         return SyncResult(
             losses=losses,
             labelled=labelled,
@@ -137,21 +107,79 @@ class StepSync:
             num_bytes=flat.numel() * flat.element_size(),
         )
 
-    def _tasks_of_gradients(self, active: list[int], gradients: Sequence[torch.Tensor]) -> list[int]:
-        """Returns the tasks with a head gradient that is not finite."""
-        left = iter(gradients)
-        finite = {
-            task_id: all([bool(next(left).isfinite().all()) for _ in self.model.heads[task_id].parameters()])
-            for task_id in active
-        }
-        return [task_id for task_id, is_finite in finite.items() if not is_finite]
+    def apply_statistics(self) -> None:
+        """Adds the mean changes of the last exchange to the norm statistics."""
+        for stat_row, change, num_slots in self._mean_changes:
+            self.statistics.add(stat_row, change, num_slots)
+        self._mean_changes = []
+
+    def _layout(self, tasks: np.ndarray) -> BufferLayout:
+        """Returns the layout of a step's buffer, the same on all ranks."""
+        num_slots, active = len(tasks), np.unique(tasks).tolist()
+        shapes: dict[Hashable, tuple[int, ...]] = dict.fromkeys((LOSSES, LABELLED, DAMAGED), (num_slots,))
+        shapes[STOP] = (1,)
+        for key, parameter in self._head_parameters(active):
+            shapes[key] = tuple(parameter.shape)
+        for stat_row in sorted({self.statistics.row_of(task_id) for task_id in active}):
+            shapes[StatisticsChange(stat_row)] = (self.statistics.num_values,)
+        return BufferLayout(shapes)
+
+    def _head_parameters(self, task_ids: Sequence[int]) -> Iterator[tuple[HeadGradient, torch.nn.Parameter]]:
+        for task_id in task_ids:
+            for name, parameter in self.model.heads[task_id].named_parameters():
+                yield HeadGradient(task_id, name), parameter
+
+    def _pack(self, layout: BufferLayout, num_slots: int, stop: bool) -> torch.Tensor:
+        """Moves what this rank has collected into the buffer."""
+        parts: dict[Hashable, torch.Tensor] = {}
+        heads = [key for key in layout.shapes if isinstance(key, HeadGradient)]
+        like = self.model.heads[heads[0].task_id].get_parameter(heads[0].parameter)
+        for key in heads:
+            gradient = self.model.heads[key.task_id].get_parameter(key.parameter).grad
+            if gradient is not None:
+                parts[key] = gradient
+        for name in (LOSSES, LABELLED, DAMAGED):
+            parts[name] = like.new_zeros(num_slots)
+        for slot, loss in self._losses.items():
+            parts[LOSSES][slot] = loss
+            parts[LABELLED][slot], parts[DAMAGED][slot] = self._counts[slot]
+        parts[STOP] = like.new_full((1,), float(stop))
+        for stat_row, change in self.statistics.changes.items():
+            parts[StatisticsChange(stat_row)] = change
+        self._losses, self._counts = {}, {}
+        self.statistics.changes = {}
+        return layout.pack(parts, like.detach())
+
+    def _set_gradients(self, tasks: np.ndarray, ran: np.ndarray, parts: Mapping[Hashable, torch.Tensor]) -> None:
+        """Gives every active head the mean of its gradients, and keeps the changes of norm statistics for later.
+
+        Args:
+            tasks: The task of every slot, shape `(num_slots,)`.
+            ran: Which slots had a labelled sample, shape `(num_slots,)`.
+            parts: Sums over all ranks.
+        """
+        active = np.unique(tasks).tolist()
+        num_slots = {task_id: int(ran[tasks == task_id].sum()) for task_id in active}
+        for key, parameter in self._head_parameters(active):
+            count = num_slots[key.task_id]
+            parameter.grad = parts[key] * (self.accumulate / count) if count else None
+        self._mean_changes = []
+        for part, change in parts.items():
+            if isinstance(part, StatisticsChange):
+                users = [task_id for task_id in active if self.statistics.row_of(task_id) == part.stat_row]
+                count = sum(num_slots[task_id] for task_id in users)
+                if count and self.statistics.norms:
+                    self._mean_changes.append((part.stat_row, change, count))
 
     def _find_nonfinite(
-        self, tasks: np.ndarray, losses: np.ndarray, suspects: list[int], changes: dict[int, torch.Tensor]
+        self, tasks: np.ndarray, losses: np.ndarray, parts: Mapping[Hashable, torch.Tensor], scaled: bool
     ) -> list[int]:
-        """Returns the tasks by which something that is not finite has come into a step: by loss if any loss shows it."""
+        """Returns the tasks that brought a number that is not finite into a step: those whose loss shows it, else those
+        whose head gradient does (unless gradients are scaled), else those whose norm statistics do."""
         by_loss = np.unique(tasks[~np.isfinite(losses)]).tolist()
-        if by_loss or suspects:
-            return by_loss or suspects
-        bad = {row for row, change in changes.items() if not bool(change.isfinite().all())}
-        return [task_id for task_id in np.unique(tasks).tolist() if self.statistics.row_of(task_id) in bad]
+        bad = {key for key, part in parts.items() if not bool(part.isfinite().all())}
+        by_gradient = sorted({key.task_id for key in bad if isinstance(key, HeadGradient)})
+        if by_loss or (by_gradient and not scaled):
+            return by_loss or by_gradient
+        stat_rows = {key.stat_row for key in bad if isinstance(key, StatisticsChange)}
+        return [task_id for task_id in np.unique(tasks).tolist() if self.statistics.row_of(task_id) in stat_rows]

@@ -1,4 +1,7 @@
-"""One optimizer step on W ranks: a forward and backward pass per slot, one exchange, one update."""
+"""One optimizer step on W ranks: a forward and backward pass per slot, one exchange, one update.
+
+Whatever happens in a step, all ranks come out of it with equal weights: a step that is skipped is skipped on all of them.
+"""
 
 import math
 import time
@@ -59,17 +62,17 @@ class StepResult:
     Attributes:
         sync: Losses and label counts of all slots of all ranks.
         tasks: The task of every slot, shape `(num_slots,)`.
-        rows: Of the samples in each of this rank's slots.
-        grad_norm: Of all parameters together, before clipping.
-        data_wait_s: How long this rank waited for batches.
-        nonfinite: Tasks of a skipped step whose loss or gradient is not finite, as far as that can be told apart.
+        sample_ids: The samples in each of this rank's slots.
+        grad_norm: Norm of the gradient of all parameters together, before clipping.
+        data_wait_s: Seconds that this rank waited for batches.
+        nonfinite: Tasks of a skipped step whose loss or gradient is not finite, as far as they can be told apart.
         overflow: Whether the gradient scaler dropped the update (fp16).
         damage: Samples of this rank's batches that cannot be read.
     """
 
     sync: SyncResult
     tasks: np.ndarray
-    rows: list[np.ndarray]
+    sample_ids: list[np.ndarray]
     grad_norm: float
     data_wait_s: float
     nonfinite: list[int]
@@ -91,9 +94,11 @@ class TrainStep:
         trunk: How its trunk is run.
         optimizer: Over all parameters of `model`, prepared by `accelerator`.
         labels: Label matrix of all samples and the run's tasks, shape `(num_samples, num_tasks)`.
-        transform: Augmentation of one image.
-        config: The section `train`.
         seed: The run's seed.
+        transform: Augmentation of one image.
+        accumulate: Micro-steps per step.
+        clip_norm: Largest norm of the gradient of all parameters together; 0 does not clip.
+        channels_last: Memory format of the images.
     """
 
     def __init__(
@@ -104,36 +109,40 @@ class TrainStep:
         trunk: TrunkExecution,
         optimizer: torch.optim.Optimizer,
         labels: np.ndarray,
-        transform: Transform | None,
-        config: TrainConfig,
         seed: int,
+        transform: Transform | None = None,
+        accumulate: int = 1,
+        clip_norm: float = 0.0,
+        channels_last: bool = False,
     ) -> None:
         self.accelerator, self.model, self.trunk, self.optimizer = accelerator, model, trunk, optimizer
-        self.labels, self.transform, self.config, self.seed = labels, transform, config, seed
-        self.sync = StepSync(model, accelerator.num_processes, config.accumulate)
+        self.labels, self.seed, self.transform = labels, seed, transform
+        self.accumulate, self.clip_norm, self.channels_last = accumulate, clip_norm, channels_last
+        self.sync = StepSync(model, accelerator.num_processes, accumulate)
         self._trunk_parameters = list(model.trunk.parameters())
-        self._touched = list(model.parameters())  # those that may have a gradient
+        self._with_gradient = list(model.parameters())  # those that may have one
 
     def __call__(self, tasks: np.ndarray, batches: Iterator[ImageBatch], stop: bool = False) -> StepResult:
         """Runs one step. If a loss or gradient of any rank is not finite, nothing changes on all of them.
 
         Args:
             tasks: The task of every slot of all ranks, shape `(num_slots,)`.
-            batches: Of this rank.
-            stop: Whether this rank was asked to stop, which the others learn from the result.
+            batches: Of this rank, one per slot, each with the slot's task.
+            stop: Whether this rank was asked to stop; the others learn it from the result.
         """
-        self._begin(tasks)
-        slots = range(self.accelerator.process_index, len(tasks), self.accelerator.num_processes)
-        self.trunk.begin_step(tasks[slots].tolist())
-        data_wait_s, damage, rows = 0.0, list[Damage](), list[np.ndarray]()
-        for slot in slots:
+        self._clear_gradients(np.unique(tasks))
+        my_slots = range(self.accelerator.process_index, len(tasks), self.accelerator.num_processes)
+        self.trunk.begin_step(tasks[my_slots].tolist())
+        data_wait_s, damage, sample_ids = 0.0, list[Damage](), list[np.ndarray]()
+        for slot in my_slots:
             start = time.perf_counter()
             batch = next(batches)
             data_wait_s += time.perf_counter() - start
+            assert batch.task == tasks[slot], "the loader's plan and the sampler disagree"
             damage += batch.damage
-            rows.append(batch.rows)
-            with self.trunk.accumulating(is_last=slot == slots[-1]):
-                self._run_slot(slot, int(tasks[slot]), batch)
+            sample_ids.append(batch.rows)
+            with self.trunk.accumulating(is_last=slot == my_slots[-1]):
+                self._run_slot(slot, batch)
         scaled = self.accelerator.scaler is not None
         result = self.sync.exchange(tasks, stop, scaled)
         grad_norm = self._clip()
@@ -147,7 +156,7 @@ class TrainStep:
         return StepResult(
             sync=result,
             tasks=tasks,
-            rows=rows,
+            sample_ids=sample_ids,
             grad_norm=grad_norm,
             data_wait_s=data_wait_s,
             nonfinite=nonfinite,
@@ -155,15 +164,20 @@ class TrainStep:
             damage=damage,
         )
 
-    def _begin(self, tasks: np.ndarray) -> None:
-        """Drops the gradients of the last step: those of its heads, not of all the thousands there may be."""
-        for parameter in self._touched:
-            parameter.grad = None
-        active = [self.model.heads[task_id] for task_id in np.unique(tasks).tolist()]
-        self._touched = self._trunk_parameters + [parameter for head in active for parameter in head.parameters()]
+    def _clear_gradients(self, active: np.ndarray) -> None:
+        """Drops the gradients of the last step, those of its heads only: there may be thousands of others.
 
-    def _run_slot(self, slot: int, task_id: int, batch: ImageBatch) -> None:
-        assert batch.task == task_id
+        Args:
+            active: The tasks that come next, shape `(num_active_tasks,)`.
+        """
+        for parameter in self._with_gradient:
+            parameter.grad = None
+        heads = [self.model.heads[task_id] for task_id in active.tolist()]
+        self._with_gradient = self._trunk_parameters + [parameter for head in heads for parameter in head.parameters()]
+
+    def _run_slot(self, slot: int, batch: ImageBatch) -> None:
+        """Runs forward and backward pass of one slot."""
+        task_id = batch.task
         labels = np.where(batch.valid, self.labels[batch.rows, task_id], MISSING)
         chosen, targets = select_labelled(labels, batch.valid)
         device = self.accelerator.device
@@ -174,7 +188,7 @@ class TrainStep:
         with self.accelerator.autocast():
             logits = self.model.heads[task_id](self.trunk.features(images, task_id))
         loss = labelled_loss(logits, torch.from_numpy(targets).to(device))
-        self.accelerator.backward(loss / self.config.accumulate)
+        self.accelerator.backward(loss / self.accumulate)
         self.sync.statistics.end_slot(task_id, count=len(targets) > 0)
         self.sync.record(slot, loss, len(targets), len(batch.damage))
 
@@ -187,31 +201,31 @@ class TrainStep:
         """
         images = images.to(self.accelerator.device, non_blocking=True)
         images = normalise(augment_batch(images, self.transform, seed))
-        return images.to(memory_format=torch.channels_last) if self.config.channels_last else images
+        return images.to(memory_format=torch.channels_last) if self.channels_last else images
 
     def _seed(self, purpose: str, batch: ImageBatch) -> int:
         return derive_seed(self.seed, purpose, batch.index)
 
     def _clip(self) -> float:
-        """Returns the norm of all gradients, which are equal on all ranks by now, and clips them if asked to."""
+        """Clips the gradients, which are equal on all ranks by now, if asked to. Returns their norm before that."""
         self.accelerator.unscale_gradients()
-        norm = get_total_norm([parameter.grad for parameter in self._touched if parameter.grad is not None])
-        if self.config.clip_norm:
-            clip_grads_with_norm_(self._touched, self.config.clip_norm, norm)
+        norm = get_total_norm([parameter.grad for parameter in self._with_gradient if parameter.grad is not None])
+        if self.clip_norm:
+            clip_grads_with_norm_(self._with_gradient, self.clip_norm, norm)
         return float(norm)
 
 
 def select_labelled(labels: np.ndarray, valid: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Chooses the samples of a batch that a task trains on.
+    """Chooses the samples of a batch on which a task trains.
 
     Args:
         labels: The task's labels of the batch, shape `(batch,)`, -1 = none.
         valid: Which samples have an image, shape `(batch,)`; None if all have.
 
     Returns:
-        The places of the chosen samples in the batch, labelled ones first, and the labels of these. Batch norm needs
-        two samples, so a lone labelled sample brings an unlabelled one along, and with none all are taken: the forward
-        pass has to happen, because other ranks wait for this one's gradients.
+        The indices of the chosen samples in the batch, labelled ones first, and the labels of the labelled ones. Batch norm
+        needs two samples, so an unlabelled sample joins a single labelled one; without any labelled sample all are chosen,
+        because the forward pass has to happen: other ranks wait for this rank's gradients.
     """
     labelled = np.flatnonzero(labels != MISSING)
     others = np.flatnonzero(labels == MISSING)

@@ -1,0 +1,74 @@
+"""What an evaluation predicts for every sample, collected on each rank and brought to the first one."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+
+from matl_scale.data.shards.layout import MISSING
+
+BATCHES_AT_ONCE = 64  # how many of each rank's batches are sent to the first rank together
+
+
+class BatchPredictions(NamedTuple):
+    """Predictions for one batch.
+
+    Attributes:
+        sample_ids: Rows of the samples in the label matrix, shape `(batch,)`.
+        classes: The most probable class, −1 where the sample has no label, int16, shape `(batch, num_tasks)`.
+        confidences: The probability of that class, NaN where the sample has no label, float16, same shape.
+    """
+
+    sample_ids: np.ndarray
+    classes: np.ndarray
+    confidences: np.ndarray
+
+
+class PredictionLog:
+    """Collects predictions batch by batch; those of the current batch stay on the device."""
+
+    def __init__(self) -> None:
+        self.batches: list[BatchPredictions] = []
+
+    def begin(self, shape: tuple[int, ...], device: torch.device) -> None:
+        """Begins a batch; `shape` is `(num_samples, num_tasks)`."""
+        self._classes = torch.full(shape, MISSING, dtype=torch.int16, device=device)
+        self._confidences = torch.full(shape, torch.nan, dtype=torch.float16, device=device)
+
+    def add(self, task_id: int, indices: torch.Tensor | None, logits: torch.Tensor) -> None:
+        """Adds the predictions of one task.
+
+        Args:
+            task_id: The task.
+            indices: Which samples of the batch they are for, shape `(num_chosen,)`; None for all.
+            logits: Shape `(num_chosen, num_classes)`.
+        """
+        classes = logits.argmax(dim=1)
+        confidences = logits.float().softmax(dim=1).gather(1, classes[:, None])[:, 0]
+        chosen = slice(None) if indices is None else indices
+        self._classes[chosen, task_id] = classes.to(torch.int16)
+        self._confidences[chosen, task_id] = confidences.to(torch.float16)
+
+    def end(self, sample_ids: np.ndarray) -> None:
+        """Ends a batch of these samples, shape `(num_samples,)`."""
+        self.batches.append(BatchPredictions(sample_ids, self._classes.cpu().numpy(), self._confidences.cpu().numpy()))
+
+
+def gather_predictions(accelerator: Accelerator, log: PredictionLog) -> Iterator[BatchPredictions]:
+    """Yields what all ranks have collected, on the first rank; some batches at a time, so that no copy of all is made."""
+    if accelerator.num_processes == 1:
+        yield from log.batches
+        return
+    lengths: list[int] = [0] * accelerator.num_processes
+    dist.all_gather_object(lengths, len(log.batches))
+    for start in range(0, max(lengths), BATCHES_AT_ONCE):
+        mine = log.batches[start : start + BATCHES_AT_ONCE]
+        received: list[list[BatchPredictions]] | None = None
+        if accelerator.is_main_process:
+            received = [[]] * accelerator.num_processes
+        dist.gather_object(mine, received)
+        for batches in received or []:
+            yield from batches

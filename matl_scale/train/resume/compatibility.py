@@ -1,0 +1,51 @@
+"""Whether a run may go on from a checkpoint of its own, or start with the network of another run."""
+
+from matl_scale.errors import InputError
+from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo
+from matl_scale.tasks import Task
+from matl_scale.train.config import Config, read_saved, walk
+
+FIXED_KEYS = ("model.name", "model.width", "model.stem", "routing.statistics", "optim.name", "run.seed")
+NETWORK_KEYS = ("model.name", "model.width", "model.stem", "routing.statistics")
+
+
+def check_resumable(checkpoint: CheckpointInfo, config: Config, train_shards: str) -> None:
+    """Raises `InputError` if a run with this config and these training tars cannot go on from the checkpoint.
+
+    Args:
+        checkpoint: Of the run.
+        config: Of the run as it is now.
+        train_shards: Hash of the training split's tars.
+    """
+    if checkpoint.shards != train_shards:
+        raise InputError(
+            f"{checkpoint.folder} was trained on another shard set. Use its `data.path`, or another `run.name`."
+        )
+    old = read_saved(checkpoint.config)
+    for key, before, now in differences(old, config, FIXED_KEYS):
+        raise InputError(
+            f"{checkpoint.folder} was trained with `{key}` = {before!r}, not {now!r}. Choose another `run.name`."
+        )
+    if config.train.ema_decay and not old.train.ema_decay:
+        raise InputError(
+            f"{checkpoint.folder} keeps no moving average: `train.ema_decay` should be 0 to go on from it."
+        )
+
+
+def check_start(start: CheckpointInfo, config: Config, tasks: list[Task]) -> None:
+    """Raises `InputError` if a run with this config and these tasks cannot start with the checkpoint's network."""
+    for key, before, now in differences(read_saved(start.config), config, NETWORK_KEYS):
+        raise InputError(f"`run.start_from`: {start.folder} was trained with `{key}` = {before!r}, not {now!r}.")
+    for task in tasks:
+        num_classes = start.tasks.get(task.name, task.num_classes)
+        if num_classes != task.num_classes:
+            raise InputError(
+                f"`run.start_from`: task `{task.name}` has {num_classes} classes in {start.folder}, and {task.num_classes} "
+                "here. Give the changed task another name (matl-data tasks rename)."
+            )
+
+
+def differences(old: Config, new: Config, keys: tuple[str, ...]) -> list[tuple[str, object, object]]:
+    """Returns key, old and new value of the keys in which two configs differ."""
+    before, now = dict(walk(old)), dict(walk(new))
+    return [(key, before[key], now[key]) for key in keys if before[key] != now[key]]

@@ -1,0 +1,76 @@
+"""What a run writes into its folder before its first step, and what it says then."""
+
+from matl_scale.routing.surgery import kept_share
+from matl_scale.runs.about import write_about
+from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo
+from matl_scale.runs.checkpoints.masks import save_masks
+from matl_scale.runs.checkpoints.writing import drop_after, set_aside_after
+from matl_scale.runs.layout import RunFolder
+from matl_scale.runs.records import LocalLog
+from matl_scale.storage.files import write_text
+from matl_scale.train.config import Config, describe_changes, dump_config, read_saved, walk
+from matl_scale.train.run_data import RunData
+from matl_scale.train.state import TrainState
+
+
+def build_run_folder(config: Config, data: RunData, state: TrainState, devices: list[str]) -> None:
+    """Writes config, description and masks, and drops what an earlier start left after the step of `state`.
+
+    Args:
+        config: With all automatic choices made.
+        data: The run's data.
+        state: From which the run goes on.
+        devices: What each rank computes on, by name.
+    """
+    folder = RunFolder(config.run.folder)
+    write_text(folder.config_file, f"# {describe_sigma(config, state)}\n{dump_config(config)}")
+    LocalLog(folder.path).forget_after(state.step)
+    set_aside_after(folder.checkpoints_folder, state.step)
+    drop_after(folder.best_folder, state.step)
+    params = dict(walk(config)) | {"manifest_id": data.manifest.id, "world_size": len(devices)}
+    write_about(folder.path, params, data.describe(), devices)
+    save_masks(folder.path, state.model)
+
+
+def describe_sigma(config: Config, state: TrainState) -> str:
+    """Says what σ came to in whole units, for the first line of the run's config."""
+    smallest, largest = kept_share(state.model.trunk)
+    share = f"{smallest:.4g}" if smallest == largest else f"{smallest:.4g} to {largest:.4g}"
+    routing = config.routing
+    return (
+        f"routing.sigma = {routing.sigma} (strategy {routing.strategy}, align {routing.align}): a task keeps {share} of a "
+        "layer's units"
+    )
+
+
+def describe_resumption(checkpoint: CheckpointInfo, config: Config, data: RunData, world_size: int) -> list[str]:
+    """Lists in what a run that goes on differs from the one that wrote the checkpoint."""
+    old = read_saved(checkpoint.config)
+    changes = describe_changes(old, config)
+    if checkpoint.world_size != world_size:
+        slots = world_size * config.train.accumulate
+        changes.append(
+            describe_world_size(checkpoint.world_size, world_size, checkpoint.world_size * old.train.accumulate, slots)
+        )
+    if checkpoint.manifest_id != data.manifest.id:
+        changes.append(f"labels or other splits of {data.manifest.root} have changed")
+    newest = data.manifest.entries[-1]["version"]
+    if data.manifest.version != newest:
+        changes.append(f"labels are those of version {data.manifest.version}; the newest is {newest} (`data.version`)")
+    return changes
+
+
+def describe_world_size(old: int, new: int, old_slots: int, slots: int) -> str:
+    """Says what another number of ranks means for a run that goes on.
+
+    Args:
+        old: Ranks before.
+        new: Ranks now.
+        old_slots: Slots of a step before.
+        slots: Slots of a step now.
+    """
+    text = f"world size: {old} → {new}"
+    if slots == old_slots:
+        return f"{text}; a step still averages over {slots} batches, so the network stays the same to rounding"
+    hint = f" (train.accumulate {old_slots // new} would keep {old_slots})" if old_slots % new == 0 else ""
+    return f"{text}; a step averages over {slots} batches instead of {old_slots}{hint}"
