@@ -1,5 +1,6 @@
 """Every command and snippet of README and docs runs as it is written, and whatever a page names exists."""
 
+import importlib.util
 import re
 import shutil
 from pathlib import Path
@@ -169,3 +170,20 @@ def test_every_file_that_a_page_names_exists(page: Path) -> None:
 
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_the_tree_of_the_architecture_page_is_the_one_that_imports_are_held_to() -> None:
+    spec = importlib.util.spec_from_file_location("test_imports", ROOT / "tests" / "house" / "test_imports.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w/]+)/` \| .+ \| (.+) \|$", page, re.MULTILINE)
+    described = {room: set(re.findall(r"`([\w/]+)`", imports)) for room, imports in rows if room in module.ROOMS}
+    assert set(described) == set(module.ROOMS)
+    in_words = {room for room, imports in rows if "`" not in imports and imports != "nothing"}
+    for room, allowed in module.ROOMS.items():
+        if room not in in_words:
+            assert {f"matl_scale/{name}" for name in described[room]} == set(allowed), room
+    assert set(module.ENDS) <= {room for room, _ in rows}
