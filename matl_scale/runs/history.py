@@ -99,8 +99,7 @@ class RunHistory:
                 raise InputError(f"{folder} is not a run: it has no {CONFIG_FILE}.")
             raise InputError(
                 f"{folder} was never evaluated: it has no {RunFolder(folder).per_task_file.name}. Train until "
-                f"`eval.every`, or evaluate a checkpoint: "
-                f"matl-evaluate --run {folder} --checkpoint newest."
+                f"`eval.every`, or evaluate a checkpoint: matl-evaluate --run {folder} --checkpoint newest."
             )
         self.table: pa.Table = pq.read_table(RunFolder(folder).per_task_file)
         if not self.table.num_rows:

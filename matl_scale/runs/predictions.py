@@ -1,6 +1,7 @@
-"""`predictions-SPLIT.parquet`: what a network answered for every sample of a split, so that runs can be compared in pairs.
+"""`predictions-SPLIT.parquet`: the predictions for every sample of a split, by which runs are compared sample by sample.
 
-One row per sample; labels, answers and confidences are lists with one value per task. The file's metadata says what it is.
+One row per sample. Labels, predictions (in the column `answers`) and confidences are lists with one value per task; the file's
+metadata holds split, step and tasks.
 """
 
 import json
@@ -19,7 +20,7 @@ from matl_scale.tasks import Task
 FORMAT_VERSION = 1
 METADATA_KEY = b"matl_scale"
 COLUMNS = ("sample", "labels", "answers", "confidences")
-UNREADABLE = (OSError, ValueError, KeyError, TypeError)  # what a file of another kind, or a damaged one, raises
+UNREADABLE = (OSError, ValueError, KeyError, TypeError)  # raised by a damaged file, or one of another kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,10 +28,10 @@ class PredictionsInfo:
     """What predictions are of.
 
     Attributes:
-        split: The split.
+        split: The predicted split.
         step: Steps that the network had been trained.
-        tasks: One per column of the matrices.
-        test_set: Hash of the split's tars: equal means the same images under the same keys.
+        tasks: A task for each column of the matrices.
+        test_set: Hash of the split's tars. Equal hashes mean the same images under the same keys.
     """
 
     split: str
@@ -41,13 +42,13 @@ class PredictionsInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionBlock:
-    """Some samples.
+    """The predictions for some samples.
 
     Attributes:
-        samples: Keys, shape `(num_samples,)`.
+        samples: Keys of the samples, shape `(num_samples,)`.
         labels: Class indices, −1 = no label, shape `(num_samples, num_tasks)`.
-        predicted: The most probable class where there is a label, else −1; same shape.
-        confidences: The probability of that class, float16, NaN where there is none; same shape.
+        predicted: Indices of the most probable classes, −1 where there is no label; same shape.
+        confidences: Probabilities of these classes, float16, NaN where there is no label; same shape.
     """
 
     samples: np.ndarray
@@ -58,13 +59,13 @@ class PredictionBlock:
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions(PredictionBlock):
-    """All samples of a split, ascending by key, and what they are of."""
+    """The predictions for all samples of a split, in ascending order of their keys."""
 
     info: PredictionsInfo
 
 
 def write_predictions(path: Path, info: PredictionsInfo, blocks: Iterable[PredictionBlock]) -> None:
-    """Writes the file, block after block; it appears when it is complete."""
+    """Writes the file, block by block. It appears under its name when it is complete."""
     tasks = [{"name": task.name, "classes": list(task.classes), "source": task.source} for task in info.tasks]
     about = {
         "format_version": FORMAT_VERSION,
@@ -119,7 +120,7 @@ def read_predictions(path: Path) -> Predictions:
 
 
 def read_predictions_info(path: Path) -> PredictionsInfo:
-    """Reads what the predictions in a file are of, but not the predictions.
+    """Reads the metadata of a file, but not its predictions.
 
     Raises:
         InputError: It is not one of these files.

@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,14 @@ def metric_key(name: str) -> str:
     return "/".join("_" if part.strip(".") == "" else part for part in allowed.split("/"))
 
 
+def open_client(uri: str) -> Any:
+    """Returns MLflow's client of a store."""
+    from mlflow import MlflowClient
+
+    logging.getLogger("mlflow").setLevel(logging.WARNING)  # mlflow sets its own level when it is imported
+    return MlflowClient(tracking_uri=uri)
+
+
 class MlflowRun:
     """Copies one run to MLflow. `state`, kept in `mlflow.json`, holds the id of the MLflow run and how far the copy is.
 
@@ -53,9 +62,16 @@ class MlflowRun:
         experiment: Name of the MLflow experiment.
         uri: Address of the store; in a store that the run was not copied to before, a new MLflow run is created. None: the
             store of the last copy, or else the default store.
+        open_client: Opens the store at an address.
     """
 
-    def __init__(self, folder: Path, experiment: str, uri: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        experiment: str,
+        uri: str | None = None,
+        open_client: Callable[[str], Any] = open_client,
+    ) -> None:
         self.folder, self.experiment = folder, experiment
         path = RunFolder(folder).mlflow_file
         self.state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -65,18 +81,15 @@ class MlflowRun:
                 others[self.state["tracking_uri"]] = self.state
             self.state = {**others.pop(uri, {}), "others": others}
         self.uri: str = uri or self.state.get("tracking_uri") or default_store(folder.parent)
-        self.connected = False
-        self._client: Any = None
+        self._open_client = open_client
+        self._client: Any = None  # None: not connected
         self._tail = RecordTail(RunFolder(folder).metrics_file)
         self._copied_steps: dict[str, set[int]] = {}
         self._tables_at = -math.inf
 
     def connect(self) -> None:
         """Opens the store; creates the MLflow run, or continues the one that this folder has."""
-        from mlflow import MlflowClient
-
-        logging.getLogger("mlflow").setLevel(logging.WARNING)  # mlflow sets its own level when it is imported
-        client = MlflowClient(tracking_uri=self.uri)
+        client = self._open_client(self.uri)
         if "run_id" not in self.state:
             run = client.create_run(self._experiment_id(client), run_name=self.folder.name)
             self.state |= {
@@ -87,11 +100,11 @@ class MlflowRun:
             }
             self._save()  # at once: whatever fails after this, the run keeps this id
         client.update_run(self.state["run_id"], status="RUNNING")
-        self._client, self.connected = client, True
+        self._client = client
 
     def disconnect(self) -> None:
         """Drops the connection after an error. What the store has received is asked for again."""
-        self._client, self.connected = None, False
+        self._client = None
         self._copied_steps.clear()
         self._tail.rewind()
 
@@ -128,7 +141,7 @@ class MlflowRun:
         Args:
             everything: Whether to copy the tables even if they were copied less than `TABLES_EVERY_S` ago.
         """
-        if not self.connected:
+        if self._client is None:
             with self._alone_in_new_store():
                 self.connect()
         records = self._tail.read_after(self.state["time"])
@@ -214,7 +227,7 @@ class MlflowRun:
     def try_to_set_status(self, status: str) -> None:
         """Sets the final status, if the store can be reached, of a run whose copy is incomplete."""
         with contextlib.suppress(Exception):  # whatever a client raises
-            if not self.connected:
+            if self._client is None:
                 self.connect()
             self._client.set_terminated(self.state["run_id"], status=status)
 
