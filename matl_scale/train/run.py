@@ -75,7 +75,7 @@ def train(
         # build: from here on the config has every automatic choice made
         data = build_run_data(config.data, opened.label_version)
         config = build_resolved_config(config, data)
-        check_train_data(data, config, world_size)
+        check_train_data(data, config.data, world_size)
         config.track.curve_tasks(data.task_names)
         components = build_components(config, data, accelerator, opened)
         state = components.state

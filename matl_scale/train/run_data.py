@@ -1,5 +1,6 @@
-"""What training and evaluation both need before their first batch: processes, precision, data, tasks, network."""
+"""The shard set as a run sees it, and the reasons why it cannot feed a run."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +11,9 @@ from matl_scale.data.loading.loader import DataConfig, choose_image_size
 from matl_scale.data.shards.layout import MISSING
 from matl_scale.data.shards.manifest import Manifest, read_manifest
 from matl_scale.data.shards.reader import SampleReader
-from matl_scale.errors import InputError, shortened
+from matl_scale.errors import InputError, Problem, shortened
 from matl_scale.tasks import Task, match_names
-from matl_scale.train.config import Config, absolute
+from matl_scale.train.config import absolute
 from matl_scale.train.evaluation import EvalData
 
 TRAIN_SPLIT = "train"
@@ -52,6 +53,10 @@ class RunData:
     def count_labelled(self, split: str) -> np.ndarray:
         """Returns the number of labelled samples of each task in a split, shape `(num_tasks,)`."""
         return (self.labels[self.manifest.rows(split)] != MISSING).sum(axis=0)
+
+    def count_tars(self, split: str) -> int:
+        """Returns the number of tars of a split."""
+        return int(self.manifest.shards["split"].to_pylist().count(split))
 
     def describe(self) -> dict[str, Any]:
         """Returns what identifies the data, for the run's records."""
@@ -106,24 +111,31 @@ def build_run_data(config: DataConfig, version: str = "") -> RunData:
     )
 
 
-def check_train_data(data: RunData, config: Config, world_size: int) -> None:
-    """Raises `InputError` where the training split cannot feed the run."""
+def check_train_data(data: RunData, config: DataConfig, world_size: int) -> None:
+    """Raises `InputError` if the training split cannot feed a run on `world_size` ranks."""
     data.manifest.check_shards(TRAIN_SPLIT)
-    empty = np.flatnonzero(data.count_labelled(TRAIN_SPLIT) == 0)
-    if len(empty):
-        raise InputError(
-            f"Split `{TRAIN_SPLIT}` of {data.manifest.root} has no label for {len(empty)} tasks: "
-            f"{shortened(data.tasks[i].name for i in empty)}. Leave them out with `data.tasks`."
+    for problem in find_data_problems(data, config, world_size):
+        raise InputError(str(problem))
+
+
+def find_data_problems(data: RunData, config: DataConfig, world_size: int) -> Iterator[Problem]:
+    """Yields the reasons why the training split cannot feed a run on `world_size` ranks."""
+    split = f"Split `{TRAIN_SPLIT}` of {data.manifest.root}"
+    unlabelled = np.flatnonzero(data.count_labelled(TRAIN_SPLIT) == 0)
+    if len(unlabelled):
+        names = shortened(data.tasks[i].name for i in unlabelled)
+        yield Problem(
+            f"{split} has no label for {len(unlabelled)} tasks: {names}.",
+            "Leave them out with `data.tasks`, or label some samples.",
         )
-    if data.manifest.splits[TRAIN_SPLIT] < 2:
-        raise InputError(
-            f"Split `{TRAIN_SPLIT}` of {data.manifest.root} should have at least 2 samples, for batch norm."
+    if (num_samples := data.manifest.splits[TRAIN_SPLIT]) < 2:
+        yield Problem(
+            f"{split} should have at least 2 samples, for batch norm. Got {num_samples}.", "Add some samples."
         )
-    shards = data.manifest.shards["split"].to_pylist().count(TRAIN_SPLIT)
-    readers = world_size * max(config.data.workers, 1)
-    if config.data.reading == "stream" and shards < readers:
-        raise InputError(
-            f"`data.reading` stream should have a tar for each of {world_size} ranks × {readers // world_size} workers. Split "
-            f"`{TRAIN_SPLIT}` of {data.manifest.root} has {shards}: use fewer workers, `data.reading` offsets, or smaller shards "
-            "(matl-data's --shard-mb)."
+    num_tars, num_workers = data.count_tars(TRAIN_SPLIT), max(config.workers, 1)
+    if config.reading == "stream" and num_tars < world_size * num_workers:
+        yield Problem(
+            f"`data.reading` stream should have a tar for each of {world_size} ranks × {num_workers} workers. {split} has "
+            f"{num_tars}.",
+            "Use fewer workers, `data.reading` offsets, or smaller shards (matl-data's --shard-mb).",
         )

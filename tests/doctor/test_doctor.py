@@ -70,7 +70,7 @@ def test_labels_that_teach_nothing_are_named(config: Config, data: RunData) -> N
     labels[train, 0] = -1
     labels[train, 1] = np.where(labels[train, 1] >= 0, 0, -1)
     texts = [finding.text for finding in complaints(check_data(config, replace(data, labels=labels), 2))]
-    assert "1 tasks have no label in `train`: task_0." in texts
+    assert f"Split `train` of {data.manifest.root} has no label for 1 tasks: task_0." in texts
     assert "1 tasks have one class only (no positive, or no negative) in `train`: task_1." in texts
     assert any("fewer than 10 samples in `train`" in text and "task_5" in text for text in texts)
 
