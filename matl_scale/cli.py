@@ -66,6 +66,12 @@ def explain_as_run_error(error: OSError) -> RunError | None:
     return None if text is None else RunError(text)
 
 
+def explain_as_input_error(error: OSError) -> InputError | None:
+    """Returns the same as an `InputError`, for commands whose user chose the folder that they write to."""
+    text = explain_os_error(error)
+    return None if text is None else InputError(text)
+
+
 def exit_with_error(program: str, error: object) -> NoReturn:
     """Prints one line on standard error and exits with code 2, or 1 for a `RunError`.
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from matl_scale.cli import run_command
-from matl_scale.errors import InputError, check_writable, explain_os_error
+from matl_scale.cli import explain_as_input_error, run_command
+from matl_scale.errors import InputError, check_writable
 from matl_scale.extras import require
 from matl_scale.metrics.names import PAIRED_METRICS
 from matl_scale.report.as_json import comparison_to_json, run_to_json, spread_to_json
@@ -65,12 +65,6 @@ def main(
     """
     options = build_parser().parse_args(arguments)
     return run_command(PROGRAM, lambda: report(options, write_page), explain_as_input_error)
-
-
-def explain_as_input_error(error: OSError) -> InputError | None:
-    """Returns a full disk or a missing permission as an `InputError`: the user chose where to write."""
-    text = explain_os_error(error)
-    return None if text is None else InputError(text)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -5,8 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from matl_scale.cli import run_command
-from matl_scale.errors import InputError, explain_os_error
+from matl_scale.cli import explain_as_input_error, run_command
 from matl_scale.tracking.mlflow_follower import prepare_process, sync
 
 PROGRAM = "matl-sync"
@@ -31,12 +30,6 @@ def sync_runs(folders: Sequence[Path], uri: str | None) -> int:
     for folder in folders:
         print(f"{folder}: {sync(folder, uri)}", flush=True)
     return 0
-
-
-def explain_as_input_error(error: OSError) -> InputError | None:
-    """Returns a full disk or a missing permission as an `InputError`: the run's folder was given by the user."""
-    text = explain_os_error(error)
-    return None if text is None else InputError(text)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Made-up runs for tests of the report's page: all that a run leaves, of any number of tasks, within a second or two.
+"""Made-up runs for tests of the report's page: every file of a run, with any number of tasks, written in a second or two.
 
-Two runs with the same `world` have the same labels, and tasks and samples that are hard for both; `seed` is a run's own luck.
+Two runs with the same `world` have the same labels, and the same tasks and samples are hard for both; `seed` is a run's own chance.
 """
 
 from collections.abc import Mapping
@@ -54,14 +54,14 @@ class MadeUp:
     Attributes:
         num_tasks: Every fifth has four classes, the others two. The last has no label in the split, the one before only one
             class there; the first is never trained.
-        num_samples: Of the split, if there is no shard set.
-        num_evaluations: On the way.
+        num_samples: The number of samples of the split, if there is no shard set.
+        num_evaluations: The number of evaluations.
         split: What is evaluated.
-        world: Seed of the labels and of how hard tasks and samples are.
-        seed: Of the run.
-        gain: Added to the recall of rare classes: a number, or an array with one per task.
-        names: Of the tasks, instead of made-up ones.
-        classes: Of the binary tasks.
+        world: The seed of the labels and of how hard tasks and samples are.
+        seed: The seed of the run.
+        gain: What is added to the recall of rare classes: a number, or an array with one per task.
+        names: The names of the tasks, instead of made-up ones.
+        classes: The classes of the binary tasks.
         config: Sections that replace those of the config.
     """
 
@@ -105,7 +105,7 @@ def write_run(folder: Path, made_up: MadeUp, shards: Path | None = None) -> RunH
     """Writes the folder of a run.
 
     Args:
-        folder: Made here.
+        folder: The folder, which is created.
         made_up: What the run is like.
         shards: A shard set that has the split; its tasks, labels and images are used.
     """
@@ -114,50 +114,51 @@ def write_run(folder: Path, made_up: MadeUp, shards: Path | None = None) -> RunH
     test_set = f"world {made_up.world}"
     if shards is not None:
         manifest = read_manifest(shards)
-        rows, test_set = manifest.rows(made_up.split), manifest.hash_shards(made_up.split)
-        tasks, labels = list(manifest.tasks), manifest.labels()[rows].astype(np.int16)
-        keys = SampleReader(manifest).keys(rows)
-    answers, confidences, skill = answer(made_up, tasks, labels)
-    final = measure(labels, answers, skill)
+        sample_ids, test_set = manifest.rows(made_up.split), manifest.hash_shards(made_up.split)
+        tasks, labels = list(manifest.tasks), manifest.labels()[sample_ids].astype(np.int16)
+        keys = SampleReader(manifest).keys(sample_ids)
+    predicted, confidences, skill = predict(made_up, tasks, labels)
+    final = measure(labels, predicted, skill)
     steps = [STEPS_BETWEEN * (i + 1) for i in range(made_up.num_evaluations)]
     write_config(folder, made_up, steps[-1], labels.shape, shards)
     write_history(LocalLog(folder), made_up, [task.name for task in tasks], final, steps)
     info = PredictionsInfo(split=made_up.split, step=steps[-1], tasks=tuple(tasks), test_set=test_set)
-    block = PredictionBlock(samples=keys, labels=labels, predicted=answers, confidences=confidences)
+    block = PredictionBlock(samples=keys, labels=labels, predicted=predicted, confidences=confidences)
     write_predictions(RunFolder(folder).predictions_file(made_up.split), info, [block])
     return RunHistory(folder)
 
 
-def answer(made_up: MadeUp, tasks: list[Task], labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Answers every sample: class indices, confidences, and the skill that each task has."""
+def predict(made_up: MadeUp, tasks: list[Task], labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Predicts every sample. Returns class indices, confidences, and the skill of each task."""
     world, luck = np.random.default_rng([made_up.world, 2]), np.random.default_rng([made_up.world, made_up.seed, 3])
     skill = 1 - world.gamma(1.6, 0.12, len(tasks)) + made_up.gain + luck.normal(0, 0.01, len(tasks))
     skill = np.clip(skill, 0.2, 0.99)
     trouble = SHARED * world.normal(size=labels.shape) + np.sqrt(1 - SHARED**2) * luck.normal(size=labels.shape)
-    answers, confidences = labels.copy(), np.full(labels.shape, np.nan, dtype=np.float16)
+    predicted, confidences = labels.copy(), np.full(labels.shape, np.nan, dtype=np.float16)
     for i, task in enumerate(tasks):
         truth, num_classes = labels[:, i], task.num_classes
         share = np.bincount(truth[truth >= 0], minlength=num_classes) / max((truth >= 0).sum(), 1)
-        rare = share.min() / max(share.max(), 1e-9)  # a network that knows little answers with the frequent class
+        rare = share.min() / max(share.max(), 1e-9)  # a network that knows little predicts the frequent class
         recall = np.where(share >= share.max(), 1 - (1 - skill[i]) * rare, skill[i])
         wrong = (truth >= 0) & (trouble[:, i] > ndtri(recall)[truth])
-        answers[wrong, i] = (truth[wrong] + luck.integers(1, num_classes, wrong.sum())) % num_classes
+        predicted[wrong, i] = (truth[wrong] + luck.integers(1, num_classes, wrong.sum())) % num_classes
         sure = np.where(wrong, luck.beta(2, 3, len(wrong)), luck.beta(5, 2, len(wrong)))
         confidences[truth >= 0, i] = (1 / num_classes + (1 - 1 / num_classes) * sure)[truth >= 0]
-    return answers, confidences, skill
+    return predicted, confidences, skill
 
 
-def measure(labels: np.ndarray, answers: np.ndarray, skill: np.ndarray) -> TaskMetrics:
-    """Computes the metrics of all tasks from their answers; AUROC and average precision are made up from the skill."""
+def measure(labels: np.ndarray, predicted: np.ndarray, skill: np.ndarray) -> TaskMetrics:
+    """Computes the metrics of all tasks from their predictions; AUROC and average precision are made up from the skill."""
     values = {name: np.full(labels.shape[1], np.nan) for name in METRICS}
     for i in range(labels.shape[1]):
-        truth, given = labels[labels[:, i] >= 0, i], answers[labels[:, i] >= 0, i]
+        labelled = labels[:, i] >= 0
+        truth, found = labels[labelled, i], predicted[labelled, i]
         if not len(truth):
             continue
         support = np.bincount(truth)
-        recall = np.bincount(truth[truth == given], minlength=len(support))[support > 0] / support[support > 0]
-        values["accuracy"][i], values["majority_accuracy"][i] = (truth == given).mean(), support.max() / len(truth)
-        values["loss"][i] = 0.1 + 2 * (truth != given).mean()
+        recall = np.bincount(truth[truth == found], minlength=len(support))[support > 0] / support[support > 0]
+        values["accuracy"][i], values["majority_accuracy"][i] = (truth == found).mean(), support.max() / len(truth)
+        values["loss"][i] = 0.1 + 2 * (truth != found).mean()
         if len(recall) > 1:
             values["balanced_accuracy"][i], values["auroc"][i] = recall.mean(), 0.45 + 0.55 * np.sqrt(skill[i])
             values["average_precision"][i] = skill[i] ** 0.4
@@ -167,7 +168,7 @@ def measure(labels: np.ndarray, answers: np.ndarray, skill: np.ndarray) -> TaskM
 
 
 def write_history(log: LocalLog, made_up: MadeUp, names: list[str], final: TaskMetrics, steps: list[int]) -> None:
-    """Writes records, tables and draws of a training that ends with the metrics `final`."""
+    """Writes the records, tables and draws of a training that ends with the metrics `final`."""
     generator = np.random.default_rng([made_up.world, made_up.seed, 4])
     pace = generator.uniform(0.1, 0.4, len(names)) * steps[-1]
     sudden = generator.choice([0.15, 0.0, -0.1], len(names), p=[0.02, 0.95, 0.03])  # worse or better at the last moment
@@ -201,11 +202,11 @@ def training_record(generator: np.random.Generator, done: float) -> dict[str, fl
 
 
 def write_config(folder: Path, made_up: MadeUp, steps: int, shape: tuple[int, ...], shards: Path | None) -> None:
-    """Writes what the run was made of; `shape` is `(num_samples, num_tasks)`."""
-    place = str(shards or folder.parent / "gone")
+    """Writes config.yaml and about.json; `shape` is `(num_samples, num_tasks)`."""
+    data_path = str(shards or folder.parent / "gone")
     config = {
         "run": {"name": folder.name, "dir": str(folder.parent), "seed": made_up.seed},
-        "data": {"path": place, "version": "", "image_size": 32, "batch_size": 32},
+        "data": {"path": data_path, "version": "", "image_size": 32, "batch_size": 32},
         "model": {"name": "vgg11_bn", "width": 0.25, "stem": "small"},
         "routing": {"sigma": 0.5, "strategy": "random"},
         "train": {"steps": steps, "accumulate": 8, "precision": "bf16"},
@@ -216,7 +217,7 @@ def write_config(folder: Path, made_up: MadeUp, steps: int, shape: tuple[int, ..
         "# made up\n" + yaml.safe_dump(config, allow_unicode=True), encoding="utf-8"
     )
     data = {
-        "path": place,
+        "path": data_path,
         "version": 2,
         "manifest_id": "5e1f" * 16,
         "splits": {made_up.split: shape[0]},

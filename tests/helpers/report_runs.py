@@ -1,6 +1,6 @@
 """Run folders for tests of the report: metrics, predictions and config as a run leaves them, from given predictions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -72,3 +72,21 @@ def write_run(
         sections[section] = {**sections.get(section, {}), **values}
     (folder / "config.yaml").write_text(yaml.safe_dump(sections, sort_keys=False))
     return metrics
+
+
+TASKS = [*binary_tasks("better", "worse", "same"), Task(name="kind", classes=("x", "y", "z"))]
+SKILL_A = np.array([0.7, 0.95, 0.8, 0.6])
+SKILL_B = np.array([0.95, 0.7, 0.8, 0.6])
+LABELS = draw_labels(300, TASKS)
+Write = Callable[..., Path]
+
+
+def write_single_runs(write: Write) -> Path:
+    """Writes a shared run, and single-task runs of which `better` is worse than it, `worse` better, and `same` alike."""
+    for seed in (5, 6):
+        write(f"alone-better-{seed}", 0.75, seed, tasks=TASKS[:1], labels=LABELS[:, :1])
+    write("alone-worse", 0.98, 7, tasks=TASKS[1:2], labels=LABELS[:, 1:2], sigma=1.0)
+    write("alone-same", 0.8, 8, tasks=TASKS[2:3], labels=LABELS[:, 2:3])
+    write("alone-elsewhere", 0.8, 9, tasks=TASKS[3:], labels=LABELS[:, 3:], test_set="others")
+    write("two-tasks", 0.8, 9, tasks=TASKS[2:], labels=LABELS[:, 2:])
+    return write("shared", np.array([0.95, 0.75, 0.8, 0.6]), 1)

@@ -1,52 +1,21 @@
-"""`matl-report` on small runs: what is compared with what, what is refused, and what is printed and written."""
+"""Comparisons of small runs: what is compared with what, what is refused, and what the results say."""
 
-import json
-import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from helpers.report_runs import binary_tasks, draw_labels, draw_predictions, measure, write_run
+from helpers.report_runs import LABELS, SKILL_A, SKILL_B, TASKS, Write, draw_predictions, write_run, write_single_runs
 from matl_scale.errors import InputError
 from matl_scale.metrics.names import PAIRED_METRICS, PairedMetric
-from matl_scale.report.__main__ import Results, main
+from matl_scale.report.__main__ import main
 from matl_scale.report.comparison.question import Question
 from matl_scale.report.comparison.results import Comparison, SeedSpread, TaskDifference
 from matl_scale.report.comparison.runs import compare_runs
 from matl_scale.report.comparison.single_task_baseline import compare_with_single_tasks
 from matl_scale.report.open_runs import choose_split, open_runs
 from matl_scale.runs.history import RunHistory
-from matl_scale.runs.records import LocalLog
 from matl_scale.tasks import Task
-
-TASKS = [*binary_tasks("better", "worse", "same"), Task(name="kind", classes=("x", "y", "z"))]
-SKILL_A = np.array([0.7, 0.95, 0.8, 0.6])
-SKILL_B = np.array([0.95, 0.7, 0.8, 0.6])
-LABELS = draw_labels(300, TASKS)
-Write = Callable[..., Path]
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    """Returns a function that writes a run: name, skill, seed, and the arguments of `write_run`."""
-
-    def run(
-        name: str,
-        skill: float | np.ndarray = 0.8,
-        seed: int = 0,
-        tasks: Sequence[Task] = TASKS,
-        labels: np.ndarray = LABELS,
-        sigma: float = 0.5,
-        **others: object,
-    ) -> Path:
-        config = {"run": {"seed": seed}, "routing": {"sigma": sigma}, "track": {"every": seed}}
-        predicted = draw_predictions(labels, tasks, skill, seed)
-        write_run(tmp_path / name, tasks, labels, predicted, **{"config": config, **others})  # type: ignore[arg-type]
-        return tmp_path / name
-
-    return run
 
 
 def ask(
@@ -59,13 +28,6 @@ def ask(
 def compare_two(*folders: Path, **others: object) -> Comparison:
     [comparison], _ = ask(*folders, **others)  # type: ignore[arg-type]
     return comparison
-
-
-def refuse(arguments: Sequence[str]) -> None:
-    """Runs the command, which has to end with the exit code of unusable input."""
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    assert ended.value.code == 2
 
 
 def by_name(comparison: Comparison) -> dict[str, TaskDifference]:
@@ -222,19 +184,8 @@ def test_differences_that_seeds_alone_may_cause_are_marked(write: Write) -> None
     assert task.reason.startswith("seeds alone may do that: within ±0.")
 
 
-def single_runs(write: Write) -> Path:
-    """Writes a shared run, and single-task runs of which `better` is worse than it, `worse` better, and `same` alike."""
-    for seed in (5, 6):
-        write(f"alone-better-{seed}", 0.75, seed, tasks=TASKS[:1], labels=LABELS[:, :1])
-    write("alone-worse", 0.98, 7, tasks=TASKS[1:2], labels=LABELS[:, 1:2], sigma=1.0)
-    write("alone-same", 0.8, 8, tasks=TASKS[2:3], labels=LABELS[:, 2:3])
-    write("alone-elsewhere", 0.8, 9, tasks=TASKS[3:], labels=LABELS[:, 3:], test_set="others")
-    write("two-tasks", 0.8, 9, tasks=TASKS[2:], labels=LABELS[:, 2:])
-    return write("shared", np.array([0.95, 0.75, 0.8, 0.6]), 1)
-
-
 def test_sharing_is_compared_with_single_tasks(write: Write) -> None:
-    shared = single_runs(write)
+    shared = write_single_runs(write)
     found = compare_with_single_tasks(
         RunHistory(shared), Question(split="test", metric="balanced_accuracy", alpha=0.05)
     )
@@ -253,117 +204,6 @@ def test_sharing_is_compared_with_single_tasks(write: Write) -> None:
     assert by_name(found)["better"].value_a == pytest.approx(means)
 
 
-def test_without_single_task_runs_the_command_is_named(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
-    tasks = [Task(name="it's a/b", classes=("no", "yes"))]
-    shared = write("shared", tasks=[*tasks, *TASKS[1:]], config={"run": {"dir": "elsewhere"}, "eval": {"split": "val"}})
-    refuse([str(shared), "--baseline", "single-task"])
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert "--data.tasks 'it'\"'\"'s a/b' --run.name 'single-it'\"'\"'s a_b' --run.dir" in error
-    assert "&& matl-evaluate --run" in error
-    assert "--split test" in error
-
-
-def test_one_run_is_summarised(write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    labels = LABELS.copy()
-    labels[:, 0] = np.where(labels[:, 0] < 0, -1, 1)
-    labels[:, 1] = -1
-    run = write("one", labels=labels, step=200)
-    earlier = measure(TASKS, labels, draw_predictions(labels, TASKS, 0.5, 3))
-    names, latest = [task.name for task in TASKS], RunHistory(run).latest("test").metrics
-    LocalLog(run).log_per_task(100, "test", names, earlier)
-    LocalLog(run).log_per_task(200, "test", names, latest)  # made last
-    assert main([str(run), "--json", str(tmp_path / "one.json")]) == 0
-    shown = capsys.readouterr().out
-    for text in (
-        "one: test after 200 steps, 3 tasks",
-        "greatest gains in balanced accuracy since step 100",
-        "only class `yes` occurs, so no balanced accuracy, AUROC: better",
-        "no labelled sample, so no accuracy, balanced accuracy, AUROC, average precision, precision: worse",
-        "draws per task: least better 0, worse 200, same 400; most kind 600, same 400, worse 200",
-    ):
-        assert text in shown
-    content = json.loads((tmp_path / "one.json").read_text())["run"]
-    assert [task["task"] for task in content["tasks"]] == [task.name for task in TASKS]
-    assert content["tasks"][1]["metrics"]["accuracy"] is None
-    assert content["tasks"][0]["undefined"]["reason"] == "only class `yes` occurs"
-    expected = RunHistory(run).latest("test").metrics
-    assert content["tasks"][3]["metrics"]["balanced_accuracy"] == expected.values["balanced_accuracy"][3]
-    assert content["summary"]["macro_accuracy"] == expected.summary()["macro_accuracy"]
-
-
-def test_without_predictions_the_reason_names_no_class(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
-    labels = LABELS.copy()
-    labels[:, 0] = 1
-    run = write("one", labels=labels)
-    (run / "predictions-test.parquet").unlink()
-    assert main([str(run), "--tasks", "better"]) == 0
-    shown = capsys.readouterr().out
-    assert "only one class occurs, so no balanced accuracy, AUROC: better" in shown
-    assert "test was evaluated once" in shown
-
-
-def test_a_positive_that_is_never_predicted_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_run(tmp_path / "one", TASKS[:1], LABELS[:, :1], np.where(LABELS[:, :1] < 0, -1, 0))
-    assert main([str(tmp_path / "one")]) == 0
-    assert "the positive class is never predicted, so no precision: better" in capsys.readouterr().out
-
-
-def test_a_comparison_is_shown_and_written(write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    labels = LABELS.copy()
-    labels[:, 2] = -1
-    a, b = write("a", SKILL_A, labels=labels), write("b", SKILL_B, 1, labels=labels, sigma=1.0)
-    assert main([str(a), str(b), "--json", str(tmp_path / "c.json"), "--limit", "1"]) == 0
-    shown = capsys.readouterr().out
-    for text in (
-        "A: a (step 100)", "B: b (step 100)", "improved 1: better", "unchanged 1: kind", "regressed 1: worse",
-        "undefined 1: same", "95 % interval", "adjusted p", "same is undefined: no labelled sample",
-        "the configs differ in: 2", "and 1 more",
-    ):  # fmt: skip
-        assert text in shown
-    [content] = json.loads((tmp_path / "c.json").read_text())["comparisons"]
-    assert content["counts"] == {"improved": 1, "unchanged": 1, "regressed": 1, "undefined": 1}
-    expected = by_name(compare_two(a, b))
-    for task in content["tasks"]:
-        assert task["p"] == (None if task["verdict"] == "undefined" else expected[task["task"]].p)
-    assert len(content["tasks"]) == 4
-
-
-def test_seeds_are_shown_and_written(write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    runs = [str(write(f"s{seed}", 0.8, seed)) for seed in range(3)]
-    assert main([*runs, "--json", str(tmp_path / "s.json"), "--metric", "accuracy"]) == 0
-    assert "3 runs of one config on test, accuracy" in capsys.readouterr().out
-    spread = json.loads((tmp_path / "s.json").read_text())["spread"]
-    assert [task["task"] for task in spread["tasks"]] == [task.name for task in TASKS]
-    assert len(spread["tasks"][0]["values"]) == 3
-
-
-def test_the_baseline_is_shown(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(single_runs(write)), "--baseline", "single-task"]) == 0
-    shown = capsys.readouterr().out
-    for text in (
-        "A: one network per task: ",
-        "sharing helped 1: better",
-        "sharing hurt 1: worse",
-        "not compared: 1",
-        "--run.name single-kind",
-    ):
-        assert text in shown
-
-
-def test_the_page_gets_the_results(write: Write, tmp_path: Path) -> None:
-    calls: list[tuple[Path, Results, Sequence[str]]] = []
-    a, b = write("a"), write("b", seed=1)
-    arguments = [str(a), str(b), "--out", str(tmp_path / "page.html"), "--tasks", "s*", "kind"]
-    assert main(arguments, lambda *given: calls.append(given)) == 0
-    [(path, results, patterns)] = calls
-    assert path == tmp_path / "page.html"
-    assert [run.name for run in results.runs] == ["a", "b"]
-    assert results.spread is not None
-    assert (results.split, patterns, results.spread.tasks) == ("test", ["same", "kind"], ["same", "kind"])
-    assert len(results.comparisons) == 1
-
-
 def test_the_split_is_one_that_all_runs_have(write: Write) -> None:
     a, b = write("a", split="val"), write("b", split="val")
     write("a")
@@ -371,70 +211,3 @@ def test_the_split_is_one_that_all_runs_have(write: Write) -> None:
     assert choose_split(open_runs([a]), None) == "test"
     with pytest.raises(InputError, match="was not evaluated on split `test`"):
         choose_split(open_runs([a, b]), "test")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "text"),
-    [
-        # options are checked before a run is read
-        (["nowhere", "--out", "no/such/folder/page.html"], "`--out` .* cannot be written: there is no folder"),
-        (["nowhere", "--json", "a"], "`--json` should be a file"),
-        (["nowhere", "--alpha", "1.5"], "`--alpha` should be between 0 and 1"),
-        (["nowhere", "--limit", "0"], "`--limit` should be at least 1"),
-        (["nowhere", "b", "--baseline", "single-task"], "`--baseline` should be asked of one RUN"),
-        (["a", "a/../a"], "is given twice"),
-        (["nowhere"], "is not a run: it has no config.yaml"),
-        (["untrained"], "was never evaluated"),
-        (["damaged"], "per_task.parquet cannot be read"),
-        (["a", "--split", "tset"], "was not evaluated on split `tset`, only on test.* Did you mean `test`"),
-        (["a", "--tasks", "bettr"], "Did you mean `better`"),
-        (["a", "b", "--tasks", "bettr"], "Did you mean `better`"),
-        (["a", "unpredicted"], "predictions-test.parquet is not there: evaluate the run"),
-        (["a", "unconfigured"], "config.yaml cannot be read"),
-        (["a", "garbled"], "config.yaml cannot be read"),
-        (["a", "elsewhere"], "other images"),
-    ],
-)
-def test_bad_input_is_one_line(
-    write: Write,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    arguments: list[str],
-    text: str,
-) -> None:
-    for name in ("a", "b", "damaged", "unpredicted", "unconfigured", "garbled"):
-        write(name)
-    write("elsewhere", test_set="others")
-    (tmp_path / "untrained").mkdir()
-    (tmp_path / "untrained/config.yaml").write_text("run: {name: untrained}\n")
-    (tmp_path / "damaged/per_task.parquet").write_bytes(b"PAR1 and no more")
-    (tmp_path / "unpredicted/predictions-test.parquet").unlink()
-    (tmp_path / "unconfigured/config.yaml").unlink()
-    (tmp_path / "garbled/config.yaml").write_text("run: [\n")
-    monkeypatch.chdir(tmp_path)
-    refuse(arguments)
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.count("\n") == 1
-    assert captured.err.startswith("matl-report: error: ")
-    with pytest.raises(InputError, match=text):
-        raise InputError(captured.err)
-
-
-def test_a_missing_package_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "plotly", None)
-    refuse(["nowhere", "--out", str(tmp_path / "page.html")])
-    assert capsys.readouterr().err == (
-        "matl-report: error: The page of `--out` needs `plotly`, not installed here. Install with: "
-        "pip install 'matl-scale[report]'\n"
-    )
-
-
-def test_an_existing_page_is_not_touched_by_a_failure(write: Write, tmp_path: Path) -> None:
-    (tmp_path / "page.html").write_text("unchanged")
-    refuse([str(write("a")), "--tasks", "nothing", "--out", str(tmp_path / "page.html")])
-    assert (tmp_path / "page.html").read_text() == "unchanged"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "page.html"]
