@@ -1,6 +1,6 @@
 """Made-up runs for tests of the report's page: every file of a run, with any number of tasks, written in a second or two.
 
-Two runs with the same `world` have the same labels, and the same tasks and samples are hard for both; `seed` is a run's own chance.
+Two runs with the same `world` have the same labels, and the same tasks and samples are hard for both; `seed` is the run's own.
 """
 
 from collections.abc import Mapping
