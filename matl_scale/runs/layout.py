@@ -1,4 +1,4 @@
-"""Every file of a run folder by name, in one place. `docs/formats.md` says what each holds."""
+"""The one list of the files of a run folder. `docs/formats.md` says what each holds."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +83,7 @@ class RunFolder:
 
     @property
     def checkpoints_folder(self) -> Path:
-        """Checkpoints to go on from, a folder `step-NNNNNNNNN` each."""
+        """Checkpoints to resume from, a folder `step-NNNNNNNNN` each."""
         return self.path / "checkpoints"
 
     @property

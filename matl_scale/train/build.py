@@ -109,7 +109,7 @@ def build_network(
 def build_state(
     config: Config, data: RunData, accelerator: Accelerator, opened: OpenedRun
 ) -> tuple[TrainState, TrunkExecution]:
-    """Builds the state from which a run goes on, and the execution of its trunk.
+    """Builds the state in which a run starts or resumes, and the execution of its trunk.
 
     There are three cases:
     1. a checkpoint of this run: everything comes from it;
@@ -151,13 +151,13 @@ def build_state(
 
 
 def check_checkpoint(checkpoint: CheckpointInfo, config: Config, data: RunData, model: RoutedModel) -> None:
-    """Raises `InputError` if the run cannot go on from a checkpoint of its own."""
+    """Raises `InputError` if the run cannot resume from a checkpoint of its own."""
     check_network(checkpoint, tasks=data.num_classes, masks=hash_masks(model))
     check_resumable(checkpoint, config, data.manifest.hash_shards(TRAIN_SPLIT))
 
 
 def build_components(config: Config, data: RunData, accelerator: Accelerator, opened: OpenedRun) -> Components:
-    """Builds everything that the loop works with, in the state from which the run goes on."""
+    """Builds everything that the loop works with, in the state in which the run starts or resumes."""
     world_size, rank, seed = accelerator.num_processes, accelerator.process_index, config.run.seed
     num_slots = world_size * config.train.accumulate
     state, trunk = build_state(config, data, accelerator, opened)

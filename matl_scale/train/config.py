@@ -35,12 +35,12 @@ class RunConfig:
     seed: int = 0
     """Seed of masks, weights, task sampling, data order and augmentation."""
     resume: Literal["auto", "never"] | str = "auto"
-    """`auto` goes on from the newest checkpoint of this run if there is one, `never` refuses a folder that has one, a
-    path names a checkpoint (a folder step-…) to go on from."""
+    """`auto` resumes from the newest checkpoint of this run if there is one, `never` refuses a folder that has one, a
+    path names a checkpoint (a folder step-…) to resume from."""
 
     start_from: str = ""
     """A run's folder, or one of its checkpoints (step-…), whose network a new run starts with: tasks that it has keep masks,
-    heads and statistics, new tasks get their own. For a run that goes on with itself, see `resume`."""
+    heads and statistics, new tasks get their own. For a resumed run with itself, see `resume`."""
 
     def __post_init__(self) -> None:
         if not self.name or self.name in (".", "..") or set(self.name) & set("/\\\0"):

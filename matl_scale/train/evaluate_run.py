@@ -28,9 +28,9 @@ def run_evaluation(folder: Path, split: str | None, which: str) -> str | None:
     """Evaluates a network of a run and adds the result to the run's files.
 
     Args:
-        folder: Of the run.
+        folder: The run's folder.
         split: What to evaluate; None for the run's `eval.split`.
-        which: Network, as `open_network` takes it.
+        which: Which network, as for `open_network`.
 
     Returns:
         The split that was evaluated, on the first rank; None on the others.

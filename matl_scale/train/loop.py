@@ -108,22 +108,22 @@ def run_steps(run: Run, lacks_evaluation: bool) -> bool:
 def run_step(run: Run) -> bool:
     """Runs one step and records it if that is due. Returns whether some rank was asked to stop."""
     run.hooks.before_step(run)
-    parts, state, meter = run.components, run.state, run.components.meter
-    rate = parts.learning_rate.at(state.step)
+    components, state, meter = run.components, run.state, run.components.meter
+    rate = components.learning_rate.at(state.step)
     set_learning_rate(state.optimizer, rate)
-    num_slots = parts.sampler.num_slots
+    num_slots = components.sampler.num_slots
     sampling_step = state.sampling_step(num_slots)
-    tasks = parts.sampler.tasks(sampling_step)
+    tasks = components.sampler.tasks(sampling_step)
     run.watchdog.beat(describe_step(run, tasks))
-    result = parts.train_step(tasks, parts.batches, stop=bool(run.stop.reason))
+    result = components.train_step(tasks, components.batches, stop=bool(run.stop.reason))
     meter.update(result)
     if result.sync.damaged.any():  # known to all ranks
-        share_damage(run.accelerator, parts.damage, result.damage, parts.saver.folder.path)
+        share_damage(run.accelerator, components.damage, result.damage, components.saver.folder.path)
     if state.ema is not None and not result.skipped:
         state.ema.update_parameters(state.model)
     state.step, state.slots = state.step + 1, (sampling_step + 1) * num_slots
     np.add.at(state.draws, tasks, 1)
-    if complaint := parts.nonfinite.update(state.step, result):
+    if complaint := components.nonfinite.update(state.step, result):
         run.progress.say(complaint)
     run.progress.step(state.step, meter.loss, meter.images_per_s, meter.wait_share)
     if run.schedule.is_recorded_after(state.step):
@@ -133,10 +133,10 @@ def run_step(run: Run) -> bool:
 
 def record(run: Run, rate: float) -> None:
     """Records the steps since the last record, and how far the run is."""
-    parts, state = run.components, run.state
-    metrics = parts.meter.record() | {
+    components, state = run.components, run.state
+    metrics = components.meter.record() | {
         "train/lr": rate,
-        "train/epoch": state.step * parts.epochs_per_step,
+        "train/epoch": state.step * components.epochs_per_step,
         "tasks/draws_min": float(state.draws.min()),
         "tasks/draws_max": float(state.draws.max()),
     }
@@ -164,25 +164,27 @@ def describe_step(run: Run, tasks: np.ndarray) -> str:
 def evaluate(run: Run) -> bool:
     """Evaluates, records the result and says in one line how it went. Returns False if the run is asked to stop meanwhile."""
     run.hooks.before_evaluation(run)
-    parts, state = run.components, run.state
+    components, state = run.components, run.state
 
     def keep_on() -> bool:
         run.watchdog.beat(f"the evaluation after step {state.step}")
         return not run.stop.reason
 
     run.recorder.wait_for_tables()
-    keep_predictions = parts.keep_predictions and state.step == run.schedule.num_steps
+    keep_predictions = components.keep_predictions and state.step == run.schedule.num_steps
     predictions = PredictionLog() if keep_predictions else None
-    metrics = parts.evaluator.run(keep_on, predictions)
+    metrics = components.evaluator.run(keep_on, predictions)
     if metrics is None:
         return False
     # before the record, which says that the evaluation is complete
     if predictions is not None:
-        save_predictions(run.accelerator, predictions, run.data, parts.split, state.step, parts.saver.folder.path)
+        save_predictions(
+            run.accelerator, predictions, run.data, components.split, state.step, components.saver.folder.path
+        )
     summary = metrics.summary()
-    on_main(run.accelerator, lambda: parts.saver.save_best(state, summary))
+    on_main(run.accelerator, lambda: components.saver.save_best(state, summary))
     run.recorder.record_draws(state.step, state.draws)
-    run.recorder.record_evaluation(state.step, parts.split, metrics)
+    run.recorder.record_evaluation(state.step, components.split, metrics)
     describe_evaluation(run, summary, len(metrics.counts))
     return True
 

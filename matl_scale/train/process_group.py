@@ -1,4 +1,4 @@
-"""What one rank does for all."""
+"""Joining the process group, and running a function on the first rank for all."""
 
 import os
 from collections.abc import Callable

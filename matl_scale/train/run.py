@@ -59,7 +59,7 @@ def train(
 
     Raises:
         InputError: The config, the shard set and the run's folder do not fit together.
-        RunError: The run cannot go on because of numbers, replicas, ranks or the disk.
+        RunError: The run has to end because of numbers, replicas, ranks or the disk.
     """
     world_size, is_first_rank = accelerator.num_processes, accelerator.is_main_process
     with explain_disk_errors(), contextlib.ExitStack() as stack:
@@ -68,7 +68,7 @@ def train(
         stop = stack.enter_context(StopRequest())
         stack.enter_context(watchdog)
 
-        # open: the first rank locks the folder and finds what the run goes on from
+        # open: the first rank locks the folder and finds what the run resumes from
         schedule = build_schedule(config)
         opened = open_run(accelerator, stack, config.run, schedule, config.eval.split)
 
@@ -125,10 +125,10 @@ def explain_disk_errors() -> Iterator[None]:
 
 
 def describe_origin(opened: OpenedRun, config: Config, data: RunData, world_size: int) -> list[str]:
-    """Says what a run goes on from or starts with, and what has changed since; nothing for a new one."""
+    """Says what a run resumes from or starts with, and what has changed since; nothing for a new one."""
     if opened.checkpoint:
         changes = describe_resumption(opened.checkpoint, config, data, world_size)
-        return ["\n  ".join([f"going on from {opened.checkpoint.folder}", *changes])]
+        return ["\n  ".join([f"resuming from {opened.checkpoint.folder}", *changes])]
     if opened.start:
         return [describe_start(opened.start, find_old_tasks(opened.start, data.task_names))]
     return []
@@ -144,12 +144,12 @@ def run_to_end(run: Run, lacks_evaluation: bool) -> bool:
         if not finished:
             status, wait = run.stop.status, {"wait_s": STOPPED_COPY_S}
             if run.accelerator.is_main_process:
-                run.stop.answer(run.state.step)
+                run.stop.confirm(run.state.step)
     except KeyboardInterrupt:
         status = "KILLED"
         raise
     finally:
         run.components.batches.close()
-        run.watchdog.rest()
+        run.watchdog.pause()
         run.recorder.close(status, **wait)
     return finished

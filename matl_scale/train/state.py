@@ -43,8 +43,8 @@ class TrainState:
     def sampling_step(self, num_slots: int) -> int:
         """Returns the step that sampler and plan should draw next: the first one none of whose slots has run.
 
-        It equals `step` unless the number of slots per step, `num_slots`, has changed: a run that goes on with another number
-        of ranks then skips the slots that are left of a step that was half done.
+        It equals `step` unless the number of slots per step, `num_slots`, has changed: a run resumed with another number of
+        ranks then skips the remaining slots of a step that was half done.
         """
         return -(-self.slots // num_slots)
 
@@ -62,7 +62,7 @@ class TrainState:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over a checkpoint's state; the optimizer's settings stay those of this run's config."""
+        """Loads a checkpoint's state; the optimizer's settings stay those of this run's config."""
         self.model.load_state_dict(state["model"])
         settings = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
         saved = state["optimizer"]

@@ -94,11 +94,11 @@ def test_a_cut_cable_ends_both_hosts_and_the_run_goes_on_afterwards(small_set: S
         text = log.read_text()
         print(text)
         assert f"rank {number} of 2: nothing has happened for 8 s (guard.timeout_s) in step " in text
-        assert "Ranks that do not answer" in text
+        assert "Ranks that do not respond" in text
     ip("-n", "matl-a", "link", "set", CABLE, "up")
     ranks = [start(cut, rank, logs[rank]) for rank in range(2)]
     assert [rank.wait(300) for rank in ranks] == [0, 0], logs[0].read_text()
-    assert "going on from" in logs[0].read_text()
+    assert "resuming from" in logs[0].read_text()
     run_ranks(2, rank_work.train_runs, tmp_path / "ranks", [whole], False)
     assert yaml.safe_load((cut.run.folder / "config.yaml").read_text())["train"]["steps"] == saved_state(cut)["step"]
     assert_identical(saved_state(whole), saved_state(cut))

@@ -103,7 +103,7 @@ def test_ranks_that_wait_for_one_that_is_stuck_end_with_a_message(small_set: Sha
     text = messages.read_text()
     for rank in range(2):
         assert f"rank {rank} of 3: nothing has happened for 10 s (guard.timeout_s) in step 5 (task task_" in text
-    assert "Ranks that do not answer: " in text
+    assert "Ranks that do not respond: " in text
     assert "Ranks 2 failed to pass" in text
 
 

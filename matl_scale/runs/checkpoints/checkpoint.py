@@ -17,28 +17,27 @@ from matl_scale.errors import InputError
 from matl_scale.runs.layout import CHECKPOINT_FILE, STATE_FILE, RunFolder
 from matl_scale.storage.files import file_sha256, hash_text
 
-CHECKPOINT_FILE = CHECKPOINT_FILE
 FORMAT_VERSION = (
-    4  # 2: norm statistics over the units that a task keeps; 3: the records under way; 4: classes, image size, score
+    4  # 2: norm statistics over a task's active units; 3: the records under way; 4: classes, image size, score
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointInfo:
-    """What can be known of a checkpoint without loading it.
+    """What is known about a checkpoint without loading it.
 
     Attributes:
-        folder: Where it is.
+        folder: The checkpoint's folder.
         step: Steps done.
         masks: Hash of all routing masks.
         classes: Class names by task name, in order.
         image_size: Side length in pixels of the images.
         shards: Hash of the training split's tars.
-        manifest_id: Of the shard set: it changes with labels and with other splits too.
+        manifest_id: Id of the shard set; it changes with labels and with other splits too.
         world_size: W when it was written.
         config: The run's config, in sections.
         score: What the network was chosen for as the best so far, if it was.
-        sha256: Of the file with the tensors.
+        sha256: SHA-256 of the file with the tensors.
     """
 
     folder: Path
@@ -136,21 +135,21 @@ def read_info(folder: Path) -> CheckpointInfo:
         ) from error
 
 
-def open_checkpoint(place: Path) -> CheckpointInfo:
+def open_checkpoint(path: Path) -> CheckpointInfo:
     """Returns a checkpoint, or the newest one of a run's folder, after comparing its file with its checksum.
 
     Raises:
         InputError: There is none, or it is damaged.
     """
-    if not RunFolder(place).checkpoints_folder.is_dir():
-        info = read_info(place)
+    if not RunFolder(path).checkpoints_folder.is_dir():
+        info = read_info(path)
         verify_state(info)
         return info
-    found, complaints = find_intact(RunFolder(place).checkpoints_folder)
+    found, complaints = find_intact(RunFolder(path).checkpoints_folder)
     if complaints:
         raise InputError(complaints[0])
     if found is None:
-        raise InputError(f"{place} has no complete checkpoint yet.")
+        raise InputError(f"{path} has no complete checkpoint yet.")
     return found
 
 

@@ -1,11 +1,11 @@
-"""Whether the network of a checkpoint is the one at hand: the same tasks, and the same routing masks."""
+"""Whether the network of a checkpoint has the same tasks and the same routing masks as the current one."""
 
 from matl_scale.errors import InputError, shortened
 from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo
 
 
 def check_network(info: CheckpointInfo, *, tasks: dict[str, int], masks: str) -> None:
-    """Raises `InputError` if the checkpoint's network has other tasks or masks than the one at hand.
+    """Raises `InputError` if the checkpoint's network has other tasks or masks than the current one.
 
     Args:
         info: The checkpoint.

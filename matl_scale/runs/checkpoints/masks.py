@@ -40,7 +40,7 @@ def masks_of_checkpoint(checkpoint: CheckpointInfo, state: dict[str, Any], names
     Args:
         checkpoint: The checkpoint.
         state: Loaded from it.
-        names: The tasks at hand.
+        names: Names of the current tasks.
     """
     masks = {
         key.removeprefix(MASK_PREFIX).removesuffix(MASK_SUFFIX): value

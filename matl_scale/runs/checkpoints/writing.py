@@ -91,7 +91,7 @@ class HashingWriter:
 
 
 def set_aside_after(root: Path, step: int) -> list[Path]:
-    """Renames checkpoints of later steps, which a run that goes on from `step` will not reach again as they are.
+    """Renames checkpoints of later steps, which a run resumed from `step` will not reproduce.
 
     Returns:
         Their new names.

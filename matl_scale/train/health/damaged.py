@@ -1,4 +1,4 @@
-"""Damaged samples over all ranks: every rank knows of all, so that they stop together; the first one lists them."""
+"""Damaged samples over all ranks: every rank knows all of them, so that all stop together; the first rank lists them."""
 
 import csv
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ from matl_scale.runs.layout import RunFolder
 
 
 def share_damage(accelerator: Accelerator, log: DamageLog, mine: Sequence[Damage], folder: Path | None) -> None:
-    """Adds what each rank has met to the log that all have. All ranks have to call it.
+    """Adds the damaged samples that each rank has met to the log, which is equal on all ranks. All ranks have to call it.
 
     Args:
-        accelerator: Of the ranks.
-        log: Of the split.
-        mine: What this rank has met.
-        folder: Of the run, whose `damaged.csv` gets a line for each new one; None keeps no list.
+        accelerator: The ranks.
+        log: The split's damaged samples.
+        mine: The damaged samples that this rank has met.
+        folder: The run's folder, whose `damaged.csv` gets a line for each new one; None keeps no list.
 
     Raises:
         InputError: There are too many; on all ranks.

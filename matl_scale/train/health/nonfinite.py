@@ -39,10 +39,10 @@ class NonfiniteGuard:
     """Counts the steps in a row that were skipped because something in them was not finite.
 
     Args:
-        accelerator: Of the ranks.
+        accelerator: The ranks.
         limit: How many there may be.
-        tasks: Names.
-        key_of: Returns the key of a sample by its row.
+        tasks: Task names.
+        key_of: Returns the key of a sample, by sample id.
         path: Where the samples of the last step are listed.
     """
 
@@ -58,11 +58,11 @@ class NonfiniteGuard:
         self.in_a_row = 0
 
     def update(self, step: int, result: StepResult) -> str:
-        """Takes the result of a step; all ranks have to call it.
+        """Counts a step; all ranks have to call it.
 
         Args:
             step: Steps done.
-            result: Of the step.
+            result: The step's result.
 
         Returns:
             What to tell the user about a skipped step, else an empty string.
@@ -80,7 +80,7 @@ class NonfiniteGuard:
             raise RunError(
                 f"{self.in_a_row} steps in a row had a loss or gradient that is not finite (guard.max_nonfinite {self.limit}), "
                 f"the last one step {step}, task {named}. Its samples are in {path}. Look at them, or lower `optim.lr`; the run "
-                "goes on from its newest checkpoint."
+                "resumes from its newest checkpoint."
             )
         if result.overflow:  # fp16: the gradient scaler looks for its scale
             return ""

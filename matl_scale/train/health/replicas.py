@@ -34,22 +34,23 @@ def compare_replicas(accelerator: Accelerator, model: RoutedModel, step: int) ->
         f"Replicas differ after step {step}: `{names[first]}`"
         + (f" and {len(different) - 1} more tensors" if len(different) > 1 else "")
         + f" {describe_odd_ranks([int(value) for value in everywhere])}. Memory or GPU of that node may be faulty (see its error "
-        "counters), or ranks run on different hardware. Nothing was saved; start again to go on from the newest checkpoint."
+        "counters), or ranks run on different hardware. Nothing was saved; start the run again: it resumes from its newest "
+        "checkpoint."
     )
 
 
 def checksums(model: RoutedModel) -> tuple[list[str], torch.Tensor]:
     """Returns the names of all parameters and buffers, and an int64 checksum of the bits of each.
 
-    The sum of the words, each multiplied by its place: any single flipped bit changes it, and so does an exchange.
+    The sum of the words, each multiplied by its position: any single flipped bit changes it, and so does an exchange.
     """
     state = model.state_dict()
     sums = []
     for value in state.values():
         words = value.detach().contiguous().view(-1)
         words = words.view(INTEGERS[words.element_size()]).long()
-        places = torch.arange(1, 2 * len(words), 2, device=words.device) * MULTIPLIER
-        sums.append((words * places).sum())
+        factors = torch.arange(1, 2 * len(words), 2, device=words.device) * MULTIPLIER
+        sums.append((words * factors).sum())
     return list(state), torch.stack(sums)
 
 

@@ -1,4 +1,4 @@
-"""The Slurm job that this process runs in: what Slurm says of it, and whether its time suffices for a checkpoint."""
+"""The Slurm job that this process runs in: what Slurm says about it, and whether its time is enough for a checkpoint."""
 
 import os
 import re
@@ -13,7 +13,7 @@ REPLY_S = 10.0
 
 
 def read_job(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Returns what `scontrol` says of the job, by key; empty outside a job, or if it cannot be asked."""
+    """Returns what `scontrol` says about the job, by key; empty outside a job, or if it cannot be asked."""
     job = environment.get("SLURM_JOB_ID")
     if not job:
         return {}
@@ -22,10 +22,10 @@ def read_job(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
         job = f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
     command = ["scontrol", "show", "job", job, "--oneliner"]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=REPLY_S, check=True).stdout
+        reply = subprocess.run(command, capture_output=True, text=True, timeout=REPLY_S, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return {}
-    return dict(re.findall(r"(\S+?)=(\S*)", answer))
+    return dict(re.findall(r"(\S+?)=(\S*)", reply))
 
 
 def time_left_s(job: Mapping[str, str]) -> float | None:

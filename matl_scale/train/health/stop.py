@@ -1,6 +1,6 @@
-"""A wish that the run should stop: a signal or a file leaves a mark, and the loop looks for it at every step.
+"""A request to stop the run: a signal or a file leaves a mark, and the loop looks for it at every step.
 
-Nothing is saved in a handler. The first rank that sees the wish tells the others in the collective of the step in hand, so
+Nothing is saved in a handler. The first rank that sees the request tells the others in the collective of the current step, so
 that all end after the same step, write one checkpoint, and leave with one exit code.
 """
 
@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from types import FrameType, TracebackType
 
-STOP_FILE = "MATL_STOP_FILE"  # environment variable: a file whose existence is a wish to stop, its content the reason
+STOP_FILE = "MATL_STOP_FILE"  # environment variable: a file whose existence requests a stop; its content is the reason
 EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: not finished, start it again
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 TIME_LIMIT = signal.SIGUSR2.name
@@ -73,10 +73,10 @@ class StopRequest:
 
     @property
     def status(self) -> str:
-        """What a stopped run is in MLflow's words: `SCHEDULED` if its job will go on by itself, else `KILLED`."""
+        """What a stopped run is in MLflow's words: `SCHEDULED` if its job will be started again by itself, else `KILLED`."""
         return "SCHEDULED" if self._reason == TIME_LIMIT else "KILLED"
 
-    def answer(self, step: int) -> None:
+    def confirm(self, step: int) -> None:
         """Tells who left the file that the run has stopped, with a complete checkpoint."""
         if self._file is not None:
             self._file.with_name(f"{self._file.name}.stopped").write_text(f"step {step}\n", encoding="utf-8")
@@ -85,6 +85,6 @@ class StopRequest:
 def exit_code_of_stop() -> int:
     """Returns the exit code of a rank that stopped when asked to.
 
-    0 below torchrun: it takes anything else for a failure, which it would report as one, or mend by starting the ranks again.
+    0 below torchrun, which treats anything else as a failure: it would report it, or start the ranks again.
     """
     return 0 if "TORCHELASTIC_RUN_ID" in os.environ else EXIT_STOPPED

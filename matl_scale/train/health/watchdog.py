@@ -1,4 +1,4 @@
-"""Ends a process that does not get on, and says where it was: a rank that waits for another one forever says nothing itself."""
+"""Ends a process that makes no progress, and says where it was: a rank that waits for another one forever says nothing itself."""
 
 import contextlib
 import math
@@ -47,11 +47,11 @@ class Watchdog:
             dist.destroy_process_group(self._roll_call)
 
     def beat(self, doing: str) -> None:
-        """Says that this process gets on, and with what."""
+        """Says that this process makes progress, and with what."""
         self.doing, self._since = doing, time.monotonic()
 
-    def rest(self) -> None:
-        """Says that what follows may take as long as it likes."""
+    def pause(self) -> None:
+        """Suspends the time limit until the next `beat`."""
         self._since = math.inf
 
     def _watch(self) -> None:
@@ -68,21 +68,21 @@ class Watchdog:
         )
 
     def _call_roll(self) -> str:
-        """Finds out which ranks do not answer."""
+        """Finds out which ranks do not respond."""
         if self._roll_call is None:
-            return "Something that this process reads or writes does not answer (file system, GPU)."
-        answers: list[str] = []
-        call = threading.Thread(target=lambda: answers.append(self._meet()), daemon=True)
+            return "Something that this process reads or writes does not respond (file system, GPU)."
+        replies: list[str] = []
+        call = threading.Thread(target=lambda: replies.append(self._meet()), daemon=True)
         call.start()
         call.join(ROLL_CALL_S + 2)  # behind a cut cable the barrier waits longer than it is told to
-        return answers[0] if answers else "Ranks that do not answer: 0, or the network to it."
+        return replies[0] if replies else "Ranks that do not respond: 0, or the network to it."
 
     def _meet(self) -> str:
         try:
             dist.monitored_barrier(self._roll_call, timedelta(seconds=ROLL_CALL_S), wait_all_ranks=True)
         except Exception as error:  # whatever a broken network raises: this process is about to end
-            return f"Ranks that do not answer: {one_line(error)}"
-        return "All ranks answer, so one of them waits for something else (file system, GPU) or another collective."
+            return f"Ranks that do not respond: {one_line(error)}"
+        return "All ranks respond, so one of them waits for something else (file system, GPU) or another collective."
 
 
 @contextlib.contextmanager
@@ -99,7 +99,7 @@ def explain_lost_ranks(watchdog: Watchdog) -> Iterator[None]:
             raise
         raise RunError(
             f"rank {watchdog.rank} of {watchdog.world_size} has lost another rank in {watchdog.doing}: {one_line(error)}. The "
-            "first rank that failed says why. Start the run again: it goes on from its newest checkpoint."
+            "first rank that failed says why. Start the run again: it resumes from its newest checkpoint."
         ) from error
 
 

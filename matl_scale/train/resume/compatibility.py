@@ -1,4 +1,4 @@
-"""Whether a run may go on from a checkpoint of its own, or start with the network of another run."""
+"""Whether a run may resume from a checkpoint of its own, or start with the network of another run."""
 
 from matl_scale.errors import InputError
 from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo
@@ -10,11 +10,11 @@ NETWORK_KEYS = ("model.name", "model.width", "model.stem", "routing.statistics")
 
 
 def check_resumable(checkpoint: CheckpointInfo, config: Config, train_shards: str) -> None:
-    """Raises `InputError` if a run with this config and these training tars cannot go on from the checkpoint.
+    """Raises `InputError` if a run with this config and these training tars cannot resume from the checkpoint.
 
     Args:
-        checkpoint: Of the run.
-        config: Of the run as it is now.
+        checkpoint: The run's checkpoint.
+        config: The run's config as it is now.
         train_shards: Hash of the training split's tars.
     """
     if checkpoint.shards != train_shards:
@@ -28,7 +28,7 @@ def check_resumable(checkpoint: CheckpointInfo, config: Config, train_shards: st
         )
     if config.train.ema_decay and not old.train.ema_decay:
         raise InputError(
-            f"{checkpoint.folder} keeps no moving average: `train.ema_decay` should be 0 to go on from it."
+            f"{checkpoint.folder} keeps no moving average: `train.ema_decay` should be 0 to resume from it."
         )
 
 

@@ -1,4 +1,4 @@
-"""What a run finds in its folder when it starts: nothing, a checkpoint to go on from, or another run's network.
+"""What a run finds in its folder when it starts: nothing, a checkpoint to resume from, or another run's network.
 
 The first rank looks, once, and all ranks learn what it found: their file systems need not agree at every moment.
 """
@@ -27,7 +27,7 @@ class OpenedRun:
     """What the first rank has found.
 
     Attributes:
-        checkpoint: The checkpoint to go on from, if there is one.
+        checkpoint: The checkpoint to resume from, if there is one.
         start: The checkpoint of another run whose network a new run starts with, if `run.start_from` names one.
         complaints: What is wrong with newer checkpoints of the run.
         lacks_evaluation: Whether the evaluation after the checkpoint's step is missing.
@@ -52,13 +52,13 @@ class OpenedRun:
 def open_run(
     accelerator: Accelerator, stack: contextlib.ExitStack, config: RunConfig, schedule: Schedule, split: str
 ) -> OpenedRun:
-    """Locks the run's folder until `stack` is closed, and finds out what the run goes on from. All ranks have to call it.
+    """Locks the run's folder until `stack` is closed, and finds out what the run resumes from. All ranks have to call it.
 
     Args:
         accelerator: The ranks.
         stack: Holds the lock, on the first rank.
         config: The section `run`.
-        schedule: Of the run.
+        schedule: The run's schedule.
         split: The split that the run evaluates.
 
     Raises:
@@ -97,14 +97,14 @@ def lock_run(folder: Path) -> Iterator[None]:
 
 
 def find_checkpoint(folder: RunFolder, resume: str) -> tuple[CheckpointInfo | None, list[str]]:
-    """Returns the checkpoint to go on from, and what is wrong with newer ones.
+    """Returns the checkpoint to resume from, and what is wrong with newer ones.
 
     Args:
         folder: The run's folder.
         resume: `auto`, `never`, or the path of a checkpoint.
 
     Raises:
-        InputError: `resume` forbids to go on, or the checkpoint cannot be used.
+        InputError: `resume` forbids resuming, or the checkpoint cannot be used.
     """
     checkpoints = folder.checkpoints_folder
     if was_started_before() and (resume == "never" or checkpoint_folders(checkpoints)):
@@ -115,13 +115,13 @@ def find_checkpoint(folder: RunFolder, resume: str) -> tuple[CheckpointInfo | No
         return find_intact(checkpoints)
     if checkpoints.exists() or folder.metrics_file.exists():
         raise InputError(
-            f"{folder.path} is not empty: it holds an earlier run. Choose another `run.name`, or `run.resume` auto to go on."
+            f"{folder.path} is not empty: it holds an earlier run. Choose another `run.name`, or `run.resume` auto to resume it."
         )
     return None, []
 
 
 def was_started_before() -> bool:
-    """Returns whether Slurm or torchrun starts this very command again: the run then goes on with what it has written."""
+    """Returns whether Slurm or torchrun starts this very command again: the run then resumes from what it has written."""
     return any(os.environ.get(name, "0") != "0" for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"))
 
 

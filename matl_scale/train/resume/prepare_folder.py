@@ -19,7 +19,7 @@ def build_run_folder(config: Config, data: RunData, state: TrainState, devices: 
     Args:
         config: With all automatic choices made.
         data: The run's data.
-        state: From which the run goes on.
+        state: The state in which the run starts or resumes.
         devices: What each rank computes on, by name.
     """
     folder = RunFolder(config.run.folder)
@@ -38,13 +38,13 @@ def describe_sigma(config: Config, state: TrainState) -> str:
     share = f"{smallest:.4g}" if smallest == largest else f"{smallest:.4g} to {largest:.4g}"
     routing = config.routing
     return (
-        f"routing.sigma = {routing.sigma} (strategy {routing.strategy}, align {routing.align}): a task keeps {share} of a "
-        "layer's units"
+        f"routing.sigma = {routing.sigma} (strategy {routing.strategy}, align {routing.align}): {share} of a layer's units are "
+        "active for a task"
     )
 
 
 def describe_resumption(checkpoint: CheckpointInfo, config: Config, data: RunData, world_size: int) -> list[str]:
-    """Lists in what a run that goes on differs from the one that wrote the checkpoint."""
+    """Lists in what a resumed run differs from the one that wrote the checkpoint."""
     old = read_saved(checkpoint.config)
     changes = describe_changes(old, config)
     if checkpoint.world_size != world_size:
@@ -61,7 +61,7 @@ def describe_resumption(checkpoint: CheckpointInfo, config: Config, data: RunDat
 
 
 def describe_world_size(old: int, new: int, old_slots: int, slots: int) -> str:
-    """Says what another number of ranks means for a run that goes on.
+    """Says what another number of ranks means for a resumed run.
 
     Args:
         old: Ranks before.

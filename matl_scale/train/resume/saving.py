@@ -1,4 +1,4 @@
-"""What a run saves: checkpoints to go on from, the network of its best evaluation, and predictions for every sample."""
+"""What a run saves: checkpoints to resume from, the network of its best evaluation, and predictions for every sample."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -43,7 +43,7 @@ class Saver:
     split: str
 
     def save_state(self, state: TrainState) -> None:
-        """Writes a checkpoint. Of the best networks only the last is needed from now on."""
+        """Writes a checkpoint. After it, only the last of the best networks is needed."""
         if self.folder.metrics_file.is_file():
             sync_file(self.folder.metrics_file)  # a power cut must not take records of steps that will not be repeated
         save_checkpoint(
@@ -54,11 +54,11 @@ class Saver:
     def save_best(self, state: TrainState, summary: Mapping[str, float]) -> None:
         """Writes the network that was just evaluated if it is the best so far.
 
-        Earlier ones stay until the next checkpoint: a run that goes on from the last checkpoint may not reach this step again.
+        Earlier ones stay until the next checkpoint: a run resumed from the last checkpoint may not reach this step again.
 
         Args:
             state: Whose network was evaluated.
-            summary: Of the evaluation.
+            summary: The evaluation's summary.
         """
         if not self.best_metric:
             return
@@ -106,7 +106,7 @@ def save_predictions(
             write_predictions(RunFolder(folder).predictions_file(split), info, blocks())
         except OSError as error:
             problem = error
-    # the other ranks only send, and the first one receives what is left where writing failed: no rank waits for another
+    # the other ranks only send, and the first one receives the remaining batches if writing failed: no rank waits for another
     for _ in batches:
         pass
 

@@ -59,4 +59,4 @@ def copy_weights(model: RoutedModel, state: dict[str, Any], old_tasks: list[int 
 def describe_start(start: CheckpointInfo, old_tasks: list[int | None]) -> str:
     """Says in one line what a run starts with."""
     new = old_tasks.count(None)
-    return f"starting from {start.folder} (step {start.step}): {len(old_tasks) - new} tasks go on, {new} are new"
+    return f"starting from {start.folder} (step {start.step}): {len(old_tasks) - new} tasks are kept, {new} are new"

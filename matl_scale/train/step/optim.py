@@ -42,7 +42,7 @@ class OptimConfig:
 
 
 def build_optimizer(config: OptimConfig, model: RoutedModel, fused: bool = True) -> torch.optim.Optimizer:
-    """Builds the optimizer over trunk and heads. A parameter without gradient is left alone by its step.
+    """Builds the optimizer over trunk and heads. Its step leaves a parameter without gradient unchanged.
 
     Args:
         config: The section `optim`.

@@ -2,7 +2,7 @@
 
 The buffer holds, per slot, its loss and how many labelled and damaged samples it had; whether a rank wants to stop; the
 gradients of the heads that some slot of the step ran; and the changes of these tasks' norm statistics. Its size depends on
-the number of slots, never on T. Trunk gradients are DDP's business.
+the number of slots, never on T. Trunk gradients are reduced by DDP.
 
 A head's gradient is the mean over the slots that ran it; DDP's mean over ranks would shrink its step as ranks are added.
 A head that no slot ran, or none with a labelled sample, ends with `grad is None`, which optimizers leave alone.
@@ -84,7 +84,7 @@ class StepSync:
             tasks: The task of every slot of the step, shape `(num_slots,)`. Head gradients are expected to come from
                 losses divided by `accumulate`.
             stop: Whether this rank was asked to stop.
-            scaled: Whether gradients are scaled for fp16: overflow in them is then the scaler's business.
+            scaled: Whether gradients are scaled for fp16: the scaler then handles overflow in them.
         """
         layout = self._layout(tasks)
         flat = self._pack(layout, len(tasks), stop)

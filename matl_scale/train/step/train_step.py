@@ -127,7 +127,7 @@ class TrainStep:
 
         Args:
             tasks: The task of every slot of all ranks, shape `(num_slots,)`.
-            batches: Of this rank, one per slot, each with the slot's task.
+            batches: This rank's batches, one per slot, each with the slot's task.
             stop: Whether this rank was asked to stop; the others learn it from the result.
         """
         self._clear_gradients(np.unique(tasks))
@@ -193,11 +193,11 @@ class TrainStep:
         self.sync.record(slot, loss, len(targets), len(batch.damage))
 
     def prepare_images(self, images: torch.Tensor, seed: int) -> torch.Tensor:
-        """Returns decoded images as the network takes them: on the device, augmented and normalised.
+        """Returns decoded images as the network expects them: on the device, augmented and normalised.
 
         Args:
             images: Shape `(batch, 3, height, width)`, uint8.
-            seed: Of the augmentation.
+            seed: Seed of the augmentation.
         """
         images = images.to(self.accelerator.device, non_blocking=True)
         images = normalise(augment_batch(images, self.transform, seed))
