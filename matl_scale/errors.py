@@ -1,9 +1,10 @@
 """The two errors that a command turns into a single line. Anything else is a bug and keeps its trace."""
 
 import errno
+import math
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -24,7 +25,7 @@ class InputError(ValueError):
 
 
 class RunError(RuntimeError):
-    """A run cannot go on: numbers, hardware, disk or network. The message says what, where, and what to do."""
+    """A run has to end: numbers, hardware, disk or network. The message says what, where, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,13 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.text} {self.remedy}"
+
+
+def check_at_least(minimum: float, values: Mapping[str, float]) -> None:
+    """Raises `InputError` for the first config key whose value is below `minimum` or not finite."""
+    for key, value in values.items():
+        if not minimum <= value < math.inf:
+            raise InputError(f"`{key}` should be at least {minimum}. Got {value}.")
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ from matl_scale.data.loading.augment import normalise
 from matl_scale.deploy.prediction_table import build_rows, build_schema
 from matl_scale.deploy.unlabelled import UnlabelledBatch, load_unlabelled
 from matl_scale.device import Precision, autocast, choose_device
-from matl_scale.errors import InputError, check_writable, shortened
+from matl_scale.errors import InputError, check_at_least, check_writable, shortened
 from matl_scale.models.network import RoutedModel
 from matl_scale.models.predictor import Predictor
 from matl_scale.progress import ItemProgress
@@ -29,9 +29,8 @@ from matl_scale.tasks import match_names
 def predict(options: argparse.Namespace) -> list[tuple[str, str]]:
     """Writes the table; returns name and reason of the images that it leaves out."""
     check_writable("--out", options.out)
-    for key, value, least in (("--batch-size", options.batch_size, 1), ("--workers", options.workers, 0)):
-        if value < least:
-            raise InputError(f"`{key}` should be at least {least}. Got {value}.")
+    check_at_least(1, {"--batch-size": options.batch_size})
+    check_at_least(0, {"--workers": options.workers})
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("It is one process. Start it without a launcher of several, for a part of the images each.")
     checkpoint = open_network(options.run, options.checkpoint)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from matl_scale.errors import InputError
+from matl_scale.errors import InputError, check_at_least
 from matl_scale.metrics.names import MAIN_METRIC
 from matl_scale.metrics.task_metrics import TaskMetrics
 from matl_scale.runs.layout import RunFolder
@@ -41,8 +41,7 @@ class TrackConfig:
     """Which tasks get metric curves of their own (balanced accuracy and AUROC): a name pattern, or a list of them."""
 
     def __post_init__(self) -> None:
-        if self.every < 1:
-            raise InputError(f"`track.every` should be at least 1. Got {self.every}.")
+        check_at_least(1, {"track.every": self.every})
 
     def curve_tasks(self, names: Sequence[str]) -> list[int]:
         """Returns the indices of the tasks that get curves.

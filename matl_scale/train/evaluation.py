@@ -17,7 +17,7 @@ from matl_scale.data.loading.damage import DamageLog
 from matl_scale.data.loading.loader import EvaluationBatches, ImageBatch, build_loader
 from matl_scale.data.shards.layout import MISSING
 from matl_scale.data.shards.reader import Damage, SampleReader
-from matl_scale.errors import InputError
+from matl_scale.errors import check_at_least
 from matl_scale.metrics.counters import TaskCounters
 from matl_scale.metrics.task_metrics import TaskMetrics
 from matl_scale.models.network import Execution, RoutedModel
@@ -44,11 +44,8 @@ class EvalConfig:
     compare runs by it."""
 
     def __post_init__(self) -> None:
-        if self.every < 0:
-            raise InputError(f"`eval.every` should be at least 0. Got {self.every}.")
-        for key, value in (("batch_size", self.batch_size), ("task_chunk", self.task_chunk)):
-            if value < 1:
-                raise InputError(f"`eval.{key}` should be at least 1. Got {value}.")
+        check_at_least(0, {"eval.every": self.every})
+        check_at_least(1, {"eval.batch_size": self.batch_size, "eval.task_chunk": self.task_chunk})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from matl_scale.errors import InputError
+from matl_scale.errors import InputError, check_at_least
 from matl_scale.metrics.names import RANKED_SUMMARIES
 
 
@@ -19,9 +19,7 @@ class CheckpointConfig:
     stays in the run's folder `best`. Empty keeps none."""
 
     def __post_init__(self) -> None:
-        for key, value in (("every", self.every), ("keep", self.keep)):
-            if value < 1:
-                raise InputError(f"`checkpoint.{key}` should be at least 1. Got {value}.")
+        check_at_least(1, {"checkpoint.every": self.every, "checkpoint.keep": self.keep})
         if self.best and self.best not in RANKED_SUMMARIES:
             raise InputError(
                 f"`checkpoint.best` should be one of {', '.join(RANKED_SUMMARIES)}, or empty. Got {self.best!r}."

@@ -5,13 +5,8 @@ from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo
 
 
 def check_network(info: CheckpointInfo, *, tasks: dict[str, int], masks: str) -> None:
-    """Raises `InputError` if the checkpoint's network has other tasks or masks than the current one.
-
-    Args:
-        info: The checkpoint.
-        tasks: Number of classes by task name, in order.
-        masks: From `hash_masks`.
-    """
+    """Raises `InputError` if the checkpoint's network has other tasks (class counts by name, in order) or masks (`hash_masks`)
+    than the current one."""
     check_tasks(info, tasks=tasks)
     if info.masks != masks:
         raise InputError(

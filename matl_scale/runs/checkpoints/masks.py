@@ -35,13 +35,7 @@ def find_old_tasks(checkpoint: CheckpointInfo, names: Sequence[str]) -> list[int
 
 
 def masks_of_checkpoint(checkpoint: CheckpointInfo, state: dict[str, Any], names: Sequence[str]) -> EarlierMasks:
-    """Returns the masks that tasks have in a checkpoint.
-
-    Args:
-        checkpoint: The checkpoint.
-        state: Loaded from it.
-        names: Names of the current tasks.
-    """
+    """Returns the masks that tasks of these names have in a checkpoint whose loaded state is `state`."""
     masks = {
         key.removeprefix(MASK_PREFIX).removesuffix(MASK_SUFFIX): value
         for key, value in state["model"].items()

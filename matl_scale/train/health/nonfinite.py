@@ -11,7 +11,7 @@ from pathlib import Path
 import torch.distributed as dist
 from accelerate import Accelerator
 
-from matl_scale.errors import InputError, RunError, shortened
+from matl_scale.errors import InputError, RunError, check_at_least, shortened
 from matl_scale.train.step.train_step import StepResult
 
 
@@ -28,9 +28,7 @@ class GuardConfig:
     """Longest time in seconds that a rank waits for another one, or for anything else, before it ends with a message."""
 
     def __post_init__(self) -> None:
-        for key, value in (("max_nonfinite", self.max_nonfinite), ("replicas_every", self.replicas_every)):
-            if value < 0:
-                raise InputError(f"`guard.{key}` should be at least 0. Got {value}.")
+        check_at_least(0, {"guard.max_nonfinite": self.max_nonfinite, "guard.replicas_every": self.replicas_every})
         if not self.timeout_s > 0:
             raise InputError(f"`guard.timeout_s` should be above 0. Got {self.timeout_s}.")
 
@@ -59,10 +57,6 @@ class NonfiniteGuard:
 
     def update(self, step: int, result: StepResult) -> str:
         """Counts a step; all ranks have to call it.
-
-        Args:
-            step: Steps done.
-            result: The step's result.
 
         Returns:
             What to tell the user about a skipped step, else an empty string.

@@ -10,13 +10,7 @@ NETWORK_KEYS = ("model.name", "model.width", "model.stem", "routing.statistics")
 
 
 def check_resumable(checkpoint: CheckpointInfo, config: Config, train_shards: str) -> None:
-    """Raises `InputError` if a run with this config and these training tars cannot resume from the checkpoint.
-
-    Args:
-        checkpoint: The run's checkpoint.
-        config: The run's config as it is now.
-        train_shards: Hash of the training split's tars.
-    """
+    """Raises `InputError` if a run with this config and training tars of this hash cannot resume from the checkpoint."""
     if checkpoint.shards != train_shards:
         raise InputError(
             f"{checkpoint.folder} was trained on another shard set. Use its `data.path`, or another `run.name`."

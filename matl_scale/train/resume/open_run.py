@@ -54,13 +54,6 @@ def open_run(
 ) -> OpenedRun:
     """Locks the run's folder until `stack` is closed, and finds out what the run resumes from. All ranks have to call it.
 
-    Args:
-        accelerator: The ranks.
-        stack: Holds the lock, on the first rank.
-        config: The section `run`.
-        schedule: The run's schedule.
-        split: The split that the run evaluates.
-
     Raises:
         InputError: Another process works in the folder, or what `run.resume` or `run.start_from` names cannot be used.
     """
@@ -97,11 +90,7 @@ def lock_run(folder: Path) -> Iterator[None]:
 
 
 def find_checkpoint(folder: RunFolder, resume: str) -> tuple[CheckpointInfo | None, list[str]]:
-    """Returns the checkpoint to resume from, and what is wrong with newer ones.
-
-    Args:
-        folder: The run's folder.
-        resume: `auto`, `never`, or the path of a checkpoint.
+    """Returns the checkpoint to resume from, if any, and what is wrong with newer ones.
 
     Raises:
         InputError: `resume` forbids resuming, or the checkpoint cannot be used.

@@ -14,14 +14,8 @@ from matl_scale.train.state import TrainState
 
 
 def build_run_folder(config: Config, data: RunData, state: TrainState, devices: list[str]) -> None:
-    """Writes config, description and masks, and drops what an earlier start left after the step of `state`.
-
-    Args:
-        config: With all automatic choices made.
-        data: The run's data.
-        state: The state in which the run starts or resumes.
-        devices: What each rank computes on, by name.
-    """
+    """Writes config, description and masks, and drops what an earlier start left after the step of `state`; `devices` names
+    what each rank computes on."""
     folder = RunFolder(config.run.folder)
     write_text(folder.config_file, f"# {describe_sigma(config, state)}\n{dump_config(config)}")
     LocalLog(folder.path).forget_after(state.step)
@@ -61,14 +55,7 @@ def describe_resumption(checkpoint: CheckpointInfo, config: Config, data: RunDat
 
 
 def describe_world_size(old: int, new: int, old_slots: int, slots: int) -> str:
-    """Says what another number of ranks means for a resumed run.
-
-    Args:
-        old: Ranks before.
-        new: Ranks now.
-        old_slots: Slots of a step before.
-        slots: Slots of a step now.
-    """
+    """Says what another number of ranks means for a resumed run, whose steps had `old_slots` slots and now have `slots`."""
     text = f"world size: {old} → {new}"
     if slots == old_slots:
         return f"{text}; a step still averages over {slots} batches, so the network stays the same to rounding"

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from matl_scale.errors import InputError
+from matl_scale.errors import InputError, check_at_least
 from matl_scale.models.network import RoutedModel
 
 
@@ -29,14 +29,8 @@ class OptimConfig:
     """Steps over which the learning rate rises linearly from zero."""
 
     def __post_init__(self) -> None:
-        for key, value in (
-            ("lr", self.lr),
-            ("head_lr_scale", self.head_lr_scale),
-            ("weight_decay", self.weight_decay),
-            ("warmup_steps", self.warmup_steps),
-        ):
-            if not 0 <= value < math.inf:
-                raise InputError(f"`optim.{key}` should be at least 0. Got {value}.")
+        for key in ("lr", "head_lr_scale", "weight_decay", "warmup_steps"):
+            check_at_least(0, {f"optim.{key}": getattr(self, key)})
         if not 0 <= self.momentum < 1:
             raise InputError(f"`optim.momentum` should be at least 0 and below 1. Got {self.momentum}.")
 

@@ -19,7 +19,7 @@ from matl_scale.data.loading.loader import ImageBatch
 from matl_scale.data.shards.layout import MISSING
 from matl_scale.data.shards.reader import Damage
 from matl_scale.device import Precision
-from matl_scale.errors import InputError
+from matl_scale.errors import InputError, check_at_least
 from matl_scale.models.network import RoutedModel
 from matl_scale.seeds import derive_seed
 from matl_scale.train.step.execution import TrunkExecution
@@ -46,9 +46,7 @@ class TrainConfig:
     """Compile the training step's network with torch.compile, once for all tasks."""
 
     def __post_init__(self) -> None:
-        for key, value in (("steps", self.steps), ("accumulate", self.accumulate)):
-            if value < 1:
-                raise InputError(f"`train.{key}` should be at least 1. Got {value}.")
+        check_at_least(1, {"train.steps": self.steps, "train.accumulate": self.accumulate})
         if not self.clip_norm >= 0:
             raise InputError(f"`train.clip_norm` should be at least 0. Got {self.clip_norm}.")
         if not 0 <= self.ema_decay < 1:
@@ -165,11 +163,7 @@ class TrainStep:
         )
 
     def _clear_gradients(self, active: np.ndarray) -> None:
-        """Drops the gradients of the last step, those of its heads only: there may be thousands of others.
-
-        Args:
-            active: The tasks that come next, shape `(num_active_tasks,)`.
-        """
+        """Drops the gradients of the last step, of its heads only: there may be thousands of others. `active` come next."""
         for parameter in self._with_gradient:
             parameter.grad = None
         heads = [self.model.heads[task_id] for task_id in active.tolist()]
