@@ -18,11 +18,25 @@ def data_path(run: RunHistory) -> str:
         return str(run.about.get("data", {}).get("path", ""))
 
 
-def open_shard_set(run: RunHistory, version: str = "") -> Manifest:
-    """Opens the shard set that a run was trained on.
+def absolute_path(run: RunHistory, path: str) -> str:
+    """Returns the path of the run's shard set as an absolute one; unchanged if it is one, is a URL, or is not found.
 
     Older runs stored a relative path. The shard set is looked for below the working directory, then below the folder that holds
     the run's `runs` folder, where training was started by default.
+    """
+    if "://" not in path and not Path(path).is_absolute():
+        for parent in searched_folders(run):
+            if (parent / path / MANIFEST_FILE).is_file():
+                return f"{parent / path}"
+    return path
+
+
+def searched_folders(run: RunHistory) -> tuple[Path, Path]:
+    return Path.cwd(), run.folder.resolve().parent.parent
+
+
+def open_shard_set(run: RunHistory, version: str = "") -> Manifest:
+    """Opens the shard set that a run was trained on.
 
     Args:
         run: The run.
@@ -34,13 +48,11 @@ def open_shard_set(run: RunHistory, version: str = "") -> Manifest:
     path = data_path(run)
     if not path:
         raise InputError(f"{run.folder} does not say where its shard set was.")
-    if "://" in path or Path(path).is_absolute():
-        return read_manifest(path, version)
-    parents = (Path.cwd(), run.folder.resolve().parent.parent)
-    for parent in parents:
-        if (parent / path / MANIFEST_FILE).is_file():
-            return read_manifest(parent / path, version)
+    found = absolute_path(run, path)
+    if "://" in found or Path(found).is_absolute():
+        return read_manifest(found, version)
+    first, second = searched_folders(run)
     raise InputError(
-        f"The run names its shard set by the relative path {path}. There is none below {parents[0]} or {parents[1]}: start "
-        "matl-report in the folder in which the run was started."
+        f"The run names its shard set by the relative path {path}. There is none below {first} or {second}: start matl-report "
+        "in the folder in which the run was started."
     )

@@ -151,6 +151,18 @@ def test_two_runs_of_one_config_are_compared_too(write: Write) -> None:
     assert "of one config" in comparison.notes[0]
 
 
+def test_a_relative_path_of_an_older_run_is_no_other_config(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "manifest.json").touch()
+    monkeypatch.chdir(tmp_path)
+    paths = ("set", str(tmp_path / "set"))
+    [comparison], spread = ask(*(write(f"s{i}", config={"data": {"path": path}}) for i, path in enumerate(paths)))
+    assert spread is not None
+    assert comparison.config_changes == []
+
+
 def test_configs_are_compared_group_against_group(write: Write) -> None:
     folders = [
         write(f"{sigma}-{seed}", skill, seed, sigma=sigma)

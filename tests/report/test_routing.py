@@ -1,5 +1,7 @@
 """The routing section: what masks have in common, and which units serve no task, beside the association of labels."""
 
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,11 +36,17 @@ def test_overlap_and_use_are_counted() -> None:
     assert (second.units, second.active, second.unused) == (2, 1, 0)
 
 
-def test_a_run_stores_the_masks_of_its_network(small_set: ShardSet, tmp_path: Path) -> None:
+def test_a_run_stores_the_masks_of_its_network(
+    small_set: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     config = build_config(
         tmp_path, small_set, "run", train=TrainConfig(steps=2, precision="fp32"), routing=RoutingConfig(sigma=0.25)
     )
+    config = replace(config, data=replace(config.data, path=os.path.relpath(str(small_set.root))))
     train(config, build_accelerator("fp32"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     masks = read_masks(config.run.folder)
     assert masks is not None
     trunk = restore_network(open_network(config.run.folder), build_accelerator("fp32").device).trunk

@@ -7,11 +7,13 @@ from typing import Any
 import yaml
 
 from matl_scale.errors import InputError
+from matl_scale.report.shard_set import absolute_path
 from matl_scale.runs.history import RunHistory
 from matl_scale.runs.layout import RunFolder
 
 LOCATION_KEYS = frozenset({"run.name", "run.dir", "run.resume"})
 SEED_KEY = "run.seed"
+DATA_KEY = "data.path"
 IGNORED_SECTION = "track"
 
 
@@ -28,6 +30,8 @@ def read_settings(run: RunHistory) -> dict[str, Any]:
             f"{RunFolder(run.folder).config_file} cannot be read ({' '.join(str(error).split())}), so it is not known which "
             "runs are of one config. Copy the file from the original folder of the run."
         ) from error
+    if DATA_KEY in flat:
+        flat[DATA_KEY] = absolute_path(run, str(flat[DATA_KEY]))  # older runs stored it as it was given
     return {
         key: value
         for key, value in flat.items()
