@@ -1,4 +1,4 @@
-"""Which device and which precision a process computes with."""
+"""The device and the precision that a process computes with."""
 
 import contextlib
 import os
@@ -11,30 +11,30 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 def device_name(device: torch.device) -> str:
-    """Returns what a person calls a device."""
+    """Returns a device's name for people, as `NVIDIA H100` or `x86_64 CPU`."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
 
 
 def choose_cpu() -> bool:
-    """Returns whether to train on the CPU: asked for, no GPU, or more processes on this machine than it has GPUs."""
+    """Returns whether to use the CPU: on request, without a GPU, or with more processes on this machine than GPUs."""
     # accelerate's launcher for several processes drops `use_cpu` from its config file, but passes the environment on
-    asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1")
-    return asked or int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > torch.cuda.device_count()
+    requested = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1")
+    return requested or int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > torch.cuda.device_count()
 
 
 def choose_device() -> torch.device:
-    """Returns the device of a process that works alone."""
+    """Returns the device of a command that is a single process."""
     return torch.device("cpu" if choose_cpu() else "cuda")
 
 
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[None]:
-    """Returns the context in which a network computes with a precision; fp32 changes nothing."""
+    """Returns the context in which a network computes with a precision; for fp32 it does nothing."""
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(resolve_precision(precision))
     return contextlib.nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
 
 def resolve_precision(precision: Precision) -> Precision:
-    """Replaces `auto` by what the device has."""
+    """Replaces `auto` by bf16 where the device supports it, else by fp32."""
     if precision != "auto":
         return precision
     has_bf16 = not choose_cpu() and torch.cuda.is_bf16_supported(including_emulation=False)

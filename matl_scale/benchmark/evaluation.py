@@ -18,13 +18,12 @@ from data_prep.dataset import from_arrays
 from data_prep.shard_set import write_shard_set
 from matl_scale.benchmark.figure import Conditions, Figure, Workload, timed
 from matl_scale.benchmark.step import binary_tasks
-from matl_scale.data.loading.augment import normalise
 from matl_scale.data.loading.damage import DamageLog
 from matl_scale.data.loading.loader import EvaluationBatches, build_loader
 from matl_scale.data.shards.reader import SampleReader
 from matl_scale.metrics.counters import TaskCounters
 from matl_scale.models.backbones import ModelConfig
-from matl_scale.models.network import Execution, RoutingConfig, build_model
+from matl_scale.models.network import Execution, RoutingConfig, build_model, normalise
 from matl_scale.train.evaluation import EvalData, Evaluator
 
 NUM_TASKS = 40
@@ -82,9 +81,10 @@ class Case:
         self.conditions = conditions
         self.folder = tempfile.TemporaryDirectory()  # deleted with this object
         self.data = write_shards(Path(self.folder.name) / "set")
-        tasks = binary_tasks(NUM_TASKS)
         self.model = (
-            build_model(ModelConfig(name="resnet18"), RoutingConfig(), tasks, 0, SIZE).to(conditions.device).eval()
+            build_model(ModelConfig(name="resnet18"), RoutingConfig(), [2] * NUM_TASKS, 0, SIZE)
+            .to(conditions.device)
+            .eval()
         )
 
     def evaluation(self, execution: Execution) -> Workload:

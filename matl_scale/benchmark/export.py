@@ -9,20 +9,19 @@ import torch
 from torch import nn
 
 from matl_scale.benchmark.figure import Conditions, Figure, Workload, timed
-from matl_scale.benchmark.step import NUM_TASKS, binary_tasks
-from matl_scale.data.loading.augment import MEAN, STD
+from matl_scale.benchmark.step import NUM_TASKS
 from matl_scale.deploy.export.dense import dense_network
 from matl_scale.deploy.export.description import Description
 from matl_scale.deploy.export.formats import Format, open_exported, write_network
 from matl_scale.models.backbones import ModelConfig
-from matl_scale.models.network import RoutedModel, RoutingConfig, build_model
+from matl_scale.models.network import MEAN, STD, RoutedModel, RoutingConfig, build_model
 
 SIZE = 64
 TASK = 3
 
 
 def build_network() -> RoutedModel:
-    return build_model(ModelConfig(name="resnet18"), RoutingConfig(sigma=0.5), binary_tasks(NUM_TASKS), 0, SIZE).eval()
+    return build_model(ModelConfig(name="resnet18"), RoutingConfig(sigma=0.5), [2] * NUM_TASKS, 0, SIZE).eval()
 
 
 def write_task(model: RoutedModel, folder: str, kind: Format) -> Path:

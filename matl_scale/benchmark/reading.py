@@ -19,11 +19,12 @@ from matl_scale.benchmark.step import binary_tasks
 from matl_scale.data.images.decode import decode_image
 from matl_scale.data.images.interface import Images
 from matl_scale.data.images.sources import ArrayImages
-from matl_scale.data.loading.augment import augment_batch, build_augment, normalise
+from matl_scale.data.loading.augment import augment_batch, build_augment
 from matl_scale.data.loading.loader import EvaluationBatches, build_loader
 from matl_scale.data.loading.plan import TaskOrder
 from matl_scale.data.shards.manifest import Manifest
 from matl_scale.data.shards.reader import SampleReader
+from matl_scale.models.network import normalise
 from matl_scale.vision import transforms
 
 BATCH = 64

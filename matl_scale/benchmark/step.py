@@ -69,9 +69,7 @@ class StepCase:
 
     def routed(self, conditions: Conditions, execution: str) -> Workload:
         """Returns steps of a routed network whose active task changes with every step."""
-        model = build_model(
-            ModelConfig(name=self.name), RoutingConfig(sigma=self.sigma), binary_tasks(NUM_TASKS), 0, self.size
-        )
+        model = build_model(ModelConfig(name=self.name), RoutingConfig(sigma=self.sigma), [2] * NUM_TASKS, 0, self.size)
         model = self.formatted(model.to(conditions.device))
         trunk: nn.Module = model.trunk if execution == "masked" else Subnetwork(model.trunk)
         if self.compiled:

@@ -12,7 +12,6 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from matl_scale.benchmark.figure import Conditions, Figure, Workload, timed
-from matl_scale.benchmark.step import binary_tasks
 from matl_scale.data.loading.loader import ImageBatch
 from matl_scale.models.backbones import ModelConfig
 from matl_scale.models.network import RoutingConfig, build_model
@@ -38,7 +37,7 @@ class OurStep:
 
     def __init__(self, accelerator: Accelerator, num_tasks: int, size: int = SIZE) -> None:
         self.accelerator = accelerator
-        self.model = build_model(ModelConfig(name="resnet18"), RoutingConfig(), binary_tasks(num_tasks), 0, size)
+        self.model = build_model(ModelConfig(name="resnet18"), RoutingConfig(), [2] * num_tasks, 0, size)
         self.model.to(accelerator.device)
         self.optimizer = accelerator.prepare_optimizer(build_optimizer(OptimConfig(), self.model))
         images = torch.randint(0, 256, (BATCH, 3, size, size), dtype=torch.uint8)
@@ -70,7 +69,7 @@ class AllHeads(nn.Module):
 
     def __init__(self, num_tasks: int) -> None:
         super().__init__()
-        model = build_model(ModelConfig(name="resnet18"), RoutingConfig(), binary_tasks(num_tasks), 0, SIZE)
+        model = build_model(ModelConfig(name="resnet18"), RoutingConfig(), [2] * num_tasks, 0, SIZE)
         self.trunk, self.heads = Subnetwork(model.trunk), model.heads
 
     def forward(self, images: torch.Tensor, task: torch.Tensor) -> torch.Tensor:

@@ -1,21 +1,23 @@
-"""Answers all tasks, or some, for images that need no labels; each image is read and decoded once for all tasks."""
+"""Predicts all tasks, or some, for images that need no labels. Each image is read and decoded once for all tasks."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from matl_scale.cli import program_name, run_command
-from matl_scale.deploy.predict import predict
+from matl_scale.deploy.predict import PredictionSummary, predict, skipped_path
+from matl_scale.errors import InputError, shortened
 from matl_scale.runs.checkpoints.network import WHICH
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     program = program_name("matl-predict")
     parser = argparse.ArgumentParser(prog=program, description=__doc__)
-    parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="the run's folder, or one network of it")
+    parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="the run's folder, or a checkpoint")
     parser.add_argument(
-        "--images", required=True, metavar="PLACE", help="a folder of images, tars or Parquet, or a URL"
+        "--images", required=True, metavar="SOURCE", help="a folder of images, tars or Parquet files, or a URL"
     )
     parser.add_argument("--tasks", nargs="+", default=["*"], metavar="PATTERN", help="which tasks (default: all)")
     parser.add_argument("--out", type=Path, default=Path("predictions.parquet"), metavar="FILE")
@@ -23,7 +25,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int, default=256, metavar="N")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes that read and decode")
     options = parser.parse_args(arguments)
-    return run_command(program, lambda: 1 if predict(options) else 0)
+
+    def run() -> int:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise InputError("This is one process. Start it without a launcher, once for each part of the images.")
+        summary = predict(
+            options.run,
+            options.images,
+            options.out,
+            patterns=options.tasks,
+            which=options.checkpoint,
+            batch_size=options.batch_size,
+            workers=options.workers,
+        )
+        report(program, options.out, summary)
+        return 1 if summary.damaged else 0
+
+    return run_command(program, run)
+
+
+def report(program: str, out: Path, summary: PredictionSummary) -> None:
+    print(f"{out}: {summary.num_images:,} images × {summary.num_tasks} tasks, step {summary.step}")
+    if summary.damaged:
+        names = shortened(name for name, _ in summary.damaged)
+        message = f"{len(summary.damaged)} images were left out: {names}; reasons in {skipped_path(out)}"
+        print(f"{program}: {message}", file=sys.stderr)
 
 
 if __name__ == "__main__":

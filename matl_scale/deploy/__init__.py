@@ -1,1 +1,1 @@
-"""A trained network at work without its trainer: predictions for unlabelled images, exported sub-networks, a model for MLflow."""
+"""A trained network in use, without its trainer: predictions for unlabelled images, exported sub-networks, a model for MLflow."""

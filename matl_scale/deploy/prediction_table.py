@@ -13,7 +13,7 @@ NAMES = pa.dictionary(pa.int32(), pa.string())
 
 
 def build_schema(tasks: Sequence[Task], about: Mapping[str, Any]) -> pa.Schema:
-    """Returns the schema; its metadata says which network answered, and the class names in the order of `probabilities`."""
+    """Returns the schema. Its metadata identify the network, and name the classes in the order of `probabilities`."""
     classes = {task.name: list(task.classes) for task in tasks}
     return pa.schema(
         [
@@ -27,28 +27,28 @@ def build_schema(tasks: Sequence[Task], about: Mapping[str, Any]) -> pa.Schema:
     )
 
 
-def build_rows(
+def build_table(
     names: Sequence[str], tasks: Sequence[Task], probabilities: Sequence[np.ndarray], schema: pa.Schema
 ) -> pa.Table:
-    """Returns the rows of some images: image after image, its tasks in order.
+    """Returns the predictions for some images: image by image, each with its tasks in order.
 
     Args:
-        names: Of the images.
-        tasks: One per element of `probabilities`.
-        probabilities: Of each task's classes, shape `(num_images, num_classes)`.
+        names: The images' names.
+        tasks: The tasks of `probabilities`, in the same order.
+        probabilities: For each task its class probabilities, shape `(num_images, num_classes)`.
         schema: From `build_schema`.
     """
-    parts = []
+    tables = []
     for task, values in zip(tasks, probabilities, strict=True):
-        answers = values.argmax(axis=1)
+        predicted = values.argmax(axis=1)
         offsets = np.arange(len(names) + 1, dtype=np.int32) * values.shape[1]
         columns = [
             pa.array(names, pa.string()),
             pa.DictionaryArray.from_arrays(np.zeros(len(names), dtype=np.int32), [task.name]),
-            pa.DictionaryArray.from_arrays(answers.astype(np.int32), list(task.classes)),
-            pa.array(np.take_along_axis(values, answers[:, None], axis=1)[:, 0]),
+            pa.DictionaryArray.from_arrays(predicted.astype(np.int32), list(task.classes)),
+            pa.array(np.take_along_axis(values, predicted[:, None], axis=1)[:, 0]),
             pa.ListArray.from_arrays(offsets, values.reshape(-1)),
         ]
-        parts.append(pa.table(columns, schema=schema))
+        tables.append(pa.table(columns, schema=schema))
     by_image = np.arange(len(names) * len(tasks)).reshape(len(tasks), len(names)).T.reshape(-1)
-    return pa.concat_tables(parts).unify_dictionaries().combine_chunks().take(by_image)
+    return pa.concat_tables(tables).unify_dictionaries().combine_chunks().take(by_image)

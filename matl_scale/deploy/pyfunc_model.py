@@ -1,4 +1,6 @@
-"""A trained network as an MLflow model. MLflow runs this file when it loads one: `mlflow.pyfunc.load_model(uri)`."""
+"""A trained network as an MLflow model. `mlflow.pyfunc.load_model(uri)` runs this file.
+
+It imports as little as it can, and only when the network is loaded: a server starts with it."""
 
 from typing import Any
 
@@ -7,7 +9,7 @@ import numpy as np
 
 
 class TaskClassifier(mlflow.pyfunc.PythonModel):
-    """Classifies images for one task at a time: `model.predict(images, params={"task": "smiling"})`."""
+    """Classifies images for one task per call: `model.predict(images, params={"task": "smiling"})`."""
 
     def load_context(self, context: Any) -> None:
         """Loads the network from the model's files."""
@@ -22,7 +24,7 @@ class TaskClassifier(mlflow.pyfunc.PythonModel):
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = restore_network(checkpoint, self.device)
 
-    # MLflow would derive another signature from annotations
+    # without annotations, from which MLflow would derive another signature
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ARG002
         """Returns the logits of one task, float32, shape `(batch, num_classes)`.
 
@@ -36,8 +38,8 @@ class TaskClassifier(mlflow.pyfunc.PythonModel):
         """
         import torch
 
-        from matl_scale.data.loading.augment import normalise
         from matl_scale.errors import InputError, nearest
+        from matl_scale.models.network import normalise
 
         task = (params or {}).get("task", self.tasks[0])
         if task not in self.tasks:

@@ -1,4 +1,4 @@
-"""Batches of images that belong to no shard set: read and decoded in worker processes, in order."""
+"""Batches of images without labels, read and decoded by worker processes, in order."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from matl_scale.errors import InputError
 
 
 class ListedImages(Protocol):
-    """Encoded images that know their names."""
+    """A source that lists encoded images and reads them by name."""
 
     def names(self) -> Iterator[tuple[list[str], np.ndarray]]: ...
 
@@ -23,13 +23,13 @@ class ListedImages(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class UnlabelledBatch:
-    """Some images.
+    """A batch of decoded images.
 
     Attributes:
-        names: Of those that could be decoded.
+        names: The names of the images that could be decoded.
         images: uint8, shape `(len(names), 3, size, size)`.
-        damaged: Name and reason of the others.
-        problem: Why no more can be read; empty if all is well.
+        damaged: Name and reason of each image that could not be decoded.
+        problem: Why reading cannot continue; empty if it can.
     """
 
     names: list[str]
@@ -39,12 +39,12 @@ class UnlabelledBatch:
 
 
 class UnlabelledImages(IterableDataset[UnlabelledBatch]):
-    """Decodes images, batch by batch; with several workers each takes every n-th batch.
+    """Decodes images batch by batch. Each of n workers decodes every n-th batch.
 
     Args:
-        images: What to read.
-        batch_size: Images at once.
-        size: Side length in pixels to which they are scaled and centre-cropped.
+        images: The images' source.
+        batch_size: The number of images per batch.
+        size: The side length in pixels to which images are scaled and centre-cropped.
     """
 
     def __init__(self, images: ListedImages, batch_size: int, size: int) -> None:
@@ -53,7 +53,7 @@ class UnlabelledImages(IterableDataset[UnlabelledBatch]):
     def __iter__(self) -> Iterator[UnlabelledBatch]:
         try:
             yield from self._batches()
-        except InputError as error:  # torch would wrap the trace of a worker into its message
+        except InputError as error:  # raised in a worker it would arrive wrapped in a stack trace
             empty = torch.empty(0, 3, self.size, self.size, dtype=torch.uint8)
             yield UnlabelledBatch(names=[], images=empty, damaged=[], problem=str(error))
 
@@ -63,27 +63,27 @@ class UnlabelledImages(IterableDataset[UnlabelledBatch]):
         for names, sources in self.images.names():
             for start in range(0, len(names), self.batch_size):
                 if number % num_workers == worker:
-                    part = slice(start, start + self.batch_size)
-                    yield self._decode(names[part], sources[part])
+                    chunk = slice(start, start + self.batch_size)
+                    yield self._decode(names[chunk], sources[chunk])
                 number += 1
 
     def _decode(self, names: list[str], sources: np.ndarray) -> UnlabelledBatch:
-        kept, pixels, damaged = [], [], []
+        decoded, pixels, damaged = [], [], []
         for name, data in zip(names, self.images.read(names, sources), strict=True):
             try:
                 pixels.append(decode_image(data, self.size).transpose(2, 0, 1))
-                kept.append(name)
-            except Exception as error:  # Pillow's codecs raise many kinds for damaged data
-                damaged.append((name, f"cannot be decoded ({error})" if data else "is empty or gone"))
+                decoded.append(name)
+            except Exception as error:  # Pillow's codecs raise errors of many kinds
+                damaged.append((name, f"cannot be decoded ({error})" if data else "is empty or missing"))
         stacked = np.stack(pixels) if pixels else np.empty((0, 3, self.size, self.size), dtype=np.uint8)
-        return UnlabelledBatch(names=kept, images=torch.from_numpy(stacked), damaged=damaged)
+        return UnlabelledBatch(names=decoded, images=torch.from_numpy(stacked), damaged=damaged)
 
 
 def load_unlabelled(images: ListedImages, batch_size: int, size: int, workers: int) -> Iterator[UnlabelledBatch]:
     """Yields the batches in order.
 
     Raises:
-        InputError: Something cannot be read that is there.
+        InputError: A file exists but cannot be read.
     """
     data = UnlabelledImages(images, batch_size, size)
     loader: DataLoader[UnlabelledBatch] = DataLoader(data, batch_size=None, num_workers=workers)

@@ -1,4 +1,4 @@
-"""torchvision's CNNs by name, without their classifier, at any width, for small images too."""
+"""torchvision's CNNs by name, without their classifier, at any width, and with a stem for small images."""
 
 import copy
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from matl_scale.errors import InputError, nearest
-from matl_scale.routing.surgery import first_line, set_submodule
+from matl_scale.routing.surgery import first_line
 from matl_scale.seeds import derive_seed
 from matl_scale.vision import models
 
@@ -20,13 +20,13 @@ class ModelConfig:
     """The backbone."""
 
     name: str = "resnet18"
-    """A torchvision CNN, by the name that torchvision.models.get_model takes."""
+    """A torchvision CNN, by its name in torchvision.models.get_model."""
     width: float = 1.0
     """Multiplies the channels of every layer."""
     stem: Stem = "standard"
     """`small` for images below 64 pixels: the first conv keeps the resolution and the first max-pool is dropped."""
     pretrained: bool = False
-    """Start from torchvision's default weights (downloaded at the first use); needs width 1 and the standard stem."""
+    """Start from torchvision's default weights (downloaded at the first use). Needs width 1 and the standard stem."""
 
     def __post_init__(self) -> None:
         if not self.width > 0:
@@ -42,7 +42,7 @@ def build_backbone(config: ModelConfig, seed: int) -> nn.Module:
         The module `(batch, 3, height, width) → (batch, num_features)`.
 
     Raises:
-        InputError: torchvision has no such model, or it has no classifier that can be taken off.
+        InputError: torchvision has no such model, or the model has no classifier that can be removed.
     """
     names = models.list_models(module=models)
     if config.name not in names:
@@ -61,11 +61,11 @@ def build_backbone(config: ModelConfig, seed: int) -> nn.Module:
 
 
 def remove_classifier(backbone: nn.Module, name: str) -> None:
-    """Leaves conv features, averaged over pixels: the hidden layers of VGG's and MobileNet's classifiers go too."""
+    """Leaves conv features, averaged over pixels. The hidden layers of VGG's and MobileNet's classifiers are removed too."""
     for attribute in ("classifier", "fc"):
         classifier = getattr(backbone, attribute, None)
         if isinstance(classifier, nn.Module):
-            setattr(backbone, attribute, keep_norm_and_pool(classifier))
+            setattr(backbone, attribute, feature_layers(classifier))
             break
     else:
         raise InputError(f"`model.name` = {name}: it has no `classifier` or `fc` to replace by task heads.")
@@ -73,33 +73,33 @@ def remove_classifier(backbone: nn.Module, name: str) -> None:
         backbone.avgpool = nn.AdaptiveAvgPool2d(1)
 
 
-def keep_norm_and_pool(classifier: nn.Module) -> nn.Module:
-    """Returns what of a classifier belongs to the features: a last norm and flatten (ConvNeXt), a pool (SqueezeNet)."""
-    kept: list[nn.Module] = []
+def feature_layers(classifier: nn.Module) -> nn.Module:
+    """Returns the layers of a classifier that belong to the features: a norm and a flatten (ConvNeXt), a pool (SqueezeNet)."""
+    layers: list[nn.Module] = []
     for module in classifier.children():
         if isinstance(module, nn.LayerNorm | nn.Flatten):
-            kept.append(module)
+            layers.append(module)
         elif isinstance(module, nn.AdaptiveAvgPool2d):
-            kept.append(nn.AdaptiveAvgPool2d(1))
-    return nn.Sequential(*kept) if kept else nn.Identity()
+            layers.append(nn.AdaptiveAvgPool2d(1))
+    return nn.Sequential(*layers) if layers else nn.Identity()
 
 
 def shrink_stem(backbone: nn.Module) -> None:
-    """Makes the first conv 3 × 3 with stride 1 and drops the first max-pool, as is usual for 32-pixel images."""
+    """Makes the first conv 3 × 3 with stride 1 and removes the first max-pool, as is usual for 32-pixel images."""
     name, first = next((name, module) for name, module in backbone.named_modules() if isinstance(module, nn.Conv2d))
     conv = nn.Conv2d(first.in_channels, first.out_channels, 3, padding=1, bias=first.bias is not None)
     init_conv(conv)
-    set_submodule(backbone, name, conv)
+    backbone.set_submodule(name, conv)
     pool = next((name for name, module in backbone.named_modules() if isinstance(module, nn.MaxPool2d)), None)
     if pool is not None:
-        set_submodule(backbone, pool, nn.Identity())
+        backbone.set_submodule(pool, nn.Identity())
 
 
 def scale_width(backbone: nn.Module, width: float) -> None:
-    """Replaces every conv and batch norm by one with `width` times the channels, freshly initialised.
+    """Replaces every conv and batch norm by a freshly initialised one with `width` times the channels.
 
     Raises:
-        InputError: A grouped conv cannot be scaled by that factor, or a layer is of a kind that cannot be scaled.
+        InputError: A grouped conv cannot be scaled by this factor, or a layer is of a kind that cannot be scaled.
     """
 
     def scaled(channels: int) -> int:
@@ -107,9 +107,9 @@ def scale_width(backbone: nn.Module, width: float) -> None:
 
     for name, module in list(backbone.named_modules()):
         if isinstance(module, nn.Conv2d):
-            set_submodule(backbone, name, scale_conv(name, module, scaled))
+            backbone.set_submodule(name, scale_conv(name, module, scaled))
         elif isinstance(module, nn.BatchNorm2d):
-            set_submodule(backbone, name, nn.BatchNorm2d(scaled(module.num_features), module.eps, module.momentum))
+            backbone.set_submodule(name, nn.BatchNorm2d(scaled(module.num_features), module.eps, module.momentum))
         elif next(module.parameters(recurse=False), None) is not None:
             raise InputError(
                 f"`model.width` should be 1 here: module `{name}` ({type(module).__name__}) cannot be scaled."
@@ -142,15 +142,15 @@ def init_conv(conv: nn.Conv2d) -> None:
 
 
 def count_features(backbone: nn.Module, config: ModelConfig, image_size: int) -> int:
-    """Returns the size of the backbone's output, by running it once without data.
+    """Returns the number of features that the backbone returns, by running it once on the meta device.
 
     Raises:
-        InputError: It does not run on images of that size.
+        InputError: The backbone does not run on images of this size.
     """
     on_meta = copy.deepcopy(backbone).to("meta", torch.float32).eval()
     try:
         output = on_meta(torch.empty(1, 3, image_size, image_size, device="meta", dtype=torch.float32))
-    except Exception as error:  # whatever a torchvision model raises
+    except Exception as error:  # torchvision's models raise errors of many kinds
         raise InputError(
             f"`model.name` = {config.name} (width {config.width:g}, stem {config.stem}) does not run on images of "
             f"{image_size} pixels: {first_line(error)}. Try a larger `data.image_size`, `model.stem` small, or another "

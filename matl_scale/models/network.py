@@ -1,4 +1,4 @@
-"""Backbones by name, and the whole network: a routed trunk and one linear head per task. Plain `nn.Module`s."""
+"""The whole network: a routed trunk and one linear head per task, and the images that it expects."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,9 +12,12 @@ from matl_scale.models.backbones import ModelConfig, build_backbone, count_featu
 from matl_scale.routing.batch_norm import Statistics
 from matl_scale.routing.masks import EarlierMasks, MaskSpec, Strategy
 from matl_scale.routing.surgery import route_by_spec
-from matl_scale.tasks import Task
 
 Execution = Literal["subnetwork", "masked"]
+
+# of ImageNet's training images, in the order R, G, B: what torchvision's weights expect
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,17 +25,17 @@ class RoutingConfig:
     """Which part of the trunk each task uses."""
 
     sigma: float = 0.5
-    """Sharing ratio σ: the fraction of every layer's units that a task keeps. 1 = all shared (hard sharing)."""
+    """Sharing ratio σ: the fraction of every layer's units that a task keeps active. 1 = all shared (hard sharing)."""
     strategy: Strategy = "random"
-    """`random` units per task, or `partition`: σ of the units common to all tasks, the rest split between them."""
+    """`random` units per task, or `partition`: a fraction σ of the units common to all tasks, the others split between them."""
     statistics: Statistics = "task"
     """Running norm statistics per `task`, or `shared` by all tasks (to compare with)."""
     execution: Execution = "subnetwork"
-    """`subnetwork` computes only the active task's units; `masked` computes all and switches the others off: the same
+    """`subnetwork` computes only the active task's units. `masked` computes all units and switches the others off: the same
     result at the cost of the whole network, for backbones with layers that cannot be sliced."""
     align: int = 1
-    """Every task keeps a multiple of so many units of each layer; 8 suits the matrix units of GPUs. The run's config.yaml
-    says what sigma came to."""
+    """The number of each layer's active units is a multiple of this; 8 suits the matrix units of GPUs. The run's config.yaml
+    says what fraction of units that made active."""
 
     def mask_spec(self, num_tasks: int, seed: int) -> MaskSpec:
         """Returns how the masks of a network with `num_tasks` tasks are drawn."""
@@ -44,8 +47,8 @@ class RoutedModel(nn.Module):
 
     Args:
         trunk: From `route()`: `(images, task) → features`.
-        num_classes: Of each task, in task order.
-        num_features: Of the trunk's output.
+        num_classes: The number of classes of each task, in task order.
+        num_features: The number of features that the trunk returns.
     """
 
     def __init__(self, trunk: fx.GraphModule, num_classes: Sequence[int], num_features: int) -> None:
@@ -70,20 +73,20 @@ class RoutedModel(nn.Module):
 def build_model(
     model: ModelConfig,
     routing: RoutingConfig,
-    tasks: Sequence[Task],
+    num_classes: Sequence[int],
     seed: int,
     image_size: int,
     earlier: EarlierMasks | None = None,
 ) -> RoutedModel:
-    """Builds the network; weights and masks are a pure function of the arguments.
+    """Builds the network. Its weights and masks are a pure function of the arguments.
 
     Args:
         model: The backbone.
-        routing: Which part of it each task uses.
-        tasks: A head each.
-        seed: Of weights and masks.
-        image_size: Side length in pixels of the images it will see.
-        earlier: Masks of tasks that another network has had.
+        routing: Which part of the backbone each task uses.
+        num_classes: The number of classes of each task, in task order.
+        seed: The seed of weights and masks.
+        image_size: The side length in pixels of the images that the network will see.
+        earlier: Masks that tasks keep from another network.
 
     Raises:
         InputError: The backbone is unknown, cannot be routed or does not run on such images, or σ leaves a layer
@@ -91,22 +94,36 @@ def build_model(
     """
     backbone = build_backbone(model, seed)
     num_features = count_features(backbone, model, image_size)
-    trunk = route_by_spec(backbone, routing.mask_spec(len(tasks), seed), routing.statistics, earlier)
-    network = RoutedModel(trunk, [task.num_classes for task in tasks], num_features)
+    trunk = route_by_spec(backbone, routing.mask_spec(len(num_classes), seed), routing.statistics, earlier)
+    network = RoutedModel(trunk, num_classes, num_features)
     for head in network.heads:
         init_head(cast(nn.Linear, head))
     return network
 
 
-def init_head(head: nn.Linear) -> None:
-    """Starts a head at zero: its first step then points from one class mean to the other.
+def normalise(images: torch.Tensor) -> torch.Tensor:
+    """Returns a network's input for uint8 images: floats of the default type, normalised per channel by MEAN and STD.
 
-    Among hundreds of tasks a head is seldom drawn, and a random start would outweigh what its few steps teach it.
+    Args:
+        images: Shape `(batch, 3, height, width)`.
+
+    Returns:
+        Same shape.
+    """
+    dtype = torch.get_default_dtype()
+    mean, std = (torch.tensor(values, dtype=dtype, device=images.device)[:, None, None] for values in (MEAN, STD))
+    return (images.to(dtype) / 255 - mean) / std
+
+
+def init_head(head: nn.Linear) -> None:
+    """Initialises a head with zeros, so that its first step points from one class mean to the other.
+
+    With hundreds of tasks a head is trained rarely, and random weights would outweigh what its few steps teach it.
     """
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
 
 
 def build_ema(model: RoutedModel, decay: float) -> AveragedModel | None:
-    """Returns the moving average of the weights; buffers (masks, statistics) are those of the model."""
+    """Returns the moving average of the weights, or None if `decay` is 0. Buffers (masks, statistics) are the model's own."""
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None

@@ -1,9 +1,9 @@
 """Which channels of a traced CNN belong together, found by following every tensor's channels through the graph.
 
-Each conv output starts with units of its own. An addition, a product or a depthwise conv ties units of two tensors
-together, because a sub-network is closed only if both are kept or both are not. Tied convs form one *stream*, which has
-one routing mask. A linear layer over the channels of every pixel counts as a conv. What cannot be followed is refused,
-naming the module.
+Each conv output starts with units of its own. An addition, a product or a depthwise conv ties the units of two tensors
+together, because a sub-network is closed only if both are active or both are not. Tied convs form one *stream*, which has
+one routing mask. A linear layer over the channels of every pixel counts as a conv. Operations that cannot be followed are
+refused, and the message names the module.
 """
 
 import operator
@@ -46,7 +46,7 @@ class ChannelTracer:
         self.unions = Unions()
         self.channels: dict[fx.Node, Channels] = {}
         self.convs: list[tuple[str, np.ndarray]] = []
-        self.ungated: set[fx.Node] = set()  # sigmoid outputs: units that are switched off come out as 0.5 there
+        self.ungated: set[fx.Node] = set()  # sigmoid outputs, where inactive units are 0.5 instead of 0
         self.routed: list[fx.Node] = []
 
     def run(self) -> ChannelMap:
@@ -130,7 +130,7 @@ class ChannelTracer:
         elif function in ELEMENTWISE_FUNCTIONS:
             if function is functional.dropout and node.kwargs.get("training", (*node.args, 0, True)[2]) is not False:
                 raise self.refusal(
-                    node, "a function with training=True stays so in evaluation; use the module (nn.Dropout)"
+                    node, "a function with training=True drops in evaluation too; use the module (nn.Dropout)"
                 )
             self.pass_on(node)
         else:
@@ -160,7 +160,7 @@ class ChannelTracer:
             self.routed.append(node)
 
     def tie_groups(self, source: np.ndarray, outputs: np.ndarray, groups: int) -> None:
-        """A group is kept whole or not at all; a depthwise conv has groups of one channel."""
+        """Ties all channels of a group: it is active as a whole or not at all. A depthwise conv has groups of one channel."""
         for ins, outs in zip(np.split(source, groups), np.split(outputs, groups), strict=True):
             members = np.concatenate([ins, outs])
             self.unions.tie(members[:-1], members[1:])
@@ -174,7 +174,7 @@ class ChannelTracer:
         ):
             raise self.refusal(node, "a batch norm should be affine and track running statistics with a momentum")
         if type(norm) not in (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm, LayerNorm2d):
-            raise self.refusal(node, f"{type(norm).__name__} may do more than the norm that would replace it")
+            raise self.refusal(node, f"{type(norm).__name__} may do more than the norm that replaces it")
         if isinstance(norm, nn.GroupNorm) and not (norm.affine and source.dim == 1 and len(shape_of(node)) == 4):
             raise self.refusal(node, "a group norm should be affine, over images")
         if isinstance(norm, nn.LayerNorm):
@@ -195,7 +195,7 @@ class ChannelTracer:
         self.pass_on(node)
 
     def visit_parameter(self, node: fx.Node) -> None:
-        """A scale per channel, shape `(num_channels, 1, 1)`: no units of its own."""
+        """Accepts a scale per channel, shape `(num_channels, 1, 1)`, which has no units of its own."""
         owner, _, name = str(node.target).rpartition(".")
         parameter = getattr(self.root.get_submodule(owner), name)
         if not isinstance(parameter, nn.Parameter):
@@ -212,7 +212,7 @@ class ChannelTracer:
         self.channels[node] = Channels(units=source.units, dim=dim)
 
     def visit_flatten(self, node: fx.Node) -> None:
-        """Each channel becomes as many features as it has pixels, side by side."""
+        """Repeats each unit: a channel becomes as many neighbouring features as it has pixels."""
         source = self.input_channels(node)
         shape = shape_of(node)
         if len(shape) != 2 or source.units is None or source.dim != 1 or shape[1] % len(source.units):
@@ -227,13 +227,15 @@ class ChannelTracer:
         self.pass_on(node)
 
     def visit_cat(self, node: fx.Node) -> None:
-        parts = [self.channels[part] for part in node.args[0]]  # type: ignore[union-attr, index]
+        inputs = [self.channels[source] for source in node.args[0]]  # type: ignore[union-attr, index]
         dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
-        if dim != 1 or any(part.units is None or part.dim != 1 for part in parts):
+        if dim != 1 or any(found.units is None or found.dim != 1 for found in inputs):
             raise self.refusal(node, "only a concatenation of channels can be followed")
         if self.ungated & set(node.all_input_nodes):
             raise self.refusal(node, "a sigmoid's output can only scale routed channels")
-        self.channels[node] = Channels(units=np.concatenate([part.units for part in parts if part.units is not None]))
+        self.channels[node] = Channels(
+            units=np.concatenate([found.units for found in inputs if found.units is not None])
+        )
 
     def visit_output(self, node: fx.Node) -> None:
         features = node.args[0]
@@ -254,14 +256,14 @@ class ChannelTracer:
             self.unions.tie(first.units, other.units)
         self.check_scale(node, [operand for operand in operands if operand.op == "get_attr"], first)
         if node.target not in PRODUCTS and len(operands) < 2:
-            raise self.refusal(node, "a constant added to channels would fill those that are switched off")
+            raise self.refusal(node, "a constant added to channels would fill the inactive ones")
         gates = [operand for operand in tensors if operand in self.ungated]
         if len(gates) > (1 if node.target in PRODUCTS and len(tensors) > 1 else 0):
             raise self.refusal(node, "a sigmoid's output can only scale routed channels")
         self.channels[node] = first
 
     def check_scale(self, node: fx.Node, parameters: list[fx.Node], channels: Channels) -> None:
-        """A parameter may scale channels; added, it would fill those that are switched off."""
+        """Checks that parameters only scale channels: a parameter that is added would fill the inactive ones."""
         assert channels.units is not None
         for parameter in parameters:
             size = self.root.get_parameter(str(parameter.target)).shape[0]
@@ -280,7 +282,7 @@ class ChannelTracer:
         if not isinstance(source, fx.Node) or source not in self.channels:
             raise self.refusal(node, "its input cannot be followed")
         if source in self.ungated:
-            raise self.refusal(node, "it takes a sigmoid's output, where units that are switched off are not zero")
+            raise self.refusal(node, "its input is a sigmoid's output, where inactive units are not zero")
         return self.channels[source]
 
     def only_feeds_norm(self, node: fx.Node) -> bool:

@@ -1,4 +1,4 @@
-"""Norms that mix channels, restricted to the units of the active task, so that a sub-network normalises by itself.
+"""Norms that mix channels, restricted to the active task's units, so that inactive units do not affect a sub-network.
 
 Formulas: Ba et al., Layer Normalization, 2016, arXiv 1607.06450; Wu, He, Group Normalization, 2018, arXiv 1803.08494.
 """
@@ -7,16 +7,16 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from matl_scale.routing.units import places_of
+from matl_scale.routing.units import active_indices
 
 
 class TaskLayerNorm(nn.Module):
-    """`nn.LayerNorm` over the channels that the active task keeps.
+    """`nn.LayerNorm` over the channels that are active for the task.
 
     Args:
-        norm: The layer norm to replace; its weights are taken over.
-        mask: Which channels each task keeps, shape `(num_tasks, num_channels)`.
-        channel_dim: Which dimension of the input holds the channels: 1 or -1.
+        norm: The layer norm to replace; its weights are used.
+        mask: Which channels are active for each task, bool, shape `(num_tasks, num_channels)`.
+        channel_dim: The dimension of the input that holds the channels: 1 or -1.
     """
 
     mask: torch.Tensor
@@ -27,7 +27,7 @@ class TaskLayerNorm(nn.Module):
         self.register_buffer("mask", mask, persistent=False)
 
     def forward(self, x: torch.Tensor, task: torch.Tensor) -> torch.Tensor:
-        """Normalises `x`; what the task does not keep comes out as its bias.
+        """Normalises `x`. Inactive channels become their bias; the router behind this norm switches them off.
 
         Args:
             x: Shape `(batch, num_channels, ...)`, or with the channels last.
@@ -42,41 +42,41 @@ class TaskLayerNorm(nn.Module):
         y = centred * (variance + self.eps).rsqrt() * self.weight + self.bias
         return y.movedim(-1, self.channel_dim)
 
-    def forward_kept(
+    def forward_active(
         self,
         x: torch.Tensor,
         task: torch.Tensor,  # noqa: ARG002
         weight: torch.Tensor,
         bias: torch.Tensor,
     ) -> torch.Tensor:
-        """Does the same for the active task's channels alone: `x` and the affine weights hold only these."""
+        """Does the same when `x` and the affine weights hold only the task's active channels."""
         x = at_least_float32(x).movedim(self.channel_dim, -1)
         return functional.layer_norm(x, weight.shape, weight, bias, self.eps).movedim(-1, self.channel_dim)
 
 
 class TaskGroupNorm(nn.Module):
-    """`nn.GroupNorm` over the channels that the active task keeps; groups stay as they are, with fewer members.
+    """`nn.GroupNorm` over the channels that are active for the task: the same groups, with fewer members.
 
     Args:
-        norm: The group norm to replace; its weights are taken over.
-        mask: Which channels each task keeps, shape `(num_tasks, num_channels)`.
-        kept: The same as places, from `kept_places`, shape `(num_tasks, num_kept)`.
+        norm: The group norm to replace; its weights are used.
+        mask: Which channels are active for each task, bool, shape `(num_tasks, num_channels)`.
+        active: The same as indices, from `build_index_table`, shape `(num_tasks, num_active)`.
     """
 
     mask: torch.Tensor
     groups: torch.Tensor
-    kept: torch.Tensor
+    active: torch.Tensor
 
-    def __init__(self, norm: nn.GroupNorm, mask: torch.Tensor, kept: torch.Tensor) -> None:
+    def __init__(self, norm: nn.GroupNorm, mask: torch.Tensor, active: torch.Tensor) -> None:
         super().__init__()
         self.weight, self.bias, self.eps, self.num_groups = norm.weight, norm.bias, norm.eps, norm.num_groups
         groups = torch.arange(norm.num_channels) // (norm.num_channels // norm.num_groups)
         self.register_buffer("groups", groups, persistent=False)
         self.register_buffer("mask", mask, persistent=False)
-        self.register_buffer("kept", kept, persistent=False)
+        self.register_buffer("active", active, persistent=False)
 
     def forward(self, x: torch.Tensor, task: torch.Tensor) -> torch.Tensor:
-        """Normalises `x`; what the task does not keep comes out as its bias.
+        """Normalises `x`. Inactive channels become their bias; the router behind this norm switches them off.
 
         Args:
             x: Shape `(batch, num_channels, height, width)`.
@@ -85,36 +85,36 @@ class TaskGroupNorm(nn.Module):
         mask = self.mask.index_select(0, task)
         return self._normalise(x, self.groups, mask, self.weight, self.bias)
 
-    def forward_kept(
+    def forward_active(
         self, x: torch.Tensor, task: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
     ) -> torch.Tensor:
-        """Does the same for the active task's channels alone: `x` and the affine weights hold only these."""
-        groups = self.groups.index_select(0, places_of(self.kept, task))
+        """Does the same when `x` and the affine weights hold only the task's active channels."""
+        groups = self.groups.index_select(0, active_indices(self.active, task))
         return self._normalise(x, groups, torch.ones_like(bias, dtype=torch.bool)[None], weight, bias)
 
     def _normalise(
         self, x: torch.Tensor, groups: torch.Tensor, mask: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
     ) -> torch.Tensor:
-        with torch.autocast(x.device.type, enabled=False):  # sums over groups are matrix products, which it would round
+        with torch.autocast(x.device.type, enabled=False):  # it would round the matrix products that sum over groups
             return self._normalise_exactly(at_least_float32(x), groups, mask, weight, bias)
 
     def _normalise_exactly(
         self, x: torch.Tensor, groups: torch.Tensor, mask: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
     ) -> torch.Tensor:
         members = functional.one_hot(groups, self.num_groups).to(x.dtype)  # (num_channels, num_groups)
-        on = mask[:, :, None, None].to(x.dtype)
-        # a group of which the task keeps nothing has no channel to normalise
+        is_active = mask[:, :, None, None].to(x.dtype)
+        # at least 1: a group without active channels has nothing to normalise
         count = (mask.to(x.dtype) @ members).clamp(min=1) * (x.shape[2] * x.shape[3])
 
         def group_mean(values: torch.Tensor) -> torch.Tensor:
             means = (values.sum(dim=(2, 3)) @ members) / count
             return means.index_select(1, groups)[:, :, None, None]
 
-        centred = (x - group_mean(x * on)) * on
+        centred = (x - group_mean(x * is_active)) * is_active
         scale = (group_mean(centred.square()) + self.eps).rsqrt()
         return centred * scale * weight[:, None, None] + bias[:, None, None]
 
 
 def at_least_float32(x: torch.Tensor) -> torch.Tensor:
-    """Norms compute in float32 under autocast, as torch's own do."""
+    """Returns `x` in float32 under autocast, where torch's own norms compute in float32 too."""
     return x.float() if x.dtype.itemsize < 4 else x

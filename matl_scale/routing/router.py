@@ -7,14 +7,14 @@ from torch import nn
 
 
 class TaskRouter(nn.Module):
-    """Switches off the units that the active task does not keep.
+    """Switches off the units that are inactive for the task.
 
-    The product is out of place and differentiable, so units that are switched off get exactly zero gradient whatever
-    follows. (The authors' layer edits `.data`, which is right only where a ReLU follows.)
+    The product is out of place and differentiable, so inactive units get exactly zero gradient whatever follows. (The
+    authors' layer edits `.data`, which is correct only if a ReLU follows.)
 
     Args:
         mask: Bool, shape `(num_tasks, num_channels)`.
-        channel_dim: Which dimension of the input holds the channels: 1 or -1.
+        channel_dim: The dimension of the input that holds the channels: 1 or -1.
     """
 
     mask: torch.Tensor
@@ -32,9 +32,7 @@ class TaskRouter(nn.Module):
         saved = state_dict.get(f"{prefix}mask")
         if saved is not None and not torch.equal(saved.to(self.mask.device), self.mask):
             errors = arguments[-1]
-            errors.append(
-                f"{prefix}mask is another: route with the tasks, σ and seed that the weights were trained with"
-            )
+            errors.append(f"{prefix}mask differs: route with the tasks, σ and seed that the weights were trained with")
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     def forward(self, x: torch.Tensor, task: torch.Tensor) -> torch.Tensor:
@@ -42,7 +40,7 @@ class TaskRouter(nn.Module):
 
         Args:
             x: Shape `(batch, num_channels, ...)`, or with the channels last.
-            task: The active task, integers of shape `(1,)` for the whole batch or `(batch,)` for a mixed-task batch.
+            task: The active task, integers of shape `(1,)` for the whole batch, or `(batch,)` for a task per image.
 
         Returns:
             Same shape as `x`.

@@ -1,8 +1,8 @@
-"""What all tasks have in common in evaluation: the part of a routed trunk that no task's units or statistics touch.
+"""What all tasks have in common in evaluation: the part of a routed trunk that depends on no task's units or statistics.
 
-A max pool behind the first norm can join it. A batch norm's channel rises or falls with its input, and a ReLU never falls,
-so the maximum may be taken first: the largest values of a window where the norm's weight is positive, the smallest where
-it is negative. Both are the same for every task.
+A max pool behind the first norm can be part of it. A batch norm is monotonic in each channel and a ReLU never decreases, so
+the maximum may be taken first: the largest values of a window where the norm's weight is positive, the smallest where it is
+negative. Both are the same for every task.
 """
 
 import operator
@@ -13,25 +13,25 @@ from torch import fx, nn
 from matl_scale.routing.batch_norm import TaskBatchNorm2d
 from matl_scale.routing.router import TaskRouter
 
-Source = tuple[fx.Node, fx.Node | None]
+Source = tuple[fx.Node, fx.Node | None]  # a node of the trunk's graph, and the pool that is moved before its norm
 
 
 def find_common(trunk: fx.GraphModule) -> set[fx.Node]:
-    """Returns the nodes whose values are the same for every task, at full width."""
+    """Returns the nodes whose values are the same for every task; they have all channels."""
     common: set[fx.Node] = set()
     for node in trunk.graph.nodes:
         if node.op in ("placeholder", "get_attr"):
             common.add(node)
         elif node.op == "output" or node.meta["channels"].pixels > 1:
-            continue  # how many features a flatten gives per channel depends on the size of the images
+            continue  # the number of features that a flatten makes of a channel depends on the size of the images
         elif all(source in common for source in node.all_input_nodes):
             module = module_of(trunk, node)
             if isinstance(module, TaskRouter):
                 is_common = bool(module.mask.all())
             elif isinstance(module, TaskBatchNorm2d):
-                is_common = module.statistics == "shared" and module.kept.shape[1] == module.num_features
+                is_common = module.statistics == "shared" and module.active.shape[1] == module.num_features
             else:
-                # other norms with the argument `task` see a mask
+                # the other norms with the argument `task` depend on its mask
                 is_common = all(source.target != "task" for source in node.all_input_nodes)
             if is_common:
                 common.add(node)
@@ -39,7 +39,7 @@ def find_common(trunk: fx.GraphModule) -> set[fx.Node]:
 
 
 def find_early_pools(trunk: fx.GraphModule, common: set[fx.Node]) -> dict[fx.Node, fx.Node]:
-    """Returns the batch norms of common values behind which come only a router, a ReLU and a max pool, with the pool."""
+    """Returns the batch norms of common values that are followed by just a router, a ReLU and a max pool, with the pool."""
     found = {}
     for norm in trunk.graph.nodes:
         if norm in common or not isinstance(module_of(trunk, norm), TaskBatchNorm2d) or norm.args[0] not in common:
@@ -60,12 +60,13 @@ def module_of(trunk: fx.GraphModule, node: fx.Node) -> nn.Module | None:
 
 
 def cut_common(trunk: fx.GraphModule, common: set[fx.Node], sources: list[Source]) -> fx.GraphModule:
-    """Returns the part of a trunk that computes the values of common nodes, as a list.
+    """Returns the part of a trunk that computes the values of common nodes; it returns them as a list.
 
     Args:
         trunk: From `route()`.
         common: From `find_common`.
-        sources: The nodes; with a pool, the largest and the smallest values of its windows, side by side as channels.
+        sources: The nodes to return. With a pool, the largest and the smallest values of its windows are returned instead,
+            concatenated along the channels.
     """
     graph = fx.Graph()
     values: dict[fx.Node, fx.Node] = {}

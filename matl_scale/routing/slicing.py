@@ -1,6 +1,6 @@
-"""The slices of a sub-network: parameters cut to the units of one task, whose gradients go back into the whole parameter.
+"""The slices of a sub-network: parameters cut to one task's units, whose gradients flow back into the whole parameter.
 
-Units are unique, so the way back is a plain copy to their places: no sorting, no atomic additions.
+Indices are unique, so the backward pass is a plain indexed copy, without sorting or atomic additions.
 """
 
 from dataclasses import dataclass
@@ -11,139 +11,139 @@ from torch import nn
 
 from matl_scale.routing.batch_norm import TaskBatchNorm2d
 
-Places = dict[int, torch.Tensor]
+Indices = dict[int, torch.Tensor]  # one task's active indices, by the number of the table
 
 
 class SelectUnits(torch.autograd.Function):
-    """`weight[rows][:, columns]`; one of them may be None for all."""
+    """`weight[outputs][:, inputs]`; either may be None for all."""
 
-    # not in two parts (`setup_context`): torch then binds the signature at every call, which takes longer than a small layer
+    # no separate `setup_context`: torch would then bind the signature at every call, which costs more than a small layer
     @staticmethod
     def forward(
-        ctx: Any, weight: torch.Tensor, rows: torch.Tensor | None, columns: torch.Tensor | None
+        ctx: Any, weight: torch.Tensor, outputs: torch.Tensor | None, inputs: torch.Tensor | None
     ) -> torch.Tensor:
         ctx.shape, ctx.stride, ctx.contiguous = weight.shape, weight.stride(), weight.is_contiguous()
-        if not ctx.contiguous:  # channels_last: keep it so
-            ctx.save_for_backward(rows, columns, None)
+        if not ctx.contiguous:  # channels_last stays channels_last
+            ctx.save_for_backward(outputs, inputs, None)
             last = weight.movedim(1, -1)
-            return SelectUnits._select(SelectUnits._select(last, 0, rows), -1, columns).movedim(-1, 1)
-        if rows is None or columns is None:
-            ctx.save_for_backward(rows, columns, None)
-            return SelectUnits._select(SelectUnits._select(weight, 0, rows), 1, columns)
-        blocks = flat_places(rows, columns, weight.shape[1])
-        ctx.save_for_backward(rows, columns, blocks)
+            return SelectUnits._select(SelectUnits._select(last, 0, outputs), -1, inputs).movedim(-1, 1)
+        if outputs is None or inputs is None:
+            ctx.save_for_backward(outputs, inputs, None)
+            return SelectUnits._select(SelectUnits._select(weight, 0, outputs), 1, inputs)
+        blocks = flat_indices(outputs, inputs, weight.shape[1])
+        ctx.save_for_backward(outputs, inputs, blocks)
         if weight.shape[2:].numel() == 1:
-            return weight.index_select(0, rows).index_select(1, columns)
-        kept = weight.view(weight.shape[0] * weight.shape[1], -1).index_select(0, blocks)
-        return kept.view(len(rows), len(columns), *weight.shape[2:])
+            return weight.index_select(0, outputs).index_select(1, inputs)
+        selected = weight.view(weight.shape[0] * weight.shape[1], -1).index_select(0, blocks)
+        return selected.view(len(outputs), len(inputs), *weight.shape[2:])
 
     @staticmethod
-    def _select(weight: torch.Tensor, dim: int, places: torch.Tensor | None) -> torch.Tensor:
-        return weight if places is None else weight.index_select(dim, places)
+    def _select(weight: torch.Tensor, dim: int, indices: torch.Tensor | None) -> torch.Tensor:
+        return weight if indices is None else weight.index_select(dim, indices)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (grad,) = grads
-        rows, columns, blocks = ctx.saved_tensors
+        outputs, inputs, blocks = ctx.saved_tensors
         full = torch.empty_strided(ctx.shape, ctx.stride, dtype=grad.dtype, device=grad.device).zero_()
-        if columns is None:
-            full.index_copy_(0, rows, grad)
-        elif rows is None:
-            full.index_copy_(1, columns, grad)
+        if inputs is None:
+            full.index_copy_(0, outputs, grad)
+        elif outputs is None:
+            full.index_copy_(1, inputs, grad)
         elif blocks is None:
             last = full.movedim(1, -1)
-            wide = grad.new_zeros(len(rows), *last.shape[1:]).index_copy_(-1, columns, grad.movedim(1, -1))
-            last.index_copy_(0, rows, wide)
+            wide = grad.new_zeros(len(outputs), *last.shape[1:]).index_copy_(-1, inputs, grad.movedim(1, -1))
+            last.index_copy_(0, outputs, wide)
         else:
             full.view(ctx.shape[0] * ctx.shape[1], -1).index_copy_(0, blocks, grad.reshape(len(blocks), -1))
         return full, None, None
 
 
-def flat_places(rows: torch.Tensor, columns: torch.Tensor, num_columns: int) -> torch.Tensor:
-    """Returns the places of `(row, column)` pairs in a matrix flattened row by row."""
-    return (rows[:, None] * num_columns + columns).flatten()
+def flat_indices(outputs: torch.Tensor, inputs: torch.Tensor, num_inputs: int) -> torch.Tensor:
+    """Returns the indices of all `(output, input)` pairs in the flattened first two dimensions of a weight."""
+    return (outputs[:, None] * num_inputs + inputs).flatten()
 
 
-def select_units(weight: torch.Tensor, rows: torch.Tensor | None, columns: torch.Tensor | None) -> torch.Tensor:
-    """Cuts a parameter to some of its outputs and inputs.
+def select_units(weight: torch.Tensor, outputs: torch.Tensor | None, inputs: torch.Tensor | None) -> torch.Tensor:
+    """Selects some outputs and inputs of a parameter.
 
     Args:
         weight: Shape `(num_outputs, num_inputs, ...)`, or `(num_outputs,)`.
-        rows: Places of the kept outputs, unique; None for all.
-        columns: Places of the kept inputs, unique; None for all.
+        outputs: Indices of the outputs, unique; None for all.
+        inputs: Indices of the inputs, unique; None for all.
 
     Returns:
-        A tensor of the same memory format; its gradient arrives in `weight`, zero elsewhere.
+        A tensor of the same memory format. Its gradient reaches `weight`, where the other elements get zero.
     """
-    if rows is None and columns is None:
-        return weight.view_as(weight)  # never the parameter itself: hooks on a slice go with the slice
+    if outputs is None and inputs is None:
+        return weight.view_as(weight)  # a view, so that hooks on a slice do not stay on the parameter
     if weight.ndim == 1:
-        assert rows is not None
-        return weight.index_select(0, rows)
-    selected: torch.Tensor = SelectUnits.apply(weight, rows, columns)
+        assert outputs is not None
+        return weight.index_select(0, outputs)
+    selected: torch.Tensor = SelectUnits.apply(weight, outputs, inputs)
     return selected
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
-    """How one slice is made.
+    """Recipe for a slice of a parameter.
 
     Attributes:
         module: The owner of the parameter.
-        name: The parameter's name in it.
-        rows: Number of the table with the outputs that a task keeps; None for all.
-        columns: Likewise of its inputs.
+        name: The parameter's name in its owner.
+        outputs: The number of the index table with the tasks' active outputs; None for all outputs.
+        inputs: The same for inputs.
     """
 
     module: nn.Module
     name: str
-    rows: int | None
-    columns: int | None = None
+    outputs: int | None
+    inputs: int | None = None
 
-    def make(self, places: Places) -> torch.Tensor:
-        rows, columns = (None if table is None else places[table] for table in (self.rows, self.columns))
-        return select_units(getattr(self.module, self.name), rows, columns)
+    def make(self, indices: Indices) -> torch.Tensor:
+        outputs, inputs = (None if table is None else indices[table] for table in (self.outputs, self.inputs))
+        return select_units(getattr(self.module, self.name), outputs, inputs)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fold:
-    """A conv's weight and bias with the batch norm behind it folded in, for evaluation.
+    """Recipe for two slices: a conv's weight and bias with the batch norm behind it folded in, for evaluation.
 
     Attributes:
-        weight: Of the conv.
-        bias: Of the conv, if it has one.
-        norm: The norm behind it.
-        rows: Number of the table with the norm's channels.
+        weight: The recipe for the conv's weight.
+        bias: The recipe for the conv's bias, if it has one.
+        norm: The norm behind the conv.
+        channels: The number of the index table with the tasks' active channels of the norm.
     """
 
     weight: Cut
     bias: Cut | None
     norm: TaskBatchNorm2d
-    rows: int
+    channels: int
 
-    def make(self, places: Places, task: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def make(self, indices: Indices, task: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         mean, var = self.norm.read(task)
-        scale = select_units(self.norm.weight, places[self.rows], None) * (var + self.norm.eps).rsqrt()
-        bias = -mean if self.bias is None else self.bias.make(places) - mean
-        weight = self.weight.make(places) * scale[:, None, None, None]
-        return weight, bias * scale + select_units(self.norm.bias, places[self.rows], None)
+        scale = select_units(self.norm.weight, indices[self.channels], None) * (var + self.norm.eps).rsqrt()
+        bias = -mean if self.bias is None else self.bias.make(indices) - mean
+        weight = self.weight.make(indices) * scale[:, None, None, None]
+        return weight, bias * scale + select_units(self.norm.bias, indices[self.channels], None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Extremes:
-    """Where a task's channels are among the largest and the smallest values of windows, side by side.
+    """Recipe for the indices of a task's channels in the concatenated largest and smallest values of pooling windows.
 
     Attributes:
-        norm: Behind the pool; where its weight is negative, the smallest values count.
-        rows: Number of the table with its channels.
+        norm: The norm behind the pool. Where its weight is negative, the smallest values are used.
+        channels: The number of the index table with the tasks' active channels of the norm.
     """
 
     norm: TaskBatchNorm2d
-    rows: int
+    channels: int
 
-    def make(self, places: Places) -> torch.Tensor:
-        kept = places[self.rows]
-        return kept + self.norm.num_features * (self.norm.weight.index_select(0, kept) < 0)
+    def make(self, indices: Indices) -> torch.Tensor:
+        active = indices[self.channels]
+        return active + self.norm.num_features * (self.norm.weight.index_select(0, active) < 0)
 
 
-Slice = Cut | Fold | Extremes | int
+SliceRecipe = Cut | Fold | Extremes | int  # an int: the active indices themselves, from the table of that number

@@ -1,6 +1,6 @@
 """Sub-network execution: a task's forward and backward pass on its own units, by slices of the trunk's parameters.
 
-The trunk stays the owner of everything; what is computed equals what the trunk itself computes (masked execution), at
+The trunk stays the owner of all parameters and buffers. The results equal those of the trunk itself (masked execution), at
 about σ² of the cost.
 """
 
@@ -12,34 +12,35 @@ from torch import fx, nn
 from matl_scale.errors import InputError
 from matl_scale.routing.derive import Derived, derive
 from matl_scale.routing.shared_prefix import cut_common, find_common, find_early_pools
-from matl_scale.routing.slicing import Cut, Extremes, Fold
-from matl_scale.routing.units import places_of
+from matl_scale.routing.slicing import Cut, Extremes, Fold, Indices
+from matl_scale.routing.units import active_indices
 
 
 class SlicedNetwork(nn.Module):
-    """A derived network with its tables; base of the two below.
+    """A derived network with its index tables; the base of the two classes below.
 
     Args:
         trunk: From `route()`, on the device where it will run.
-        derived: From it.
+        derived: From `derive(trunk, ...)`.
     """
 
     def __init__(self, trunk: fx.GraphModule, derived: Derived) -> None:
         super().__init__()
         self.trunk, self.dense = trunk, derived.dense
-        self.slices, self.num_channels, self._features = derived.slices, derived.num_channels, derived.features
+        self.recipes, self.num_channels, self._features = derived.recipes, derived.num_channels, derived.features
         device = next(iter(trunk.buffers())).device
         self.num_tables = len(derived.tables)
         for number, table in enumerate(derived.tables):
-            self.register_buffer(f"kept_{number}", table.to(device), persistent=False)
+            self.register_buffer(f"table_{number}", table.to(device), persistent=False)
 
-    def places(self, task: torch.Tensor) -> dict[int, torch.Tensor]:
+    def indices(self, task: torch.Tensor) -> Indices:
+        """Returns the task's active indices from every table."""
         if len(task) != 1:
             raise InputError(
-                f"A sub-network runs batches of one task. Got {len(task)} tasks in one batch: run them with the trunk "
+                f"A sub-network runs batches of one task. Got {len(task)} tasks in one batch: run them through the trunk "
                 "that `route()` returns (`routing.execution` = masked), or task by task."
             )
-        return {number: places_of(self.get_buffer(f"kept_{number}"), task) for number in range(self.num_tables)}
+        return {number: active_indices(self.get_buffer(f"table_{number}"), task) for number in range(self.num_tables)}
 
     def gather(self, task: torch.Tensor) -> list[torch.Tensor]:
         """Cuts the trunk's parameters to one task's units.
@@ -48,37 +49,37 @@ class SlicedNetwork(nn.Module):
             task: The active task, integers of shape `(1,)`.
 
         Returns:
-            Slices, in an order of their own; gradients flow back into the trunk's parameters.
+            The slices, in the order of the recipes. Gradients flow back into the trunk's parameters.
         """
-        places = self.places(task)
+        indices = self.indices(task)
         slices: list[torch.Tensor] = []
-        for made in self.slices:
-            if isinstance(made, Cut | Extremes):
-                slices.append(made.make(places))
-            elif isinstance(made, Fold):
-                slices += made.make(places, task)
+        for recipe in self.recipes:
+            if isinstance(recipe, Cut | Extremes):
+                slices.append(recipe.make(indices))
+            elif isinstance(recipe, Fold):
+                slices += recipe.make(indices, task)
             else:
-                slices.append(places[made])
+                slices.append(indices[recipe])
         return slices
 
     def widen(self, features: torch.Tensor, task: torch.Tensor) -> torch.Tensor:
-        """Puts a sub-network's features at their places among all, zero elsewhere, as the heads expect them."""
-        places = places_of(self.get_buffer(f"kept_{self._features}"), task)
-        if len(places) == self.num_channels:
+        """Puts a sub-network's features at their indices in the full channel dimension, with zeros elsewhere, for the heads."""
+        indices = active_indices(self.get_buffer(f"table_{self._features}"), task)
+        if len(indices) == self.num_channels:
             return features
-        by_channel = features.view(len(features), len(places), -1)
+        by_channel = features.view(len(features), len(indices), -1)
         wide = by_channel.new_zeros(len(features), self.num_channels, by_channel.shape[2])
-        return wide.index_copy(1, places, by_channel).flatten(1)
+        return wide.index_copy(1, indices, by_channel).flatten(1)
 
 
 class Subnetwork(SlicedNetwork):
-    """Runs one task's sub-network of a routed trunk; takes and returns what the trunk takes and returns.
+    """Runs one task's sub-network of a routed trunk, with the trunk's own inputs and outputs.
 
     Args:
-        trunk: From `route()`; its parameters and buffers are used, not copied.
+        trunk: From `route()`. Its parameters and buffers are used, not copied.
 
     Raises:
-        InputError: A layer cannot be sliced; names it.
+        InputError: A layer cannot be sliced. The message names it.
     """
 
     def __init__(self, trunk: fx.GraphModule) -> None:
@@ -93,24 +94,26 @@ class Subnetwork(SlicedNetwork):
         Args:
             images: Shape `(batch, 3, height, width)`.
             task: The active task, integers of shape `(1,)`.
-            slices: From `gather`, where several batches share them; made here otherwise.
+            slices: From `gather`, if several batches share them; by default they are gathered here.
 
         Returns:
-            Shape `(batch, num_features)`, zero where the task keeps nothing.
+            Shape `(batch, num_features)`, zero where features are inactive for the task.
         """
         features = self.dense([images], task, self.gather(task) if slices is None else slices)
         return self.widen(features, task)
 
 
 class AllTasks(SlicedNetwork):
-    """Evaluates many tasks on the same images: what does not depend on the task is computed once per batch, the first max
-    pool too where that can be, and batch norms are folded into the slices of the convs before them.
+    """Evaluates many tasks on the same images.
+
+    What does not depend on the task is computed once per batch, if possible including the first max pool. Batch norms are
+    folded into the slices of the convs before them.
 
     Args:
-        trunk: From `route()`, in evaluation mode whenever this runs.
+        trunk: From `route()`. It has to be in evaluation mode when this runs.
 
     Raises:
-        InputError: A layer cannot be sliced; names it.
+        InputError: A layer cannot be sliced. The message names it.
     """
 
     def __init__(self, trunk: fx.GraphModule) -> None:
@@ -120,18 +123,18 @@ class AllTasks(SlicedNetwork):
         self.common = cut_common(trunk, common, derived.sources)
 
     def prepare(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """Computes what all tasks have in common: tensors whose first dimension is the batch."""
+        """Computes what all tasks have in common. Returns tensors whose first dimension is the batch."""
         return cast(list[torch.Tensor], self.common(images, torch.zeros(1, dtype=torch.long, device=images.device)))
 
     def forward(self, prepared: list[torch.Tensor], task: torch.Tensor, slices: list[torch.Tensor]) -> torch.Tensor:
         """Returns the features of one task.
 
         Args:
-            prepared: From `prepare`, or some of its rows.
+            prepared: From `prepare`, for all images of the batch or some of them.
             task: The task, shape `(1,)`.
             slices: From `gather`.
 
         Returns:
-            Shape `(batch, num_features)`, zero where the task keeps nothing.
+            Shape `(batch, num_features)`, zero where features are inactive for the task.
         """
         return self.widen(self.dense(prepared, task, slices), task)

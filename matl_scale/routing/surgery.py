@@ -1,10 +1,9 @@
 """`route()`: puts task routers and per-task norms into any CNN that torch.fx can trace.
 
-The result takes the active task as an argument of `forward`. Module names, and so the keys of weights, stay as they were.
+The result takes the active task as an argument of `forward`. Module names stay, and with them the keys of the weights.
 """
 
 import copy
-from typing import Any
 
 import torch
 from torch import fx, nn
@@ -16,10 +15,10 @@ from matl_scale.routing.channels import trace_channels
 from matl_scale.routing.layer_norms import TaskGroupNorm, TaskLayerNorm
 from matl_scale.routing.masks import EarlierMasks, MaskSpec, Strategy, draw_masks, extend_masks
 from matl_scale.routing.router import TaskRouter
-from matl_scale.routing.units import ChannelMap, kept_places
+from matl_scale.routing.units import ChannelMap, build_index_table
 from matl_scale.vision import StochasticDepth
 
-EXAMPLE_PIXELS = 320  # large enough for every torchvision CNN; only channel counts are read off the shapes
+EXAMPLE_PIXELS = 320  # large enough for every torchvision CNN; of the shapes only channel counts matter
 
 
 def route(
@@ -35,25 +34,26 @@ def route(
 ) -> fx.GraphModule:
     """Gives every task a sub-network of `backbone`.
 
-    A `TaskRouter` follows every conv, after its norm if it has one and before the activation. Convs that write
-    to one residual stream, and depthwise convs with what feeds them, share one mask, so that a sub-network is closed.
+    A `TaskRouter` follows every conv, after its norm if it has one and before the activation. Convs that write to one
+    residual stream share one mask, and so do a depthwise conv and its input, so that a sub-network is closed.
 
     Args:
         backbone: A CNN from images `(batch, 3, height, width)` to features `(batch, num_features)`. Not changed;
-            parameters are copied.
+            its parameters are copied.
         num_tasks: T.
-        sigma: Sharing ratio: the fraction of every layer's units that a task keeps.
+        sigma: Sharing ratio: the fraction of every layer's units that a task keeps active.
         strategy: How masks are drawn: `random` or `partition`.
         statistics: Whether running statistics belong to each `task` or are `shared`.
-        align: Every task keeps a multiple of so many units of a layer (matrix units of GPUs like multiples of 8).
-        seed: Of the masks.
-        earlier: Masks of tasks that another network of this backbone has had.
+        align: The number of a layer's active units is a multiple of this (8 suits the matrix units of GPUs).
+        seed: The seed of the masks.
+        earlier: Masks that tasks keep from another network with this backbone.
 
     Returns:
-        A module with `forward(x, task)`, `task` being integers of shape `(1,)`, or `(batch,)` in evaluation mode.
+        A module with `forward(x, task)`, where `task` are integers of shape `(1,)`, or `(batch,)` in evaluation mode.
 
     Raises:
-        InputError: The backbone cannot be traced or followed (names the module), or σ leaves a layer without units.
+        InputError: The backbone cannot be traced or followed (the message names the module), or σ leaves a layer without
+            units.
     """
     spec = MaskSpec(num_tasks=num_tasks, sigma=sigma, strategy=strategy, align=align, seed=seed)
     return route_by_spec(backbone, spec, statistics, earlier)
@@ -70,8 +70,8 @@ def route_by_spec(
 
 
 class BackboneTracer(fx.Tracer):
-    """Keeps convs, linear layers and norms whole, of whatever subclass: routers go behind them. Stochastic depth too,
-    which traced through would stay switched on in evaluation mode."""
+    """Does not trace into convs, linear layers and norms, of any subclass, because routers follow them; nor into stochastic
+    depth, which would stay switched on in evaluation mode if it were traced."""
 
     WHOLE = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm, StochasticDepth)
 
@@ -80,7 +80,7 @@ class BackboneTracer(fx.Tracer):
 
 
 def trace(backbone: nn.Module) -> fx.GraphModule:
-    """Traces a copy of `backbone` and notes the shape of every node."""
+    """Traces a copy of `backbone` and records the shape of every node's value."""
     try:
         root = copy.deepcopy(backbone)
         graph_module = fx.GraphModule(root, BackboneTracer().trace(root), type(root).__name__)
@@ -89,7 +89,7 @@ def trace(backbone: nn.Module) -> fx.GraphModule:
     on_meta = copy.deepcopy(graph_module).to("meta", torch.float32).eval()
     example = torch.empty(2, 3, EXAMPLE_PIXELS, EXAMPLE_PIXELS, device="meta", dtype=torch.float32)
     try:
-        on_meta(example)  # ShapeProp would print a trace where this fails
+        on_meta(example)  # before ShapeProp, which prints a trace when the network fails
     except Exception as error:
         raise InputError(
             f"This backbone cannot be routed: it does not run on {EXAMPLE_PIXELS}-pixel images: {first_line(error)}."
@@ -125,10 +125,10 @@ def draw_stream_masks(channels: ChannelMap, spec: MaskSpec, earlier: EarlierMask
 
 
 def earlier_columns(channels: ChannelMap, earlier: EarlierMasks) -> dict[int, torch.Tensor]:
-    """Returns the column of every unit in the masks of an earlier network.
+    """Returns the mask column of every unit in an earlier network.
 
     Raises:
-        InputError: That network had other layers.
+        InputError: The earlier network has other layers.
     """
     columns: dict[int, torch.Tensor] = {}
     for node in channels.routed:
@@ -136,7 +136,7 @@ def earlier_columns(channels: ChannelMap, earlier: EarlierMasks) -> dict[int, to
         mask = earlier.masks.get(router_name(str(node.target)))
         if mask is None or mask.shape[1] != len(units):
             raise InputError(
-                f"The network to start from should have {len(units)} units in layer `{node.target}`, as this one. Use its "
+                f"The network to start from should have {len(units)} units in layer `{node.target}`, as this one has. Use its "
                 "`model` settings."
             )
         columns.update(zip(units, mask.unbind(dim=1), strict=True))
@@ -154,10 +154,10 @@ def insert_routers(
     columns: dict[int, torch.Tensor],
     statistics: Statistics,
 ) -> None:
-    """Edits the graph: adds the argument `task`, replaces norms, puts a router behind every routed node.
+    """Edits the graph: adds the argument `task`, replaces norms, and puts a router behind every routed node.
 
-    Every node's `meta["channels"]` then says which units its channels are, and a router's `meta["kept"]` which of them
-    each task keeps.
+    Afterwards `meta["channels"]` of every node says which units its channels are, and `meta["active"]` of a router holds
+    the index table of each task's active channels.
     """
     graph = routed.graph
     image = next(node for node in graph.nodes if node.op == "placeholder")
@@ -165,7 +165,7 @@ def insert_routers(
         task = graph.placeholder("task")
     routers = nn.ModuleDict()
     routed.add_module("routers", routers)
-    masks: dict[bytes, tuple[torch.Tensor, torch.Tensor]] = {}  # tensors of one stream share memory
+    masks: dict[bytes, tuple[torch.Tensor, torch.Tensor]] = {}  # so that tensors of one stream share memory
     for node, found in channels.channels.items():
         node.meta["channels"] = found
     for node in channels.routed:
@@ -174,31 +174,31 @@ def insert_routers(
         key = router_name(name)
         if key in routers:
             raise InputError(
-                f"This backbone cannot be routed: module `{name}`: it is called twice, or named like another."
+                f"This backbone cannot be routed: module `{name}`: it is called twice, or shares its name but for dots."
             )
         if units.tobytes() not in masks:
             mask = torch.stack([columns[unit] for unit in units.tolist()], dim=1)
-            masks[units.tobytes()] = (mask, kept_places(mask, name))
-        mask, kept = masks[units.tobytes()]
+            masks[units.tobytes()] = (mask, build_index_table(mask, name))
+        mask, active = masks[units.tobytes()]
         if not isinstance(module, nn.Conv2d | nn.Linear):
-            set_submodule(routed, name, build_task_norm(module, mask, kept, statistics, dim))
+            routed.set_submodule(name, build_task_norm(module, mask, active, statistics, dim))
             node.args = (node.args[0], task)
         routers[key] = TaskRouter(mask, dim)
         router = add_router_call(graph, node, f"routers.{key}", task)
-        router.meta.update(channels=channels.channels[node], kept=kept)
+        router.meta.update(channels=channels.channels[node], active=active)
     graph.lint()
     routed.recompile()
 
 
 def build_task_norm(
-    norm: nn.Module, mask: torch.Tensor, kept: torch.Tensor, statistics: Statistics, dim: int
+    norm: nn.Module, mask: torch.Tensor, active: torch.Tensor, statistics: Statistics, dim: int
 ) -> nn.Module:
     if isinstance(norm, nn.BatchNorm2d):
-        return TaskBatchNorm2d(norm, kept, statistics)
+        return TaskBatchNorm2d(norm, active, statistics)
     if isinstance(norm, nn.LayerNorm):
         return TaskLayerNorm(norm, mask, dim)
     assert isinstance(norm, nn.GroupNorm)
-    return TaskGroupNorm(norm, mask, kept)
+    return TaskGroupNorm(norm, mask, active)
 
 
 def add_router_call(graph: fx.Graph, node: fx.Node, router: str, task: fx.Node) -> fx.Node:
@@ -210,14 +210,8 @@ def add_router_call(graph: fx.Graph, node: fx.Node, router: str, task: fx.Node) 
     return routed_node
 
 
-def kept_share(trunk: fx.GraphModule) -> tuple[float, float]:
-    """Returns the smallest and the largest share of a layer's units that a task keeps: what σ came to."""
+def active_share(trunk: fx.GraphModule) -> tuple[float, float]:
+    """Returns the smallest and the largest fraction of a layer's units that are active for a task: the σ after rounding."""
     masks = [module.mask for module in trunk.modules() if isinstance(module, TaskRouter)]
     shares = [float(mask[0].float().mean()) for mask in masks]
     return min(shares), max(shares)
-
-
-def set_submodule(root: nn.Module, name: str, module: nn.Module) -> None:
-    parent_name, _, child = name.rpartition(".")
-    parent: Any = root.get_submodule(parent_name)
-    setattr(parent, child, module)

@@ -1,4 +1,4 @@
-"""Units as they appear in tensors: sets of tied units, the streams they form, and the places that a task keeps."""
+"""Units as they appear in tensors: sets of tied units, the streams they form, and the indices of active channels."""
 
 from dataclasses import dataclass, field
 
@@ -28,7 +28,9 @@ class Unions:
     def tie(self, left: np.ndarray, right: np.ndarray) -> None:
         for a, b in zip(left.tolist(), right.tolist(), strict=True):
             a, b = self.find(a), self.find(b)
-            self._parent[max(a, b)] = min(a, b)  # the older unit stays, so that streams are named for their first conv
+            self._parent[max(a, b)] = min(
+                a, b
+            )  # the older unit becomes the root, so that a stream is named after its first conv
 
     def roots(self, units: np.ndarray) -> np.ndarray:
         return np.array([self.find(unit) for unit in units.tolist()])
@@ -36,7 +38,7 @@ class Unions:
 
 @dataclass(frozen=True, kw_only=True)
 class Stream:
-    """Convs that share one mask: its name (the first conv's) and its units, as roots of the unions."""
+    """Convs that share one mask: the name of the first conv, and the units as roots of the unions."""
 
     name: str
     units: np.ndarray
@@ -48,8 +50,8 @@ class Channels:
 
     Attributes:
         units: The unit behind each channel, shape `(num_channels,)`; None for the input image, which has none.
-        dim: Which dimension they are: 1, or -1 for the last.
-        pixels: Features per channel, side by side, after a flatten, for images of the size that was traced.
+        dim: The dimension of the tensor that holds the channels: 1, or -1 for the last.
+        pixels: How many neighbouring features a channel has after a flatten, for images of the traced size.
     """
 
     units: np.ndarray | None
@@ -62,7 +64,7 @@ class ChannelMap:
     """Where routers go, and the units behind every channel.
 
     Attributes:
-        channels: Of every node that has any.
+        channels: The channels of every node that has any.
         routed: The nodes that a router follows.
         streams: Disjoint sets of units; together they cover all units.
     """
@@ -77,15 +79,15 @@ class ChannelMap:
         return units
 
 
-def kept_places(mask: torch.Tensor, module: str) -> torch.Tensor:
-    """Returns the channels that each task keeps, ascending.
+def build_index_table(mask: torch.Tensor, module: str) -> torch.Tensor:
+    """Returns the indices of each task's active channels, ascending.
 
     Args:
         mask: Bool, shape `(num_tasks, num_channels)`.
-        module: Whose channels they are, for the message.
+        module: The module that the channels belong to, for the message.
 
     Returns:
-        Shape `(num_tasks, num_kept)`, int16 where it fits: with a thousand tasks these tables count.
+        Shape `(num_tasks, num_active)`, int16 where possible: with a thousand tasks these tables take much memory.
 
     Raises:
         InputError: Tasks keep different numbers of channels.
@@ -97,10 +99,10 @@ def kept_places(mask: torch.Tensor, module: str) -> torch.Tensor:
             f"This backbone cannot be routed: module `{module}`: a task would keep {low} to {high} of its channels, "
             "because a grouped conv or an addition ties unequal numbers of them together."
         )
-    places = mask.nonzero()[:, 1].view(len(mask), high)
-    return places.to(torch.int16 if mask.shape[1] <= torch.iinfo(torch.int16).max else torch.int32)
+    table = mask.nonzero()[:, 1].view(len(mask), high)
+    return table.to(torch.int16 if mask.shape[1] <= torch.iinfo(torch.int16).max else torch.int32)
 
 
-def places_of(kept: torch.Tensor, task: torch.Tensor) -> torch.Tensor:
-    """Returns one task's row of `kept_places`, int64, shape `(num_kept,)`; `task` has shape `(1,)`."""
-    return kept.index_select(0, task)[0].long()
+def active_indices(table: torch.Tensor, task: torch.Tensor) -> torch.Tensor:
+    """Returns one task's row of an index table, int64, shape `(num_active,)`; `task` has shape `(1,)`."""
+    return table.index_select(0, task)[0].long()

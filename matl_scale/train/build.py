@@ -99,7 +99,9 @@ def build_network(
     config: Config, data: RunData, device: torch.device, earlier: EarlierMasks | None = None
 ) -> RoutedModel:
     """Builds the network of a run on a device; its tasks keep the masks that they had in an earlier network, if any."""
-    model = build_model(config.model, config.routing, data.tasks, config.run.seed, data.image_size, earlier)
+    model = build_model(
+        config.model, config.routing, list(data.num_classes.values()), config.run.seed, data.image_size, earlier
+    )
     model.to(device=device, dtype=torch.get_default_dtype())
     if config.train.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -12,7 +12,6 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 
-from matl_scale.data.loading.augment import normalise
 from matl_scale.data.loading.damage import DamageLog
 from matl_scale.data.loading.loader import EvaluationBatches, ImageBatch, build_loader
 from matl_scale.data.shards.layout import MISSING
@@ -20,7 +19,7 @@ from matl_scale.data.shards.reader import Damage, SampleReader
 from matl_scale.errors import check_at_least
 from matl_scale.metrics.counters import TaskCounters
 from matl_scale.metrics.task_metrics import TaskMetrics
-from matl_scale.models.network import Execution, RoutedModel
+from matl_scale.models.network import Execution, RoutedModel, normalise
 from matl_scale.models.predictor import Predictor
 from matl_scale.train.health.damaged import share_damage
 from matl_scale.train.prediction_log import PredictionLog

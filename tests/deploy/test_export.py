@@ -1,4 +1,4 @@
-"""An exported network gives the routed network's logits, in every format, and needs nothing of the package."""
+"""An exported network gives the routed network's logits, in every format, and needs nothing from the package."""
 
 import copy
 import json
@@ -21,6 +21,7 @@ from helpers.shard_sets import ShardSet
 from helpers.torchvision_models import backbone_of, small_convnext
 from matl_scale import InputError, route
 from matl_scale.commands import export as command
+from matl_scale.deploy.export import export_tasks
 from matl_scale.deploy.export.dense import dense_network
 from matl_scale.deploy.export.description import Description, file_stem
 from matl_scale.deploy.export.formats import FORMATS, open_exported, write_network
@@ -61,20 +62,20 @@ def small_resnext() -> nn.Module:
 
 
 def group_norm_net() -> nn.Module:
-    """Of every group a task keeps another number of channels."""
-    parts = [nn.Conv2d(3, 16, 3), nn.GroupNorm(4, 16), nn.ReLU(), nn.Conv2d(16, 32, 3), nn.GroupNorm(4, 32), nn.GELU()]
-    return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten()).double()
+    """A task has a different number of active channels in each group."""
+    layers = [nn.Conv2d(3, 16, 3), nn.GroupNorm(4, 16), nn.ReLU(), nn.Conv2d(16, 32, 3), nn.GroupNorm(4, 32), nn.GELU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()).double()
 
 
 def flat_net() -> nn.Module:
     """Four features per channel after the flatten."""
-    parts = [
+    layers = [
         nn.Conv2d(3, 8, 3, stride=4, padding=1, padding_mode="reflect"),
         nn.BatchNorm2d(8),
         nn.Dropout(),
         nn.ReLU(),
     ]
-    return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(2), nn.Flatten()).double()
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten()).double()
 
 
 SMALL: dict[str, Callable[[], nn.Module]] = {
@@ -121,7 +122,7 @@ def routed(name: str, sigma: float = 0.5, statistics: Statistics = "task") -> Ro
 
 
 def gap(actual: torch.Tensor, wanted: torch.Tensor) -> float:
-    """Largest difference, relative to the largest logit but never to less than 1."""
+    """Returns the largest difference, relative to the largest logit or to 1 if that is larger."""
     assert actual.shape == wanted.shape
     return float(((actual - wanted).abs().max() / wanted.abs().max().clamp(min=1)).detach())
 
@@ -230,8 +231,8 @@ def test_python_is_readable() -> None:
         "        self.conv1 = nn.Conv2d(3, 4, 7, stride=2, padding=3)\n        self.relu = nn.ReLU(inplace=True)\n"
         in source
     )
-    assert "        x = self.maxpool(x)\n        y = self.layer1_0_conv1(x)\n" in source
-    assert "        y = self.layer1_0_conv2(y)\n        x = y + x\n" in source
+    assert "        maxpool = self.maxpool(relu);  relu = None\n" in source
+    assert "        add = layer1_0_conv2 + maxpool;  layer1_0_conv2 = maxpool = None\n" in source
 
 
 def test_what_has_no_python_is_refused_by_name() -> None:
@@ -344,7 +345,7 @@ def test_what_the_command_refuses(
     assert line.endswith("/file/below cannot be written: Not a directory. Choose another folder.")
     line = refusal("--run", next((run / "best").iterdir()), "--task", "task_0")
     assert "--out should be given" in line
-    monkeypatch.setattr(command, "open_exported", lambda path: lambda images: torch.zeros(len(images), 1) + 9)  # noqa: ARG005
+    monkeypatch.setattr(export_tasks, "open_exported", lambda path: lambda images: torch.zeros(len(images), 1) + 9)  # noqa: ARG005
     assert "gives other logits than the run's network" in refusal(
         "--run", run, "--task", "task_0", "--out", tmp_path, code=1
     )

@@ -15,7 +15,7 @@ import yaml
 
 from helpers.shard_sets import ShardSet
 from matl_scale import InputError
-from matl_scale.data.loading.augment import normalise
+from matl_scale.models.network import normalise
 from matl_scale.runs.checkpoints.network import open_network, restore_network
 from matl_scale.tracking.sync import main as sync
 

@@ -1,4 +1,4 @@
-"""Answers for images without labels: those of the evaluation, from folders and tars alike; what cannot be read is listed."""
+"""Predictions for images without labels equal the evaluation's, from folders and tars alike; damaged images are listed."""
 
 import json
 import runpy
@@ -52,7 +52,7 @@ def write_images(folder: Path, pixels: np.ndarray) -> Path:
     return folder
 
 
-def answers(path: Path, tasks: Sequence[str]) -> dict[str, list[str]]:
+def classes_by_image(path: Path, tasks: Sequence[str]) -> dict[str, list[str]]:
     """Returns the predicted classes by image, in the order of the tasks."""
     found: dict[str, list[str]] = {}
     rows = pq.read_table(path).to_pylist()
@@ -64,10 +64,10 @@ def answers(path: Path, tasks: Sequence[str]) -> dict[str, list[str]]:
     return found
 
 
-def test_answers_are_those_of_the_evaluation(run: Config, small_set: ShardSet, tmp_path: Path) -> None:
+def test_predictions_are_those_of_the_evaluation(run: Config, small_set: ShardSet, tmp_path: Path) -> None:
     assert predict(run, "--images", small_set.root, "--out", tmp_path / "all.parquet") == 0
     expected = read_predictions(RunFolder(run.run.folder).predictions_file("val"))
-    by_image = answers(tmp_path / "all.parquet", small_set.manifest.task_names)
+    by_image = classes_by_image(tmp_path / "all.parquet", small_set.manifest.task_names)
     assert len(by_image) == 90
     by_key = {int(name.rsplit("/", 1)[1].removesuffix(".png")): classes for name, classes in by_image.items()}
     for key, row in zip(expected.samples.tolist(), expected.predicted, strict=True):
@@ -83,7 +83,9 @@ def test_folders_and_tars_give_the_same(run: Config, small_set: ShardSet, tmp_pa
     chosen = ["--tasks", "task_[24]", "--batch-size", 3]
     assert predict(run, "--images", folder, "--out", tmp_path / "folder.parquet", *chosen) == 0
     assert predict(run, "--images", small_set.root, "--out", tmp_path / "tars.parquet", *chosen) == 0
-    from_folder, from_tars = (answers(tmp_path / f"{n}.parquet", ["task_2", "task_4"]) for n in ("folder", "tars"))
+    from_folder, from_tars = (
+        classes_by_image(tmp_path / f"{n}.parquet", ["task_2", "task_4"]) for n in ("folder", "tars")
+    )
     paths = read_manifest(small_set.root).samples.select(["key", "path"]).to_pylist()
     key_of = {row["path"]: row["key"] for row in paths}
     by_key = {name.rsplit("/", 1)[1].removesuffix(".png"): found for name, found in from_tars.items()}
@@ -98,7 +100,7 @@ def test_what_cannot_be_decoded_is_listed_and_ends_with_1(
     (folder / "001.png").write_bytes((folder / "001.png").read_bytes()[:60])
     (folder / "002.png").write_bytes(b"")
     assert predict(run, "--images", folder, "--out", tmp_path / "out.parquet") == 1
-    assert list(answers(tmp_path / "out.parquet", small_set.manifest.task_names)) == ["000.png"]
+    assert list(classes_by_image(tmp_path / "out.parquet", small_set.manifest.task_names)) == ["000.png"]
     listed = (tmp_path / "out.parquet.skipped.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in listed] == ["image", "001.png", "002.png"]
     assert "2 images were left out: 001.png, 002.png" in capsys.readouterr().err

@@ -30,7 +30,9 @@ def run_steps(config: Config, data: ShardSet, num_slots: int) -> RoutedModel:
     order = TaskOrder(config.run.seed, config.data.batch_size, labels, manifest.rows("train"), config.data.balance)
     draws = [0] * len(manifest.tasks)
     sampler = build_sampler(config.tasks, manifest.task_names, labelled, config.run.seed, num_slots)
-    model = build_model(config.model, config.routing, manifest.tasks, config.run.seed, 16)
+    model = build_model(
+        config.model, config.routing, [task.num_classes for task in manifest.tasks], config.run.seed, 16
+    )
     optimizer = build_optimizer(config.optim, model)
     for step in range(config.train.steps):
         slots = []

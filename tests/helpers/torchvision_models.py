@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from matl_scale.models.backbones import ModelConfig, build_backbone, keep_norm_and_pool
+from matl_scale.models.backbones import ModelConfig, build_backbone, feature_layers
 from matl_scale.vision import StochasticDepth, models
 
 # two with depthwise convs, one with SiLU, one with grouped convs, one that concatenates
@@ -28,7 +28,7 @@ def backbone_of(name: str, width: float = 0) -> nn.Module:
 def small_convnext() -> nn.Module:
     block = partial(models.convnext.CNBlockConfig, num_layers=1)
     net = models.convnext.ConvNeXt([block(16, 32), block(32, None)], layer_scale=0.5)
-    net.classifier = keep_norm_and_pool(net.classifier)
+    net.classifier = feature_layers(net.classifier)
     return without_randomness(net).double()
 
 

@@ -14,13 +14,14 @@ from PIL import Image
 from helpers.shard_sets import ShardSet
 from matl_scale import InputError
 from matl_scale.data.images.decode import decode_image
-from matl_scale.data.loading.augment import augment_batch, build_augment, normalise
+from matl_scale.data.loading.augment import augment_batch, build_augment
 from matl_scale.data.loading.damage import DamageLog
 from matl_scale.data.loading.loader import DataConfig, ImageBatch, TrainBatches, build_loader, choose_image_size
 from matl_scale.data.loading.plan import SlotPlan, TaskOrder
 from matl_scale.data.loading.stream import StreamBatches
 from matl_scale.data.shards.manifest import Manifest, read_manifest
 from matl_scale.data.shards.reader import SampleReader
+from matl_scale.models.network import normalise
 from matl_scale.runs.layout import RunFolder
 from matl_scale.train.health.damaged import share_damage
 from matl_scale.train.process_group import build_accelerator

@@ -6,7 +6,7 @@ from torch import nn
 
 from matl_scale.routing.batch_norm import TaskBatchNorm2d
 
-ALL = torch.arange(4).repeat(3, 1)  # three tasks that keep all of four channels
+ALL = torch.arange(4).repeat(3, 1)  # three tasks with all of four channels active
 
 
 def test_only_the_active_task_is_updated() -> None:
@@ -17,7 +17,7 @@ def test_only_the_active_task_is_updated() -> None:
     assert (norm.running[1, 0] > 3).all()
 
 
-def test_statistics_begin_as_the_average_and_go_on_as_a_moving_average() -> None:
+def test_statistics_begin_as_the_average_and_continue_as_a_moving_average() -> None:
     norm = TaskBatchNorm2d(nn.BatchNorm2d(4, momentum=0.25), ALL[:2])
     average = nn.BatchNorm2d(4, momentum=None)  # torch's cumulative average
     batches = [torch.randn(6, 4, 3, 3) * (i + 1) + i for i in range(7)]
@@ -42,16 +42,16 @@ def test_shared_statistics_have_one_row_for_all_tasks() -> None:
     assert torch.equal(norm(x, torch.tensor([0])), norm(x, torch.tensor([2])))
 
 
-def test_pretrained_statistics_and_weights_are_taken_over() -> None:
-    plain = nn.BatchNorm2d(4)
-    plain(torch.randn(8, 4, 2, 2) * 3 + 1)
-    norm = TaskBatchNorm2d(plain, ALL[:2]).eval()
+def test_pretrained_statistics_and_weights_are_used() -> None:
+    original = nn.BatchNorm2d(4)
+    original(torch.randn(8, 4, 2, 2) * 3 + 1)
+    norm = TaskBatchNorm2d(original, ALL[:2]).eval()
     x = torch.randn(2, 4, 2, 2)
-    assert torch.equal(norm(x, torch.tensor([1])), plain.eval()(x))
-    assert norm.weight is plain.weight
+    assert torch.equal(norm(x, torch.tensor([1])), original.eval()(x))
+    assert norm.weight is original.weight
 
 
 def test_mixed_batch_cannot_train() -> None:
     norm = TaskBatchNorm2d(nn.BatchNorm2d(4), ALL[:2])
-    with pytest.raises(RuntimeError, match="mixed-task batch"):
+    with pytest.raises(RuntimeError, match="batch of several tasks"):
         norm(torch.randn(2, 4, 2, 2), torch.tensor([0, 1]))

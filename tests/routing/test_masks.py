@@ -13,11 +13,11 @@ def test_random_keeps_exactly_the_rounded_share_and_covers_every_unit(
     num_tasks: int, num_units: int, sigma: float
 ) -> None:
     mask = draw_masks(MaskSpec(num_tasks=num_tasks, sigma=sigma, seed=1), num_units, "features.0")
-    kept = max(1, round(sigma * num_units))
+    num_active = max(1, round(sigma * num_units))
     assert mask.shape == (num_tasks, num_units)
     assert mask.dtype == torch.bool
-    assert mask.sum(dim=1).tolist() == [kept] * num_tasks
-    if num_tasks * kept >= num_units:
+    assert mask.sum(dim=1).tolist() == [num_active] * num_tasks
+    if num_tasks * num_active >= num_units:
         assert mask.any(dim=0).all()
 
 
@@ -71,11 +71,11 @@ def test_partition_without_a_unit_per_task_is_refused_by_layer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("num_units", "sigma", "kept"), [(64, 0.3, 16), (64, 0.5, 32), (60, 0.97, 56), (8, 0.1, 8), (33, 1.0, 33)]
+    ("num_units", "sigma", "num_active"), [(64, 0.3, 16), (64, 0.5, 32), (60, 0.97, 56), (8, 0.1, 8), (33, 1.0, 33)]
 )
-def test_aligned_counts_are_multiples_near_sigma(num_units: int, sigma: float, kept: int) -> None:
+def test_aligned_counts_are_multiples_near_sigma(num_units: int, sigma: float, num_active: int) -> None:
     mask = draw_masks(MaskSpec(num_tasks=12, sigma=sigma, align=8), num_units, "x")
-    assert mask.sum(dim=1).tolist() == [kept] * 12
+    assert mask.sum(dim=1).tolist() == [num_active] * 12
 
 
 @pytest.mark.parametrize(("num_tasks", "num_units", "sigma"), [(2, 64, 0.5), (5, 64, 0.25), (3, 128, 0.0)])

@@ -10,7 +10,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from helpers.torchvision_models import FAMILIES, backbone_of, group_norm_resnet, small_convnext
-from matl_scale import InputError, Task, route
+from matl_scale import InputError, route
 from matl_scale.models.backbones import ModelConfig
 from matl_scale.models.network import RoutedModel, RoutingConfig, build_model
 from matl_scale.models.predictor import Predictor
@@ -25,7 +25,7 @@ SETTINGS: list[Setting] = [
     (1, 0.5, "random", "task"), (7, 0.5, "random", "task"), (40, 0.3, "random", "shared"), (2, 0.25, "partition", "task"),
     (3, 1.0, "random", "task"),
 ]  # fmt: skip
-# narrower where that can be, for speed
+# narrower where possible, for speed
 WIDTHS = {
     "vgg11": 0.25,
     "vgg11_bn": 0.25,
@@ -45,7 +45,7 @@ def images_of(size: int = 64, batch: int = 4) -> torch.Tensor:
 
 
 def gap(actual: torch.Tensor, wanted: torch.Tensor) -> float:
-    """Largest difference, relative to the largest value but never to less than 1."""
+    """Returns the largest difference, relative to the largest value or to 1 if that is larger."""
     with torch.no_grad():
         return float((actual - wanted).abs().max() / wanted.abs().max().clamp(min=1))
 
@@ -106,7 +106,9 @@ def test_twenty_optimizer_steps_equal_masked_execution(name: str, optim: OptimCo
             optimizer.zero_grad()
             logits = model.heads[task_id](run(images, torch.tensor([task_id])))
             nn.functional.cross_entropy(logits, torch.arange(4) % 2).backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)  # a training that explodes magnifies rounding without end
+            nn.utils.clip_grad_norm_(
+                model.parameters(), 1.0
+            )  # exploding weights would magnify rounding errors without limit
             optimizer.step()
     assert_equal_state(other, masked)
 
@@ -116,8 +118,8 @@ def test_channels_last_is_kept_and_changes_nothing() -> None:
     wanted_trunk = copy.deepcopy(trunk)
     trunk.to(memory_format=torch.channels_last)
     subnetwork, task = Subnetwork(trunk), torch.tensor([1])
-    weights = [part for part in subnetwork.gather(task) if part.ndim == 4]
-    assert all(part.is_contiguous(memory_format=torch.channels_last) for part in weights)
+    weights = [tensor for tensor in subnetwork.gather(task) if tensor.ndim == 4]
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
     actual = subnetwork(images_of().to(memory_format=torch.channels_last), task)
     wanted = Subnetwork(wanted_trunk)(images_of(), task)
     assert gap(actual, wanted) < 1e-10
@@ -147,7 +149,7 @@ def test_autocast_and_gradient_scaling_give_full_gradients_in_float32() -> None:
         assert gap(sliced, masked) < 0.02
 
 
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # dynamo's own doing,
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # raised by dynamo itself,
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # and this
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "vgg11_bn"])
 def test_one_compilation_serves_all_tasks(name: str) -> None:
@@ -169,7 +171,7 @@ def test_one_compilation_serves_all_tasks(name: str) -> None:
         assert gap(gradient, parameter.grad) < 1e-3
 
 
-def test_the_way_back_does_not_sort() -> None:
+def test_the_backward_pass_does_not_sort() -> None:
     trunk = route(backbone_of("resnet18", 0.25), 3, 0.5)
     seen: set[str] = set()
 
@@ -210,8 +212,7 @@ def test_slices_are_gathered_once_for_all_micro_steps_of_a_task() -> None:
 
 @pytest.mark.parametrize("task_chunk", [64, 5, 1])
 def test_prediction_of_all_tasks_equals_masked_execution_whatever_is_held(task_chunk: int) -> None:
-    tasks = [Task(name=str(i), classes=("no", "yes")) for i in range(12)]
-    model = build_model(ModelConfig(name="resnet18", width=0.25), RoutingConfig(), tasks, 0, 32).double()
+    model = build_model(ModelConfig(name="resnet18", width=0.25), RoutingConfig(), [2] * 12, 0, 32).double()
     for head in model.heads:
         nn.init.normal_(head.weight)
     for task_id in range(12):
@@ -257,7 +258,7 @@ def test_flattened_features_of_images_of_another_size() -> None:
 
 def test_weights_of_a_network_with_other_masks_are_refused() -> None:
     trunk = route(backbone_of("vgg11", 0.25), 3, 0.5, seed=1)
-    with pytest.raises(RuntimeError, match="mask is another: route with the tasks, σ and seed"):
+    with pytest.raises(RuntimeError, match="mask differs: route with the tasks, σ and seed"):
         trunk.load_state_dict(route(backbone_of("vgg11", 0.25), 3, 0.5, seed=2).state_dict())
 
 

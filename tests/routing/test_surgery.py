@@ -1,4 +1,4 @@
-"""`route()` on torchvision's CNNs: nothing changes at σ = 1, sub-networks are closed, the rest is refused by name."""
+"""`route()` on torchvision's CNNs: nothing changes at σ = 1, sub-networks are closed, other networks are refused by name."""
 
 import copy
 
@@ -8,7 +8,7 @@ from torch import fx, nn
 from torch._dynamo.testing import CompileCounter
 
 from helpers.torchvision_models import FAMILIES, backbone_of
-from matl_scale import InputError, Task, route
+from matl_scale import InputError, route
 from matl_scale.models.backbones import ModelConfig, build_backbone
 from matl_scale.models.network import RoutingConfig, build_model
 from matl_scale.routing.batch_norm import TaskBatchNorm2d
@@ -19,21 +19,21 @@ TASK = torch.tensor([2])
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
 def test_sigma_one_equals_the_unrouted_network(name: str, train: bool) -> None:
-    plain = backbone_of(name).train(train)
-    routed = route(plain, num_tasks=3, sigma=1.0).train(train)
+    backbone = backbone_of(name).train(train)
+    routed = route(backbone, num_tasks=3, sigma=1.0).train(train)
     images = torch.randn(4, 3, 64, 64, dtype=torch.float64)
-    expected, actual = plain(images), routed(images, TASK)
+    expected, actual = backbone(images), routed(images, TASK)
     torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
     expected.square().sum().backward()
     actual.square().sum().backward()
-    wanted = dict(plain.named_parameters())
+    wanted = dict(backbone.named_parameters())
     for key, parameter in routed.named_parameters():
         torch.testing.assert_close(parameter.grad, wanted[key].grad, rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_sub_network_is_closed(name: str) -> None:
-    """What a task does not keep can be overwritten at will: its features stay, and nothing else gets a gradient."""
+    """Inactive units can be overwritten without changing a task's features, and they get no gradient."""
     routed = route(backbone_of(name), num_tasks=5, sigma=0.5, seed=1)
     images = torch.randn(3, 3, 64, 64, dtype=torch.float64)
     features = routed(images, TASK)
@@ -116,11 +116,10 @@ def test_one_compilation_serves_all_tasks() -> None:
     assert counter.frame_count == 1
 
 
-@pytest.mark.parametrize(("name", "place"), [("shufflenet_v2_x0_5", "stage2.0"), ("vit_b_16", "")])
-def test_what_cannot_be_routed_is_refused_by_name(name: str, place: str) -> None:
-    tasks = [Task(name="a", classes=("no", "yes"))]
-    with pytest.raises(InputError, match=place or r"model\.name"):
-        build_model(ModelConfig(name=name), RoutingConfig(), tasks, seed=0, image_size=64)
+@pytest.mark.parametrize(("name", "module"), [("shufflenet_v2_x0_5", "stage2.0"), ("vit_b_16", "")])
+def test_what_cannot_be_routed_is_refused_by_name(name: str, module: str) -> None:
+    with pytest.raises(InputError, match=module or r"model\.name"):
+        build_model(ModelConfig(name=name), RoutingConfig(), [2], seed=0, image_size=64)
 
 
 def test_unknown_model_offers_the_nearest() -> None:

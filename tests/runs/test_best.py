@@ -11,7 +11,7 @@ from helpers.run_configs import build_config, records
 from helpers.shard_sets import ShardSet
 from matl_scale.errors import InputError
 from matl_scale.runs.checkpoints.checkpoint import checkpoint_folders, read_info
-from matl_scale.runs.checkpoints.network import open_network, restore_network, tasks_of
+from matl_scale.runs.checkpoints.network import open_network, restore_network
 from matl_scale.runs.layout import RunFolder
 from matl_scale.train.config import RunConfig
 from matl_scale.train.evaluation import EvalConfig
@@ -46,7 +46,7 @@ def test_the_best_network_stays_and_stands_alone(small_set: ShardSet, tmp_path: 
     shutil.rmtree(config.run.folder)
     alone = open_network(moved)
     after = restore_network(alone, torch.device("cpu"))
-    assert [task.name for task in tasks_of(alone)] == list(small_set.manifest.task_names)
+    assert list(alone.classes) == list(small_set.manifest.task_names)
     for task_id in range(6):
         assert torch.equal(before(images, task_id), after(images, task_id))
 

@@ -9,10 +9,6 @@ from matl_scale.vision import transforms
 
 Augment = Literal["none", "flip", "crop-flip", "randaugment"]
 
-# of ImageNet's training images, in the order R, G, B: what torchvision's weights expect
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
-
 Transform = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -39,10 +35,3 @@ def augment_batch(images: torch.Tensor, transform: Transform | None, seed: int) 
     with torch.random.fork_rng(devices=[]):  # v2 draws its parameters from the CPU's generator, wherever the images are
         torch.manual_seed(seed)
         return torch.stack([transform(image) for image in images])
-
-
-def normalise(images: torch.Tensor) -> torch.Tensor:
-    """Turns uint8 images, shape `(batch, 3, height, width)`, into floats of the default type, normalised per channel."""
-    dtype = torch.get_default_dtype()
-    mean, std = (torch.tensor(values, dtype=dtype, device=images.device)[:, None, None] for values in (MEAN, STD))
-    return (images.to(dtype) / 255 - mean) / std

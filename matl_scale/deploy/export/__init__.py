@@ -1,1 +1,1 @@
-"""One task's sub-network as a dense model of its own, in files that need nothing of this package."""
+"""One task's sub-network as a dense network of its own, in files that can be used without this package."""

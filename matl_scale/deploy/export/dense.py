@@ -1,7 +1,7 @@
-"""`dense_network()`: a task's sub-network as a plain network, without routers and without the argument `task`.
+"""`dense_network()`: a task's sub-network as an ordinary network, without routers and without the argument `task`.
 
-It is the graph that sub-network execution runs, with one task's slices as weights. Batch norms are folded into the convs
-before them; the head is cut to the features that the task keeps. Nothing is shared with the routed network.
+It runs the graph of sub-network execution with one task's slices as its weights. Batch norms are folded into the convs
+before them, and the head keeps only the columns of the task's active features. No tensor is shared with the routed network.
 """
 
 import copy
@@ -17,23 +17,23 @@ from torch.nn import functional
 from matl_scale.deploy.export.layers import build_conv, build_linear, build_norm
 from matl_scale.errors import InputError
 from matl_scale.models.network import RoutedModel
-from matl_scale.routing.derive import Derived, KeptNorm, derive
+from matl_scale.routing.derive import ActiveNorm, Derived, derive
 from matl_scale.routing.layer_norms import TaskLayerNorm
-from matl_scale.routing.slicing import Cut, Fold, Slice
+from matl_scale.routing.slicing import Cut, Fold, SliceRecipe
 from matl_scale.routing.subnetwork import SlicedNetwork
-from matl_scale.routing.units import places_of
+from matl_scale.routing.units import active_indices
 from matl_scale.vision import StochasticDepth
 
 WITHOUT_EFFECT = (nn.Identity, nn.modules.dropout._DropoutNd, StochasticDepth)  # in evaluation mode
 RESERVED = frozenset(dir(fx.GraphModule({}, fx.Graph())))
 
 
-class DenseNetwork:
-    """Walks a derived network's graph and writes the plain one. Use `dense_network`.
+class DenseBuilder:
+    """Walks a derived network's graph and writes that of the dense network. Use `dense_network`.
 
     Args:
         trunk: From `route()`.
-        derived: From it, with nothing in common but the images, and folded.
+        derived: From `derive(trunk, ...)`, with the images as the only common node and with batch norms folded.
         task_id: The task whose slices become weights.
     """
 
@@ -43,10 +43,10 @@ class DenseNetwork:
         self.task = torch.tensor([task_id], device=next(iter(trunk.buffers())).device)
         self.slices = network.gather(self.task)
         self.names = {module: name for name, module in trunk.named_modules(remove_duplicate=False)}
-        self.cuts = cuts_of(derived.slices)
-        self.kept_features = places_of(network.get_buffer(f"kept_{derived.features}"), self.task)
+        self.cuts = cuts_of(derived.recipes)
+        self.active_features = active_indices(network.get_buffer(f"table_{derived.features}"), self.task)
         self.modules: dict[str, Any] = {}
-        self.copies: dict[str, str] = {}  # names here of modules that hold nothing, by their names there
+        self.copies: dict[str, str] = {}  # names of modules without weights in this graph, by their names in the trunk
         self.graph = fx.Graph()
         self.images = self.graph.placeholder("images")
         self.values: dict[fx.Node, fx.Node] = {}
@@ -55,21 +55,21 @@ class DenseNetwork:
         for node in self.derived.dense.graph.nodes:
             if node.op == "output":
                 features = self.value(node.args[0])
-            elif node.op != "placeholder" and self.place_in(node, "slices") is None:
+            elif node.op != "placeholder" and self.input_index(node, "slices") is None:
                 self.values[node] = self.convert(node)
         self.graph.output(self.call(self.cut_head(head), "head", features))
         self.graph.lint()
         return fx.GraphModule(self.modules, self.graph, "DenseNetwork").eval()
 
     def convert(self, node: fx.Node) -> fx.Node:
-        if self.place_in(node, "tensors") is not None:
+        if self.input_index(node, "tensors") is not None:
             return self.images
         if node.target in (functional.conv2d, functional.linear):
             return self.convert_layer(node)
         if node.op != "call_module":
             return self.copy(node)
         module = self.derived.dense.get_submodule(str(node.target))
-        if isinstance(module, KeptNorm):
+        if isinstance(module, ActiveNorm):
             return self.convert_norm(node, module)
         if isinstance(module, WITHOUT_EFFECT):
             return self.value(node.args[0])
@@ -85,65 +85,65 @@ class DenseNetwork:
         return copied
 
     def convert_layer(self, node: fx.Node) -> fx.Node:
-        places = [self.place_in(argument, "slices") for argument in node.args[1:]]
-        tensors = [self.slices[cast(int, place)] for place in places]
+        indices = [self.input_index(argument, "slices") for argument in node.args[1:]]
+        tensors = [self.slices[cast(int, index)] for index in indices]
         is_conv = node.target is functional.conv2d
         layer: nn.Module = build_conv(tensors, dict(node.kwargs)) if is_conv else build_linear(tensors)
-        return self.call(layer, self.names[self.cuts[cast(int, places[0])].module], self.value(node.args[0]))
+        return self.call(layer, self.names[self.cuts[cast(int, indices[0])].module], self.value(node.args[0]))
 
-    def convert_norm(self, node: fx.Node, kept: KeptNorm) -> fx.Node:
-        affine = [self.slices[cast(int, self.place_in(argument, "slices"))] for argument in node.args[2:]]
-        norm, name = build_norm(kept.norm, self.task, affine), self.names[kept.norm]
+    def convert_norm(self, node: fx.Node, active: ActiveNorm) -> fx.Node:
+        affine = [self.slices[cast(int, self.input_index(argument, "slices"))] for argument in node.args[2:]]
+        norm, name = build_norm(active.norm, self.task, affine), self.names[active.norm]
         x = self.value(node.args[0])
-        if isinstance(kept.norm, TaskLayerNorm) and kept.norm.channel_dim != -1:
-            last = self.graph.call_function(torch.movedim, (x, kept.norm.channel_dim, -1))
-            return self.graph.call_function(torch.movedim, (self.call(norm, name, last), -1, kept.norm.channel_dim))
+        if isinstance(active.norm, TaskLayerNorm) and active.norm.channel_dim != -1:
+            last = self.graph.call_function(torch.movedim, (x, active.norm.channel_dim, -1))
+            return self.graph.call_function(torch.movedim, (self.call(norm, name, last), -1, active.norm.channel_dim))
         return self.call(norm, name, x)
 
     def cut_head(self, head: nn.Linear) -> nn.Linear:
-        """Returns the head with the columns of the features that the task keeps; a flatten gives several per channel."""
+        """Returns the head with the columns of the task's active features. A flatten makes several features of a channel."""
         by_channel = head.weight.view(head.out_features, self.derived.num_channels, -1)
-        return build_linear([by_channel.index_select(1, self.kept_features).flatten(1), head.bias])
+        return build_linear([by_channel.index_select(1, self.active_features).flatten(1), head.bias])
 
     def call(self, module: nn.Module, name: str, x: fx.Node) -> fx.Node:
         return self.graph.call_module(self.add(module, name), (x,))
 
-    def add(self, thing: Any, name: str) -> str:
-        """Keeps a module or tensor under a name that is an identifier. Returns the name."""
+    def add(self, target: Any, name: str) -> str:
+        """Adds a module or tensor under a name that is an identifier. Returns the name."""
         name = re.sub(r"\W", "_", name)
         if keyword.iskeyword(name) or name in RESERVED or not name.isidentifier():
             name = f"layer_{name}"
         while name in self.modules:
             name += "_"
-        self.modules[name] = thing
+        self.modules[name] = target
         return name
 
     def value(self, node: Any) -> fx.Node:
-        """Returns the node here for a node of the derived graph; for a slice that is not a layer's, a parameter."""
+        """Returns this graph's node for a node of the derived graph. A slice that belongs to no layer becomes a parameter."""
         if node not in self.values:
-            place = self.place_in(node, "slices")
-            assert place is not None, node
-            cut, value = self.cuts[place], self.slices[place].clone()
+            index = self.input_index(node, "slices")
+            assert index is not None, node
+            cut, value = self.cuts[index], self.slices[index].clone()
             is_parameter = isinstance(getattr(cut.module, cut.name), nn.Parameter)
             name = f"{self.names[cut.module]}.{cut.name}"
             self.values[node] = self.graph.get_attr(self.add(nn.Parameter(value) if is_parameter else value, name))
         return self.values[node]
 
-    def place_in(self, node: Any, name: str) -> int | None:
-        """Returns which element of an input of the derived graph a node is; None if it is none."""
+    def input_index(self, node: Any, name: str) -> int | None:
+        """Returns which element of an input of the derived graph a node reads; None if it reads none."""
         if not isinstance(node, fx.Node) or node.target is not operator.getitem:
             return None
-        source, place = node.args
+        source, index = node.args
         is_input = isinstance(source, fx.Node) and source.op == "placeholder" and source.target == name
-        return cast(int, place) if is_input else None
+        return cast(int, index) if is_input else None
 
 
-def cuts_of(slices: list[Slice]) -> list[Cut]:
-    """Returns what every slice was cut from: a folded weight and bias from the conv's weight."""
+def cuts_of(recipes: list[SliceRecipe]) -> list[Cut]:
+    """Returns the cut behind every slice: for a folded weight and bias, that of the conv's weight."""
     cuts: list[Cut] = []
-    for made in slices:
-        assert isinstance(made, Cut | Fold)  # the others belong to what is computed for several tasks
-        cuts += [made] if isinstance(made, Cut) else [made.weight, made.weight]
+    for recipe in recipes:
+        assert isinstance(recipe, Cut | Fold)  # the others occur only where values are common to several tasks
+        cuts += [recipe] if isinstance(recipe, Cut) else [recipe.weight, recipe.weight]
     return cuts
 
 
@@ -151,7 +151,7 @@ def dense_network(model: RoutedModel, task_id: int) -> fx.GraphModule:
     """Returns a task's sub-network as a network of its own, in evaluation mode.
 
     Args:
-        model: The routed network; it is not changed, and nothing is shared with it.
+        model: The routed network, which is left unchanged.
         task_id: The task.
 
     Returns:
@@ -165,4 +165,4 @@ def dense_network(model: RoutedModel, task_id: int) -> fx.GraphModule:
     image = next(node for node in model.trunk.graph.nodes if node.op == "placeholder")
     derived = derive(model.trunk, common={image}, pools={}, fold=True)
     with torch.no_grad():
-        return DenseNetwork(model.trunk, derived, task_id).run(cast(nn.Linear, model.heads[task_id]))
+        return DenseBuilder(model.trunk, derived, task_id).run(cast(nn.Linear, model.heads[task_id]))

@@ -1,4 +1,4 @@
-"""What a file says about the network in it, and what the file is called."""
+"""What an exported file says about its network, and the file's name."""
 
 import json
 import re
@@ -7,22 +7,22 @@ from dataclasses import asdict, dataclass
 
 from matl_scale.storage.files import hash_text
 
-PLAIN_NAME = re.compile(r"(?!.*__)[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
+SAFE_NAME = re.compile(r"(?!.*__)[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """What somebody needs who has nothing but the file.
+    """What a user needs to know who has only the file.
 
     Attributes:
-        task: Its name.
-        classes: Their names, in the order of the logits.
+        task: The task's name.
+        classes: The class names, in the order of the logits.
         image_size: Side length in pixels of the images.
-        mean: Per channel (R, G, B) of the images, as fractions of 255; to be subtracted.
-        std: Likewise; to be divided by.
+        mean: What to subtract from each channel (R, G, B) of images in 0 to 1.
+        std: What to divide each channel by after that.
         run: The run's name.
-        step: Of the checkpoint.
-        checkpoint_sha256: Of the checkpoint's tensors.
+        step: The checkpoint's step.
+        checkpoint_sha256: The hash of the checkpoint's tensors.
     """
 
     task: str
@@ -35,7 +35,7 @@ class Description:
     checkpoint_sha256: str
 
     def texts(self) -> dict[str, str]:
-        """Returns every value as text; what is no text itself as JSON."""
+        """Returns every value as text; numbers and lists as JSON."""
         return {
             key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
             for key, value in asdict(self).items()
@@ -43,14 +43,14 @@ class Description:
 
 
 def file_stem(task: str, tasks: Iterable[str]) -> str:
-    """Returns a file name without suffix for a task: its name where that is safe, or else made safe, with a hash.
+    """Returns a file name without suffix for a task: its own name if that is safe, else a safe form of it with a hash.
 
     Args:
-        task: Any text.
-        tasks: All tasks. Two that differ in case alone get a hash, for file systems that see no case.
+        task: The task's name, any text.
+        tasks: All tasks. Names that differ only in case get a hash, because some file systems ignore case.
     """
     alike = sum(other.casefold() == task.casefold() for other in tasks)
-    if PLAIN_NAME.fullmatch(task) and alike <= 1:
+    if SAFE_NAME.fullmatch(task) and alike <= 1:
         return task
     words = re.sub(r"[^A-Za-z0-9-]+", "_", task)[:60].strip("_-")
     return f"{words or 'task'}__{hash_text(task)[:10]}"

@@ -1,4 +1,4 @@
-"""Writes a dense network in one of three formats, whole or not at all, and reads what was written.
+"""Writes a dense network in one of three formats, atomically, and reads such files.
 
 | format | files | needs, to run |
 | --- | --- | --- |
@@ -6,7 +6,7 @@
 | `onnx` | `NAME.onnx` | any ONNX runtime |
 | `torch.export` | `NAME.pt2` | torch |
 
-All take any number of images and say what their `Description` says.
+All accept any number of images and carry the network's `Description`.
 """
 
 import importlib.util
@@ -34,25 +34,25 @@ NEEDED: dict[Format, tuple[str, ...]] = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
 }
 DESCRIPTION_FILE = "description.json"  # in a .pt2
-Run = Callable[[torch.Tensor], torch.Tensor]
+Network = Callable[[torch.Tensor], torch.Tensor]
 
 
-def write_network(network: fx.GraphModule, description: Description, place: Path, kind: Format) -> Path:
+def write_network(network: fx.GraphModule, description: Description, stem: Path, kind: Format) -> Path:
     """Writes a network.
 
     Args:
         network: From `dense_network`.
-        description: What the file says about it.
-        place: The file's path without suffix.
+        description: What the file says about the network.
+        stem: The file's path without suffix.
         kind: The format.
 
     Returns:
-        The file with the weights.
+        The path of the file with the weights.
 
     Raises:
         InputError: A package is not installed, or a layer has no counterpart in the format.
     """
-    path = place.with_name(place.name + SUFFIXES[kind])
+    path = stem.with_name(stem.name + SUFFIXES[kind])
     if kind == "safetensors":
         write_safetensors(network, description, path)
     elif kind == "onnx":
@@ -74,7 +74,7 @@ def write_torch_export(network: nn.Module, description: Description, path: Path)
     """Writes the program that `torch.export.load` reads."""
     images, shapes = example(network, description)
     program = torch.export.export(network, (images,), dynamic_shapes=shapes)
-    program.example_inputs = None  # would be written too
+    program.example_inputs = None  # otherwise part of the file
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths on this machine
     buffer = io.BytesIO()
@@ -90,7 +90,9 @@ def write_onnx(network: nn.Module, description: Description, path: Path) -> None
 
     images, shapes = example(network, description)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)  # torch's own doing
+        warnings.filterwarnings(
+            "ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning
+        )  # raised by torch itself
         program = torch.onnx.export(
             network,
             (images,),
@@ -102,24 +104,23 @@ def write_onnx(network: nn.Module, description: Description, path: Path) -> None
             verbose=False,
         )
     model = cast(torch.onnx.ONNXProgram, program).model_proto
-    for part in (*model.graph.node, *model.graph.initializer, *model.graph.input, *model.graph.output):
-        del part.metadata_props[:]  # names in PyTorch, and paths on this machine
+    for item in (*model.graph.node, *model.graph.initializer, *model.graph.input, *model.graph.output):
+        del item.metadata_props[:]  # names in PyTorch, and paths on this machine
     onnx.helper.set_model_props(model, description.texts())
     write_bytes(path, model.SerializeToString())
 
 
 def example(network: nn.Module, description: Description) -> tuple[torch.Tensor, dict[str, Any]]:
-    """Returns images to trace a network with, and which of their dimensions may be another: their number."""
+    """Returns images to trace a network with, and a mark that their number may vary."""
     weight = next(network.parameters())
     size = description.image_size
-    images = torch.zeros(
-        2, 3, size, size, dtype=weight.dtype, device=weight.device
-    )  # 2: a single one would be a constant
+    # two images: torch would take a batch of one for a constant
+    images = torch.zeros(2, 3, size, size, dtype=weight.dtype, device=weight.device)
     return images, {"images": {0: torch.export.Dim("batch")}}
 
 
 def check_format(kind: Format) -> None:
-    """Raises `InputError` unless what the format needs is installed."""
+    """Raises `InputError` unless the packages that the format needs are installed."""
     require("export", *NEEDED.get(kind, ()), purpose=f"The format {kind}")
 
 
@@ -127,14 +128,14 @@ def write_bytes(path: Path, content: bytes) -> None:
     write_atomic(path, lambda partial: partial.write_bytes(content))
 
 
-def open_exported(path: Path) -> Run:
-    """Reads a file that `write_network` wrote. Runs the Python module beside weights.
+def open_exported(path: Path) -> Network:
+    """Reads a file that `write_network` wrote; for safetensors this runs the Python module beside it.
 
     Returns:
-        From images, shape `(batch, 3, height, width)`, to logits.
+        A function from images, shape `(batch, 3, height, width)`, to logits.
     """
     if path.suffix == ".pt2":
-        return cast(Run, torch.export.load(path).module())
+        return cast(Network, torch.export.load(path).module())
     if path.suffix == ".onnx":
         return open_onnx(path)
     spec = importlib.util.spec_from_file_location("exported_network", path.with_suffix(".py"))
@@ -142,10 +143,10 @@ def open_exported(path: Path) -> Run:
     assert spec.loader is not None
     module: Any = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return cast(Run, module.load(path))
+    return cast(Network, module.load(path))
 
 
-def open_onnx(path: Path) -> Run:
+def open_onnx(path: Path) -> Network:
     check_format("onnx")
     import onnxruntime
 

@@ -1,4 +1,4 @@
-"""Plain layers with weights of their own, from one task's slices."""
+"""Layers of torch's own kinds whose weights are copies of one task's slices."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,15 +9,15 @@ from torch.nn import functional
 
 from matl_scale.routing.derive import TaskNorm
 from matl_scale.routing.layer_norms import TaskGroupNorm, TaskLayerNorm
-from matl_scale.routing.units import places_of
+from matl_scale.routing.units import active_indices
 
 
 class UnevenGroupNorm(nn.Module):
-    """Group norm over neighbouring channels, in groups of unequal size: a task keeps more of some groups than of others.
+    """Group norm over neighbouring channels in groups of unequal size, because a task keeps more channels of some groups.
 
     Args:
-        sizes: Number of channels in each group.
-        eps: Added to the variance.
+        sizes: The number of channels in each group.
+        eps: A constant added to the variance.
     """
 
     members: torch.Tensor
@@ -42,10 +42,10 @@ class UnevenGroupNorm(nn.Module):
 
 
 def build_conv(tensors: Sequence[torch.Tensor], options: dict[str, Any]) -> nn.Conv2d:
-    """Returns a conv.
+    """Builds a conv.
 
     Args:
-        tensors: Its weight, and its bias if it has one.
+        tensors: The weight, and the bias if there is one.
         options: Stride, padding, dilation and groups.
     """
     weight = tensors[0]
@@ -56,34 +56,35 @@ def build_conv(tensors: Sequence[torch.Tensor], options: dict[str, Any]) -> nn.C
 
 
 def build_linear(tensors: Sequence[torch.Tensor]) -> nn.Linear:
-    """Returns a linear layer with a weight, and a bias if there is one."""
+    """Builds a linear layer from a weight, and a bias if there is one."""
     outs, ins = tensors[0].shape
     linear = nn.Linear(ins, outs, bias=len(tensors) > 1, device="meta")
     return fill(linear, zip(("weight", "bias"), tensors, strict=False))
 
 
 def build_norm(norm: TaskNorm, task: torch.Tensor, affine: Sequence[torch.Tensor]) -> nn.Module:
-    """Returns the plain norm of one task.
+    """Builds the norm that one task sees.
 
     Args:
         norm: The routed norm.
         task: The task, shape `(1,)`.
-        affine: Weight and bias of the channels that it keeps, each `(num_kept,)`. A layer norm has these channels last.
+        affine: Weight and bias of the task's active channels, each of shape `(num_active,)`. A layer norm expects the
+            channels in the last dimension.
     """
     named = list(zip(("weight", "bias"), affine, strict=True))
-    num_kept = len(affine[0])
+    num_active = len(affine[0])
     if isinstance(norm, TaskLayerNorm):
-        return fill(nn.LayerNorm(num_kept, norm.eps, device="meta"), named)
+        return fill(nn.LayerNorm(num_active, norm.eps, device="meta"), named)
     if isinstance(norm, TaskGroupNorm):
         return fill(build_group_norm(norm, task), named)
     mean, var = norm.read(task)
     count = torch.zeros((), dtype=torch.long)
     statistics = [("running_mean", mean), ("running_var", var), ("num_batches_tracked", count)]
-    return fill(nn.BatchNorm2d(num_kept, norm.eps, norm.momentum, device="meta"), named + statistics)
+    return fill(nn.BatchNorm2d(num_active, norm.eps, norm.momentum, device="meta"), named + statistics)
 
 
 def build_group_norm(norm: TaskGroupNorm, task: torch.Tensor) -> nn.Module:
-    groups = norm.groups.index_select(0, places_of(norm.kept, task))
+    groups = norm.groups.index_select(0, active_indices(norm.active, task))
     sizes = torch.unique_consecutive(groups, return_counts=True)[1].tolist()
     if len(set(sizes)) == 1:
         return nn.GroupNorm(len(sizes), sum(sizes), norm.eps)
@@ -91,7 +92,7 @@ def build_group_norm(norm: TaskGroupNorm, task: torch.Tensor) -> nn.Module:
 
 
 def fill(module: Any, tensors: Any) -> Any:
-    """Puts copies of tensors into a module, by name; parameters stay parameters. Returns the module."""
+    """Sets copies of tensors in a module, by name; parameters stay parameters. Returns the module."""
     for name, tensor in tensors:
         value = tensor.detach().clone(memory_format=torch.contiguous_format)
         setattr(module, name, nn.Parameter(value) if name in module._parameters else value)

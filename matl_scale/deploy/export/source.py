@@ -1,8 +1,11 @@
-"""Readable Python for a dense network: a module that needs torch and safetensors alone and reads the weights beside it."""
+"""Readable Python for a dense network: a module that needs torch and safetensors alone and reads the weights beside it.
+
+`forward` is the code that torch.fx prints for the network's graph; only the lines that build its layers are written here.
+"""
 
 import ast
-import heapq
 import inspect
+import textwrap
 from typing import Any
 
 from torch import fx, nn
@@ -28,15 +31,14 @@ STD = {std}
 class Network(nn.Module):
     """Returns logits, shape `(batch, len(CLASSES))`.
 
-    Takes RGB images, shape `(batch, 3, IMAGE_SIZE, IMAGE_SIZE)`, in 0 to 1, less MEAN, divided by STD.
+    Takes RGB images, shape `(batch, 3, IMAGE_SIZE, IMAGE_SIZE)`, scaled to 0 to 1, minus MEAN, divided by STD.
     """
 
     def __init__(self):
         super().__init__()
-        {init}
+{init}
 
-    def forward(self, images):
-        {forward}
+{forward}
 
 
 def load(path=None):
@@ -45,18 +47,16 @@ def load(path=None):
     network.load_state_dict(load_file(path or Path(__file__).with_suffix(".safetensors")))
     return network.eval()
 '''
-IMPORTS = {
-    "Path": "from pathlib import Path",
-    "Sequence": "from collections.abc import Sequence",
-    "torch": "import torch",
-    "load_file": "from safetensors.torch import load_file",
-    "nn": "from torch import nn",
-    "functional": "from torch.nn import functional",
-    # what torch.fx writes for values that have no literal
-    "device": "from torch import device",
-    "inf": "from math import inf",
-    "nan": "from math import nan",
-}
+IMPORTS = """
+from collections.abc import Sequence
+from math import inf, nan
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import device, nn
+from torch.nn import functional
+"""  # inf, nan and device: torch.fx prints values by these names
 
 
 def write_source(network: fx.GraphModule, description: Description) -> str:
@@ -76,18 +76,22 @@ def write_source(network: fx.GraphModule, description: Description) -> str:
         "std": repr(list(description.std)),
         "dtype": next(network.parameters()).dtype,
         "layers": layers,
-        "init": "\n        ".join(init_lines(network)),
-        "forward": "\n        ".join(forward_lines(network)),
+        "init": textwrap.indent("\n".join(init_lines(network)), " " * 8),
+        "forward": textwrap.indent(network.code.strip(), " " * 4),
     }
-    text = TEMPLATE.format(imports="", **body)
+    return TEMPLATE.format(imports=import_lines(TEMPLATE.format(imports="", **body)), **body)
+
+
+def import_lines(text: str) -> str:
+    """Returns the imports that a module's text needs."""
     used = {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
-    return TEMPLATE.format(imports=import_lines(used), **body)
-
-
-def import_lines(used: set[str]) -> str:
-    lines = [line for name, line in IMPORTS.items() if name in used]
-    standard = sorted(line for line in lines if not line.startswith(("import torch", "from torch", "from safetensors")))
-    return "\n".join(standard) + "\n\n" + "\n".join(line for line in lines if line not in standard)
+    lines = []
+    for line in IMPORTS.strip().splitlines():
+        start, _, names = line.rpartition("import ")
+        needed = [name for name in names.split(", ") if name in used]
+        if needed or not line:
+            lines.append(f"{start}import {', '.join(needed)}" if line else line)
+    return "\n".join(lines)
 
 
 def init_lines(network: fx.GraphModule) -> list[str]:
@@ -100,7 +104,10 @@ def init_lines(network: fx.GraphModule) -> list[str]:
 
 
 def constructor(name: str, module: nn.Module) -> str:
-    """Returns the call that builds a module, from its attributes that are named like the arguments."""
+    """Returns the call that builds a layer, from its attributes that are named like the arguments.
+
+    `repr` does not do: several of torch's layers leave arguments out of it.
+    """
     kind = type(module)
     is_known = kind is UnevenGroupNorm or getattr(nn, kind.__name__, None) is kind
     arguments = []
@@ -130,40 +137,3 @@ def is_literal(value: object) -> bool:
         return bool(ast.literal_eval(repr(value)) == value)
     except (ValueError, SyntaxError):
         return False
-
-
-def forward_lines(network: fx.GraphModule) -> list[str]:
-    """Returns the statements of `forward`, with few variables: one that is not read again is written again."""
-    code = network.graph.python_code("self")
-    function = next(node for node in ast.parse(code.src).body if isinstance(node, ast.FunctionDef))
-    names = {node.name: variable for node, variable in variables(network.graph).items()}
-    lines = []
-    for statement in function.body:
-        if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Constant):
-            continue  # how torch.fx frees memory
-        for part in ast.walk(statement):
-            if isinstance(part, ast.Name) and part.id in code.globals and part.id not in IMPORTS:
-                raise InputError(
-                    f"This network cannot be written as Python: `{ast.unparse(statement)}`. Use the format onnx or torch.export."
-                )
-            if isinstance(part, ast.Name) and part.id not in code.globals:
-                part.id = names.get(part.id, part.id)
-        lines.append(ast.unparse(statement))
-    return lines
-
-
-def variables(graph: fx.Graph) -> dict[fx.Node, str]:
-    """Returns a variable for every value; values that are not needed at the same time share one."""
-    names = [*"xyz", *(f"x{number}" for number in range(3, len(graph.nodes)))]
-    unread = {node: len(node.users) for node in graph.nodes}
-    free = list(range(len(names)))
-    taken: dict[fx.Node, int] = {}
-    for node in graph.nodes:
-        if node.op in ("placeholder", "output"):
-            continue
-        for source in node.all_input_nodes:
-            unread[source] -= 1
-            if unread[source] == 0 and source in taken:
-                heapq.heappush(free, taken[source])
-        taken[node] = heapq.heappop(free)
-    return {node: names[number] for node, number in taken.items()}

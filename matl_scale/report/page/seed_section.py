@@ -36,7 +36,8 @@ def build_spread_tiles(spread: SeedSpread) -> list[Tile]:
     sds = defined(spread.sd)
     if not len(sds):
         return []
-    means, most = spread.run_means, spread.most_different_first()[0]
+    means = np.nanmean(spread.values, axis=1)
+    most = spread.most_different_first()[0]
     return [
         Tile(
             label="mean over tasks and runs",

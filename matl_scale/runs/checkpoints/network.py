@@ -22,7 +22,6 @@ from matl_scale.runs.checkpoints.checkpoint import (
 from matl_scale.runs.checkpoints.compatibility import check_network
 from matl_scale.runs.checkpoints.masks import hash_masks, masks_of_checkpoint
 from matl_scale.runs.layout import CHECKPOINT_FILE, RunFolder
-from matl_scale.tasks import Task
 
 WHICH = "best, newest, or a folder step-… (default: best)"  # help text of --checkpoint
 
@@ -96,11 +95,6 @@ def open_network(run: Path, which: str = "best") -> CheckpointInfo:
     return info
 
 
-def tasks_of(checkpoint: CheckpointInfo) -> list[Task]:
-    """Returns the tasks of a checkpoint's network, in order."""
-    return [Task(name=name, classes=tuple(classes)) for name, classes in checkpoint.classes.items()]
-
-
 def restore_network(checkpoint: CheckpointInfo, device: torch.device) -> RoutedModel:
     """Builds a checkpoint's network with its weights, in evaluation mode; the moving average if the run keeps one.
 
@@ -111,7 +105,7 @@ def restore_network(checkpoint: CheckpointInfo, device: torch.device) -> RoutedM
     model = build_model(
         config.model,
         config.routing,
-        tasks_of(checkpoint),
+        list(checkpoint.tasks.values()),
         config.seed,
         checkpoint.image_size,
         masks_of_checkpoint(checkpoint, state, names) if config.started_from else None,

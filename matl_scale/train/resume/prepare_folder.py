@@ -1,6 +1,6 @@
 """What a run writes into its folder before its first step, and what it says then."""
 
-from matl_scale.routing.surgery import kept_share
+from matl_scale.routing.surgery import active_share
 from matl_scale.runs.about import write_about
 from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo
 from matl_scale.runs.checkpoints.masks import save_masks
@@ -28,7 +28,7 @@ def build_run_folder(config: Config, data: RunData, state: TrainState, devices: 
 
 def describe_sigma(config: Config, state: TrainState) -> str:
     """Says what σ came to in whole units, for the first line of the run's config."""
-    smallest, largest = kept_share(state.model.trunk)
+    smallest, largest = active_share(state.model.trunk)
     share = f"{smallest:.4g}" if smallest == largest else f"{smallest:.4g} to {largest:.4g}"
     routing = config.routing
     return (

@@ -22,20 +22,20 @@ class NormStatistics:
     def num_values(self) -> int:
         return sum(self._sizes)
 
-    def row_of(self, task_id: int) -> int:
+    def stat_row_of(self, task_id: int) -> int:
         """Returns the row of the running statistics that a task uses."""
-        return self.norms[0].row_of(task_id) if self.norms else task_id
+        return self.norms[0].stat_row_of(task_id) if self.norms else task_id
 
     def begin_slot(self, task_id: int) -> None:
         """Remembers the task's statistics before its forward pass."""
         if self.norms:
-            self._before[task_id] = self._gather(self.row_of(task_id))
+            self._before[task_id] = self._gather(self.stat_row_of(task_id))
 
     def end_slot(self, task_id: int, count: bool) -> None:
         """Undoes the change that the slot made in the model, and adds it to the step's changes if it counts."""
         if not self.norms:
             return
-        stat_row, before = self.row_of(task_id), self._before.pop(task_id)
+        stat_row, before = self.stat_row_of(task_id), self._before.pop(task_id)
         if count:
             change = self._gather(stat_row) - before
             self.changes[stat_row] = self.changes[stat_row] + change if stat_row in self.changes else change
@@ -62,7 +62,7 @@ class NormStatistics:
         return torch.cat(means)
 
     def _tensors(self, stat_row: int) -> list[torch.Tensor]:
-        return [value for norm in self.norms for value in norm.row(stat_row)]
+        return [value for norm in self.norms for value in norm.stat_row(stat_row)]
 
     def _gather(self, stat_row: int) -> torch.Tensor:
         return torch.cat(self._tensors(stat_row))

@@ -120,7 +120,7 @@ class StepSync:
         shapes[STOP] = (1,)
         for key, parameter in self._head_parameters(active):
             shapes[key] = tuple(parameter.shape)
-        for stat_row in sorted({self.statistics.row_of(task_id) for task_id in active}):
+        for stat_row in sorted({self.statistics.stat_row_of(task_id) for task_id in active}):
             shapes[StatisticsChange(stat_row)] = (self.statistics.num_values,)
         return BufferLayout(shapes)
 
@@ -166,7 +166,7 @@ class StepSync:
         self._mean_changes = []
         for part, change in parts.items():
             if isinstance(part, StatisticsChange):
-                users = [task_id for task_id in active if self.statistics.row_of(task_id) == part.stat_row]
+                users = [task_id for task_id in active if self.statistics.stat_row_of(task_id) == part.stat_row]
                 count = sum(num_slots[task_id] for task_id in users)
                 if count and self.statistics.norms:
                     self._mean_changes.append((part.stat_row, change, count))
@@ -182,4 +182,4 @@ class StepSync:
         if by_loss or (by_gradient and not scaled):
             return by_loss or by_gradient
         stat_rows = {key.stat_row for key in bad if isinstance(key, StatisticsChange)}
-        return [task_id for task_id in np.unique(tasks).tolist() if self.statistics.row_of(task_id) in stat_rows]
+        return [task_id for task_id in np.unique(tasks).tolist() if self.statistics.stat_row_of(task_id) in stat_rows]

@@ -14,13 +14,13 @@ from accelerate import Accelerator
 from torch.nn import functional
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from matl_scale.data.loading.augment import Transform, augment_batch, normalise
+from matl_scale.data.loading.augment import Transform, augment_batch
 from matl_scale.data.loading.loader import ImageBatch
 from matl_scale.data.shards.layout import MISSING
 from matl_scale.data.shards.reader import Damage
 from matl_scale.device import Precision
 from matl_scale.errors import InputError, check_at_least
-from matl_scale.models.network import RoutedModel
+from matl_scale.models.network import RoutedModel, normalise
 from matl_scale.seeds import derive_seed
 from matl_scale.train.step.execution import TrunkExecution
 from matl_scale.train.step.sync import StepSync, SyncResult
