@@ -1,4 +1,4 @@
-"""Whether training will be able to decode an image; and resizing, where it is asked for. Else bytes stay as they are."""
+"""Checks that training can decode an image, and resizes it if asked. Without resizing, its bytes stay as they are."""
 
 import hashlib
 import io
@@ -29,22 +29,22 @@ class CheckedImage(NamedTuple):
 
 
 class BadImage(InputError):
-    """An image that cannot be used; the message says why, not which."""
+    """An image that cannot be used. The message says why, not which image it is."""
 
 
 def check_image(data: bytes, resize: int | None = None, thorough: bool = False) -> CheckedImage:
-    """Checks an image without decoding more than is needed. With `resize`, scales and centre-crops it to a square.
+    """Checks an image without decoding more than necessary. With `resize`, scales and centre-crops it to a square.
 
-    A PNG is taken for whole if the checksums of its chunks are right; that takes a twentieth of the time of decoding it. Of a
-    JPEG, every coefficient is read but only the smallest size is computed. Anything else is decoded.
+    A PNG is intact if the checksums of its chunks are right, which takes a twentieth of the time of decoding. In a JPEG, every
+    coefficient is read but only the smallest size is computed. Everything else is decoded.
 
     Args:
         data: The encoded image.
-        resize: Side length in pixels; JPEG is written again at quality 95, everything else as PNG.
-        thorough: Whether to decode PNG, too.
+        resize: Side length in pixels; JPEG is encoded again at quality 95, everything else as PNG.
+        thorough: Whether to decode PNG as well.
 
     Raises:
-        BadImage: It is damaged, or of a kind that training would change.
+        BadImage: The image is damaged, or of a kind that training would change.
     """
     if not data:
         raise BadImage("it has no bytes, or is missing")
@@ -65,9 +65,9 @@ def check_image(data: bytes, resize: int | None = None, thorough: bool = False) 
             square = fit_square(whole, resize, Image.Resampling.BICUBIC)
     except BadImage:
         raise
-    except UnidentifiedImageError as error:  # its text holds an address in memory
+    except UnidentifiedImageError as error:  # its text contains a memory address
         raise BadImage(f"it is no image of a known kind: {', '.join(EXTENSIONS)}") from error
-    except Exception as error:  # Pillow's codecs raise many kinds for damaged data
+    except Exception as error:  # Pillow's codecs raise many kinds of errors for damaged data
         raise BadImage(f"it cannot be decoded ({len(data)} bytes): {error}") from error
     buffer = io.BytesIO()
     if extension == "jpg":
@@ -79,20 +79,20 @@ def check_image(data: bytes, resize: int | None = None, thorough: bool = False) 
 
 
 def check_png(data: bytes) -> CheckedImage:
-    """Checks the chunks of a PNG: length, type, content and CRC-32 each, from IHDR to IEND (PNG specification, 5.3)."""
-    length, place, kind, pixels = len(data), 8, b"", 0
+    """Checks the chunks of a PNG from IHDR to IEND: length, type, content and CRC-32 (PNG specification, 5.3)."""
+    length, offset, kind, pixels = len(data), 8, b"", 0
     while kind != b"IEND":
-        if place + 12 > length:
+        if offset + 12 > length:
             raise BadImage(f"it is cut off after {length} bytes")
-        size, kind = CHUNK_START(data, place)
-        end = place + 8 + size
+        size, kind = CHUNK_START(data, offset)
+        end = offset + 8 + size
         if end + 4 > length:
             raise BadImage(f"it is cut off after {length} bytes")
-        if crc32(data[place + 4 : end]) != CHECKSUM(data, end)[0]:
+        if crc32(data[offset + 4 : end]) != CHECKSUM(data, end)[0]:
             raise BadImage(f"it cannot be decoded: the checksum of its chunk {kind!r} is wrong")
         if kind == b"IDAT":
             pixels += size
-        place = end + 4
+        offset = end + 4
     width, height, depth, colour = IMAGE_HEADER(data, 16)
     if depth == 16 and colour in (GREY, GREY_ALPHA):
         raise BadImage("images should have 8 bits per channel, and training would clip its 16")

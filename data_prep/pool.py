@@ -1,4 +1,4 @@
-"""Runs independent jobs in worker processes, with progress; workers end when the process that started them ends."""
+"""Runs independent jobs in worker processes and shows progress. Workers end when the process that started them ends."""
 
 import gc
 import multiprocessing
@@ -20,14 +20,14 @@ Advance = Callable[[int], None]
 
 
 class Work(Protocol[Result]):
-    """A job: called with its number and a function that takes how many more items are done."""
+    """Work on one job: called with the job's index and a function that is told how many more items are done."""
 
     def __call__(self, job: int, advance: Advance) -> Result: ...
 
 
 def prepare_workers() -> None:
-    """Starts the process that workers are forked from; it imports what they need while this one goes on."""
-    # once for all workers, not once in each: the main module, and pandas, which pyarrow looks for at its first array
+    """Starts the process that workers are forked from; it imports what they need while this process continues."""
+    # imported once instead of once per worker; pyarrow looks for pandas when it makes its first array
     multiprocessing.set_forkserver_preload(
         ["__main__", "data_prep.writing.shard", "matl_scale.data.images.sources", "pandas"]
     )
@@ -38,11 +38,11 @@ def run_jobs(work: Work[Result], jobs: Sequence[int], workers: int, total: int, 
     """Runs jobs and yields their results as they come.
 
     Args:
-        work: Pickled once per worker.
-        jobs: Their numbers.
-        workers: Number of processes; 1 works in this one.
+        work: Runs one job; pickled once per worker.
+        jobs: Indices of the jobs.
+        workers: Number of processes; with 1, the jobs run in this process.
         total: Number of items in all jobs together.
-        unit: Plural noun of an item.
+        unit: Plural noun for the items.
 
     Raises:
         InputError: A worker was killed.
@@ -76,7 +76,7 @@ def run_in_workers(work: Work[Result], jobs: Sequence[int], workers: int, progre
             "perhaps with fewer --workers."
         ) from error
     finally:
-        for process in list((pool._processes or {}).values()):  # there is no public way to end a job that is running
+        for process in list((pool._processes or {}).values()):  # there is no public way to end a running job
             process.terminate()
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -88,7 +88,7 @@ _done: Any = None
 def _start_worker(work: Any, done: Any) -> None:
     global _work, _done
     _work, _done = work, done
-    gc.disable()  # jobs make no cycles, and millions of small objects that the collector would walk again and again
+    gc.disable()  # jobs make no cycles, but millions of small objects that the collector would visit again and again
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -1,5 +1,5 @@
-"""Every random draw takes a seed derived here from the run's seed and the place of the draw, so a draw depends on
-nothing that happened before it: not on the rank, the world size, or the step at which a run was resumed."""
+"""Seeds. Every random draw uses a seed derived from the run's seed and from what is drawn, so that a draw depends on nothing
+that happened before: not on the rank, the world size, or the step at which a run was resumed."""
 
 import hashlib
 

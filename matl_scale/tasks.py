@@ -1,4 +1,4 @@
-"""What a task is, and how tasks are chosen by name pattern. No torch here: data preparation uses it too."""
+"""What a task is, and how tasks are chosen by name patterns. No torch: data preparation uses this module too."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ class Task:
     """One classification problem.
 
     Attributes:
-        name: Unique within a shard set; also the name of its label column.
-        classes: Class names; a label is an index into them. Two classes make a binary task with class 1 positive.
-        source: Where its labels come from (a file or data set name), for people.
+        name: Unique within a shard set.
+        classes: Class names; a label is an index into them. Two classes make a binary task whose class 1 is positive.
+        source: Name of the file or data set of its labels, for people.
     """
 
     name: str
@@ -44,12 +44,12 @@ def match_names(names: Sequence[str], patterns: Sequence[str], key: str) -> list
     """Returns the indices, ascending, of the names that at least one shell-style pattern matches.
 
     Raises:
-        InputError: A pattern matches nothing; `key` says which setting it came from.
+        InputError: A pattern matches nothing; the message names the setting `key` that it came from.
     """
     chosen: set[int] = set()
     known = set(names)
     for pattern in patterns:
-        # a name is matched as it stands before it is read as a pattern: class names may hold brackets
+        # an exact name wins over a pattern: names may contain brackets
         found = [i for i, name in enumerate(names) if name == pattern]
         if pattern not in known:
             found = [i for i, name in enumerate(names) if fnmatchcase(name, pattern)]

@@ -1,1 +1,1 @@
-"""Looking into a shard set: a summary, real samples, every byte."""
+"""Looks into a shard set: a summary, real samples, a check of every byte."""

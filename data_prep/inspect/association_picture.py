@@ -1,19 +1,19 @@
-"""A picture of how strongly the labels of tasks go together."""
+"""A picture of how strongly the labels of tasks are associated."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-MAX_NAMES = 60  # that fit beside the picture
+MAX_NAMES = 60  # more do not fit beside the picture
 
 
 def draw_picture(values: np.ndarray, names: Sequence[str], path: Path) -> None:
-    """Draws the values of all pairs, tasks that go together side by side.
+    """Draws the association of all pairs of tasks, with similar tasks side by side.
 
     Args:
-        values: Shape `(num_tasks, num_tasks)`.
-        names: Of the tasks.
+        values: Association of each pair, shape `(num_tasks, num_tasks)`.
+        names: Names of the tasks.
         path: A `.png`, `.svg` or `.pdf` file.
     """
     from matplotlib.figure import Figure

@@ -10,10 +10,10 @@ from matl_scale.data.shards.manifest import Manifest
 
 
 def print_info(manifest: Manifest, console: Console) -> None:
-    """Prints per task: classes, labelled images per split, missing, the largest class; then splits and shards."""
+    """Prints the classes, labelled images per split, missing labels and largest class of each task; then splits and shards."""
     labels = manifest.labels()
     split_names = list(manifest.splits)
-    rows_of = {split: manifest.rows(split) for split in split_names}
+    ids_of = {split: manifest.sample_ids(split) for split in split_names}
     table = Table(
         box=None, header_style="bold", pad_edge=False, caption="labelled images per split", expand=console.is_terminal
     )
@@ -23,7 +23,7 @@ def print_info(manifest: Manifest, console: Console) -> None:
     table.add_column("labels per class", overflow="ellipsis", no_wrap=True, ratio=1)
     for column, task in enumerate(manifest.tasks):
         counts = class_counts(labels[:, column], task.num_classes)
-        labelled = [int((labels[rows, column] >= 0).sum()) for rows in rows_of.values()]
+        labelled = [int((labels[ids, column] >= 0).sum()) for ids in ids_of.values()]
         missing = 1 - counts.sum() / len(labels)
         table.add_row(
             escape(task.name),
@@ -56,6 +56,6 @@ def print_info(manifest: Manifest, console: Console) -> None:
 
 
 def describe_counts(classes: tuple[str, ...], counts: np.ndarray, limit: int = 3) -> str:
-    """Lists the classes with their counts, the first few only when there are many."""
+    """Lists the classes with their counts; only the first few if there are many."""
     shown = [f"{name} {count:,}" for name, count in zip(classes, counts, strict=True)][:limit]
     return ", ".join(shown) + (f", … {len(classes) - limit} more" if len(classes) > limit else "")

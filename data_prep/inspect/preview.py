@@ -23,41 +23,41 @@ def build_preview(manifest: Manifest, task_name: str, split: str | None, count: 
 
     Args:
         manifest: The shard set.
-        task_name: Of the task.
-        split: Whose samples are shown; None for all.
-        count: Samples per class.
-        seed: Of their draw.
+        task_name: Name of the task.
+        split: The split whose samples are shown; None for all splits.
+        count: Number of samples per class.
+        seed: Seed that draws the samples.
 
     Raises:
         InputError: There is no such task or split.
     """
     if task_name not in manifest.task_names:
         raise InputError(f"{manifest.root} has no task `{task_name}`." + nearest(task_name, manifest.task_names))
-    number = manifest.task_names.index(task_name)
-    task, labels = manifest.tasks[number], manifest.labels([number])[:, 0]
-    rows = manifest.rows(split) if split else np.arange(manifest.num_samples)
+    task_id = manifest.task_names.index(task_name)
+    task, labels = manifest.tasks[task_id], manifest.labels([task_id])[:, 0]
+    sample_ids = manifest.sample_ids(split) if split else np.arange(manifest.num_samples)
     generator, reader = np.random.default_rng(seed), SampleReader(manifest)
     extensions, paths = (manifest.sample_columns(name).column(0) for name in ("extension", "path"))
     sections = []
-    missing = int((labels[rows] == MISSING).sum())
+    missing = int((labels[sample_ids] == MISSING).sum())
     for value, name in [*enumerate(task.classes[:MAX_CLASSES_SHOWN]), (MISSING, "no label")]:
-        found = rows[labels[rows] == value]
+        found = sample_ids[labels[sample_ids] == value]
         chosen = np.sort(generator.permutation(found)[:count])
         figures = "".join(
-            draw_sample(image, extensions[row].as_py(), paths[row].as_py())
-            for row, image in zip(chosen.tolist(), reader.read(chosen), strict=True)
+            draw_sample(image, extensions[sample_id].as_py(), paths[sample_id].as_py())
+            for sample_id, image in zip(chosen.tolist(), reader.read(chosen), strict=True)
         )
-        share = len(found) / max(len(rows) - missing, 1)
+        share = len(found) / max(len(sample_ids) - missing, 1)
         amount = f"{len(found):,} images" + (f", {share:.1%} of the labelled" if value != MISSING else "")
         sections.append(f"<h2>{html.escape(name)} <small>{amount}</small></h2><div>{figures}</div>")
     more = task.num_classes - MAX_CLASSES_SHOWN
     note = f"<p>{more} more classes are not shown.</p>" if more > 0 else ""
     title = html.escape(f"{task.name} in {manifest.root}")
-    place = html.escape(
-        f"version {manifest.version} ({manifest.id[:12]}), {split or 'all splits'}, {len(rows):,} images"
+    subtitle = html.escape(
+        f"version {manifest.version} ({manifest.id[:12]}), {split or 'all splits'}, {len(sample_ids):,} images"
     )
     return (
-        f"<!doctype html><meta charset=utf-8><title>{title}</title><style>{STYLE}</style><h1>{title}</h1><p>{place}</p>"
+        f"<!doctype html><meta charset=utf-8><title>{title}</title><style>{STYLE}</style><h1>{title}</h1><p>{subtitle}</p>"
         + "".join(sections)
         + note
     )

@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 
 from data_prep.image_check import BadImage, check_image, digest_image
-from data_prep.planning.duplicates import find_duplicates, rank_splits
+from data_prep.planning.copies import find_copies, rank_splits
 from data_prep.pool import Advance, run_jobs
 from matl_scale.data.shards.layout import HEADER_BYTES
 from matl_scale.data.shards.manifest import Manifest, read_manifest
@@ -19,38 +19,38 @@ from matl_scale.data.shards.versions import MANIFEST_FILE
 from matl_scale.errors import InputError, shortened
 
 SHOWN = 5
-BLOCK_ROWS = 256
+BLOCK_SAMPLES = 256
 LABEL_COLUMNS = 32  # read at once
 
 
-def verify_shard_set(place: str, quick: bool, workers: int) -> list[str]:
+def verify_shard_set(folder: str, quick: bool, workers: int) -> list[str]:
     """Checks a shard set.
 
-    Quick, it reads the tables: their checksums, that they fit each other, label ranges and counts of every version, copies
-    over splits, and that every tar is there with its size, and no tar that nobody lists. In full it also reads every tar:
-    checksum, members, each image in its place with its digest, and that it decodes.
+    A quick check reads the tables: their checksums, whether they fit each other, the label ranges and counts of every version,
+    images in two splits, and whether every listed tar, and no other, is there with its size. A full check also reads every
+    tar: its checksum, its members, and whether each image is at its offset, has its digest and decodes.
 
     Args:
-        place: The folder or its URL.
+        folder: The set's folder, or its URL.
         quick: Whether to leave the tars unread.
         workers: Number of processes.
 
     Returns:
-        What is wrong, each in one line; empty if nothing is.
+        What is wrong, one line each; empty if nothing is.
 
     Raises:
         InputError: There is no shard set, or its newest version cannot be read.
     """
-    manifest = read_manifest(place)
+    manifest = read_manifest(folder)
     findings = [*check_tables(manifest), *check_files(manifest), *check_leaks(manifest)]
     for entry in manifest.entries:
         try:
-            findings += check_labels(read_manifest(place, str(entry["version"])))
+            findings += check_labels(read_manifest(folder, str(entry["version"])))
         except InputError as error:
             findings.append(f"version {entry['version']}: {error}")
     if not quick:
         jobs = range(manifest.shards.num_rows)
-        for _, found in sorted(run_jobs(VerifyWork(place), jobs, workers, manifest.num_samples, "samples")):
+        for _, found in sorted(run_jobs(VerifyWork(folder), jobs, workers, manifest.num_samples, "samples")):
             findings += found
     return findings
 
@@ -58,24 +58,24 @@ def verify_shard_set(place: str, quick: bool, workers: int) -> list[str]:
 def check_tables(manifest: Manifest) -> Iterator[str]:
     """Compares the samples table with the shards table and with itself."""
     samples = manifest.sample_columns("key", "split", "shard", "offset", "size", "path")
-    shards, place = samples["shard"].to_numpy(), f"{manifest.root}/{manifest.tables['samples']}"
-    if not np.array_equal(shards, manifest.shard_of_rows()):
-        yield f"{place}: samples should be in the order of the shards, as many as the shards table says"
+    shards, table = samples["shard"].to_numpy(), f"{manifest.root}/{manifest.tables['samples']}"
+    if not np.array_equal(shards, manifest.shard_of_samples()):
+        yield f"{table}: samples should be in the order of the shards, as many as the shards table says"
         return
     splits = manifest.shards["split"].to_pylist()
     keys = samples["key"].to_pylist()
     wrong = [i for i, split in enumerate(samples["split"].to_pylist()) if split != splits[shards[i]]]
     if wrong:
-        yield f"{place}: {len(wrong)} samples are in a shard of another split: {shortened((keys[i] for i in wrong), SHOWN)}"
+        yield f"{table}: {len(wrong)} samples are in a shard of another split: {shortened((keys[i] for i in wrong), SHOWN)}"
     for column in ("key", "path"):
         values = samples[column].combine_chunks()
         if len(values.unique()) != len(values):
-            yield f"{place}: {len(values) - len(values.unique())} values of `{column}` occur more than once"
+            yield f"{table}: {len(values) - len(values.unique())} values of `{column}` occur more than once"
     ends = samples["offset"].to_numpy() + samples["size"].to_numpy()
     sizes = manifest.shards["bytes"].to_numpy()[shards]
     outside = np.flatnonzero((samples["offset"].to_numpy() < HEADER_BYTES) | (ends > sizes)).tolist()
     if outside:
-        yield f"{place}: {len(outside)} samples lie outside their tar: {shortened((keys[i] for i in outside), SHOWN)}"
+        yield f"{table}: {len(outside)} samples lie outside their tar: {shortened((keys[i] for i in outside), SHOWN)}"
 
 
 def check_labels(manifest: Manifest) -> Iterator[str]:
@@ -97,7 +97,7 @@ def check_labels(manifest: Manifest) -> Iterator[str]:
 
 
 def check_files(manifest: Manifest) -> Iterator[str]:
-    """Looks for tars that are missing, of another size, or listed by nobody."""
+    """Looks for tars that are missing, have another size, or are not listed."""
     names = set(manifest.root.names())
     listed = dict(zip(manifest.shards["file"].to_pylist(), manifest.shards["bytes"].to_pylist(), strict=True))
     for file, size in listed.items():
@@ -112,45 +112,45 @@ def check_files(manifest: Manifest) -> Iterator[str]:
 
 
 def check_leaks(manifest: Manifest) -> Iterator[str]:
-    """Looks for images that are in two splits, by content."""
+    """Looks for images whose bytes are in two splits."""
     names, split_of = list(manifest.splits), manifest.split_numbers()
-    copies, kept = find_duplicates(manifest.digests(), rank_splits(names)[split_of])
-    across = np.flatnonzero(split_of[copies] != split_of[kept])
+    copies, originals = find_copies(manifest.digests(), rank_splits(names)[split_of])
+    across = np.flatnonzero(split_of[copies] != split_of[originals])
     if len(across):
         paths = manifest.sample_columns("path").column(0)
         pairs = [
-            f"{paths[int(copies[i])]} ({names[split_of[copies[i]]]}) and {paths[int(kept[i])]} ({names[split_of[kept[i]]]})"
-            for i in across[: SHOWN + 1].tolist()
+            " and ".join(f"{paths[sample_id]} ({names[split_of[sample_id]]})" for sample_id in pair)
+            for pair in zip(copies[across[:SHOWN]].tolist(), originals[across[:SHOWN]].tolist(), strict=True)
         ]
-        yield f"{len(across)} images are in two splits: {', '.join(pairs[:SHOWN])}. Leave copies out with --dedupe"
+        yield f"{len(across)} images are in two splits: {', '.join(pairs)}. Leave copies out with --dedupe"
 
 
 @dataclass(frozen=True)
 class VerifyWork:
-    """Reads one tar of a shard set, in whatever process."""
+    """Reads one tar of a shard set, in any process."""
 
-    place: str
+    folder: str
 
     def __call__(self, job: int, advance: Advance) -> tuple[int, list[str]]:
-        manifest, _, _ = open_set(self.place)
+        manifest, _, _ = open_set(self.folder)
         shard = {name: column[0] for name, column in manifest.shards.slice(job, 1).to_pydict().items()}
-        place = f"{manifest.root}/{shard['file']}"
+        tar = f"{manifest.root}/{shard['file']}"
         if not manifest.root.exists(shard["file"]):
             advance(shard["samples"])
-            return job, []  # named already
+            return job, []  # `check_files` has named it
         findings = []
         if manifest.root.sha256(shard["file"]) != shard["sha256"]:
-            findings.append(f"{place} is not the file that was written: its SHA-256 differs")
-        findings += check_members(manifest, job, place)
-        findings += check_images(self.place, job, advance)
+            findings.append(f"{tar} is not the file that was written: its SHA-256 differs")
+        findings += check_members(manifest, job, tar)
+        findings += check_images(self.folder, job, advance)
         return job, findings
 
 
-def check_members(manifest: Manifest, job: int, place: str) -> Iterator[str]:
-    """Looks for members that belong to no sample, and for samples whose members are not side by side."""
+def check_members(manifest: Manifest, job: int, path: str) -> Iterator[str]:
+    """Looks for members that belong to no sample, and for samples whose members are not adjacent."""
     _, reader, _ = open_set(str(manifest.root))
     first = int(manifest.shard_sizes[:job].sum())
-    keys = {reader.key(row) for row in range(first, first + int(manifest.shard_sizes[job]))}
+    keys = {reader.key(sample_id) for sample_id in range(first, first + int(manifest.shard_sizes[job]))}
     found: list[str] = []
     try:
         with (
@@ -159,45 +159,45 @@ def check_members(manifest: Manifest, job: int, place: str) -> Iterator[str]:
         ):
             found = [member.name for member in tar]
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        yield f"{place} cannot be read to its end as a tar: {error}"
+        yield f"{path} cannot be read to its end as a tar: {error}"
     runs = [
         key
         for i, key in enumerate(name.partition(".")[0] for name in found)
         if not i or key != found[i - 1].partition(".")[0]
     ]
     if orphans := sorted(set(runs) - keys):
-        yield f"{place} holds {len(orphans)} keys that are not in the manifest: {shortened(orphans, SHOWN)}"
+        yield f"{path} holds {len(orphans)} keys that are not in the manifest: {shortened(orphans, SHOWN)}"
     if missing := sorted(keys - set(runs)):
-        yield f"{place} lacks {len(missing)} keys of the manifest: {shortened(missing, SHOWN)}"
+        yield f"{path} lacks {len(missing)} keys of the manifest: {shortened(missing, SHOWN)}"
     if len(runs) != len(set(runs)):
         apart = sorted(key for key, count in Counter(runs).items() if count > 1)
-        yield f"{place}: the members of a sample should be side by side. Those of {shortened(apart, SHOWN)} are not"
+        yield f"{path}: the members of a sample should be side by side. Those of {shortened(apart, SHOWN)} are not"
 
 
 @lru_cache(maxsize=1)
-def open_set(place: str) -> tuple[Manifest, SampleReader, np.ndarray]:
+def open_set(folder: str) -> tuple[Manifest, SampleReader, np.ndarray]:
     """Opens a set once per process: manifest, reader and digests."""
-    manifest = read_manifest(place)
+    manifest = read_manifest(folder)
     return manifest, SampleReader(manifest), manifest.digests()
 
 
-def check_images(place: str, job: int, advance: Advance) -> Iterator[str]:
+def check_images(folder: str, job: int, advance: Advance) -> Iterator[str]:
     """Reads every image of a tar by its offset, compares its digest, and checks it."""
-    manifest, reader, digests = open_set(place)
+    manifest, reader, digests = open_set(folder)
     first, bad = int(manifest.shard_sizes[:job].sum()), list[str]()
-    for start in range(first, first + int(manifest.shard_sizes[job]), BLOCK_ROWS):
-        rows = np.arange(start, min(start + BLOCK_ROWS, first + int(manifest.shard_sizes[job])))
-        for row, image in zip(rows.tolist(), reader.read(rows), strict=True):
+    for start in range(first, first + int(manifest.shard_sizes[job]), BLOCK_SAMPLES):
+        sample_ids = np.arange(start, min(start + BLOCK_SAMPLES, first + int(manifest.shard_sizes[job])))
+        for sample_id, image in zip(sample_ids.tolist(), reader.read(sample_ids), strict=True):
             if not isinstance(image, bytes):
                 bad.append(f"{image.key}: {image.reason}")
-            elif digest_image(image) != digests[row].tobytes():
-                bad.append(f"{reader.key(row)}: its bytes are not those that were written")
+            elif digest_image(image) != digests[sample_id].tobytes():
+                bad.append(f"{reader.key(sample_id)}: its bytes are not those that were written")
             else:
                 try:
                     check_image(image, thorough=True)
                 except BadImage as error:
-                    bad.append(f"{reader.key(row)}: {error}")
-        advance(len(rows))
+                    bad.append(f"{reader.key(sample_id)}: {error}")
+        advance(len(sample_ids))
     if bad:
         file = manifest.shards["file"][job].as_py()
         yield f"{manifest.root}/{file}: {len(bad)} samples are damaged: {shortened(bad, SHOWN)}"

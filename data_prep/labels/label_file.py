@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from data_prep.dataset import check_unique
+from data_prep.labels.name_index import check_unique
 from matl_scale.data.shards.layout import MAX_CLASSES
 from matl_scale.errors import InputError, nearest, shortened
 from matl_scale.storage.store import Store
@@ -26,41 +26,41 @@ class LabelFile:
     """A label file on disk or behind a URL.
 
     Args:
-        place: A `.csv` or `.parquet` file with a header.
+        path: Path or URL of a `.csv` or `.parquet` file with a header.
 
     Raises:
-        InputError: It is missing or cannot be read.
+        InputError: The file is missing or cannot be read.
     """
 
-    def __init__(self, place: str) -> None:
-        self.place = place
-        folder, _, self._name = place.rpartition("/")
-        self._store = Store(folder or ("/" if place.startswith("/") else "."))
+    def __init__(self, path: str) -> None:
+        self.path = path
+        folder, _, self._name = path.rpartition("/")
+        self._store = Store(folder or ("/" if path.startswith("/") else "."))
         if not self._store.exists(self._name):
-            raise InputError(f"The label file {place} does not exist.")
-        self.is_parquet = place.lower().endswith(".parquet")
-        with self._errors(), self._store.fetched(self._name) as path:
+            raise InputError(f"The label file {path} does not exist.")
+        self.is_parquet = path.lower().endswith(".parquet")
+        with self._errors(), self._store.fetched(self._name) as local:
             if self.is_parquet:
-                self.columns = list(pq.read_schema(path).names)
+                self.columns = list(pq.read_schema(local).names)
             else:
-                with pyarrow.csv.open_csv(path) as reader:
+                with pyarrow.csv.open_csv(local) as reader:
                     self.columns = list(reader.schema.names)
-        check_unique(self.columns, f"column of {place}")
+        check_unique(self.columns, f"column of {path}")
 
     def check_column(self, name: str) -> None:
         """Raises `InputError` if the file has no such column."""
         if name not in self.columns:
             raise InputError(
-                f"{self.place} has no column `{name}`. It has: {shortened(self.columns, 20)}."
+                f"{self.path} has no column `{name}`. It has: {shortened(self.columns, 20)}."
                 + nearest(name, self.columns)
             )
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """Yields some columns in batches. Cells of CSV are text; empty ones are null."""
+        """Yields some columns in batches. CSV cells are text; empty ones are null."""
         with self._errors(), self._store.fetched(self._name) as path:
             if self.is_parquet:
                 for batch in pq.ParquetFile(path).iter_batches(batch_size=BATCH_ROWS, columns=list(columns)):
-                    batch.validate(full=True)  # texts that are no UTF-8, say
+                    batch.validate(full=True)  # finds text that is not UTF-8, for example
                     yield batch
                 return
             options = pyarrow.csv.ConvertOptions(
@@ -90,7 +90,7 @@ class LabelFile:
             if texts.null_count or "" in names:
                 first = next(i for i, name in enumerate(names) if not name)
                 raise InputError(
-                    f"{self.place}: every row should have a `{column}`. Data row {row + first + 1} has none."
+                    f"{self.path}: every row should have a `{column}`. Data row {row + first + 1} has none."
                 )
             row += len(names)
             yield names
@@ -102,15 +102,15 @@ class LabelFile:
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             text = " ".join(str(error).split())[:300]
             raise InputError(
-                f"{self.place} cannot be read: {text}. It should be CSV with a header, or Parquet."
+                f"{self.path} cannot be read: {text}. It should be CSV with a header, or Parquet."
             ) from error
 
 
-def plain(column: pa.Array, place: str) -> pa.Array:
+def as_labels(column: pa.Array, context: str) -> pa.Array:
     """Returns a column as integers, booleans or strings, with nulls for missing labels.
 
     Raises:
-        InputError: It holds something else.
+        InputError: The column holds something else; the message begins with `context`.
     """
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
@@ -123,28 +123,28 @@ def plain(column: pa.Array, place: str) -> pa.Array:
         try:
             return column.cast(pa.int64())
         except pa.ArrowInvalid as error:
-            raise InputError(f"{place}: labels should be integers, booleans or strings. Got fractions.") from error
+            raise InputError(f"{context}: labels should be integers, booleans or strings. Got fractions.") from error
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return pc.if_else(pc.equal(column, ""), None, column).cast(pa.string())
     if pa.types.is_integer(kind):
         return column if kind == pa.uint64() else column.cast(pa.int64())
     if not pa.types.is_boolean(kind):
-        raise InputError(f"{place}: labels should be integers, booleans or strings. Got {kind}.")
+        raise InputError(f"{context}: labels should be integers, booleans or strings. Got {kind}.")
     return column
 
 
 def find_classes(
     file: LabelFile, names: Sequence[str], text_columns: Sequence[str], fewest: int = 2
 ) -> dict[str, dict[object, str]]:
-    """Reads the file once and returns, for each column, its distinct values with the class name of each, in class order.
+    """Reads the file once and returns the distinct values of each column, with their class names, in the order of the classes.
 
     Integers are ordered by value, strings alphabetically, and false comes before true.
 
     Args:
         file: The label file.
         names: The columns.
-        text_columns: Those among them whose cells are words even if they look like numbers.
-        fewest: The number of classes that a column should have at least.
+        text_columns: The columns whose cells are text even if they look like numbers.
+        fewest: The smallest number of classes that a column may have.
 
     Raises:
         InputError: A column has fewer than two classes, more than 65,535, or values of several kinds.
@@ -152,32 +152,32 @@ def find_classes(
     values: dict[str, set[object]] = {name: set() for name in names}
     for batch in file.batches(names):
         for name in names:
-            column = plain(batch.column(batch.schema.get_field_index(name)), f"{file.place}, column `{name}`")
+            column = as_labels(batch.column(batch.schema.get_field_index(name)), f"{file.path}, column `{name}`")
             values[name].update(pc.unique(column.drop_null()).to_pylist())
             if len(values[name]) > MAX_CLASSES:
                 raise InputError(
-                    f"{file.place}, column `{name}`: a task should have at most {MAX_CLASSES:,} classes. Got more: is this "
-                    "a name or an id rather than a label? Leave the column out with --tasks."
+                    f"{file.path}, column `{name}`: a task should have at most {MAX_CLASSES:,} classes. Got more: is this "
+                    "a name or an id instead of a label? Leave the column out with --tasks."
                 )
     return {
-        name: name_classes(found, f"{file.place}, column `{name}`", file.is_parquet or name in text_columns, fewest)
+        name: name_classes(found, f"{file.path}, column `{name}`", file.is_parquet or name in text_columns, fewest)
         for name, found in values.items()
     }
 
 
-def name_classes(values: set[object], place: str, as_stored: bool, fewest: int = 2) -> dict[object, str]:
+def name_classes(values: set[object], context: str, as_stored: bool, fewest: int = 2) -> dict[object, str]:
     """Orders and names the classes of a column.
 
     Args:
-        values: Its distinct values.
-        place: For error messages.
-        as_stored: Whether text is text, as in Parquet; else it is read as numbers where all of it can be.
-        fewest: The number of classes that there should be at least.
+        values: The column's distinct values.
+        context: Beginning of error messages.
+        as_stored: Whether text stays text, as in Parquet; otherwise it is read as numbers if all of it can be.
+        fewest: The smallest number of classes that the column may have.
     """
     if not as_stored:
         values = {value for value in values if not is_nan(value)} if all(map(is_number, values)) else values
-        check_one_kind(values, place)
-    numbers = {value: as_number(value, as_stored, place) for value in values}
+        check_one_kind(values, context)
+    numbers = {value: as_number(value, as_stored, context) for value in values}
     if None in numbers.values():
         are_booleans = not as_stored and {str(value).lower() for value in values} <= set(BOOLEANS)
         spell = str.lower if are_booleans else str
@@ -189,22 +189,22 @@ def name_classes(values: set[object], place: str, as_stored: bool, fewest: int =
     if len(classes) < fewest:
         found = f"only {classes[0]!r}" if classes else "no value at all"
         raise InputError(
-            f"{place}: a task should have at least two classes. Got {found}: leave the column out with --tasks."
+            f"{context}: a task should have at least two classes. Got {found}: leave the column out with --tasks."
         )
     return names
 
 
-def check_one_kind(values: set[object], place: str) -> None:
+def check_one_kind(values: set[object], context: str) -> None:
     numbers = sorted(value for value in map(str, values) if is_number(value))
     others = sorted(value for value in map(str, values) if not is_number(value))
     if numbers and others:
         raise InputError(
-            f"{place}: labels should be all numbers or all words. Got {shortened(numbers, 3)} and {shortened(others, 3)}. "
-            "Leave cells without a label empty, or take the column as words with --text-columns."
+            f"{context}: labels should be all numbers or all words. Got {shortened(numbers, 3)} and {shortened(others, 3)}. "
+            "Leave cells without a label empty, or read the column as words with --text-columns."
         )
 
 
-def as_number(value: object, as_stored: bool, place: str) -> int | None:
+def as_number(value: object, as_stored: bool, context: str) -> int | None:
     """Returns a value as an integer, None for words; raises `InputError` for a fraction."""
     if isinstance(value, int):
         return int(value)
@@ -214,7 +214,7 @@ def as_number(value: object, as_stored: bool, place: str) -> int | None:
     if INTEGER.fullmatch(text):
         return int(text)
     if not math.isfinite(float(text)) or float(text) != int(float(text)):
-        raise InputError(f"{place}: labels should be integers, booleans or strings. Got fractions ({text}).")
+        raise InputError(f"{context}: labels should be integers, booleans or strings. Got fractions ({text}).")
     return int(float(text))
 
 
@@ -235,11 +235,11 @@ def known_classes(file: LabelFile, task: Task, found: dict[object, str]) -> dict
     """Checks a column against a task of the set that its rows will join, and returns `found`.
 
     Raises:
-        InputError: It holds a class that the task does not have.
+        InputError: The column holds a class that the task does not have.
     """
     if unknown := sorted(set(found.values()) - set(task.classes)):
         raise InputError(
-            f"{file.place}, column `{task.name}`: the shard set has no class {shortened(unknown)}. It has "
+            f"{file.path}, column `{task.name}`: the shard set has no class {shortened(unknown)}. It has "
             f"{shortened(task.classes)}. Prepare all splits in one call."
         )
     return found

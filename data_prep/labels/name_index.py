@@ -1,9 +1,10 @@
-"""Finds rows by name among millions, with 16 bytes for each: names are compared by a 64-bit hash of this process.
+"""Finds rows by name among millions, with 16 bytes per row: names are compared by a 64-bit hash of this process.
 
-Two names among ten million share a hash with a chance of 3 in a million; duplicates are looked up by the names themselves
-before they are complained about.
+The chance that two of ten million names share a hash is 3 in a million; suspected duplicates are confirmed by the names
+themselves.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 
@@ -18,11 +19,11 @@ def hash_names(names: Sequence[str]) -> np.ndarray:
 
 
 class NameIndex:
-    """Row numbers by name.
+    """Finds row numbers by name.
 
     Args:
-        chunks: Yields the names in order, in chunks; called again only to name duplicates.
-        what: What the names are, for error messages.
+        chunks: Yields the names in order, in chunks; called a second time only to name duplicates.
+        what: What a name is, for error messages.
 
     Raises:
         InputError: A name occurs more than once.
@@ -30,20 +31,20 @@ class NameIndex:
 
     def __init__(self, chunks: Callable[[], Iterator[Sequence[str]]], what: str) -> None:
         hashes = [hash_names(names) for names in chunks()]
-        every = np.concatenate(hashes) if hashes else np.zeros(0, dtype=np.int64)
+        joined = np.concatenate(hashes) if hashes else np.zeros(0, dtype=np.int64)
         del hashes
-        self.order = np.argsort(every, kind="stable").astype(np.uint32 if len(every) < 2**32 else np.int64)
-        self.hashes = every[self.order]
-        del every
-        again = self.hashes[1:] == self.hashes[:-1]
-        if again.any():
-            check_repeated(set(self.hashes[1:][again].tolist()), chunks(), what)
+        self.order = np.argsort(joined, kind="stable").astype(np.uint32 if len(joined) < 2**32 else np.int64)
+        self.hashes = joined[self.order]
+        del joined
+        is_repeated = self.hashes[1:] == self.hashes[:-1]
+        if is_repeated.any():
+            check_repeated(set(self.hashes[1:][is_repeated].tolist()), chunks(), what)
 
     def __len__(self) -> int:
         return len(self.order)
 
     def find(self, names: Sequence[str]) -> np.ndarray:
-        """Returns the row of each name, or of the name without its extension; −1 where there is neither."""
+        """Returns the row of each name, or else of the name without its extension; −1 if neither exists."""
         rows = self._find(hash_names(names))
         unknown = np.flatnonzero(rows < 0).tolist()
         if unknown and len(self):
@@ -54,20 +55,18 @@ class NameIndex:
     def _find(self, hashes: np.ndarray) -> np.ndarray:
         if not len(self):
             return np.full(len(hashes), -1)
-        places = np.minimum(np.searchsorted(self.hashes, hashes), len(self) - 1)
-        return np.where(self.hashes[places] == hashes, self.order[places].astype(np.int64), -1)
+        found = np.minimum(np.searchsorted(self.hashes, hashes), len(self) - 1)
+        return np.where(self.hashes[found] == hashes, self.order[found].astype(np.int64), -1)
 
 
 def check_repeated(suspects: set[int], chunks: Iterable[Sequence[str]], what: str) -> None:
-    """Raises `InputError` with the names of suspected hashes that really occur more than once."""
-    seen: set[str] = set()
-    repeated: dict[str, None] = {}
-    for names in chunks:
-        for name in names:
-            if hash(name) in suspects:
-                if name in seen:
-                    repeated[name] = None
-                seen.add(name)
+    """Raises `InputError` if names really occur more than once; `suspects` are the hashes that do."""
+    check_unique((name for names in chunks for name in names if hash(name) in suspects), what)
+
+
+def check_unique(names: Iterable[str], what: str) -> None:
+    """Raises `InputError` with the first names that occur more than once."""
+    repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
         raise InputError(
             f"Every {what} should be unique. {len(repeated)} occur more than once: {shortened(sorted(repeated))}. "

@@ -1,1 +1,1 @@
-"""The plan of a shard set, before a byte of it is written: names, labels, splits, shards."""
+"""The plan of a shard set, made before any of it is written: names, labels, splits, shards."""

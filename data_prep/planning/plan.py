@@ -1,7 +1,7 @@
-"""The plan of a shard set: every row with its split and shard, on disk, before an image is written.
+"""The plan of a shard set: the split and shard of every row, on disk before an image is written.
 
-Everything that follows is a function of the plan, so any number of processes on any machines write the same bytes, and a
-process that is killed is simply started again.
+Everything that follows is a function of the plan. Any number of processes on any machines write the same bytes, and a process
+that was killed is simply started again.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.labels.matrix import map_matrix
-from data_prep.planning.row_tables import LABELS_FILE, SPLITS_FILE, Spooled, read_names
+from data_prep.planning.row_tables import LABELS_FILE, SPLITS_FILE, RowTables, read_names
 from matl_scale.data.shards.layout import label_dtype, shard_name, split_rank
 from matl_scale.errors import InputError
 from matl_scale.storage.files import hash_text
@@ -30,10 +30,10 @@ class PlannedShard:
     """One tar to be written.
 
     Attributes:
-        file: Its name.
-        split: Of its samples.
-        start: Place of its first sample among those of the split.
-        samples: How many it gets.
+        file: Name of the tar.
+        split: Split of its samples.
+        start: Index of its first sample within the split.
+        samples: Number of its samples.
         first_key: Number of the first sample's key.
     """
 
@@ -49,14 +49,14 @@ class Plan:
     """A plan on disk, opened.
 
     Attributes:
-        folder: Where it is.
+        folder: Folder of the row tables.
         id: Equal for equal input and options.
-        tasks: One per column of the labels.
-        splits: Names, by number.
-        shards: In order.
-        num_rows: Rows of the data set, dropped ones included.
+        tasks: The tasks, one per column of the labels.
+        splits: Names of the splits, by number.
+        shards: The shards, in order.
+        num_rows: Number of rows, including dropped ones.
         resize: Side length in pixels to which images are scaled and cropped, or None.
-        place: Where the images are, for error messages.
+        image_root: Where the images are, for error messages.
     """
 
     folder: Path
@@ -66,7 +66,7 @@ class Plan:
     shards: tuple[PlannedShard, ...]
     num_rows: int
     resize: int | None
-    place: str
+    image_root: str
 
     @property
     def labels(self) -> np.ndarray:
@@ -79,7 +79,7 @@ class Plan:
         return rows[shard.start : shard.start + shard.samples]
 
     def read_names(self, rows: np.ndarray) -> tuple[list[str], np.ndarray]:
-        """Returns the names of some rows, ascending, and the numbers to read their images by."""
+        """Returns the names of some rows, ascending, and the indices to read their images by."""
         return read_names(self.folder, rows)
 
 
@@ -90,25 +90,25 @@ def _rows_of_split(path: Path, id: str, number: int) -> np.ndarray:  # noqa: ARG
 
 
 def rows_of_split(plan: Plan, number: int) -> np.ndarray:
-    """Returns the rows of a split, ascending; kept for the next shard of it."""
+    """Returns the rows of a split, ascending; they are cached for the split's next shard."""
     return _rows_of_split(plan.folder / SPLITS_FILE, plan.id, number)
 
 
-def plan_id(spooled: Spooled, options: dict[str, Any], tasks: Sequence[Task]) -> str:
+def plan_id(tables: RowTables, options: dict[str, Any], tasks: Sequence[Task]) -> str:
     """Returns the id of the plan that these rows and options lead to."""
     declared = [[task.name, list(task.classes), task.source] for task in tasks]
-    return hash_text(json.dumps([spooled.sha256, options, declared], sort_keys=True))
+    return hash_text(json.dumps([tables.sha256, options, declared], sort_keys=True))
 
 
 def cut_shards(
     numbers: np.ndarray, splits: Sequence[str], bytes_per_sample: float, shard_bytes: float, first_key: int
 ) -> list[PlannedShard]:
-    """Cuts each split into shards of equal numbers of samples, about `shard_bytes` large.
+    """Cuts each split into shards with equal numbers of samples and about `shard_bytes` each.
 
     Args:
         numbers: Split number of every row.
-        splits: Names by number.
-        bytes_per_sample: In the tar, on average.
+        splits: Names of the splits, by number.
+        bytes_per_sample: Mean size of a sample in the tar.
         shard_bytes: Largest size of a shard of average samples.
         first_key: Number of the first key.
     """
@@ -128,7 +128,7 @@ def cut_shards(
 
 
 def write_plan(plan: Plan, path: Path) -> None:
-    """Writes a plan, but for its tables, as JSON."""
+    """Writes a plan without its tables as JSON."""
     content = {
         "id": plan.id,
         "tasks": [asdict(task) for task in plan.tasks],
@@ -136,7 +136,7 @@ def write_plan(plan: Plan, path: Path) -> None:
         "shards": [asdict(shard) for shard in plan.shards],
         "num_rows": plan.num_rows,
         "resize": plan.resize,
-        "place": plan.place,
+        "place": plan.image_root,
     }
     path.write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
 
@@ -146,7 +146,7 @@ def read_plan(path: Path, folder: Path) -> Plan:
 
     Args:
         path: Its JSON file.
-        folder: Of its tables.
+        folder: Folder of its tables.
 
     Raises:
         InputError: It cannot be read.
@@ -163,7 +163,7 @@ def read_plan(path: Path, folder: Path) -> Plan:
             shards=tuple(PlannedShard(**shard) for shard in content["shards"]),
             num_rows=content["num_rows"],
             resize=content["resize"],
-            place=content["place"],
+            image_root=content["place"],
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} cannot be read: {error!r}. Delete {path.parent} and begin again.") from error

@@ -1,4 +1,4 @@
-"""The rows of a data set on disk, in order: names, labels and splits, which a plan then refers to by row number."""
+"""The rows of a data set on disk, in order: names, labels and splits, which a plan refers to by row number."""
 
 import hashlib
 import json
@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from data_prep.dataset import Dataset, Rows
+from data_prep.dataset import Chunk, Dataset
 from data_prep.labels.name_index import check_repeated, hash_names
 from data_prep.planning.splits import check_split_name
-from matl_scale.data.images.interface import CHUNK_ROWS
+from matl_scale.data.images.interface import CHUNK_SIZE
 from matl_scale.data.shards.layout import label_dtype
 from matl_scale.errors import InputError
 
@@ -21,14 +21,14 @@ NAMES_SCHEMA = pa.schema({"name": pa.string(), "source": pa.int64()})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spooled:
+class RowTables:
     """The rows of a data set, written to disk in order.
 
     Attributes:
-        folder: Where.
-        splits: Names of splits, by number.
-        num_rows: How many there are.
-        sha256: Of names, labels and splits.
+        folder: Folder of the tables.
+        splits: Names of the splits, by number.
+        num_rows: Number of rows.
+        sha256: Hash of names, labels and splits.
     """
 
     folder: Path
@@ -37,11 +37,11 @@ class Spooled:
     sha256: str
 
 
-def spool(dataset: Dataset, folder: Path) -> Spooled:
+def write_row_tables(dataset: Dataset, folder: Path) -> RowTables:
     """Writes the rows of a data set to `folder`.
 
     Raises:
-        InputError: There is no row, a name occurs twice, or a split has a name that cannot be.
+        InputError: There is no row, a name occurs twice, or a split has an unusable name.
     """
     digest, splits, hashes = hashlib.sha256(), dict[str, int](), list[np.ndarray]()
     dtype = label_dtype(dataset.tasks)
@@ -51,30 +51,30 @@ def spool(dataset: Dataset, folder: Path) -> Spooled:
         pa.OSFile(str(folder / NAMES_FILE), "wb") as names_file,
         pa.ipc.new_file(names_file, NAMES_SCHEMA) as names_writer,
     ):
-        for rows in even_chunks(dataset.rows()):
-            for name in dict.fromkeys(rows.splits):
+        for chunk in even_chunks(dataset.chunks()):
+            for name in dict.fromkeys(chunk.splits):
                 splits.setdefault(check_split_name(name), len(splits))
-            numbers = np.fromiter((splits[name] for name in rows.splits), dtype=np.uint8, count=len(rows.splits))
-            labels = np.ascontiguousarray(rows.labels, dtype=dtype)
-            digest.update("\0".join(rows.names).encode("utf-8", "surrogateescape"))
-            for file, part in ((labels_file, labels), (splits_file, numbers)):
-                digest.update(part.data)
-                part.tofile(file)
-            names_writer.write(pa.record_batch([as_text(rows.names), rows.sources], schema=NAMES_SCHEMA))
-            hashes.append(hash_names(rows.names))
+            numbers = np.fromiter((splits[name] for name in chunk.splits), dtype=np.uint8, count=len(chunk.splits))
+            labels = np.ascontiguousarray(chunk.labels, dtype=dtype)
+            digest.update("\0".join(chunk.names).encode("utf-8", "surrogateescape"))
+            for file, values in ((labels_file, labels), (splits_file, numbers)):
+                digest.update(values.data)
+                values.tofile(file)
+            names_writer.write(pa.record_batch([as_text(chunk.names), chunk.indices], schema=NAMES_SCHEMA))
+            hashes.append(hash_names(chunk.names))
     num_rows = sum(map(len, hashes))
     if not num_rows:
         raise InputError("There should be at least one image with a label row. Got none.")
-    every = np.concatenate(hashes)
+    name_hashes = np.concatenate(hashes)
     hashes.clear()
-    every.sort()
-    check_names(folder, every, num_rows)
+    name_hashes.sort()
+    check_names(folder, name_hashes, num_rows)
     digest.update(json.dumps(list(splits)).encode())
-    return Spooled(folder=folder, splits=list(splits), num_rows=num_rows, sha256=digest.hexdigest())
+    return RowTables(folder=folder, splits=list(splits), num_rows=num_rows, sha256=digest.hexdigest())
 
 
 def as_text(names: Sequence[str]) -> pa.Array:
-    """Returns names as Arrow's text; raises `InputError` for file names that are no UTF-8."""
+    """Returns names as an Arrow array of strings; raises `InputError` for names that are not UTF-8."""
     try:
         texts = pa.array(names, pa.string())
     except UnicodeEncodeError as error:
@@ -84,54 +84,55 @@ def as_text(names: Sequence[str]) -> pa.Array:
     return texts
 
 
-def even_chunks(parts: Iterator[Rows]) -> Iterator[Rows]:
-    """Yields the same rows in chunks of `CHUNK_ROWS`, all but the last."""
-    waiting: list[Rows] = []
+def even_chunks(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+    """Yields the same samples in chunks of `CHUNK_SIZE`, except for the last one."""
+    waiting: list[Chunk] = []
     count = 0
-    for part in parts:
-        waiting.append(part)
-        count += len(part.names)
-        while count >= CHUNK_ROWS:
-            whole = join_rows(waiting)
-            yield cut_rows(whole, 0, CHUNK_ROWS)
-            waiting, count = [cut_rows(whole, CHUNK_ROWS, count)], count - CHUNK_ROWS
+    for chunk in chunks:
+        waiting.append(chunk)
+        count += len(chunk.names)
+        while count >= CHUNK_SIZE:
+            joined = join_chunks(waiting)
+            yield cut_chunk(joined, 0, CHUNK_SIZE)
+            waiting, count = [cut_chunk(joined, CHUNK_SIZE, count)], count - CHUNK_SIZE
     if count:
-        yield join_rows(waiting)
+        yield join_chunks(waiting)
 
 
-def join_rows(parts: Sequence[Rows]) -> Rows:
-    if len(parts) == 1:
-        return parts[0]
-    return Rows(
-        names=[name for part in parts for name in part.names],
-        sources=np.concatenate([part.sources for part in parts]),
-        labels=np.concatenate([part.labels for part in parts]),
-        splits=[split for part in parts for split in part.splits],
+def join_chunks(chunks: Sequence[Chunk]) -> Chunk:
+    if len(chunks) == 1:
+        return chunks[0]
+    return Chunk(
+        names=[name for chunk in chunks for name in chunk.names],
+        indices=np.concatenate([chunk.indices for chunk in chunks]),
+        labels=np.concatenate([chunk.labels for chunk in chunks]),
+        splits=[split for chunk in chunks for split in chunk.splits],
     )
 
 
-def cut_rows(rows: Rows, start: int, stop: int) -> Rows:
-    part = slice(start, stop)
-    return Rows(names=rows.names[part], sources=rows.sources[part], labels=rows.labels[part], splits=rows.splits[part])
+def cut_chunk(chunk: Chunk, start: int, stop: int) -> Chunk:
+    cut = slice(start, stop)
+    return Chunk(names=chunk.names[cut], indices=chunk.indices[cut], labels=chunk.labels[cut], splits=chunk.splits[cut])
 
 
 def read_names(folder: Path, rows: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """Returns the names of some rows, ascending, and the indices to read their images by."""
     names: list[str] = []
-    sources = []
+    indices = []
     with pa.memory_map(str(folder / NAMES_FILE)) as file:
         reader = pa.ipc.open_file(file)
-        for number in np.unique(rows // CHUNK_ROWS).tolist():
-            inside = rows[(rows // CHUNK_ROWS) == number].astype(np.int64) - number * CHUNK_ROWS
+        for number in np.unique(rows // CHUNK_SIZE).tolist():
+            inside = rows[(rows // CHUNK_SIZE) == number].astype(np.int64) - number * CHUNK_SIZE
             batch = reader.get_batch(number).take(pa.array(inside))
             names += batch["name"].to_pylist()
-            sources.append(batch["source"].to_numpy())
-    return names, np.concatenate(sources) if sources else np.zeros(0, dtype=np.int64)
+            indices.append(batch["source"].to_numpy())
+    return names, np.concatenate(indices) if indices else np.zeros(0, dtype=np.int64)
 
 
 def check_names(folder: Path, hashes: np.ndarray, num_rows: int) -> None:
-    """Raises `InputError` if a name occurs twice; `hashes` are those of all names, sorted."""
+    """Raises `InputError` if a name occurs twice; `hashes` are the sorted hashes of all names."""
     suspects = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
     if suspects:
-        starts = range(0, num_rows, CHUNK_ROWS)
-        chunks = (read_names(folder, np.arange(start, min(start + CHUNK_ROWS, num_rows)))[0] for start in starts)
+        starts = range(0, num_rows, CHUNK_SIZE)
+        chunks = (read_names(folder, np.arange(start, min(start + CHUNK_SIZE, num_rows)))[0] for start in starts)
         check_repeated(suspects, chunks, "image name")

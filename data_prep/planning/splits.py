@@ -1,4 +1,4 @@
-"""Which split an image belongs to: given, or drawn by fractions, plainly or so that rare classes reach every split."""
+"""Draws the split of each image by fractions, either plainly or so that rare classes reach every split."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -16,10 +16,10 @@ class Draw:
     """How splits are drawn.
 
     Attributes:
-        fractions: Share of each new split; they add up to 1.
+        fractions: Share of each new split; the shares add up to 1.
         of: The split whose images are dealt out.
-        stratify: Whether classes are dealt out one by one, rare ones first.
-        seed: Of the draw.
+        stratify: Whether classes are dealt out one by one, rare classes first.
+        seed: Seed of the draw.
     """
 
     fractions: Mapping[str, float]
@@ -29,7 +29,7 @@ class Draw:
 
 
 def check_split_name(name: str) -> str:
-    """Returns `name` if it can stand in a file name; raises `InputError` otherwise."""
+    """Returns `name` if it can be part of a file name; raises `InputError` otherwise."""
     if not re.fullmatch(r"[A-Za-z0-9_]{1,50}", name):
         raise InputError(f"A split name should be up to 50 letters, digits and underscores. Got {name!r}.")
     return name
@@ -39,7 +39,7 @@ def parse_fractions(text: str) -> dict[str, float]:
     """Reads `train=0.8,val=0.1,test=0.1`.
 
     Raises:
-        InputError: It has another form, or the fractions do not add up to 1.
+        InputError: The text is malformed, or the fractions do not add up to 1.
     """
     fractions: dict[str, float] = {}
     for part in text.split(","):
@@ -60,11 +60,11 @@ def draw_splits(labels: np.ndarray, tasks: Sequence[Task], draw: Draw) -> np.nda
 
     Args:
         labels: Shape `(num_images, num_tasks)`, −1 = no label.
-        tasks: One per column.
-        draw: How.
+        tasks: The tasks, one per column.
+        draw: How splits are drawn.
 
     Returns:
-        Per image, the place of its split in `draw.fractions`, shape `(num_images,)`, uint8. Without stratification, shares
+        The index of each image's split in `draw.fractions`, shape `(num_images,)`, uint8. Without stratification, the shares
         are exact up to rounding.
     """
     shares = np.array(list(draw.fractions.values()))
@@ -73,19 +73,19 @@ def draw_splits(labels: np.ndarray, tasks: Sequence[Task], draw: Draw) -> np.nda
         return stratify(labels, tasks, shares, order)
     ends = np.round(np.cumsum(shares) * len(labels)).astype(int)[:-1]
     splits = np.empty(len(labels), dtype=np.uint8)
-    for number, rows in enumerate(np.split(order, ends)):
-        splits[rows] = number
+    for number, images in enumerate(np.split(order, ends)):
+        splits[images] = number
     return splits
 
 
 def stratify(labels: np.ndarray, tasks: Sequence[Task], shares: np.ndarray, order: np.ndarray) -> np.ndarray:
     """Deals out images so that every class has its share in every split: iterative stratification of multi-label data
-    (Sechidis, Tsoumakas, Vlahavas, ECML PKDD 2011), with the classes taken once, rarest first.
+    (Sechidis, Tsoumakas, Vlahavas, ECML PKDD 2011), with each class dealt once, rarest first.
 
     Args:
         labels: Shape `(num_images, num_tasks)`.
-        tasks: One per column.
-        shares: Of the splits, shape `(num_splits,)`.
+        tasks: The tasks, one per column.
+        shares: Share of each split, shape `(num_splits,)`.
         order: The images in the order in which they are dealt, shape `(num_images,)`.
 
     Returns:
@@ -94,11 +94,11 @@ def stratify(labels: np.ndarray, tasks: Sequence[Task], shares: np.ndarray, orde
     unset = 255
     splits = np.full(len(labels), unset, dtype=np.uint8)
     for _, column, value in sorted_classes(labels, tasks):
-        rows = order[labels[order, column] == value]
-        free = rows[splits[rows] == unset]
+        images = order[labels[order, column] == value]
+        free = images[splits[images] == unset]
         if len(free):
-            have = np.bincount(splits[rows][splits[rows] != unset], minlength=len(shares))
-            splits[free] = deal(apportion(have, shares, len(rows)))
+            have = np.bincount(splits[images][splits[images] != unset], minlength=len(shares))
+            splits[free] = deal(apportion(have, shares, len(images)))
     free = order[splits[order] == unset]
     have = np.bincount(splits[splits != unset], minlength=len(shares))
     splits[free] = deal(apportion(have, shares, len(labels)))
@@ -109,16 +109,17 @@ def stratify(labels: np.ndarray, tasks: Sequence[Task], shares: np.ndarray, orde
 def repair(
     labels: np.ndarray, tasks: Sequence[Task], splits: np.ndarray, order: np.ndarray, main: int, num_splits: int
 ) -> None:
-    """Moves single images so that every class reaches the main split, and then every split if it has an image for each; as long
-    as that takes no class away from where it is. An image belongs to several classes, so dealing them out in turn can fail.
+    """Moves single images so that every class reaches the main split, and then, if it has enough images, every other split. No
+    image is moved if its split would lose a class. An image belongs to several classes, so dealing out one class after the
+    other can leave a split without one.
 
     Args:
         labels: Shape `(num_images, num_tasks)`.
-        tasks: One per column.
-        splits: The split number of each image, to be changed.
+        tasks: The tasks, one per column.
+        splits: The split number of each image, which is changed.
         order: The images in the order in which they are tried.
         main: Number of the largest split.
-        num_splits: How many there are.
+        num_splits: Number of splits.
     """
     offsets = np.cumsum([0, *(task.num_classes for task in tasks)])
     counts = np.zeros((num_splits, offsets[-1]), dtype=np.int64)
@@ -136,15 +137,15 @@ def repair(
     for split, (_, column, value) in wanted:
         if counts[split, offsets[column] + value]:
             continue
-        for row in order[labels[order, column] == value]:
-            row_labels = labels[row]
-            mine = (offsets[:-1] + row_labels)[row_labels != MISSING]
-            left = counts[splits[row], mine] > 1
-            rare = counts[:, mine].sum(axis=0) < num_splits  # cannot be everywhere; the main split comes first
-            if (left | (rare if split == main else False)).all():
-                counts[splits[row], mine] -= 1
-                counts[split, mine] += 1
-                splits[row] = split
+        for image in order[labels[order, column] == value]:
+            image_labels = labels[image]
+            classes = (offsets[:-1] + image_labels)[image_labels != MISSING]
+            others_stay = counts[splits[image], classes] > 1
+            rare = counts[:, classes].sum(axis=0) < num_splits  # cannot reach every split; the main split comes first
+            if (others_stay | (rare if split == main else False)).all():
+                counts[splits[image], classes] -= 1
+                counts[split, classes] += 1
+                splits[image] = split
                 break
 
 
@@ -159,41 +160,38 @@ def sorted_classes(labels: np.ndarray, tasks: Sequence[Task]) -> list[tuple[int,
 
 
 def apportion(have: np.ndarray, shares: np.ndarray, total: int) -> np.ndarray:
-    """Returns how many more each split gets so that `total` are shared out, none of them below one where that can be.
+    """Returns how many more images each split gets so that `total` are shared out, and each split gets one if possible.
 
     Args:
-        have: What each split has already, shape `(num_splits,)`.
-        shares: Of the splits, adding up to 1.
-        total: What all should have together, at least the sum of `have`.
+        have: Number of images that each split already has, shape `(num_splits,)`.
+        shares: Share of each split; they add up to 1.
+        total: Number of images of all splits together, at least the sum of `have`.
     """
     left = total - int(have.sum())
     wanted = np.maximum(shares * total, 1 if total >= len(shares) else 0)
     need = np.maximum(wanted - have, 0)
     exact = need * (left / need.sum()) if need.sum() > 0 else shares * left
     given = np.floor(exact + 1e-9).astype(int)
-    empty_first = (have + given > 0).astype(float)  # a split without any comes before a larger remainder
-    for place in np.lexsort((-(exact - given), empty_first))[: left - int(given.sum())]:
-        given[place] += 1
+    empty_first = (have + given > 0).astype(float)  # an empty split comes before one with a larger remainder
+    for split in np.lexsort((-(exact - given), empty_first))[: left - int(given.sum())]:
+        given[split] += 1
     return given
 
 
 def deal(given: np.ndarray) -> np.ndarray:
-    """Returns the split numbers of so many images, shape `(given.sum(),)`."""
+    """Returns split numbers, each as often as `given` says, shape `(given.sum(),)`."""
     return np.repeat(np.arange(len(given), dtype=np.uint8), given)
 
 
-def check_classes_in_train(
-    counts: Mapping[str, Sequence[np.ndarray]], tasks: Sequence[Task], place: str = "The label matrix"
-) -> None:
-    """Checks that no class occurs in other splits only: nothing can learn it, and its task's figures would mislead.
+def check_classes_in_train(counts: Mapping[str, Sequence[np.ndarray]], tasks: Sequence[Task]) -> None:
+    """Checks that every class occurs in train: otherwise nothing can learn it, and its task's metrics would mislead.
 
     Args:
-        counts: By split, the samples of each class of each task.
-        tasks: In order.
-        place: For the error message.
+        counts: Number of samples of each class of each task, by split.
+        tasks: The tasks, in order.
 
     Raises:
-        InputError: One does.
+        InputError: A class occurs in other splits only.
     """
     if "train" not in counts:
         return
@@ -206,6 +204,7 @@ def check_classes_in_train(
             found += [f"class `{task.classes[c]}` of task `{task.name}` in {split}" for c in alone]
     if found:
         raise InputError(
-            f"{place} should have every class in train. {len(found)} occur in another split only: {shortened(found, 5)}. Draw "
-            "the splits with --split-fractions and --stratify, leave the task out with --tasks, or empty these labels."
+            f"The label matrix should have every class in train. {len(found)} occur in another split only: "
+            f"{shortened(found, 5)}. Draw the splits with --split-fractions and --stratify, leave the task out with "
+            "--tasks, or empty these labels."
         )

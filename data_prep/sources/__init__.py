@@ -1,1 +1,1 @@
-"""Data sets, one small file each: `build(...)` declares tasks and gives a `Dataset` of rows and images."""
+"""Data sets, one small file each: `build(...)` declares the tasks and returns a `Dataset`."""

@@ -6,7 +6,7 @@ import numpy as np
 
 from data_prep.dataset import Dataset, from_arrays
 from data_prep.sources.files import as_int, locate, read_fields
-from matl_scale.data.images.sources import FolderImages
+from matl_scale.data.images.folder_images import FolderImages
 from matl_scale.errors import InputError
 from matl_scale.tasks import Task
 
@@ -20,20 +20,20 @@ def build(root: Path) -> Dataset:
     path = locate(root, "list_attr_celeba.txt", FOLDERS)
     lines = read_fields(path, fewest=1)
     if len(lines) < 3:
-        raise InputError(f"{path} should have a count, names of attributes, and a line per image. Is the file whole?")
-    count, attributes, rows = lines[0][0], lines[1], lines[2:]
-    if count != str(len(rows)) or any(len(row) != len(attributes) + 1 for row in rows):
-        raise InputError(f"{path} should have {count} images and {len(attributes)} values each. Is the file whole?")
+        raise InputError(f"{path} should have a count, attribute names, and a line per image. Is the file complete?")
+    count, attributes, lines = lines[0][0], lines[1], lines[2:]
+    if count != str(len(lines)) or any(len(line) != len(attributes) + 1 for line in lines):
+        raise InputError(f"{path} should have {count} images and {len(attributes)} values each. Is the file complete?")
     split_path = locate(root, "list_eval_partition.txt", FOLDERS)
     split_of = {
         name: SPLITS[as_int(number, split_path, (0, 1, 2))] for name, number, *_ in read_fields(split_path, fewest=2)
     }
-    names = [row[0] for row in rows]
+    names = [line[0] for line in lines]
     if unknown := [name for name in names if name not in split_of]:
         raise InputError(f"{split_path} has no line for {unknown[0]} and {len(unknown) - 1} more images of {path}.")
     values = {"1": 1, "-1": 0}
     try:
-        labels = np.array([[values[value] for value in row[1:]] for row in rows], dtype=np.int8)
+        labels = np.array([[values[value] for value in line[1:]] for line in lines], dtype=np.int8)
     except KeyError as error:
         raise InputError(f"{path}: values should be 1 or -1. Got {error}.") from error
     return from_arrays(
@@ -41,5 +41,5 @@ def build(root: Path) -> Dataset:
         names=names,
         labels=labels,
         splits=[split_of[name] for name in names],
-        images=FolderImages(place=str(images)),
+        images=FolderImages(root=str(images)),
     )

@@ -1,4 +1,4 @@
-"""CIFAR-10 (Krizhevsky, 2009) as ten one-vs-rest tasks, from the binary archive or, checked, the Python one."""
+"""CIFAR-10 (Krizhevsky, 2009) as ten one-vs-rest tasks, from the binary archive or from the Python archive after a check."""
 
 from pathlib import Path
 
@@ -6,12 +6,12 @@ import numpy as np
 
 from data_prep.dataset import Dataset, from_arrays, one_vs_rest
 from data_prep.sources.download import unpickle_checked, with_torchvision
-from matl_scale.data.images.sources import ArrayImages
+from matl_scale.data.images.array_images import ArrayImages
 from matl_scale.errors import InputError
 from matl_scale.tasks import Task
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-PARTS = {"train": tuple(f"data_batch_{number}" for number in range(1, 6)), "test": ("test_batch",)}
+FILES = {"train": tuple(f"data_batch_{number}" for number in range(1, 6)), "test": ("test_batch",)}
 RECORD_BYTES = 1 + 3 * 32 * 32
 BINARY_FOLDER, PYTHON_FOLDER = "cifar-10-batches-bin", "cifar-10-batches-py"
 
@@ -22,24 +22,24 @@ def build(root: Path) -> Dataset:
     if binary is None:
         with_torchvision("CIFAR10", root)
     pixels, classes, names, splits = [], [], list[str](), list[str]()
-    for split, files in PARTS.items():
+    for split, files in FILES.items():
         for file in files:
-            part = read_binary(binary / f"{file}.bin") if binary else read_python(root / PYTHON_FOLDER / file)
-            classes.append(part[0])
-            pixels.append(part[1])
-            names += [f"cifar10/{file}/{row:05d}.png" for row in range(len(part[0]))]
-            splits += [split] * len(part[0])
+            found = read_binary(binary / f"{file}.bin") if binary else read_python(root / PYTHON_FOLDER / file)
+            classes.append(found[0])
+            pixels.append(found[1])
+            names += [f"cifar10/{file}/{i:05d}.png" for i in range(len(found[0]))]
+            splits += [split] * len(found[0])
     return from_arrays(
         tasks=[Task(name=name, classes=("no", "yes"), source="cifar10") for name in CLASSES],
         names=names,
         labels=one_vs_rest(np.concatenate(classes), len(CLASSES)),
         splits=splits,
-        images=ArrayImages(place=str(root), pixels=np.concatenate(pixels)),
+        images=ArrayImages(root=str(root), pixels=np.concatenate(pixels)),
     )
 
 
 def read_binary(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Reads records of a class byte and 3,072 pixel bytes, channel after channel."""
+    """Reads classes and pixels from records of a class byte and 3,072 pixel bytes, channel after channel."""
     try:
         data = np.fromfile(path, dtype=np.uint8)
     except OSError as error:
@@ -57,6 +57,6 @@ def read_python(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(content["labels"], dtype=np.int64), to_images(np.asarray(content["data"]))
 
 
-def to_images(rows: np.ndarray) -> np.ndarray:
-    """Turns rows of 3,072 bytes, channel after channel, into pixels, shape `(num_images, 32, 32, 3)`."""
-    return rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+def to_images(records: np.ndarray) -> np.ndarray:
+    """Turns records of 3,072 bytes, channel after channel, into pixels, shape `(num_images, 32, 32, 3)`."""
+    return records.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)

@@ -9,7 +9,7 @@ import numpy as np
 
 from data_prep.dataset import Dataset, from_arrays
 from data_prep.sources.files import locate, read_fields
-from matl_scale.data.images.sources import FolderImages
+from matl_scale.data.images.folder_images import FolderImages
 from matl_scale.data.shards.layout import MISSING
 from matl_scale.errors import InputError
 from matl_scale.tasks import Task
@@ -24,18 +24,17 @@ ATTRIBUTE_FOLDERS = (
 
 
 def build(root: Path, min_certainty: int) -> Dataset:
-    """Returns the images in their official train and test parts.
+    """Returns the images in their official train and test splits.
 
     Args:
-        root: Where the archive was unpacked.
+        root: Folder where the archive was unpacked.
         min_certainty: Labels below are missing: 1 not visible, 2 guessing, 3 probably, 4 definitely.
     """
     images = read_fields(locate(root, "images.txt", FOLDERS), fewest=2)
-    parts = read_fields(locate(root, "train_test_split.txt", FOLDERS), fewest=2)
-    is_train = {image: part for image, part, *_ in parts}
+    is_train = {image: flag for image, flag, *_ in read_fields(locate(root, "train_test_split.txt", FOLDERS), fewest=2)}
     attributes = read_fields(locate(root, "attributes.txt", ATTRIBUTE_FOLDERS), fewest=2)
-    row_of = {image: row for row, (image, *_) in enumerate(images)}
-    if unknown := [image for image in row_of if image not in is_train]:
+    index_of = {image: i for i, (image, *_) in enumerate(images)}
+    if unknown := [image for image in index_of if image not in is_train]:
         raise InputError(
             f"{root}: train_test_split.txt has no line for image {unknown[0]} and {len(unknown) - 1} more."
         )
@@ -45,10 +44,10 @@ def build(root: Path, min_certainty: int) -> Dataset:
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             try:
-                # some lines of the published file have more fields than the others; the first four are right
+                # some lines of the published file have extra fields; the first four are right
                 image, attribute, present, certainty = line.split()[:4]
                 if int(certainty) >= min_certainty:
-                    labels[row_of[image], column_of[attribute]] = ("0", "1").index(present)
+                    labels[index_of[image], column_of[attribute]] = ("0", "1").index(present)
             except (ValueError, KeyError) as error:
                 raise InputError(
                     f"{path}, line {number} should be image, attribute, 0 or 1, certainty. Got {line!r}."
@@ -58,5 +57,5 @@ def build(root: Path, min_certainty: int) -> Dataset:
         names=[name for _, name, *_ in images],
         labels=labels,
         splits=["train" if is_train[image] == "1" else "test" for image, *_ in images],
-        images=FolderImages(place=str(locate(root, "images", FOLDERS))),
+        images=FolderImages(root=str(locate(root, "images", FOLDERS))),
     )

@@ -1,7 +1,7 @@
 """Visual Decathlon (Rebuffi, Bilen, Vedaldi, NeurIPS 2017, arXiv 1705.08045): ten data sets, each a task of its own.
 
 Annotations are COCO's JSON, `annotations/NAME_train.json` and `NAME_val.json`, with file names like `data/NAME/train/….jpg`.
-An image has a label for the task of its data set only. The labels of the test images were never published.
+An image has a label only for the task of its data set. The labels of the test images were never published.
 """
 
 import json
@@ -13,7 +13,7 @@ import numpy as np
 
 from data_prep.dataset import Dataset, from_arrays
 from data_prep.sources.files import locate
-from matl_scale.data.images.sources import FolderImages
+from matl_scale.data.images.folder_images import FolderImages
 from matl_scale.data.shards.layout import MISSING, label_dtype
 from matl_scale.errors import InputError
 from matl_scale.tasks import Task
@@ -26,8 +26,14 @@ ANNOTATION_FOLDERS = ("annotations", "decathlon-1.0/annotations", "decathlon-1.0
 IMAGE_FOLDERS = ("data", ".", "decathlon-1.0/data", "decathlon-1.0-data")
 
 
-class Part(NamedTuple):
-    """One split of one data set: image files below the folder of all images, and category ids."""
+class Annotations(NamedTuple):
+    """One split of one data set.
+
+    Attributes:
+        files: Image files below the folder of all images.
+        categories: The category id of each image.
+        names: Names of the categories, by id.
+    """
 
     files: list[str]
     categories: list[int]
@@ -43,21 +49,21 @@ def build(root: Path) -> Dataset:
     images = locate(root, present[0], IMAGE_FOLDERS).parent
     tasks, files, splits, targets = list[Task](), list[str](), list[str](), list[np.ndarray]()
     for name in present:
-        parts = [read_part(annotations / f"{name}_{split}.json") for split in SPLITS]
-        classes = dict(sorted({**parts[1].names, **parts[0].names}.items()))
+        train, val = (read_annotations(annotations / f"{name}_{split}.json") for split in SPLITS)
+        classes = dict(sorted({**val.names, **train.names}.items()))
         index_of = {category: index for index, category in enumerate(classes)}
         tasks.append(Task(name=name, classes=unique_names(classes), source="decathlon"))
-        for split, part in zip(SPLITS, parts, strict=True):
+        for split, part in zip(SPLITS, (train, val), strict=True):
             files += part.files
             splits += [split] * len(part.files)
             targets.append(np.array([index_of[category] for category in part.categories], dtype=np.int32))
     sizes = [len(targets[2 * i]) + len(targets[2 * i + 1]) for i in range(len(present))]
     labels = np.full((len(files), len(tasks)), MISSING, dtype=label_dtype(tasks))
     labels[np.arange(len(files)), np.repeat(np.arange(len(tasks)), sizes)] = np.concatenate(targets)
-    return from_arrays(tasks=tasks, names=files, labels=labels, splits=splits, images=FolderImages(place=str(images)))
+    return from_arrays(tasks=tasks, names=files, labels=labels, splits=splits, images=FolderImages(root=str(images)))
 
 
-def read_part(path: Path) -> Part:
+def read_annotations(path: Path) -> Annotations:
     """Reads the images of a COCO file that have an annotation, one category each."""
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -76,10 +82,10 @@ def read_part(path: Path) -> Part:
         raise InputError(f"{path}: annotations name categories that are not listed: {sorted(unknown)[:5]}.")
     if any(file.startswith("/") or ".." in file.split("/") for file in files):
         raise InputError(f"{path}: file names should stay below the folder of the images.")
-    return Part(files, list(category_of.values()), names)
+    return Annotations(files, list(category_of.values()), names)
 
 
 def unique_names(classes: dict[int, str]) -> tuple[str, ...]:
-    """Returns the names of the classes, with the id behind those that occur twice."""
+    """Returns the names of the classes, followed by the id if a name occurs twice."""
     counts = Counter(classes.values())
     return tuple(name if counts[name] == 1 else f"{name} ({category})" for category, name in classes.items())

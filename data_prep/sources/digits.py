@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 
 from data_prep.dataset import Dataset, from_arrays
-from matl_scale.data.images.sources import ArrayImages
+from matl_scale.data.images.array_images import ArrayImages
 from matl_scale.extras import require
 from matl_scale.tasks import Task
 
@@ -22,19 +22,19 @@ def build(seed: int) -> Dataset:
     from sklearn.model_selection import train_test_split
 
     digits = load_digits()
-    rows = np.arange(len(digits.target))
-    train, rest = train_test_split(rows, test_size=0.3, stratify=digits.target, random_state=seed)
-    val, test = train_test_split(rest, test_size=0.5, stratify=digits.target[rest], random_state=seed)
-    splits = np.empty(len(rows), dtype=object)
-    for name, part in (("train", train), ("val", val), ("test", test)):
-        splits[part] = name
+    indices = np.arange(len(digits.target))
+    train, held_out = train_test_split(indices, test_size=0.3, stratify=digits.target, random_state=seed)
+    val, test = train_test_split(held_out, test_size=0.5, stratify=digits.target[held_out], random_state=seed)
+    splits = np.empty(len(indices), dtype=object)
+    for name, chosen in (("train", train), ("val", val), ("test", test)):
+        splits[chosen] = name
     return from_arrays(
         tasks=[
             Task(name="digit_in_" + "_".join(map(str, subset)), classes=("no", "yes"), source="digits")
             for subset in SUBSETS
         ],
-        names=[f"digits/{row:04d}.png" for row in rows],
+        names=[f"digits/{i:04d}.png" for i in indices],
         labels=np.stack([np.isin(digits.target, subset) for subset in SUBSETS], axis=1).astype(np.int8),
         splits=splits.tolist(),
-        images=ArrayImages(place="scikit-learn", pixels=np.round(digits.images * (255 / 16)).astype(np.uint8)),
+        images=ArrayImages(root="scikit-learn", pixels=np.round(digits.images * (255 / 16)).astype(np.uint8)),
     )

@@ -1,4 +1,4 @@
-"""Known data sets through torchvision, which downloads them and compares them with the published checksums."""
+"""Data sets that torchvision downloads and compares with the published checksums."""
 
 import pickle
 from pathlib import Path
@@ -8,10 +8,10 @@ from matl_scale.errors import InputError
 
 
 def with_torchvision(name: str, root: Path) -> None:
-    """Makes sure that a data set of torchvision lies in its layout below `root`, and is the published one.
+    """Downloads a data set in torchvision's layout below `root`, unless it is there, and checks that it is the published one.
 
     Raises:
-        InputError: It is not there, and cannot be downloaded.
+        InputError: The data set is not there and cannot be downloaded.
     """
     from matl_scale.vision import torchvision
 
@@ -23,8 +23,8 @@ def with_torchvision(name: str, root: Path) -> None:
 
 
 def unpickle_checked(path: Path) -> dict[str, Any]:
-    """Reads a pickle of CIFAR's archives. Only for files that `with_torchvision` has compared with their checksums: anything
-    else could run foreign code."""
+    """Reads a pickle of CIFAR's archives. Only for files that `with_torchvision` has compared with their checksums: any other
+    file could run foreign code."""
     with path.open("rb") as file:
         content: dict[str, Any] = pickle.load(file, encoding="latin1")
     return content

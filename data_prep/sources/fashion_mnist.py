@@ -8,14 +8,14 @@ import numpy as np
 
 from data_prep.dataset import Dataset, from_arrays, one_vs_rest
 from data_prep.sources.download import with_torchvision
-from matl_scale.data.images.sources import ArrayImages
+from matl_scale.data.images.array_images import ArrayImages
 from matl_scale.errors import InputError
 from matl_scale.tasks import Task
 
 CLASSES = (
     "tshirt_top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle_boot",
 )  # fmt: skip
-PARTS = {"train": "train", "test": "t10k"}
+PREFIXES = {"train": "train", "test": "t10k"}
 FOLDERS = (".", "raw", "FashionMNIST/raw")  # as published, and as torchvision lays it out
 
 
@@ -23,25 +23,27 @@ def build(root: Path) -> Dataset:
     """Returns all 70,000 images in their official splits."""
     folder = find_files(root)
     names, pixels, classes, splits = list[str](), [], [], list[str]()
-    for part, prefix in PARTS.items():
+    for split, prefix in PREFIXES.items():
         pixels.append(read_idx(folder, f"{prefix}-images-idx3-ubyte"))
         classes.append(read_idx(folder, f"{prefix}-labels-idx1-ubyte").astype(np.int64))
         count = len(classes[-1])
         if pixels[-1].ndim != 3 or len(pixels[-1]) != count:
-            raise InputError(f"{folder}: the {part} images and labels should match. Got {len(pixels[-1])} and {count}.")
-        names += [f"fashion-mnist/{part}/{row:05d}.png" for row in range(count)]
-        splits += [part] * count
+            raise InputError(
+                f"{folder}: the {split} images and labels should match. Got {len(pixels[-1])} and {count}."
+            )
+        names += [f"fashion-mnist/{split}/{i:05d}.png" for i in range(count)]
+        splits += [split] * count
     return from_arrays(
         tasks=[Task(name=name, classes=("no", "yes"), source="fashion-mnist") for name in CLASSES],
         names=names,
         labels=one_vs_rest(np.concatenate(classes), len(CLASSES)),
         splits=splits,
-        images=ArrayImages(place=str(folder), pixels=np.concatenate(pixels)),
+        images=ArrayImages(root=str(folder), pixels=np.concatenate(pixels)),
     )
 
 
 def find_files(root: Path) -> Path:
-    """Returns the folder below `root` that has the idx files; torchvision downloads them if there is none."""
+    """Returns the folder below `root` with the idx files; torchvision downloads them if there are none."""
     for folder in FOLDERS:
         if any((root / folder).glob("train-images-idx3-ubyte*")):
             return root / folder

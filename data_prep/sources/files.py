@@ -1,4 +1,4 @@
-"""Finds the files of a published data set, wherever its archive was unpacked, and reads its lists."""
+"""Finds the files of a published data set in the folders where its archive may have been unpacked, and reads its lists."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,17 +15,17 @@ def locate(root: Path, name: str, folders: Sequence[str]) -> Path:
     for folder in folders:
         if (root / folder / name).exists():
             return root / folder / name
-    places = ", ".join(str(root / folder) for folder in folders)
+    listed = ", ".join(str(root / folder) for folder in folders)
     raise InputError(
-        f"{name} should be in one of {places}. Unpack the published archives there, or give another --root."
+        f"{name} should be in one of {listed}. Unpack the published archives there, or give another --root."
     )
 
 
 def read_fields(path: Path, fewest: int) -> list[list[str]]:
-    """Reads the lines of a text file as fields between blanks; empty lines are left out.
+    """Reads the lines of a text file as fields separated by blanks, without empty lines.
 
     Raises:
-        InputError: It cannot be read, or a line has fewer than `fewest` fields.
+        InputError: The file cannot be read, or a line has fewer than `fewest` fields.
     """
     try:
         lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
@@ -38,7 +38,7 @@ def read_fields(path: Path, fewest: int) -> list[list[str]]:
 
 
 def as_int(text: str, path: Path, valid: Sequence[int]) -> int:
-    """Reads a number that has to be one of `valid`."""
+    """Reads a number; raises `InputError` unless it is one of `valid`."""
     if text.lstrip("+-").isdigit() and int(text) in valid:
         return int(text)
-    raise InputError(f"{path}: {text!r} should be one of {', '.join(map(str, valid))}. Is the file whole?")
+    raise InputError(f"{path}: {text!r} should be one of {', '.join(map(str, valid))}. Is the file complete?")

@@ -1,7 +1,8 @@
-"""UT-Zappos50K (Yu, Grauman, CVPR 2014): 50,025 shoes with the attributes of the shop.
+"""UT-Zappos50K (Yu, Grauman, CVPR 2014): 50,025 shoes with the attributes that the shop lists.
 
-A column with one value per shoe is a task with these classes. Where shoes have several values at once (`Zipper;Elastic`),
-each value is a binary task, missing where the column is empty, as in the published `meta-data-bin.csv`.
+A column with one value per shoe is a task with these values as classes. If shoes have several values at once
+(`Zipper;Elastic`), each value is a binary task whose labels are missing where the column is empty, as in the published
+`meta-data-bin.csv`.
 """
 
 from pathlib import Path
@@ -12,7 +13,7 @@ import pyarrow.csv
 
 from data_prep.dataset import Dataset, from_arrays
 from data_prep.sources.files import locate
-from matl_scale.data.images.sources import FolderImages
+from matl_scale.data.images.folder_images import FolderImages
 from matl_scale.data.shards.layout import MISSING
 from matl_scale.errors import InputError, shortened
 from matl_scale.tasks import Task
@@ -43,24 +44,24 @@ def build(root: Path) -> Dataset:
         names=[file_of[file] for file in files],
         labels=np.stack([labels for _, labels in declared], axis=1),
         splits=["train"] * len(files),
-        images=FolderImages(place=str(images)),
+        images=FolderImages(root=str(images)),
     )
 
 
 def column_tasks(name: str, values: list[str]) -> list[tuple[Task, np.ndarray]]:
     """Declares the tasks of a column, each with its labels, shape `(num_images,)`."""
-    sets = [[part.strip() for part in value.split(";") if part.strip()] for value in values]
-    classes = sorted({part for parts in sets for part in parts})
+    sets = [[word.strip() for word in value.split(";") if word.strip()] for value in values]
+    classes = sorted({word for words in sets for word in words})
     if len(classes) < 2:
         return []
     if max(map(len, sets)) == 1:
         index_of = {value: index for index, value in enumerate(classes)}
-        labels = np.array([index_of[parts[0]] if parts else MISSING for parts in sets])
+        labels = np.array([index_of[words[0]] if words else MISSING for words in sets])
         return [(Task(name=name, classes=tuple(classes), source="zappos"), labels)]
     return [
         (
             Task(name=f"{name}.{value}", classes=("no", "yes"), source="zappos"),
-            np.array([int(value in parts) if parts else MISSING for parts in sets]),
+            np.array([int(value in words) if words else MISSING for words in sets]),
         )
         for value in classes
     ]

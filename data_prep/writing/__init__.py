@@ -1,1 +1,1 @@
-"""Shards from a plan, and the manifest that closes the set."""
+"""Shards from a plan, and the manifest that completes the set."""

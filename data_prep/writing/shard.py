@@ -1,4 +1,4 @@
-"""Writes the shards of a plan. A shard is done when its table stands in `.work`: that comes last, after the tar."""
+"""Writes the shards of a plan. A shard is finished when its table is in `.work`, which is written last, after the tar."""
 
 import json
 import os
@@ -29,22 +29,22 @@ RECORD_KEY = b"matl_scale"
 
 @dataclass(frozen=True, kw_only=True)
 class ShardOutcome:
-    """What became of a shard: whether it was there already, and the bad images, each with the reason."""
+    """What became of a shard: whether it was finished already, and its bad images, each with the reason."""
 
     file: str
-    kept: bool
+    was_finished: bool
     bad: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardWork:
-    """Writes one shard of a plan, in whatever process.
+    """Writes one shard of a plan, in any process.
 
     Attributes:
         plan: The plan.
         images: Reads the images.
         out: The shard set's folder or URL.
-        skip_bad: Whether bad images are left out; else a shard that has one is not finished.
+        skip_bad: Whether bad images are left out; otherwise a shard with a bad image is not finished.
         scratch: Folder for unfinished files.
     """
 
@@ -57,15 +57,17 @@ class ShardWork:
     def __call__(self, job: int, advance: Advance) -> ShardOutcome:
         shard, out = self.plan.shards[job], Store(self.out)
         record = read_record(out, shard, self.plan.id)
-        if record is not None and is_whole(out, record):
+        if record is not None and is_intact(out, record):
             advance(shard.samples)
-            return ShardOutcome(file=shard.file, kept=True, bad=[(name, reason) for name, reason in record["skipped"]])
+            return ShardOutcome(
+                file=shard.file, was_finished=True, bad=[(name, reason) for name, reason in record["skipped"]]
+            )
         path = self.scratch / f"{shard.file}-{os.getpid()}-{secrets.token_hex(4)}"
         tar = TarWriter(path)
         try:
             blocks, bad = self._fill(tar, shard, advance)
             if bad and not self.skip_bad:
-                return ShardOutcome(file=shard.file, kept=False, bad=bad)
+                return ShardOutcome(file=shard.file, was_finished=False, bad=bad)
             record = {
                 "plan": self.plan.id,
                 "file": shard.file,
@@ -81,7 +83,7 @@ class ShardWork:
             if blocks:
                 out.publish(path, shard.file)
             write_record(out, shard, record, blocks)
-            return ShardOutcome(file=shard.file, kept=False, bad=bad)
+            return ShardOutcome(file=shard.file, was_finished=False, bad=bad)
         except OSError as error:
             raise InputError(
                 f"{out}/{shard.file} cannot be written: {error.strerror or error}. What is finished is kept: run the same "
@@ -95,27 +97,27 @@ class ShardWork:
         self, tar: TarWriter, shard: PlannedShard, advance: Advance
     ) -> tuple[list[pa.RecordBatch], list[tuple[str, str]]]:
         rows = self.plan.rows_of(shard)
-        names, sources = self.plan.read_names(rows)
+        names, indices = self.plan.read_names(rows)
         labels = self.plan.labels
         blocks, bad = list[pa.RecordBatch](), list[tuple[str, str]]()
-        images = zip(range(len(rows)), names, self.images.read(names, sources), strict=True)
-        while block := take_block(images):
-            places, checked = [], []
-            for place, name, data in block:
+        images = zip(range(len(rows)), names, self.images.read(names, indices), strict=True)
+        while block := next_block(images):
+            good, checked = [], []
+            for i, name, data in block:
                 try:
                     checked.append(check_image(data, self.plan.resize))
-                    places.append(place)
+                    good.append(i)
                 except BadImage as error:
                     bad.append((name, str(error)))
-            if places:
-                keys = [sample_key(shard.first_key + place) for place in places]
-                blocks.append(add_block(tar, keys, [names[i] for i in places], checked, labels[rows[places]]))
+            if good:
+                keys = [sample_key(shard.first_key + i) for i in good]
+                blocks.append(add_block(tar, keys, [names[i] for i in good], checked, labels[rows[good]]))
             advance(len(block))
         return blocks, bad
 
 
-def take_block(images: Iterator[tuple[int, str, bytes]]) -> list[tuple[int, str, bytes]]:
-    """Takes as many images as fit into a block."""
+def next_block(images: Iterator[tuple[int, str, bytes]]) -> list[tuple[int, str, bytes]]:
+    """Returns the next images, as many as fit into a block."""
     block, size = [], 0
     for entry in islice(images, BLOCK_SAMPLES):
         block.append(entry)
@@ -128,7 +130,7 @@ def take_block(images: Iterator[tuple[int, str, bytes]]) -> list[tuple[int, str,
 def add_block(
     tar: TarWriter, keys: Sequence[str], names: Sequence[str], images: Sequence[CheckedImage], labels: np.ndarray
 ) -> pa.RecordBatch:
-    """Adds samples to a tar, and returns their rows of the shard's table."""
+    """Adds samples to a tar, and returns their rows in the shard's table."""
     offsets = tar.add(keys, images, labels)
     row_bytes = labels.shape[1] * labels.itemsize
     columns = {
@@ -148,19 +150,19 @@ def add_block(
 
 
 def record_name(file: str) -> str:
-    """Returns where a tar's record stands."""
+    """Returns the name of the table of a finished shard, which also holds its record."""
     return f"{WORK}/{file.removesuffix('.tar')}.parquet"
 
 
 def write_record(out: Store, shard: PlannedShard, record: dict[str, Any], blocks: Sequence[pa.RecordBatch]) -> None:
-    """Writes the table of a finished shard: its samples, digests and labels. One without samples has no columns."""
+    """Writes the table of a finished shard: samples, digests and labels. A table without samples has no columns."""
     table = pa.Table.from_batches(blocks) if blocks else pa.table({})
     table = table.replace_schema_metadata({RECORD_KEY: json.dumps(record).encode()})
     out.write(record_name(shard.file), lambda path: pq.write_table(table, path, compression="zstd"))
 
 
 def read_record(out: Store, shard: PlannedShard, plan_id: str) -> dict[str, Any] | None:
-    """Returns what is recorded of a shard; None if it is not finished, or belongs to another plan."""
+    """Returns the record of a finished shard; None if it is not finished or belongs to another plan."""
     if not out.exists(record_name(shard.file)):
         return None
     try:
@@ -172,8 +174,8 @@ def read_record(out: Store, shard: PlannedShard, plan_id: str) -> dict[str, Any]
     return record if record.get("plan") == plan_id and fits else None
 
 
-def is_whole(out: Store, record: dict[str, Any]) -> bool:
-    """Returns whether a shard's tar is the one that was recorded; a shard without samples has none."""
+def is_intact(out: Store, record: dict[str, Any]) -> bool:
+    """Returns whether a shard's tar is the recorded one; a shard without samples has no tar."""
     name = str(record["file"])
     if not record["samples"]:
         return True
@@ -181,24 +183,24 @@ def is_whole(out: Store, record: dict[str, Any]) -> bool:
 
 
 def write_shards(work: ShardWork, jobs: Sequence[int], workers: int) -> list[ShardOutcome]:
-    """Writes shards of a plan, those excepted that are there already.
+    """Writes shards of a plan, except those that are finished already.
 
     Args:
-        work: How.
-        jobs: Which, by number.
+        work: Writes one shard.
+        jobs: Indices of the shards.
         workers: Number of processes.
 
     Raises:
-        InputError: Images are bad and `skip_bad` is false; all of them are named, and all other shards are finished.
+        InputError: Images are bad and `skip_bad` is false. All bad images are named, and all other shards are finished.
     """
     total = sum(work.plan.shards[job].samples for job in jobs)
     outcomes = list(run_jobs(work, jobs, workers, total, "images"))
     bad = sorted(entry for outcome in outcomes for entry in outcome.bad)
     if bad and not work.skip_bad:
-        raise InputError(describe_bad(bad, work.plan.place))
+        raise InputError(describe_bad(bad, work.plan.image_root))
     return outcomes
 
 
-def describe_bad(bad: Sequence[tuple[str, str]], place: str) -> str:
-    listed = shortened((f"{place}/{name}: {reason}" for name, reason in bad), 5)
+def describe_bad(bad: Sequence[tuple[str, str]], root: str) -> str:
+    listed = shortened((f"{root}/{name}: {reason}" for name, reason in bad), 5)
     return f"{len(bad)} images cannot be used: {listed}. Replace them, or leave them out with --skip-bad."

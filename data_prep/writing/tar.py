@@ -1,7 +1,7 @@
-"""Tars as WebDataset has them, written in blocks: reproducible headers, hashed on the way.
+"""Tars in WebDataset's form, written in blocks and hashed while they are written.
 
-Headers are ustar (POSIX.1-1988) without owner and time, so that equal input gives equal bytes. They are made for a whole
-block at once: `tarfile` takes longer for a header than the rest of the work on a small image takes.
+Headers are ustar (POSIX.1-1988) without owner and time, so that equal input gives equal bytes. The headers of a whole block are
+built at once: for a small image, `tarfile` takes longer to build a header than all other work takes.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ PADDING = bytes(HEADER_BYTES)
 
 
 def build_template() -> np.ndarray:
-    """Returns the header of a nameless empty file, uint8, shape `(512,)`, with the checksum left blank."""
+    """Returns the header of a nameless empty file, uint8, shape `(512,)`, with a blank checksum."""
     member = tarfile.TarInfo("")
     member.mode = 0o644
     header = np.frombuffer(member.tobuf(tarfile.USTAR_FORMAT), dtype=np.uint8).copy()
@@ -61,7 +61,7 @@ class TarWriter:
     """Writes one tar, front to back.
 
     Args:
-        path: Of the new file.
+        path: Path of the new file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -73,8 +73,8 @@ class TarWriter:
         """Adds samples, each as an image and a label row.
 
         Args:
-            keys: Of the samples.
-            images: Of the samples.
+            keys: Keys of the samples.
+            images: Images of the samples.
             labels: Shape `(num_samples, num_tasks)`.
 
         Returns:
@@ -85,9 +85,9 @@ class TarWriter:
         image_headers = memoryview(build_headers(names, sizes).tobytes())
         label_members = build_label_members(keys, labels)
         label_bytes, step = memoryview(label_members.tobytes()), label_members.shape[1]
-        parts: list[bytes | memoryview] = []
+        blocks: list[bytes | memoryview] = []
         for i, image in enumerate(images):
-            parts += (
+            blocks += (
                 image_headers[i * HEADER_BYTES : (i + 1) * HEADER_BYTES],
                 image.data,
                 PADDING[: -len(image.data) % HEADER_BYTES],
@@ -95,26 +95,26 @@ class TarWriter:
             )
         lengths = HEADER_BYTES + padded(sizes) + step
         starts = self.size + np.cumsum(lengths) - lengths
-        self._write(b"".join(parts))
+        self._write(b"".join(blocks))
         return starts + HEADER_BYTES
 
     def close(self) -> str:
         """Ends the tar, waits until it is on disk, and returns its hex SHA-256."""
-        end = 2 * HEADER_BYTES  # and zeros up to a whole record, as tar has it
+        end = 2 * HEADER_BYTES  # then zeros up to a whole record, as tar writes them
         self._write(bytes(end + -(self.size + end) % tarfile.RECORDSIZE))
         os.fsync(self._file.fileno())
         self._file.close()
         return self._sha256.hexdigest()
 
     def abandon(self) -> None:
-        """Closes the file as it is."""
+        """Closes the file without completing it."""
         self._file.close()
 
     def _write(self, data: bytes) -> None:
         self._sha256.update(data)
-        rest = memoryview(data)
-        while rest:
-            rest = rest[self._file.write(rest) :]
+        unwritten = memoryview(data)
+        while unwritten:
+            unwritten = unwritten[self._file.write(unwritten) :]
         self.size += len(data)
 
 

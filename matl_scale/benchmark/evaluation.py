@@ -47,7 +47,7 @@ def write_shards(folder: Path) -> EvalData:
     manifest = write_shard_set(lambda _: dataset, folder)
     assert manifest is not None
     return EvalData(
-        sample_ids=manifest.rows("val"),
+        sample_ids=manifest.sample_ids("val"),
         labels=manifest.labels(),
         reader=SampleReader(manifest),
         image_size=SIZE,
@@ -59,13 +59,13 @@ def write_shards(folder: Path) -> EvalData:
 class SmoothJpegs:
     """JPEGs of small random pixels, shape `(num_images, height, width, 3)`, that are scaled up."""
 
-    place = "memory"
+    root = "memory"
 
     def __init__(self, coarse: np.ndarray) -> None:
         self.coarse = coarse
 
-    def read(self, names: Sequence[str], sources: np.ndarray) -> Iterator[bytes]:  # noqa: ARG002
-        return map(encode_jpeg, self.coarse[sources])
+    def read(self, names: Sequence[str], indices: np.ndarray) -> Iterator[bytes]:  # noqa: ARG002
+        return map(encode_jpeg, self.coarse[indices])
 
 
 def encode_jpeg(coarse: np.ndarray) -> bytes:
@@ -99,7 +99,7 @@ class Case:
         for task_id in range(NUM_TASKS):
             source = EvaluationBatches(data.sample_ids, data.reader, BATCH, 0, 1)
             for batch in build_loader(source, SIZE, 0):
-                labels = torch.from_numpy(data.labels[batch.rows, task_id].astype(np.int64)).to(conditions.device)
+                labels = torch.from_numpy(data.labels[batch.sample_ids, task_id].astype(np.int64)).to(conditions.device)
                 counters.update(task_id, model(normalise(batch.images.to(conditions.device)), task_id), labels)
         counters.compute()
 

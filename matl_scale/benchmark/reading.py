@@ -16,9 +16,9 @@ from data_prep.shard_set import write_shard_set
 from matl_scale.benchmark.evaluation import SmoothJpegs
 from matl_scale.benchmark.figure import Conditions, Figure, Workload, timed
 from matl_scale.benchmark.step import binary_tasks
+from matl_scale.data.images.array_images import ArrayImages
 from matl_scale.data.images.decode import decode_image
 from matl_scale.data.images.interface import Images
-from matl_scale.data.images.sources import ArrayImages
 from matl_scale.data.loading.augment import augment_batch, build_augment
 from matl_scale.data.loading.loader import EvaluationBatches, build_loader
 from matl_scale.data.loading.plan import TaskOrder
@@ -76,7 +76,7 @@ class LazyShards:
 
 def small_pngs() -> Images:
     pixels = np.random.default_rng(0).integers(0, 256, (NUM_PNGS, 32, 32, 3), dtype=np.uint8)
-    return ArrayImages(place="memory", pixels=pixels)
+    return ArrayImages(root="memory", pixels=pixels)
 
 
 def photos() -> Images:

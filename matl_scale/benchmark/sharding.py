@@ -19,7 +19,7 @@ import webdataset as wds
 from data_prep.dataset import Dataset, from_arrays
 from data_prep.sources import cifar100, fashion_mnist
 from matl_scale.benchmark.figure import Conditions, Figure, Workload, timed
-from matl_scale.data.images.sources import ArrayImages, encode_png
+from matl_scale.data.images.array_images import ArrayImages, encode_png
 from matl_scale.tasks import Task
 
 SHARD_MB = 16
@@ -89,9 +89,9 @@ class ImageFiles:
         self._folder = tempfile.TemporaryDirectory()  # deleted with this object
         root, dataset = Path(self._folder.name), self._build()
         lines = [",".join(["image", *(task.name for task in dataset.tasks)])]
-        for rows in dataset.rows():
+        for chunk in dataset.chunks():
             for name, data, row in zip(
-                rows.names, dataset.images.read(rows.names, rows.sources), rows.labels.tolist(), strict=True
+                chunk.names, dataset.images.read(chunk.names, chunk.indices), chunk.labels.tolist(), strict=True
             ):
                 path = (root / "images" / name).with_suffix(".png")
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -146,7 +146,7 @@ def synthetic() -> Dataset:
         labels=generator.integers(0, 2, (NUM_SYNTHETIC, 2)).astype(np.int8),
         splits=["train"] * NUM_SYNTHETIC,
         images=ArrayImages(
-            place="memory", pixels=generator.integers(0, 256, (NUM_SYNTHETIC, 32, 32, 3), dtype=np.uint8)
+            root="memory", pixels=generator.integers(0, 256, (NUM_SYNTHETIC, 32, 32, 3), dtype=np.uint8)
         ),
     )
 

@@ -44,7 +44,7 @@ class OurStep:
         rows = np.arange(BATCH)
         self.sampler = TaskSampler(0, num_tasks, accelerator.num_processes)
         self.batches: Iterator[ImageBatch] = (
-            ImageBatch(rows=rows, images=images, valid=rows >= 0, task=task, index=i)
+            ImageBatch(sample_ids=rows, images=images, valid=rows >= 0, active_task=task, index=i)
             for i in itertools.count()
             for task in self.sampler.tasks(i)[accelerator.process_index :: accelerator.num_processes].tolist()
         )

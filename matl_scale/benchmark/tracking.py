@@ -21,7 +21,7 @@ from data_prep.planning.make_plan import Options
 from data_prep.shard_set import write_shard_set
 from matl_scale.benchmark.figure import Conditions, Figure
 from matl_scale.benchmark.pages import find_chromium, run_page_seconds
-from matl_scale.data.images.sources import ArrayImages
+from matl_scale.data.images.array_images import ArrayImages
 from matl_scale.data.loading.loader import DataConfig
 from matl_scale.models.backbones import ModelConfig
 from matl_scale.models.network import RoutingConfig
@@ -68,7 +68,7 @@ def random_set(_: Path) -> Dataset:
         names=[f"{i:04d}.png" for i in range(NUM_IMAGES)],
         labels=generator.integers(0, 2, (NUM_IMAGES, NUM_TASKS)).astype(np.int8),
         splits=["val" if i % 3 == 2 else "train" for i in range(NUM_IMAGES)],
-        images=ArrayImages(place="memory", pixels=pixels),
+        images=ArrayImages(root="memory", pixels=pixels),
     )
 
 

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from matl_scale.data.images.decode import decode_image
-from matl_scale.data.loading.loader import worker_of
+from matl_scale.data.loading.loader import current_worker
 from matl_scale.errors import InputError
 
 
@@ -58,7 +58,7 @@ class UnlabelledImages(IterableDataset[UnlabelledBatch]):
             yield UnlabelledBatch(names=[], images=empty, damaged=[], problem=str(error))
 
     def _batches(self) -> Iterator[UnlabelledBatch]:
-        worker, num_workers = worker_of()
+        worker, num_workers = current_worker()
         number = 0
         for names, sources in self.images.names():
             for start in range(0, len(names), self.batch_size):

@@ -48,7 +48,7 @@ def check_batches(config: DataConfig, data: RunData) -> Iterator[Finding]:
 
 def check_labels(data: RunData, split: str) -> Iterator[Finding]:
     """Checks that every task can be learned from a split, or measured on it."""
-    counts = count_classes(data.tasks, data.labels[data.manifest.rows(split)])
+    counts = count_classes(data.tasks, data.labels[data.manifest.sample_ids(split)])
     totals = np.array([count.sum() for count in counts])
     present = np.array([(count > 0).sum() for count in counts])
     complete = present == [task.num_classes for task in data.tasks]

@@ -163,7 +163,7 @@ def build_components(config: Config, data: RunData, accelerator: Accelerator, op
     world_size, rank, seed = accelerator.num_processes, accelerator.process_index, config.run.seed
     num_slots = world_size * config.train.accumulate
     state, trunk = build_state(config, data, accelerator, opened)
-    train_ids = data.manifest.rows(TRAIN_SPLIT)
+    train_ids = data.manifest.sample_ids(TRAIN_SPLIT)
     order = TaskOrder(seed, config.data.batch_size, data.labels, train_ids, config.data.balance)
     sampler = build_sampler(config.tasks, data.task_names, data.count_labelled(TRAIN_SPLIT), seed, num_slots)
     plan = SlotPlan(order, sampler.tasks, world_size, state.sampling_step(num_slots), state.draws)

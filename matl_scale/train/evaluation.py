@@ -130,7 +130,7 @@ class Evaluator:
                     broken_off += 1
                     break
                 damage += batch.damage
-                labels = self.data.labels[batch.rows]
+                labels = self.data.labels[batch.sample_ids]
                 labels[~batch.valid] = MISSING
                 self._count(counters, batch, labels, predictions)
         self.predictor.start()
@@ -162,4 +162,4 @@ class Evaluator:
             if log is not None:
                 log.add(task_id, chosen, logits)
         if log is not None:
-            log.end(batch.rows)
+            log.end(batch.sample_ids)

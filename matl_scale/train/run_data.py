@@ -52,7 +52,7 @@ class RunData:
 
     def count_labelled(self, split: str) -> np.ndarray:
         """Returns the number of labelled samples of each task in a split, shape `(num_tasks,)`."""
-        return (self.labels[self.manifest.rows(split)] != MISSING).sum(axis=0)
+        return (self.labels[self.manifest.sample_ids(split)] != MISSING).sum(axis=0)
 
     def count_tars(self, split: str) -> int:
         """Returns the number of tars of a split."""
@@ -76,7 +76,7 @@ class RunData:
 
     def evaluation(self, split: str) -> EvalData:
         """Returns a split to evaluate."""
-        sample_ids = self.manifest.rows(split)
+        sample_ids = self.manifest.sample_ids(split)
         self.manifest.check_shards(split)
         return EvalData(
             sample_ids=sample_ids,

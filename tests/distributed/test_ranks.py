@@ -18,7 +18,7 @@ from helpers.ranks import run_ranks
 from helpers.reference import counts_of_draws, largest_difference, reference_run
 from helpers.run_configs import ADAMW, assert_identical, build_config, saved_state
 from helpers.shard_sets import ShardSet
-from matl_scale.data.images.sources import ArrayImages
+from matl_scale.data.images.array_images import ArrayImages
 from matl_scale.data.loading.loader import DataConfig
 from matl_scale.metrics.names import METRICS
 from matl_scale.metrics.task_metrics import TaskMetrics
@@ -92,7 +92,7 @@ def test_float32_ranks_agree_to_rounding(variants: dict[str, Config], small_set:
 def test_the_rare_task_was_drawn(variants: dict[str, Config], small_set: ShardSet) -> None:
     """Guards the tests above: they would prove less without its batches of three."""
     assert counts_of_draws(variants["sgd"], NUM_SLOTS, 6)[5] > 3
-    assert (small_set.manifest.labels()[small_set.manifest.rows("train"), 5] >= 0).sum() == 3
+    assert (small_set.manifest.labels()[small_set.manifest.sample_ids("train"), 5] >= 0).sum() == 3
 
 
 def test_batches_without_labels_stop_no_rank(small_set: ShardSet, tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_evaluation_counts_each_sample_once_on_any_number_of_ranks(
         for other in found[1:]:  # every rank knows all
             np.testing.assert_array_equal(found[0].counts, other.counts)
         results[world_size] = found[0]
-    labels = small_set.manifest.labels()[small_set.manifest.rows("val")]
+    labels = small_set.manifest.labels()[small_set.manifest.sample_ids("val")]
     assert results[1].counts.tolist() == (labels >= 0).sum(axis=0).tolist()
     for world_size in (2, 3):
         np.testing.assert_array_equal(results[world_size].counts, results[1].counts)
@@ -260,7 +260,7 @@ def write_wide_set(root: Path, num_tasks: int) -> Path:
         names=[f"{i}.png" for i in range(24)],
         labels=labels,
         splits=["train"] * 22 + ["val"] * 2,
-        images=ArrayImages(place="memory", pixels=pixels),
+        images=ArrayImages(root="memory", pixels=pixels),
     )
     write_shard_set(lambda _: dataset, root)
     return root

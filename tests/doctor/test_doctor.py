@@ -66,7 +66,7 @@ def complaints(findings: Iterator[Finding]) -> list[Finding]:
 
 def test_labels_that_teach_nothing_are_named(config: Config, data: RunData) -> None:
     labels = data.labels.copy()
-    train = data.manifest.rows("train")
+    train = data.manifest.sample_ids("train")
     labels[train, 0] = -1
     labels[train, 1] = np.where(labels[train, 1] >= 0, 0, -1)
     texts = [finding.text for finding in complaints(check_data(config, replace(data, labels=labels), 2))]

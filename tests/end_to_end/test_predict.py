@@ -112,7 +112,7 @@ def test_what_cannot_be_decoded_is_listed_and_ends_with_1(
         (["--tasks", "tusk_2"], "Did you mean `task_2`?"),
         (["--out", "nowhere/at/all.parquet"], "there is no folder nowhere/at"),
         (["--images", "empty"], "holds no image"),
-        (["--images", "broken.tar"], "broken.tar cannot be read as a tar"),
+        (["--images", "broken.tar"], "broken.tar cannot be read as an uncompressed tar"),
         (["--images", "cut.tar"], "is damaged or cut off at byte"),
         (["--checkpoint", "elsewhere"], "is not a complete checkpoint"),
         (["--batch-size", "0"], "`--batch-size` should be at least 1"),

@@ -15,7 +15,7 @@ from scipy.special import ndtri
 from data_prep.dataset import from_arrays
 from data_prep.planning.make_plan import Options
 from data_prep.shard_set import write_shard_set
-from matl_scale.data.images.sources import ArrayImages
+from matl_scale.data.images.array_images import ArrayImages
 from matl_scale.data.shards.manifest import Manifest, read_manifest
 from matl_scale.data.shards.reader import SampleReader
 from matl_scale.metrics.names import METRICS
@@ -114,7 +114,7 @@ def write_run(folder: Path, made_up: MadeUp, shards: Path | None = None) -> RunH
     test_set = f"world {made_up.world}"
     if shards is not None:
         manifest = read_manifest(shards)
-        sample_ids, test_set = manifest.rows(made_up.split), manifest.hash_shards(made_up.split)
+        sample_ids, test_set = manifest.sample_ids(made_up.split), manifest.hash_shards(made_up.split)
         tasks, labels = list(manifest.tasks), manifest.labels()[sample_ids].astype(np.int16)
         keys = SampleReader(manifest).keys(sample_ids)
     predicted, confidences, skill = predict(made_up, tasks, labels)
@@ -243,7 +243,7 @@ def write_shapes(root: Path, made_up: MadeUp, size: int = 48) -> Manifest:
         names=[f"shapes/{i:05d}.png" for i in range(len(labels))],
         labels=labels,
         splits=[made_up.split] * len(labels),
-        images=ArrayImages(place="memory", pixels=pixels),
+        images=ArrayImages(root="memory", pixels=pixels),
     )
     manifest = write_shard_set(lambda _: dataset, root, Options())
     assert manifest is not None

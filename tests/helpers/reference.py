@@ -26,8 +26,10 @@ def run_steps(config: Config, data: ShardSet, num_slots: int) -> RoutedModel:
     manifest = data.manifest
     labels = manifest.labels()
     source_row = [int(path[-7:-4]) for path in manifest.samples["path"].to_pylist()]
-    labelled = (labels[manifest.rows("train")] >= 0).sum(axis=0)
-    order = TaskOrder(config.run.seed, config.data.batch_size, labels, manifest.rows("train"), config.data.balance)
+    labelled = (labels[manifest.sample_ids("train")] >= 0).sum(axis=0)
+    order = TaskOrder(
+        config.run.seed, config.data.batch_size, labels, manifest.sample_ids("train"), config.data.balance
+    )
     draws = [0] * len(manifest.tasks)
     sampler = build_sampler(config.tasks, manifest.task_names, labelled, config.run.seed, num_slots)
     model = build_model(

@@ -8,7 +8,7 @@ import numpy as np
 from data_prep.dataset import Dataset, from_arrays
 from data_prep.planning.make_plan import Options
 from data_prep.shard_set import write_shard_set
-from matl_scale.data.images.sources import ArrayImages
+from matl_scale.data.images.array_images import ArrayImages
 from matl_scale.data.shards.manifest import Manifest
 from matl_scale.tasks import Task
 
@@ -44,7 +44,7 @@ def small_dataset(num_images: int = 90, size: int = 16, missing: float = 0.3) ->
         names=[f"images/{i:03d}.png" for i in range(num_images)],
         labels=labels,
         splits=splits.tolist(),
-        images=ArrayImages(place="memory", pixels=pixels),
+        images=ArrayImages(root="memory", pixels=pixels),
     )
     return dataset, pixels
 
@@ -53,5 +53,5 @@ def write_small_set(root: Path) -> ShardSet:
     dataset, pixels = small_dataset()
     manifest = write_shard_set(lambda _: dataset, root, Options(shard_mb=0.03))
     assert manifest is not None
-    labels = next(dataset.rows()).labels
+    labels = next(dataset.chunks()).labels
     return ShardSet(root=root, manifest=manifest, pixels=pixels, labels=labels)

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from matl_scale.data.images.sources import encode_png
+from matl_scale.data.images.array_images import encode_png
 
 
 def write_images(root: Path, count: int, size: int = 8) -> list[str]:

@@ -30,7 +30,7 @@ from matl_scale.train.step.train_step import labelled_loss, select_labelled
 
 
 def plan_of(manifest: Manifest, world_size: int = 1, batch_size: int = 7) -> SlotPlan:
-    order = TaskOrder(0, batch_size, manifest.labels(), manifest.rows("train"))
+    order = TaskOrder(0, batch_size, manifest.labels(), manifest.sample_ids("train"))
     num_tasks = len(manifest.tasks)
     return SlotPlan(order, TaskSampler(0, num_tasks, 2).tasks, world_size, 3, np.zeros(num_tasks, dtype=np.int64))
 
@@ -47,11 +47,10 @@ def take(source: TrainBatches | StreamBatches, count: int, workers: int = 0) -> 
     return batches
 
 
-def check_pixels(batch: ImageBatch, data: ShardSet, rows: np.ndarray | None = None) -> None:
+def check_pixels(batch: ImageBatch, data: ShardSet) -> None:
     paths = data.manifest.samples["path"]
-    chosen = batch.valid if rows is None else rows
-    pixels = np.stack([data.pixels[int(paths[row].as_py()[-7:-4])] for row in batch.rows[chosen].tolist()])
-    np.testing.assert_array_equal(batch.images[torch.from_numpy(chosen)].permute(0, 2, 3, 1).numpy(), pixels)
+    pixels = np.stack([data.pixels[int(paths[row].as_py()[-7:-4])] for row in batch.sample_ids[batch.valid].tolist()])
+    np.testing.assert_array_equal(batch.images[torch.from_numpy(batch.valid)].permute(0, 2, 3, 1).numpy(), pixels)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -60,9 +59,9 @@ def test_batches_are_the_planned_samples(small_set: ShardSet, workers: int) -> N
     labels = small_set.manifest.labels()
     planned = source.plan.batches(rank=1, worker=0, num_workers=1)
     for batch, expected in zip(take(source, 12, workers), planned, strict=False):
-        assert (batch.index, batch.task) == (expected.index, expected.task)
-        assert batch.rows.tolist() == expected.rows.tolist()
-        assert (labels[batch.rows, batch.task] >= 0).all()
+        assert (batch.index, batch.active_task) == (expected.index, expected.active_task)
+        assert batch.sample_ids.tolist() == expected.sample_ids.tolist()
+        assert (labels[batch.sample_ids, batch.active_task] >= 0).all()
         assert batch.valid.all()
         check_pixels(batch, small_set)
 
@@ -73,7 +72,7 @@ def test_a_store_behind_a_url_gives_the_same_batches(small_set: ShardSet) -> Non
     remote.put(f"{small_set.root}/", "/bucket/set/", recursive=True)
     local, distant = (take(source_of(root), 8) for root in (small_set.root, "memory://bucket/set"))
     for one, two in zip(local, distant, strict=True):
-        assert one.rows.tolist() == two.rows.tolist()
+        assert one.sample_ids.tolist() == two.sample_ids.tolist()
         assert torch.equal(one.images, two.images)
     remote.rm("/bucket", recursive=True)
 
@@ -81,7 +80,7 @@ def test_a_store_behind_a_url_gives_the_same_batches(small_set: ShardSet) -> Non
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_stream_reads_every_sample_once_per_epoch(small_set: ShardSet, workers: int) -> None:
     manifest = small_set.manifest
-    rows: list[int] = []
+    sample_ids: list[int] = []
     for rank in range(2):
         plan = plan_of(manifest, world_size=2, batch_size=1)
         source = StreamBatches(manifest, "train", plan, SampleReader(manifest), rank, buffer=8)
@@ -89,8 +88,8 @@ def test_a_stream_reads_every_sample_once_per_epoch(small_set: ShardSet, workers
         batches = take(source, int(per_rank.sum()), workers)
         for batch in batches:
             check_pixels(batch, small_set)
-        rows += [int(batch.rows[0]) for batch in batches]
-    counts = np.bincount(rows, minlength=60)
+        sample_ids += [int(batch.sample_ids[0]) for batch in batches]
+    counts = np.bincount(sample_ids, minlength=60)
     assert counts.sum() == 120
     assert counts.min() >= 1  # two epochs' worth of reading: each rank reads its own tars, twice on average
 
@@ -150,10 +149,10 @@ def test_a_damaged_image_is_skipped_counted_and_listed(
     accelerator, batches = build_accelerator("fp32"), take(source_of(root), 60, workers)
     for batch in batches:
         share_damage(accelerator, log, batch.damage, tmp_path)
-    hit = [batch for batch in batches if row in batch.rows]
+    hit = [batch for batch in batches if row in batch.sample_ids]
     assert hit
     for batch in batches:
-        assert (batch.valid == (batch.rows != row)).all()
+        assert (batch.valid == (batch.sample_ids != row)).all()
         check_pixels(batch, small_set)
     assert list(log.found) == [row]
     assert (RunFolder(tmp_path).damaged_file).read_text().count("\n") == 1
@@ -182,9 +181,9 @@ def test_a_tar_of_another_set_never_trains(small_set: ShardSet, tmp_path: Path, 
     batches = take(source, 60)
     sizes = np.cumsum([0, *manifest.shard_sizes])
     lost = set(range(sizes[1], sizes[2]))
-    assert {damage.row for batch in batches for damage in batch.damage} == lost
+    assert {damage.sample_id for batch in batches for damage in batch.damage} == lost
     for batch in batches:
-        assert set(batch.rows[~batch.valid].tolist()) <= lost
+        assert set(batch.sample_ids[~batch.valid].tolist()) <= lost
         if batch.valid.any():
             check_pixels(batch, small_set)
 

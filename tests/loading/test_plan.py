@@ -25,35 +25,35 @@ def build_order(batch_size: int = 8, seed: int = 0, balance: float = 0.0) -> Tas
 
 
 def read(
-    world_size: int, num_workers: int, turns: int, slots: int, turn: int = 0, draws: np.ndarray | None = None
+    world_size: int, num_workers: int, steps: int, slots: int, first_step: int = 0, draws: np.ndarray | None = None
 ) -> dict:  # type: ignore[type-arg]
-    """Reads as the ranks' loaders do, worker after worker, and returns task and rows of every slot by its place."""
+    """Reads as the ranks' loaders do, worker after worker, and returns the task and samples of every slot by its index."""
     sampler = TaskSampler(0, NUM_TASKS, slots)
     before = np.zeros(NUM_TASKS, dtype=np.int64) if draws is None else draws
-    plan = SlotPlan(build_order(), sampler.tasks, world_size, turn, before)
+    plan = SlotPlan(build_order(), sampler.tasks, world_size, first_step, before)
     found = {}
     for rank in range(world_size):
         workers = [plan.batches(rank=rank, worker=worker, num_workers=num_workers) for worker in range(num_workers)]
-        for local in range(turns * slots // world_size):
+        for local in range(steps * slots // world_size):
             batch = next(workers[local % num_workers])
             assert batch.index % slots % world_size == rank
-            found[batch.index] = (batch.task, batch.rows.tolist())
+            found[batch.index] = (batch.active_task, batch.sample_ids.tolist())
     return found
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 6])
 @pytest.mark.parametrize("num_workers", [1, 2, 3, 5])
 def test_any_ranks_and_workers_read_the_same_sequence(world_size: int, num_workers: int) -> None:
-    found = read(world_size, num_workers, turns=10, slots=6)
-    assert found == read(1, 1, turns=10, slots=6)
+    found = read(world_size, num_workers, steps=10, slots=6)
+    assert found == read(1, 1, steps=10, slots=6)
     assert sorted(found) == list(range(60))
 
 
 @pytest.mark.parametrize(("world_size", "num_workers"), [(1, 1), (2, 2), (3, 4)])
 def test_reading_from_a_position_equals_reading_on(world_size: int, num_workers: int) -> None:
-    whole = read(world_size, num_workers, turns=10, slots=6)
+    whole = read(world_size, num_workers, steps=10, slots=6)
     draws = np.bincount([task for index, (task, _) in whole.items() if index < 24], minlength=NUM_TASKS)
-    rest = read(world_size, num_workers + 1, turns=6, slots=6, turn=4, draws=draws)
+    rest = read(world_size, num_workers + 1, steps=6, slots=6, first_step=4, draws=draws)
     assert rest == {index: batch for index, batch in whole.items() if index >= 24}
 
 
@@ -131,13 +131,15 @@ def test_the_sequence_is_endless_and_lazy() -> None:
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5])
 @pytest.mark.parametrize("num_workers", [1, 2, 4])
 @pytest.mark.parametrize("count", [1, 4, 7, 30])
-def test_evaluation_has_every_row_once(world_size: int, num_workers: int, count: int) -> None:
-    rows = np.arange(count) * 3 + 1
-    parts = [
-        batch
+def test_evaluation_has_every_sample_once(world_size: int, num_workers: int, count: int) -> None:
+    sample_ids = np.arange(count) * 3 + 1
+    batches = [
+        batch.sample_ids
         for rank in range(world_size)
         for worker in range(num_workers)
-        for batch in plan_evaluation(rows, 4, rank=rank, world_size=world_size, worker=worker, num_workers=num_workers)
+        for batch in plan_evaluation(
+            sample_ids, 4, rank=rank, world_size=world_size, worker=worker, num_workers=num_workers
+        )
     ]
-    assert sorted(np.concatenate(parts).tolist()) == rows.tolist()
-    assert max(len(part) for part in parts) <= 4
+    assert sorted(np.concatenate(batches).tolist()) == sample_ids.tolist()
+    assert max(len(batch) for batch in batches) <= 4

@@ -344,8 +344,6 @@ def test_a_remote_call_keeps_the_first_cuts(tmp_path: Path) -> None:
 def test_an_image_that_cannot_be_read_now_is_not_left_out(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from matl_scale.data.images import sources as image_sources
-
     opened = os.open
 
     def failing(path: str, flags: int, *others: object, **named: object) -> int:
@@ -354,7 +352,7 @@ def test_an_image_that_cannot_be_read_now_is_not_left_out(
         return opened(path, flags, *others, **named)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(image_sources.os, "open", failing)
+        patch.setattr(os, "open", failing)
         assert matl_data(command(source, tmp_path / "set", "--workers", "1", "--skip-bad")) == 2
     assert "0077.png cannot be read: Too many open files" in capsys.readouterr().err
     assert matl_data(command(source, tmp_path / "set", "--workers", "1", "--skip-bad")) == 0

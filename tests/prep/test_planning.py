@@ -12,12 +12,12 @@ import pytest
 from data_prep.image_check import BadImage, check_image
 from data_prep.labels.matrix import ColumnRoles, read_labels
 from data_prep.labels.name_index import NameIndex
-from data_prep.planning.duplicates import find_duplicates
+from data_prep.planning.copies import find_copies
 from data_prep.planning.splits import Draw, draw_splits
 from data_prep.writing.tar import build_headers
 from helpers.commands import matl_data
 from helpers.sources_on_disk import write_images
-from matl_scale.data.images.sources import encode_png
+from matl_scale.data.images.array_images import encode_png
 from matl_scale.data.shards.manifest import read_manifest
 from matl_scale.errors import InputError
 from matl_scale.tasks import Task
@@ -168,13 +168,13 @@ def test_duplicates_against_a_slow_search() -> None:
         [bytes([value]) * 8 + b"x" * 8 for value in values[50:]], dtype="V16"
     )  # halves that collide
     ranks = generator.integers(0, 3, 100)
-    copies, kept = find_duplicates(digests, ranks)
+    copies, originals = find_copies(digests, ranks)
     groups: dict[bytes, list[int]] = {}
     for row, digest in enumerate(digests):
         groups.setdefault(digest.tobytes(), []).append(row)
     best = {digest: min(rows, key=lambda row: (ranks[row], row)) for digest, rows in groups.items()}
     expected = {row: best[digest] for digest, rows in groups.items() for row in rows if row != best[digest]}
-    assert dict(zip(copies.tolist(), kept.tolist(), strict=True)) == expected
+    assert dict(zip(copies.tolist(), originals.tolist(), strict=True)) == expected
 
 
 def test_headers_are_those_of_tarfile() -> None:

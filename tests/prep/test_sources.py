@@ -15,7 +15,7 @@ from PIL import Image
 from data_prep.dataset import Dataset
 from data_prep.sources import celeba, cifar10, cifar100, cub, decathlon, digits, fashion_mnist, zappos
 from helpers.commands import matl_data
-from matl_scale.data.images.sources import encode_png
+from matl_scale.data.images.array_images import encode_png
 from matl_scale.data.shards.manifest import read_manifest
 from matl_scale.errors import InputError
 
@@ -27,15 +27,15 @@ def write_jpeg(path: Path, shade: int) -> None:
 
 def content(dataset: Dataset) -> tuple[list[str], np.ndarray, list[str], list[int]]:
     """Returns names, labels, splits, and the brightness of each image."""
-    rows = list(dataset.rows())
+    chunks = list(dataset.chunks())
     shades = []
-    for part in rows:
-        for data in dataset.images.read(part.names, part.sources):
+    for chunk in chunks:
+        for data in dataset.images.read(chunk.names, chunk.indices):
             with Image.open(io.BytesIO(data)) as image:
                 shades.append(round(float(np.asarray(image).mean())))
-    names = [name for part in rows for name in part.names]
-    splits = [split for part in rows for split in part.splits]
-    return names, np.concatenate([part.labels for part in rows]), splits, shades
+    names = [name for chunk in chunks for name in chunk.names]
+    splits = [split for chunk in chunks for split in chunk.splits]
+    return names, np.concatenate([chunk.labels for chunk in chunks]), splits, shades
 
 
 def test_digits_are_175_tasks() -> None:

@@ -1,2 +1,2 @@
-"""Where images come from, for data preparation and prediction alike:
-folders, Parquet, tars, arrays; and how they are decoded. No torch."""
+"""Where images come from, for data preparation and prediction alike (folders, Parquet, tars, arrays), and how they are decoded.
+No torch."""

@@ -1,7 +1,7 @@
 """Decodes images to RGB squares. No torch.
 
-JPEG goes through simplejpeg (libjpeg-turbo), which scales while it decodes: 1.5 to 5 times faster than Pillow, and the
-fastest measured that reports cut-off files. It works beside any build of torch. Everything else goes through Pillow.
+JPEG is decoded by simplejpeg (libjpeg-turbo), which scales while it decodes: it is 1.5 to 5 times faster than Pillow, and the
+fastest decoder measured that reports truncated files. It works with any build of torch. Pillow decodes everything else.
 """
 
 import io
@@ -16,24 +16,24 @@ JPEG_START = b"\xff\xd8\xff"
 
 
 def decode_image(data: bytes, size: int) -> np.ndarray:
-    """Decodes an image; one of another shape is scaled and centre-cropped.
+    """Decodes an image. An image of another shape is scaled and centre-cropped.
 
     Args:
-        data: Encoded.
+        data: The encoded image.
         size: Side length in pixels.
 
     Returns:
         uint8 RGB, shape `(size, size, 3)`.
 
     Raises:
-        ValueError, OSError, SyntaxError, …: It is damaged; Pillow's codecs raise many kinds.
+        ValueError, OSError, SyntaxError, …: The image is damaged; Pillow's codecs raise many kinds of errors.
     """
     if data.startswith(JPEG_START):
         try:
             pixels = simplejpeg.decode_jpeg(data, min_height=size, min_width=size, min_factor=1)
             return pixels if pixels.shape[:2] == (size, size) else np.asarray(fit_square(Image.fromarray(pixels), size))
         except ValueError:
-            pass  # it is strict about harmless flaws, and knows no CMYK; Pillow decides
+            pass  # simplejpeg rejects harmless flaws and CMYK; Pillow decides
     with Image.open(io.BytesIO(data), formats=OPENED_FORMATS) as encoded:
         image = encoded.convert("RGB")
     return np.asarray(fit_square(image, size))

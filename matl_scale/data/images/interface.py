@@ -5,19 +5,25 @@ from typing import Protocol
 
 import numpy as np
 
-CHUNK_ROWS = 16_384
+CHUNK_SIZE = 16_384  # images whose names are handled at once
+RUN_AGAIN = "What is finished is kept: run the same command again."
 
 
 class Images(Protocol):
     """Reads encoded images. Worker processes get copies, so it has to be small when it is pickled."""
 
     @property
-    def place(self) -> str:
-        """Where the names are to be looked for, for error messages."""
+    def root(self) -> str:
+        """Where the names are to be looked up, for error messages."""
         ...
 
-    def read(self, names: Sequence[str], sources: np.ndarray) -> Iterator[bytes]:
-        """Yields the encoded images of some rows, in order; empty bytes where there is none."""
+    def read(self, names: Sequence[str], indices: np.ndarray) -> Iterator[bytes]:
+        """Yields some encoded images in order, empty bytes for a missing one.
+
+        Args:
+            names: Their names.
+            indices: Their indices in the source, ascending.
+        """
         ...
 
 
@@ -25,5 +31,5 @@ class ListedImages(Images, Protocol):
     """Images that know their names."""
 
     def names(self) -> Iterator[tuple[list[str], np.ndarray]]:
-        """Yields all names in chunks, always in the same order, with the numbers to read them by."""
+        """Yields all names in chunks, always in the same order, each with the indices to read them by."""
         ...

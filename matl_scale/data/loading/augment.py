@@ -1,4 +1,4 @@
-"""Augmentation of a batch on the training device, with torchvision's transforms (v2), drawn for each image by itself."""
+"""Augmentation of a batch on the training device, with torchvision's transforms (v2), drawn for each image separately."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -29,7 +29,7 @@ def build_augment(name: Augment, size: int) -> Transform | None:
 
 
 def augment_batch(images: torch.Tensor, transform: Transform | None, seed: int) -> torch.Tensor:
-    """Applies `transform` to each image of a uint8 batch, shape `(batch, 3, size, size)`; the seed fixes every draw."""
+    """Applies `transform` to each image of a uint8 batch, shape `(batch, 3, size, size)`; `seed` fixes every draw."""
     if transform is None:
         return images
     with torch.random.fork_rng(devices=[]):  # v2 draws its parameters from the CPU's generator, wherever the images are

@@ -1,7 +1,7 @@
 """Batches of decoded images, made by a WebDataset pipeline: planned samples → decode → batch, in worker processes.
 
-A rank gets what `plan` says for its number and the world's; nothing here talks to other ranks, and nothing may be
-wrapped by Accelerate, which would split the batches a second time.
+A rank gets what the plan says for its index and the number of ranks. Nothing here communicates with other ranks, and nothing
+may be wrapped by Accelerate, which would split the batches a second time.
 """
 
 import os
@@ -19,12 +19,10 @@ from torch.utils.data import get_worker_info
 
 from matl_scale.data.images.decode import decode_image
 from matl_scale.data.loading.augment import Augment
-from matl_scale.data.loading.plan import PlannedBatch, SlotPlan, plan_evaluation
+from matl_scale.data.loading.plan import NO_TASK, PlannedBatch, SlotPlan, plan_evaluation
 from matl_scale.data.shards.manifest import Manifest
 from matl_scale.data.shards.reader import Damage, SampleReader
 from matl_scale.errors import InputError
-
-NO_TASK = -1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,27 +32,28 @@ class DataConfig:
     path: str = "data/digits"
     """Folder of the shard set (see matl-data), or its URL (s3://, gs://, …)."""
     version: str = ""
-    """Version of its labels: a number, or the beginning of an id; the newest if empty (see matl-data info)."""
+    """Version of its labels: a number or the beginning of an id; the newest if empty (see matl-data info)."""
     tasks: list[str] | str = "*"
-    """Which tasks to train: a name pattern, or a list of them."""
+    """The tasks to train: a name pattern, or a list of patterns."""
     batch_size: int = 64
-    """Samples per rank and micro-step, all of them labelled for the task; a task with fewer has smaller batches."""
+    """Samples per rank and micro-step, all with a label for the task; a task with fewer samples has smaller batches."""
     balance: float = 0.0
-    """0 draws every sample of a task equally often, 1 every class; between them, class c in proportion to its samples to
-    the power of 1 - balance. Above 0, samples are drawn with replacement."""
+    """0 draws every sample of a task equally often, 1 every class; in between, a class is drawn in proportion to its number
+    of samples to the power of 1 - balance. Above 0, samples are drawn with replacement."""
     reading: Literal["offsets", "stream"] = "offsets"
-    """`offsets`: single samples, in an exact order that a resumed run continues; `stream`: whole tars front to back, for
-    remote stores where single reads are slow: the order is approximate, and samples without the task's label are left out."""
+    """`offsets` reads single samples, in an exact order that a resumed run continues. `stream` reads whole tars from front to
+    back, for remote stores where single reads are slow: the order is approximate, and samples without the task's label are
+    left out."""
     stream_buffer: int = 4096
     """Samples per worker among which a stream is shuffled."""
     workers: int = 2
     """Loader processes per rank; 0 loads in the training process."""
     augment: Augment = "none"
-    """`none`, `flip`, `crop-flip` (reflect-padded by an eighth) or `randaugment`; drawn per image."""
+    """`none`, `flip`, `crop-flip` (reflect-padded by an eighth) or `randaugment`; drawn for each image."""
     image_size: int = 0
-    """Side length in pixels to which images are scaled and centre-cropped; 0 takes the stored size."""
+    """Side length in pixels to which images are scaled and centre-cropped; 0 keeps the stored size."""
     max_damaged: float = 0.001
-    """Share of a split's samples that may turn out damaged; they are skipped and listed. More stop the run."""
+    """Share of a split's samples that may be damaged; these are skipped and listed. More of them stop the run."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 2:
@@ -77,7 +76,7 @@ class DataConfig:
 
 
 class EncodedBatch(NamedTuple):
-    """What a source yields: a planned batch, and for each row the encoded image or what is wrong with it."""
+    """What a source yields: a planned batch, and for each sample its encoded image or what is wrong with it."""
 
     planned: PlannedBatch
     images: list[bytes | Damage]
@@ -93,26 +92,26 @@ class Source(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageBatch:
-    """One batch.
+    """A batch of decoded images.
 
     Attributes:
-        rows: Row numbers in the label matrix, shape `(batch,)`.
+        sample_ids: Its samples, shape `(batch,)`.
         images: uint8, shape `(batch, 3, size, size)`; black where a sample is damaged.
-        valid: Which samples are not damaged, shape `(batch,)`.
-        damage: The damaged ones.
-        task: Which task it was planned for; -1 in evaluation.
-        index: Its place in the endless training sequence; -1 in evaluation.
+        valid: Whether each sample is intact, shape `(batch,)`.
+        damage: The damaged samples.
+        active_task: The task that trains on it; `NO_TASK` in evaluation.
+        index: Index of its slot in the training sequence; −1 in evaluation.
     """
 
-    rows: np.ndarray
+    sample_ids: np.ndarray
     images: torch.Tensor
     valid: np.ndarray
     damage: tuple[Damage, ...] = ()
-    task: int = NO_TASK
+    active_task: int = NO_TASK
     index: int = -1
 
     def pin_memory(self) -> "ImageBatch":
-        """Returns the batch with its images in pinned memory, from where they are copied to a GPU while it works."""
+        """Returns the batch with its images in pinned memory, from where they can be copied to a GPU while it computes."""
         return replace(self, images=self.images.pin_memory())
 
 
@@ -120,7 +119,7 @@ def choose_image_size(manifest: Manifest, config: DataConfig) -> int:
     """Returns the side length in pixels at which images are read.
 
     Raises:
-        InputError: The stored sizes differ and `data.image_size` does not say which to take.
+        InputError: The stored sizes differ, and `data.image_size` does not choose one.
     """
     size = config.image_size or manifest.image_size()
     if not size:
@@ -137,30 +136,31 @@ class TrainBatches:
         self.plan, self.reader, self.rank = plan, reader, rank
 
     def __call__(self) -> Iterator[EncodedBatch]:
-        worker, num_workers = worker_of()
+        worker, num_workers = current_worker()
         for planned in self.plan.batches(rank=self.rank, worker=worker, num_workers=num_workers):
-            yield EncodedBatch(planned, self.reader.read(planned.rows))
+            yield EncodedBatch(planned, self.reader.read(planned.sample_ids))
 
 
 class EvaluationBatches:
-    """Source stage of the evaluation pipeline: every row of a split once over all ranks."""
+    """Source stage of the evaluation pipeline: every sample of a split once over all ranks."""
 
-    def __init__(self, rows: np.ndarray, reader: SampleReader, batch_size: int, rank: int, world_size: int) -> None:
-        self.rows, self.reader, self.batch_size = rows, reader, batch_size
+    def __init__(
+        self, sample_ids: np.ndarray, reader: SampleReader, batch_size: int, rank: int, world_size: int
+    ) -> None:
+        self.sample_ids, self.reader, self.batch_size = sample_ids, reader, batch_size
         self.rank, self.world_size = rank, world_size
 
     def __call__(self) -> Iterator[EncodedBatch]:
-        worker, num_workers = worker_of()
-        planned = plan_evaluation(
-            self.rows,
+        worker, num_workers = current_worker()
+        for planned in plan_evaluation(
+            self.sample_ids,
             self.batch_size,
             rank=self.rank,
             world_size=self.world_size,
             worker=worker,
             num_workers=num_workers,
-        )
-        for rows in planned:
-            yield EncodedBatch(PlannedBatch(-1, NO_TASK, rows), self.reader.read(rows))
+        ):
+            yield EncodedBatch(planned, self.reader.read(planned.sample_ids))
 
 
 class DecodeBatch:
@@ -179,22 +179,22 @@ class DecodeBatch:
                     pixels[i] = decode_image(image, self.size).transpose(2, 0, 1)
                     continue
                 except Exception as error:  # Pillow's codecs raise many kinds for damaged data
-                    image = self.reader.damage(int(planned.rows[i]), f"cannot be decoded ({error})")
+                    image = self.reader.damage(int(planned.sample_ids[i]), f"cannot be decoded ({error})")
             damage.append(image)
             pixels[i] = 0
-        damaged = {entry.row for entry in damage}
+        damaged = {entry.sample_id for entry in damage}
         return ImageBatch(
-            rows=planned.rows,
+            sample_ids=planned.sample_ids,
             images=torch.from_numpy(pixels),
-            valid=np.array([row not in damaged for row in planned.rows.tolist()]),
+            valid=np.array([sample_id not in damaged for sample_id in planned.sample_ids.tolist()]),
             damage=tuple(damage),
-            task=planned.task,
+            active_task=planned.active_task,
             index=planned.index,
         )
 
 
-def worker_of() -> tuple[int, int]:
-    """Returns the number of this loader process, and how many there are."""
+def current_worker() -> tuple[int, int]:
+    """Returns the index of this loader process, and the number of them."""
     info = get_worker_info()
     return (0, 1) if info is None else (info.id, info.num_workers)
 
@@ -202,13 +202,13 @@ def worker_of() -> tuple[int, int]:
 def build_loader(
     source: Source, image_size: int, workers: int, pin_memory: bool = False
 ) -> Generator[ImageBatch, None, None]:
-    """Yields the batches of one rank; the worker processes start with the first and end with the generator.
+    """Yields the batches of one rank. The worker processes start with the first batch and end with the generator.
 
     Args:
-        source: Of planned and encoded batches.
+        source: Yields planned and encoded batches.
         image_size: Side length in pixels.
-        workers: Loader processes.
-        pin_memory: For a GPU.
+        workers: Number of loader processes.
+        pin_memory: Whether images go to pinned memory, for a GPU.
     """
     pipeline = wds.DataPipeline(source, wds.map(DecodeBatch(source.reader, image_size)))
     yield from wds.WebLoader(
@@ -222,20 +222,20 @@ def build_loader(
 
 
 def leave_signals_to_the_rank(_: int, rank: int) -> None:
-    """Lets a loader process be ended by its rank alone: launchers, job systems and Ctrl-C send signals to all processes, but
-    the rank finishes its step, and needs its batches for that.
+    """Lets only its rank end a loader process. Launchers, job systems and Ctrl-C send signals to all processes, but the rank
+    finishes its step first and needs its batches for that.
 
     Args:
-        rank: Number of its process, which need not be the parent.
+        rank: Process id of the rank, which need not be the parent.
     """
     for number in (signal.SIGINT, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=obey, args=(rank,), daemon=True).start()
+    threading.Thread(target=end_with_rank, args=(rank,), daemon=True).start()
 
 
-def obey(rank: int) -> None:
-    """Ends this process when its rank says so."""
+def end_with_rank(rank: int) -> None:
+    """Ends this process when its rank asks for it."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != rank:
         pass
     os._exit(0)

@@ -1,8 +1,8 @@
 """Which samples are read where, and in which order: pure functions of the seed, so that resuming needs only a position.
 
-Training is one endless sequence of slots that does not depend on the number of workers. A slot has a task, and the task's
-n-th batch: every task goes through its own labelled samples, epoch after epoch, each in another order. So a run that knows
-how many batches each task has had goes on exactly where it was, on any number of ranks.
+Training is one endless sequence of slots, the same for any number of workers; consecutive slots make a sampling step. A slot
+has an active task and that task's n-th batch: every task goes through its own labelled samples, epoch after epoch, each time
+in another order. A run that knows how many batches each task has had therefore continues exactly, on any number of ranks.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,57 +13,74 @@ import numpy as np
 from matl_scale.data.shards.layout import MISSING
 from matl_scale.seeds import derive_seed
 
+NO_TASK = -1
 ROUNDS = 12
 BLOCK = 2048
 
 
-@dataclass(frozen=True)
-class PlannedBatch:
-    """A batch to be read: the slot's place in the endless sequence, its task, and the rows of the label matrix."""
+@dataclass(frozen=True, kw_only=True)
+class Slot:
+    """A slot of the training sequence: its index, its active task, and which of the task's batches it gets."""
 
     index: int
-    task: int
-    rows: np.ndarray
+    active_task: int
+    batch_number: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedBatch:
+    """A batch to be read.
+
+    Attributes:
+        sample_ids: Its samples, shape `(batch,)`.
+        active_task: The task that trains on it; `NO_TASK` in evaluation, where a batch serves all tasks.
+        index: Index of its slot in the training sequence; −1 in evaluation.
+    """
+
+    sample_ids: np.ndarray
+    active_task: int = NO_TASK
+    index: int = -1
 
 
 class TaskOrder:
     """The batches of every task: samples that carry its label, each once per epoch of the task.
 
-    A task with fewer samples than a batch has smaller batches. One with a single sample brings an unlabelled one along,
-    because batch norm needs two.
+    A task with fewer samples than a batch has smaller batches. Batch norm needs two samples, so a task with a single one gets
+    an unlabelled companion.
 
     Args:
         seed: The run's seed.
-        batch_size: Samples per batch, at most.
+        batch_size: Largest number of samples per batch.
         labels: Label matrix of all samples, shape `(num_samples, num_tasks)`.
-        rows: Row numbers of the training split, ascending.
-        balance: 0 draws every sample equally often; 1 every class of a task; between them, class c in proportion to its
-            samples to the power of 1 − balance. Above 0, samples are drawn with replacement.
+        sample_ids: Samples of the training split, ascending.
+        balance: 0 draws every sample equally often, 1 every class of a task; in between, a class is drawn in proportion to its
+            number of samples to the power of 1 − balance. Above 0, samples are drawn with replacement.
     """
 
-    def __init__(self, seed: int, batch_size: int, labels: np.ndarray, rows: np.ndarray, balance: float = 0.0) -> None:
-        self.seed, self.batch_size, self.balance, self.rows = seed, batch_size, balance, rows
-        is_range = len(rows) > 0 and int(rows[-1]) - int(rows[0]) + 1 == len(rows)
-        self._labels = labels[int(rows[0]) : int(rows[-1]) + 1] if is_range else labels[rows]
+    def __init__(
+        self, seed: int, batch_size: int, labels: np.ndarray, sample_ids: np.ndarray, balance: float = 0.0
+    ) -> None:
+        self.seed, self.batch_size, self.balance, self.sample_ids = seed, batch_size, balance, sample_ids
+        is_range = len(sample_ids) > 0 and int(sample_ids[-1]) - int(sample_ids[0]) + 1 == len(sample_ids)
+        self._labels = labels[int(sample_ids[0]) : int(sample_ids[-1]) + 1] if is_range else labels[sample_ids]
         self._members: dict[tuple[int, int], Members] = {}
         self._weights: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def batch(self, task: int, number: int) -> np.ndarray:
-        """Returns the rows of a task's batch `number`, shape `(num_rows,)`."""
+        """Returns the samples of a task's batch `number`, shape `(batch,)`."""
         if self.balance:
-            rows = self._balanced(task, number)
+            chosen = self._draw_balanced(task, number)
         else:
             labelled = self._members_of(task)
             size = min(self.batch_size, labelled.count)
             positions = np.arange(number * size, (number + 1) * size)
-            rows = self.rows[labelled.take(self._shuffle(task, positions, labelled.count))]
-        if len(np.unique(rows)) == 1:
-            place = int(np.searchsorted(self.rows, rows[0]))
-            rows = np.append(rows, self.rows[(place + 1) % len(self.rows)])
-        return rows
+            chosen = labelled.find(self._shuffle(task, positions, labelled.count))
+        if len(np.unique(chosen)) == 1:
+            chosen = np.append(chosen, (chosen[0] + 1) % len(self.sample_ids))
+        return self.sample_ids[chosen]
 
     def class_weights(self, task: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the samples of each class of a task, and the share of the draws that each class gets."""
+        """Returns the number of samples of each class of a task, and the share of the draws that each class gets."""
         if task not in self._weights:
             column = self._labels[:, task]
             counts = np.bincount(column[column != MISSING], minlength=2)
@@ -71,20 +88,20 @@ class TaskOrder:
             self._weights[task] = counts, weights / max(weights.sum(), 1e-300)
         return self._weights[task]
 
-    def _balanced(self, task: int, number: int) -> np.ndarray:
+    def _draw_balanced(self, task: int, number: int) -> np.ndarray:
         counts, weights = self.class_weights(task)
         generator = np.random.default_rng(derive_seed(self.seed, "balance", task, number))
         size = min(self.batch_size, int(counts.sum()))
         classes = generator.choice(len(weights), size=size, p=weights)
-        rows = np.empty(size, dtype=np.int64)
+        chosen = np.empty(size, dtype=np.int64)
         for value in np.unique(classes).tolist():
-            places = np.flatnonzero(classes == value)
+            drawn = np.flatnonzero(classes == value)
             members = self._members_of(task, value)
-            rows[places] = self.rows[members.take(generator.integers(members.count, size=len(places)))]
-        return rows
+            chosen[drawn] = members.find(generator.integers(members.count, size=len(drawn)))
+        return chosen
 
     def _shuffle(self, task: int, positions: np.ndarray, count: int) -> np.ndarray:
-        """Returns the places of some positions of the task's endless sequence; a batch may reach over an epoch's end."""
+        """Returns which members stand at some positions of the task's endless sequence; a batch may span two epochs."""
         epochs = positions // count
         return np.concatenate(
             [
@@ -102,8 +119,10 @@ class TaskOrder:
 
 
 class Members:
-    """The places of a label column that hold a class, or any label, by their number. Only counts per block are kept: the places
-    of 300 tasks among ten million samples would fill gigabytes in every process.
+    """Finds the n-th label of a class, or of any class, in a label column.
+
+    Only counts per block are in memory: all indices of 300 tasks among ten million samples would fill gigabytes in every
+    process.
 
     Args:
         column: Labels, shape `(num_samples,)`.
@@ -120,27 +139,27 @@ class Members:
     def count(self) -> int:
         return int(self.ends[-1]) if len(self.ends) else 0
 
-    def take(self, numbers: np.ndarray) -> np.ndarray:
-        """Returns the places of the members of some numbers, from 0 to `count` − 1."""
+    def find(self, numbers: np.ndarray) -> np.ndarray:
+        """Returns the indices in the column of the members with some numbers, each from 0 to `count` − 1."""
         blocks = np.searchsorted(self.ends, numbers, side="right")
-        places = np.empty(len(numbers), dtype=np.int64)
+        indices = np.empty(len(numbers), dtype=np.int64)
         for block in np.unique(blocks).tolist():
             chosen = blocks == block
             first = int(self.ends[block - 1]) if block else 0
             start = block * BLOCK
             found = np.flatnonzero(self._match(self.column[start : start + BLOCK]))
-            places[chosen] = start + found[numbers[chosen] - first]
-        return places
+            indices[chosen] = start + found[numbers[chosen] - first]
+        return indices
 
-    def _match(self, part: np.ndarray) -> np.ndarray:
-        return part != MISSING if self.value is None else part == self.value
+    def _match(self, labels: np.ndarray) -> np.ndarray:
+        return labels != MISSING if self.value is None else labels == self.value
 
 
 def shuffle(positions: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Returns where a random permutation of `count` items, drawn from `seed`, sends some positions.
 
-    It costs what the positions cost, not what `count` does: a Feistel network over the next even power of two, walked until
-    it lands below `count` (Black, Rogaway, CT-RSA 2002; as a shuffle: Mitchell et al., 2021, arXiv 2106.06161).
+    The cost depends on the number of positions, not on `count`: a Feistel network over the next even power of two, repeated
+    until it lands below `count` (Black, Rogaway, CT-RSA 2002; as a shuffle: Mitchell et al., 2021, arXiv 2106.06161).
     """
     half = max(1, (max(count - 1, 1).bit_length() + 1) // 2)
     mask = np.uint64((1 << half) - 1)
@@ -164,48 +183,54 @@ def mix(values: np.ndarray) -> np.ndarray:
 
 
 class SlotPlan:
-    """The sequence of slots, from where a run stands.
+    """The sequence of slots from the point that a run has reached.
 
     Args:
         order: The batches of every task.
-        tasks_of: The tasks of all slots of a turn, shape `(num_slots,)`.
-        world_size: W; slot s of a turn belongs to rank s mod W.
-        turn: The first turn.
-        draws: Batches that each task has had before it, shape `(num_tasks,)`.
+        tasks_of: Returns the tasks of all slots of a sampling step, shape `(num_slots,)`.
+        world_size: Number of ranks, W; slot s of a step belongs to rank s mod W.
+        sampling_step: The first step of the sequence.
+        draws: Number of batches that each task has had before that step, shape `(num_tasks,)`.
     """
 
     def __init__(
-        self, order: TaskOrder, tasks_of: Callable[[int], np.ndarray], world_size: int, turn: int, draws: np.ndarray
+        self,
+        order: TaskOrder,
+        tasks_of: Callable[[int], np.ndarray],
+        world_size: int,
+        sampling_step: int,
+        draws: np.ndarray,
     ) -> None:
-        self.order, self.tasks_of, self.world_size, self.turn = order, tasks_of, world_size, turn
+        self.order, self.tasks_of, self.world_size, self.sampling_step = order, tasks_of, world_size, sampling_step
         self.draws = draws.copy()
 
     def batches(self, *, rank: int, worker: int, num_workers: int) -> Iterator[PlannedBatch]:
         """Yields the batches that one worker of one rank reads, without end."""
-        for index, task, number in self.slots(rank=rank, worker=worker, num_workers=num_workers):
-            yield PlannedBatch(index, task, self.order.batch(task, number))
+        for slot in self.slots(rank=rank, worker=worker, num_workers=num_workers):
+            sample_ids = self.order.batch(slot.active_task, slot.batch_number)
+            yield PlannedBatch(sample_ids=sample_ids, active_task=slot.active_task, index=slot.index)
 
-    def slots(self, *, rank: int, worker: int, num_workers: int) -> Iterator[tuple[int, int, int]]:
-        """Yields place, task and the task's batch number of the slots of one worker; a rank's slots go to its workers in turn."""
-        turn, draws, local = self.turn, self.draws.copy(), 0
+    def slots(self, *, rank: int, worker: int, num_workers: int) -> Iterator[Slot]:
+        """Yields the slots of one worker, without end; the workers of a rank get its slots in rotation."""
+        step, draws, num_own = self.sampling_step, self.draws.copy(), 0
         while True:
-            tasks = self.tasks_of(turn)
+            tasks = self.tasks_of(step)
             for slot, task in enumerate(tasks.tolist()):
                 if slot % self.world_size == rank:
-                    if local % num_workers == worker:
-                        yield turn * len(tasks) + slot, task, int(draws[task])
-                    local += 1
+                    if num_own % num_workers == worker:
+                        yield Slot(index=step * len(tasks) + slot, active_task=task, batch_number=int(draws[task]))
+                    num_own += 1
                 draws[task] += 1
-            turn += 1
+            step += 1
 
 
 def plan_evaluation(
-    rows: np.ndarray, batch_size: int, *, rank: int, world_size: int, worker: int, num_workers: int
-) -> list[np.ndarray]:
-    """Returns the batches that one worker of one rank evaluates: together, all workers have every row exactly once.
+    sample_ids: np.ndarray, batch_size: int, *, rank: int, world_size: int, worker: int, num_workers: int
+) -> list[PlannedBatch]:
+    """Returns the batches that one worker of one rank evaluates: over all workers, every sample exactly once.
 
-    Ranks get neighbouring rows, so that each reads few shards; their counts differ by at most one.
+    Each rank gets neighbouring samples, so that it reads few shards; the counts of two ranks differ by at most one.
     """
-    mine = np.array_split(rows, world_size)[rank]
-    batches = [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]
-    return batches[worker::num_workers]
+    mine = np.array_split(sample_ids, world_size)[rank]
+    starts = range(0, len(mine), batch_size)[worker::num_workers]
+    return [PlannedBatch(sample_ids=mine[start : start + batch_size]) for start in starts]

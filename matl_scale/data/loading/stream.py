@@ -1,17 +1,18 @@
-"""Training from tars that are read front to back by webdataset: for remote stores where single reads are slow.
+"""Training from tars that webdataset reads from front to back: for remote stores where single reads are slow.
 
-Every worker of every rank has tars of its own, in an order drawn per epoch; samples are mixed in a buffer. The order depends
-on ranks and workers, and a resumed run begins with a new epoch. Samples that a tar should hold and does not are damage.
+Every worker of every rank reads its own tars, in an order drawn per epoch, and mixes their samples in a buffer. The order
+depends on the number of ranks and workers, and a resumed run begins with a new epoch. Samples that a tar should hold and does
+not are reported as damaged.
 """
 
 import random
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from matl_scale.data.loading.loader import EncodedBatch, worker_of
+from matl_scale.data.loading.loader import EncodedBatch, current_worker
 from matl_scale.data.loading.plan import PlannedBatch, SlotPlan
 from matl_scale.data.shards.manifest import Manifest
 from matl_scale.data.shards.reader import Damage, SampleReader
@@ -19,94 +20,102 @@ from matl_scale.errors import InputError
 from matl_scale.seeds import derive_seed
 
 
+class ShardSamples(NamedTuple):
+    """A tar, and the ids of its samples."""
+
+    file: str
+    sample_ids: range
+
+
+class StreamedSample(NamedTuple):
+    """A sample of a tar: its encoded image, or what is wrong with it."""
+
+    sample_id: int
+    image: bytes | Damage
+
+
 class StreamBatches:
-    """Source stage of the training pipeline: batches of whatever the tars bring, for the planned tasks.
+    """Source stage of the training pipeline: fills the planned slots with the next samples of the tars.
 
     Args:
         manifest: The shard set.
-        split: To be read; it has at least as many tars as there are workers on all ranks.
-        plan: Which tasks come in the slots of a rank.
-        reader: Of the same set.
-        rank: Of this process.
-        buffer: Samples among which the stream is shuffled.
+        split: The split to read; it has at least as many tars as all ranks have workers.
+        plan: Says which task is active in which slot.
+        reader: Reader of the same set.
+        rank: Index of this process.
+        buffer: Number of samples among which the stream is shuffled.
     """
 
     def __init__(
         self, manifest: Manifest, split: str, plan: SlotPlan, reader: SampleReader, rank: int, buffer: int
     ) -> None:
         self.store, self.plan, self.reader, self.rank, self.buffer = manifest.root, plan, reader, rank, buffer
-        ends = np.cumsum(manifest.shard_sizes)
-        names = manifest.shards["split"].to_pylist()
-        files = manifest.shards["file"].to_pylist()
+        ends = np.cumsum(manifest.shard_sizes).tolist()
+        starts = [0, *ends[:-1]]
+        shards = zip(
+            manifest.shards["file"].to_pylist(), manifest.shards["split"].to_pylist(), starts, ends, strict=True
+        )
         self.shards = [
-            (files[i], int(ends[i] - manifest.shard_sizes[i]), int(ends[i]))
-            for i in range(len(files))
-            if names[i] == split
+            ShardSamples(file, range(start, end)) for file, its_split, start, end in shards if its_split == split
         ]
 
     def __call__(self) -> Iterator[EncodedBatch]:
-        worker, num_workers = worker_of()
+        worker, num_workers = current_worker()
         samples = self._samples(self.rank * num_workers + worker, self.plan.world_size * num_workers)
-        for index, task, _ in self.plan.slots(rank=self.rank, worker=worker, num_workers=num_workers):
-            taken = [next(samples) for _ in range(self.plan.order.batch_size)]
-            rows = np.array([row for row, _ in taken])
-            yield EncodedBatch(PlannedBatch(index, task, rows), [image for _, image in taken])
+        for slot in self.plan.slots(rank=self.rank, worker=worker, num_workers=num_workers):
+            batch = [next(samples) for _ in range(self.plan.order.batch_size)]
+            planned = PlannedBatch(
+                sample_ids=np.array([sample.sample_id for sample in batch]),
+                active_task=slot.active_task,
+                index=slot.index,
+            )
+            yield EncodedBatch(planned, [sample.image for sample in batch])
 
-    def _samples(self, number: int, readers: int) -> Iterator[tuple[int, bytes | Damage]]:
-        """Yields the rows and images of one reader's tars, mixed, without end."""
-        seed = self.plan.order.seed
-        generator = random.Random(derive_seed(seed, "stream", self.plan.turn, number))
-        waiting: list[tuple[int, bytes | Damage]] = []
+    def _samples(self, reader_index: int, num_readers: int) -> Iterator[StreamedSample]:
+        """Yields the samples of one reader's tars, mixed, without end."""
+        seed, step = self.plan.order.seed, self.plan.sampling_step
+        generator = random.Random(derive_seed(seed, "stream", step, reader_index))
+        waiting: list[StreamedSample] = []
         epoch = 0
         while True:
-            shards = np.random.default_rng(derive_seed(seed, "shards", self.plan.turn, epoch)).permutation(
-                len(self.shards)
-            )
-            for shard in shards[number::readers].tolist():
-                for sample in self._read_shard(*self.shards[shard]):
+            order = np.random.default_rng(derive_seed(seed, "shards", step, epoch)).permutation(len(self.shards))
+            for shard in order[reader_index::num_readers].tolist():
+                for sample in self._read_shard(self.shards[shard]):
                     waiting.append(sample)
                     if len(waiting) >= self.buffer:
-                        place = generator.randrange(len(waiting))
-                        waiting[place], waiting[-1] = waiting[-1], waiting[place]
+                        drawn = generator.randrange(len(waiting))
+                        waiting[drawn], waiting[-1] = waiting[-1], waiting[drawn]
                         yield waiting.pop()
             generator.shuffle(waiting)
             while waiting:
                 yield waiting.pop()
             epoch += 1
 
-    def _read_shard(self, file: str, first: int, end: int) -> Iterator[tuple[int, bytes | Damage]]:
-        """Yields every row of a tar once: its image, or what is wrong."""
-        missing = dict.fromkeys(range(first, end))
+    def _read_shard(self, shard: ShardSamples) -> Iterator[StreamedSample]:
+        """Yields every sample of a tar once."""
+        missing = dict.fromkeys(shard.sample_ids)
+        id_of = {self.reader.key(sample_id): sample_id for sample_id in missing}
         errors: list[Exception] = []
 
         def note(error: Exception) -> bool:
             errors.append(error)
             return True
 
-        row_of = {self.reader.key(row): row for row in missing}
         try:
-            with self.store.open(file) as stream:
-                members = tar_file_expander([{"url": file, "stream": stream}], handler=note)
+            with self.store.open(shard.file) as stream:
+                members = tar_file_expander([{"url": shard.file, "stream": stream}], handler=note)
                 for sample in group_by_keys(members, handler=note):
-                    row = row_of.get(str(sample["__key__"]))
-                    if (
-                        row in missing
-                        and (image := image_of(sample)) is not None
-                        and len(image) == self.reader.size(row)
-                    ):
-                        del missing[row]
-                        yield row, image
+                    sample_id, image = id_of.get(str(sample["__key__"])), image_of(sample)
+                    if sample_id in missing and image is not None and len(image) == self.reader.size(sample_id):
+                        del missing[sample_id]
+                        yield StreamedSample(sample_id, image)
         except (OSError, InputError) as error:
             errors.append(error)
-        for row in missing:
-            yield (
-                row,
-                self.reader.damage(
-                    row, f"is not in the tar, or cannot be read ({errors[0] if errors else 'no error'})"
-                ),
-            )
+        reason = f"is not in the tar, or cannot be read ({errors[0] if errors else 'no error'})"
+        for sample_id in missing:
+            yield StreamedSample(sample_id, self.reader.damage(sample_id, reason))
 
 
 def image_of(sample: dict[str, Any]) -> bytes | None:
-    """Returns the image's bytes of a sample as webdataset groups it."""
+    """Returns the image of a sample as webdataset groups it."""
     return next((data for name, data in sample.items() if not name.startswith("__") and name != "npy"), None)

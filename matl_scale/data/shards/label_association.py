@@ -1,4 +1,4 @@
-"""How strongly the labels of tasks go together, for all pairs of tasks."""
+"""How strongly the labels of tasks are associated, for all pairs of tasks."""
 
 from collections.abc import Sequence
 
@@ -8,31 +8,32 @@ from matl_scale.data.shards.layout import MISSING
 from matl_scale.data.shards.manifest import Manifest
 from matl_scale.tasks import Task
 
-MAX_ROWS = 50_000
-BLOCK_ROWS = 4096
+MAX_SAMPLES = 50_000
+BLOCK_SAMPLES = 4096
 
 
 def cramers_v(labels: np.ndarray, tasks: Sequence[Task]) -> np.ndarray:
-    """Computes Cramér's V of every pair of tasks over the rows that carry both labels: 0 independent, 1 one decides the other.
+    """Computes Cramér's V of every pair of tasks over the samples with both labels: from 0, independent, to 1, where one label
+    determines the other.
 
     For two binary tasks it is the absolute value of their correlation. Source: H. Cramér, Mathematical Methods of Statistics,
     1946, 21.9.
 
     Args:
-        labels: Shape `(num_rows, num_tasks)`, −1 = no label.
-        tasks: One per column.
+        labels: Shape `(num_samples, num_tasks)`, −1 = no label.
+        tasks: The tasks, one per column.
 
     Returns:
-        Shape `(num_tasks, num_tasks)`; NaN where no row carries both, or one of the two has a single class there.
+        Shape `(num_tasks, num_tasks)`; NaN where no sample has both labels, or all of them have the same class of one task.
     """
     ends = np.cumsum([task.num_classes for task in tasks])
     starts = ends - [task.num_classes for task in tasks]
     together = np.zeros((ends[-1], ends[-1]))
-    for first in range(0, len(labels), BLOCK_ROWS):
-        block = labels[first : first + BLOCK_ROWS]
+    for first in range(0, len(labels), BLOCK_SAMPLES):
+        block = labels[first : first + BLOCK_SAMPLES]
         ones = np.zeros((len(block), ends[-1]), dtype=np.float32)
-        rows, columns = np.nonzero(block != MISSING)
-        ones[rows, starts[columns] + block[rows, columns]] = 1
+        samples, columns = np.nonzero(block != MISSING)
+        ones[samples, starts[columns] + block[samples, columns]] = 1
         together += ones.T @ ones
     binary = np.array([task.num_classes == 2 for task in tasks])
     result = np.full((len(tasks), len(tasks)), np.nan)
@@ -48,8 +49,8 @@ def binary_pairs(together: np.ndarray, starts: np.ndarray) -> np.ndarray:
     """Computes Cramér's V of all pairs of binary tasks at once: a thousand tasks make half a million pairs.
 
     Args:
-        together: How many rows carry two classes at once, shape `(num_classes, num_classes)` over all tasks.
-        starts: The tasks' first classes.
+        together: Number of samples with two classes at once, shape `(num_classes, num_classes)` over all tasks.
+        starts: Index of each task's first class.
     """
     both = [[together[np.ix_(starts + i, starts + j)] for j in (0, 1)] for i in (0, 1)]
     rows, columns = both[0][0] + both[0][1], both[0][0] + both[1][0]
@@ -71,7 +72,7 @@ def one_pair(counts: np.ndarray) -> float:
 
 
 def strongest_pairs(values: np.ndarray, names: Sequence[str], limit: int) -> list[tuple[str, str, float]]:
-    """Returns the pairs of tasks that go together most, strongest first."""
+    """Returns the pairs of tasks with the strongest association, strongest first."""
     rows, columns = np.tril_indices(len(names), -1)
     strength = np.nan_to_num(values[rows, columns], nan=-1.0)
     order = np.argsort(-strength, kind="stable")[:limit].tolist()
@@ -79,6 +80,7 @@ def strongest_pairs(values: np.ndarray, names: Sequence[str], limit: int) -> lis
 
 
 def associate(manifest: Manifest) -> np.ndarray:
-    """Computes Cramér's V of every pair of tasks of a shard set; of large sets, on evenly spaced rows."""
-    rows = np.unique(np.linspace(0, manifest.num_samples - 1, min(manifest.num_samples, MAX_ROWS)).astype(np.int64))
-    return cramers_v(manifest.labels()[rows], manifest.tasks)
+    """Computes Cramér's V of every pair of tasks of a shard set; in large sets, on evenly spaced samples."""
+    count = min(manifest.num_samples, MAX_SAMPLES)
+    sample_ids = np.unique(np.linspace(0, manifest.num_samples - 1, count).astype(np.int64))
+    return cramers_v(manifest.labels()[sample_ids], manifest.tasks)

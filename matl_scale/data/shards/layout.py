@@ -1,8 +1,8 @@
-"""THE shard contract, for writer and reader: names of files and members, table schemas, label encoding. No torch.
+"""The shard contract, for writers and readers: names of files and members, table schemas, label encoding. No torch.
 
-A shard set is a folder of tars and the tables that `manifest.json` lists (see `manifest.py`). Row i of the samples table
-and row i of the label matrix are the same image. The matrix is the truth while training; the label row inside a tar is a
-copy, from when it was written, for whoever reads the tars without the manifest.
+A shard set is a folder of tars and the tables that `manifest.json` lists (see `versions.py`). Row i of the samples table and
+row i of the label matrix belong to the same image; i is its sample id. Training uses the matrix. The label row inside a tar is
+a copy from the time of writing, for those who read the tars without the manifest.
 """
 
 import io
@@ -14,10 +14,10 @@ import pyarrow as pa
 from matl_scale.tasks import Task
 
 MISSING = -1
-HEADER_BYTES = 512  # of one tar member with a short name
+HEADER_BYTES = 512  # per tar member with a short name
 SPLIT_ORDER = ("train", "val", "test")
 MAX_CLASSES = 65_535
-EXTENSIONS = {  # of members, by Pillow's name of the format
+EXTENSIONS = {  # of members, by Pillow's name for the format
     "JPEG": "jpg",
     "MPO": "jpg",
     "PNG": "png",
@@ -27,9 +27,8 @@ EXTENSIONS = {  # of members, by Pillow's name of the format
     "TIFF": "tif",
     "PPM": "ppm",
 }
-OPENED_FORMATS = tuple(
-    name for name in EXTENSIONS if name != "MPO"
-)  # all that is ever opened: some others start programs
+# no other format is ever opened: Pillow starts programs for some of them
+OPENED_FORMATS = tuple(name for name in EXTENSIONS if name != "MPO")
 DIGEST_BYTES = 16
 
 SHARDS_SCHEMA = pa.schema(
@@ -48,7 +47,9 @@ SAMPLES_SCHEMA = pa.schema(
         "path": pa.string(),
     }
 )
-DIGESTS_SCHEMA = pa.schema({"sha256_16": pa.binary(DIGEST_BYTES)})  # of the image's bytes, cut to 16
+DIGESTS_SCHEMA = pa.schema(
+    {"sha256_16": pa.binary(DIGEST_BYTES)}
+)  # the first 16 bytes of the SHA-256 of the image's bytes
 TASKS_SCHEMA = pa.schema(
     {
         "name": pa.string(),
@@ -63,7 +64,7 @@ TASKS_SCHEMA = pa.schema(
 
 
 def sample_key(index: int) -> str:
-    """Returns the zero-padded key of a sample; no dot, because WebDataset splits member names at the first one."""
+    """Returns the zero-padded key of a sample; without a dot, because WebDataset splits member names at the first dot."""
     return f"{index:09d}"
 
 
@@ -95,10 +96,10 @@ def encode_label_row(row: np.ndarray) -> bytes:
 
 
 def class_counts(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Counts the labels of one task, shape `(num_samples,)`, per class; missing ones are left out."""
+    """Counts the labels of one task, shape `(num_samples,)`, per class, without missing labels."""
     return np.bincount(labels[labels != MISSING], minlength=num_classes)
 
 
 def padded(sizes: np.ndarray) -> np.ndarray:
-    """Rounds sizes up to whole tar blocks."""
+    """Rounds sizes in bytes up to whole tar blocks."""
     return -(-sizes // HEADER_BYTES) * HEADER_BYTES

@@ -1,4 +1,4 @@
-"""One version of a shard set, opened: its tasks and shards at once, samples and labels when they are asked for."""
+"""One version of a shard set: its tasks and shards are read when it is opened, samples and labels on request."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,8 +19,8 @@ from matl_scale.data.shards.layout import (
     label_dtype,
     split_rank,
 )
-from matl_scale.data.shards.tables import read_table, reading
-from matl_scale.data.shards.versions import ROLES, check_table, choose_version, is_plain, read_entries
+from matl_scale.data.shards.tables import LabelReference, parquet_errors, read_table
+from matl_scale.data.shards.versions import ROLES, check_table, choose_version, is_file_name, read_entries
 from matl_scale.errors import InputError, nearest
 from matl_scale.storage.files import hash_text
 from matl_scale.storage.store import Store
@@ -33,14 +33,14 @@ class Manifest:
 
     Attributes:
         root: The folder.
-        id: SHA-256 over the tables of this version: equal content, equal id.
-        version: Its number, from 1.
-        tasks: In label-matrix column order.
-        counts: Per task, the samples of each class.
-        places: Per task, the file and the column that hold its labels.
+        id: SHA-256 over the tables of this version: equal content has an equal id.
+        version: Number of the version, from 1.
+        tasks: The tasks, in the order of the label matrix's columns.
+        counts: Number of samples of each class, for each task.
+        label_references: Where the labels of each task are.
         shards: Table with `SHARDS_SCHEMA`, one row per tar.
-        tables: Name of the file of each table, by its role.
-        entries: All versions, as `manifest.json` lists them, oldest first.
+        tables: File name of each table, by its role.
+        entries: All versions as `manifest.json` lists them, oldest first.
     """
 
     root: Store
@@ -48,7 +48,7 @@ class Manifest:
     version: int
     tasks: tuple[Task, ...]
     counts: tuple[np.ndarray, ...]
-    places: tuple[tuple[str, str], ...]
+    label_references: tuple[LabelReference, ...]
     shards: pa.Table
     tables: Mapping[str, str]
     entries: Sequence[Mapping[str, Any]] = field(repr=False)
@@ -68,7 +68,7 @@ class Manifest:
         return self._read("samples", None)
 
     def sample_columns(self, *names: str) -> pa.Table:
-        """Reads some columns of the samples table: of ten million images, the paths alone fill a gigabyte."""
+        """Reads some columns of the samples table; the paths of ten million images alone fill a gigabyte."""
         return self._read("samples", list(names))
 
     def digest_table(self) -> pa.Table:
@@ -79,7 +79,7 @@ class Manifest:
         """Reads the first 16 bytes of the SHA-256 of each image, shape `(num_samples,)`, dtype V16."""
         name, start = self.tables["digests"], 0
         digests = np.empty(self.num_samples, dtype="V16")
-        with self.root.fetched(name) as path, reading(f"{self.root}/{name}"):
+        with self.root.fetched(name) as path, parquet_errors(f"{self.root}/{name}"):
             file = pq.ParquetFile(path)
             if not file.schema_arrow.equals(DIGESTS_SCHEMA) or file.metadata.num_rows != len(digests):
                 raise InputError(f"{self.root}/{name} should have one digest per sample. Prepare the set again.")
@@ -103,22 +103,22 @@ class Manifest:
         return [task.name for task in self.tasks]
 
     def hash_shards(self, split: str) -> str:
-        """Returns a hash of the tars of a split: equal means the same images under the same keys."""
+        """Returns a hash of the tars of a split; if it is equal, the images and their keys are the same."""
         shards = self.shards.to_pylist()
         return hash_text("\n".join(shard["sha256"] for shard in shards if shard["split"] == split))
 
-    def shard_of_rows(self) -> np.ndarray:
-        """Returns the shard number of every sample, shape `(num_samples,)`."""
+    def shard_of_samples(self) -> np.ndarray:
+        """Returns the index of every sample's shard, shape `(num_samples,)`."""
         return np.repeat(np.arange(len(self.shard_sizes), dtype=np.int32), self.shard_sizes)
 
     def split_numbers(self) -> np.ndarray:
-        """Returns the number of every sample's split in `splits`, shape `(num_samples,)`, uint8."""
+        """Returns the index of every sample's split in `splits`, shape `(num_samples,)`, uint8."""
         names = list(self.splits)
         numbers = np.array([names.index(name) for name in self.shards["split"].to_pylist()], dtype=np.uint8)
         return np.repeat(numbers, self.shard_sizes)
 
-    def rows(self, split: str) -> np.ndarray:
-        """Returns the row numbers, ascending, of the samples of a split.
+    def sample_ids(self, split: str) -> np.ndarray:
+        """Returns the ids of the samples of a split, ascending.
 
         Raises:
             InputError: There is no such split.
@@ -131,40 +131,40 @@ class Manifest:
         return np.flatnonzero(np.repeat(chosen, self.shard_sizes))
 
     def labels(self, task_ids: Sequence[int] | None = None) -> np.ndarray:
-        """Reads the label matrix for all tasks or for some.
+        """Reads the label matrix of all tasks or of some.
 
         Returns:
-            Shape `(num_samples, num_tasks)`, −1 where there is no label; each task's column lies in one piece.
+            Shape `(num_samples, num_tasks)`, −1 where there is no label; the column of each task is contiguous.
 
         Raises:
             InputError: The matrix does not match the samples, or holds a value that is no class of its task.
         """
         ids = list(range(len(self.tasks))) if task_ids is None else list(task_ids)
         matrix = np.empty((self.num_samples, len(ids)), dtype=label_dtype([self.tasks[i] for i in ids]), order="F")
-        for name in sorted({self.places[i][0] for i in ids}):
-            with self.root.fetched(name) as path, reading(f"{self.root}/{name}"):
+        for name in sorted({self.label_references[i].file for i in ids}):
+            with self.root.fetched(name) as path, parquet_errors(f"{self.root}/{name}"):
                 file = pq.ParquetFile(path)
                 if file.metadata.num_rows != len(matrix):
                     raise InputError(
                         f"{self.root}/{name} should have one row per sample ({len(matrix)}). Got {file.metadata.num_rows}."
                     )
-                for place, i in enumerate(ids):
-                    if self.places[i][0] == name:
-                        matrix[:, place] = self._read_labels(file, i)
+                for column, task_id in enumerate(ids):
+                    if self.label_references[task_id].file == name:
+                        matrix[:, column] = self._read_labels(file, task_id)
         return matrix
 
     def _read_labels(self, file: pq.ParquetFile, task_id: int) -> np.ndarray:
-        task, (name, column) = self.tasks[task_id], self.places[task_id]
-        place = f"{self.root}/{name}, task `{task.name}`"
+        task, (name, column) = self.tasks[task_id], self.label_references[task_id]
+        context = f"{self.root}/{name}, task `{task.name}`"
         if column not in file.schema_arrow.names:
-            raise InputError(f"{place}: the file has no column {column!r}. Restore the file from a copy.")
+            raise InputError(f"{context}: the file has no column {column!r}. Restore the file from a copy.")
         values = file.read(columns=[column]).column(0)
         if not pa.types.is_integer(values.type) or values.null_count:
-            raise InputError(f"{place}: labels should be integers without gaps. Got {values.type}.")
+            raise InputError(f"{context}: labels should be integers without gaps. Got {values.type}.")
         numbers = values.to_numpy()
         if len(numbers) and (numbers.min() < MISSING or numbers.max() >= task.num_classes):
             raise InputError(
-                f"{place}: labels should lie between {MISSING} and {task.num_classes - 1}. "
+                f"{context}: labels should lie between {MISSING} and {task.num_classes - 1}. "
                 f"Got {numbers.min()} to {numbers.max()}."
             )
         return numbers
@@ -186,7 +186,7 @@ class Manifest:
             if size != shard["bytes"]:
                 raise InputError(
                     f"{self.root}/{shard['file']} should have {shard['bytes']} bytes by the manifest. Got {size}. "
-                    "The manifest and the tars are not of one set; prepare it again."
+                    "The manifest and the tars belong to different sets; prepare the set again."
                 )
 
     def image_size(self) -> int | None:
@@ -208,17 +208,17 @@ class Manifest:
         return table
 
 
-def read_manifest(place: str | Path | Store, version: str = "") -> Manifest:
+def read_manifest(folder: str | Path | Store, version: str = "") -> Manifest:
     """Reads a shard set's manifest.
 
     Args:
-        place: The folder or its URL.
+        folder: The set's folder, or its URL.
         version: A version's number or the beginning of its id; the newest if empty.
 
     Raises:
-        InputError: The folder holds no complete shard set, has no such version, or a table is not the one listed.
+        InputError: The folder holds no complete shard set or no such version, or a table is not the one that is listed.
     """
-    root = place if isinstance(place, Store) else Store(place)
+    root = folder if isinstance(folder, Store) else Store(folder)
     entries = read_entries(root)
     entry = choose_version(root, entries, version)
     tables = {role: entry["tables"][role] for role in ROLES}
@@ -226,36 +226,36 @@ def read_manifest(place: str | Path | Store, version: str = "") -> Manifest:
         check_table(root, file)
     rows = read_table(root, tables["tasks"]["file"], TASKS_SCHEMA).to_pylist()
     shards = read_table(root, tables["shards"]["file"], SHARDS_SCHEMA)
-    check_rows(root, rows, shards, entry, tables)
+    check_tables(root, rows, shards, entry, tables)
     return Manifest(
         root=root,
         id=entry["id"],
         version=entry["version"],
         tasks=tuple(Task(name=row["name"], classes=tuple(row["classes"]), source=row["source"]) for row in rows),
         counts=tuple(np.array(row["counts"], dtype=np.int64) for row in rows),
-        places=tuple((row["file"], row["column"]) for row in rows),
+        label_references=tuple(LabelReference(row["file"], row["column"]) for row in rows),
         shards=shards,
         tables={role: file["file"] for role, file in tables.items()},
         entries=entries,
     )
 
 
-def check_rows(
+def check_tables(
     root: Store,
     tasks: Sequence[Mapping[str, Any]],
     shards: pa.Table,
     entry: Mapping[str, Any],
     tables: Mapping[str, Mapping[str, str]],
 ) -> None:
-    """Raises `InputError` if the tables of tasks and shards say what no writer would."""
-    place = f"{root}/{tables['shards']['file']}"
+    """Raises `InputError` if the tables of tasks and shards hold what no writer writes."""
+    path = f"{root}/{tables['shards']['file']}"
     files, sizes = shards["file"].to_pylist(), shards["samples"].to_pylist()
-    with root.fetched(tables["samples"]["file"]) as path, reading(f"{root}/{tables['samples']['file']}"):
-        num_samples = pq.read_metadata(path).num_rows
+    with root.fetched(tables["samples"]["file"]) as local, parquet_errors(f"{root}/{tables['samples']['file']}"):
+        num_samples = pq.read_metadata(local).num_rows
     if min(sizes, default=1) < 1 or sum(sizes) != num_samples:
-        raise InputError(f"{place} should list the {num_samples} samples of the set. It lists {sum(sizes)}.")
-    if wrong := [name for name in files if not is_plain(name) or not name.endswith(".tar")]:
-        raise InputError(f"{place} should list tars of this folder. Got {wrong[0]!r}.")
+        raise InputError(f"{path} should list the {num_samples} samples of the set. It lists {sum(sizes)}.")
+    if wrong := [name for name in files if not is_file_name(name) or not name.endswith(".tar")]:
+        raise InputError(f"{path} should list tars of this folder. Got {wrong[0]!r}.")
     known = {file["file"] for file in entry["labels"]}
     for task in tasks:
         if task["file"] not in known:

@@ -1,5 +1,5 @@
-"""Reads single samples out of the tars by the manifest's offsets. Never hands out a wrong sample: the tar header before each
-image has to carry the key that the manifest expects there."""
+"""Reads single samples from the tars by the manifest's offsets. It never returns a wrong sample: the tar header before each
+image has to hold the key that the manifest expects there."""
 
 from typing import NamedTuple
 
@@ -13,9 +13,9 @@ from matl_scale.storage.ranges import RangeReader
 
 
 class Damage(NamedTuple):
-    """A sample that cannot be used: its row, its shard's file, its key, and why."""
+    """A sample that cannot be used: its id, its shard's file, its key, and why."""
 
-    row: int
+    sample_id: int
     file: str
     key: str
     reason: str
@@ -25,13 +25,13 @@ class Damage(NamedTuple):
 
 
 class SampleReader:
-    """Random access to the encoded images of a shard set, local or remote. Can be pickled; opens files when it needs them."""
+    """Random access to the encoded images of a shard set, local or remote. Can be pickled; opens files when needed."""
 
     def __init__(self, manifest: Manifest) -> None:
         self._ranges = RangeReader(manifest.root)
         self._files: list[str] = manifest.shards["file"].to_pylist()
         columns = manifest.sample_columns("key", "offset", "size", "extension")
-        self._shard = manifest.shard_of_rows()
+        self._shard = manifest.shard_of_samples()
         try:
             self._key = columns["key"].cast(pa.int64()).to_numpy()
         except pa.ArrowInvalid as error:
@@ -49,13 +49,13 @@ class SampleReader:
         self._extension = extensions.indices.to_numpy()
         self._extensions: list[str] = extensions.dictionary.to_pylist()
 
-    def read(self, rows: np.ndarray) -> list[bytes | Damage]:
-        """Reads the images of some rows, in order: encoded bytes, or what is wrong with the sample."""
-        shards, offsets, sizes = self._shard[rows], self._offset[rows], self._size[rows]
-        starts = offsets - HEADER_BYTES
+    def read(self, sample_ids: np.ndarray) -> list[bytes | Damage]:
+        """Reads the images of some samples, in order: the encoded bytes, or what is wrong with the sample."""
+        shards, starts = self._shard[sample_ids], self._offset[sample_ids] - HEADER_BYTES
+        sizes = self._size[sample_ids]
         names = [
             member_name(sample_key(key), self._extensions[extension]).encode()
-            for key, extension in zip(self._key[rows].tolist(), self._extension[rows].tolist(), strict=True)
+            for key, extension in zip(self._key[sample_ids].tolist(), self._extension[sample_ids].tolist(), strict=True)
         ]
         files = [self._files[shard] for shard in shards.tolist()]
         blocks = self._ranges.read(files, starts.tolist(), (sizes + HEADER_BYTES).tolist())
@@ -65,33 +65,33 @@ class SampleReader:
             and len(block) == HEADER_BYTES + size
             and block.startswith(name)
             and block[len(name)] == 0
-            else self._describe(row, block, name, size)
-            for row, block, name, size in zip(rows.tolist(), blocks, names, sizes.tolist(), strict=True)
+            else self._describe(sample_id, block, name, size)
+            for sample_id, block, name, size in zip(sample_ids.tolist(), blocks, names, sizes.tolist(), strict=True)
         ]
 
-    def key(self, row: int) -> str:
+    def key(self, sample_id: int) -> str:
         """Returns the key of a sample."""
-        return sample_key(int(self._key[row]))
+        return sample_key(int(self._key[sample_id]))
 
-    def keys(self, rows: np.ndarray) -> np.ndarray:
+    def keys(self, sample_ids: np.ndarray) -> np.ndarray:
         """Returns the keys of samples as numbers."""
-        return self._key[rows]
+        return self._key[sample_ids]
 
-    def size(self, row: int) -> int:
+    def size(self, sample_id: int) -> int:
         """Returns the size of a sample's image in bytes."""
-        return int(self._size[row])
+        return int(self._size[sample_id])
 
-    def damage(self, row: int, reason: str) -> Damage:
+    def damage(self, sample_id: int, reason: str) -> Damage:
         """Describes a sample that cannot be used."""
-        return Damage(row, self._files[self._shard[row]], self.key(row), reason)
+        return Damage(sample_id, self._files[self._shard[sample_id]], self.key(sample_id), reason)
 
-    def _describe(self, row: int, block: bytes | Exception, name: bytes, size: int) -> Damage:
+    def _describe(self, sample_id: int, block: bytes | Exception, name: bytes, size: int) -> Damage:
         if isinstance(block, Exception):
-            return self.damage(row, f"cannot be read ({block})")
+            return self.damage(sample_id, f"cannot be read ({block})")
         found = block[:100].rstrip(b"\0")
         expected = name.decode()
         if found == name:
-            return self.damage(row, f"the tar ends inside it ({len(block)} of {HEADER_BYTES + size} bytes)")
+            return self.damage(sample_id, f"the tar ends inside it ({len(block)} of {HEADER_BYTES + size} bytes)")
         return self.damage(
-            row, f"the tar should hold {expected} here, and holds {found[:40]!r}: is the manifest of another set?"
+            sample_id, f"the tar should hold {expected} here, and holds {found[:40]!r}: is the manifest of another set?"
         )

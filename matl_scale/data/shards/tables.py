@@ -1,7 +1,8 @@
-"""The Parquet tables of a shard set: read with all checks that need no other table, and built."""
+"""The Parquet tables of a shard set: reading, with all checks that need no other table, and writing."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,23 +14,30 @@ from matl_scale.storage.store import Store
 from matl_scale.tasks import Task
 
 
+class LabelReference(NamedTuple):
+    """Where the labels of a task are: a file of the set, and a column of it."""
+
+    file: str
+    column: str
+
+
 @contextmanager
-def reading(place: str) -> Iterator[None]:
-    """Turns what pyarrow raises for a damaged file into an `InputError` that names the place."""
+def parquet_errors(context: str) -> Iterator[None]:
+    """Turns the errors that pyarrow raises for a damaged file into an `InputError` that begins with `context`."""
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         text = " ".join(str(error).split())[:300]
-        raise InputError(f"{place} cannot be read as Parquet: {text}.") from error
+        raise InputError(f"{context} cannot be read as Parquet: {text}.") from error
 
 
 def read_table(root: Store, name: str, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
-    """Reads a table of the set.
+    """Reads a table of a shard set.
 
     Raises:
-        InputError: It cannot be read, or has other columns.
+        InputError: The table cannot be read, has other columns, or has an empty cell.
     """
-    with root.fetched(name) as path, reading(f"{root}/{name}"):
+    with root.fetched(name) as path, parquet_errors(f"{root}/{name}"):
         file = pq.ParquetFile(path)
         if not file.schema_arrow.equals(schema):
             raise InputError(f"{root}/{name} should have the columns {', '.join(schema.names)}. Prepare the set again.")
@@ -45,20 +53,20 @@ def has_null_items(column: pa.ChunkedArray) -> bool:
 
 
 def column_name(task_name: str) -> str:
-    """Returns a task's Parquet column. Parquet readers take a dot as a path into a struct, so it is written otherwise."""
+    """Returns the name of a task's Parquet column. Dots are escaped: Parquet readers treat them as paths into structs."""
     return task_name.replace("%", "%25").replace(".", "%2E")
 
 
 def tasks_table(
-    tasks: Sequence[Task], places: Sequence[tuple[str, str]], counts: Sequence[np.ndarray], num_samples: int
+    tasks: Sequence[Task], references: Sequence[LabelReference], counts: Sequence[np.ndarray], num_samples: int
 ) -> pa.Table:
     """Builds the table of a version's tasks.
 
     Args:
-        tasks: In order.
-        places: Per task, the file and the column that hold its labels.
-        counts: Per task, the samples of each class.
-        num_samples: Of the whole set.
+        tasks: The tasks, in order.
+        references: Where the labels of each task are.
+        counts: Number of samples of each class, for each task.
+        num_samples: Number of samples of the whole set.
     """
     return pa.table(
         {
@@ -67,22 +75,45 @@ def tasks_table(
             "source": [task.source for task in tasks],
             "counts": [count.tolist() for count in counts],
             "missing": [int(num_samples - count.sum()) for count in counts],
-            "file": [file for file, _ in places],
-            "column": [column for _, column in places],
+            "file": [reference.file for reference in references],
+            "column": [reference.column for reference in references],
         },
         schema=TASKS_SCHEMA,
     )
 
 
 def label_table(tasks: Sequence[Task], labels: np.ndarray) -> pa.Table:
-    """Builds a table of labels, shape `(num_rows, num_tasks)`, with a column per task."""
+    """Builds a table with a column per task from a label matrix, shape `(num_samples, num_tasks)`."""
     dtype = label_dtype(tasks)
     return pa.table({column_name(task.name): labels[:, i].astype(dtype) for i, task in enumerate(tasks)})
 
 
+def label_schema(tasks: Sequence[Task]) -> pa.Schema:
+    """Returns the schema of `label_table`."""
+    return label_table(tasks, np.zeros((0, len(tasks)), dtype=label_dtype(tasks))).schema
+
+
 def count_classes(tasks: Sequence[Task], labels: np.ndarray) -> list[np.ndarray]:
-    """Counts the classes of every task in a label matrix, shape `(num_rows, num_tasks)`."""
+    """Counts the classes of every task in a label matrix, shape `(num_samples, num_tasks)`."""
     return [class_counts(labels[:, i], task.num_classes) for i, task in enumerate(tasks)]
+
+
+class TaskCounts:
+    """Counts the classes of every task over parts of a label matrix.
+
+    Attributes:
+        tasks: The tasks, one per column.
+        counts: Number of labels of each class, for each task.
+    """
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self.tasks = tasks
+        self.counts = [np.zeros(task.num_classes, dtype=np.int64) for task in tasks]
+
+    def add(self, labels: np.ndarray) -> None:
+        """Adds a part of the matrix, shape `(num_samples, num_tasks)`."""
+        for total, counts in zip(self.counts, count_classes(self.tasks, labels), strict=True):
+            total += counts
 
 
 def write_table(root: Store, name: str, table: pa.Table) -> dict[str, str]:
@@ -92,5 +123,5 @@ def write_table(root: Store, name: str, table: pa.Table) -> dict[str, str]:
 
 
 def describe_file(root: Store, name: str) -> dict[str, str]:
-    """Returns the manifest's entry of a file that has been written."""
+    """Returns the manifest's entry for a file that has been written."""
     return {"file": name, "sha256": root.sha256(name)}

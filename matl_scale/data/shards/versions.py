@@ -1,8 +1,8 @@
-"""`manifest.json`: the versions of a shard set, each a list of Parquet tables with their SHA-256. It appears last and
-means "complete".
+"""`manifest.json`: the versions of a shard set, each a list of Parquet tables with their SHA-256. It is written last and
+means that the set is complete.
 
-A version is never changed. A change of labels writes a file with the new columns and a new tasks table, and adds a
-version that shares everything else with the one before; no tar is touched, and older versions stay readable.
+A version never changes. A change of labels writes a file with the new columns and a new tasks table, and adds a version that
+shares everything else with the previous one; tars are not touched, and older versions stay readable.
 """
 
 import json
@@ -27,15 +27,15 @@ def append_version(
     change: str,
     plan: str = "",
 ) -> None:
-    """Writes `manifest.json` with one version more: from here on, it is the newest.
+    """Writes `manifest.json` with one more version, which is the newest from then on.
 
     Args:
-        root: The folder.
+        root: The shard set's folder.
         entries: The versions so far.
         tables: Entry of each table, by role.
         labels: Entries of the files that the tasks table refers to.
         change: What is new, in words.
-        plan: Id of the plan by which tars were added, if any were.
+        plan: Id of the plan that added tars, if any were added.
     """
     entry = {
         "version": len(entries) + 1,
@@ -56,7 +56,7 @@ def version_id(tables: Mapping[str, Mapping[str, str]], labels: Sequence[Mapping
 
 
 def is_shard_set(root: Store) -> bool:
-    """Returns whether the folder holds a complete shard set."""
+    """Returns whether a folder holds a complete shard set."""
     return root.exists(MANIFEST_FILE)
 
 
@@ -64,7 +64,7 @@ def read_entries(root: Store) -> list[dict[str, Any]]:
     """Reads the versions of a shard set, oldest first.
 
     Raises:
-        InputError: There is no manifest, or it has another form.
+        InputError: There is no manifest, or it is malformed.
     """
     if not root.exists(MANIFEST_FILE):
         names = root.names()
@@ -72,38 +72,38 @@ def read_entries(root: Store) -> list[dict[str, Any]]:
         if ".work" in names:
             hint = " It holds unfinished work: run the same `matl-data shard` again, or `matl-data merge` after an array job."
         raise InputError(f"{root} is not a shard set: it has no {MANIFEST_FILE}.{hint} See `matl-data --help`.")
-    place = f"{root}/{MANIFEST_FILE}"
+    path = f"{root}/{MANIFEST_FILE}"
     try:
         content = json.loads(root.read(MANIFEST_FILE))
         if content["format"] != FORMAT or content["format_version"] != FORMAT_VERSION:
             raise InputError(
-                f"{place} should have format {FORMAT!r}, version {FORMAT_VERSION}. Got {content['format']!r}, version "
+                f"{path} should have format {FORMAT!r}, version {FORMAT_VERSION}. Got {content['format']!r}, version "
                 f"{content['format_version']!r}. Prepare the shard set again."
             )
         entries = [check_entry(entry, number) for number, entry in enumerate(content["versions"], start=1)]
     except InputError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{place} cannot be read as a manifest: {error!r}. Prepare the shard set again.") from error
+        raise InputError(f"{path} cannot be read as a manifest: {error!r}. Prepare the shard set again.") from error
     if not entries:
-        raise InputError(f"{place} lists no version. Prepare the shard set again.")
+        raise InputError(f"{path} lists no version. Prepare the shard set again.")
     return entries
 
 
 def check_entry(entry: Any, number: int) -> dict[str, Any]:
-    """Returns a version's entry; raises `ValueError`, `KeyError` or `TypeError` if it has another form."""
+    """Returns a version's entry; raises `ValueError`, `KeyError` or `TypeError` if it is malformed."""
     files = [entry["tables"][role] for role in ROLES] + list(entry["labels"])
     for file in files:
         name = file["file"]
-        if not isinstance(name, str) or not isinstance(file["sha256"], str) or not is_plain(name):
+        if not isinstance(name, str) or not isinstance(file["sha256"], str) or not is_file_name(name):
             raise ValueError(f"{name!r} is no name of a table")
     if entry["version"] != number or entry["id"] != version_id(entry["tables"], entry["labels"]):
         raise ValueError(f"version {number} does not have the id of its tables")
     return {**entry, "change": str(entry["change"])}
 
 
-def is_plain(name: str) -> bool:
-    """Returns whether a name is that of a file in the folder itself."""
+def is_file_name(name: str) -> bool:
+    """Returns whether a name belongs to a file in the folder itself, not in another one."""
     return bool(name) and "/" not in name and name not in (".", "..")
 
 

@@ -32,7 +32,7 @@ class Thumbnails:
             raise InputError(
                 f"{manifest.root} has other images in split `{info.split}` than those that were evaluated."
             )
-        sample_ids, self._reader = manifest.rows(info.split), SampleReader(manifest)
+        sample_ids, self._reader = manifest.sample_ids(info.split), SampleReader(manifest)
         keys = self._reader.keys(sample_ids)
         order = np.argsort(keys)
         self._keys, self._sample_ids = keys[order], sample_ids[order]

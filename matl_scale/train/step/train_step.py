@@ -136,9 +136,9 @@ class TrainStep:
             start = time.perf_counter()
             batch = next(batches)
             data_wait_s += time.perf_counter() - start
-            assert batch.task == tasks[slot], "the loader's plan and the sampler disagree"
+            assert batch.active_task == tasks[slot], "the loader's plan and the sampler disagree"
             damage += batch.damage
-            sample_ids.append(batch.rows)
+            sample_ids.append(batch.sample_ids)
             with self.trunk.accumulating(is_last=slot == my_slots[-1]):
                 self._run_slot(slot, batch)
         scaled = self.accelerator.scaler is not None
@@ -171,11 +171,11 @@ class TrainStep:
 
     def _run_slot(self, slot: int, batch: ImageBatch) -> None:
         """Runs forward and backward pass of one slot."""
-        task_id = batch.task
-        labels = np.where(batch.valid, self.labels[batch.rows, task_id], MISSING)
+        task_id = batch.active_task
+        labels = np.where(batch.valid, self.labels[batch.sample_ids, task_id], MISSING)
         chosen, targets = select_labelled(labels, batch.valid)
         device = self.accelerator.device
-        images = batch.images if len(targets) == len(batch.rows) else batch.images[chosen]
+        images = batch.images if len(targets) == len(batch.sample_ids) else batch.images[chosen]
         images = self.prepare_images(images, self._seed("augment", batch))
         self.sync.statistics.begin_slot(task_id)
         torch.manual_seed(self._seed("forward", batch))  # dropout and stochastic depth

@@ -1,0 +1,86 @@
+"""The folder `.work` inside a shard set's folder: unfinished work, its locks, and what killed calls have left there.
+
+Locks are those of the local file system; remote stores have none, and their unfinished files are local.
+"""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from data_prep.planning.plan import PLAN_FILE
+from data_prep.writing.shard import WORK
+from matl_scale.errors import InputError
+from matl_scale.storage.locks import lock_folder
+from matl_scale.storage.store import Store
+
+
+@contextlib.contextmanager
+def locked_scratch(out: Store, partition: tuple[int, int] | None = None) -> Iterator[Path]:
+    """Locks the work in `out` and provides a folder for unfinished files, which is removed in the end.
+
+    Args:
+        out: The shard set's folder.
+        partition: Which part of an array job this is, if it is one: parts share the work.
+
+    Raises:
+        InputError: Another call works on the set, or the folder cannot be used.
+    """
+    if out.local is None:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+        return
+    is_new = not out.local.exists()
+    work = out.local / WORK
+    try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(locked_work(work, shared=partition is not None))
+            if partition:
+                stack.enter_context(lock_folder(work, f".lock-{partition[0]}-of-{partition[1]}"))
+            else:
+                remove_old_scratch(work)
+            with tempfile.TemporaryDirectory(prefix="scratch-", dir=work) as folder:
+                yield Path(folder)
+    except OSError as error:
+        raise InputError(f"{error.filename or out}: {error.strerror or error}. Run the same command again.") from error
+    finally:
+        remove_if_empty(out.local, is_new)
+
+
+@contextlib.contextmanager
+def locked_work(work: Path, shared: bool) -> Iterator[None]:
+    """Makes the folder of unfinished work if it does not exist, and holds its lock."""
+    with contextlib.ExitStack() as stack:
+        while True:
+            work.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # another call has just removed it
+                stack.enter_context(lock_folder(work, shared=shared))
+                break
+        yield
+
+
+def remove_if_empty(root: Path, is_new: bool) -> None:
+    """Removes the folder of unfinished work if nothing is begun there and no other call uses it, and an empty new `root`."""
+    work = root / WORK
+    if work.is_dir() and not (work / PLAN_FILE).exists():
+        with contextlib.suppress(InputError), lock_folder(work):
+            Store(root).remove(WORK)
+    if is_new and root.is_dir() and not any(root.iterdir()):
+        root.rmdir()
+
+
+def remove_old_scratch(work: Path) -> None:
+    """Removes the files that killed calls have left; only while no other call works on the set."""
+    for path in work.glob("scratch-*"):
+        Store(work).remove(path.name)
+
+
+def finished_shards(out: Store) -> list[str]:
+    """Returns the names of the records of finished shards."""
+    return [name for name in (out / WORK).names() if name.endswith(".parquet")]
+
+
+def remove_unused_plan(out: Store) -> None:
+    """Removes a plan without any finished shard, so that a call that has failed leaves nothing behind."""
+    if not finished_shards(out):
+        out.remove(f"{WORK}/{PLAN_FILE}")

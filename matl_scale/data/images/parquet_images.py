@@ -1,0 +1,102 @@
+"""Images in Parquet files with the columns `name` and `image` (bytes, or a struct with the field `bytes`)."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from matl_scale.data.images.interface import CHUNK_SIZE
+from matl_scale.errors import InputError
+
+BATCH_ROWS = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParquetImages:
+    """The rows of Parquet files.
+
+    Attributes:
+        root: What the user gave.
+        files: The Parquet files.
+        sizes: Number of rows of each file.
+    """
+
+    root: str
+    files: Sequence[Path]
+    sizes: Sequence[int]
+
+    def names(self) -> Iterator[tuple[list[str], np.ndarray]]:
+        """Yields the column `name` of all rows."""
+        start = 0
+        for file in self.files:
+            for names in read_name_column(file):
+                yield names, np.arange(start, start + len(names))
+                start += len(names)
+
+    def read(self, names: Sequence[str], indices: np.ndarray) -> Iterator[bytes]:  # noqa: ARG002
+        starts = np.cumsum([0, *self.sizes])
+        for number, file in enumerate(self.files):
+            first, last = np.searchsorted(indices, starts[number : number + 2])
+            if last > first:
+                yield from read_image_rows(pq.ParquetFile(file), indices[first:last] - starts[number])
+
+
+def read_name_column(file: Path) -> Iterator[list[str]]:
+    """Yields the column `name` of a Parquet file in chunks."""
+    try:
+        for batch in pq.ParquetFile(file).iter_batches(batch_size=CHUNK_SIZE, columns=["name"]):
+            batch.validate(full=True)
+            if batch["name"].null_count:
+                raise InputError(f"{file}: every row should have a `name`. {batch['name'].null_count} are empty.")
+            yield list(map(str, batch["name"].to_pylist()))
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{file} cannot be read as Parquet: {error}.") from error
+
+
+def read_image_rows(file: pq.ParquetFile, rows: np.ndarray) -> Iterator[bytes]:
+    """Yields the images of some rows, ascending, of a Parquet file. Only row groups that hold one of them are read."""
+    groups = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
+    ends = np.cumsum(groups)
+    num_done = 0
+    for group in np.unique(np.searchsorted(ends, rows, side="right")).tolist():
+        start = int(ends[group]) - groups[group]
+        last = np.searchsorted(rows, ends[group])
+        for batch in file.iter_batches(batch_size=BATCH_ROWS, row_groups=[group], columns=["image"]):
+            stop = num_done + int(np.searchsorted(rows[num_done:last], start + len(batch)))
+            if stop > num_done:
+                column = batch.column(0)
+                if pa.types.is_struct(column.type):
+                    column = column.field("bytes")
+                for image in column.take(pa.array(rows[num_done:stop] - start)):
+                    yield image.as_py() or b""
+            num_done, start = stop, start + len(batch)
+            if num_done == last:
+                break
+
+
+def open_parquet_images(files: Sequence[Path], root: str) -> ParquetImages:
+    """Opens Parquet files.
+
+    Raises:
+        InputError: A file cannot be read, or lacks one of the columns.
+    """
+    sizes = []
+    for file in files:
+        try:
+            metadata = pq.ParquetFile(file)
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(f"{file} cannot be read as Parquet: {error}.") from error
+        if missing := {"name", "image"} - set(metadata.schema_arrow.names):
+            raise InputError(f"{file} should have the columns `name` and `image`. It lacks {sorted(missing)}.")
+        kind = metadata.schema_arrow.field("image").type
+        if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+            kind = kind.field("bytes").type
+        if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+            raise InputError(
+                f"{file}: the column `image` should hold bytes, or a struct with the field `bytes`. Got {kind}."
+            )
+        sizes.append(metadata.metadata.num_rows)
+    return ParquetImages(root=root, files=files, sizes=sizes)
