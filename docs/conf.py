@@ -26,6 +26,7 @@ html_copy_source = html_show_sourcelink = False
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
+python_maximum_signature_line_length = 80
 nitpicky = True
 nitpick_ignore_regex = [  # types in signatures: of other libraries, and internal ones that have no entry
     (r"py:class", r".*"),

@@ -109,7 +109,7 @@ def help_text(target: str, arguments: list[str]) -> str:
     """Runs a command with `--help`, as an installed script would."""
     module, function = target.split(":")
     code = f"import sys; from {module} import {function}; sys.exit({function}())"
-    environment = {**os.environ, "COLUMNS": "100", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "COLUMNS": "96", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code, *arguments, "--help"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return done.stdout.rstrip()

@@ -92,6 +92,8 @@ def copy_workplace(workplace: Path, folder: Path, blocks: list[Block]) -> None:
         *(f"runs/{name}" for name in re.findall(r"--run\.name (\w+)", text)),
     ]:
         shutil.rmtree(folder / made, ignore_errors=True)
+    for file in folder.glob("runs/*/config.yaml"):  # a run keeps absolute paths
+        file.write_text(file.read_text(encoding="utf-8").replace(str(workplace), str(folder)), encoding="utf-8")
 
 
 def run_page(page: Path, workplace: Path, folder: Path, heavy: bool) -> None:

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from matl_scale.metrics.names import PairedMetric
+from matl_scale.metrics.task_metrics import mean
 
 Verdict = Literal["improved", "unchanged", "regressed", "undefined"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
@@ -129,6 +130,11 @@ class SeedSpread:
     tasks: list[str]
     values: np.ndarray
     left_out: list[str]
+
+    @property
+    def run_means(self) -> np.ndarray:
+        """Mean over tasks of each run, undefined values left out, shape `(num_runs,)`."""
+        return np.array([mean(values) for values in self.values])
 
     @property
     def mean(self) -> np.ndarray:

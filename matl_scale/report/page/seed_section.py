@@ -36,8 +36,7 @@ def build_spread_tiles(spread: SeedSpread) -> list[Tile]:
     sds = defined(spread.sd)
     if not len(sds):
         return []
-    means = np.nanmean(spread.values, axis=1)
-    most = spread.most_different_first()[0]
+    means, most = spread.run_means, spread.most_different_first()[0]
     return [
         Tile(
             label="mean over tasks and runs",

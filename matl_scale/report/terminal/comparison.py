@@ -92,12 +92,11 @@ def print_reasons(console: Console, comparison: Comparison, limit: int) -> None:
 
 def print_spread(console: Console, spread: SeedSpread, limit: int) -> None:
     """Prints how much the runs of one config differ."""
-    means = [float(np.nanmean(values)) if np.isfinite(values).any() else float("nan") for values in spread.values]
-    metric, sd = METRIC_LABELS[spread.metric], float(np.std(means, ddof=1))
+    means, metric = spread.run_means, METRIC_LABELS[spread.metric]
     print_line(console, f"{len(spread.runs)} runs of one config on {spread.split}, {metric}: {', '.join(spread.runs)}")
     print_line(
         console,
-        f"mean over tasks: {np.mean(means):.4f}, sd over runs {sd:.4f}, from {min(means):.4f} to {max(means):.4f}",
+        f"mean over tasks: {means.mean():.4f}, sd over runs {means.std(ddof=1):.4f}, from {means.min():.4f} to {means.max():.4f}",
     )
     listed = [i for i in spread.most_different_first() if np.isfinite(spread.sd[i])][:limit]
     table = build_table("task", "mean", "sd", "min", "max")
