@@ -132,7 +132,10 @@ def write_scripts(folder: Path) -> None:
     for name, target in read_scripts().items():
         module, function = target.split(":")
         file = folder / name
-        file.write_text(f"#!{sys.executable}\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n")
+        file.write_text(
+            f"#!{sys.executable}\nimport sys\nfrom {module} import {function}\n"
+            f'if __name__ == "__main__":  # worker processes import this file\n    sys.exit({function}())\n'
+        )
         file.chmod(0o755)
 
 
