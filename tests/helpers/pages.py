@@ -22,7 +22,7 @@ from importlib import import_module
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES += sorted(page for folder in ("guides", "reference") for page in (ROOT / "docs" / folder).glob("*.md"))
 RUN_BY_NAME = "heavy"
 NEVER_RUN = ("gpu", "cluster", "elsewhere")
