@@ -79,4 +79,5 @@ def from_arrays(
 
 def one_vs_rest(classes: np.ndarray, num_classes: int) -> np.ndarray:
     """Turns class indices, shape `(num_images,)`, into binary labels, shape `(num_images, num_classes)`."""
-    return (classes[:, None] == np.arange(num_classes)).astype(np.int8)
+    labels: np.ndarray = (classes[:, None] == np.arange(num_classes)).astype(np.int8)
+    return labels

@@ -151,8 +151,9 @@ def find_indices(cells: pa.Array, values: pa.Array) -> np.ndarray:
     """Returns the index of each cell in `values`, −1 for missing ones."""
     if not len(values):
         return np.full(len(cells), -1)
-    indices = pc.index_in(cells.cast(values.type), value_set=values)
-    return indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    found = pc.index_in(cells.cast(values.type), value_set=values)
+    indices: np.ndarray = found.fill_null(-1).to_numpy(zero_copy_only=False)
+    return indices
 
 
 def map_matrix(path: Path, dtype: np.dtype, num_rows: int, num_columns: int) -> np.ndarray:

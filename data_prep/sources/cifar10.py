@@ -59,4 +59,5 @@ def read_python(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def to_images(records: np.ndarray) -> np.ndarray:
     """Turns records of 3,072 bytes, channel after channel, into pixels, shape `(num_images, 32, 32, 3)`."""
-    return records.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    pixels: np.ndarray = records.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    return pixels

@@ -23,7 +23,7 @@ def build_template() -> np.ndarray:
     """Returns the header of a nameless empty file, uint8, shape `(512,)`, with a blank checksum."""
     member = tarfile.TarInfo("")
     member.mode = 0o644
-    header = np.frombuffer(member.tobuf(tarfile.USTAR_FORMAT), dtype=np.uint8).copy()
+    header: np.ndarray = np.frombuffer(member.tobuf(tarfile.USTAR_FORMAT), dtype=np.uint8).copy()
     header[CHECKSUM] = ord(" ")
     return header
 
@@ -96,7 +96,8 @@ class TarWriter:
         lengths = HEADER_BYTES + padded(sizes) + step
         starts = self.size + np.cumsum(lengths) - lengths
         self._write(b"".join(blocks))
-        return starts + HEADER_BYTES
+        offsets: np.ndarray = starts + HEADER_BYTES
+        return offsets
 
     def close(self) -> str:
         """Ends the tar, waits until it is on disk, and returns its hex SHA-256."""

@@ -40,7 +40,7 @@ def peak_bytes(num_tasks: int) -> int:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     heads = [parameter for head in step.model.heads for parameter in head.parameters()]
     states = [value for head in heads for value in step.optimizer.state.get(head, {}).values()]
-    return peak - sum(tensor.nbytes for tensor in (*heads, *states))
+    return int(peak - sum(tensor.nbytes for tensor in (*heads, *states)))
 
 
 def measure_peaks(conditions: Conditions) -> np.ndarray:

@@ -62,7 +62,8 @@ class StepCase:
 
     def images(self, device: torch.device) -> torch.Tensor:
         images = torch.randn(self.batch, 3, self.size, self.size, device=device)
-        return self.formatted(images)
+        formatted: torch.Tensor = self.formatted(images)
+        return formatted
 
     def formatted(self, value: Any) -> Any:
         return value.to(memory_format=torch.channels_last) if self.channels_last else value

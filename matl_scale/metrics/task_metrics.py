@@ -87,7 +87,10 @@ def worst_first(values: np.ndarray) -> list[int]:
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """Divides, with NaN where the denominator is zero."""
-    return np.divide(numerator, denominator, out=np.full(len(denominator), np.nan), where=denominator > 0)
+    quotient: np.ndarray = np.divide(
+        numerator, denominator, out=np.full(len(denominator), np.nan), where=denominator > 0
+    )
+    return quotient
 
 
 def mean(values: np.ndarray) -> float:
@@ -98,4 +101,5 @@ def mean(values: np.ndarray) -> float:
 
 def defined(values: np.ndarray) -> np.ndarray:
     """Returns the values that are defined."""
-    return values[np.isfinite(values)]
+    finite: np.ndarray = values[np.isfinite(values)]
+    return finite

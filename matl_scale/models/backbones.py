@@ -51,7 +51,7 @@ def build_backbone(config: ModelConfig, seed: int) -> nn.Module:
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "backbone"))
-        backbone = models.get_model(config.name, weights="DEFAULT" if config.pretrained else None)
+        backbone: nn.Module = models.get_model(config.name, weights="DEFAULT" if config.pretrained else None)
         remove_classifier(backbone, config.name)
         if config.stem == "small":
             shrink_stem(backbone)

@@ -119,7 +119,8 @@ def absolute(path: str) -> str:
 
 def dump_config(config: Config) -> str:
     """Returns the config as YAML that `--config` reads back."""
-    return yaml.dump(asdict(config), Dumper=ConfigDumper, sort_keys=False, allow_unicode=True)
+    text: str = yaml.dump(asdict(config), Dumper=ConfigDumper, sort_keys=False, allow_unicode=True)
+    return text
 
 
 class ConfigDumper(yaml.SafeDumper):

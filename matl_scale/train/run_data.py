@@ -52,7 +52,8 @@ class RunData:
 
     def count_labelled(self, split: str) -> np.ndarray:
         """Returns the number of labelled samples of each task in a split, shape `(num_tasks,)`."""
-        return (self.labels[self.manifest.sample_ids(split)] != MISSING).sum(axis=0)
+        counts: np.ndarray = (self.labels[self.manifest.sample_ids(split)] != MISSING).sum(axis=0)
+        return counts
 
     def count_tars(self, split: str) -> int:
         """Returns the number of tars of a split."""

@@ -77,7 +77,8 @@ class TaskOrder:
             chosen = labelled.find(self._shuffle(task, positions, labelled.count))
         if len(np.unique(chosen)) == 1:
             chosen = np.append(chosen, (chosen[0] + 1) % len(self.sample_ids))
-        return self.sample_ids[chosen]
+        sample_ids: np.ndarray = self.sample_ids[chosen]
+        return sample_ids
 
     def class_weights(self, task: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the number of samples of each class of a task, and the share of the draws that each class gets."""
@@ -152,7 +153,8 @@ class Members:
         return indices
 
     def _match(self, labels: np.ndarray) -> np.ndarray:
-        return labels != MISSING if self.value is None else labels == self.value
+        matches: np.ndarray = labels != MISSING if self.value is None else labels == self.value
+        return matches
 
 
 def shuffle(positions: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -179,7 +181,8 @@ def mix(values: np.ndarray) -> np.ndarray:
     """Scrambles 64-bit numbers: the finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014)."""
     values = (values ^ values >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ values >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
-    return values ^ values >> np.uint64(31)
+    mixed: np.ndarray = values ^ values >> np.uint64(31)
+    return mixed
 
 
 class SlotPlan:

@@ -57,7 +57,8 @@ def binary_pairs(together: np.ndarray, starts: np.ndarray) -> np.ndarray:
     other_rows, other_columns = both[1][0] + both[1][1], both[0][1] + both[1][1]
     spread = rows * other_rows * columns * other_columns
     difference = np.abs(both[0][0] * both[1][1] - both[0][1] * both[1][0])
-    return np.divide(difference, np.sqrt(spread), out=np.full_like(spread, np.nan), where=spread > 0)
+    association: np.ndarray = np.divide(difference, np.sqrt(spread), out=np.full_like(spread, np.nan), where=spread > 0)
+    return association
 
 
 def one_pair(counts: np.ndarray) -> float:

@@ -56,7 +56,8 @@ class Manifest:
     @cached_property
     def shard_sizes(self) -> np.ndarray:
         """Number of samples of each shard, shape `(num_shards,)`."""
-        return self.shards["samples"].to_numpy()
+        sizes: np.ndarray = self.shards["samples"].to_numpy()
+        return sizes
 
     @property
     def num_samples(self) -> int:
@@ -161,7 +162,7 @@ class Manifest:
         values = file.read(columns=[column]).column(0)
         if not pa.types.is_integer(values.type) or values.null_count:
             raise InputError(f"{context}: labels should be integers without gaps. Got {values.type}.")
-        numbers = values.to_numpy()
+        numbers: np.ndarray = values.to_numpy()
         if len(numbers) and (numbers.min() < MISSING or numbers.max() >= task.num_classes):
             raise InputError(
                 f"{context}: labels should lie between {MISSING} and {task.num_classes - 1}. "

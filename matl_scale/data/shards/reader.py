@@ -75,7 +75,8 @@ class SampleReader:
 
     def keys(self, sample_ids: np.ndarray) -> np.ndarray:
         """Returns the keys of samples as numbers."""
-        return self._key[sample_ids]
+        keys: np.ndarray = self._key[sample_ids]
+        return keys
 
     def size(self, sample_id: int) -> int:
         """Returns the size of a sample's image in bytes."""

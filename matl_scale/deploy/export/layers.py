@@ -1,7 +1,7 @@
 """Layers of torch's own kinds whose weights are copies of one task's slices."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -10,6 +10,8 @@ from torch.nn import functional
 from matl_scale.routing.derive import TaskNorm
 from matl_scale.routing.layer_norms import TaskGroupNorm, TaskLayerNorm
 from matl_scale.routing.units import active_indices
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 class UnevenGroupNorm(nn.Module):
@@ -91,7 +93,7 @@ def build_group_norm(norm: TaskGroupNorm, task: torch.Tensor) -> nn.Module:
     return UnevenGroupNorm(sizes, norm.eps).to(norm.weight.device)
 
 
-def fill(module: Any, tensors: Any) -> Any:
+def fill(module: Module, tensors: Iterable[tuple[str, torch.Tensor]]) -> Module:
     """Sets copies of tensors in a module, by name; parameters stay parameters. Returns the module."""
     for name, tensor in tensors:
         value = tensor.detach().clone(memory_format=torch.contiguous_format)

@@ -68,7 +68,8 @@ class AlignedRuns:
     def labels(self, task: str) -> np.ndarray:
         """Returns the class indices of a task's labelled samples, shape `(num_labelled,)`."""
         labels = self.outcomes[0].labels_of(task)
-        return labels[labels != MISSING]
+        known: np.ndarray = labels[labels != MISSING]
+        return known
 
     def correct(self, task: str, runs: Sequence[int]) -> np.ndarray:
         """Returns which labelled samples of a task were predicted correctly, shape `(num_runs, num_labelled)`."""

@@ -139,22 +139,26 @@ class SeedSpread:
     @property
     def mean(self) -> np.ndarray:
         """Mean over the runs, shape `(num_tasks,)`."""
-        return self.values.mean(axis=0)
+        mean: np.ndarray = self.values.mean(axis=0)
+        return mean
 
     @property
     def sd(self) -> np.ndarray:
         """Standard deviation over the runs (with n − 1), shape `(num_tasks,)`."""
-        return self.values.std(axis=0, ddof=1)
+        spread: np.ndarray = self.values.std(axis=0, ddof=1)
+        return spread
 
     @property
     def low(self) -> np.ndarray:
         """The value of the worst run, shape `(num_tasks,)`."""
-        return self.values.min(axis=0)
+        least: np.ndarray = self.values.min(axis=0)
+        return least
 
     @property
     def high(self) -> np.ndarray:
         """The value of the best run, shape `(num_tasks,)`."""
-        return self.values.max(axis=0)
+        largest: np.ndarray = self.values.max(axis=0)
+        return largest
 
     def most_different_first(self) -> list[int]:
         """Returns the indices of the tasks by their standard deviation, the largest first, undefined ones last."""

@@ -29,12 +29,13 @@ class PairedCounts:
     @property
     def unit(self) -> int:
         """The number of steps in a difference of 1."""
-        return self.counts.shape[1] // 2
+        return int(self.counts.shape[1]) // 2
 
     @property
     def sizes(self) -> np.ndarray:
         """The number of samples of each stratum, at least one, shape `(num_strata,)`."""
-        return self.counts.sum(axis=1)
+        totals: np.ndarray = self.counts.sum(axis=1)
+        return totals
 
     @property
     def difference(self) -> float:
@@ -70,10 +71,12 @@ def metric_of_runs(labels: np.ndarray, correct: np.ndarray, metric: PairedMetric
         metric: What is computed.
     """
     if metric == "accuracy":
-        return correct.mean(axis=1)
+        accuracy: np.ndarray = correct.mean(axis=1)
+        return accuracy
     sizes = np.bincount(labels)
     hits = np.stack([np.bincount(labels[correct_of_run], minlength=len(sizes)) for correct_of_run in correct])
-    return (hits[:, sizes > 0] / sizes[sizes > 0]).mean(axis=1)
+    balanced: np.ndarray = (hits[:, sizes > 0] / sizes[sizes > 0]).mean(axis=1)
+    return balanced
 
 
 def count_pairs(labels: np.ndarray, correct_a: np.ndarray, correct_b: np.ndarray, metric: PairedMetric) -> PairedCounts:
