@@ -25,7 +25,7 @@ class RoutingConfig:
     """Which part of the trunk each task uses."""
 
     sigma: float = 0.5
-    """Sharing ratio σ: the fraction of every layer's units that a task keeps active. 1 = all shared (hard sharing)."""
+    """Sharing ratio σ: the fraction of every layer's units that a task keeps. 1 = all shared (hard sharing)."""
     strategy: Strategy = "random"
     """`random` units per task, or `partition`: a fraction σ of the units common to all tasks, the others split between them."""
     statistics: Statistics = "task"
