@@ -116,16 +116,6 @@ def against_masked(conditions: Conditions) -> tuple[Workload, Workload]:
 
 def figures(conditions: Conditions) -> list[Figure]:  # noqa: ARG001
     return [
-        Figure(
-            suite="eval",
-            name="eval_t40_vs_masked_loop",
-            meaning="a masked pass per task over the loader ÷ ours, ≥ 5",
-            values=timed(against_loop),
-        ),
-        Figure(
-            suite="eval",
-            name="eval_t40_vs_masked",
-            meaning="our loop with masked execution ÷ ours",
-            values=timed(against_masked),
-        ),
+        Figure("eval_t40_vs_masked_loop", "a masked pass per task over the loader ÷ ours, ≥ 5", timed(against_loop)),
+        Figure("eval_t40_vs_masked", "our loop with masked execution ÷ ours", timed(against_masked)),
     ]

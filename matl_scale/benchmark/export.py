@@ -71,9 +71,6 @@ def figures(conditions: Conditions) -> list[Figure]:  # noqa: ARG001
         for suffix, batch, images in (("", 1, "one image"), ("_b32", 32, "32 images")):
             meaning = f"masked network ÷ exported ({kind}), {images}"
             values = timed(partial(against_full, kind, batch))
-            found.append(Figure(suite="export", name=name + suffix, meaning=meaning, values=values))
+            found.append(Figure(name + suffix, meaning, values))
     meaning = "parameters of trunk and head ÷ exported file (safetensors)"
-    found.append(
-        Figure(suite="export", name="export_size_vs_full", meaning=meaning, values=measure_sizes, unit="bytes")
-    )
-    return found
+    return [*found, Figure("export_size_vs_full", meaning, measure_sizes, "bytes")]

@@ -60,33 +60,31 @@ class Result:
     denominator: float
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Figure:
     """One row of the table.
 
     Attributes:
-        suite: Name of the suite.
         name: Name of the figure.
         meaning: What is divided by what, and the goal.
         values: Measures both workloads, numerator first: shape `(rounds, 2)`.
         unit: Unit of the values.
     """
 
-    suite: str
     name: str
     meaning: str
     values: Callable[[Conditions], np.ndarray]
     unit: str = "s"
 
-    def measure(self, conditions: Conditions) -> Result:
-        """Measures both workloads and compares them."""
+    def measure(self, suite: str, conditions: Conditions) -> Result:
+        """Measures both workloads and compares them, as a figure of a suite."""
         values = self.values(conditions)
         gc.collect()  # the two workloads hold networks
         ratios = values[:, 0] / values[:, 1]
         low, median, high = np.percentile(ratios, [10, 50, 90])
         numerator, denominator = values.min(axis=0).tolist()
         return Result(
-            suite=self.suite,
+            suite=suite,
             name=self.name,
             ratio=numerator / denominator,
             median=float(median),

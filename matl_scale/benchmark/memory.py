@@ -62,4 +62,4 @@ def in_process(context: multiprocessing.context.ForkServerContext, num_tasks: in
 
 def figures(conditions: Conditions) -> list[Figure]:  # noqa: ARG001
     meaning = "T = 1,000 ÷ T = 10, less heads and their optimizer states, ≤ 1.02"
-    return [Figure(suite="memory", name="memory_t1000_vs_t10", meaning=meaning, values=measure_peaks)]
+    return [Figure("memory_t1000_vs_t10", meaning, measure_peaks)]

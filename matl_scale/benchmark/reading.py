@@ -64,8 +64,8 @@ class LazyShards:
 
     def source(self) -> EvaluationBatches:
         """Returns a source that reads every sample once, in random order as training does."""
-        rows = np.random.default_rng(0).permutation(self.count)
-        return EvaluationBatches(rows, SampleReader(self.manifest), BATCH, 0, 1)
+        sample_ids = np.random.default_rng(0).permutation(self.count)
+        return EvaluationBatches(sample_ids, SampleReader(self.manifest), BATCH, 0, 1)
 
     @cached_property
     def encoded(self) -> list[bytes]:
@@ -160,35 +160,25 @@ def figures(conditions: Conditions) -> list[Figure]:  # noqa: ARG001 - nothing h
     pngs, jpegs = LazyShards(small_pngs, NUM_PNGS, 32), LazyShards(photos, NUM_PHOTOS, 64)
     found = []
     for name, shards in (("png32", pngs), ("jpeg178", jpegs)):
-        for workers in (0, 2):
-            found.append(
-                Figure(
-                    suite="data",
-                    name=f"read_bytes_{name}_w{workers}_vs_webdataset",
-                    meaning=f"webdataset's loader ÷ ours, bytes of all samples, {workers} workers, ≥ 3",
-                    values=timed(lambda _, shards=shards, workers=workers: raw_bytes(shards, workers)),  # type: ignore[misc]
-                )
-            )
         found += [
             Figure(
-                suite="data",
-                name=f"read_decoded_{name}_vs_decoder",
-                meaning="bare decoder on bytes in memory ÷ our batches from shards, one process, ≥ 0.9",
-                values=timed(lambda _, shards=shards: decoded(shards)),  # type: ignore[misc]
+                f"read_bytes_{name}_w{workers}_vs_webdataset",
+                f"webdataset's loader ÷ ours, bytes of all samples, {workers} workers, ≥ 3",
+                timed(lambda _, shards=shards, workers=workers: raw_bytes(shards, workers)),  # type: ignore[misc]
+            )
+            for workers in (0, 2)
+        ]
+        found += [
+            Figure(
+                f"read_decoded_{name}_vs_decoder",
+                "bare decoder on bytes in memory ÷ our batches from shards, one process, ≥ 0.9",
+                timed(lambda _, shards=shards: decoded(shards)),  # type: ignore[misc]
             ),
             Figure(
-                suite="data",
-                name=f"read_augmented_{name}_vs_webdataset",
-                meaning="webdataset's loader ÷ ours, decoded, scaled, cropped, flipped, normalised; 2 workers",
-                values=timed(lambda _, shards=shards: augmented(shards, 2)),  # type: ignore[misc]
+                f"read_augmented_{name}_vs_webdataset",
+                "webdataset's loader ÷ ours, decoded, scaled, cropped, flipped, normalised; 2 workers",
+                timed(lambda _, shards=shards: augmented(shards, 2)),  # type: ignore[misc]
             ),
         ]
-    found.append(
-        Figure(
-            suite="data",
-            name="plan_batch_1m_t312_share",
-            meaning="planning a batch of 64 among a million rows × 312 tasks ÷ decoding it (JPEG)",
-            values=timed(lambda _: planned(jpegs)),
-        )
-    )
-    return found
+    meaning = "planning a batch of 64 among a million rows × 312 tasks ÷ decoding it (JPEG)"
+    return [*found, Figure("plan_batch_1m_t312_share", meaning, timed(lambda _: planned(jpegs)))]

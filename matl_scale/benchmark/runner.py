@@ -61,17 +61,17 @@ def run_benchmark(options: BenchmarkOptions) -> None:
         world_size=accelerator.num_processes,
         data=options.data,
     )
-    figures = [figure for suite in suites for figure in SUITES[suite](conditions) if options.only in figure.name]
-    if not figures:
+    chosen = {suite: [each for each in SUITES[suite](conditions) if options.only in each.name] for suite in suites}
+    if not any(chosen.values()):
         raise InputError(f"--only should be part of a figure's name in {', '.join(suites)}. Got {options.only!r}.")
     results: list[Result] = []
     if conditions.world_size > 1:
-        alone = {figure.suite for figure in figures if figure.suite not in ON_RANKS}
+        alone = [suite for suite, figures in chosen.items() if figures and suite not in ON_RANKS]
         if alone and conditions.rank == 0:
-            results = measure_alone([suite for suite in SUITES if suite in alone], options)
+            results = measure_alone(alone, options)
         dist.barrier()
-        figures = [figure for figure in figures if figure.suite in ON_RANKS]
-    results += measure(figures, conditions)
+        chosen = {suite: figures for suite, figures in chosen.items() if suite in ON_RANKS}
+    results += measure(chosen, conditions)
     if conditions.rank == 0 and options.json is not None:
         write_json(options.json, [asdict(result) for result in results])
     accelerator.end_training()
@@ -107,18 +107,18 @@ def choose_suites(wanted: Sequence[str], world_size: int) -> list[str]:
     return list(wanted) or [suite for suite in runnable if suite not in BY_NAME]
 
 
-def measure(figures: Sequence[Figure], conditions: Conditions) -> list[Result]:
-    """Measures figures and prints them."""
+def measure(chosen: Mapping[str, Sequence[Figure]], conditions: Conditions) -> list[Result]:
+    """Measures figures, given by suite, and prints them."""
     console = Console(stderr=True, quiet=conditions.rank != 0)
+    figures = [(suite, figure) for suite in chosen for figure in chosen[suite]]
     results = []
-    for number, figure in enumerate(figures, start=1):
-        console.print(
-            f"[{number}/{len(figures)}] {figure.name}: {conditions.rounds} rounds", markup=False, highlight=False
-        )
-        results.append(figure.measure(conditions))
+    for number, (suite, figure) in enumerate(figures, start=1):
+        text = f"[{number}/{len(figures)}] {figure.name}: {conditions.rounds} rounds"
+        console.print(text, markup=False, highlight=False)
+        results.append(figure.measure(suite, conditions))
         console.print(f"    {results[-1].ratio:.3f} (median {results[-1].median:.3f})", highlight=False)
     if figures and conditions.rank == 0:
-        print_table(figures, results, conditions)
+        print_table([figure for _, figure in figures], results, conditions)
     return results
 
 

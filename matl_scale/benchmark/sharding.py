@@ -8,7 +8,7 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -50,13 +50,8 @@ class ShardProcess:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         paths = [str(folder / name) for name in (images, labels, "ours")]
-        command = [
-            sys.executable,
-            str(Path(__file__).with_name("shard_process.py")),
-            *paths,
-            str(shard_mb),
-            str(workers),
-        ]
+        program = str(Path(__file__).with_name("shard_process.py"))
+        command = [sys.executable, program, *paths, str(shard_mb), str(workers)]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
@@ -90,13 +85,12 @@ class ImageFiles:
         root, dataset = Path(self._folder.name), self._build()
         lines = [",".join(["image", *(task.name for task in dataset.tasks)])]
         for chunk in dataset.chunks():
-            for name, data, row in zip(
-                chunk.names, dataset.images.read(chunk.names, chunk.indices), chunk.labels.tolist(), strict=True
-            ):
+            images = dataset.images.read(chunk.names, chunk.indices)
+            for name, data, labels in zip(chunk.names, images, chunk.labels.tolist(), strict=True):
                 path = (root / "images" / name).with_suffix(".png")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(data)
-                values = ["" if value < 0 else str(value) for value in row]
+                values = ["" if value < 0 else str(value) for value in labels]
                 lines.append(",".join([path.relative_to(root / "images").as_posix(), *values]))
         (root / "labels.csv").write_text("\n".join(lines) + "\n")
         return root
@@ -160,35 +154,28 @@ def figures(conditions: Conditions) -> list[Figure]:
     found = []
     for name, files in sources.items():
         for workers in (1, 2):
-            theirs = timed(pair(files, files.shard_writer, workers))
+            values = timed(pair(files, files.shard_writer, workers))
             meaning = f"webdataset.ShardWriter ÷ ours, {workers} workers" + (", ≥ 3" if workers == 2 else "")
-            found.append(
-                Figure(suite="data", name=f"shard_{name}_w{workers}_vs_shardwriter", meaning=meaning, values=theirs)
-            )
-        for synced in (False, True):
-            theirs = timed(pair(files, lambda files=files, synced=synced: files.tar(synced), 2))  # type: ignore[misc]
-            label = "tar_synced" if synced else "tar"
-            meaning = (
-                "tar of the files"
-                + (", on disk," if synced else "")
-                + " ÷ ours, 2 workers"
-                + ("" if synced else ", ≥ 0.5")
-            )
-            found.append(Figure(suite="data", name=f"shard_{name}_w2_vs_{label}", meaning=meaning, values=theirs))
+            found.append(Figure(f"shard_{name}_w{workers}_vs_shardwriter", meaning, values))
+        meanings = {
+            "tar": "tar of the files ÷ ours, 2 workers, ≥ 0.5",
+            "tar_synced": "tar of the files, on disk, ÷ ours, 2 workers",
+        }
+        for label, meaning in meanings.items():
+            reference = partial(files.tar, synced=label == "tar_synced")
+            found.append(Figure(f"shard_{name}_w2_vs_{label}", meaning, timed(pair(files, reference, 2))))
     return [
         *found,
         Figure(
-            suite="data",
-            name="shard_memory_1m_vs_10k",
-            meaning="peak memory of a million rows ÷ ten thousand, one process",
-            values=lambda _: np.array([[shard_synthetic(MANY, 2)[1], shard_synthetic(FEW, 2)[1]]]),
-            unit="MiB",
+            "shard_memory_1m_vs_10k",
+            "peak memory of a million rows ÷ ten thousand, one process",
+            lambda _: np.array([[shard_synthetic(MANY, 2)[1], shard_synthetic(FEW, 2)[1]]]),
+            "MiB",
         ),
         Figure(
-            suite="data",
-            name="shard_1m_t312_vs_t2",
-            meaning="a million rows × 312 tasks, 60 % missing ÷ × 2 tasks, one process",
-            values=lambda _: np.array([[shard_synthetic(MANY, MANY_TASKS)[0], shard_synthetic(MANY, 2)[0]]]),
+            "shard_1m_t312_vs_t2",
+            "a million rows × 312 tasks, 60 % missing ÷ × 2 tasks, one process",
+            lambda _: np.array([[shard_synthetic(MANY, MANY_TASKS)[0], shard_synthetic(MANY, 2)[0]]]),
         ),
     ]
 
@@ -197,9 +184,8 @@ def shard_synthetic(num_rows: int, num_tasks: int) -> tuple[float, float]:
     """Shards synthetic rows in a process of its own; returns its seconds and its peak memory in MiB."""
     with tempfile.TemporaryDirectory() as folder:
         write_rows(Path(folder), num_rows, num_tasks)
-        environment = {
-            key: value for key, value in os.environ.items() if key != "GLIBC_TUNABLES"
-        }  # might keep freed memory
+        # with settings that let the allocator keep freed memory, that would count as used
+        environment = {key: value for key, value in os.environ.items() if key != "GLIBC_TUNABLES"}
         process = ShardProcess(Path(folder), "images.parquet", "labels.parquet", 256, 1, environment)
         return process.shard()
 

@@ -126,21 +126,21 @@ def against_unrouted(case: StepCase, conditions: Conditions) -> tuple[Workload, 
 def figure(
     name: str, meaning: str, build: Callable[[StepCase, Conditions], tuple[Workload, Workload]], case: StepCase
 ) -> Figure:
-    return Figure(suite="step", name=name, meaning=meaning, values=timed(partial(build, case)))
+    return Figure(name, meaning, timed(partial(build, case)))
 
 
 def figures(conditions: Conditions) -> list[Figure]:
     """Returns the suite, with more figures on a GPU."""
     masked, small, plain = "masked ÷ sub-network", "plain small network ÷ sub-network", "plain network ÷ sub-network"
     found = []
-    for label, name, goal in (("vgg11_bn", "vgg11_bn", "≥ 3.0"), ("resnet18", "resnet18", "≥ 2.5")):
+    for name, goal in (("vgg11_bn", "≥ 3.0"), ("resnet18", "≥ 2.5")):
         case, whole = StepCase(name), StepCase(name, with_optimizer=True)
         found += [
-            figure(f"step_{label}_vs_masked", f"{masked}, {goal}", against_masked, case),
-            figure(f"step_{label}_vs_masked_with_optimizer", masked, against_masked, whole),
-            figure(f"step_{label}_vs_small", f"{small}, ≥ 0.9", against_small, case),
-            figure(f"step_{label}_vs_small_with_optimizer", small, against_small, whole),
-            figure(f"step_{label}_vs_plain", plain, against_unrouted, case),
+            figure(f"step_{name}_vs_masked", f"{masked}, {goal}", against_masked, case),
+            figure(f"step_{name}_vs_masked_with_optimizer", masked, against_masked, whole),
+            figure(f"step_{name}_vs_small", f"{small}, ≥ 0.9", against_small, case),
+            figure(f"step_{name}_vs_small_with_optimizer", small, against_small, whole),
+            figure(f"step_{name}_vs_plain", plain, against_unrouted, case),
         ]
     bf16, sparse = StepCase("vgg11_bn", dtype=torch.bfloat16), StepCase("vgg11_bn", 0.25)
     found += [

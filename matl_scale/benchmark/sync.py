@@ -41,10 +41,10 @@ class OurStep:
         self.model.to(accelerator.device)
         self.optimizer = accelerator.prepare_optimizer(build_optimizer(OptimConfig(), self.model))
         images = torch.randint(0, 256, (BATCH, 3, size, size), dtype=torch.uint8)
-        rows = np.arange(BATCH)
+        sample_ids = np.arange(BATCH)
         self.sampler = TaskSampler(0, num_tasks, accelerator.num_processes)
         self.batches: Iterator[ImageBatch] = (
-            ImageBatch(sample_ids=rows, images=images, valid=rows >= 0, active_task=task, index=i)
+            ImageBatch(sample_ids=sample_ids, images=images, valid=sample_ids >= 0, active_task=task, index=i)
             for i in itertools.count()
             for task in self.sampler.tasks(i)[accelerator.process_index :: accelerator.num_processes].tolist()
         )
@@ -53,7 +53,7 @@ class OurStep:
             model=self.model,
             trunk=TrunkExecution(accelerator, self.model.trunk, "subnetwork"),
             optimizer=self.optimizer,
-            labels=np.broadcast_to((rows % 2)[:, None], (BATCH, num_tasks)),
+            labels=np.broadcast_to((sample_ids % 2)[:, None], (BATCH, num_tasks)),
             seed=0,
             clip_norm=1.0,
         )
@@ -122,19 +122,7 @@ def exchange_share(conditions: Conditions) -> tuple[Workload, Workload]:  # noqa
 
 def figures(conditions: Conditions) -> list[Figure]:  # noqa: ARG001
     return [
-        Figure(
-            suite="sync", name="step_t1000_vs_t10", meaning="T = 1,000 ÷ T = 10, ours, ≤ 1.05", values=timed(our_steps)
-        ),
-        Figure(
-            suite="sync",
-            name="step_t1000_vs_t10_ddp_unused",
-            meaning="T = 1,000 ÷ T = 10, DDP with find_unused_parameters",
-            values=timed(ddp_steps),
-        ),
-        Figure(
-            suite="sync",
-            name="sync_share_of_step",
-            meaning="the all-reduce for heads and statistics ÷ the step",
-            values=timed(exchange_share),
-        ),
+        Figure("step_t1000_vs_t10", "T = 1,000 ÷ T = 10, ours, ≤ 1.05", timed(our_steps)),
+        Figure("step_t1000_vs_t10_ddp_unused", "T = 1,000 ÷ T = 10, DDP with find_unused_parameters", timed(ddp_steps)),
+        Figure("sync_share_of_step", "the all-reduce for heads and statistics ÷ the step", timed(exchange_share)),
     ]

@@ -164,24 +164,21 @@ def only_run(client: Any) -> Any:
 
 
 def figures(conditions: Conditions) -> list[Figure]:  # noqa: ARG001
-    compared: list[tuple[str, str, str, Callable[[TrackedRun], tuple[float, float]]]] = [
-        (
+    def figure(name: str, meaning: str, values: Callable[[TrackedRun], tuple[float, float]], unit: str = "s") -> Figure:
+        meaning = f"T = 1,000, {EVALUATIONS} evaluations, one run: {meaning}"
+        return Figure(name, meaning, lambda _: np.array([values(track_run())], dtype=float), unit)
+
+    return [
+        figure(
             "tracking_share_of_loop",
             "time of records ÷ training loop, ≤ 0.01",
-            "s",
             lambda run: (run.ours_s, run.loop_s),
         ),
-        ("tracking_time_vs_naive", "naive ÷ ours, in the training process", "s", lambda run: (run.naive_s, run.ours_s)),
-        ("tracking_keys_vs_naive", "naive ÷ ours, ours ≤ 60", "keys", lambda run: run.keys),
-        ("tracking_page_vs_naive", "naive ÷ ours, ours ≤ 5 s", "s", lambda run: run.pages_s),
-    ]
-    return [
-        Figure(
-            suite="tracking",
-            name=name,
-            meaning=f"T = 1,000, {EVALUATIONS} evaluations, one run: {meaning}",
-            values=lambda _, of=of: np.array([of(track_run())], dtype=float),  # type: ignore[misc]
-            unit=unit,
-        )
-        for name, meaning, unit, of in compared
+        figure(
+            "tracking_time_vs_naive",
+            "naive ÷ ours, in the training process",
+            lambda run: (run.naive_s, run.ours_s),
+        ),
+        figure("tracking_keys_vs_naive", "naive ÷ ours, ours ≤ 60", lambda run: run.keys, "keys"),
+        figure("tracking_page_vs_naive", "naive ÷ ours, ours ≤ 5 s", lambda run: run.pages_s),
     ]

@@ -50,7 +50,7 @@ def run_doctor(config: Config, num_ranks: int | None) -> int:
 def examine(config: Config, data: RunData, nodes: int, per_node: int) -> Iterator[Finding]:
     """Runs all checks of a run on `nodes` nodes with `per_node` ranks each."""
     try:
-        for split in {TRAIN_SPLIT, config.eval.split}:
+        for split in dict.fromkeys((TRAIN_SPLIT, config.eval.split)):
             data.manifest.check_shards(split)
     except InputError as error:
         yield Finding("error", "data", str(error))

@@ -89,7 +89,7 @@ def check_sqlite(path: Path, file_system: str) -> Finding:
     """Checks that a SQLite file can be written, and by several runs at once."""
     if file_system.startswith(NETWORK_FILE_SYSTEMS):
         text = f"SQLite in {path}, on a network file system ({file_system}), where several runs at once can corrupt it."
-        remedy = "One run at a time, or an MLflow server with PostgreSQL (README: A server for a team)."
+        remedy = "One run at a time, or an MLflow server with PostgreSQL (docs/guides/results.md: A server for a team)."
         return Finding("warning", "mlflow", text, remedy)
     if not os.access(nearest_existing(path), os.W_OK):
         remedy = "Choose another `run.dir`, or set MLFLOW_TRACKING_URI."

@@ -60,7 +60,7 @@ def wait_for_records(folder: Path, count: int) -> None:
 
 
 def test_a_server_that_is_away_gets_every_point_once(server: MlflowServer, small_set: ShardSet, tmp_path: Path) -> None:
-    """MATL_TEST_AWAY_S says for how long it is away (seconds); the steps of the run suffice for two minutes."""
+    """The server is away for MATL_TEST_AWAY_S seconds; the run has steps for two minutes."""
     from mlflow import MlflowClient
 
     folder = tmp_path / "run"
@@ -83,7 +83,7 @@ def test_a_server_that_is_away_gets_every_point_once(server: MlflowServer, small
         assert history == [(r["step"], r[key], int(r["time"] * 1000)) for r in records if key in r], key
 
 
-def test_what_it_has_can_be_used(server: MlflowServer, small_set: ShardSet, tmp_path: Path) -> None:
+def test_artifacts_and_the_model_can_be_used(server: MlflowServer, small_set: ShardSet, tmp_path: Path) -> None:
     import mlflow
     from mlflow import MlflowClient
 
@@ -101,7 +101,7 @@ def test_what_it_has_can_be_used(server: MlflowServer, small_set: ShardSet, tmp_
 
 
 def test_the_doctor_meets_the_host_check(server: MlflowServer, tmp_path: Path) -> None:
-    """MLflow refuses names that it was not told of, but for its pages of health and version."""
+    """MLflow refuses host names that it does not know, except on its pages for health and version."""
     assert ask_server(server.uri).level == "ok"
     strict = MlflowServer(f"sqlite:///{tmp_path}/mlflow.db", tmp_path, "--allowed-hosts", "tracking.example.org")
     strict.start()
