@@ -1,4 +1,4 @@
-"""Measures what routing costs and saves here, each figure beside its reference. Start it plainly, or with `accelerate launch`"""
+"""`matl-benchmark` as a script, for `accelerate launch launch/benchmark.py`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Evaluates a network of a run on a split: every task, every labelled sample once."""
+"""`matl-evaluate` as a script, for `accelerate launch launch/evaluate.py`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Writes the sub-networks of chosen tasks as networks of their own: dense, without routing, with σ² of the size."""
+"""`matl-export` as a script."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Answers all tasks, or some, for images that need no labels; each image is read and decoded once for all tasks."""
+"""`matl-predict` as a script."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Trains one network for all tasks of a shard set. Start it with `accelerate launch`, or plainly on one device."""
+"""`matl-train` as a script, for `accelerate launch launch/train.py`."""
 
 import sys
 

@@ -1,4 +1,7 @@
-"""How a command ends when something is wrong: one line on standard error, and an exit code that says whose turn it is."""
+"""What a command is called, and how it ends when something is wrong.
+
+An error is one line on standard error; exit code 2 means that the user gave something unusable, 1 anything else.
+"""
 
 import os
 import sys

@@ -1,14 +1,14 @@
-# What train.sbatch and sweep.sbatch share: `run_job ARGUMENTS…` starts node.sh on every node and ends the job as it should.
-# A wish to stop reaches the run as a file, because launchers die of signals before their ranks hear of them.
+# What train.sbatch and sweep.sbatch share: `run_job ARGUMENTS…` starts node.sh on every node and ends the job with
+# the right exit code. A request to stop reaches the run as a file, because launchers die of a signal before their ranks get it.
 
-EXIT_STOPPED=75 # of launch/train.py
+EXIT_STOPPED=75 # how launch/train.py ends when it was asked to stop
 
 fail() {
   echo "${SLURM_JOB_NAME:-train.sbatch}: error: $*" >&2
   exit 2
 }
 
-read_site() { # the user's own settings; such scripts often read variables that are not set
+read_site() { # the user's settings; such scripts often read variables that are not set
   if [[ -f launch/slurm/site.sh ]]; then
     set +u
     source launch/slurm/site.sh
@@ -27,7 +27,7 @@ run_job() {
     read_site
   fi
   command -v scontrol >/dev/null || fail "scontrol is not in the PATH of node $HOSTNAME; add Slurm's bin folder in launch/slurm/site.sh."
-  # an array's own number, which its last task has too, means all of its tasks to scontrol
+  # the last task of an array has the array's number as its job id, and scontrol takes that number to mean all tasks
   local hosts job=$SLURM_JOB_ID
   if [[ -n "${SLURM_ARRAY_JOB_ID:-}" ]]; then
     job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
@@ -38,7 +38,7 @@ run_job() {
   export MASTER_HOST=${hosts%%$'\n'*}
   export MASTER_JOB_PORT=$((20000 + SLURM_JOB_ID % 10000)) # a second job on the same nodes gets another one
   export MATL_STOP_FILE=$PWD/.matl-stop-$SLURM_JOB_ID
-  export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1} # since 22.05 srun does not take it from the job
+  export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1} # since Slurm 22.05 srun does not inherit it from the job
   rm -f "$MATL_STOP_FILE" "$MATL_STOP_FILE.stopped"
 
   local code=0
@@ -54,11 +54,11 @@ run_job() {
   fi
   rm -f "$MATL_STOP_FILE" "$MATL_STOP_FILE.stopped"
   echo "job $SLURM_JOB_ID: the run ended with exit code $code" >&2
-  # a job that scancel or `scontrol requeue` ends is not running any more; a preempted one that ends by itself is, and Slurm
-  # would take it for failed
+  # scancel and `scontrol requeue` take a job out of RUNNING; a preempted job that ends by itself is still RUNNING, and Slurm
+  # would count it as failed
   if [[ $code == "$EXIT_STOPPED" && $(scontrol show job "$job" --oneliner) == *" JobState=RUNNING "* ]]; then
     trap - TERM
-    # Slurm ends this script now; an exit code of its own could be taken for that of the job's next start
+    # Slurm ends this script now; an exit code of ours could be taken for that of the job's next start
     scontrol requeue "$job" && sleep 60
   fi
   exit "$code"

@@ -1,8 +1,8 @@
 #!/bin/bash
-# Started by srun once on every node of a job: `accelerate launch` for the processes of this node. site.sh may set RUN_IN to what
-# runs a command in a container (RUN_IN="apptainer exec --nv image.sif").
+# srun starts this once on every node of a job: it runs `accelerate launch` for the processes of this node. site.sh may set
+# RUN_IN to the command that runs another one in a container (RUN_IN="apptainer exec --nv image.sif").
 set -uo pipefail
-trap 'echo SIGTERM >"$MATL_STOP_FILE"' TERM # before site.sh, which may take its time
+trap 'echo SIGTERM >"$MATL_STOP_FILE"' TERM # before site.sh, which may be slow
 source launch/slurm/job.sh
 read_site
 export PATH="$PWD/.venv/bin:$PATH"
@@ -20,17 +20,17 @@ else
     --main_process_ip "$MASTER_HOST" --main_process_port "$MASTER_JOB_PORT" --max_restarts "${MAX_RESTARTS:-0}")
 fi
 
-if [[ -e "$MATL_STOP_FILE" ]]; then # asked to stop before anything began: nothing has to be saved
+if [[ -e "$MATL_STOP_FILE" ]]; then # asked to stop before training began: there is nothing to save
   touch "$MATL_STOP_FILE.stopped"
   exit 75
 fi
 
-# Slurm's TERM reaches all processes of the job. A launcher would end its ranks after 30 seconds, so it has to ignore it;
-# what is ignored when a process starts stays ignored unless it asks for the signal, as the ranks do.
-export PET_SIGNALS_TO_HANDLE=SIGQUIT # of torchrun's own options, which accelerate does not know
+# Slurm sends TERM to all processes of the job. The launcher would kill its ranks 30 seconds later, so it starts with TERM
+# ignored. Its children inherit that, but the ranks install handlers of their own.
+export PET_SIGNALS_TO_HANDLE=SIGQUIT # an option of torchrun that accelerate does not offer
 (
   trap '' TERM USR2
-  exec ${RUN_IN:-} "${launcher[@]}" launch/train.py "$@" # not quoted: a command with its options
+  exec ${RUN_IN:-} "${launcher[@]}" launch/train.py "$@" # not quoted: it is a command with options
 ) &
 pid=$!
 while wait "$pid"; code=$?; kill -0 "$pid" 2>/dev/null; do :; done

@@ -70,9 +70,9 @@ def test_predictions_are_those_of_the_evaluation(run: Config, small_set: ShardSe
     by_image = classes_by_image(tmp_path / "all.parquet", small_set.manifest.task_names)
     assert len(by_image) == 90
     by_key = {int(name.rsplit("/", 1)[1].removesuffix(".png")): classes for name, classes in by_image.items()}
-    for key, row in zip(expected.samples.tolist(), expected.predicted, strict=True):
-        for task, answer, found in zip(expected.info.tasks, row.tolist(), by_key[key], strict=True):
-            assert answer < 0 or task.classes[answer] == found
+    for key, predicted in zip(expected.samples.tolist(), expected.predicted.tolist(), strict=True):
+        for task, label, found in zip(expected.info.tasks, predicted, by_key[key], strict=True):
+            assert label < 0 or task.classes[label] == found
     about = json.loads(pq.read_schema(tmp_path / "all.parquet").metadata[b"matl_scale"])
     assert about["step"] == 12
     assert about["classes"]["task_2"] == ["class_0", "class_1", "class_2"]
@@ -131,8 +131,8 @@ def test_bad_input_is_one_line_and_code_2(
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken.tar").write_bytes(b"no tar" * 200)
     whole = bytearray(next(small_set.root.glob("val-*.tar")).read_bytes())
-    place = whole.index(b".png", 2000)  # in a header behind the first
-    whole[place] ^= 1  # tarfile takes such a header for the end
+    offset = whole.index(b".png", 2000)  # in a header behind the first
+    whole[offset] ^= 1  # tarfile reads such a header as the end of the tar
     (tmp_path / "cut.tar").write_bytes(whole)
     assert predict(run, "--images", small_set.root, *arguments) == 2
     error = capsys.readouterr().err

@@ -55,6 +55,7 @@ def read_outcome(folder: Path, rank: int) -> tuple[str, Any]:
 
 
 def free_port() -> int:
+    """Returns a TCP port of the loopback device that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -25,7 +25,7 @@ def reference_run(config: Config, data: ShardSet, num_slots: int, dtype: torch.d
 def run_steps(config: Config, data: ShardSet, num_slots: int) -> RoutedModel:
     manifest = data.manifest
     labels = manifest.labels()
-    source_row = [int(path[-7:-4]) for path in manifest.samples["path"].to_pylist()]
+    image_index = [int(path[-7:-4]) for path in manifest.samples["path"].to_pylist()]
     labelled = (labels[manifest.sample_ids("train")] >= 0).sum(axis=0)
     order = TaskOrder(
         config.run.seed, config.data.batch_size, labels, manifest.sample_ids("train"), config.data.balance
@@ -39,10 +39,10 @@ def run_steps(config: Config, data: ShardSet, num_slots: int) -> RoutedModel:
     for step in range(config.train.steps):
         slots = []
         for task in sampler.tasks(step).tolist():
-            rows = order.batch(task, draws[task])
+            sample_ids = order.batch(task, draws[task])
             draws[task] += 1
-            pixels = torch.from_numpy(data.pixels[[source_row[row] for row in rows]])
-            slots.append((task, *run_slot(model, task, pixels, torch.from_numpy(labels[rows, task]).long())))
+            pixels = torch.from_numpy(data.pixels[[image_index[i] for i in sample_ids]])
+            slots.append((task, *run_slot(model, task, pixels, torch.from_numpy(labels[sample_ids, task]).long())))
         take_step(model, optimizer, slots, config, step)
     return model
 
@@ -95,10 +95,8 @@ def take_step(
     for task, runs in ran.items():
         if runs:
             for name, buffer in model.named_buffers():
-                if is_statistic(name):
-                    row = task if len(buffer) > 1 else 0
-                    if len(buffer) > 1:
-                        buffer[row] += sum(slot[2][name][row] for slot in runs) / len(runs)
+                if is_statistic(name) and len(buffer) > 1:
+                    buffer[task] += sum(slot[2][name][task] for slot in runs) / len(runs)
     everyone = [slot for slot in slots if slot[3]]
     for name, buffer in model.named_buffers():
         if is_statistic(name) and len(buffer) == 1 and everyone:

@@ -46,21 +46,21 @@ def saved_state(config: Config, folder: Path | None = None) -> dict[str, Any]:
     return torch.load(folder / "state.pt", weights_only=True)  # type: ignore[no-any-return]
 
 
-def assert_identical(left: Any, right: Any, place: str = "") -> None:
+def assert_identical(left: Any, right: Any, context: str = "") -> None:
     """Compares nested states bit for bit."""
-    assert type(left) is type(right), place
+    assert type(left) is type(right), context
     if isinstance(left, dict):
-        assert left.keys() == right.keys(), place
+        assert left.keys() == right.keys(), context
         for key in left:
-            assert_identical(left[key], right[key], f"{place}/{key}")
+            assert_identical(left[key], right[key], f"{context}/{key}")
     elif isinstance(left, list):
         assert len(left) == len(right)
         for i, (a, b) in enumerate(zip(left, right, strict=True)):
-            assert_identical(a, b, f"{place}/{i}")
+            assert_identical(a, b, f"{context}/{i}")
     elif isinstance(left, torch.Tensor):
-        assert torch.equal(left, right), place
+        assert torch.equal(left, right), context
     else:
-        assert left == right, place
+        assert left == right, context
 
 
 TIMES = ("time", "train/images_per_s", "train/step_s", "train/data_wait_share", "train/memory_gb")

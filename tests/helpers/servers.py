@@ -3,7 +3,6 @@
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,19 +14,15 @@ from pathlib import Path
 
 import pytest
 
+from helpers.ranks import free_port
+
 POSTGRES_PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 START_S = 180
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextlib.contextmanager
 def postgres() -> Iterator[str]:
-    """Starts an empty data base; yields its URI. PostgreSQL refuses to run as root, so it runs as its own user then."""
+    """Starts an empty database; yields its URI. PostgreSQL refuses to run as root, so it runs as its own user then."""
     if not POSTGRES_PROGRAMS:
         pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
     programs, as_root = POSTGRES_PROGRAMS[-1], os.geteuid() == 0
@@ -53,7 +48,7 @@ class MlflowServer:
     """An MLflow server that can be stopped and started again.
 
     Args:
-        store: URI of its data base.
+        store: URI of its database.
         folder: For artifacts and its log.
         options: More of the command line.
     """
