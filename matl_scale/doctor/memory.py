@@ -80,8 +80,8 @@ def measure_activations(config: Config, data: RunData, model: RoutedModel) -> in
     images = torch.zeros(PROBE_IMAGES, 3, data.image_size, data.image_size)
     with torch.autograd.graph.saved_tensors_hooks(add, lambda tensor: tensor):
         trunk(images, torch.tensor([0])).sum()
-    bytes_per_value = 1.0 if config.train.precision == "fp32" else 0.5  # relative to float32
-    return int(sum(saved.values()) * bytes_per_value * config.data.batch_size / PROBE_IMAGES)
+    shrinkage = 1.0 if config.train.precision == "fp32" else 0.5  # the probe runs in float32
+    return int(sum(saved.values()) * shrinkage * config.data.batch_size / PROBE_IMAGES)
 
 
 def check_memory(config: Config, data: RunData, ranks_per_node: int) -> Iterator[Finding]:

@@ -93,15 +93,15 @@ class RunHistory:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        if not RunFolder(folder).per_task_file.is_file():
-            if not RunFolder(folder).config_file.is_file():
+        self.folder, self.files = folder, RunFolder(folder)
+        if not self.files.per_task_file.is_file():
+            if not self.files.config_file.is_file():
                 raise InputError(f"{folder} is not a run: it has no {CONFIG_FILE}.")
             raise InputError(
-                f"{folder} was never evaluated: it has no {RunFolder(folder).per_task_file.name}. Train until "
+                f"{folder} was never evaluated: it has no {self.files.per_task_file.name}. Train until "
                 f"`eval.every`, or evaluate a checkpoint: matl-evaluate --run {folder} --checkpoint newest."
             )
-        self.table: pa.Table = pq.read_table(RunFolder(folder).per_task_file)
+        self.table: pa.Table = pq.read_table(self.files.per_task_file)
         if not self.table.num_rows:
             raise InputError(
                 f"{folder} has no evaluation: it went back to a step before its first one. Train until `eval.every`, or "
@@ -115,9 +115,7 @@ class RunHistory:
     @cached_property
     def config(self) -> dict[str, dict[str, Any]]:
         """The run's config, in sections."""
-        content: dict[str, dict[str, Any]] = yaml.safe_load(
-            RunFolder(self.folder).config_file.read_text(encoding="utf-8")
-        )
+        content: dict[str, dict[str, Any]] = yaml.safe_load(self.files.config_file.read_text(encoding="utf-8"))
         return content
 
     @cached_property
@@ -192,13 +190,13 @@ class RunHistory:
         Raises:
             InputError: They were not saved.
         """
-        return read_predictions(RunFolder(self.folder).predictions_file(split))
+        return read_predictions(self.files.predictions_file(split))
 
     def _evaluations(self, split: str) -> pa.Table:
         return self.table.filter(pc.field("split") == split)
 
     def _draws(self, tasks: Sequence[str], step: int) -> np.ndarray | None:
-        path = RunFolder(self.folder).draws_file
+        path = self.files.draws_file
         if not path.is_file():
             return None
         table = pq.read_table(path)

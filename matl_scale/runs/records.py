@@ -29,7 +29,7 @@ class LocalLog:
     """Writes the records of one run. Values that are not finite are left out of `metrics.jsonl` and null in tables."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.files = RunFolder(folder)
         # an earlier start may have run on a node whose clock was ahead
         self._last_time = max((record["time"] for record in read_records(folder)), default=0.0)
 
@@ -44,7 +44,7 @@ class LocalLog:
                 record["step"] <= step and all((record["step"], split) in complete for split in splits_of(record))
             )
         )
-        for path in (RunFolder(self.folder).per_task_file, RunFolder(self.folder).draws_file):
+        for path in (self.files.per_task_file, self.files.draws_file):
             GrowingTable(path).forget_after(step)
 
     def forget_evaluation(self, step: int, split: str) -> None:
@@ -52,13 +52,13 @@ class LocalLog:
         self._keep_records(lambda record: record["step"] != step or split not in splits_of(record))
 
     def _keep_records(self, keep: Callable[[Mapping[str, Any]], bool]) -> None:
-        path = RunFolder(self.folder).metrics_file
+        path = self.files.metrics_file
         if path.is_file():
             write_text(path, "".join(line for line in complete_lines(path) if keep(json.loads(line))))
 
     def evaluations(self) -> set[tuple[int, str]]:
         """Returns step and split of every evaluation that was recorded completely."""
-        path = RunFolder(self.folder).per_task_file
+        path = self.files.per_task_file
         if not path.is_file():
             return set()
         pairs = pq.read_table(path, columns=["step", "split"]).group_by(["step", "split"]).aggregate([]).to_pylist()
@@ -69,7 +69,7 @@ class LocalLog:
         self._last_time = max(round(time.time(), 6), round(self._last_time + 1e-6, 6))
         finite = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
         line = json.dumps({"step": step, "time": self._last_time, **finite})
-        with RunFolder(self.folder).metrics_file.open("a", encoding="utf-8") as file:
+        with self.files.metrics_file.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
     def log_per_task(self, step: int, split: str, tasks: Sequence[str], metrics: TaskMetrics) -> None:
@@ -94,7 +94,7 @@ class LocalLog:
                 "count": np.tile(metrics.counts, num_metrics).astype(np.int64),
             }
         )
-        GrowingTable(RunFolder(self.folder).per_task_file).append(new, step, split)
+        GrowingTable(self.files.per_task_file).append(new, step, split)
 
     def log_draws(self, step: int, tasks: Sequence[str], draws: np.ndarray) -> None:
         """Adds to `draws.parquet` how many slots each task has had so far, shape `(num_tasks,)`."""
@@ -102,13 +102,11 @@ class LocalLog:
         new = pa.table(
             {"step": np.full(len(tasks), step, dtype=np.int64), "task": names, "draws": draws.astype(np.int64)}
         )
-        GrowingTable(RunFolder(self.folder).draws_file).append(new, step)
+        GrowingTable(self.files.draws_file).append(new, step)
 
     def write_balance(self, table: pa.Table) -> None:
         """Writes `balance.parquet`: the samples of each class of each task, and its share of the draws."""
-        write_atomic(
-            RunFolder(self.folder).balance_file, lambda partial: pq.write_table(table, partial, compression="zstd")
-        )
+        write_atomic(self.files.balance_file, lambda partial: pq.write_table(table, partial, compression="zstd"))
 
 
 class RecordTail:

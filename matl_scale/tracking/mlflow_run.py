@@ -66,14 +66,10 @@ class MlflowRun:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        experiment: str,
-        uri: str | None = None,
-        open_client: Callable[[str], Any] = open_client,
+        self, folder: Path, experiment: str, uri: str | None = None, open_client: Callable[[str], Any] = open_client
     ) -> None:
-        self.folder, self.experiment = folder, experiment
-        path = RunFolder(folder).mlflow_file
+        self.folder, self.files, self.experiment = folder, RunFolder(folder), experiment
+        path = self.files.mlflow_file
         self.state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         if uri is not None and uri != self.state.get("tracking_uri"):
             others = self.state.pop("others", {})
@@ -83,7 +79,7 @@ class MlflowRun:
         self.uri: str = uri or self.state.get("tracking_uri") or default_store(folder.parent)
         self._open_client = open_client
         self._client: Any = None  # None: not connected
-        self._tail = RecordTail(RunFolder(folder).metrics_file)
+        self._tail = RecordTail(self.files.metrics_file)
         self._copied_steps: dict[str, set[int]] = {}
         self._tables_at = -math.inf
 
@@ -118,7 +114,7 @@ class MlflowRun:
         if "data" in about:
             tag = InputTag("mlflow.data.context", "training")
             client.log_inputs(run_id, [DatasetInput(Dataset(**dataset_fields(about["data"])), [tag])])
-        for path in (RunFolder(self.folder).config_file, RunFolder(self.folder).about_file):
+        for path in (self.files.config_file, self.files.about_file):
             self._log_file(client, path)
 
     def _alone_in_new_store(self) -> contextlib.AbstractContextManager[None]:
@@ -191,13 +187,13 @@ class MlflowRun:
 
     def _copy_tables(self) -> None:
         self._tables_at = time.monotonic()
-        path = RunFolder(self.folder).per_task_file
+        path = self.files.per_task_file
         if not path.is_file() or path.stat().st_mtime_ns == self.state.get("tables"):
             return
         changed = path.stat().st_mtime_ns
         if pq.read_metadata(path).num_rows == 0:  # a resumed run dropped its only evaluation
             return
-        history, run_id, files = RunHistory(self.folder), self.state["run_id"], RunFolder(self.folder)
+        history, run_id, files = RunHistory(self.folder), self.state["run_id"], self.files
         for table in (files.per_task_file, files.draws_file, files.balance_file):
             self._log_file(self._client, table)
         # written as MLflow's `log_table` would, which appends to the earlier table instead of replacing it
@@ -237,4 +233,4 @@ class MlflowRun:
         return without_password(self.uri)
 
     def _save(self) -> None:
-        write_json(RunFolder(self.folder).mlflow_file, self.state)
+        write_json(self.files.mlflow_file, self.state)

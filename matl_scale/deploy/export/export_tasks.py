@@ -14,7 +14,7 @@ from matl_scale.errors import InputError, RunError
 from matl_scale.models.network import MEAN, STD, RoutedModel, normalise
 from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo
 from matl_scale.runs.checkpoints.network import open_network, restore_network
-from matl_scale.runs.layout import CHECKPOINT_FILE
+from matl_scale.runs.layout import CHECKPOINT_FILE, RunFolder
 from matl_scale.tasks import match_names
 
 NUM_IMAGES = 4
@@ -74,7 +74,7 @@ def export_tasks(
     task_ids = match_names(names, patterns, "--task")
     if out is None and (run / CHECKPOINT_FILE).is_file():
         raise InputError(f"--out should be given: {run} is a checkpoint, which its run may remove.")
-    out = out or run / "export"
+    out = out or RunFolder(run).export_folder
     model = restore_network(checkpoint, torch.device("cpu"))
     try:
         out.mkdir(parents=True, exist_ok=True)
