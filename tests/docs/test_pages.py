@@ -189,3 +189,11 @@ def test_the_tree_of_the_architecture_page_is_the_one_that_imports_are_held_to()
         if room not in in_words:
             assert {f"matl_scale/{name}" for name in described[room]} == set(allowed), room
     assert set(module.ENDS) <= {room for room, _ in rows}
+
+
+def test_every_name_of_the_api_page_exists() -> None:
+    page = (ROOT / "docs" / "reference" / "api.md").read_text(encoding="utf-8")
+    names = re.findall(r"^\.\. auto\w+:: (.+)\.(\w+)$", page, re.MULTILINE)
+    assert len(names) > 10
+    for module, name in names:
+        assert hasattr(importlib.import_module(module), name), f"{module}.{name}"
