@@ -11,6 +11,7 @@ import urllib.request
 from pathlib import Path
 
 from matl_scale.errors import InputError
+from matl_scale.extras import require
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = [
@@ -26,10 +27,7 @@ def find_chromium() -> str:
     Raises:
         InputError: It is not installed, or Playwright is not.
     """
-    try:
-        import playwright.sync_api  # noqa: F401
-    except ImportError as error:
-        raise InputError("The suite `tracking` needs the package playwright: pip install playwright.") from error
+    require("dev", "playwright", purpose="The suite `tracking`")
     found = next((path for name in CHROMIUM if (path := shutil.which(name))), None)
     if found is None:
         raise InputError("The suite `tracking` needs Chromium (Debian: apt-get install chromium).")
@@ -46,9 +44,9 @@ def run_page_seconds(store: str, experiment: str, run: str, num_metrics: int, fo
         num_metrics: Metric keys of the run; the page shows their number.
         folder: For artifacts and the server's log.
     """
+    chromium = find_chromium()
     from playwright.sync_api import sync_playwright
 
-    chromium = find_chromium()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -1,0 +1,34 @@
+"""The modules directly below matl_scale/: how commands are called, and which packages are missing."""
+
+import sys
+
+import pytest
+
+from matl_scale.cli import program_name
+from matl_scale.errors import InputError
+from matl_scale.extras import require
+
+
+@pytest.mark.parametrize(
+    ("started", "name"),
+    [
+        ("launch/train.py", "train.py"),
+        ("train.py", "train.py"),
+        ("/home/me/.venv/bin/matl-train", "matl-train"),
+        ("/home/me/.venv/lib/python3.11/site-packages/matl_scale/commands/train.py", "matl-train"),  # python -m
+        ("/usr/bin/pytest", "matl-train"),
+    ],
+)
+def test_a_command_is_called_what_the_user_typed(started: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [started, "--data.path", "x"])
+    assert program_name("matl-train") == name
+
+
+def test_missing_packages_are_named_with_the_line_that_brings_them() -> None:
+    require("report", "json", purpose="The page")
+    with pytest.raises(InputError) as error:
+        require("report", "json", "no_such_module", "nor_this_one", purpose="The page")
+    assert str(error.value) == (
+        "The page needs `no_such_module`, `nor_this_one`, not installed here. "
+        "Install with: pip install 'matl-scale[report]'"
+    )
