@@ -19,13 +19,12 @@ def check_data(config: Config, data: RunData, world_size: int) -> Iterator[Findi
     for problem in find_data_problems(data, config.data, world_size):
         yield Finding("error", "data", problem.text, problem.remedy)
     yield from check_readers(config.data, data, world_size)
-    yield from check_batches(config.data, data)
     for split in dict.fromkeys((TRAIN_SPLIT, config.eval.split)):
-        yield from check_labels(data, split)
+        yield from check_labels(data, split, config.data.batch_size)
 
 
 def check_readers(config: DataConfig, data: RunData, world_size: int) -> Iterator[Finding]:
-    """Checks whether ranks and workers get equally many tars. Too few of them are a problem of `find_data_problems`."""
+    """Checks whether ranks and workers get equally many tars. `find_data_problems` reports too few of them."""
     num_tars, num_workers = data.count_tars(TRAIN_SPLIT), max(config.workers, 1)
     readers = world_size * num_workers
     text = f"{num_tars} tars in `{TRAIN_SPLIT}`, {readers} readers ({world_size} ranks × {num_workers} workers)"
@@ -36,18 +35,8 @@ def check_readers(config: DataConfig, data: RunData, world_size: int) -> Iterato
         yield Finding("warning", "data", f"{text}: some readers have more to read than others.", remedy)
 
 
-def check_batches(config: DataConfig, data: RunData) -> Iterator[Finding]:
-    """Notes tasks whose batches are smaller than the batch size."""
-    counts = data.count_labelled(TRAIN_SPLIT)
-    small = np.flatnonzero((counts > 0) & (counts < config.batch_size))
-    if len(small):
-        names = shortened(f"{data.tasks[i].name} ({counts[i]})" for i in small)
-        text = f"{len(small)} tasks have fewer labelled samples than a batch of {config.batch_size}: {names}."
-        yield Finding("note", "data", f"{text} Their batches are smaller, and each holds all their samples.")
-
-
-def check_labels(data: RunData, split: str) -> Iterator[Finding]:
-    """Checks that every task can be learned from a split, or measured on it."""
+def check_labels(data: RunData, split: str, batch_size: int) -> Iterator[Finding]:
+    """Checks that every task can be learned from a split, with batches of `batch_size`, or measured on it."""
     counts = count_classes(data.tasks, data.labels[data.manifest.sample_ids(split)])
     totals = np.array([count.sum() for count in counts])
     present = np.array([(count > 0).sum() for count in counts])
@@ -59,7 +48,7 @@ def check_labels(data: RunData, split: str) -> Iterator[Finding]:
         names = shortened(data.tasks[i].name for i in np.flatnonzero(tasks))
         return f"{tasks.sum()} tasks have {what} in `{split}`: {names}."
 
-    if not training and (tasks := totals == 0).any():  # in training, that is a problem of `find_data_problems`
+    if not training and (tasks := totals == 0).any():  # `find_data_problems` reports them in training
         yield Finding("warning", "labels", describe(tasks, "no label"), "Their results stay empty.")
     if (tasks := present == 1).any():
         remedy = "Nothing can be learned from them: leave them out with `data.tasks`, or label more."
@@ -72,6 +61,10 @@ def check_labels(data: RunData, split: str) -> Iterator[Finding]:
         remedy = "`data.balance` 0.5 or 1 draws rare classes more often." if training else "Their results are noisy."
         text = describe(tasks, f"a class with fewer than {FEW_SAMPLES} samples")
         yield Finding("warning" if training else "note", "labels", text, remedy)
+    if training and (tasks := (totals > 0) & (totals < batch_size)).any():
+        names = shortened(f"{data.tasks[i].name} ({totals[i]})" for i in np.flatnonzero(tasks))
+        text = f"{tasks.sum()} tasks have fewer labelled samples than a batch of {batch_size}: {names}."
+        yield Finding("note", "labels", f"{text} Their batches are smaller, and each holds all their samples.")
     num_images = data.manifest.splits[split]
     shares = totals / max(num_images, 1)
     yield Finding(
