@@ -5,7 +5,6 @@ task's units. All tasks keep the same number of units active, so all shapes are 
 """
 
 import operator
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +18,7 @@ from matl_scale.routing.batch_norm import TaskBatchNorm2d
 from matl_scale.routing.layer_norms import TaskGroupNorm, TaskLayerNorm
 from matl_scale.routing.router import TaskRouter
 from matl_scale.routing.shared_prefix import Source
-from matl_scale.routing.slicing import Cut, Extremes, Fold, SliceRecipe
+from matl_scale.routing.slicing import Cut, Extremes, Fold, SliceRecipe, check_sliceable
 from matl_scale.routing.units import Channels, build_index_table
 
 NO_VALUE = ("placeholder", "output", "get_attr")
@@ -232,21 +231,6 @@ def unit_columns(trunk: fx.GraphModule) -> dict[int, torch.Tensor]:
         if node.op == "call_module" and isinstance(module := trunk.get_submodule(str(node.target)), TaskRouter):
             columns.update(zip(units_of(node).tolist(), module.mask.cpu().unbind(dim=1), strict=True))
     return columns
-
-
-def check_sliceable(module: nn.Conv2d | nn.Linear, name: str) -> None:
-    """Raises `InputError` for a layer that does more than apply its weight and bias."""
-    standard: Callable[..., Any] = nn.Conv2d.forward if isinstance(module, nn.Conv2d) else nn.Linear.forward
-    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
-    overridden = type(module).forward is not standard or "forward" in vars(module)
-    if isinstance(module, nn.Conv2d):
-        overridden = overridden or type(module)._conv_forward is not nn.Conv2d._conv_forward
-    if overridden or hooks:
-        what = "it has hooks" if hooks else f"{type(module).__name__} has a forward of its own"
-        raise InputError(
-            f"This backbone has no sub-networks: module `{name}`: {what}, which slices of its weight would bypass. "
-            "Use `routing.execution` = masked."
-        )
 
 
 def derive(trunk: fx.GraphModule, *, common: set[fx.Node], pools: dict[fx.Node, fx.Node], fold: bool) -> Derived:

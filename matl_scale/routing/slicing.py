@@ -3,12 +3,14 @@
 Indices are unique, so the backward pass is a plain indexed copy, without sorting or atomic additions.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from matl_scale.errors import InputError
 from matl_scale.routing.batch_norm import TaskBatchNorm2d
 
 Indices = dict[int, torch.Tensor]  # one task's active indices, by the number of the table
@@ -147,3 +149,18 @@ class Extremes:
 
 
 SliceRecipe = Cut | Fold | Extremes | int  # an int: the active indices themselves, from the table of that number
+
+
+def check_sliceable(module: nn.Conv2d | nn.Linear, name: str) -> None:
+    """Raises `InputError` for a layer that does more than apply its weight and bias."""
+    standard: Callable[..., Any] = nn.Conv2d.forward if isinstance(module, nn.Conv2d) else nn.Linear.forward
+    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
+    overridden = type(module).forward is not standard or "forward" in vars(module)
+    if isinstance(module, nn.Conv2d):
+        overridden = overridden or type(module)._conv_forward is not nn.Conv2d._conv_forward
+    if overridden or hooks:
+        what = "it has hooks" if hooks else f"{type(module).__name__} has a forward of its own"
+        raise InputError(
+            f"This backbone has no sub-networks: module `{name}`: {what}, which slices of its weight would bypass. "
+            "Use `routing.execution` = masked."
+        )

@@ -1,6 +1,6 @@
 """Units as they appear in tensors: sets of tied units, the streams they form, and the indices of active channels."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -59,7 +59,7 @@ class Channels:
     pixels: int = 1
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ChannelMap:
     """Where routers go, and the units behind every channel.
 
@@ -69,9 +69,9 @@ class ChannelMap:
         streams: Disjoint sets of units; together they cover all units.
     """
 
-    channels: dict[fx.Node, Channels] = field(default_factory=dict)
-    routed: list[fx.Node] = field(default_factory=list)
-    streams: list[Stream] = field(default_factory=list)
+    channels: dict[fx.Node, Channels]
+    routed: list[fx.Node]
+    streams: list[Stream]
 
     def units(self, node: fx.Node) -> np.ndarray:
         units = self.channels[node].units
