@@ -35,7 +35,6 @@ test-package: venv
 
 # the site, in build/docs/index.html; it fetches nothing, and a warning is an error
 docs: venv
-	$(BIN)/pip install --quiet --no-compile -c constraints.txt -e '.[docs]'
 	$(BIN)/python -m sphinx $(DOCS_WARNINGS) -b html docs build/docs
 
 # needs Chromium and PostgreSQL (Debian: chromium, postgresql)
