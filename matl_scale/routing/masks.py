@@ -21,7 +21,7 @@ class MaskSpec:
     """How the masks of a network are drawn. With a layer's name and its number of units it decides that layer's mask.
 
     Attributes:
-        num_tasks: T.
+        num_tasks: The number of tasks, T.
         sigma: Sharing ratio: the fraction of units that a task keeps (`random`), or that all tasks have in common
             (`partition`).
         strategy: `random` or `partition`.
@@ -82,7 +82,7 @@ def draw_masks(spec: MaskSpec, num_units: int, layer: str) -> torch.Tensor:
 
     Args:
         spec: How masks are drawn.
-        num_units: C.
+        num_units: The number of units, C.
         layer: The layer's name; each name gives a draw of its own.
 
     Returns:

@@ -40,7 +40,7 @@ def route(
     Args:
         backbone: A CNN from images `(batch, 3, height, width)` to features `(batch, num_features)`. Not changed;
             its parameters are copied.
-        num_tasks: T.
+        num_tasks: The number of tasks, T.
         sigma: Sharing ratio: the fraction of every layer's units that a task keeps active.
         strategy: How masks are drawn: `random` or `partition`.
         statistics: Whether running statistics belong to each `task` or are `shared`.
