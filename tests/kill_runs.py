@@ -142,9 +142,9 @@ def compare(killed: Config, whole: Config) -> None:
     best = [list((RunFolder(config.run.folder).best_folder).iterdir()) for config in (whole, killed)]
     assert [folder.name for folder in best[0]] == [folder.name for folder in best[1]]
     assert_identical(saved_state(whole, best[0][0]), saved_state(killed, best[1][0]))
-    answers = [read_predictions(RunFolder(config.run.folder).predictions_file("val")) for config in (whole, killed)]
-    for name in ("samples", "labels", "predictions", "confidences"):
-        np.testing.assert_array_equal(getattr(answers[0], name), getattr(answers[1], name))
+    predictions = [read_predictions(RunFolder(config.run.folder).predictions_file("val")) for config in (whole, killed)]
+    for name in ("samples", "labels", "predicted", "confidences"):
+        np.testing.assert_array_equal(getattr(predictions[0], name), getattr(predictions[1], name))
     if killed.track.mlflow:
         compare_mlflow(killed)
 

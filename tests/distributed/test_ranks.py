@@ -156,7 +156,7 @@ def test_evaluation_counts_each_sample_once_on_any_number_of_ranks(
         for name in METRICS:
             equal = np.testing.assert_allclose if name == "loss" else np.testing.assert_array_equal
             equal(results[world_size].values[name], results[1].values[name])
-        for name in ("samples", "labels", "predictions", "confidences"):
+        for name in ("samples", "labels", "predicted", "confidences"):
             np.testing.assert_array_equal(getattr(predictions[world_size], name), getattr(predictions[1], name))
     assert_fits(predictions[1], results[1], labels)
 
