@@ -90,6 +90,8 @@ def test_checkpoints(folder: str) -> None:
     assert content.pop("checksum") == sha256(json.dumps(content, sort_keys=True).encode())
     model = torch.load(checkpoint / "state.pt", weights_only=True)["model"]
     masks = {name: value for name, value in model.items() if re.fullmatch(r"trunk\.routers\..+\.mask", name)}
+    described = [(f"{name.removesuffix('.mask')} {tuple(mask.shape)} ", mask) for name, mask in masks.items()]
+    assert content["masks"] == sha256(b"".join(text.encode() + mask.numpy().tobytes() for text, mask in described))
     saved = np.load(RUN / "masks.npz")
     assert {name.removeprefix("trunk.").removesuffix(".mask") for name in masks} == set(saved.files)
     for name, mask in masks.items():
