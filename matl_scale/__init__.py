@@ -4,7 +4,18 @@ The public names below are imported on first use, so that `data_prep` and `--hel
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for editors and type checkers, which do not see what `__getattr__` imports
+    from matl_scale.data.shards.manifest import Manifest as Manifest
+    from matl_scale.errors import InputError as InputError
+    from matl_scale.models.network import RoutedModel as RoutedModel
+    from matl_scale.routing.masks import MaskSpec as MaskSpec
+    from matl_scale.routing.masks import draw_masks as draw_masks
+    from matl_scale.routing.router import TaskRouter as TaskRouter
+    from matl_scale.routing.subnetwork import Subnetwork as Subnetwork
+    from matl_scale.routing.surgery import route as route
+    from matl_scale.tasks import Task as Task
 
 __version__ = "0.1.0"
 

@@ -9,7 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 # The modules directly below matl_scale/, which every room may import. They import nothing of ours but each other.
-GROUND = ("tasks", "errors", "seeds", "device", "progress", "cli", "vision", "extras", "__init__")
+GROUND = ("tasks", "errors", "seeds", "device", "progress", "cli", "vision", "extras")
+FRONT_DOOR = ROOT / "matl_scale/__init__.py"  # imports any room lazily; no room imports it
 # A room may import itself, the ground, and the rooms listed behind it. A room is a folder; the longest match counts.
 ROOMS: dict[str, tuple[str, ...]] = {
     "matl_scale/storage": (),
@@ -80,7 +81,9 @@ KEPT_OUT = {
 
 
 def room_of(path: Path) -> str:
-    """Returns the room of a file, `ground`, or an end."""
+    """Returns the room of a file, `ground`, `front door` for the public names, or an end."""
+    if path == FRONT_DOOR:
+        return "front door"
     name = path.relative_to(ROOT).as_posix()
     matches = [room for room in (*ROOMS, *ENDS) if name.startswith(f"{room}/")]
     if matches:
@@ -128,7 +131,7 @@ def test_arrows_point_one_way(room: str) -> None:
 
 
 def test_the_ground_is_what_it_is_said_to_be() -> None:
-    assert {path.stem for path in (ROOT / "matl_scale").glob("*.py")} == set(GROUND)
+    assert {path.stem for path in (ROOT / "matl_scale").glob("*.py")} - {FRONT_DOOR.stem} == set(GROUND)
 
 
 def test_there_is_no_circle() -> None:
