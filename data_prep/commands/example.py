@@ -2,8 +2,8 @@
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from data_prep.commands.options import Subparsers, add_output, fraction
 from data_prep.commands.output import write
@@ -12,110 +12,78 @@ from data_prep.planning.splits import Draw, parse_fractions
 from data_prep.sources import celeba, cifar10, cifar100, cub, decathlon, digits, fashion_mnist, zappos
 from matl_scale.errors import InputError
 
-
-def add_root(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--root", type=Path, required=True, metavar="DIR", help="where its files are, or are downloaded to"
-    )
-
-
-def add_val_fraction(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--val-fraction",
-        type=fraction,
-        default=0.1,
-        metavar="F",
-        help="share of the training images that becomes `val` (default: 0.1)",
-    )
-
-
-def add_split_fractions(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--split-fractions",
-        default="train=0.8,val=0.1,test=0.1",
-        metavar="LIST",
-        help="there are no official splits (default: train=0.8,val=0.1,test=0.1)",
-    )
-
-
-def add_kind(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--kind", choices=("superclass", "fine"), default="superclass", help="(default: superclass)")
-
-
-def add_min_certainty(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--min-certainty",
-        type=int,
-        choices=(1, 2, 3, 4),
-        default=3,
-        help="labels below are missing: 1 not visible, 2 guessing, 3 probably, 4 definitely (default: 3)",
-    )
+# options beside those that all examples have
+OPTIONS: dict[str, dict[str, Any]] = {
+    "--root": {
+        "type": Path,
+        "required": True,
+        "metavar": "DIR",
+        "help": "where its files are, or are downloaded to",
+    },
+    "--val-fraction": {
+        "type": fraction,
+        "default": 0.1,
+        "metavar": "F",
+        "help": "share of the training images that becomes `val` (default: 0.1)",
+    },
+    "--split-fractions": {
+        "default": "train=0.8,val=0.1,test=0.1",
+        "metavar": "LIST",
+        "help": "there are no official splits (default: train=0.8,val=0.1,test=0.1)",
+    },
+    "--kind": {"choices": ("superclass", "fine"), "default": "superclass", "help": "(default: superclass)"},
+    "--min-certainty": {
+        "type": int,
+        "choices": (1, 2, 3, 4),
+        "default": 3,
+        "help": "labels below are missing: 1 not visible, 2 guessing, 3 probably, 4 definitely (default: 3)",
+    },
+}
+ROOT, ROOT_AND_VAL = ("--root",), ("--root", "--val-fraction")
 
 
-@dataclass(frozen=True)
-class Example:
-    """A data set that `matl-data example` knows.
+class Example(NamedTuple):
+    """A data set that `matl-data example` knows: one line of help, how it is built from the options, and its options."""
 
-    Attributes:
-        name: Name on the command line.
-        help: One line about it.
-        build: Builds it from the options.
-        add_options: Functions that add its options beside those of all examples.
-    """
-
-    name: str
     help: str
     build: Callable[[argparse.Namespace], Dataset]
-    add_options: tuple[Callable[[argparse.ArgumentParser], None], ...] = ()
+    options: tuple[str, ...]
 
 
-EXAMPLES = (
-    Example("digits", "1,797 scanned digits, 175 binary tasks; no download", lambda o: digits.build(o.seed)),
-    Example(
-        "fashion-mnist",
-        "70,000 images, ten one-vs-rest tasks",
-        lambda o: fashion_mnist.build(o.root),
-        (add_root, add_val_fraction),
+EXAMPLES = {
+    "digits": Example("1,797 scanned digits, 175 binary tasks; no download", lambda o: digits.build(o.seed), ()),
+    "fashion-mnist": Example(
+        "70,000 images, ten one-vs-rest tasks", lambda o: fashion_mnist.build(o.root), ROOT_AND_VAL
     ),
-    Example(
-        "cifar10",
-        "60,000 images, ten one-vs-rest tasks",
-        lambda o: cifar10.build(o.root),
-        (add_root, add_val_fraction),
-    ),
-    Example(
-        "cifar100",
+    "cifar10": Example("60,000 images, ten one-vs-rest tasks", lambda o: cifar10.build(o.root), ROOT_AND_VAL),
+    "cifar100": Example(
         "60,000 images, 20 superclass tasks or 100 one-vs-rest tasks",
         lambda o: cifar100.build(o.root, o.kind),
-        (add_kind, add_root, add_val_fraction),
+        ("--kind", *ROOT_AND_VAL),
     ),
-    Example("celeba", "202,599 faces, 40 attributes", lambda o: celeba.build(o.root), (add_root,)),
-    Example(
-        "cub",
+    "celeba": Example("202,599 faces, 40 attributes", lambda o: celeba.build(o.root), ROOT),
+    "cub": Example(
         "11,788 birds, 312 attributes; uncertain labels are missing",
         lambda o: cub.build(o.root, o.min_certainty),
-        (add_min_certainty, add_root, add_val_fraction),
+        ("--min-certainty", *ROOT_AND_VAL),
     ),
-    Example(
-        "zappos",
+    "zappos": Example(
         "50,025 shoes (UT-Zappos50K), a task per attribute",
         lambda o: zappos.build(o.root),
-        (add_root, add_split_fractions),
+        ("--root", "--split-fractions"),
     ),
-    Example(
-        "decathlon", "Visual Decathlon: ten data sets, a task each", lambda o: decathlon.build(o.root), (add_root,)
-    ),
-)
+    "decathlon": Example("Visual Decathlon: ten data sets, a task each", lambda o: decathlon.build(o.root), ROOT),
+}
 
 
 def add_command(commands: Subparsers) -> None:
     names = commands.add_parser("example", help="write a well-known data set as a shard set").add_subparsers(
         required=True, metavar="NAME"
     )
-    for example in EXAMPLES:
-        parser = names.add_parser(example.name, help=example.help)
-        for add_option in example.add_options:
-            add_option(parser)
+    for name, example in EXAMPLES.items():
+        parser = names.add_parser(name, help=example.help)
+        for option in example.options:
+            parser.add_argument(option, **OPTIONS[option])
         parser.add_argument(
             "--tasks", nargs="+", default=["*"], metavar="PATTERN", help="tasks to include (default: all)"
         )

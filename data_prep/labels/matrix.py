@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_prep.labels.label_file import LabelFile, as_labels, find_classes, known_classes, task_of
+from data_prep.labels.classes import find_classes, known_classes, task_of
+from data_prep.labels.label_file import LabelFile, as_labels
 from data_prep.labels.name_index import NameIndex
 from matl_scale.data.shards.layout import MISSING, label_dtype
 from matl_scale.errors import InputError, nearest

@@ -3,7 +3,7 @@
 Only a few shards' tables are in memory at a time; only a set that new splits join is read as a whole.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -63,25 +63,7 @@ def finalise(out: Store, plan: Plan, existing: Manifest | None, scratch: Path) -
     written = [record for record in records if record["samples"]]
     if not written:
         raise InputError(f"{out} would hold no image: all images of its {len(plan.shards)} shards are bad.")
-    first_shard = existing.shards.num_rows if existing else 0
-    counts = TaskCounts(plan.tasks)
-    with TableWriter(scratch, plan.tasks, names) as writer:
-        for part in chain(
-            read_existing(existing) if existing else (),
-            (read_part(out, plan, record, shard) for shard, record in enumerate(written, start=first_shard)),
-        ):
-            writer.add(part)
-            counts.add(part.labels)
-    shards = pa.Table.from_pylist(
-        [{key: record[key] for key in SHARDS_SCHEMA.names} for record in written], schema=SHARDS_SCHEMA
-    )
-    if existing:
-        shards = pa.concat_tables([existing.shards, shards])
-    references = [LabelReference(names["labels"], column_name(task.name)) for task in plan.tasks]
-    num_samples = sum(shards["samples"].to_pylist())
-    tasks = tasks_table(plan.tasks, references, counts.counts, num_samples)
-    pq.write_table(shards, scratch / names["shards"], compression="zstd")
-    pq.write_table(tasks, scratch / names["tasks"], compression="zstd")
+    write_tables(out, plan, existing, written, scratch, names)
     for name in names.values():
         sync_file(scratch / name)
         out.publish(scratch / name, name)
@@ -97,6 +79,35 @@ def finalise(out: Store, plan: Plan, existing: Manifest | None, scratch: Path) -
     )
     out.remove(WORK)
     return read_manifest(out)
+
+
+def write_tables(
+    out: Store,
+    plan: Plan,
+    existing: Manifest | None,
+    records: Sequence[Mapping[str, Any]],
+    folder: Path,
+    names: Mapping[str, str],
+) -> None:
+    """Writes the tables of the new version to a local folder, first the rows of `existing`, then those of the new shards."""
+    first_shard = existing.shards.num_rows if existing else 0
+    counts = TaskCounts(plan.tasks)
+    with TableWriter(folder, plan.tasks, names) as writer:
+        for part in chain(
+            read_existing(existing) if existing else (),
+            (read_part(out, plan, record, shard) for shard, record in enumerate(records, start=first_shard)),
+        ):
+            writer.add(part)
+            counts.add(part.labels)
+    shards = pa.Table.from_pylist(
+        [{key: record[key] for key in SHARDS_SCHEMA.names} for record in records], schema=SHARDS_SCHEMA
+    )
+    if existing:
+        shards = pa.concat_tables([existing.shards, shards])
+    references = [LabelReference(names["labels"], column_name(task.name)) for task in plan.tasks]
+    tasks = tasks_table(plan.tasks, references, counts.counts, sum(shards["samples"].to_pylist()))
+    pq.write_table(shards, folder / names["shards"], compression="zstd")
+    pq.write_table(tasks, folder / names["tasks"], compression="zstd")
 
 
 def read_records(out: Store, plan: Plan) -> list[dict[str, Any]]:
@@ -120,7 +131,7 @@ def has_tar(out: Store, record: dict[str, Any]) -> bool:
     return not record["samples"] or (out.exists(name) and out.size(name) == record["bytes"])
 
 
-def read_part(out: Store, plan: Plan, record: dict[str, Any], index: int) -> TablePart:
+def read_part(out: Store, plan: Plan, record: Mapping[str, Any], index: int) -> TablePart:
     """Reads the table of a finished shard, which becomes shard `index` of the set."""
     with out.fetched(record_name(record["file"])) as path:
         table = pq.read_table(path)
@@ -160,7 +171,7 @@ class TableWriter:
         names: File name of each table, by role.
     """
 
-    def __init__(self, folder: Path, tasks: Sequence[Task], names: dict[str, str]) -> None:
+    def __init__(self, folder: Path, tasks: Sequence[Task], names: Mapping[str, str]) -> None:
         self.tasks = tasks
         schemas = {"samples": SAMPLES_SCHEMA, "digests": DIGESTS_SCHEMA, "labels": label_schema(tasks)}
         self._writers = {
