@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 
-import matl_scale
 from matl_scale.runs.about import PACKAGE, installed_packages
 from matl_scale.runs.layout import CHECKPOINT_FILE, RunFolder
 
 MODEL_NAME = "best"
-CODE = Path(matl_scale.__file__).parent
+CODE = Path(__file__).parents[1]
 
 
 def find_best(folder: Path) -> Path | None:
