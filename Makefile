@@ -50,7 +50,7 @@ lint: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# names installed packages with known vulnerabilities; only `audit` fails on them, so that news do not break a build
+# names installed packages with known vulnerabilities; only `audit` fails, so that a new advisory does not break a build
 advisories: venv
 	-@$(AUDIT) 2>&1 | awk '/could not be audited/ {n++; next} {print} END {print "audit: " n + 0 " packages could not be looked up"}'
 

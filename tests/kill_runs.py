@@ -42,7 +42,7 @@ from matl_scale.train.step.sampling import TasksConfig
 from matl_scale.train.step.train_step import TrainConfig
 
 WORLD_SIZE, STEPS = 2, 16
-# where a moment may lie, how often a run passes it, and how long it lasts at most
+# where a moment may lie, how often a run passes there, and for how many seconds at most
 PHASES = {
     "anywhere": (1, 3.0),
     "step": (STEPS, 0.1),
@@ -51,12 +51,12 @@ PHASES = {
     "evaluation": (4, 0.2),
     "record": (STEPS, 0.002),
 }
-ON_MAIN = ("write", "record")  # the other ranks never come by
+ON_MAIN = ("write", "record")  # only the main rank does this
 
 
 @dataclass(frozen=True)
 class Moment:
-    """When and whom to kill."""
+    """When to kill, and which rank."""
 
     phase: str
     passes: int

@@ -60,7 +60,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "data_prep": ("matl_scale/storage", "matl_scale/data/shards", "matl_scale/data/images"),
 }
-# They tie rooms together and may import any of them; nothing imports them, but launch/ and each other.
+# They tie rooms together and may import any of them. Only launch/ and they themselves import them.
 ENDS = ("matl_scale/doctor", "matl_scale/benchmark", "matl_scale/commands", "launch")
 KEPT_OUT = {
     "matl_scale/storage": ("torch", "numpy", "accelerate", "mlflow"),
