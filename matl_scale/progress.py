@@ -12,13 +12,15 @@ Display = TypeVar("Display", bound="ProgressDisplay")
 
 
 class ProgressDisplay:
-    """What both displays have in common.
+    """What the displays have in common.
 
     Args:
         total: The count that the work will reach.
         done: The count at the start.
         enabled: Whether anything is shown.
     """
+
+    SEPARATOR = "  "
 
     def __init__(self, total: int, done: int = 0, enabled: bool = True) -> None:
         self.total, self.done = total, done
@@ -54,10 +56,13 @@ class ProgressDisplay:
             return False
         return time.monotonic() - self._last_line >= LINE_EVERY_S
 
-    def _say_with_time_left(self, text: str) -> None:
+    def _say_with_time_left(self, *texts: str) -> None:
         self._last_line = time.monotonic()
-        left_s = (self._last_line - self._start) / max(self.done - self._first, 1) * (self.total - self.done)
-        self.say(f"{text}{left_s:.0f} s left")
+        num_new = self.done - self._first
+        if num_new:
+            left_s = (self._last_line - self._start) / num_new * (self.total - self.done)
+            texts = (*texts, f"{left_s:.0f} s left")
+        self.say(self.SEPARATOR.join(texts))
 
 
 class ItemProgress(ProgressDisplay):
@@ -67,6 +72,8 @@ class ItemProgress(ProgressDisplay):
         total: Number of items.
         unit: Plural noun for the items.
     """
+
+    SEPARATOR = ", "
 
     def __init__(self, total: int, unit: str) -> None:
         super().__init__(total)
@@ -88,7 +95,7 @@ class ItemProgress(ProgressDisplay):
         return f"{done / max(time.monotonic() - self._start, 1e-9):.0f} {self.unit}/s"
 
     def _print(self) -> None:
-        self._say_with_time_left(f"{self.done}/{self.total} {self.unit}, {self._rate(self.done)}, ")
+        self._say_with_time_left(f"{self.done}/{self.total} {self.unit}", self._rate(self.done))
 
 
 class TrainProgress(ProgressDisplay):
@@ -108,4 +115,4 @@ class TrainProgress(ProgressDisplay):
         text = f"loss {loss:.4f}  {images_per_s:,.0f} images/s  data wait {wait_share:.0%}"
         is_due = self._show(step, text)
         if is_due or (self._bar is None and step == self.total):
-            self._say_with_time_left(f"step {step}/{self.total}  {text}  ")
+            self._say_with_time_left(f"step {step}/{self.total}", text)

@@ -24,7 +24,7 @@ class RangeReader:
         if self.store.local is not None:
             return [self._read_local(*request) for request in zip(names, starts, sizes, strict=True)]
         ends = [start + size for start, size in zip(starts, sizes, strict=True)]
-        return list(self.store.fs.cat_ranges(list(names), list(starts), ends, on_error="return"))
+        return self.store.read_ranges(names, starts, ends)
 
     def _read_local(self, name: str, start: int, size: int) -> bytes | Exception:
         try:

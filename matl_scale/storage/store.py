@@ -97,8 +97,14 @@ class Store:
 
     def read_all(self, names: Sequence[str]) -> list[bytes | Exception]:
         """Reads many small files, concurrently if the file system can; those that cannot be read are exceptions."""
-        count = len(names)
-        return list(self.fs.cat_ranges(list(names), [0] * count, [None] * count, on_error="return"))
+        return self.read_ranges(names, [0] * len(names), [None] * len(names))
+
+    def read_ranges(
+        self, names: Sequence[str], starts: Sequence[int], ends: Sequence[int | None]
+    ) -> list[bytes | Exception]:
+        """Reads a range of bytes of each file, as `read_all` does."""
+        paths = [f"{self.fs.path}/{name}" for name in names]  # a DirFileSystem has `cat_ranges` only since 2026
+        return list(self.fs.fs.cat_ranges(paths, list(starts), list(ends), on_error="return"))
 
     def local_file(self, name: str) -> Path:
         """Returns the path of a file in a local folder."""
