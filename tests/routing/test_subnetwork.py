@@ -200,7 +200,7 @@ def test_slices_are_gathered_once_for_all_micro_steps_of_a_task() -> None:
     shared.begin_step(tasks)
     for i, task_id in enumerate(tasks):
         task = torch.tensor([task_id])
-        subnetwork(images_of() * (i + 1), task, shared.take(task_id, task)).square().sum().backward()
+        subnetwork(images_of() * (i + 1), task, shared.slices_of(task_id, task)).square().sum().backward()
     assert gathered == [1, 0, 2]
     actual = [parameter.grad for parameter in trunk.parameters()]
     trunk.zero_grad()
