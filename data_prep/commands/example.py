@@ -14,12 +14,7 @@ from matl_scale.errors import InputError
 
 # options beside those that all examples have
 OPTIONS: dict[str, dict[str, Any]] = {
-    "--root": {
-        "type": Path,
-        "required": True,
-        "metavar": "DIR",
-        "help": "where its files are, or are downloaded to",
-    },
+    "--root": {"type": Path, "required": True, "metavar": "DIR", "help": "where its files are, or are downloaded to"},
     "--val-fraction": {
         "type": fraction,
         "default": 0.1,
