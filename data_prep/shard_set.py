@@ -14,8 +14,9 @@ from data_prep.work_folder import finished_shards, locked_scratch, remove_unused
 from data_prep.writing.finalise import finalise
 from data_prep.writing.lists import report_copies
 from data_prep.writing.shard import WORK, ShardWork, write_shards
+from matl_scale.data.shards.layout import MANIFEST_FILE
 from matl_scale.data.shards.manifest import Manifest, read_manifest
-from matl_scale.data.shards.versions import MANIFEST_FILE, is_shard_set
+from matl_scale.data.shards.versions import is_shard_set
 from matl_scale.errors import InputError, shortened
 from matl_scale.storage.files import sync_file
 from matl_scale.storage.store import Store

@@ -15,7 +15,7 @@ from data_prep.labels.matrix import ColumnRoles, Labels, read_labels
 from data_prep.planning.splits import check_classes_in_train
 from data_prep.work_folder import locked_scratch
 from data_prep.writing.finalise import GROUP_ROWS
-from matl_scale.data.shards.layout import MISSING
+from matl_scale.data.shards.layout import MISSING, table_name
 from matl_scale.data.shards.manifest import Manifest, read_manifest
 from matl_scale.data.shards.tables import (
     LabelReference,
@@ -213,7 +213,7 @@ def write_columns(
     Returns:
         Where the labels of each task are, and the number of samples of each of its classes.
     """
-    name = f"labels.v{len(manifest.entries) + 1}.parquet"
+    name = table_name("labels", len(manifest.entries) + 1)
     split_of = manifest.split_numbers()
     by_split = {split: TaskCounts(tasks) for split in manifest.splits}
     start = 0
@@ -240,7 +240,7 @@ def write_version(
 ) -> Manifest:
     """Adds a version with these tasks; its samples and shards are those of the newest version."""
     root, before = manifest.root, manifest.entries[-1]
-    name = f"tasks.v{len(manifest.entries) + 1}.parquet"
+    name = table_name("tasks", len(manifest.entries) + 1)
     table = write_table(root, name, tasks_table(tasks, references, counts, manifest.num_samples))
     known = {file["file"]: file for file in before["labels"]}
     files = sorted({reference.file for reference in references})

@@ -11,11 +11,10 @@ import numpy as np
 from data_prep.image_check import BadImage, check_image, digest_image
 from data_prep.planning.copies import find_copies, rank_splits
 from data_prep.pool import Advance, run_jobs
-from matl_scale.data.shards.layout import HEADER_BYTES
+from matl_scale.data.shards.layout import HEADER_BYTES, MANIFEST_FILE
 from matl_scale.data.shards.manifest import Manifest, read_manifest
 from matl_scale.data.shards.reader import SampleReader
 from matl_scale.data.shards.tables import count_classes
-from matl_scale.data.shards.versions import MANIFEST_FILE
 from matl_scale.errors import InputError, shortened
 
 SHOWN = 5

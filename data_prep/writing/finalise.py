@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from data_prep.planning.plan import Plan
 from data_prep.writing.lists import list_left_out
 from data_prep.writing.shard import WORK, read_record, record_name
-from matl_scale.data.shards.layout import DIGESTS_SCHEMA, SAMPLES_SCHEMA, SHARDS_SCHEMA, label_dtype
+from matl_scale.data.shards.layout import DIGESTS_SCHEMA, SAMPLES_SCHEMA, SHARDS_SCHEMA, label_dtype, table_name
 from matl_scale.data.shards.manifest import Manifest, read_manifest
 from matl_scale.data.shards.tables import (
     LabelReference,
@@ -59,7 +59,7 @@ def finalise(out: Store, plan: Plan, existing: Manifest | None, scratch: Path) -
     """
     records = read_records(out, plan)
     version = len(existing.entries) + 1 if existing else 1
-    names = {role: f"{role}.v{version}.parquet" for role in ("samples", "digests", "labels", "tasks", "shards")}
+    names = {role: table_name(role, version) for role in ("samples", "digests", "labels", "tasks", "shards")}
     written = [record for record in records if record["samples"]]
     if not written:
         raise InputError(f"{out} would hold no image: all images of its {len(plan.shards)} shards are bad.")

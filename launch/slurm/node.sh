@@ -22,7 +22,7 @@ fi
 
 if [[ -e "$MATL_STOP_FILE" ]]; then # asked to stop before training began: there is nothing to save
   touch "$MATL_STOP_FILE.stopped"
-  exit 75
+  exit "$EXIT_STOPPED"
 fi
 
 # Slurm sends TERM to all processes of the job. The launcher would kill its ranks 30 seconds later, so it starts with TERM

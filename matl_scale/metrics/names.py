@@ -26,6 +26,7 @@ TASK_COLUMNS = (*MAIN_METRICS, "majority_accuracy")  # of tables with a row per 
 # the summaries of a metric over tasks, with their labels
 SUMMARIES = {"macro": "mean", "median": "median", "p10": "10th percentile", "worst": "worst"}
 SUMMARISED_METRICS = tuple(name for name in METRICS if name in MAIN_METRICS)  # in the order of files
+MAY_BE_UNDEFINED = (*SUMMARISED_METRICS, "precision")  # where a class, or a prediction of it, is missing
 RANKED_SUMMARIES = tuple(f"{kind}_{metric}" for metric in SUMMARISED_METRICS for kind in SUMMARIES)  # higher is better
 
 # the metrics that follow from which samples were predicted correctly, so that runs can be compared sample by sample

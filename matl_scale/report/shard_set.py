@@ -4,8 +4,8 @@ from pathlib import Path
 
 import yaml
 
+from matl_scale.data.shards.layout import MANIFEST_FILE
 from matl_scale.data.shards.manifest import Manifest, read_manifest
-from matl_scale.data.shards.versions import MANIFEST_FILE
 from matl_scale.errors import InputError
 from matl_scale.runs.history import RunHistory
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from matl_scale.data.shards.layout import MISSING
 from matl_scale.errors import InputError
-from matl_scale.metrics.names import SUMMARISED_METRICS
+from matl_scale.metrics.names import MAY_BE_UNDEFINED
 from matl_scale.metrics.undefined import NEVER_PREDICTED, NO_LABEL, ONE_CLASS, why_undefined
 from matl_scale.report.facts import RunFacts
 
@@ -25,8 +25,7 @@ def find_undefined(facts: RunFacts) -> list[UndefinedTask]:
     reasons, values = explain_undefined(facts), facts.latest.metrics.values
     found = []
     for i, task in enumerate(facts.latest.tasks):
-        names = (*SUMMARISED_METRICS, "precision")
-        missing = [name for name in names if name in values and not np.isfinite(values[name][i])]
+        missing = [name for name in MAY_BE_UNDEFINED if name in values and not np.isfinite(values[name][i])]
         if missing:
             found.append(UndefinedTask(task=task, metrics=missing, reason=reasons[i] or NEVER_PREDICTED))
     return found

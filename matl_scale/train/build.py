@@ -26,7 +26,7 @@ from matl_scale.train.config import Config, with_absolute_paths
 from matl_scale.train.evaluation import EvalData, Evaluator
 from matl_scale.train.health.nonfinite import NonfiniteGuard
 from matl_scale.train.meter import Meter
-from matl_scale.train.resume.compatibility import check_resumable, check_start
+from matl_scale.train.resume.check_config import check_resumable, check_start
 from matl_scale.train.resume.open_run import OpenedRun
 from matl_scale.train.resume.saving import Saver
 from matl_scale.train.resume.start_from import copy_weights

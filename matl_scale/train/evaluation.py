@@ -21,7 +21,7 @@ from matl_scale.metrics.counters import TaskCounters
 from matl_scale.metrics.task_metrics import TaskMetrics
 from matl_scale.models.network import Execution, RoutedModel, normalise
 from matl_scale.models.predictor import Predictor
-from matl_scale.train.health.damaged import share_damage
+from matl_scale.train.health.share_damage import share_damage
 from matl_scale.train.prediction_log import PredictionLog
 
 

@@ -9,8 +9,8 @@ from accelerate import Accelerator
 from matl_scale.progress import TrainProgress
 from matl_scale.tracking.recorder import Recorder
 from matl_scale.train.build import Components
-from matl_scale.train.health.damaged import share_damage
 from matl_scale.train.health.replicas import compare_replicas
+from matl_scale.train.health.share_damage import share_damage
 from matl_scale.train.health.slurm import find_interval_problem, read_job, time_left_s
 from matl_scale.train.health.stop import StopRequest
 from matl_scale.train.health.watchdog import Watchdog

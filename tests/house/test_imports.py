@@ -64,12 +64,12 @@ ROOMS: dict[str, tuple[str, ...]] = {
 ENDS = ("matl_scale/doctor", "matl_scale/benchmark", "matl_scale/commands", "launch")
 KEPT_OUT = {
     "matl_scale/storage": ("torch", "numpy", "accelerate", "mlflow"),
-    "matl_scale/data/shards": ("torch", "accelerate"),
-    "matl_scale/data/images": ("torch", "accelerate"),
-    "matl_scale/data/loading": ("accelerate", "torch.distributed"),
-    "matl_scale/routing": ("accelerate", "torch.distributed"),
-    "matl_scale/models": ("accelerate", "torch.distributed"),
-    "matl_scale/metrics": ("accelerate", "torch.distributed"),
+    "matl_scale/data/shards": ("torch", "accelerate", "mlflow"),
+    "matl_scale/data/images": ("torch", "accelerate", "mlflow"),
+    "matl_scale/data/loading": ("accelerate", "torch.distributed", "mlflow"),
+    "matl_scale/routing": ("accelerate", "torch.distributed", "mlflow"),
+    "matl_scale/models": ("accelerate", "torch.distributed", "mlflow"),
+    "matl_scale/metrics": ("accelerate", "torch.distributed", "mlflow"),
     "matl_scale/runs": ("torch", "accelerate", "mlflow"),
     "matl_scale/runs/checkpoints": ("accelerate", "torch.distributed", "mlflow"),
     "matl_scale/tracking": ("torch", "accelerate"),

@@ -23,7 +23,7 @@ from matl_scale.data.shards.manifest import Manifest, read_manifest
 from matl_scale.data.shards.reader import SampleReader
 from matl_scale.models.network import normalise
 from matl_scale.runs.layout import RunFolder
-from matl_scale.train.health.damaged import share_damage
+from matl_scale.train.health.share_damage import share_damage
 from matl_scale.train.process_group import build_accelerator
 from matl_scale.train.step.sampling import TaskSampler
 from matl_scale.train.step.train_step import labelled_loss, select_labelled

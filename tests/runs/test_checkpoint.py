@@ -25,7 +25,7 @@ from matl_scale.runs.checkpoints.checkpoint import (
 from matl_scale.runs.checkpoints.compatibility import check_network
 from matl_scale.runs.checkpoints.writing import save_checkpoint, set_aside_after
 from matl_scale.train.config import Config
-from matl_scale.train.resume.compatibility import check_resumable
+from matl_scale.train.resume.check_config import check_resumable
 from matl_scale.train.schedule import CheckpointConfig
 from matl_scale.train.step.optim import OptimConfig
 from matl_scale.train.step.train_step import TrainConfig

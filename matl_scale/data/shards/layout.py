@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from matl_scale.tasks import Task
 
+MANIFEST_FILE = "manifest.json"
 MISSING = -1
 HEADER_BYTES = 512  # per tar member with a short name
 SPLIT_ORDER = ("train", "val", "test")
@@ -75,6 +76,11 @@ def member_name(key: str, extension: str) -> str:
 
 def shard_name(split: str, number: int) -> str:
     return f"{split}-{number:06d}.tar"
+
+
+def table_name(role: str, version: int) -> str:
+    """Returns the name of a table's file: `labels.v3.parquet` is the label matrix that came with version 3."""
+    return f"{role}.v{version}.parquet"
 
 
 def split_rank(split: str) -> tuple[int, str]:

@@ -9,13 +9,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from matl_scale.data.shards.layout import MANIFEST_FILE
 from matl_scale.errors import InputError
 from matl_scale.storage.files import as_json, hash_text
 from matl_scale.storage.store import Store
 
 FORMAT = "matl_scale shard set"
 FORMAT_VERSION = 2  # 2: versions of labels
-MANIFEST_FILE = "manifest.json"
 ROLES = ("tasks", "shards", "samples", "digests")
 
 

@@ -4,8 +4,8 @@ The buffer holds, per slot, its loss and how many labelled and damaged samples i
 gradients of the heads that some slot of the step ran; and the changes of these tasks' norm statistics. Its size depends on
 the number of slots, never on T. Trunk gradients are reduced by DDP.
 
-A head's gradient is the mean over the slots that ran it; DDP's mean over ranks would shrink its step as ranks are added.
-A head that no slot ran, or none with a labelled sample, ends with `grad is None`, which optimizers leave alone.
+A head's gradient is the mean over the slots that ran it with a labelled sample; DDP's mean over ranks would shrink its step as
+ranks are added. A head that no slot ran, or none with a labelled sample, ends with `grad is None`, which optimizers leave alone.
 """
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
