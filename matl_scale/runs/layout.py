@@ -11,90 +11,37 @@ LOCK_FILE = ".lock"
 MLFLOW_LOCK_FILE = ".mlflow.lock"
 
 
+class Entry:
+    """A file or folder of a run, by its name: as an attribute of a `RunFolder`, its path."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, folder: "RunFolder", _: type) -> Path:
+        return folder.path / self.name
+
+
 @dataclass(frozen=True)
 class RunFolder:
-    """The files of one run, `run.dir/run.name`. Whether they exist is not its business.
-
-    Attributes:
-        path: The folder.
-    """
+    """The files of one run, `run.dir/run.name`, whether they exist or not."""
 
     path: Path
 
-    @property
-    def config_file(self) -> Path:
-        """The config, as `--config` reads it."""
-        return self.path / CONFIG_FILE
-
-    @property
-    def about_file(self) -> Path:
-        """What the run is made of: flat config, data, environment."""
-        return self.path / "about.json"
-
-    @property
-    def status_file(self) -> Path:
-        """How the last start ended."""
-        return self.path / "status.json"
-
-    @property
-    def metrics_file(self) -> Path:
-        """One JSON line per record."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def per_task_file(self) -> Path:
-        """Every metric of every task at every evaluation, as a long table."""
-        return self.path / "per_task.parquet"
-
-    @property
-    def draws_file(self) -> Path:
-        """How many slots each task has had at every evaluation, as a long table."""
-        return self.path / "draws.parquet"
-
-    @property
-    def balance_file(self) -> Path:
-        """The share of the draws that each class of each task gets."""
-        return self.path / "balance.parquet"
-
-    @property
-    def masks_file(self) -> Path:
-        """Routing masks by layer, bool, shape `(num_tasks, num_units)`."""
-        return self.path / "masks.npz"
-
-    @property
-    def per_task_picture(self) -> Path:
-        """The picture tasks × evaluations that MLflow shows."""
-        return self.path / "per_task.png"
-
-    @property
-    def mlflow_file(self) -> Path:
-        """How far the copy to MLflow is."""
-        return self.path / "mlflow.json"
-
-    @property
-    def damaged_file(self) -> Path:
-        """Samples that could not be read."""
-        return self.path / "damaged.csv"
-
-    @property
-    def nonfinite_file(self) -> Path:
-        """Samples of the step at which the run gave up on numbers that are not finite."""
-        return self.path / "nonfinite.csv"
-
-    @property
-    def checkpoints_folder(self) -> Path:
-        """Checkpoints to resume from, a folder `step-NNNNNNNNN` each."""
-        return self.path / "checkpoints"
-
-    @property
-    def best_folder(self) -> Path:
-        """The network of the best evaluation, without its optimizer, in a folder `step-NNNNNNNNN`."""
-        return self.path / "best"
-
-    @property
-    def export_folder(self) -> Path:
-        """Where `matl-export` writes by default."""
-        return self.path / "export"
+    config_file = Entry(CONFIG_FILE)  # the config, as `--config` reads it
+    about_file = Entry("about.json")  # what the run is made of: flat config, data, environment
+    status_file = Entry("status.json")  # how the last start ended
+    metrics_file = Entry("metrics.jsonl")  # one line per record
+    per_task_file = Entry("per_task.parquet")  # every metric of every task at every evaluation, as a long table
+    draws_file = Entry("draws.parquet")  # how many slots each task has had at every evaluation, as a long table
+    balance_file = Entry("balance.parquet")  # the share of the draws that each class of each task gets
+    masks_file = Entry("masks.npz")  # routing masks by layer, bool, shape `(num_tasks, num_units)`
+    per_task_picture = Entry("per_task.png")  # the picture tasks × evaluations that MLflow shows
+    mlflow_file = Entry("mlflow.json")  # how far the copy to MLflow is
+    damaged_file = Entry("damaged.csv")  # samples that could not be read
+    nonfinite_file = Entry("nonfinite.csv")  # samples of the step at which numbers that are not finite ended the run
+    checkpoints_folder = Entry("checkpoints")  # to resume from, a folder `step-NNNNNNNNN` each
+    best_folder = Entry("best")  # the network of the best evaluation, without its optimizer, in such a folder
+    export_folder = Entry("export")  # where `matl-export` writes by default
 
     def predictions_file(self, split: str) -> Path:
         """What the last evaluation of a split predicted for every sample."""

@@ -41,39 +41,22 @@ from matl_scale.train.step.train_step import TrainStep
 
 @dataclass(frozen=True, kw_only=True)
 class Components:
-    """What the loop works with. Only the state changes.
+    """What the loop works with. Only the state changes."""
 
-    Attributes:
-        state: What a checkpoint holds.
-        learning_rate: As a function of the step.
-        meter: Measures the steps.
-        train_step: Computes a step.
-        sampler: Says which task runs in which slot.
-        order: The batches of every task.
-        batches: This rank's batches, without end.
-        damage: Log of damaged training samples.
-        nonfinite: Counts steps with numbers that are not finite.
-        evaluator: Evaluates the network.
-        split: The split that it evaluates.
-        keep_predictions: Whether the last evaluation keeps its predictions.
-        saver: Writes checkpoints and best networks.
-        epochs_per_step: Passes over the training split per step.
-    """
-
-    state: TrainState
-    learning_rate: LearningRate
-    meter: Meter
-    train_step: TrainStep
-    sampler: TaskSampler
-    order: TaskOrder
-    batches: Generator[ImageBatch, None, None]
-    damage: DamageLog
-    nonfinite: NonfiniteGuard
-    evaluator: Evaluator
-    split: str
-    keep_predictions: bool
-    saver: Saver
-    epochs_per_step: float
+    state: TrainState  # what a checkpoint holds
+    learning_rate: LearningRate  # as a function of the step
+    meter: Meter  # measures the steps
+    train_step: TrainStep  # computes a step
+    sampler: TaskSampler  # says which task runs in which slot
+    order: TaskOrder  # the batches of every task
+    batches: Generator[ImageBatch, None, None]  # this rank's batches, without end
+    damage: DamageLog  # log of damaged training samples
+    nonfinite: NonfiniteGuard  # counts steps with numbers that are not finite
+    evaluator: Evaluator  # evaluates the network
+    split: str  # the split that it evaluates
+    keep_predictions: bool  # whether the last evaluation keeps its predictions
+    saver: Saver  # writes checkpoints and best networks
+    epochs_per_step: float  # passes over the training split per step
 
 
 def build_schedule(config: Config) -> Schedule:

@@ -49,23 +49,14 @@ class EvalConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvalData:
-    """A split, ready to be evaluated.
+    """A split, ready to be evaluated."""
 
-    Attributes:
-        sample_ids: Its samples, as rows of the label matrix.
-        labels: Label matrix of all samples and the run's tasks, shape `(num_samples, num_tasks)`.
-        reader: Reads the images of the shard set.
-        image_size: Side length in pixels.
-        workers: Loader processes per rank.
-        damage: Log of samples that cannot be read.
-    """
-
-    sample_ids: np.ndarray
-    labels: np.ndarray
-    reader: SampleReader
-    image_size: int
-    workers: int
-    damage: DamageLog
+    sample_ids: np.ndarray  # its samples, as rows of the label matrix
+    labels: np.ndarray  # label matrix of all samples and the run's tasks, shape `(num_samples, num_tasks)`
+    reader: SampleReader  # reads the images of the shard set
+    image_size: int  # side length in pixels
+    workers: int  # loader processes per rank
+    damage: DamageLog  # log of samples that cannot be read
 
 
 class Evaluator:

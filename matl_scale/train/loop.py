@@ -29,46 +29,27 @@ def do_nothing(run: "Run") -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Hooks:
-    """Functions that a run calls on every rank at fixed points. Tests use them to stop, break or kill a run on purpose.
+    """Functions that a run calls on every rank at fixed points. Tests use them to stop, break or kill a run on purpose."""
 
-    Attributes:
-        before_step: Called before each optimizer step.
-        before_evaluation: Called before each evaluation.
-        before_save: Called before each checkpoint.
-    """
-
-    before_step: Callable[["Run"], None] = do_nothing
-    before_evaluation: Callable[["Run"], None] = do_nothing
-    before_save: Callable[["Run"], None] = do_nothing
+    before_step: Callable[["Run"], None] = do_nothing  # called before each optimizer step
+    before_evaluation: Callable[["Run"], None] = do_nothing  # called before each evaluation
+    before_save: Callable[["Run"], None] = do_nothing  # called before each checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run that is under way.
+    """A run that is under way."""
 
-    Attributes:
-        accelerator: Ranks, device and precision.
-        data: The shard set.
-        components: What computes.
-        schedule: What is due after which step.
-        recorder: Keeps records, on the first rank.
-        progress: Shows progress, on the first rank.
-        stop: Knows whether this rank was asked to stop.
-        watchdog: Ends this rank if it makes no progress.
-        hooks: Called at fixed points.
-        first_step: Steps done before this start.
-    """
-
-    accelerator: Accelerator
-    data: RunData
-    components: Components
-    schedule: Schedule
-    recorder: Recorder
-    progress: TrainProgress
-    stop: StopRequest
-    watchdog: Watchdog
-    hooks: Hooks
-    first_step: int
+    accelerator: Accelerator  # ranks, device and precision
+    data: RunData  # the shard set
+    components: Components  # what computes
+    schedule: Schedule  # what is due after which step
+    recorder: Recorder  # keeps records, on the first rank
+    progress: TrainProgress  # shows progress, on the first rank
+    stop: StopRequest  # knows whether this rank was asked to stop
+    watchdog: Watchdog  # ends this rank if it makes no progress
+    hooks: Hooks  # called at fixed points
+    first_step: int  # steps done before this start
 
     @property
     def state(self) -> TrainState:

@@ -14,23 +14,14 @@ from matl_scale.train.step.train_step import StepResult
 
 @dataclass
 class Tally:
-    """Sums over steps. A checkpoint keeps them, so that the next record does not depend on whether the run was stopped.
+    """Sums over steps. A checkpoint keeps them, so that the next record does not depend on whether the run was stopped."""
 
-    Attributes:
-        losses: Losses of the slots with labels since the last record.
-        norms: Gradient norms since the last record.
-        labelled: Labelled samples since the last record.
-        steps: Steps since the last record.
-        skipped: Skipped steps of the whole run.
-        damaged: Damaged images met in the whole run.
-    """
-
-    losses: list[float] = field(default_factory=list)
-    norms: list[float] = field(default_factory=list)
-    labelled: float = 0.0
-    steps: int = 0
-    skipped: int = 0
-    damaged: int = 0
+    losses: list[float] = field(default_factory=list)  # losses of the slots with labels since the last record
+    norms: list[float] = field(default_factory=list)  # gradient norms since the last record
+    labelled: float = 0.0  # labelled samples since the last record
+    steps: int = 0  # steps since the last record
+    skipped: int = 0  # skipped steps of the whole run
+    damaged: int = 0  # damaged images met in the whole run
 
     def add(self, result: StepResult) -> None:
         """Adds one step."""

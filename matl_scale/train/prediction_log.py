@@ -14,17 +14,11 @@ BATCHES_AT_ONCE = 64  # how many of each rank's batches are sent to the first ra
 
 
 class BatchPredictions(NamedTuple):
-    """Predictions for one batch.
+    """Predictions for one batch."""
 
-    Attributes:
-        sample_ids: Rows of the samples in the label matrix, shape `(batch,)`.
-        classes: The most probable class, −1 where the sample has no label, int16, shape `(batch, num_tasks)`.
-        confidences: The probability of that class, NaN where the sample has no label, float16, same shape.
-    """
-
-    sample_ids: np.ndarray
-    classes: np.ndarray
-    confidences: np.ndarray
+    sample_ids: np.ndarray  # rows of the samples in the label matrix, shape `(batch,)`
+    classes: np.ndarray  # the most probable class, −1 where the sample has no label, int16, shape `(batch, num_tasks)`
+    confidences: np.ndarray  # the probability of that class, NaN where the sample has no label, float16, same shape
 
 
 class PredictionLog:

@@ -34,15 +34,10 @@ QuickChecks = Callable[[Config, RunData, int], Sequence[str]]
 
 @dataclass(frozen=True, kw_only=True)
 class RunOutcome:
-    """How a run ended.
+    """How a run ended."""
 
-    Attributes:
-        stopped: Whether it was asked to stop before its last step.
-        step: Steps done.
-    """
-
-    stopped: bool
-    step: int
+    stopped: bool  # whether it was asked to stop before its last step
+    step: int  # steps done
 
 
 def train(

@@ -21,25 +21,15 @@ TRAIN_SPLIT = "train"
 
 @dataclass(frozen=True, kw_only=True)
 class RunData:
-    """The shard set as a run sees it.
+    """The shard set as a run sees it."""
 
-    Attributes:
-        manifest: The shard set.
-        tasks: The run's tasks.
-        labels: Label matrix, shape `(num_samples, num_tasks)`.
-        reader: Reads the images.
-        image_size: Side length in pixels.
-        workers: Loader processes per rank.
-        max_damaged: Share of a split's samples that may turn out damaged.
-    """
-
-    manifest: Manifest
-    tasks: list[Task]
-    labels: np.ndarray
-    reader: SampleReader
-    image_size: int
-    workers: int
-    max_damaged: float
+    manifest: Manifest  # the shard set
+    tasks: list[Task]  # the run's tasks
+    labels: np.ndarray  # label matrix, shape `(num_samples, num_tasks)`
+    reader: SampleReader  # reads the images
+    image_size: int  # side length in pixels
+    workers: int  # loader processes per rank
+    max_damaged: float  # share of a split's samples that may turn out damaged
 
     @property
     def task_names(self) -> list[str]:

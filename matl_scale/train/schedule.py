@@ -28,21 +28,13 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """After which steps of a run something is due.
+    """After which steps of a run something is due."""
 
-    Attributes:
-        num_steps: Optimizer steps of the whole run.
-        record_every: Steps between records of loss and throughput.
-        evaluate_every: Steps between evaluations; 0 evaluates after the last step only.
-        checkpoint_every: Steps between checkpoints.
-        compare_every: Steps between comparisons of the replicas; 0 never compares them.
-    """
-
-    num_steps: int
-    record_every: int
-    evaluate_every: int
-    checkpoint_every: int
-    compare_every: int
+    num_steps: int  # optimizer steps of the whole run
+    record_every: int  # steps between records of loss and throughput
+    evaluate_every: int  # steps between evaluations; 0 evaluates after the last step only
+    checkpoint_every: int  # steps between checkpoints
+    compare_every: int  # steps between comparisons of the replicas; 0 never compares them
 
     def is_last(self, step: int) -> bool:
         return step >= self.num_steps

@@ -13,27 +13,17 @@ from matl_scale.train.meter import Tally
 
 @dataclass
 class TrainState:
-    """The state of a run between two steps; equal on all ranks.
+    """The state of a run between two steps; equal on all ranks."""
 
-    Attributes:
-        model: The network, not wrapped: trunk, heads, masks and per-task statistics.
-        optimizer: Over its parameters.
-        scaler: Of gradients in fp16, else None.
-        ema: Moving average of the network, if asked for.
-        step: Steps done.
-        slots: Slots done on all ranks together: the position in the endless sequences of tasks and batches.
-        draws: Slots that each task has had, shape `(num_tasks,)`.
-        tally: Sums over the steps since the last record.
-    """
-
-    model: RoutedModel
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler | None = None
-    ema: AveragedModel | None = None
-    step: int = 0
-    slots: int = 0
+    model: RoutedModel  # the network, not wrapped: trunk, heads, masks and per-task statistics
+    optimizer: torch.optim.Optimizer  # over its parameters
+    scaler: torch.amp.GradScaler | None = None  # of gradients in fp16, else None
+    ema: AveragedModel | None = None  # moving average of the network, if asked for
+    step: int = 0  # steps done
+    slots: int = 0  # slots done on all ranks together: the position in the endless sequences of tasks and batches
+    # slots that each task has had, shape `(num_tasks,)`
     draws: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    tally: Tally = field(default_factory=Tally)
+    tally: Tally = field(default_factory=Tally)  # sums over the steps since the last record
 
     @property
     def evaluated(self) -> RoutedModel:

@@ -28,27 +28,16 @@ WHICH = "best, newest, or a folder step-… (default: best)"  # help text of --c
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
-    """What of a run's config its network and its use depend on.
+    """What of a run's config its network and its use depend on."""
 
-    Attributes:
-        model: The section `model`, with `pretrained` off: the weights come from the checkpoint.
-        routing: The section `routing`.
-        seed: `run.seed`.
-        started_from: `run.start_from`: empty if the config alone says which masks the tasks have.
-        ema_decay: `train.ema_decay`.
-        channels_last: `train.channels_last`.
-        precision: `train.precision`.
-        task_chunk: `eval.task_chunk`.
-    """
-
-    model: ModelConfig
-    routing: RoutingConfig
-    seed: int
-    started_from: str
-    ema_decay: float
-    channels_last: bool
-    precision: Precision
-    task_chunk: int
+    model: ModelConfig  # the section `model`, with `pretrained` off: the weights come from the checkpoint
+    routing: RoutingConfig  # the section `routing`
+    seed: int  # `run.seed`
+    started_from: str  # `run.start_from`: empty if the config alone says which masks the tasks have
+    ema_decay: float  # `train.ema_decay`
+    channels_last: bool  # `train.channels_last`
+    precision: Precision  # `train.precision`
+    task_chunk: int  # `eval.task_chunk`
 
     @classmethod
     def read(cls, sections: Mapping[str, Mapping[str, Any]]) -> "NetworkConfig":

@@ -24,19 +24,13 @@ from matl_scale.train.schedule import Schedule
 
 @dataclass(frozen=True, kw_only=True)
 class OpenedRun:
-    """What the first rank has found.
+    """What the first rank has found."""
 
-    Attributes:
-        checkpoint: The checkpoint to resume from, if there is one.
-        start: The checkpoint of another run whose network a new run starts with, if `run.start_from` names one.
-        complaints: What is wrong with newer checkpoints of the run.
-        lacks_evaluation: Whether the evaluation after the checkpoint's step is missing.
-    """
-
-    checkpoint: CheckpointInfo | None
+    checkpoint: CheckpointInfo | None  # the checkpoint to resume from, if there is one
+    # the checkpoint of another run whose network a new run starts with, if `run.start_from` names one
     start: CheckpointInfo | None
-    complaints: list[str]
-    lacks_evaluation: bool
+    complaints: list[str]  # what is wrong with newer checkpoints of the run
+    lacks_evaluation: bool  # whether the evaluation after the checkpoint's step is missing
 
     @property
     def label_version(self) -> str:

@@ -26,21 +26,15 @@ from matl_scale.train.state import TrainState
 
 @dataclass(frozen=True, kw_only=True)
 class Saver:
-    """Writes checkpoints and best networks of one run; its methods run on the first rank alone.
+    """Writes checkpoints and best networks of one run; its methods run on the first rank alone."""
 
-    Attributes:
-        folder: The run's folder.
-        description: The fields of `CheckpointInfo` that all checkpoints of the run share.
-        keep: How many checkpoints to keep.
-        best_metric: The summary that the best network is chosen by, the higher the better; empty keeps no best network.
-        split: The split whose evaluations choose it.
-    """
-
-    folder: RunFolder
-    description: Mapping[str, Any]
-    keep: int
-    best_metric: str
-    split: str
+    folder: RunFolder  # the run's folder
+    description: Mapping[str, Any]  # the fields of `CheckpointInfo` that all checkpoints of the run share
+    keep: int  # how many checkpoints to keep
+    best_metric: (
+        str  # the summary that the best network is chosen by, the higher the better; empty keeps no best network
+    )
+    split: str  # the split whose evaluations choose it
 
     def save_state(self, state: TrainState) -> None:
         """Writes a checkpoint. After it, only the last of the best networks is needed."""

@@ -60,17 +60,11 @@ def build_optimizer(config: OptimConfig, model: RoutedModel, fused: bool = True)
 
 @dataclass(frozen=True, kw_only=True)
 class LearningRate:
-    """Linear warm-up, then a cosine to zero (Loshchilov, Hutter, 2017, arXiv 1608.03983).
+    """Linear warm-up, then a cosine to zero (Loshchilov, Hutter, 2017, arXiv 1608.03983)."""
 
-    Attributes:
-        peak: The rate after the warm-up.
-        warmup_steps: Steps of the warm-up.
-        num_steps: Steps of the whole run.
-    """
-
-    peak: float
-    warmup_steps: int
-    num_steps: int
+    peak: float  # the rate after the warm-up
+    warmup_steps: int  # steps of the warm-up
+    num_steps: int  # steps of the whole run
 
     def at(self, step: int) -> float:
         """Returns the rate of the step that follows `step` steps."""

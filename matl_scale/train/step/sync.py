@@ -38,23 +38,14 @@ class StatisticsChange(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class SyncResult:
-    """What every rank knows after the exchange.
+    """What every rank knows after the exchange."""
 
-    Attributes:
-        losses: Mean loss of every slot, shape `(num_slots,)`; 0 where nothing was labelled.
-        labelled: Labelled samples of every slot, shape `(num_slots,)`.
-        damaged: Samples of every slot that were left out because they cannot be read, shape `(num_slots,)`.
-        nonfinite: Tasks whose loss, head gradient or norm statistics are not finite.
-        stop: Whether some rank was asked to stop.
-        num_bytes: Size of the buffer.
-    """
-
-    losses: np.ndarray
-    labelled: np.ndarray
-    damaged: np.ndarray
-    nonfinite: list[int]
-    stop: bool
-    num_bytes: int
+    losses: np.ndarray  # mean loss of every slot, shape `(num_slots,)`; 0 where nothing was labelled
+    labelled: np.ndarray  # labelled samples of every slot, shape `(num_slots,)`
+    damaged: np.ndarray  # samples of every slot that were left out because they cannot be read, shape `(num_slots,)`
+    nonfinite: list[int]  # tasks whose loss, head gradient or norm statistics are not finite
+    stop: bool  # whether some rank was asked to stop
+    num_bytes: int  # size of the buffer
 
 
 class StepSync:

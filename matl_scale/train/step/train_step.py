@@ -55,27 +55,18 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """What one step did.
+    """What one step did."""
 
-    Attributes:
-        sync: Losses and label counts of all slots of all ranks.
-        tasks: The task of every slot, shape `(num_slots,)`.
-        sample_ids: The samples in each of this rank's slots.
-        grad_norm: Norm of the gradient of all parameters together, before clipping.
-        data_wait_s: Seconds that this rank waited for batches.
-        nonfinite: Tasks of a skipped step whose loss or gradient is not finite, as far as they can be told apart.
-        overflow: Whether the gradient scaler dropped the update (fp16).
-        damage: Samples of this rank's batches that cannot be read.
-    """
-
-    sync: SyncResult
-    tasks: np.ndarray
-    sample_ids: list[np.ndarray]
-    grad_norm: float
-    data_wait_s: float
-    nonfinite: list[int]
-    overflow: bool
-    damage: list[Damage]
+    sync: SyncResult  # losses and label counts of all slots of all ranks
+    tasks: np.ndarray  # the task of every slot, shape `(num_slots,)`
+    sample_ids: list[np.ndarray]  # the samples in each of this rank's slots
+    grad_norm: float  # norm of the gradient of all parameters together, before clipping
+    data_wait_s: float  # seconds that this rank waited for batches
+    nonfinite: list[
+        int
+    ]  # tasks of a skipped step whose loss or gradient is not finite, as far as they can be told apart
+    overflow: bool  # whether the gradient scaler dropped the update (fp16)
+    damage: list[Damage]  # samples of this rank's batches that cannot be read
 
     @property
     def skipped(self) -> bool:
