@@ -20,39 +20,24 @@ MAX_INT64 = 2**63 - 1
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnRoles:
-    """What the columns of a label file mean.
+    """What the columns of a label file mean."""
 
-    Attributes:
-        image: The column with the image's name.
-        split: The column with its split, if there is one.
-        tasks: Patterns for the columns that are tasks.
-        text: Columns whose cells are text even if all look like numbers.
-    """
-
-    image: str = "image"
-    split: str | None = None
-    tasks: Sequence[str] = ("*",)
-    text: Sequence[str] = ()
+    image: str = "image"  # the column with the image's name
+    split: str | None = None  # the column with its split, if there is one
+    tasks: Sequence[str] = ("*",)  # patterns for the columns that are tasks
+    text: Sequence[str] = ()  # columns whose cells are text even if all look like numbers
 
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
-    """The content of a label file.
+    """The content of a label file."""
 
-    Attributes:
-        file: The file.
-        image_column: The column with the images' names.
-        tasks: The tasks, one per column of `matrix`.
-        index: Finds rows by image name.
-        matrix: Shape `(num_rows, num_tasks)`, on disk.
-        splits: Names of splits, and the number of each row's split; None if no column says it.
-    """
-
-    file: LabelFile
-    image_column: str
-    tasks: Sequence[Task]
-    index: NameIndex
-    matrix: np.ndarray
+    file: LabelFile  # the file
+    image_column: str  # the column with the images' names
+    tasks: Sequence[Task]  # the tasks, one per column of `matrix`
+    index: NameIndex  # finds rows by image name
+    matrix: np.ndarray  # shape `(num_rows, num_tasks)`, on disk
+    # names of splits, and the number of each row's split; None if no column says it
     splits: tuple[list[str], np.ndarray] | None
 
     def names_of(self, rows: np.ndarray, limit: int = 11) -> list[str]:

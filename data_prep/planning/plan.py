@@ -27,46 +27,27 @@ DROPPED = 255  # split number of a row that is not written
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedShard:
-    """One tar to be written.
+    """One tar to be written."""
 
-    Attributes:
-        file: Name of the tar.
-        split: Split of its samples.
-        start: Index of its first sample within the split.
-        samples: Number of its samples.
-        first_key: Number of the first sample's key.
-    """
-
-    file: str
-    split: str
-    start: int
-    samples: int
-    first_key: int
+    file: str  # name of the tar
+    split: str  # split of its samples
+    start: int  # index of its first sample within the split
+    samples: int  # number of its samples
+    first_key: int  # number of the first sample's key
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A plan on disk, opened.
+    """A plan on disk, opened."""
 
-    Attributes:
-        folder: Folder of the row tables.
-        id: Equal for equal input and options.
-        tasks: The tasks, one per column of the labels.
-        splits: Names of the splits, by number.
-        shards: The shards, in order.
-        num_rows: Number of rows, including dropped ones.
-        resize: Side length in pixels to which images are scaled and cropped, or None.
-        image_root: Where the images are, for error messages.
-    """
-
-    folder: Path
-    id: str
-    tasks: tuple[Task, ...]
-    splits: tuple[str, ...]
-    shards: tuple[PlannedShard, ...]
-    num_rows: int
-    resize: int | None
-    image_root: str
+    folder: Path  # folder of the row tables
+    id: str  # equal for equal input and options
+    tasks: tuple[Task, ...]  # the tasks, one per column of the labels
+    splits: tuple[str, ...]  # names of the splits, by number
+    shards: tuple[PlannedShard, ...]  # the shards, in order
+    num_rows: int  # number of rows, including dropped ones
+    resize: int | None  # side length in pixels to which images are scaled and cropped, or None
+    image_root: str  # where the images are, for error messages
 
     @property
     def labels(self) -> np.ndarray:

@@ -22,19 +22,12 @@ NAMES_SCHEMA = pa.schema({"name": pa.string(), "source": pa.int64()})
 
 @dataclass(frozen=True, kw_only=True)
 class RowTables:
-    """The rows of a data set, written to disk in order.
+    """The rows of a data set, written to disk in order."""
 
-    Attributes:
-        folder: Folder of the tables.
-        splits: Names of the splits, by number.
-        num_rows: Number of rows.
-        sha256: Hash of names, labels and splits.
-    """
-
-    folder: Path
-    splits: list[str]
-    num_rows: int
-    sha256: str
+    folder: Path  # folder of the tables
+    splits: list[str]  # names of the splits, by number
+    num_rows: int  # number of rows
+    sha256: str  # hash of names, labels and splits
 
 
 def write_row_tables(dataset: Dataset, folder: Path) -> RowTables:

@@ -13,19 +13,12 @@ from matl_scale.tasks import Task
 
 @dataclass(frozen=True, kw_only=True)
 class Draw:
-    """How splits are drawn.
+    """How splits are drawn."""
 
-    Attributes:
-        fractions: Share of each new split; the shares add up to 1.
-        of: The split whose images are dealt out.
-        stratify: Whether classes are dealt out one by one, rare classes first.
-        seed: Seed of the draw.
-    """
-
-    fractions: Mapping[str, float]
-    of: str = "train"
-    stratify: bool = False
-    seed: int = 0
+    fractions: Mapping[str, float]  # share of each new split; the shares add up to 1
+    of: str = "train"  # the split whose images are dealt out
+    stratify: bool = False  # whether classes are dealt out one by one, rare classes first
+    seed: int = 0  # seed of the draw
 
 
 def check_split_name(name: str) -> str:

@@ -27,17 +27,11 @@ IMAGE_FOLDERS = ("data", ".", "decathlon-1.0/data", "decathlon-1.0-data")
 
 
 class Annotations(NamedTuple):
-    """One split of one data set.
+    """One split of one data set."""
 
-    Attributes:
-        files: Image files below the folder of all images.
-        categories: The category id of each image.
-        names: Names of the categories, by id.
-    """
-
-    files: list[str]
-    categories: list[int]
-    names: dict[int, str]
+    files: list[str]  # image files below the folder of all images
+    categories: list[int]  # the category id of each image
+    names: dict[int, str]  # names of the categories, by id
 
 
 def build(root: Path) -> Dataset:

@@ -38,21 +38,13 @@ class ShardOutcome:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardWork:
-    """Writes one shard of a plan, in any process.
+    """Writes one shard of a plan, in any process."""
 
-    Attributes:
-        plan: The plan.
-        images: Reads the images.
-        out: The shard set's folder or URL.
-        skip_bad: Whether bad images are left out; otherwise a shard with a bad image is not finished.
-        scratch: Folder for unfinished files.
-    """
-
-    plan: Plan
-    images: Images
-    out: str
-    skip_bad: bool
-    scratch: Path
+    plan: Plan  # the plan
+    images: Images  # reads the images
+    out: str  # the shard set's folder or URL
+    skip_bad: bool  # whether bad images are left out; otherwise a shard with a bad image is not finished
+    scratch: Path  # folder for unfinished files
 
     def __call__(self, job: int, advance: Advance) -> ShardOutcome:
         shard, out = self.plan.shards[job], Store(self.out)

@@ -16,65 +16,38 @@ Workload = Callable[[], object]
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """Where and how long to measure.
+    """Where and how long to measure."""
 
-    Attributes:
-        device: The device of models and data.
-        rounds: Rounds after one that warms up.
-        rank: Rank of this process.
-        world_size: Number of processes.
-        data: Folders of data sets, by name.
-    """
-
-    device: torch.device
-    rounds: int
-    rank: int = 0
-    world_size: int = 1
-    data: Mapping[str, Path] = field(default_factory=dict)
+    device: torch.device  # the device of models and data
+    rounds: int  # rounds after one that warms up
+    rank: int = 0  # rank of this process
+    world_size: int = 1  # number of processes
+    data: Mapping[str, Path] = field(default_factory=dict)  # folders of data sets, by name
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """A measured ratio.
+    """A measured ratio."""
 
-    Attributes:
-        suite: Name of the suite.
-        name: Name of the figure.
-        ratio: Ratio of the minima: what a machine without other work shows.
-        median: Median of the ratios of single rounds.
-        low: Their 10th percentile.
-        high: Their 90th percentile.
-        rounds: Number of rounds.
-        numerator: Minimum of the numerator, in the unit of the figure.
-        denominator: Minimum of the denominator.
-    """
-
-    suite: str
-    name: str
-    ratio: float
-    median: float
-    low: float
-    high: float
-    rounds: int
-    numerator: float
-    denominator: float
+    suite: str  # name of the suite
+    name: str  # name of the figure
+    ratio: float  # ratio of the minima: what a machine without other work shows
+    median: float  # median of the ratios of single rounds
+    low: float  # their 10th percentile
+    high: float  # their 90th percentile
+    rounds: int  # number of rounds
+    numerator: float  # minimum of the numerator, in the unit of the figure
+    denominator: float  # minimum of the denominator
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One row of the table.
+    """One row of the table."""
 
-    Attributes:
-        name: Name of the figure.
-        meaning: What is divided by what, and the goal.
-        values: Measures both workloads, numerator first: shape `(rounds, 2)`.
-        unit: Unit of the values.
-    """
-
-    name: str
-    meaning: str
-    values: Callable[[Conditions], np.ndarray]
-    unit: str = "s"
+    name: str  # name of the figure
+    meaning: str  # what is divided by what, and the goal
+    values: Callable[[Conditions], np.ndarray]  # measures both workloads, numerator first: shape `(rounds, 2)`
+    unit: str = "s"  # unit of the values
 
     def measure(self, suite: str, conditions: Conditions) -> Result:
         """Measures both workloads and compares them, as a figure of a suite."""

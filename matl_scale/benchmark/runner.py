@@ -28,21 +28,13 @@ LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "M
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkOptions:
-    """What to measure.
+    """What to measure."""
 
-    Attributes:
-        suites: Names of suites; none: those that run by default.
-        rounds: Rounds per figure.
-        only: Part of the names of the figures to measure.
-        json: File for the results; None writes none.
-        data: Folders of data sets, by name.
-    """
-
-    suites: Sequence[str]
-    rounds: int
-    only: str
-    json: Path | None
-    data: Mapping[str, Path]
+    suites: Sequence[str]  # names of suites; none: those that run by default
+    rounds: int  # rounds per figure
+    only: str  # part of the names of the figures to measure
+    json: Path | None  # file for the results; None writes none
+    data: Mapping[str, Path]  # folders of data sets, by name
 
 
 def run_benchmark(options: BenchmarkOptions) -> None:

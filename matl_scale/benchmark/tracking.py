@@ -42,21 +42,13 @@ RECORDING = ("record", "record_evaluation", "record_draws", "record_balance", "w
 
 @dataclass(frozen=True, kw_only=True)
 class TrackedRun:
-    """Measurements of one run.
+    """Measurements of one run."""
 
-    Attributes:
-        loop_s: Time of the training loop with evaluations and records.
-        ours_s: The part of it spent on records.
-        naive_s: Time of the naive way for the same values.
-        keys: Number of metric keys, naive and ours.
-        pages_s: Time until the run's page shows its metrics, naive and ours.
-    """
-
-    loop_s: float
-    ours_s: float
-    naive_s: float
-    keys: tuple[int, int]
-    pages_s: tuple[float, float]
+    loop_s: float  # time of the training loop with evaluations and records
+    ours_s: float  # the part of it spent on records
+    naive_s: float  # time of the naive way for the same values
+    keys: tuple[int, int]  # number of metric keys, naive and ours
+    pages_s: tuple[float, float]  # time until the run's page shows its metrics, naive and ours
 
 
 def random_set(_: Path) -> Dataset:

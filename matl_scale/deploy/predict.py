@@ -23,19 +23,12 @@ from matl_scale.tasks import Task, match_names
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionSummary:
-    """What `predict` wrote.
+    """What `predict` wrote."""
 
-    Attributes:
-        num_images: How many images the table holds.
-        num_tasks: How many tasks each image has predictions for.
-        step: The step of the network that made them.
-        damaged: Name and reason of every image that could not be decoded and is not in the table.
-    """
-
-    num_images: int
-    num_tasks: int
-    step: int
-    damaged: list[tuple[str, str]]
+    num_images: int  # how many images the table holds
+    num_tasks: int  # how many tasks each image has predictions for
+    step: int  # the step of the network that made them
+    damaged: list[tuple[str, str]]  # name and reason of every image that could not be decoded and is not in the table
 
 
 def predict(

@@ -23,19 +23,12 @@ class ListedImages(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class UnlabelledBatch:
-    """A batch of decoded images.
+    """A batch of decoded images."""
 
-    Attributes:
-        names: The names of the images that could be decoded.
-        images: uint8, shape `(len(names), 3, size, size)`.
-        damaged: Name and reason of each image that could not be decoded.
-        problem: Why reading cannot continue; empty if it can.
-    """
-
-    names: list[str]
-    images: torch.Tensor
-    damaged: list[tuple[str, str]]
-    problem: str = ""
+    names: list[str]  # the names of the images that could be decoded
+    images: torch.Tensor  # uint8, shape `(len(names), 3, size, size)`
+    damaged: list[tuple[str, str]]  # name and reason of each image that could not be decoded
+    problem: str = ""  # why reading cannot continue; empty if it can
 
 
 class UnlabelledImages(IterableDataset[UnlabelledBatch]):

@@ -8,19 +8,13 @@ Level = Literal["ok", "note", "warning", "error"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One finding about one thing.
+    """One finding about one thing."""
 
-    Attributes:
-        level: `error`: the run would fail; `warning`: it would waste time, memory or results; `note`: worth knowing.
-        topic: The part of the program or the machine that it is about.
-        text: What was found, with figures.
-        remedy: What to do about it; empty for `ok` and for most notes.
-    """
-
+    # `error`: the run would fail; `warning`: it would waste time, memory or results; `note`: worth knowing
     level: Level
-    topic: str
-    text: str
-    remedy: str = ""
+    topic: str  # the part of the program or the machine that it is about
+    text: str  # what was found, with figures
+    remedy: str = ""  # what to do about it; empty for `ok` and for most notes
 
     def line(self) -> str:
         """Returns the finding as one line of text."""

@@ -22,25 +22,15 @@ SAFE_SHARE = 0.9
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryNeed:
-    """Bytes that a rank needs.
+    """Bytes that a rank needs."""
 
-    Attributes:
-        weights: Parameters of trunk and heads.
-        gradients: Their gradients; of the heads, only those of active tasks.
-        optimizer: The optimizer's state.
-        average: The moving average of the weights.
-        tasks: Masks and norm statistics.
-        activations: What the forward pass of a batch saves for its backward pass.
-        labels: The label matrix, in the memory of the host.
-    """
-
-    weights: int
-    gradients: int
-    optimizer: int
-    average: int
-    tasks: int
-    activations: int
-    labels: int
+    weights: int  # parameters of trunk and heads
+    gradients: int  # their gradients; of the heads, only those of active tasks
+    optimizer: int  # the optimizer's state
+    average: int  # the moving average of the weights
+    tasks: int  # masks and norm statistics
+    activations: int  # what the forward pass of a batch saves for its backward pass
+    labels: int  # the label matrix, in the memory of the host
 
     @property
     def device(self) -> int:

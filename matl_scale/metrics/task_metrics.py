@@ -13,15 +13,10 @@ from matl_scale.metrics.names import MAIN_METRIC, SUMMARIES, SUMMARISED_METRICS
 
 @dataclass(frozen=True, kw_only=True)
 class TaskMetrics:
-    """Metrics of all tasks after one evaluation.
+    """Metrics of all tasks after one evaluation."""
 
-    Attributes:
-        values: Per metric of `names.METRICS`, one value per task, NaN where it is undefined.
-        counts: Labelled samples of each task.
-    """
-
-    values: dict[str, np.ndarray]
-    counts: np.ndarray
+    values: dict[str, np.ndarray]  # per metric of `names.METRICS`, one value per task, NaN where it is undefined
+    counts: np.ndarray  # labelled samples of each task
 
     @property
     def below_baseline(self) -> np.ndarray:

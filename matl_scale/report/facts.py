@@ -18,16 +18,11 @@ NORMAL_95 = 1.96
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """The change of the balanced accuracy since the evaluation before the last.
+    """The change of the balanced accuracy since the evaluation before the last."""
 
-    Attributes:
-        since: The step of that evaluation; None if there was none.
-        values: One per task, NaN where it is undefined.
-        beyond_chance: Tasks that changed by more than two independent test sets would differ once in twenty times.
-    """
-
-    since: int | None
-    values: np.ndarray
+    since: int | None  # the step of that evaluation; None if there was none
+    values: np.ndarray  # one per task, NaN where it is undefined
+    # tasks that changed by more than two independent test sets would differ once in twenty times
     beyond_chance: np.ndarray
 
     def largest(self, sign: int) -> np.ndarray:
@@ -38,25 +33,16 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True)
 class RunFacts:
-    """One run, read once. All arrays and lists of tasks are in the order of `latest`.
+    """One run, read once. All arrays and lists of tasks are in the order of `latest`."""
 
-    Attributes:
-        run: The run.
-        latest: Its last evaluation of the split.
-        histories: The history of each main metric, up to that evaluation.
-        predictions: The predictions of that evaluation; None if they were not stored.
-        no_predictions: Why there are no predictions; else an empty text.
-        half_widths: Half the width of the 95 % interval of each task's balanced accuracy; NaN where it is not known.
-        change: The change since the evaluation before.
-    """
-
-    run: RunHistory
-    latest: TaskTable
-    histories: dict[str, TaskHistory]
-    predictions: Predictions | None
-    no_predictions: str
+    run: RunHistory  # the run
+    latest: TaskTable  # its last evaluation of the split
+    histories: dict[str, TaskHistory]  # the history of each main metric, up to that evaluation
+    predictions: Predictions | None  # the predictions of that evaluation; None if they were not stored
+    no_predictions: str  # why there are no predictions; else an empty text
+    # half the width of the 95 % interval of each task's balanced accuracy; NaN where it is not known
     half_widths: np.ndarray
-    change: Change
+    change: Change  # the change since the evaluation before
 
 
 def collect_facts(run: RunHistory, split: str, patterns: Sequence[str] = ()) -> RunFacts:

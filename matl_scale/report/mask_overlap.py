@@ -16,21 +16,13 @@ ROUTER_PREFIX = "routers."
 
 @dataclass(frozen=True, kw_only=True)
 class LayerUsage:
-    """How the units of one layer are used.
+    """How the units of one layer are used."""
 
-    Attributes:
-        name: The layer's name.
-        units: The number of its units.
-        active: The number of units that are active for a task.
-        unused: The number of units that serve no task.
-        tasks_per_unit: The number of tasks that each unit serves, shape `(num_units,)`.
-    """
-
-    name: str
-    units: int
-    active: int
-    unused: int
-    tasks_per_unit: np.ndarray
+    name: str  # the layer's name
+    units: int  # the number of its units
+    active: int  # the number of units that are active for a task
+    unused: int  # the number of units that serve no task
+    tasks_per_unit: np.ndarray  # the number of tasks that each unit serves, shape `(num_units,)`
 
 
 def read_masks(folder: Path) -> dict[str, np.ndarray] | None:

@@ -27,23 +27,16 @@ TaskNorm = TaskBatchNorm2d | TaskLayerNorm | TaskGroupNorm
 
 @dataclass(frozen=True, kw_only=True)
 class Derived:
-    """The result of `derive`.
+    """The result of `derive`."""
 
-    Attributes:
-        dense: The network `(tensors, task, slices) → features`, where `tensors` are the values of `sources`.
-        sources: The nodes of the trunk's graph that it starts from, with all channels; some with a max pool.
-        tables: Index tables with the active channels of each task, each of shape `(num_tasks, num_active)`.
-        recipes: How to make the slices, in order. A `Fold` makes two slices, every other recipe one.
-        features: The number of the index table of the features' channels.
-        num_channels: How many channels the features have in the full trunk.
-    """
-
+    # the network `(tensors, task, slices) → features`, where `tensors` are the values of `sources`
     dense: fx.GraphModule
-    sources: list[Source]
+    sources: list[Source]  # the nodes of the trunk's graph that it starts from, with all channels; some with a max pool
+    # index tables with the active channels of each task, each of shape `(num_tasks, num_active)`
     tables: list[torch.Tensor]
-    recipes: list[SliceRecipe]
-    features: int
-    num_channels: int
+    recipes: list[SliceRecipe]  # how to make the slices, in order. A `Fold` makes two slices, every other recipe one.
+    features: int  # the number of the index table of the features' channels
+    num_channels: int  # how many channels the features have in the full trunk
 
 
 class ActiveNorm(nn.Module):

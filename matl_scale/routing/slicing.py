@@ -88,19 +88,12 @@ def select_units(weight: torch.Tensor, outputs: torch.Tensor | None, inputs: tor
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
-    """Recipe for a slice of a parameter.
+    """Recipe for a slice of a parameter."""
 
-    Attributes:
-        module: The owner of the parameter.
-        name: The parameter's name in its owner.
-        outputs: The number of the index table with the tasks' active outputs; None for all outputs.
-        inputs: The same for inputs.
-    """
-
-    module: nn.Module
-    name: str
-    outputs: int | None
-    inputs: int | None = None
+    module: nn.Module  # the owner of the parameter
+    name: str  # the parameter's name in its owner
+    outputs: int | None  # the number of the index table with the tasks' active outputs; None for all outputs
+    inputs: int | None = None  # the same for inputs
 
     def make(self, indices: Indices) -> torch.Tensor:
         outputs, inputs = (None if table is None else indices[table] for table in (self.outputs, self.inputs))
@@ -109,19 +102,12 @@ class Cut:
 
 @dataclass(frozen=True, kw_only=True)
 class Fold:
-    """Recipe for two slices: a conv's weight and bias with the batch norm behind it folded in, for evaluation.
+    """Recipe for two slices: a conv's weight and bias with the batch norm behind it folded in, for evaluation."""
 
-    Attributes:
-        weight: The recipe for the conv's weight.
-        bias: The recipe for the conv's bias, if it has one.
-        norm: The norm behind the conv.
-        channels: The number of the index table with the tasks' active channels of the norm.
-    """
-
-    weight: Cut
-    bias: Cut | None
-    norm: TaskBatchNorm2d
-    channels: int
+    weight: Cut  # the recipe for the conv's weight
+    bias: Cut | None  # the recipe for the conv's bias, if it has one
+    norm: TaskBatchNorm2d  # the norm behind the conv
+    channels: int  # the number of the index table with the tasks' active channels of the norm
 
     def make(self, indices: Indices, task: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         mean, var = self.norm.read(task)
@@ -133,15 +119,10 @@ class Fold:
 
 @dataclass(frozen=True, kw_only=True)
 class Extremes:
-    """Recipe for the indices of a task's channels in the concatenated largest and smallest values of pooling windows.
+    """Recipe for the indices of a task's channels in the concatenated largest and smallest values of pooling windows."""
 
-    Attributes:
-        norm: The norm behind the pool. Where its weight is negative, the smallest values are used.
-        channels: The number of the index table with the tasks' active channels of the norm.
-    """
-
-    norm: TaskBatchNorm2d
-    channels: int
+    norm: TaskBatchNorm2d  # the norm behind the pool. Where its weight is negative, the smallest values are used.
+    channels: int  # the number of the index table with the tasks' active channels of the norm
 
     def make(self, indices: Indices) -> torch.Tensor:
         active = indices[self.channels]

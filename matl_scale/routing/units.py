@@ -46,32 +46,21 @@ class Stream:
 
 @dataclass(frozen=True, kw_only=True)
 class Channels:
-    """The channels of one tensor.
+    """The channels of one tensor."""
 
-    Attributes:
-        units: The unit behind each channel, shape `(num_channels,)`; None for the input image, which has none.
-        dim: The dimension of the tensor that holds the channels: 1, or -1 for the last.
-        pixels: How many neighbouring features a channel has after a flatten, for images of the traced size.
-    """
-
+    # the unit behind each channel, shape `(num_channels,)`; None for the input image, which has none
     units: np.ndarray | None
-    dim: int = 1
-    pixels: int = 1
+    dim: int = 1  # the dimension of the tensor that holds the channels: 1, or -1 for the last
+    pixels: int = 1  # how many neighbouring features a channel has after a flatten, for images of the traced size
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChannelMap:
-    """Where routers go, and the units behind every channel.
+    """Where routers go, and the units behind every channel."""
 
-    Attributes:
-        channels: The channels of every node that has any.
-        routed: The nodes that a router follows.
-        streams: Disjoint sets of units; together they cover all units.
-    """
-
-    channels: dict[fx.Node, Channels]
-    routed: list[fx.Node]
-    streams: list[Stream]
+    channels: dict[fx.Node, Channels]  # the channels of every node that has any
+    routed: list[fx.Node]  # the nodes that a router follows
+    streams: list[Stream]  # disjoint sets of units; together they cover all units
 
     def units(self, node: fx.Node) -> np.ndarray:
         units = self.channels[node].units

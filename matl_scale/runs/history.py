@@ -24,40 +24,24 @@ from matl_scale.runs.records import read_records
 
 @dataclass(frozen=True, kw_only=True)
 class TaskTable:
-    """One evaluation.
+    """One evaluation."""
 
-    Attributes:
-        split: The evaluated split.
-        step: Steps that the network had been trained.
-        tasks: Task names, in the run's order.
-        metrics: Metrics of these tasks.
-        draws: Slots of each task up to then, shape `(num_tasks,)`; None if they are not known.
-    """
-
-    split: str
-    step: int
-    tasks: list[str]
-    metrics: TaskMetrics
-    draws: np.ndarray | None
+    split: str  # the evaluated split
+    step: int  # steps that the network had been trained
+    tasks: list[str]  # task names, in the run's order
+    metrics: TaskMetrics  # metrics of these tasks
+    draws: np.ndarray | None  # slots of each task up to then, shape `(num_tasks,)`; None if they are not known
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskHistory:
-    """One metric of every task at every evaluation of a split: the matrix tasks × evaluations.
+    """One metric of every task at every evaluation of a split: the matrix tasks × evaluations."""
 
-    Attributes:
-        split: The evaluated split.
-        metric: The metric.
-        steps: The step of each evaluation, ascending.
-        tasks: Task names.
-        values: Shape `(num_tasks, num_steps)`, NaN where the metric is undefined.
-    """
-
-    split: str
-    metric: str
-    steps: list[int]
-    tasks: list[str]
-    values: np.ndarray
+    split: str  # the evaluated split
+    metric: str  # the metric
+    steps: list[int]  # the step of each evaluation, ascending
+    tasks: list[str]  # task names
+    values: np.ndarray  # shape `(num_tasks, num_steps)`, NaN where the metric is undefined
 
     @property
     def lowest(self) -> float:

@@ -27,21 +27,21 @@ class RunFolder:
 
     path: Path
 
-    config_file = Entry(CONFIG_FILE)  # the config, as `--config` reads it
-    about_file = Entry("about.json")  # what the run is made of: flat config, data, environment
-    status_file = Entry("status.json")  # how the last start ended
-    metrics_file = Entry("metrics.jsonl")  # one line per record
-    per_task_file = Entry("per_task.parquet")  # every metric of every task at every evaluation, as a long table
-    draws_file = Entry("draws.parquet")  # how many slots each task has had at every evaluation, as a long table
-    balance_file = Entry("balance.parquet")  # the share of the draws that each class of each task gets
-    masks_file = Entry("masks.npz")  # routing masks by layer, bool, shape `(num_tasks, num_units)`
-    per_task_picture = Entry("per_task.png")  # the picture tasks × evaluations that MLflow shows
-    mlflow_file = Entry("mlflow.json")  # how far the copy to MLflow is
-    damaged_file = Entry("damaged.csv")  # samples that could not be read
-    nonfinite_file = Entry("nonfinite.csv")  # samples of the step at which numbers that are not finite ended the run
-    checkpoints_folder = Entry("checkpoints")  # to resume from, a folder `step-NNNNNNNNN` each
-    best_folder = Entry("best")  # the network of the best evaluation, without its optimizer, in such a folder
-    export_folder = Entry("export")  # where `matl-export` writes by default
+    config_file = Entry(CONFIG_FILE)  #: the config, as `--config` reads it
+    about_file = Entry("about.json")  #: what the run is made of: flat config, data, environment
+    status_file = Entry("status.json")  #: how the last start ended
+    metrics_file = Entry("metrics.jsonl")  #: one line per record
+    per_task_file = Entry("per_task.parquet")  #: every metric of every task at every evaluation, as a long table
+    draws_file = Entry("draws.parquet")  #: how many slots each task has had at every evaluation, as a long table
+    balance_file = Entry("balance.parquet")  #: the share of the draws that each class of each task gets
+    masks_file = Entry("masks.npz")  #: routing masks by layer, bool, shape `(num_tasks, num_units)`
+    per_task_picture = Entry("per_task.png")  #: the picture tasks × evaluations that MLflow shows
+    mlflow_file = Entry("mlflow.json")  #: how far the copy to MLflow is
+    damaged_file = Entry("damaged.csv")  #: samples that could not be read
+    nonfinite_file = Entry("nonfinite.csv")  #: samples of the step at which numbers that are not finite ended the run
+    checkpoints_folder = Entry("checkpoints")  #: to resume from, a folder `step-NNNNNNNNN` each
+    best_folder = Entry("best")  #: the network of the best evaluation, without its optimizer, in such a folder
+    export_folder = Entry("export")  #: where `matl-export` writes by default
 
     def predictions_file(self, split: str) -> Path:
         """What the last evaluation of a split predicted for every sample."""

@@ -25,36 +25,22 @@ UNREADABLE = (OSError, ValueError, KeyError, TypeError)  # raised by a damaged f
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionsInfo:
-    """What predictions are of.
+    """What predictions are of."""
 
-    Attributes:
-        split: The predicted split.
-        step: Steps that the network had been trained.
-        tasks: A task for each column of the matrices.
-        test_set: Hash of the split's tars. Equal hashes mean the same images under the same keys.
-    """
-
-    split: str
-    step: int
-    tasks: tuple[Task, ...]
-    test_set: str
+    split: str  # the predicted split
+    step: int  # steps that the network had been trained
+    tasks: tuple[Task, ...]  # a task for each column of the matrices
+    test_set: str  # hash of the split's tars. Equal hashes mean the same images under the same keys.
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionBlock:
-    """The predictions for some samples.
+    """The predictions for some samples."""
 
-    Attributes:
-        samples: Keys of the samples, shape `(num_samples,)`.
-        labels: Class indices, −1 = no label, shape `(num_samples, num_tasks)`.
-        predicted: Indices of the most probable classes, −1 where there is no label; same shape.
-        confidences: Probabilities of these classes, float16, NaN where there is no label; same shape.
-    """
-
-    samples: np.ndarray
-    labels: np.ndarray
-    predicted: np.ndarray
-    confidences: np.ndarray
+    samples: np.ndarray  # keys of the samples, shape `(num_samples,)`
+    labels: np.ndarray  # class indices, −1 = no label, shape `(num_samples, num_tasks)`
+    predicted: np.ndarray  # indices of the most probable classes, −1 where there is no label; same shape
+    confidences: np.ndarray  # probabilities of these classes, float16, NaN where there is no label; same shape
 
 
 @dataclass(frozen=True, kw_only=True)

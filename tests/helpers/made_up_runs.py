@@ -49,32 +49,20 @@ SHAPES = ("round", "pointed", "notched", "forked")
 
 @dataclass(frozen=True, kw_only=True)
 class MadeUp:
-    """What a made-up run is like.
+    """What a made-up run is like."""
 
-    Attributes:
-        num_tasks: Every fifth has four classes, the others two. The last has no label in the split, the one before only one
-            class there; the first is never trained.
-        num_samples: The number of samples of the split, if there is no shard set.
-        num_evaluations: The number of evaluations.
-        split: What is evaluated.
-        world: The seed of the labels and of how hard tasks and samples are.
-        seed: The seed of the run.
-        gain: What is added to the recall of rare classes: a number, or an array with one per task.
-        names: The names of the tasks, instead of made-up ones.
-        classes: The classes of the binary tasks.
-        config: Sections that replace those of the config.
-    """
-
+    # every fifth has four classes, the others two. The last has no label in the split, the one before only one class there; the
+    # first is never trained.
     num_tasks: int = 10
-    num_samples: int = 400
-    num_evaluations: int = 20
-    split: str = "test"
-    world: int = 0
-    seed: int = 0
-    gain: Any = 0.0
-    names: tuple[str, ...] | None = None
-    classes: tuple[str, ...] = ("no", "yes")
-    config: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    num_samples: int = 400  # the number of samples of the split, if there is no shard set
+    num_evaluations: int = 20  # the number of evaluations
+    split: str = "test"  # what is evaluated
+    world: int = 0  # the seed of the labels and of how hard tasks and samples are
+    seed: int = 0  # the seed of the run
+    gain: Any = 0.0  # what is added to the recall of rare classes: a number, or an array with one per task
+    names: tuple[str, ...] | None = None  # the names of the tasks, instead of made-up ones
+    classes: tuple[str, ...] = ("no", "yes")  # the classes of the binary tasks
+    config: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # sections that replace those of the config
 
     def tasks(self) -> list[Task]:
         names = self.names or [name_task(i) for i in range(self.num_tasks)]

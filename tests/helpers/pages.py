@@ -35,21 +35,13 @@ SHELL_WORDS = re.compile(r"[|&;<>$`(]")
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """One fenced block.
+    """One fenced block."""
 
-    Attributes:
-        kind: What stands behind the fence: `bash`, `python`, ….
-        code: Its text.
-        mark: The first word of the comment above it; empty if there is none.
-        reason: What the comment says.
-        line: Number of its first line in the page.
-    """
-
-    kind: str
-    code: str
-    mark: str
-    reason: str
-    line: int
+    kind: str  # what stands behind the fence: `bash`, `python`, …
+    code: str  # its text
+    mark: str  # the first word of the comment above it; empty if there is none
+    reason: str  # what the comment says
+    line: int  # number of its first line in the page
 
 
 def read_blocks(page: Path) -> list[Block]:

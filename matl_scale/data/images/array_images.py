@@ -10,15 +10,12 @@ from PIL import Image
 
 @dataclass(frozen=True, kw_only=True)
 class ArrayImages:
-    """Pixels that are encoded as PNG when they are read.
+    """Pixels that are encoded as PNG when they are read."""
 
-    Attributes:
-        root: Where they come from.
-        pixels: uint8, shape `(num_images, height, width)` or `(num_images, height, width, 3)`.
-    """
-
-    root: str
-    pixels: np.ndarray = field(repr=False)
+    root: str  # where they come from
+    pixels: np.ndarray = field(
+        repr=False
+    )  # uint8, shape `(num_images, height, width)` or `(num_images, height, width, 3)`
 
     def read(self, names: Sequence[str], indices: np.ndarray) -> Iterator[bytes]:  # noqa: ARG002
         return (encode_png(self.pixels[index]) for index in indices)

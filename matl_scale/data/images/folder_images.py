@@ -18,13 +18,9 @@ REMOTE_BATCH = 64  # files that are read at once from a store with latency
 
 @dataclass(frozen=True, kw_only=True)
 class FolderImages:
-    """The image files of a folder by relative path.
+    """The image files of a folder by relative path."""
 
-    Attributes:
-        root: The folder's path or URL.
-    """
-
-    root: str
+    root: str  # the folder's path or URL
 
     def names(self) -> Iterator[tuple[list[str], np.ndarray]]:
         """Yields the paths of all image files below the folder, sorted folder by folder."""

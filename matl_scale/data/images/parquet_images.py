@@ -16,17 +16,11 @@ BATCH_ROWS = 256
 
 @dataclass(frozen=True, kw_only=True)
 class ParquetImages:
-    """The rows of Parquet files.
+    """The rows of Parquet files."""
 
-    Attributes:
-        root: What the user gave.
-        files: The Parquet files.
-        sizes: Number of rows of each file.
-    """
-
-    root: str
-    files: Sequence[Path]
-    sizes: Sequence[int]
+    root: str  # what the user gave
+    files: Sequence[Path]  # the Parquet files
+    sizes: Sequence[int]  # number of rows of each file
 
     def names(self) -> Iterator[tuple[list[str], np.ndarray]]:
         """Yields the column `name` of all rows."""

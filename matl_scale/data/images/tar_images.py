@@ -14,18 +14,12 @@ from matl_scale.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class TarImages:
-    """The image members of some tars. An image is named by its tar and its member, joined by a slash.
+    """The image members of some tars. An image is named by its tar and its member, joined by a slash."""
 
-    Attributes:
-        root: What the user gave.
-        files: The tars.
-        members: Name of each image.
-        ranges: Index of each image's tar, and its offset and size in bytes, shape `(num_images, 3)`.
-    """
-
-    root: str
-    files: list[Path]
-    members: list[str] = field(repr=False)
+    root: str  # what the user gave
+    files: list[Path]  # the tars
+    members: list[str] = field(repr=False)  # name of each image
+    # index of each image's tar, and its offset and size in bytes, shape `(num_images, 3)`
     ranges: np.ndarray = field(repr=False)
 
     def names(self) -> Iterator[tuple[list[str], np.ndarray]]:

@@ -92,23 +92,14 @@ class Source(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageBatch:
-    """A batch of decoded images.
+    """A batch of decoded images."""
 
-    Attributes:
-        sample_ids: Its samples, shape `(batch,)`.
-        images: uint8, shape `(batch, 3, size, size)`; black where a sample is damaged.
-        valid: Whether each sample is intact, shape `(batch,)`.
-        damage: The damaged samples.
-        active_task: The task that trains on it; `NO_TASK` in evaluation.
-        index: Index of its slot in the training sequence; −1 in evaluation.
-    """
-
-    sample_ids: np.ndarray
-    images: torch.Tensor
-    valid: np.ndarray
-    damage: tuple[Damage, ...] = ()
-    active_task: int = NO_TASK
-    index: int = -1
+    sample_ids: np.ndarray  # its samples, shape `(batch,)`
+    images: torch.Tensor  # uint8, shape `(batch, 3, size, size)`; black where a sample is damaged
+    valid: np.ndarray  # whether each sample is intact, shape `(batch,)`
+    damage: tuple[Damage, ...] = ()  # the damaged samples
+    active_task: int = NO_TASK  # the task that trains on it; `NO_TASK` in evaluation
+    index: int = -1  # index of its slot in the training sequence; −1 in evaluation
 
     def pin_memory(self) -> "ImageBatch":
         """Returns the batch with its images in pinned memory, from where they can be copied to a GPU while it computes."""

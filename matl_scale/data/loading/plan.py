@@ -29,17 +29,11 @@ class Slot:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedBatch:
-    """A batch to be read.
+    """A batch to be read."""
 
-    Attributes:
-        sample_ids: Its samples, shape `(batch,)`.
-        active_task: The task that trains on it; `NO_TASK` in evaluation, where a batch serves all tasks.
-        index: Index of its slot in the training sequence; −1 in evaluation.
-    """
-
-    sample_ids: np.ndarray
-    active_task: int = NO_TASK
-    index: int = -1
+    sample_ids: np.ndarray  # its samples, shape `(batch,)`
+    active_task: int = NO_TASK  # the task that trains on it; `NO_TASK` in evaluation, where a batch serves all tasks
+    index: int = -1  # index of its slot in the training sequence; −1 in evaluation
 
 
 class TaskOrder:

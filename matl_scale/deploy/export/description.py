@@ -12,27 +12,16 @@ SAFE_NAME = re.compile(r"(?!.*__)[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """What a user needs to know who has only the file.
+    """What a user needs to know who has only the file."""
 
-    Attributes:
-        task: The task's name.
-        classes: The class names, in the order of the logits.
-        image_size: Side length in pixels of the images.
-        mean: What to subtract from each channel (R, G, B) of images in 0 to 1.
-        std: What to divide each channel by after that.
-        run: The run's name.
-        step: The checkpoint's step.
-        checkpoint_sha256: The hash of the checkpoint's tensors.
-    """
-
-    task: str
-    classes: tuple[str, ...]
-    image_size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    run: str
-    step: int
-    checkpoint_sha256: str
+    task: str  # the task's name
+    classes: tuple[str, ...]  # the class names, in the order of the logits
+    image_size: int  # side length in pixels of the images
+    mean: tuple[float, ...]  # what to subtract from each channel (R, G, B) of images in 0 to 1
+    std: tuple[float, ...]  # what to divide each channel by after that
+    run: str  # the run's name
+    step: int  # the checkpoint's step
+    checkpoint_sha256: str  # the hash of the checkpoint's tensors
 
     def texts(self) -> dict[str, str]:
         """Returns every value as text; numbers and lists as JSON."""

@@ -23,21 +23,13 @@ TOLERANCE = 1e-4  # of the largest logit, or of 1; rounding in float32 stays far
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """One task's file, compared with the run's network.
+    """One task's file, compared with the run's network."""
 
-    Attributes:
-        path: The file with the weights.
-        num_bytes: Its size.
-        share: The size as a fraction of the trunk's with this task's head.
-        max_difference: The largest difference of a logit from the run's network.
-        largest_logit: The largest logit of the run's network, by absolute value.
-    """
-
-    path: Path
-    num_bytes: int
-    share: float
-    max_difference: float
-    largest_logit: float
+    path: Path  # the file with the weights
+    num_bytes: int  # its size
+    share: float  # the size as a fraction of the trunk's with this task's head
+    max_difference: float  # the largest difference of a logit from the run's network
+    largest_logit: float  # the largest logit of the run's network, by absolute value
 
     def describe(self) -> str:
         size = f"{self.num_bytes / 1e6:.3g} MB, {self.share:.1%} of the full network"

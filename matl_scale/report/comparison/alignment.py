@@ -14,27 +14,16 @@ from matl_scale.tasks import Task, match_names
 
 @dataclass(frozen=True, kw_only=True)
 class Outcomes:
-    """Which samples of a split one run predicted correctly.
+    """Which samples of a split one run predicted correctly."""
 
-    Attributes:
-        name: The run's name.
-        step: Steps that the network had been trained.
-        test_set: Hash of the images.
-        samples: Keys, shape `(num_samples,)`.
-        tasks: By name, in the run's order.
-        index_of: The index of each task in the two matrices, by name.
-        labels: Class indices, −1 = no label, shape `(num_tasks, num_samples)`.
-        correct: Whether the prediction was correct, bool, meaningless without a label; same shape.
-    """
-
-    name: str
-    step: int
-    test_set: str
-    samples: np.ndarray
-    tasks: Mapping[str, Task]
-    index_of: Mapping[str, int]
-    labels: np.ndarray
-    correct: np.ndarray
+    name: str  # the run's name
+    step: int  # steps that the network had been trained
+    test_set: str  # hash of the images
+    samples: np.ndarray  # keys, shape `(num_samples,)`
+    tasks: Mapping[str, Task]  # by name, in the run's order
+    index_of: Mapping[str, int]  # the index of each task in the two matrices, by name
+    labels: np.ndarray  # class indices, −1 = no label, shape `(num_tasks, num_samples)`
+    correct: np.ndarray  # whether the prediction was correct, bool, meaningless without a label; same shape
 
     @property
     def label(self) -> str:
@@ -53,17 +42,11 @@ class Outcomes:
 
 @dataclass(frozen=True, kw_only=True)
 class AlignedRuns:
-    """Runs that can be compared sample by sample.
+    """Runs that can be compared sample by sample."""
 
-    Attributes:
-        outcomes: One per run.
-        tasks: Those that all runs have with equal labels.
-        left_out: The other tasks, as `name: why`.
-    """
-
-    outcomes: list[Outcomes]
-    tasks: list[Task]
-    left_out: list[str]
+    outcomes: list[Outcomes]  # one per run
+    tasks: list[Task]  # those that all runs have with equal labels
+    left_out: list[str]  # the other tasks, as `name: why`
 
     def labels(self, task: str) -> np.ndarray:
         """Returns the class indices of a task's labelled samples, shape `(num_labelled,)`."""

@@ -8,18 +8,10 @@ from matl_scale.metrics.names import PairedMetric
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What is asked of a comparison.
+    """What is asked of a comparison."""
 
-    Attributes:
-        split: What was evaluated.
-        metric: What is compared.
-        alpha: The false discovery rate.
-        patterns: Which tasks; all if empty.
-        common_tasks: Leave out tasks that not all runs have with equal labels, instead of refusing.
-    """
-
-    split: str
-    metric: PairedMetric
-    alpha: float
-    patterns: Sequence[str] = ()
-    common_tasks: bool = False
+    split: str  # what was evaluated
+    metric: PairedMetric  # what is compared
+    alpha: float  # the false discovery rate
+    patterns: Sequence[str] = ()  # which tasks; all if empty
+    common_tasks: bool = False  # leave out tasks that not all runs have with equal labels, instead of refusing

@@ -36,70 +36,40 @@ METHOD = (
 
 @dataclass(frozen=True, kw_only=True)
 class TaskDifference:
-    """One task. Values are NaN where they are undefined.
+    """One task. Values are NaN where they are undefined."""
 
-    Attributes:
-        task: The task's name.
-        count: The number of labelled samples that were compared.
-        value_a: The metric of A, the mean over its runs.
-        value_b: The metric of B, the mean over its runs.
-        difference: B − A.
-        low: Lower end of the 95 % interval of the difference.
-        high: Upper end of the interval.
-        p: The p value of the randomisation test.
-        p_adjusted: The same, corrected for the number of tasks in the comparison.
-        verdict: `improved` or `regressed` if `p_adjusted` is at most alpha.
-        reason: Why the difference is undefined, or a warning; else empty.
-    """
-
-    task: str
-    count: int
-    value_a: float
-    value_b: float
-    difference: float
-    low: float
-    high: float
-    p: float
-    p_adjusted: float
-    verdict: Verdict
-    reason: str = ""
+    task: str  # the task's name
+    count: int  # the number of labelled samples that were compared
+    value_a: float  # the metric of A, the mean over its runs
+    value_b: float  # the metric of B, the mean over its runs
+    difference: float  # B − A
+    low: float  # lower end of the 95 % interval of the difference
+    high: float  # upper end of the interval
+    p: float  # the p value of the randomisation test
+    p_adjusted: float  # the same, corrected for the number of tasks in the comparison
+    verdict: Verdict  # `improved` or `regressed` if `p_adjusted` is at most alpha
+    reason: str = ""  # why the difference is undefined, or a warning; else empty
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """The comparison of A and B on all tasks.
+    """The comparison of A and B on all tasks."""
 
-    Attributes:
-        name_a: The name of A.
-        name_b: The name of B.
-        runs_a: Names of the runs of A, each with its step, as `digits (step 1000)`.
-        runs_b: Names of the runs of B.
-        split: What was evaluated.
-        metric: What is compared.
-        alpha: The false discovery rate.
-        tasks: In the order of the first run.
-        config_changes: The differences of the configs, as `key: A → B`.
-        left_out: Tasks that are not compared, as `name: why`.
-        spread_a: Standard deviation of the metric over the runs of A, shape `(num_tasks,)`; None if it is one run.
-        spread_b: The same of B.
-        kind: `single-task`: A is one run per task, trained on that task alone, and B the run that shares.
-        notes: What a reader should know besides the numbers, a sentence each.
-    """
-
-    name_a: str
-    name_b: str
-    runs_a: list[str]
-    runs_b: list[str]
-    split: str
-    metric: PairedMetric
-    alpha: float
-    tasks: list[TaskDifference]
-    config_changes: list[str]
-    left_out: list[str]
+    name_a: str  # the name of A
+    name_b: str  # the name of B
+    runs_a: list[str]  # names of the runs of A, each with its step, as `digits (step 1000)`
+    runs_b: list[str]  # names of the runs of B
+    split: str  # what was evaluated
+    metric: PairedMetric  # what is compared
+    alpha: float  # the false discovery rate
+    tasks: list[TaskDifference]  # in the order of the first run
+    config_changes: list[str]  # the differences of the configs, as `key: A → B`
+    left_out: list[str]  # tasks that are not compared, as `name: why`
+    # standard deviation of the metric over the runs of A, shape `(num_tasks,)`; None if it is one run
     spread_a: np.ndarray | None = None
-    spread_b: np.ndarray | None = None
-    kind: Kind = "runs"
-    notes: list[str] = field(default_factory=list)
+    spread_b: np.ndarray | None = None  # the same of B
+    kind: Kind = "runs"  # `single-task`: A is one run per task, trained on that task alone, and B the run that shares
+    notes: list[str] = field(default_factory=list)  # what a reader should know besides the numbers, a sentence each
 
     def with_verdict(self, verdict: Verdict) -> list[TaskDifference]:
         """Returns the tasks of one verdict, the largest differences first."""
@@ -113,23 +83,14 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class SeedSpread:
-    """One metric of runs of one config that differ in their seeds.
+    """One metric of runs of one config that differ in their seeds."""
 
-    Attributes:
-        runs: Names of the runs, each with its step.
-        split: What was evaluated.
-        metric: What was measured.
-        tasks: Names.
-        values: Shape `(num_runs, num_tasks)`, NaN where it is undefined.
-        left_out: Tasks that are not in all runs, as `name: why`.
-    """
-
-    runs: list[str]
-    split: str
-    metric: PairedMetric
-    tasks: list[str]
-    values: np.ndarray
-    left_out: list[str]
+    runs: list[str]  # names of the runs, each with its step
+    split: str  # what was evaluated
+    metric: PairedMetric  # what was measured
+    tasks: list[str]  # names
+    values: np.ndarray  # shape `(num_runs, num_tasks)`, NaN where it is undefined
+    left_out: list[str]  # tasks that are not in all runs, as `name: why`
 
     @property
     def run_means(self) -> np.ndarray:

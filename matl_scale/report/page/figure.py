@@ -9,21 +9,14 @@ from matl_scale.report.page.table import shorten_name
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """One figure.
+    """One figure."""
 
-    Attributes:
-        title: The text above it.
-        data: Plotly's traces; none of those that need WebGL (scattergl): they use `eval`, which the page forbids.
-        layout: Plotly's layout.
-        height: In pixels.
-        span: Its width on a large screen, in twelfths of the page.
-    """
-
-    title: str
+    title: str  # the text above it
+    # plotly's traces; none of those that need WebGL (scattergl): they use `eval`, which the page forbids
     data: list[dict[str, Any]]
-    layout: dict[str, Any]
-    height: int = 260
-    span: Literal[3, 4, 6, 12] = 4
+    layout: dict[str, Any]  # plotly's layout
+    height: int = 260  # in pixels
+    span: Literal[3, 4, 6, 12] = 4  # its width on a large screen, in twelfths of the page
 
     def for_script(self) -> dict[str, Any]:
         """Returns what report.js reads."""

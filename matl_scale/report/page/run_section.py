@@ -28,35 +28,20 @@ from matl_scale.runs.layout import RunFolder
 
 @dataclass(frozen=True, kw_only=True)
 class RunSection:
-    """What the template shows of one run.
+    """What the template shows of one run."""
 
-    Attributes:
-        name: The run's name.
-        origin: What was evaluated, on which data and when: pairs of a term and a text.
-        tiles: The numbers to read first.
-        overview: The summaries of the main metrics, a row for each metric.
-        short_lists: The few tasks to look at first.
-        table: The table of tasks.
-        table_remark: What some of its columns mean.
-        figures: All figures, by the heading above them.
-        worst: The worst tasks with samples.
-        routing: The section on routing; None if the run stored no masks.
-        config: The text of its config file; empty if there is none.
-        about: The data and environment of the run, as text; empty if the run does not say.
-    """
-
-    name: str
-    origin: list[tuple[str, str]]
-    tiles: list[Tile]
-    overview: list[tuple[str, list[str]]]
-    short_lists: list[ShortList]
-    table: Table
-    table_remark: str
-    figures: Mapping[str, list[Figure]]
-    worst: WorstTasks
-    routing: RoutingSection | None
-    config: str
-    about: str
+    name: str  # the run's name
+    origin: list[tuple[str, str]]  # what was evaluated, on which data and when: pairs of a term and a text
+    tiles: list[Tile]  # the numbers to read first
+    overview: list[tuple[str, list[str]]]  # the summaries of the main metrics, a row for each metric
+    short_lists: list[ShortList]  # the few tasks to look at first
+    table: Table  # the table of tasks
+    table_remark: str  # what some of its columns mean
+    figures: Mapping[str, list[Figure]]  # all figures, by the heading above them
+    worst: WorstTasks  # the worst tasks with samples
+    routing: RoutingSection | None  # the section on routing; None if the run stored no masks
+    config: str  # the text of its config file; empty if there is none
+    about: str  # the data and environment of the run, as text; empty if the run does not say
 
 
 def build_run_section(run: RunHistory, split: str, task_patterns: Sequence[str]) -> RunSection:

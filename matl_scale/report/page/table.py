@@ -13,40 +13,25 @@ Mark = Literal["", "better", "worse", "bad"]
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """One column.
+    """One column."""
 
-    Attributes:
-        title: The text of its header.
-        digits: The number of decimals; None for text.
-        signed: Whether positive numbers have a plus sign.
-        least: Positive numbers below it are shown as `<least`.
-        hint: What the title means.
-    """
-
-    title: str
-    digits: int | None = None
-    signed: bool = False
-    least: float | None = None
-    hint: str = ""
+    title: str  # the text of its header
+    digits: int | None = None  # the number of decimals; None for text
+    signed: bool = False  # whether positive numbers have a plus sign
+    least: float | None = None  # positive numbers below it are shown as `<least`
+    hint: str = ""  # what the title means
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table that can be sorted and filtered.
+    """A table that can be sorted and filtered."""
 
-    Attributes:
-        columns: In order.
-        rows: One cell per column.
-        marks: The colour of each row's cell in a column, by the index of the column.
-        chosen: The indices of the rows that can be shown alone.
-        choice: The label of the check box for that; empty if there is none.
-    """
-
-    columns: list[Column]
-    rows: list[list[Cell]]
+    columns: list[Column]  # in order
+    rows: list[list[Cell]]  # one cell per column
+    # the colour of each row's cell in a column, by the index of the column
     marks: dict[int, list[Mark]] = field(default_factory=dict)
-    chosen: list[int] = field(default_factory=list)
-    choice: str = ""
+    chosen: list[int] = field(default_factory=list)  # the indices of the rows that can be shown alone
+    choice: str = ""  # the label of the check box for that; empty if there is none
 
     @property
     def first_rows(self) -> list[list[Cell]]:

@@ -19,14 +19,8 @@ class Tile:
 
 @dataclass(frozen=True, kw_only=True)
 class ShortList:
-    """A few tasks.
+    """A few tasks."""
 
-    Attributes:
-        title: The text above them.
-        rows: Of each task its name, a number, and a detail.
-        remark: The text below them.
-    """
-
-    title: str
-    rows: list[tuple[str, str, str]]
-    remark: str = ""
+    title: str  # the text above them
+    rows: list[tuple[str, str, str]]  # of each task its name, a number, and a detail
+    remark: str = ""  # the text below them

@@ -19,23 +19,14 @@ MAX_MISTAKES = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Mistake:
-    """A sample that was predicted wrongly.
+    """A sample that was predicted wrongly."""
 
-    Attributes:
-        key: The sample's key.
-        truth: The name of its class.
-        predicted: The name of the predicted class.
-        confidence: The probability of the predicted class.
-        image: A data URL of the thumbnail; empty if there is none.
-        problem: Why there is no thumbnail; empty if nothing went wrong.
-    """
-
-    key: int
-    truth: str
-    predicted: str
-    confidence: float
-    image: str = ""
-    problem: str = ""
+    key: int  # the sample's key
+    truth: str  # the name of its class
+    predicted: str  # the name of the predicted class
+    confidence: float  # the probability of the predicted class
+    image: str = ""  # a data URL of the thumbnail; empty if there is none
+    problem: str = ""  # why there is no thumbnail; empty if nothing went wrong
 
 
 @dataclass(frozen=True, kw_only=True)

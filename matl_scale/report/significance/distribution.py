@@ -11,15 +11,10 @@ REACH_STEPS = 32  # and this many steps more, because sums of rare events have l
 
 @dataclass(frozen=True, kw_only=True)
 class Distribution:
-    """The distribution of a random number.
+    """The distribution of a random number."""
 
-    Attributes:
-        values: Its possible values, evenly spaced and ascending, shape `(num_values,)`.
-        probabilities: The probability of each, same shape.
-    """
-
-    values: np.ndarray
-    probabilities: np.ndarray
+    values: np.ndarray  # its possible values, evenly spaced and ascending, shape `(num_values,)`
+    probabilities: np.ndarray  # the probability of each, same shape
 
     @property
     def centre(self) -> float:

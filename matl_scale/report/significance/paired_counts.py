@@ -18,12 +18,9 @@ LEVEL = 0.95
 
 @dataclass(frozen=True, kw_only=True)
 class PairedCounts:
-    """How many samples of a task have which difference.
+    """How many samples of a task have which difference."""
 
-    Attributes:
-        counts: `counts[s, unit + i]` samples of stratum s have the difference i / unit; shape `(num_strata, 2 * unit + 1)`.
-    """
-
+    # `counts[s, unit + i]` samples of stratum s have the difference i / unit; shape `(num_strata, 2 * unit + 1)`
     counts: np.ndarray
 
     @property

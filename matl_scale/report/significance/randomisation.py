@@ -28,18 +28,12 @@ SEED = 0
 class Observed:
     """The observed statistic. A swap turns what stratum s adds to the difference into `x[s]`, and is as extreme if
     variance · (Σ x)² ≥ difference² · (squares − Σ x² / size).
-
-    Attributes:
-        sizes: The number of samples of each stratum.
-        difference: The difference of the metric.
-        squares: The sum of the squares of what each sample adds; swapping does not change it.
-        variance: The variance of the difference within strata: squares − Σ x² / size, as observed.
     """
 
-    sizes: np.ndarray
-    difference: float
-    squares: float
-    variance: float
+    sizes: np.ndarray  # the number of samples of each stratum
+    difference: float  # the difference of the metric
+    squares: float  # the sum of the squares of what each sample adds; swapping does not change it
+    variance: float  # the variance of the difference within strata: squares − Σ x² / size, as observed
 
 
 def randomisation_p(pairs: PairedCounts) -> float:

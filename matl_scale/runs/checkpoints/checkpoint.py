@@ -24,19 +24,33 @@ FORMAT_VERSION = (
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointInfo:
-    """What is known about a checkpoint without loading it."""
+    """What is known about a checkpoint without loading it.
 
-    folder: Path  # the checkpoint's folder
-    step: int  # steps done
-    masks: str  # hash of all routing masks
-    classes: dict[str, list[str]]  # class names by task name, in order
-    image_size: int  # side length in pixels of the images
-    shards: str  # hash of the training split's tars
-    manifest_id: str  # id of the shard set; it changes with labels and with other splits too
-    world_size: int  # W when it was written
-    config: dict[str, dict[str, Any]]  # the run's config, in sections
-    score: float | None  # what the network was chosen for as the best so far, if it was
-    sha256: str  # SHA-256 of the file with the tensors
+    Attributes:
+        folder: The checkpoint's folder.
+        step: Steps done.
+        masks: Hash of all routing masks.
+        classes: Class names by task name, in order.
+        image_size: Side length in pixels of the images.
+        shards: Hash of the training split's tars.
+        manifest_id: Id of the shard set; it changes with labels and with other splits too.
+        world_size: W when it was written.
+        config: The run's config, in sections.
+        score: What the network was chosen for as the best so far, if it was.
+        sha256: SHA-256 of the file with the tensors.
+    """
+
+    folder: Path
+    step: int
+    masks: str
+    classes: dict[str, list[str]]
+    image_size: int
+    shards: str
+    manifest_id: str
+    world_size: int
+    config: dict[str, dict[str, Any]]
+    score: float | None
+    sha256: str
 
     @property
     def tasks(self) -> dict[str, int]:

@@ -31,9 +31,8 @@ class Saver:
     folder: RunFolder  # the run's folder
     description: Mapping[str, Any]  # the fields of `CheckpointInfo` that all checkpoints of the run share
     keep: int  # how many checkpoints to keep
-    best_metric: (
-        str  # the summary that the best network is chosen by, the higher the better; empty keeps no best network
-    )
+    # the summary that the best network is chosen by, the higher the better; empty keeps no best network
+    best_metric: str
     split: str  # the split whose evaluations choose it
 
     def save_state(self, state: TrainState) -> None:

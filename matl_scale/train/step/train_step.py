@@ -62,9 +62,8 @@ class StepResult:
     sample_ids: list[np.ndarray]  # the samples in each of this rank's slots
     grad_norm: float  # norm of the gradient of all parameters together, before clipping
     data_wait_s: float  # seconds that this rank waited for batches
-    nonfinite: list[
-        int
-    ]  # tasks of a skipped step whose loss or gradient is not finite, as far as they can be told apart
+    # tasks of a skipped step whose loss or gradient is not finite, as far as they can be told apart
+    nonfinite: list[int]
     overflow: bool  # whether the gradient scaler dropped the update (fp16)
     damage: list[Damage]  # samples of this rank's batches that cannot be read
 
