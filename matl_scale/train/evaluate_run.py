@@ -25,12 +25,8 @@ from matl_scale.train.run_data import build_run_data
 
 
 def run_evaluation(folder: Path, split: str | None, which: str) -> str | None:
-    """Evaluates a network of a run and adds the result to the run's files.
-
-    Args:
-        folder: The run's folder.
-        split: What to evaluate; None for the run's `eval.split`.
-        which: Which network, as for `open_network`.
+    """Evaluates a network of a run (`which`, as for `open_network`) on a split, or on the run's `eval.split`, and adds the result
+    to the run's files.
 
     Returns:
         The split that was evaluated, on the first rank; None on the others.

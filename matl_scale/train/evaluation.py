@@ -62,15 +62,8 @@ class EvalData:
 class Evaluator:
     """Evaluates all tasks of a network; every rank gets the metrics of all samples.
 
-    Args:
-        accelerator: Device, precision and ranks.
-        model: Not wrapped: no rank waits for another inside the loop.
-        data: What to evaluate.
-        batch_size: Images per rank and batch.
-        task_chunk: Number of tasks whose sub-networks stay in memory.
-        execution: Whether to run only each task's units.
-        channels_last: Memory format of the images.
-        folder: The run's folder, for its list of damaged samples; None keeps no list.
+    The network is not wrapped: no rank waits for another inside the loop. `task_chunk` sub-networks stay in memory. The run's
+    `folder` gets the list of damaged samples; None keeps no list.
     """
 
     def __init__(

@@ -57,11 +57,7 @@ class Run:
 
 
 def run_steps(run: Run, lacks_evaluation: bool) -> bool:
-    """Runs the remaining steps, with records, evaluations and checkpoints where they are due.
-
-    Args:
-        run: What to run.
-        lacks_evaluation: Whether an evaluation belongs to the last step of an earlier start, and is missing.
+    """Runs the remaining steps, and first the evaluation after the last step of an earlier start, if that is missing.
 
     Returns:
         Whether the run has reached its end; False if it was asked to stop.

@@ -54,9 +54,7 @@ def finite_mean(values: list[float]) -> float:
 class Meter:
     """Measures the steps of this process until `record` is called.
 
-    Args:
-        tally: The run's sums.
-        images_per_step: Images of a step on all ranks together, if no task has fewer samples than a batch.
+    `images_per_step` counts the images of all ranks, as if no task had fewer samples than a batch.
     """
 
     def __init__(self, tally: Tally, images_per_step: int) -> None:

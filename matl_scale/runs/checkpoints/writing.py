@@ -18,11 +18,8 @@ def save_checkpoint(root: Path, step: int, state: dict[str, Any], info: dict[str
     """Writes `root/step-NNNNNNNNN`, then removes all but the newest `keep`.
 
     Args:
-        root: The run's folder of checkpoints.
-        step: Steps done.
         state: Tensors, numbers and strings in dicts and lists: loadable with `weights_only`.
         info: The other fields of `CheckpointInfo`.
-        keep: At least 1.
 
     Raises:
         RunError: The disk is full or cannot be written; what was there before is untouched.

@@ -34,14 +34,9 @@ class GuardConfig:
 
 
 class NonfiniteGuard:
-    """Counts the steps in a row that were skipped because something in them was not finite.
+    """Counts the steps in a row that were skipped because something in them was not finite: at most `limit`.
 
-    Args:
-        accelerator: The ranks.
-        limit: How many there may be.
-        tasks: Task names.
-        key_of: Returns the key of a sample, by sample id.
-        path: Where the samples of the last step are listed.
+    The samples of the step after are listed in `path`, by the key that `key_of` returns for a sample id.
     """
 
     def __init__(

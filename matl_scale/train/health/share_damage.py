@@ -15,11 +15,7 @@ from matl_scale.runs.layout import RunFolder
 def share_damage(accelerator: Accelerator, log: DamageLog, mine: Sequence[Damage], folder: Path | None) -> None:
     """Adds the damaged samples that each rank has met to the log, which is equal on all ranks. All ranks have to call it.
 
-    Args:
-        accelerator: The ranks.
-        log: The split's damaged samples.
-        mine: The damaged samples that this rank has met.
-        folder: The run's folder, whose `damaged.csv` gets a line for each new one; None keeps no list.
+    `damaged.csv` in the run's folder gets a line for each new one; without a folder there is no list.
 
     Raises:
         InputError: There are too many; on all ranks.

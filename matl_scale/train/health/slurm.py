@@ -37,13 +37,8 @@ def time_left_s(job: Mapping[str, str]) -> float | None:
 
 
 def find_interval_problem(every: int, step_s: float, left_s: float | None) -> Problem | None:
-    """Returns a problem if a job's time ends before the first checkpoint would be written.
-
-    Args:
-        every: Steps between checkpoints.
-        step_s: Seconds per step.
-        left_s: Until the time limit; None if there is none.
-    """
+    """Returns a problem if a job with `left_s` seconds left (None: no limit) ends before the first checkpoint is written, after
+    `every` steps of `step_s` seconds."""
     if left_s is None or every * step_s <= left_s:
         return None
     return Problem(

@@ -18,14 +18,8 @@ ROLL_CALL_S = 10.0
 
 
 class Watchdog:
-    """Watches from a thread of its own; after the first `beat` it expects one at least every `timeout_s`.
-
-    Args:
-        timeout_s: Longest time without a beat.
-        rank: Of this process.
-        world_size: Number of processes. All of them have to build a watchdog.
-        leave: Ends the process.
-    """
+    """Watches from a thread of its own; after the first `beat` it expects one at least every `timeout_s`, or calls `leave` to end
+    the process. All ranks have to build a watchdog."""
 
     def __init__(self, timeout_s: float, rank: int, world_size: int, leave: Callable[[int], object] = os._exit) -> None:
         self.timeout_s, self.rank, self.world_size, self.leave = timeout_s, rank, world_size, leave

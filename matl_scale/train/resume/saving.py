@@ -48,10 +48,6 @@ class Saver:
         """Writes the network that was just evaluated if it is the best so far.
 
         Earlier ones stay until the next checkpoint: a run resumed from the last checkpoint may not reach this step again.
-
-        Args:
-            state: Whose network was evaluated.
-            summary: The evaluation's summary.
         """
         if not self.best_metric:
             return

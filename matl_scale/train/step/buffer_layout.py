@@ -7,11 +7,7 @@ import torch
 
 
 class BufferLayout:
-    """Which part of a flat buffer holds what.
-
-    Args:
-        shapes: Shape of every part, in the order in which the parts lie in the buffer.
-    """
+    """Which part of a flat buffer holds what: the shape of every part, in the order in which the parts lie in the buffer."""
 
     def __init__(self, shapes: Mapping[Hashable, tuple[int, ...]]) -> None:
         self.shapes = dict(shapes)
@@ -22,12 +18,7 @@ class BufferLayout:
         return sum(self._sizes)
 
     def pack(self, parts: Mapping[Hashable, torch.Tensor], like: torch.Tensor) -> torch.Tensor:
-        """Returns the flat buffer, shape `(num_values,)`. A part that is not given is zero.
-
-        Args:
-            parts: Tensors of the shapes in `shapes`.
-            like: A tensor with the dtype and the device of the buffer.
-        """
+        """Returns the flat buffer, shape `(num_values,)`, of the dtype and on the device of `like`. Parts not given are zero."""
         assert parts.keys() <= self.shapes.keys()
         return torch.cat(
             [

@@ -17,14 +17,7 @@ Gather = Callable[[torch.Tensor], list[torch.Tensor]]
 
 
 class TrunkExecution:
-    """Computes features of the active task in the micro-steps of a rank.
-
-    Args:
-        accelerator: Device, precision and ranks.
-        trunk: From `route()`.
-        execution: Whether to run only the active task's units.
-        compiled: Whether to compile it with torch.compile.
-    """
+    """Computes features of the active task in the micro-steps of a rank, with a trunk from `route()`."""
 
     def __init__(
         self, accelerator: Accelerator, trunk: fx.GraphModule, execution: Execution, compiled: bool = False
@@ -54,15 +47,7 @@ class TrunkExecution:
         return nothing if is_last else self.accelerator.no_sync(self.module)
 
     def features(self, images: torch.Tensor, task_id: int) -> torch.Tensor:
-        """Runs the trunk; call it once per micro-step.
-
-        Args:
-            images: Shape `(batch, 3, height, width)`.
-            task_id: The active task.
-
-        Returns:
-            Shape `(batch, num_features)`.
-        """
+        """Returns the features of images of shape `(batch, 3, height, width)`, `(batch, num_features)`; once per micro-step."""
         task = torch.tensor([task_id], device=images.device)
         if self.slices is None:
             features: torch.Tensor = self.module(images, task)
@@ -75,10 +60,8 @@ class SharedSlices:
     """The slices of a step's tasks, gathered once however many micro-steps of a rank run the same task.
 
     All micro-steps of a task but its last run on detached copies of the slices, on which gradients accumulate. The backward
-    pass of the last one adds them to its own, and the sum reaches the trunk once.
-
-    Args:
-        gather: Cuts the trunk's parameters to a task's units.
+    pass of the last one adds them to its own, and the sum reaches the trunk once. `gather` cuts its parameters to the units
+    of a task.
     """
 
     def __init__(self, gather: Gather) -> None:
@@ -91,12 +74,7 @@ class SharedSlices:
         self._remaining, self._slices, self._copies = Counter(tasks), {}, {}
 
     def slices_of(self, task_id: int, task: torch.Tensor) -> list[torch.Tensor]:
-        """Returns the slices for the next micro-step of a task.
-
-        Args:
-            task_id: The active task.
-            task: The same as a tensor, shape `(1,)`.
-        """
+        """Returns the slices for the next micro-step of the active task; `task` is `task_id` as a tensor, shape `(1,)`."""
         self._remaining[task_id] -= 1
         slices = self._slices.pop(task_id) if task_id in self._slices else self.gather(task)
         if not self._remaining[task_id]:

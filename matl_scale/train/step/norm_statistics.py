@@ -42,13 +42,7 @@ class NormStatistics:
         self._scatter(stat_row, before)
 
     def add(self, stat_row: int, change: torch.Tensor, num_slots: int) -> None:
-        """Adds the mean of a step's changes.
-
-        Args:
-            stat_row: The row of the running statistics.
-            change: The sum of its changes over slots, shape `(num_values,)`.
-            num_slots: The number of these slots.
-        """
+        """Adds the mean of a step's changes to a row: `change` is their sum over `num_slots` slots, shape `(num_values,)`."""
         mean_change = change / num_slots if self.norms[0].statistics == "task" else self._mean_by_unit(change)
         self._scatter(stat_row, self._gather(stat_row) + mean_change)
 

@@ -98,14 +98,7 @@ def avoid_repeats(order: np.ndarray, tail: np.ndarray, head_size: int) -> np.nda
 def build_sampler(
     config: TasksConfig, names: Sequence[str], labelled: np.ndarray, seed: int, num_slots: int
 ) -> TaskSampler:
-    """Builds the sampler.
-
-    Args:
-        config: The policy.
-        names: Task names.
-        labelled: Number of labelled training samples of each task, shape `(num_tasks,)`.
-        seed: The run's seed.
-        num_slots: S.
+    """Builds the sampler for tasks of these names, with so many labelled training samples each, shape `(num_tasks,)`.
 
     Raises:
         InputError: All weights are zero, or a pattern matches no task.

@@ -49,13 +49,7 @@ class SyncResult:
 
 
 class StepSync:
-    """Collects the results of a rank's slots, exchanges them, and puts the outcome into the model.
-
-    Args:
-        model: With gradients in its parameters.
-        world_size: W.
-        accumulate: Micro-steps per step.
-    """
+    """Collects the results of a rank's slots, exchanges them, and puts the outcome into the model."""
 
     def __init__(self, model: RoutedModel, world_size: int, accumulate: int) -> None:
         self.model, self.world_size, self.accumulate = model, world_size, accumulate
@@ -142,13 +136,8 @@ class StepSync:
         return layout.pack(parts, like.detach())
 
     def _set_gradients(self, tasks: np.ndarray, ran: np.ndarray, parts: Mapping[Hashable, torch.Tensor]) -> None:
-        """Gives every active head the mean of its gradients, and keeps the changes of norm statistics for later.
-
-        Args:
-            tasks: The task of every slot, shape `(num_slots,)`.
-            ran: Which slots had a labelled sample, shape `(num_slots,)`.
-            parts: Sums over all ranks.
-        """
+        """Gives every active head the mean of its gradients over the slots with a labelled sample (`ran`), and keeps the changes of
+        norm statistics for later; `parts` are sums over all ranks."""
         active = np.unique(tasks).tolist()
         num_slots = {task_id: int(ran[tasks == task_id].sum()) for task_id in active}
         for key, parameter in self._head_parameters(active):

@@ -78,15 +78,10 @@ class TrainStep:
 
     Args:
         accelerator: Device, precision and gradient scaling.
-        model: The network, not wrapped.
-        trunk: How its trunk is run.
+        model: The network, not wrapped; `trunk` runs a part of it.
         optimizer: Over all parameters of `model`, prepared by `accelerator`.
         labels: Label matrix of all samples and the run's tasks, shape `(num_samples, num_tasks)`.
-        seed: The run's seed.
         transform: Augmentation of one image.
-        accumulate: Micro-steps per step.
-        clip_norm: Largest norm of the gradient of all parameters together; 0 does not clip.
-        channels_last: Memory format of the images.
     """
 
     def __init__(
@@ -177,12 +172,8 @@ class TrainStep:
         self.sync.record(slot, loss, len(targets), len(batch.damage))
 
     def prepare_images(self, images: torch.Tensor, seed: int) -> torch.Tensor:
-        """Returns decoded images as the network expects them: on the device, augmented and normalised.
-
-        Args:
-            images: Shape `(batch, 3, height, width)`, uint8.
-            seed: Seed of the augmentation.
-        """
+        """Returns decoded images, uint8, shape `(batch, 3, height, width)`, as the network expects them: on the device, augmented
+        and normalised."""
         images = images.to(self.accelerator.device, non_blocking=True)
         images = normalise(augment_batch(images, self.transform, seed))
         return images.to(memory_format=torch.channels_last) if self.channels_last else images
