@@ -136,8 +136,8 @@ class StepSync:
         return layout.pack(parts, like.detach())
 
     def _set_gradients(self, tasks: np.ndarray, ran: np.ndarray, parts: Mapping[Hashable, torch.Tensor]) -> None:
-        """Gives every active head the mean of its gradients over the slots with a labelled sample (`ran`), and keeps the changes of
-        norm statistics for later; `parts` are sums over all ranks."""
+        """Gives every active head the mean of its gradients over the slots with a labelled sample (`ran`), and keeps the changes
+        of norm statistics for later; `parts` are sums over all ranks."""
         active = np.unique(tasks).tolist()
         num_slots = {task_id: int(ran[tasks == task_id].sum()) for task_id in active}
         for key, parameter in self._head_parameters(active):
