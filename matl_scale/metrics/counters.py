@@ -21,11 +21,7 @@ SCORE_LIMIT = 60.0  # log-odds beyond it share the outermost bins
 class TaskCounters:
     """Counters of all tasks in two flat tensors: `counts` (int64) and `losses` (float64, one sum per task).
 
-    Adding the tensors of several ranks gives the counters of all of them.
-
-    Args:
-        num_classes: The number of classes of each task.
-        device: The device of the counters, and of the batches that are counted.
+    Adding the tensors of several ranks gives the counters of all of them. Batches have to be on the same device.
     """
 
     def __init__(self, num_classes: Sequence[int], device: torch.device | str = "cpu") -> None:
@@ -39,13 +35,7 @@ class TaskCounters:
         self.losses = torch.zeros(len(self.num_classes), dtype=torch.float64, device=device)
 
     def update(self, task_id: int, logits: torch.Tensor, labels: torch.Tensor) -> None:
-        """Counts one batch of labelled samples.
-
-        Args:
-            task_id: The task's index.
-            logits: Shape `(batch, num_classes)`.
-            labels: Class indices, shape `(batch,)`, no label missing.
-        """
+        """Counts one batch: logits, `(batch, num_classes)`, and class indices, `(batch,)`, no label missing."""
         logits = logits.float()
         num_classes = self.num_classes[task_id]
         self.losses[task_id] += functional.cross_entropy(logits.double(), labels, reduction="sum")
@@ -82,9 +72,6 @@ class TaskCounters:
         present = support > 0
         chosen = np.array([False, True]) if num_classes == 2 else present  # a binary task reports its class 1
         several = present.sum() > 1
-        ranked = [
-            (auroc(negative, positive), average_precision(negative, positive)) for negative, positive in histogram
-        ]
         return {
             "loss": float(self.losses[task_id]) / total,
             "accuracy": hits.sum() / total,
@@ -92,8 +79,8 @@ class TaskCounters:
             "precision": mean(precision[chosen]),
             "recall": mean(recall[chosen]),
             "f1": mean(f1[chosen & (present | (num_classes > 2))]),
-            "auroc": mean(np.array([pair[0] for pair in ranked])),
-            "average_precision": mean(np.array([pair[1] for pair in ranked])),
+            "auroc": mean(np.array([auroc(*counts) for counts in histogram])),
+            "average_precision": mean(np.array([average_precision(*counts) for counts in histogram])),
             "majority_accuracy": support.max() / total,
         }
 
@@ -120,9 +107,7 @@ def score_bins(scores: torch.Tensor) -> torch.Tensor:
 def auroc(negative: np.ndarray, positive: np.ndarray) -> float:
     """Returns the area under the ROC curve: P(positive above negative) + ½ P(tied) (Mann and Whitney, 1947).
 
-    Args:
-        negative: Histogram of the scores of negative samples, ascending, shape `(NUM_BINS,)`.
-        positive: The same of positive samples.
+    Both arguments are histograms of scores, ascending, shape `(NUM_BINS,)`.
     """
     below = np.cumsum(negative) - negative
     pairs = float(negative.sum()) * float(positive.sum())
@@ -132,9 +117,7 @@ def auroc(negative: np.ndarray, positive: np.ndarray) -> float:
 def average_precision(negative: np.ndarray, positive: np.ndarray) -> float:
     """Returns the sum of precision × gain in recall over falling thresholds, one per bin, without interpolation.
 
-    Args:
-        negative: Histogram of the scores of negative samples, ascending, shape `(NUM_BINS,)`.
-        positive: The same of positive samples.
+    Both arguments are histograms of scores, ascending, shape `(NUM_BINS,)`.
     """
     hits, above = np.cumsum(positive[::-1]), np.cumsum((negative + positive)[::-1])
     if not len(hits) or hits[-1] == 0:

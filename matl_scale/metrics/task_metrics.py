@@ -1,6 +1,6 @@
-"""The metrics of all tasks after an evaluation, and their summaries over tasks. No torch here: reports use it too.
+"""The metrics of all tasks after an evaluation, their summaries over tasks, and why one is undefined.
 
-An undefined value is NaN, and every summary leaves it out.
+An undefined value is NaN, and every summary leaves it out. No torch here: reports use it too.
 """
 
 from collections.abc import Sequence
@@ -9,6 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from matl_scale.metrics.names import MAIN_METRIC, SUMMARIES, SUMMARISED_METRICS
+from matl_scale.tasks import Task
+
+NO_LABEL = "no labelled sample"
+ONE_CLASS = "only one class occurs"  # where it is not known which
+NEVER_PREDICTED = "the positive class is never predicted"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,11 +63,7 @@ class TaskMetrics:
 
 
 def summarise(values: np.ndarray) -> dict[str, float]:
-    """Returns every summary of `SUMMARIES` of one metric, by its key; NaN if no value is defined.
-
-    Args:
-        values: One value per task, shape `(num_tasks,)`.
-    """
+    """Returns every summary of `SUMMARIES` of one metric, shape `(num_tasks,)`, by its key; NaN if no value is defined."""
     known = defined(values)
     if not len(known):
         return dict.fromkeys(SUMMARIES, float("nan"))
@@ -72,6 +73,17 @@ def summarise(values: np.ndarray) -> dict[str, float]:
         "p10": float(np.percentile(known, 10)),
         "worst": float(known.min()),
     }
+
+
+def why_undefined(task: Task, class_counts: np.ndarray) -> str:
+    """Returns why the balanced accuracy of a task is undefined; an empty text if it is defined.
+
+    `class_counts` are the labelled samples of each class, shape `(num_classes,)`.
+    """
+    present = np.flatnonzero(class_counts)
+    if not len(present):
+        return NO_LABEL
+    return f"only class `{task.classes[present[0]]}` occurs" if len(present) == 1 else ""
 
 
 def worst_first(values: np.ndarray) -> list[int]:

@@ -7,7 +7,6 @@ configs are compared group against group, each with the first.
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
@@ -17,11 +16,10 @@ from matl_scale.errors import InputError, check_writable
 from matl_scale.extras import require
 from matl_scale.metrics.names import PAIRED_METRICS
 from matl_scale.report.as_json import comparison_to_json, run_to_json, spread_to_json
-from matl_scale.report.comparison.question import Question
-from matl_scale.report.comparison.results import Comparison, SeedSpread
+from matl_scale.report.comparison.results import Question, Results
 from matl_scale.report.comparison.runs import compare_runs
 from matl_scale.report.comparison.single_task_baseline import compare_with_single_tasks
-from matl_scale.report.facts import RunFacts, collect_facts
+from matl_scale.report.facts import collect_facts
 from matl_scale.report.open_runs import choose_split, open_runs
 from matl_scale.report.terminal.comparison import print_comparison, print_spread
 from matl_scale.report.terminal.console import build_console, print_line
@@ -32,36 +30,20 @@ from matl_scale.storage.files import write_json
 PROGRAM = "matl-report"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Results:
-    """What is printed, and written as JSON and as a page."""
-
-    runs: list[RunHistory]
-    split: str
-    facts: RunFacts | None = None
-    comparisons: list[Comparison] = field(default_factory=list)
-    spread: SeedSpread | None = None
-
-
 def write_html_page(path: Path, results: Results, task_patterns: Sequence[str]) -> None:
     """Writes the page, whose packages are loaded only now."""
     from matl_scale.report.page.page import write_page
 
-    write_page(path, results.runs, results.split, results.comparisons, results.spread, task_patterns)
+    write_page(path, results, task_patterns)
 
 
 def main(
     arguments: Sequence[str] | None = None,
     write_page: Callable[[Path, Results, Sequence[str]], None] = write_html_page,
 ) -> int:
-    """Runs the command.
+    """Runs the command and returns its exit code; `arguments` are those of the process by default.
 
-    Args:
-        arguments: The command line; that of the process by default.
-        write_page: Writes the page of `--out`: the file, the results, and patterns of the tasks to show.
-
-    Returns:
-        The exit code.
+    `write_page` writes the page of `--out`, from the file, the results, and patterns of the tasks to show.
     """
     options = build_parser().parse_args(arguments)
     return run_command(PROGRAM, lambda: report(options, write_page), explain_as_input_error)

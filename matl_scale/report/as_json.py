@@ -55,7 +55,7 @@ def comparison_to_json(comparison: Comparison) -> dict[str, Any]:
 
 def spread_to_json(spread: SeedSpread) -> dict[str, Any]:
     """Returns the spread over seeds: per task its mean, sd, min and max, and the value of each run."""
-    columns = {"mean": spread.mean, "sd": spread.sd, "min": spread.low, "max": spread.high, "values": spread.values.T}
+    columns = spread.over_runs | {"values": spread.values.T}
     tasks = [
         {"task": task} | {name: to_json(column[i]) for name, column in columns.items()}
         for i, task in enumerate(spread.tasks)

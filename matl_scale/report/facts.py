@@ -1,5 +1,4 @@
-"""What every report of one run starts from: its last evaluation, the history of each task, its latest changes, and their
-margin of error."""
+"""What every report of one run starts from: its last evaluation, each task's history, latest change and margin of error."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -35,23 +34,18 @@ class Change:
 class RunFacts:
     """One run, read once. All arrays and lists of tasks are in the order of `latest`."""
 
-    run: RunHistory  # the run
+    run: RunHistory
     latest: TaskTable  # its last evaluation of the split
     histories: dict[str, TaskHistory]  # the history of each main metric, up to that evaluation
     predictions: Predictions | None  # the predictions of that evaluation; None if they were not stored
     no_predictions: str  # why there are no predictions; else an empty text
     # half the width of the 95 % interval of each task's balanced accuracy; NaN where it is not known
     half_widths: np.ndarray
-    change: Change  # the change since the evaluation before
+    change: Change
 
 
 def collect_facts(run: RunHistory, split: str, patterns: Sequence[str] = ()) -> RunFacts:
-    """Reads what the report of a run needs.
-
-    Args:
-        run: The run.
-        split: What was evaluated.
-        patterns: Which tasks; all if empty.
+    """Reads what the report of a run needs, of the tasks that match the patterns; of all if there are none.
 
     Raises:
         InputError: A pattern matches no task.
@@ -61,13 +55,11 @@ def collect_facts(run: RunHistory, split: str, patterns: Sequence[str] = ()) -> 
         metric: run.over_time(split, metric).until(latest.step).of_tasks(latest.tasks) for metric in MAIN_METRICS
     }
     predictions, no_predictions = find_predictions(run, latest)
-    half_widths = np.full(len(latest.tasks), np.nan)
+    widths: dict[str, float] = {}
     if predictions is not None:
-        column_of = {task.name: i for i, task in enumerate(predictions.info.tasks)}
-        for i, name in enumerate(latest.tasks):
-            if name in column_of:
-                column = column_of[name]
-                half_widths[i] = half_width(predictions.labels[:, column], predictions.predicted[:, column])
+        columns = zip(predictions.info.tasks, predictions.labels.T, predictions.predicted.T, strict=True)
+        widths = {task.name: half_width(labels, predicted) for task, labels, predicted in columns}
+    half_widths = np.array([widths.get(name, np.nan) for name in latest.tasks])
     facts = RunFacts(
         run=run,
         latest=latest,
@@ -109,14 +101,8 @@ def half_width(labels: np.ndarray, predictions: np.ndarray) -> float:
     """Estimates half the width of the 95 % interval of a task's balanced accuracy over other samples of the same kind.
 
     The recalls of the classes are independent binomials; two samples are added to each class, one right and one wrong, so
-    that a class without an error does not seem certain (A. Agresti, B. Coull, The American Statistician 52, 1998).
-
-    Args:
-        labels: Class indices, −1 = no label, shape `(num_samples,)`.
-        predictions: Class indices, same shape.
-
-    Returns:
-        The half width; NaN if fewer than two classes occur.
+    that a class without an error does not seem certain (A. Agresti, B. Coull, The American Statistician 52, 1998). Labels and
+    predictions are class indices, −1 = no label, shape `(num_samples,)`. The result is NaN if fewer than two classes occur.
     """
     labelled = labels != MISSING
     truth, predicted = labels[labelled], predictions[labelled]

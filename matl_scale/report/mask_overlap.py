@@ -18,10 +18,10 @@ ROUTER_PREFIX = "routers."
 class LayerUsage:
     """How the units of one layer are used."""
 
-    name: str  # the layer's name
-    units: int  # the number of its units
-    active: int  # the number of units that are active for a task
-    unused: int  # the number of units that serve no task
+    name: str
+    units: int
+    active: int  # units that are active for a task
+    unused: int  # units that serve no task
     tasks_per_unit: np.ndarray  # the number of tasks that each unit serves, shape `(num_units,)`
 
 

@@ -36,11 +36,7 @@ def searched_folders(run: RunHistory) -> tuple[Path, Path]:
 
 
 def open_shard_set(run: RunHistory, version: str = "") -> Manifest:
-    """Opens the shard set that a run was trained on.
-
-    Args:
-        run: The run.
-        version: The version of the labels; the newest if empty.
+    """Opens the shard set that a run was trained on, with a version of its labels; the newest if empty.
 
     Raises:
         InputError: It is not there, or the run does not say where it was.

@@ -7,7 +7,7 @@ import numpy as np
 from matl_scale.data.shards.layout import MISSING
 from matl_scale.errors import InputError
 from matl_scale.metrics.names import MAY_BE_UNDEFINED
-from matl_scale.metrics.undefined import NEVER_PREDICTED, NO_LABEL, ONE_CLASS, why_undefined
+from matl_scale.metrics.task_metrics import NEVER_PREDICTED, NO_LABEL, ONE_CLASS, why_undefined
 from matl_scale.report.facts import RunFacts
 
 

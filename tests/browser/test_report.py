@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from helpers.made_up_runs import MadeUp, write_run, write_shapes
+from matl_scale.report.comparison.results import Results
 from matl_scale.report.page.page import write_page
 
 pytestmark = pytest.mark.browser
@@ -64,7 +65,7 @@ class Opened:
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, made_up = tmp_path_factory.mktemp("report"), MadeUp(num_tasks=40, num_samples=300)
     run = write_run(folder / "run", made_up, write_shapes(folder / "set", made_up).root.local)
-    write_page(folder / "report.html", [run], "test", [], None, [])
+    write_page(folder / "report.html", Results(runs=[run], split="test"), [])
     return folder / "report.html"
 
 
@@ -131,7 +132,7 @@ def test_a_phone_need_not_scroll_sideways(browser: "playwright.Browser", report:
 def test_names_run_nothing(browser: "playwright.Browser", tmp_path: Path) -> None:
     made_up = MadeUp(num_tasks=len(HOSTILE), num_samples=100, names=HOSTILE, classes=HOSTILE[:2])
     run = write_run(tmp_path / "<img src=x onerror=broken=5>", made_up)
-    write_page(tmp_path / "report.html", [run], "test", [], None, [])
+    write_page(tmp_path / "report.html", Results(runs=[run], split="test"), [])
     context = browser.new_context(viewport={"width": 1280, "height": 800})
     opened = Opened(context.new_page(), tmp_path / "report.html")
     opened.show_everything()
@@ -145,7 +146,7 @@ def test_names_run_nothing(browser: "playwright.Browser", tmp_path: Path) -> Non
 
 def test_another_run_can_be_chosen(browser: "playwright.Browser", tmp_path: Path) -> None:
     runs = [write_run(tmp_path / name, MadeUp(seed=seed)) for seed, name in enumerate("ab")]
-    write_page(tmp_path / "report.html", runs, "test", [], None, [])
+    write_page(tmp_path / "report.html", Results(runs=runs, split="test"), [])
     context = browser.new_context(viewport={"width": 1280, "height": 800})
     opened = Opened(context.new_page(), tmp_path / "report.html")
     opened.page.get_by_label("run").select_option("b")
@@ -160,7 +161,7 @@ def test_another_run_can_be_chosen(browser: "playwright.Browser", tmp_path: Path
 
 def test_how_soon_a_thousand_tasks_can_be_worked_with(browser: "playwright.Browser", tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", MadeUp(num_tasks=1000, num_samples=500))
-    write_page(tmp_path / "report.html", [run], "test", [], None, [])
+    write_page(tmp_path / "report.html", Results(runs=[run], split="test"), [])
     context = browser.new_context(viewport={"width": 1280, "height": 800})
     start = time.monotonic()
     opened = Opened(context.new_page(), tmp_path / "report.html")

@@ -20,8 +20,8 @@ from helpers.report_runs import (
     write_single_runs,
 )
 from matl_scale.errors import InputError
-from matl_scale.report.__main__ import Results, main
-from matl_scale.report.comparison.question import Question
+from matl_scale.report.__main__ import main
+from matl_scale.report.comparison.results import Question, Results
 from matl_scale.report.comparison.runs import compare_runs
 from matl_scale.report.open_runs import open_runs
 from matl_scale.runs.history import RunHistory

@@ -9,8 +9,7 @@ from helpers.report_runs import LABELS, SKILL_A, SKILL_B, TASKS, Write, draw_pre
 from matl_scale.errors import InputError
 from matl_scale.metrics.names import PAIRED_METRICS, PairedMetric
 from matl_scale.report.__main__ import main
-from matl_scale.report.comparison.question import Question
-from matl_scale.report.comparison.results import Comparison, SeedSpread, TaskDifference
+from matl_scale.report.comparison.results import Comparison, Question, SeedSpread, TaskDifference
 from matl_scale.report.comparison.runs import compare_runs
 from matl_scale.report.comparison.single_task_baseline import compare_with_single_tasks
 from matl_scale.report.open_runs import choose_split, open_runs
@@ -139,9 +138,10 @@ def test_runs_of_one_config_show_their_spread(write: Write) -> None:
     assert spread is not None
     values = [RunHistory(folder).latest("test").metrics.values["balanced_accuracy"] for folder in folders]
     np.testing.assert_allclose(spread.values, values, rtol=1e-12)
-    np.testing.assert_allclose(spread.mean, np.mean(values, axis=0))
-    np.testing.assert_allclose(spread.sd, np.std(values, axis=0, ddof=1))
-    np.testing.assert_allclose((spread.low, spread.high), (np.min(values, axis=0), np.max(values, axis=0)))
+    found = spread.over_runs
+    np.testing.assert_allclose(found["mean"], np.mean(values, axis=0))
+    np.testing.assert_allclose(found["sd"], np.std(values, axis=0, ddof=1))
+    np.testing.assert_allclose((found["min"], found["max"]), (np.min(values, axis=0), np.max(values, axis=0)))
 
 
 def test_two_runs_of_one_config_are_compared_too(write: Write) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from helpers.made_up_runs import MadeUp, write_run, write_shapes
 from matl_scale.errors import InputError
-from matl_scale.report.comparison.results import METHOD, Comparison, SeedSpread, TaskDifference
+from matl_scale.report.comparison.results import METHOD, Comparison, Results, SeedSpread, TaskDifference
 from matl_scale.report.facts import collect_facts, half_width
 from matl_scale.report.page.page import write_page
 from matl_scale.report.page.run_section import build_run_figures
@@ -59,9 +60,9 @@ class Page(HTMLParser):
             self.json.append(json.loads(data))
 
 
-def write(folder: Path, *runs: RunHistory, **more: object) -> str:
-    arguments = {"comparisons": [], "spread": None, "task_patterns": []} | more
-    write_page(folder / "report.html", list(runs), "test", **arguments)  # type: ignore[arg-type]
+def write(folder: Path, *runs: RunHistory, task_patterns: Sequence[str] = (), **more: object) -> str:
+    results = Results(runs=list(runs), split="test", **more)  # type: ignore[arg-type]
+    write_page(folder / "report.html", results, task_patterns)
     return (folder / "report.html").read_text(encoding="utf-8")
 
 
@@ -240,7 +241,7 @@ def test_chosen_tasks(tmp_path: Path, run: RunHistory) -> None:
 
 def test_a_file_that_cannot_be_written(tmp_path: Path, run: RunHistory) -> None:
     with pytest.raises(InputError, match="cannot be written"):
-        write_page(tmp_path / "nowhere" / "report.html", [run], "test", [], None, [])
+        write(tmp_path / "nowhere", run)
 
 
 def test_figures_are_what_plotly_knows(run: RunHistory) -> None:

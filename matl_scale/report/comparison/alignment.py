@@ -7,7 +7,7 @@ import numpy as np
 
 from matl_scale.data.shards.layout import MISSING
 from matl_scale.errors import InputError, shortened
-from matl_scale.report.comparison.question import Question
+from matl_scale.report.comparison.results import Question
 from matl_scale.runs.history import RunHistory
 from matl_scale.tasks import Task, match_names
 
@@ -16,28 +16,17 @@ from matl_scale.tasks import Task, match_names
 class Outcomes:
     """Which samples of a split one run predicted correctly."""
 
-    name: str  # the run's name
+    name: str
     step: int  # steps that the network had been trained
     test_set: str  # hash of the images
     samples: np.ndarray  # keys, shape `(num_samples,)`
     tasks: Mapping[str, Task]  # by name, in the run's order
-    index_of: Mapping[str, int]  # the index of each task in the two matrices, by name
-    labels: np.ndarray  # class indices, −1 = no label, shape `(num_tasks, num_samples)`
-    correct: np.ndarray  # whether the prediction was correct, bool, meaningless without a label; same shape
+    labels: Mapping[str, np.ndarray]  # by task: class indices, −1 = no label, shape `(num_samples,)`
+    correct: Mapping[str, np.ndarray]  # by task: bool, meaningless without a label, same shape
 
     @property
     def label(self) -> str:
         return f"{self.name} (step {self.step})"
-
-    def labels_of(self, task: str) -> np.ndarray:
-        """Returns the class indices of a task, −1 = no label, shape `(num_samples,)`."""
-        labels: np.ndarray = self.labels[self.index_of[task]]
-        return labels
-
-    def correct_of(self, task: str) -> np.ndarray:
-        """Returns which samples of a task were predicted correctly, shape `(num_samples,)`."""
-        correct: np.ndarray = self.correct[self.index_of[task]]
-        return correct
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,29 +39,29 @@ class AlignedRuns:
 
     def labels(self, task: str) -> np.ndarray:
         """Returns the class indices of a task's labelled samples, shape `(num_labelled,)`."""
-        labels = self.outcomes[0].labels_of(task)
+        labels = self.outcomes[0].labels[task]
         known: np.ndarray = labels[labels != MISSING]
         return known
 
     def correct(self, task: str, runs: Sequence[int]) -> np.ndarray:
         """Returns which labelled samples of a task were predicted correctly, shape `(num_runs, num_labelled)`."""
-        labelled = self.outcomes[0].labels_of(task) != MISSING
-        return np.stack([self.outcomes[i].correct_of(task)[labelled] for i in runs])
+        labelled = self.outcomes[0].labels[task] != MISSING
+        return np.stack([self.outcomes[i].correct[task][labelled] for i in runs])
 
 
 def read_outcomes(run: RunHistory, split: str, name: str | None = None) -> Outcomes:
     """Reads a run's predictions, transposed: task by task instead of sample by sample."""
     predictions = run.predictions(split)
-    info = predictions.info
+    info, correct = predictions.info, predictions.predicted == predictions.labels
+    names = [task.name for task in info.tasks]
     return Outcomes(
         name=run.name if name is None else name,
         step=info.step,
         test_set=info.test_set,
         samples=predictions.samples,
-        tasks={task.name: task for task in info.tasks},
-        index_of={task.name: i for i, task in enumerate(info.tasks)},
-        labels=np.ascontiguousarray(predictions.labels.T),
-        correct=np.ascontiguousarray((predictions.predicted == predictions.labels).T),
+        tasks=dict(zip(names, info.tasks, strict=True)),
+        labels=dict(zip(names, np.ascontiguousarray(predictions.labels.T), strict=True)),
+        correct=dict(zip(names, np.ascontiguousarray(correct.T), strict=True)),
     )
 
 
@@ -123,5 +112,5 @@ def same_task(first: Outcomes, other: Outcomes, task: str) -> bool:
     """Returns whether both runs have the task with the same classes and labels."""
     return other is first or (
         first.tasks[task].classes == other.tasks[task].classes
-        and np.array_equal(first.labels_of(task), other.labels_of(task))
+        and np.array_equal(first.labels[task], other.labels[task])
     )

@@ -9,7 +9,6 @@ import yaml
 from matl_scale.errors import InputError
 from matl_scale.report.shard_set import absolute_path
 from matl_scale.runs.history import RunHistory
-from matl_scale.runs.layout import RunFolder
 
 LOCATION_KEYS = frozenset({"run.name", "run.dir", "run.resume"})
 SEED_KEY = "run.seed"
@@ -27,7 +26,7 @@ def read_settings(run: RunHistory) -> dict[str, Any]:
         flat = {f"{section}.{key}": value for section, values in run.config.items() for key, value in values.items()}
     except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError) as error:
         raise InputError(
-            f"{RunFolder(run.folder).config_file} cannot be read ({' '.join(str(error).split())}), so it is not known which "
+            f"{run.files.config_file} cannot be read ({' '.join(str(error).split())}), so it is not known which "
             "runs are of one config. Copy the file from the original folder of the run."
         ) from error
     if DATA_KEY in flat:
@@ -52,10 +51,9 @@ def list_changes(
     settings_a: Mapping[str, Any], settings_b: Mapping[str, Any], ignored: Sequence[str] = ()
 ) -> list[str]:
     """Lists the differences of two configs, as `key: A → B`."""
-    keys = [key for key in {**settings_a, **settings_b} if key not in ignored]
-    shown = [(key, show_setting(settings_a, key), show_setting(settings_b, key)) for key in keys]
-    return [f"{key}: {a} → {b}" for key, a, b in shown if a != b]
-
-
-def show_setting(settings: Mapping[str, Any], key: str) -> str:
-    return repr(settings[key]) if key in settings else "(not there)"
+    changes = []
+    for key in {**settings_a, **settings_b}:
+        a, b = (repr(settings[key]) if key in settings else "(not there)" for settings in (settings_a, settings_b))
+        if a != b and key not in ignored:
+            changes.append(f"{key}: {a} → {b}")
+    return changes

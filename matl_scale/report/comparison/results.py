@@ -1,9 +1,9 @@
-"""The results of comparing two runs, or two groups of runs: plain values that terminal, JSON and page show.
+"""What is asked of a comparison of runs, and its results: plain values that terminal, JSON and page show.
 
 B − A throughout: a positive difference means that B is better.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -11,7 +11,10 @@ import numpy as np
 
 from matl_scale.metrics.names import PairedMetric
 from matl_scale.metrics.task_metrics import mean
+from matl_scale.report.facts import RunFacts
+from matl_scale.runs.history import RunHistory
 
+NAN = float("nan")
 Verdict = Literal["improved", "unchanged", "regressed", "undefined"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 SIGNIFICANT: tuple[Verdict, ...] = ("regressed", "improved")  # in the order in which tasks are listed
@@ -35,18 +38,29 @@ METHOD = (
 
 
 @dataclass(frozen=True, kw_only=True)
+class Question:
+    """What is asked of a comparison: the options of the command that concern it."""
+
+    split: str
+    metric: PairedMetric
+    alpha: float  # the false discovery rate
+    patterns: Sequence[str] = ()  # which tasks; all if empty
+    common_tasks: bool = False  # leave out tasks that not all runs have with equal labels, instead of refusing
+
+
+@dataclass(frozen=True, kw_only=True)
 class TaskDifference:
     """One task. Values are NaN where they are undefined."""
 
-    task: str  # the task's name
+    task: str
     count: int  # the number of labelled samples that were compared
-    value_a: float  # the metric of A, the mean over its runs
-    value_b: float  # the metric of B, the mean over its runs
-    difference: float  # B − A
-    low: float  # lower end of the 95 % interval of the difference
-    high: float  # upper end of the interval
-    p: float  # the p value of the randomisation test
-    p_adjusted: float  # the same, corrected for the number of tasks in the comparison
+    value_a: float = NAN  # the metric of A, the mean over its runs
+    value_b: float = NAN
+    difference: float = NAN  # B − A
+    low: float = NAN  # lower end of the 95 % interval of the difference
+    high: float = NAN
+    p: float = NAN  # of the randomisation test
+    p_adjusted: float = NAN  # the same, corrected for the number of tasks in the comparison
     verdict: Verdict  # `improved` or `regressed` if `p_adjusted` is at most alpha
     reason: str = ""  # why the difference is undefined, or a warning; else empty
 
@@ -55,12 +69,12 @@ class TaskDifference:
 class Comparison:
     """The comparison of A and B on all tasks."""
 
-    name_a: str  # the name of A
-    name_b: str  # the name of B
+    name_a: str
+    name_b: str
     runs_a: list[str]  # names of the runs of A, each with its step, as `digits (step 1000)`
-    runs_b: list[str]  # names of the runs of B
-    split: str  # what was evaluated
-    metric: PairedMetric  # what is compared
+    runs_b: list[str]
+    split: str
+    metric: PairedMetric
     alpha: float  # the false discovery rate
     tasks: list[TaskDifference]  # in the order of the first run
     config_changes: list[str]  # the differences of the configs, as `key: A → B`
@@ -86,9 +100,9 @@ class SeedSpread:
     """One metric of runs of one config that differ in their seeds."""
 
     runs: list[str]  # names of the runs, each with its step
-    split: str  # what was evaluated
-    metric: PairedMetric  # what was measured
-    tasks: list[str]  # names
+    split: str
+    metric: PairedMetric
+    tasks: list[str]
     values: np.ndarray  # shape `(num_runs, num_tasks)`, NaN where it is undefined
     left_out: list[str]  # tasks that are not in all runs, as `name: why`
 
@@ -98,30 +112,28 @@ class SeedSpread:
         return np.array([mean(values) for values in self.values])
 
     @property
-    def mean(self) -> np.ndarray:
-        """Mean over the runs, shape `(num_tasks,)`."""
-        mean: np.ndarray = self.values.mean(axis=0)
-        return mean
-
-    @property
-    def sd(self) -> np.ndarray:
-        """Standard deviation over the runs (with n − 1), shape `(num_tasks,)`."""
-        spread: np.ndarray = self.values.std(axis=0, ddof=1)
-        return spread
-
-    @property
-    def low(self) -> np.ndarray:
-        """The value of the worst run, shape `(num_tasks,)`."""
-        least: np.ndarray = self.values.min(axis=0)
-        return least
-
-    @property
-    def high(self) -> np.ndarray:
-        """The value of the best run, shape `(num_tasks,)`."""
-        largest: np.ndarray = self.values.max(axis=0)
-        return largest
+    def over_runs(self) -> dict[str, np.ndarray]:
+        """Mean, standard deviation (with n − 1), minimum and maximum over the runs, each of shape `(num_tasks,)`."""
+        values = self.values
+        return {
+            "mean": values.mean(axis=0),
+            "sd": values.std(axis=0, ddof=1),
+            "min": values.min(axis=0),
+            "max": values.max(axis=0),
+        }
 
     def most_different_first(self) -> list[int]:
         """Returns the indices of the tasks by their standard deviation, the largest first, undefined ones last."""
-        order: list[int] = np.argsort(-np.nan_to_num(self.sd, nan=-1.0), kind="stable").tolist()
+        order: list[int] = np.argsort(-np.nan_to_num(self.over_runs["sd"], nan=-1.0), kind="stable").tolist()
         return order
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """What a report prints, and writes as JSON and as a page."""
+
+    runs: list[RunHistory]
+    split: str
+    facts: RunFacts | None = None
+    comparisons: list[Comparison] = field(default_factory=list)
+    spread: SeedSpread | None = None

@@ -6,8 +6,7 @@ from typing import Any
 
 from matl_scale.report.comparison.alignment import AlignedRuns, align, read_outcomes
 from matl_scale.report.comparison.configs import SEED_KEY, group_by_config, list_changes, read_settings
-from matl_scale.report.comparison.question import Question
-from matl_scale.report.comparison.results import Comparison, SeedSpread
+from matl_scale.report.comparison.results import Comparison, Question, SeedSpread
 from matl_scale.report.comparison.two_sides import compare_sides, values_of_runs
 from matl_scale.runs.history import RunHistory
 

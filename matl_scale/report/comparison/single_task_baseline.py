@@ -16,8 +16,7 @@ from matl_scale.data.shards.layout import MISSING
 from matl_scale.errors import InputError
 from matl_scale.report.comparison.alignment import Outcomes, check_test_set, read_outcomes, same_task, select_names
 from matl_scale.report.comparison.configs import SEED_KEY, list_changes, read_settings
-from matl_scale.report.comparison.question import Question
-from matl_scale.report.comparison.results import Comparison
+from matl_scale.report.comparison.results import Comparison, Question
 from matl_scale.report.comparison.two_sides import compare_task, decide_verdicts
 from matl_scale.runs.history import RunHistory
 from matl_scale.runs.layout import RunFolder
@@ -45,10 +44,10 @@ def compare_with_single_tasks(run: RunHistory, question: Question) -> Comparison
             reason = "its single-task run has other labels; " if name in found else ""
             left_out.append(f"{name}: {reason}{training_command(run, settings, name, split)}")
             continue
-        labels = shared.labels_of(name)
+        labels = shared.labels[name]
         labelled = labels != MISSING
-        correct_a = np.stack([outcomes.correct_of(name)[labelled] for _, outcomes in usable])
-        correct_b = shared.correct_of(name)[None, labelled]
+        correct_a = np.stack([outcomes.correct[name][labelled] for _, outcomes in usable])
+        correct_b = shared.correct[name][None, labelled]
         tasks.append(compare_task(shared.tasks[name], labels[labelled], correct_a, correct_b, question.metric))
         used += [single for single, _ in usable]
     if not tasks:
@@ -94,8 +93,7 @@ def training_command(run: RunHistory, settings: Mapping[str, Any], name: str, sp
     """Returns the commands that train and evaluate a network on one task alone, with all else as in `run`."""
     folder, parent = run.folder, run.folder.resolve().parent
     single = "single-" + "".join("_" if letter in FORBIDDEN else letter for letter in name)
-    config_file = f"{RunFolder(folder).config_file}"
-    words = ["matl-train", "--config", config_file, "--data.tasks", name, "--run.name", single]
+    words = ["matl-train", "--config", f"{run.files.config_file}", "--data.tasks", name, "--run.name", single]
     if Path(run.config.get("run", {}).get("dir", "runs")).resolve() != parent:
         words += ["--run.dir", f"{parent}"]
     command = shlex.join(words)

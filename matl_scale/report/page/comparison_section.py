@@ -1,47 +1,45 @@
 """What the page shows of a comparison: tiles, the largest differences, a figure, and a table of all tasks."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from matl_scale.metrics.names import METRIC_LABELS
 from matl_scale.metrics.task_metrics import defined, mean
 from matl_scale.report.comparison.results import SIGNIFICANT, Comparison, TaskDifference, Verdict
-from matl_scale.report.page.comparison_figure import draw_differences
-from matl_scale.report.page.figure import Figure
-from matl_scale.report.page.table import Cell, Column, Mark, Table, format_number, rounded, shorten_name
-from matl_scale.report.page.tile import MAX_LISTED, ShortList, Tile
+from matl_scale.report.page.figure import Figure, axis, escape_markup, scatter
+from matl_scale.report.page.table import (
+    MAX_LISTED,
+    Cell,
+    Column,
+    Mark,
+    ShortList,
+    Table,
+    Tile,
+    format_number,
+    rounded,
+    shorten_name,
+)
 
 ORDER: tuple[Verdict, ...] = (*SIGNIFICANT, "unchanged", "undefined")
 MARKS: dict[Verdict, Mark] = {"regressed": "worse", "improved": "better", "unchanged": "", "undefined": ""}
+COLORS: dict[Verdict, str] = {"regressed": "#d55e00", "unchanged": "#8a8f98", "improved": "#009e73"}
 DIFFERENCE_COLUMN = 3
 
 
-@dataclass(frozen=True, kw_only=True)
-class ComparisonSection:
-    """What the template shows of one comparison."""
-
-    title: str
-    metric: str
-    content: Comparison
-    tiles: list[Tile]
-    short_lists: list[ShortList]
-    table: Table
-    figure: Figure
-
-
-def build_comparison_section(comparison: Comparison) -> ComparisonSection:
-    """Builds what is shown of one comparison."""
+def build_comparison_section(comparison: Comparison) -> dict[str, Any]:
+    """Builds what comparison.html.j2 shows of one comparison."""
     title = f"{comparison.name_b} against {comparison.name_a}"
-    return ComparisonSection(
-        title=f"What sharing did: {title}" if comparison.kind == "single-task" else title,
-        metric=METRIC_LABELS[comparison.metric],
-        content=comparison,
-        tiles=build_comparison_tiles(comparison),
-        short_lists=[list_largest(comparison, verdict) for verdict in SIGNIFICANT],
-        table=build_comparison_table(comparison),
-        figure=draw_differences(comparison),
-    )
+    return {
+        "title": f"What sharing did: {title}" if comparison.kind == "single-task" else title,
+        "metric": METRIC_LABELS[comparison.metric],
+        "content": comparison,
+        "tiles": build_comparison_tiles(comparison),
+        "short_lists": [list_largest(comparison, verdict) for verdict in SIGNIFICANT],
+        "table": build_comparison_table(comparison),
+        "figure": draw_differences(comparison),
+    }
 
 
 def build_comparison_tiles(comparison: Comparison) -> list[Tile]:
@@ -97,8 +95,10 @@ def build_comparison_table(comparison: Comparison) -> Table:
     tasks = [task for verdict in ORDER for task in comparison.with_verdict(verdict)]
     rows: list[list[Cell]] = []
     for task in tasks:
+        values = rounded(np.array([task.value_a, task.value_b, task.difference, task.low, task.high]))
+        p = float(f"{task.p_adjusted:.4g}") if np.isfinite(task.p_adjusted) else None
         sds = rounded(np.array([spread[index_of[task.task]] for spread in spreads.values()]))
-        rows.append([task.task, *difference_cells(task), *sds, comparison.heading(task.verdict), task.reason])
+        rows.append([task.task, *values, p, task.count, *sds, comparison.heading(task.verdict), task.reason])
     marks = [MARKS[task.verdict] for task in tasks]
     verdict_column = len(columns) - 2
     return Table(
@@ -110,7 +110,42 @@ def build_comparison_table(comparison: Comparison) -> Table:
     )
 
 
-def difference_cells(task: TaskDifference) -> list[Cell]:
-    values = np.array([task.value_a, task.value_b, task.difference, task.low, task.high])
-    p = float(f"{task.p_adjusted:.4g}") if np.isfinite(task.p_adjusted) else None
-    return [*rounded(values), p, task.count]
+def draw_differences(comparison: Comparison) -> Figure:
+    """Draws B − A of every task, lowest first, in a colour for each verdict."""
+    known = [task for task in comparison.tasks if np.isfinite(task.difference)]
+    ranked = list(enumerate(sorted(known, key=lambda task: task.difference), start=1))
+    traces = []
+    for verdict, color in COLORS.items():
+        chosen = [(rank, task) for rank, task in ranked if task.verdict == verdict]
+        if chosen:
+            name = f"{comparison.heading(verdict)} ({len(chosen)})"
+            traces.append(build_trace(chosen) | {"name": name, "marker": {"size": 5, "color": color}})
+    title = f"{escape_markup(comparison.name_b)} − {escape_markup(comparison.name_a)}"
+    layout = {
+        "xaxis": axis("tasks, by difference", zeroline=False),
+        "yaxis": axis(title, tickformat="+.2f"),
+        "showlegend": True,
+    }
+    heading = f"Difference of {METRIC_LABELS[comparison.metric]} with 95 % intervals"
+    return Figure(title=heading, data=traces, layout=layout, height=340, span=12)
+
+
+def build_trace(chosen: Sequence[tuple[int, TaskDifference]]) -> dict[str, Any]:
+    """Returns the points of some tasks, given with their ranks, with intervals as error bars."""
+    columns = ([getattr(task, name) for _, task in chosen] for name in ("difference", "low", "high"))
+    differences, low, high = (np.array(column) for column in columns)
+    error_bars = {
+        "type": "data",
+        "array": np.nan_to_num(high - differences).round(4).tolist(),
+        "arrayminus": np.nan_to_num(differences - low).round(4).tolist(),
+        "width": 0,
+        "thickness": 1,
+    }
+    return scatter(
+        [rank for rank, _ in chosen],
+        differences.round(4).tolist(),
+        error_y=error_bars,
+        text=[escape_markup(task.task) for _, task in chosen],
+        customdata=[f"{task.low:+.3f} to {task.high:+.3f}" for _, task in chosen],
+        hovertemplate="%{text}<br>%{y:+.3f} (%{customdata})<extra></extra>",
+    )

@@ -4,17 +4,15 @@ import html
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from matl_scale.report.page.table import shorten_name
-
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
     """One figure."""
 
     title: str  # the text above it
-    # plotly's traces; none of those that need WebGL (scattergl): they use `eval`, which the page forbids
+    # Plotly's traces; none of those that need WebGL (scattergl): they use `eval`, which the page forbids
     data: list[dict[str, Any]]
-    layout: dict[str, Any]  # plotly's layout
+    layout: dict[str, Any]  # Plotly's
     height: int = 260  # in pixels
     span: Literal[3, 4, 6, 12] = 4  # its width on a large screen, in twelfths of the page
 
@@ -26,11 +24,6 @@ class Figure:
 def escape_markup(name: object) -> str:
     """Escapes a name for Plotly, which reads some HTML in its texts, links included."""
     return html.escape(str(name), quote=False)
-
-
-def axis_label(name: str) -> str:
-    """Shortens a name so that it fits beside an axis, and escapes it."""
-    return escape_markup(shorten_name(name))
 
 
 def axis(title: str, **more: Any) -> dict[str, Any]:

@@ -8,8 +8,8 @@ import numpy as np
 from matl_scale.metrics.names import MAIN_METRIC, MAIN_METRIC_LABELS, METRIC_LABELS, SUMMARIES
 from matl_scale.metrics.task_metrics import mean, summarise
 from matl_scale.report.facts import RunFacts
-from matl_scale.report.page.figure import Figure, axis, axis_label, escape_markup
-from matl_scale.report.page.table import rounded
+from matl_scale.report.page.figure import Figure, axis, escape_markup
+from matl_scale.report.page.table import rounded, shorten_name
 
 MAX_COLUMNS = 100  # evaluations in the heatmap
 MAX_HEATMAP_PX = 1000
@@ -34,7 +34,7 @@ def draw_heatmap(facts: RunFacts) -> Figure:
         "type": "heatmap",
         "x": [f"{history.steps[i]:,}" for i in columns],
         # the rank makes shortened names unique
-        "y": [f"{rank} {axis_label(name)}" for rank, name in enumerate(history.tasks, start=1)],
+        "y": [f"{rank} {escape_markup(shorten_name(name))}" for rank, name in enumerate(history.tasks, start=1)],
         "z": [rounded(values) for values in history.values[:, columns]],
         "zmin": history.lowest,
         "zmax": 1.0,
@@ -43,10 +43,7 @@ def draw_heatmap(facts: RunFacts) -> Figure:
         "hovertemplate": "%{y}<br>step %{x}: %{z:.3f}<extra></extra>",
         "colorbar": {"thickness": 12, "outlinewidth": 0},
     }
-    layout = {
-        "xaxis": axis("step", type="category"),
-        "yaxis": {"type": "category", "autorange": "reversed"},
-    }
+    layout = {"xaxis": axis("step", type="category"), "yaxis": {"type": "category", "autorange": "reversed"}}
     left_out = "" if len(columns) == len(history.steps) else f"; {len(columns)} of {len(history.steps)} evaluations"
     return Figure(
         title=f"{METRIC_LABELS[MAIN_METRIC].capitalize()} of {len(history.tasks):,} tasks over time, worst on top{left_out}",
@@ -66,12 +63,9 @@ def draw_summaries(facts: RunFacts) -> list[Figure]:
         curve(label, steps, [mean(column) for column in facts.histories[metric].values.T])
         for metric, label in MAIN_METRIC_LABELS.items()
     ]
-    return [
-        Figure(
-            title=f"{METRIC_LABELS[MAIN_METRIC].capitalize()} over all tasks", data=by_summary, layout=over_steps("")
-        ),
-        Figure(title="Mean over all tasks", data=means, layout=over_steps("")),
-    ]
+    title = f"{METRIC_LABELS[MAIN_METRIC].capitalize()} over all tasks"
+    figures = {title: by_summary, "Mean over all tasks": means}
+    return [Figure(title=title, data=curves, layout=over_steps("")) for title, curves in figures.items()]
 
 
 def draw_tasks(facts: RunFacts) -> list[Figure]:

@@ -18,47 +18,31 @@ from plotly.offline import get_plotlyjs
 
 from matl_scale.errors import InputError
 from matl_scale.metrics.names import SUMMARIES
-from matl_scale.report.comparison.results import METHOD, Comparison, SeedSpread
+from matl_scale.report.comparison.results import METHOD, Results
 from matl_scale.report.page.comparison_section import build_comparison_section
 from matl_scale.report.page.run_section import build_run_section
 from matl_scale.report.page.seed_section import build_seed_section
 from matl_scale.report.page.table import format_cell
-from matl_scale.runs.history import RunHistory
 from matl_scale.storage.files import write_text
 
 TEMPLATES = Path(__file__).parent
 MAX_RUNS = 8  # with sections of their own: about 500 kB each at 1,000 tasks
 
 
-def write_page(
-    path: Path,
-    runs: Sequence[RunHistory],
-    split: str,
-    comparisons: Sequence[Comparison],
-    spread: SeedSpread | None,
-    task_patterns: Sequence[str],
-) -> None:
-    """Writes the page.
-
-    Args:
-        path: The file.
-        runs: The runs, each of which gets sections of its own.
-        split: What was evaluated.
-        comparisons: The comparisons of these runs.
-        spread: The spread over seeds, if all runs are of one config.
-        task_patterns: Which tasks are shown; all if empty.
+def write_page(path: Path, results: Results, task_patterns: Sequence[str]) -> None:
+    """Writes the page. Runs are shown with the tasks that match the patterns; with all if there are none.
 
     Raises:
         InputError: The file cannot be written, or a pattern matches no task.
     """
     text = render(
-        title=", ".join(run.name for run in runs),
-        runs=[build_run_section(run, split, task_patterns) for run in runs[:MAX_RUNS]],
-        runs_left_out=[run.name for run in runs[MAX_RUNS:]],
-        comparisons=[build_comparison_section(comparison) for comparison in comparisons],
+        title=", ".join(run.name for run in results.runs),
+        runs=[build_run_section(run, results.split, task_patterns) for run in results.runs[:MAX_RUNS]],
+        runs_left_out=[run.name for run in results.runs[MAX_RUNS:]],
+        comparisons=[build_comparison_section(comparison) for comparison in results.comparisons],
         method=METHOD,
         summary_labels=list(SUMMARIES.values()),
-        seeds=None if spread is None else build_seed_section(spread),
+        seeds=None if results.spread is None else build_seed_section(results.spread),
     )
     try:
         write_text(path, text)

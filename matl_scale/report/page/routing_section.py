@@ -13,9 +13,7 @@ from matl_scale.report.page.table import Cell, Column, Table, rounded
 from matl_scale.report.shard_set import open_shard_set
 from matl_scale.runs.history import RunHistory
 
-MAX_POINTS = (
-    1500  # pairs of tasks in the figure, drawn without WebGL, which the page forbids; the numbers count all pairs
-)
+MAX_POINTS = 1500  # pairs of tasks in the figure (drawn without WebGL, which the page forbids); numbers count all pairs
 MIN_PAIRS = 3  # for a rank correlation
 
 
@@ -29,12 +27,7 @@ class RoutingSection:
 
 
 def build_routing_section(run: RunHistory, tasks: list[str]) -> RoutingSection | None:
-    """Builds the section; None for a run that stored no masks.
-
-    Args:
-        run: The run.
-        tasks: The names of all its tasks, in its order.
-    """
+    """Builds the section from the names of all tasks, in the run's order; None for a run that stored no masks."""
     masks = read_masks(run.folder)
     if masks is None:
         return None

@@ -7,8 +7,7 @@ import numpy as np
 from matl_scale.metrics.names import MAIN_METRIC, MAIN_METRIC_LABELS, METRIC_LABELS
 from matl_scale.metrics.task_metrics import defined, mean, summarise
 from matl_scale.report.facts import RunFacts
-from matl_scale.report.page.table import format_number
-from matl_scale.report.page.tile import MAX_LISTED, ShortList, Tile
+from matl_scale.report.page.table import MAX_LISTED, ShortList, Tile, format_number
 from matl_scale.report.shard_set import data_path
 
 

@@ -1,4 +1,7 @@
-"""A table of the page: columns and rows; a cell that is `None` is empty. report.js turns it into a DataTable."""
+"""Tables of the page, short lists of tasks, and tiles, which are single numbers in large type.
+
+report.js turns a table into a DataTable. A cell that is `None` is empty.
+"""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -6,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 MAX_NAME_LENGTH = 30
+MAX_LISTED = 6  # tasks in a short list
 PAGE_LENGTH = 25  # rows on a page of the table; the first page is in the HTML, for the first paint
 Cell = str | float | None
 Mark = Literal["", "better", "worse", "bad"]
@@ -26,7 +30,7 @@ class Column:
 class Table:
     """A table that can be sorted and filtered."""
 
-    columns: list[Column]  # in order
+    columns: list[Column]
     rows: list[list[Cell]]  # one cell per column
     # the colour of each row's cell in a column, by the index of the column
     marks: dict[int, list[Mark]] = field(default_factory=dict)
@@ -51,6 +55,25 @@ class Table:
             "choice": self.choice,
             "pageLength": PAGE_LENGTH,
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tile:
+    """One number in large type: its label, its value, and a line of detail below."""
+
+    label: str
+    value: str
+    detail: str = ""
+    mark: Mark = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShortList:
+    """A few tasks: of each its name, a number, and a detail; and a remark below them."""
+
+    title: str
+    rows: list[tuple[str, str, str]]
+    remark: str = ""
 
 
 def shorten_name(name: str) -> str:

@@ -21,7 +21,7 @@ MAX_MISTAKES = 8
 class Mistake:
     """A sample that was predicted wrongly."""
 
-    key: int  # the sample's key
+    key: int
     truth: str  # the name of its class
     predicted: str  # the name of the predicted class
     confidence: float  # the probability of the predicted class

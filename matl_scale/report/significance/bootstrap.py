@@ -37,11 +37,8 @@ def bootstrap_interval(pairs: PairedCounts, level: float = LEVEL) -> tuple[float
 def resampled_sum(counts: np.ndarray, weight: float) -> Distribution:
     """Returns the distribution of what strata of one size add to the difference, each resampled with replacement.
 
-    A sum of independent draws has the product of their characteristic functions.
-
-    Args:
-        counts: As in `PairedCounts`, shape `(num_strata, 2 * unit + 1)`.
-        weight: How much one step of a sample changes the metric.
+    A sum of independent draws has the product of their characteristic functions. `counts`, `(num_strata, 2 * unit + 1)`, and
+    `weight` are those of `PairedCounts`.
     """
     unit, size = counts.shape[1] // 2, int(counts[0].sum())
     steps, shares = np.arange(-unit, unit + 1), counts / size

@@ -41,10 +41,7 @@ class Distribution:
 def ring_size(variance: float, reach: int, unit: int) -> int:
     """Returns a power of two such that a sum of whole numbers, taken modulo it, does not wrap onto itself.
 
-    Args:
-        variance: The variance of the sum.
-        reach: The largest possible distance of the sum from its mean.
-        unit: The largest possible size of a single term.
+    `reach` is the largest possible distance of the sum from its mean, `unit` the largest possible size of a single term.
     """
     needed = min(REACH_SDS * variance**0.5 + REACH_STEPS * unit, reach)
     return 1 << int(2 * needed + 2).bit_length()
@@ -58,11 +55,8 @@ def frequencies(ring: int) -> np.ndarray:
 def invert(spectrum: np.ndarray, ring: int, centre: int, weight: float) -> Distribution:
     """Turns the characteristic function of a sum of whole numbers into the distribution of `weight` times the sum.
 
-    Args:
-        spectrum: The characteristic function at `frequencies(ring)`.
-        ring: The number of whole numbers that are told apart.
-        centre: The one in their middle.
-        weight: What each is multiplied with.
+    `spectrum` is the characteristic function at `frequencies(ring)`, `ring` the number of whole numbers that are told apart,
+    and `centre` the one in their middle.
     """
     numbers = centre + np.arange(-ring // 2, ring // 2)
     probabilities = fft.irfft(spectrum, ring)[numbers % ring].clip(0)

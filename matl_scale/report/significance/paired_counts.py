@@ -65,7 +65,6 @@ def metric_of_runs(labels: np.ndarray, correct: np.ndarray, metric: PairedMetric
     Args:
         labels: Class indices, shape `(num_samples,)`, none missing.
         correct: Which samples were predicted correctly, bool, shape `(num_runs, num_samples)`.
-        metric: What is computed.
     """
     if metric == "accuracy":
         accuracy: np.ndarray = correct.mean(axis=1)
@@ -77,13 +76,12 @@ def metric_of_runs(labels: np.ndarray, correct: np.ndarray, metric: PairedMetric
 
 
 def count_pairs(labels: np.ndarray, correct_a: np.ndarray, correct_b: np.ndarray, metric: PairedMetric) -> PairedCounts:
-    """Counts the differences of a task's samples.
+    """Counts the differences of a task's samples, in the strata of the metric.
 
     Args:
         labels: Class indices, shape `(num_samples,)`, none missing.
         correct_a: Which samples the runs of A predicted correctly, bool, shape `(num_runs, num_samples)`.
         correct_b: The same of B, which may have another number of runs.
-        metric: What is compared; it decides what the strata are.
     """
     unit = int(np.lcm(len(correct_a), len(correct_b)))
     steps = correct_b.sum(axis=0) * (unit // len(correct_b)) - correct_a.sum(axis=0) * (unit // len(correct_a))
@@ -113,11 +111,8 @@ def adjust_p(p: np.ndarray) -> np.ndarray:
 def seed_margin(values_a: np.ndarray, values_b: np.ndarray) -> np.ndarray:
     """Returns how much the means of two sides differ through their seeds alone, 95 % of the time, shape `(num_tasks,)`.
 
-    This is half the width of Student's interval, with one variance for both sides; NaN if each side is one run.
-
-    Args:
-        values_a: The metric, shape `(num_runs, num_tasks)`.
-        values_b: The same of B, which may have another number of runs.
+    This is half the width of Student's interval, with one variance for both sides; NaN if each side is one run. The values of a
+    side have shape `(num_runs, num_tasks)`; the numbers of runs may differ.
     """
     runs_a, runs_b = len(values_a), len(values_b)
     freedom = runs_a + runs_b - 2

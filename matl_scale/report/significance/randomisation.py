@@ -65,11 +65,8 @@ def observe(pairs: PairedCounts) -> Observed:
 def swapped_sum(counts: np.ndarray, weight: float) -> Distribution:
     """Returns the distribution of what a stratum adds to the difference when A and B are swapped at random.
 
-    A difference of u steps with a random sign has the characteristic function cos(u · frequency).
-
-    Args:
-        counts: As in `PairedCounts`, shape `(2 * unit + 1,)`.
-        weight: How much one step of a sample changes the metric.
+    A difference of u steps with a random sign has the characteristic function cos(u · frequency). `counts`, `(2 * unit + 1,)`,
+    and `weight` are those of one stratum of `PairedCounts`.
     """
     steps, counts = count_sizes(counts)
     ring = ring_size(float(counts @ steps**2), int(counts @ steps), int(steps[-1]))

@@ -63,20 +63,14 @@ def print_differences(console: Console, comparison: Comparison, limit: int) -> N
     next(column for column in table.columns if column.header == INTERVAL).no_wrap = True
     index_of = {task.task: i for i, task in enumerate(comparison.tasks)}
     for task in tasks:
+        values = (f"{task.value_a:.3f}", f"{task.value_b:.3f}", f"{task.difference:+.3f}")
+        interval = f"{task.low:+.3f} to {task.high:+.3f}"
+        p = "<0.0001" if task.p_adjusted < 1e-4 else f"{task.p_adjusted:.4f}"
         sds = [format_value(spread[index_of[task.task]], ".3f") for spread in spreads.values()]
         sign = SIGNS[task.verdict] + (" !" if task.reason else "  ")
-        add_row(table, task.task, *difference_cells(task), *sds, sign, style=STYLES[task.verdict])
+        cells = (*values, interval, p, f"{task.count:,}", *sds, sign)
+        add_row(table, task.task, *cells, style=STYLES[task.verdict])
     console.print(table)
-
-
-def difference_cells(task: TaskDifference) -> list[str]:
-    interval = f"{task.low:+.3f} to {task.high:+.3f}"
-    values = (format(task.value_a, ".3f"), format(task.value_b, ".3f"), format(task.difference, "+.3f"))
-    return [*values, interval, format_p(task.p_adjusted), f"{task.count:,}"]
-
-
-def format_p(p: float) -> str:
-    return "<0.0001" if p < 1e-4 else f"{p:.4f}"
 
 
 def print_reasons(console: Console, comparison: Comparison, limit: int) -> None:
@@ -98,11 +92,11 @@ def print_spread(console: Console, spread: SeedSpread, limit: int) -> None:
         console,
         f"mean over tasks: {means.mean():.4f}, sd over runs {means.std(ddof=1):.4f}, from {means.min():.4f} to {means.max():.4f}",
     )
-    listed = [i for i in spread.most_different_first() if np.isfinite(spread.sd[i])][:limit]
-    table = build_table("task", "mean", "sd", "min", "max")
+    columns = spread.over_runs
+    listed = [i for i in spread.most_different_first() if np.isfinite(columns["sd"][i])][:limit]
+    table = build_table("task", *columns)
     for i in listed:
-        columns = (spread.mean, spread.sd, spread.low, spread.high)
-        add_row(table, spread.tasks[i], *(format_value(column[i]) for column in columns))
+        add_row(table, spread.tasks[i], *(format_value(column[i]) for column in columns.values()))
     print_table(console, f"the {len(listed)} tasks that differ most between runs", table)
     if spread.left_out:
         print_line(console, f"not compared: {shortened(spread.left_out)}")
