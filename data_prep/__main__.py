@@ -17,10 +17,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     def work() -> int:
-        options.run(options)
+        try:
+            options.run(options)
+        except OSError as error:  # every error of the operating system can be repaired, and what is finished is kept
+            raise InputError(f"{error}. Run the same command again when it is fixed.") from error
         return 0
 
-    return run_command(parser.prog, work, explain_os_error, "run the same command again to go on")
+    return run_command(parser.prog, work, after_interrupt="run the same command again to go on")
 
 
 def build_parser(program: str) -> argparse.ArgumentParser:
@@ -29,11 +32,6 @@ def build_parser(program: str) -> argparse.ArgumentParser:
     for command in (shard, example, merge, tasks, info, preview, verify):
         command.add_command(commands)
     return parser
-
-
-def explain_os_error(error: OSError) -> InputError:
-    """Every error of the operating system can be repaired, and what is finished is kept."""
-    return InputError(f"{error}. Run the same command again when it is fixed.")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from matl_scale.data.shards.layout import MANIFEST_FILE
 from matl_scale.data.shards.manifest import Manifest, read_manifest
 from matl_scale.data.shards.versions import is_shard_set
 from matl_scale.errors import InputError, shortened
-from matl_scale.storage.files import sync_file
+from matl_scale.storage.files import sync_to_disk
 from matl_scale.storage.store import Store
 
 PLAN_FOLDER = "plan"
@@ -159,7 +159,7 @@ def open_or_make_plan(
             (tables.folder / name).rename(folder / name)
         plan = replace(plan, folder=folder)
     if dropped.exists():
-        sync_file(dropped)
+        sync_to_disk(dropped)
         out.publish(dropped, f"{WORK}/{DROPPED_FILE}")
     out.write(f"{WORK}/{PLAN_FILE}", lambda path: write_plan(plan, path))
     return plan

@@ -29,7 +29,7 @@ from matl_scale.data.shards.tables import (
 )
 from matl_scale.data.shards.versions import ROLES, append_version, read_entries
 from matl_scale.errors import InputError, nearest, shortened
-from matl_scale.storage.files import sync_file
+from matl_scale.storage.files import sync_to_disk
 from matl_scale.storage.store import Store
 from matl_scale.tasks import Task, match_names
 
@@ -225,7 +225,7 @@ def write_columns(
                 counts.add(group[numbers == number])
             start += len(group)
     check_classes_in_train({split: counts.counts for split, counts in by_split.items()}, tasks)
-    sync_file(scratch / name)
+    sync_to_disk(scratch / name)
     manifest.root.publish(scratch / name, name)
     totals = [np.sum([counts.counts[i] for counts in by_split.values()], axis=0) for i in range(len(tasks))]
     return [LabelReference(name, column_name(task.name)) for task in tasks], totals

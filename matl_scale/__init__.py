@@ -30,17 +30,7 @@ _PUBLIC = {
     "Task": "matl_scale.tasks",
     "InputError": "matl_scale.errors",
 }
-__all__ = [
-    "InputError",
-    "Manifest",
-    "MaskSpec",
-    "RoutedModel",
-    "Subnetwork",
-    "Task",
-    "TaskRouter",
-    "draw_masks",
-    "route",
-]
+__all__ = list(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:

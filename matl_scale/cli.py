@@ -17,14 +17,10 @@ OTHER_RANKS_WAIT_S = 40  # longer than Slurm gives a node whose launcher ignores
 
 
 def program_name(command: str) -> str:
-    """Returns what the user typed to start a command, for its usage text and its error lines.
+    """Returns what the user typed to start an installed command, as `matl-train`, for its usage text and its error lines.
 
-    Args:
-        command: The installed command, as `matl-train`.
-
-    Returns:
-        `train.py` where the script of that name in launch/ was started, and otherwise the installed command, which also
-        stands for `python -m matl_scale.commands.train`.
+    That is `train.py` where the script of that name in launch/ was started, and otherwise the installed command, which also
+    stands for `python -m matl_scale.commands.train`.
     """
     started = Path(sys.argv[0])
     is_script = started.name == f"{command.removeprefix('matl-')}.py" and started.parent.name != "commands"
@@ -34,16 +30,14 @@ def program_name(command: str) -> str:
 def run_command(
     program: str,
     work: Callable[[], int],
-    explain: Callable[[OSError], Exception | None] | None = None,
+    kind_of_os_error: type[InputError] | type[RunError] = RunError,
     after_interrupt: str = "",
 ) -> int:
-    """Runs the work of a command and returns its exit code.
+    """Runs `work`, which returns the exit code if nothing goes wrong, and returns the exit code of the command.
 
     Args:
         program: What the user typed; error lines begin with it.
-        work: Returns the exit code if nothing goes wrong.
-        explain: Turns an error of the operating system into an `InputError` or a `RunError`, None for a bug. By default a
-            full disk and missing permissions are a `RunError`.
+        kind_of_os_error: What a full disk or a missing permission is: `InputError` if the user chose the folder.
         after_interrupt: What the user can do after Ctrl-C.
 
     Raises:
@@ -54,25 +48,13 @@ def run_command(
     except (InputError, RunError) as error:
         exit_with_error(program, error)
     except OSError as error:
-        explained = (explain or explain_as_run_error)(error)
-        if explained is None:
+        text = explain_os_error(error)
+        if text is None:
             raise
-        exit_with_error(program, explained)
+        exit_with_error(program, kind_of_os_error(text))
     except KeyboardInterrupt:
         print(f"{program}: interrupted{'; ' if after_interrupt else ''}{after_interrupt}", file=sys.stderr, flush=True)
         return INTERRUPTED
-
-
-def explain_as_run_error(error: OSError) -> RunError | None:
-    """Returns a full disk or a missing permission as a `RunError`; None for any other error."""
-    text = explain_os_error(error)
-    return None if text is None else RunError(text)
-
-
-def explain_as_input_error(error: OSError) -> InputError | None:
-    """Returns the same as an `InputError`, for commands whose user chose the folder that they write to."""
-    text = explain_os_error(error)
-    return None if text is None else InputError(text)
 
 
 def exit_with_error(program: str, error: object) -> NoReturn:

@@ -60,12 +60,7 @@ def shortened(names: Iterable[object], limit: int = 10) -> str:
 
 
 def check_writable(option: str, path: Path) -> None:
-    """Raises `InputError` if a file cannot be written, before the work whose result it is to hold.
-
-    Args:
-        option: What asks for it, as `--out`.
-        path: Of the file.
-    """
+    """Raises `InputError` if a file that `option` asks for, as `--out`, cannot be written; called before the work for it."""
     folder = path.parent
     if path.is_dir():
         raise InputError(f"`{option}` should be a file. {path} is a folder.")

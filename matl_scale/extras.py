@@ -6,15 +6,12 @@ from matl_scale.errors import InputError
 
 
 def require(extra: str, *modules: str, purpose: str) -> None:
-    """Checks that the packages of an extra are installed, before they are imported.
+    """Raises `InputError` if one of the top-level modules that an extra of this distribution brings is not installed.
 
     Args:
-        extra: The extra of this distribution that brings them, as `report`.
-        modules: Top-level modules, as `plotly`.
+        extra: As `report`.
+        modules: As `plotly`.
         purpose: What needs them, as the beginning of a sentence.
-
-    Raises:
-        InputError: One is missing.
     """
     missing = [f"`{module}`" for module in modules if find_spec(module) is None]
     if missing:

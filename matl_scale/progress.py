@@ -1,7 +1,6 @@
 """Progress of long work on standard error: a bar on a terminal, a line every ten seconds in a log."""
 
 import time
-from types import TracebackType
 from typing import TypeVar
 
 from rich.console import Console
@@ -12,13 +11,7 @@ Display = TypeVar("Display", bound="ProgressDisplay")
 
 
 class ProgressDisplay:
-    """What the displays have in common.
-
-    Args:
-        total: The count that the work will reach.
-        done: The count at the start.
-        enabled: Whether anything is shown.
-    """
+    """What the displays have in common. Work that starts at the count `done` will reach `total`."""
 
     SEPARATOR = "  "
 
@@ -38,9 +31,7 @@ class ProgressDisplay:
             self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
 
@@ -66,12 +57,7 @@ class ProgressDisplay:
 
 
 class ItemProgress(ProgressDisplay):
-    """Shows how many items are done, the rate and the time left.
-
-    Args:
-        total: Number of items.
-        unit: Plural noun for the items.
-    """
+    """Shows how many items are done, the rate and the time left. `unit` is a plural noun for the items."""
 
     SEPARATOR = ", "
 
@@ -79,10 +65,8 @@ class ItemProgress(ProgressDisplay):
         super().__init__(total)
         self.unit = unit
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        super().__exit__(kind, error, trace)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        super().__exit__(kind)
         if self._bar is None and kind is None and self.done:
             self._print()
 
@@ -99,16 +83,7 @@ class ItemProgress(ProgressDisplay):
 
 
 class TrainProgress(ProgressDisplay):
-    """Shows steps, loss, images per second, the share of the time spent waiting for data, and the time left.
-
-    Args:
-        first_step: Steps that are done already.
-        num_steps: Steps of the whole run.
-        enabled: False on all ranks but the first.
-    """
-
-    def __init__(self, first_step: int, num_steps: int, enabled: bool) -> None:
-        super().__init__(num_steps, first_step, enabled)
+    """Shows steps, loss, images per second, the share of the time spent waiting for data, and the time left."""
 
     def step(self, step: int, loss: float, images_per_s: float, wait_share: float) -> None:
         """Shows the state after `step` steps."""

@@ -47,12 +47,10 @@ def match_names(names: Sequence[str], patterns: Sequence[str], key: str) -> list
         InputError: A pattern matches nothing; the message names the setting `key` that it came from.
     """
     chosen: set[int] = set()
-    known = set(names)
     for pattern in patterns:
         # an exact name wins over a pattern: names may contain brackets
         found = [i for i, name in enumerate(names) if name == pattern]
-        if pattern not in known:
-            found = [i for i, name in enumerate(names) if fnmatchcase(name, pattern)]
+        found = found or [i for i, name in enumerate(names) if fnmatchcase(name, pattern)]
         if not found:
             raise InputError(
                 f"`{key}` should match task names. `{pattern}` matches none of the {len(names)} tasks."

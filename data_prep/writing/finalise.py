@@ -29,7 +29,7 @@ from matl_scale.data.shards.tables import (
 )
 from matl_scale.data.shards.versions import append_version
 from matl_scale.errors import InputError, shortened
-from matl_scale.storage.files import sync_file
+from matl_scale.storage.files import sync_to_disk
 from matl_scale.storage.store import Store
 from matl_scale.tasks import Task
 
@@ -65,7 +65,7 @@ def finalise(out: Store, plan: Plan, existing: Manifest | None, scratch: Path) -
         raise InputError(f"{out} would hold no image: all images of its {len(plan.shards)} shards are bad.")
     write_tables(out, plan, existing, written, scratch, names)
     for name in names.values():
-        sync_file(scratch / name)
+        sync_to_disk(scratch / name)
         out.publish(scratch / name, name)
     list_left_out(out, records)
     splits = ", ".join(dict.fromkeys(shard.split for shard in plan.shards))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from matl_scale.cli import explain_as_input_error, run_command
+from matl_scale.cli import run_command
 from matl_scale.errors import InputError, check_writable
 from matl_scale.extras import require
 from matl_scale.metrics.names import PAIRED_METRICS
@@ -46,7 +46,7 @@ def main(
     `write_page` writes the page of `--out`, from the file, the results, and patterns of the tasks to show.
     """
     options = build_parser().parse_args(arguments)
-    return run_command(PROGRAM, lambda: report(options, write_page), explain_as_input_error)
+    return run_command(PROGRAM, lambda: report(options, write_page), InputError)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -20,7 +20,6 @@ def write_about(folder: Path, params: Mapping[str, object], data: Mapping[str, A
     """Writes the file.
 
     Args:
-        folder: The run's folder.
         params: The config in flat form.
         data: `path`, `manifest_id`, `version`, `splits` (samples by name), `tasks` (how many), `image_size`.
         devices: Name of the device of each rank.

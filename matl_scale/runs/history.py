@@ -69,28 +69,22 @@ class TaskHistory:
 class RunHistory:
     """One run, read from its folder.
 
-    Args:
-        folder: The run's folder.
-
     Raises:
         InputError: It is not a run, or it was never evaluated.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.files = folder, RunFolder(folder)
+        remedy = (
+            f"Train until `eval.every`, or evaluate a checkpoint: matl-evaluate --run {folder} --checkpoint newest."
+        )
         if not self.files.per_task_file.is_file():
             if not self.files.config_file.is_file():
                 raise InputError(f"{folder} is not a run: it has no {CONFIG_FILE}.")
-            raise InputError(
-                f"{folder} was never evaluated: it has no {self.files.per_task_file.name}. Train until "
-                f"`eval.every`, or evaluate a checkpoint: matl-evaluate --run {folder} --checkpoint newest."
-            )
+            raise InputError(f"{folder} was never evaluated: it has no {self.files.per_task_file.name}. {remedy}")
         self.table: pa.Table = pq.read_table(self.files.per_task_file)
         if not self.table.num_rows:
-            raise InputError(
-                f"{folder} has no evaluation: it went back to a step before its first one. Train until `eval.every`, or "
-                f"evaluate a checkpoint: matl-evaluate --run {folder} --checkpoint newest."
-            )
+            raise InputError(f"{folder} has no evaluation: it went back to a step before its first one. {remedy}")
 
     @property
     def name(self) -> str:
@@ -99,8 +93,7 @@ class RunHistory:
     @cached_property
     def config(self) -> dict[str, dict[str, Any]]:
         """The run's config, in sections."""
-        content: dict[str, dict[str, Any]] = yaml.safe_load(self.files.config_file.read_text(encoding="utf-8"))
-        return content
+        return dict(yaml.safe_load(self.files.config_file.read_text(encoding="utf-8")))
 
     @cached_property
     def about(self) -> dict[str, Any]:
@@ -194,5 +187,4 @@ class RunHistory:
 
 def names_in_order(table: pa.Table, column: str) -> list[str]:
     """Returns the distinct values of a column, in the order of their first rows."""
-    names: list[str] = table[column].unique().to_pylist()
-    return names
+    return list(table[column].unique().to_pylist())

@@ -6,7 +6,7 @@ metadata holds split, step and tasks.
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -52,25 +52,11 @@ class Predictions(PredictionBlock):
 
 def write_predictions(path: Path, info: PredictionsInfo, blocks: Iterable[PredictionBlock]) -> None:
     """Writes the file, block by block. It appears under its name when it is complete."""
-    tasks = [{"name": task.name, "classes": list(task.classes), "source": task.source} for task in info.tasks]
-    about = {
-        "format_version": FORMAT_VERSION,
-        "split": info.split,
-        "step": info.step,
-        "tasks": tasks,
-        "test_set": info.test_set,
-    }
+    about = {"format_version": FORMAT_VERSION, **asdict(info)}
     width = len(info.tasks)
     classes = pa.list_(pa.int16(), width)
-    schema = pa.schema(
-        [
-            ("sample", pa.int64()),
-            ("labels", classes),
-            ("answers", classes),
-            ("confidences", pa.list_(pa.float16(), width)),
-        ],
-        metadata={METADATA_KEY: json.dumps(about)},
-    )
+    types = (pa.int64(), classes, classes, pa.list_(pa.float16(), width))
+    schema = pa.schema(list(zip(COLUMNS, types, strict=True)), metadata={METADATA_KEY: json.dumps(about)})
 
     def write(partial: Path) -> None:
         with pq.ParquetWriter(partial, schema, compression="zstd") as writer:

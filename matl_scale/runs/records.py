@@ -73,14 +73,7 @@ class LocalLog:
             file.write(line + "\n")
 
     def log_per_task(self, step: int, split: str, tasks: Sequence[str], metrics: TaskMetrics) -> None:
-        """Adds one evaluation to `per_task.parquet`; an earlier one of the same step and split is replaced.
-
-        Args:
-            step: Steps done.
-            split: The evaluated split.
-            tasks: Task names.
-            metrics: Metrics of all tasks.
-        """
+        """Adds one evaluation to `per_task.parquet`; an earlier one of the same step and split is replaced."""
         values = metrics.values
         num_tasks, num_metrics = len(tasks), len(values)
         num_rows = num_metrics * num_tasks

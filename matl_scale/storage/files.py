@@ -8,19 +8,13 @@ from pathlib import Path
 from typing import Any
 
 
-def sync_folder(folder: Path) -> None:
-    """Makes renames inside `folder` survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
+def sync_to_disk(path: Path) -> None:
+    """Waits until the content of a file, or the renames inside a folder, are on disk and survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def sync_file(path: Path) -> None:
-    """Waits until the content of `path` is on disk."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
@@ -28,11 +22,11 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     partial = path.with_name(f".partial-{path.name}")
     try:
         write(partial)
-        sync_file(partial)
+        sync_to_disk(partial)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    sync_to_disk(path.parent)
 
 
 def as_json(content: Any) -> str:

@@ -24,13 +24,7 @@ os.register_at_fork(after_in_child=_leave_locks_to_the_parent)
 
 @contextlib.contextmanager
 def lock_folder(folder: Path, name: str = ".lock", wait: bool = False, shared: bool = False) -> Iterator[None]:
-    """Holds a lock on a folder.
-
-    Args:
-        folder: The folder.
-        name: Name of the lock file in it.
-        wait: Whether to wait while another process holds the lock.
-        shared: Whether other processes may share the lock.
+    """Holds a lock on a folder by its lock file `name`. Processes may hold a `shared` lock together.
 
     Raises:
         InputError: Another process holds the lock and `wait` is false, or the file system has no locks.

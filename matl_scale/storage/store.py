@@ -17,15 +17,12 @@ from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from matl_scale.errors import InputError
-from matl_scale.storage.files import file_sha256, sync_folder, write_atomic
+from matl_scale.storage.files import file_sha256, sync_to_disk, write_atomic
 from matl_scale.storage.locks import lock_folder
 
 
 class Store:
-    """Files by their names in a folder.
-
-    Args:
-        location: The folder's path, or a URL that fsspec knows.
+    """Files by their names in a folder: a path, or a URL that fsspec knows.
 
     Raises:
         InputError: fsspec does not know the protocol, or its package is not installed.
@@ -148,7 +145,7 @@ class Store:
         """Moves a local file that is complete and synced to its final name; a rename if the folder is local."""
         if self.local is not None:
             os.replace(path, self.local / name)
-            sync_folder((self.local / name).parent)
+            sync_to_disk((self.local / name).parent)
             return
         with self._errors():
             self.fs.put_file(str(path), name)

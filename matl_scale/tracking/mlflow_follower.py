@@ -50,14 +50,9 @@ def prepare_process() -> None:
 
 
 def follow(run: MlflowRun, pipe: int) -> int:
-    """Copies records while a run trains, and everything else once it has ended.
+    """Copies records while the training process holds a pipe open, and everything else once it has closed it.
 
-    Args:
-        run: The run.
-        pipe: File descriptor of a pipe that the training process holds open.
-
-    Returns:
-        The exit code: 0, or `GAVE_UP` if the store stays away after the end of the training.
+    Returns the exit code: 0, or `GAVE_UP` if the store stays away after the end of the training.
     """
     available = True
     while not wait_for_close(pipe, POLL_S if available else RETRY_S):
@@ -74,18 +69,17 @@ def follow(run: MlflowRun, pipe: int) -> int:
 
 
 def sync(folder: Path, uri: str | None = None) -> str:
-    """Copies what MLflow lacks of a run. Returns a short description of what was done.
+    """Copies what MLflow lacks of a run, by default to the store of the last copy, or else to the default store.
 
-    Args:
-        folder: The run's folder.
-        uri: Address of the store; None: the store of the last copy, or else the default store.
+    Returns a short description of what was done.
 
     Raises:
         InputError: It is not a run, another process is copying it, or the store cannot be reached.
     """
-    if not RunFolder(folder).config_file.is_file():
+    config_file = RunFolder(folder).config_file
+    if not config_file.is_file():
         raise InputError(f"{folder} is not a run: it has no {CONFIG_FILE}.")
-    config = yaml.safe_load(RunFolder(folder).config_file.read_text(encoding="utf-8"))
+    config = yaml.safe_load(config_file.read_text(encoding="utf-8"))
     with lock_folder(folder, MLFLOW_LOCK_FILE):
         run = MlflowRun(folder, config["track"]["experiment"], uri)
         before = run.state.get("time", 0.0)
@@ -154,12 +148,7 @@ def complain(text: str) -> None:
 
 
 class MlflowProcess:
-    """Starts the process that follows a run, and waits for it at the end of the training.
-
-    Args:
-        folder: The run's folder.
-        experiment: Name of the MLflow experiment.
-    """
+    """Starts the process that follows a run, and waits for it at the end of the training."""
 
     def __init__(self, folder: Path, experiment: str) -> None:
         self.folder = folder

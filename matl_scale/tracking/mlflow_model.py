@@ -35,13 +35,9 @@ def build_signature(best: Path) -> Any:
 
 
 def log_best_model(uri: str, best: Path, state: dict[str, Any], save: Callable[[], None]) -> None:
-    """Logs the best network of a run as its model, once, however often that is tried.
+    """Logs the best network of a run, from `find_best`, as its model, once, however often that is tried.
 
-    Args:
-        uri: Address of the store.
-        best: Folder of the best network, from `find_best`.
-        state: The state of the run's copy. Gets the id of the model, and its step once the model is complete.
-        save: Writes the state to disk.
+    The state of the run's copy gets the id of the model, and its step once the model is complete; `save` writes it to disk.
     """
     import mlflow
     from mlflow.models import Model

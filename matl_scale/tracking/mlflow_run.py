@@ -21,16 +21,9 @@ from matl_scale.runs.layout import RunFolder
 from matl_scale.runs.records import RecordTail, identifying_metric
 from matl_scale.storage.files import write_json
 from matl_scale.storage.locks import lock_folder
+from matl_scale.tracking import mlflow_views as views
 from matl_scale.tracking.mlflow_model import find_best, log_best_model
 from matl_scale.tracking.mlflow_store import default_store, without_password
-from matl_scale.tracking.mlflow_views import (
-    dataset_fields,
-    draw_heatmap,
-    environment_tags,
-    latest_table,
-    run_tags,
-    write_description,
-)
 
 BATCH_METRICS = 900  # MLflow takes 1,000 at once
 KEY_LENGTH = 250
@@ -57,12 +50,8 @@ def open_client(uri: str) -> Any:
 class MlflowRun:
     """Copies one run to MLflow. `state`, kept in `mlflow.json`, holds the id of the MLflow run and how far the copy is.
 
-    Args:
-        folder: The run's folder, with `config.yaml` and, if the run has one, `about.json`.
-        experiment: Name of the MLflow experiment.
-        uri: Address of the store; in a store that the run was not copied to before, a new MLflow run is created. None: the
-            store of the last copy, or else the default store.
-        open_client: Opens the store at an address.
+    `uri` is the address of the store, by default that of the last copy, or else the default store. In a store that the run was
+    not copied to before, a new MLflow run is created.
     """
 
     def __init__(
@@ -88,12 +77,8 @@ class MlflowRun:
         client = self._open_client(self.uri)
         if "run_id" not in self.state:
             run = client.create_run(self._experiment_id(client), run_name=self.folder.name)
-            self.state |= {
-                "tracking_uri": self.uri,
-                "experiment_id": run.info.experiment_id,
-                "run_id": run.info.run_id,
-                "time": 0.0,
-            }
+            ids = {"experiment_id": run.info.experiment_id, "run_id": run.info.run_id}
+            self.state |= {"tracking_uri": self.uri, **ids, "time": 0.0}
             self._save()  # at once: whatever fails after this, the run keeps this id
         client.update_run(self.state["run_id"], status="RUNNING")
         self._client = client
@@ -104,18 +89,18 @@ class MlflowRun:
         self._copied_steps.clear()
         self._tail.rewind()
 
-    def _describe(self, client: Any) -> None:
+    def _describe(self) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
 
         about, run_id = read_about(self.folder), self.state["run_id"]
         params = [Param(metric_key(key), value[:VALUE_LENGTH]) for key, value in about.get("params", {}).items()]
-        texts = {"matl_scale.folder": str(self.folder.resolve())} | environment_tags(about.get("environment", {}))
-        client.log_batch(run_id, params=params, tags=[RunTag(key, value) for key, value in texts.items()])
+        texts = {"matl_scale.folder": str(self.folder.resolve())} | views.environment_tags(about.get("environment", {}))
+        self._client.log_batch(run_id, params=params, tags=[RunTag(key, value) for key, value in texts.items()])
         if "data" in about:
             tag = InputTag("mlflow.data.context", "training")
-            client.log_inputs(run_id, [DatasetInput(Dataset(**dataset_fields(about["data"])), [tag])])
-        for path in (self.files.config_file, self.files.about_file):
-            self._log_file(client, path)
+            dataset = Dataset(**views.dataset_fields(about["data"]))
+            self._client.log_inputs(run_id, [DatasetInput(dataset, [tag])])
+        self._log_files(self.files.config_file, self.files.about_file)
 
     def _alone_in_new_store(self) -> contextlib.AbstractContextManager[None]:
         """Locks a SQLite store that may not exist yet: when two processes create its tables at once, both fail."""
@@ -134,8 +119,7 @@ class MlflowRun:
     def copy_new(self, everything: bool = False) -> None:
         """Copies every record that MLflow lacks, then the tables and the picture if there was an evaluation.
 
-        Args:
-            everything: Whether to copy the tables even if they were copied less than `TABLES_EVERY_S` ago.
+        The tables are only copied if `everything` is, or if they were not copied within the last `TABLES_EVERY_S`.
         """
         if self._client is None:
             with self._alone_in_new_store():
@@ -144,7 +128,7 @@ class MlflowRun:
         while records:
             self._copy_batch(records)
         if not self.state.get("described"):  # after the metrics: they must not wait for the store of artifacts
-            self._describe(self._client)
+            self._describe()
             self.state["described"] = True
             self._save()
         if everything or time.monotonic() - self._tables_at >= TABLES_EVERY_S:
@@ -194,21 +178,20 @@ class MlflowRun:
         if pq.read_metadata(path).num_rows == 0:  # a resumed run dropped its only evaluation
             return
         history, run_id, files = RunHistory(self.folder), self.state["run_id"], self.files
-        for table in (files.per_task_file, files.draws_file, files.balance_file):
-            self._log_file(self._client, table)
+        self._log_files(files.per_task_file, files.draws_file, files.balance_file)
         # written as MLflow's `log_table` would, which appends to the earlier table instead of replacing it
-        self._client.log_dict(run_id, latest_table(history), "per_task.json")
+        self._client.log_dict(run_id, views.latest_table(history), "per_task.json")
         self._client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps([{"path": "per_task.json", "type": "table"}]))
-        draw_heatmap(history, files.per_task_picture)
-        self._log_file(self._client, files.per_task_picture)
-        for key, text in {**run_tags(history), "mlflow.note.content": write_description(history)}.items():
+        views.draw_heatmap(history, files.per_task_picture)
+        self._log_files(files.per_task_picture)
+        for key, text in {**views.run_tags(history), "mlflow.note.content": views.write_description(history)}.items():
             self._client.set_tag(run_id, metric_key(key), text)
         self.state["tables"] = changed
         self._save()
 
-    def _log_file(self, client: Any, path: Path) -> None:
-        if path.is_file():
-            client.log_artifact(self.state["run_id"], str(path))
+    def _log_files(self, *paths: Path) -> None:
+        for path in filter(Path.is_file, paths):
+            self._client.log_artifact(self.state["run_id"], str(path))
 
     def finish(self, status: str) -> None:
         """Sets the run's final status, and logs the best network of a finished run as its model."""

@@ -7,14 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from matl_scale.metrics.names import (
-    MAIN_METRIC,
-    MAIN_METRIC_LABELS,
-    MAIN_METRICS,
-    METRIC_LABELS,
-    SUMMARIES,
-    TASK_COLUMNS,
-)
+from matl_scale.metrics.names import MAIN_METRIC, MAIN_METRIC_LABELS, METRIC_LABELS, SUMMARIES, TASK_COLUMNS
 from matl_scale.metrics.task_metrics import worst_first
 from matl_scale.runs.history import RunHistory, TaskTable
 
@@ -48,9 +41,9 @@ def describe_evaluation(table: TaskTable) -> str:
         f"**{escape_markdown(table.split)} after {table.step:,} steps: {len(table.tasks)} tasks, mean {main} {mean} "
         f"(10th percentile {p10}), {below} below the majority baseline**",
         f"Worst by {main}: {worst or 'none is defined'}",
-        f"| over tasks | {header} |\n|---|{'---|' * len(MAIN_METRICS)}\n"
+        f"| over tasks | {header} |\n|---|{'---|' * len(MAIN_METRIC_LABELS)}\n"
         + "\n".join(
-            f"| {label} | " + " | ".join(four_digits(summary[f"{kind}_{name}"]) for name in MAIN_METRICS) + " |"
+            f"| {label} | " + " | ".join(four_digits(summary[f"{kind}_{name}"]) for name in MAIN_METRIC_LABELS) + " |"
             for kind, label in SUMMARIES.items()
         ),
     ]
@@ -113,19 +106,11 @@ def latest_table(history: RunHistory) -> dict[str, Any]:
     tables = [history.latest(split) for split in history.steps]
     metrics = sorted({name for table in tables for name in table.metrics.values}, key=column_rank)
     for table in tables:
-        columns = [list(map(four_digits, table.metrics.values[name].tolist())) for name in metrics]
+        values = [list(map(four_digits, table.metrics.values[name].tolist())) for name in metrics]
         draws = [None] * len(table.tasks) if table.draws is None else table.draws.tolist()
-        rows += [
-            [
-                table.tasks[i],
-                *(column[i] for column in columns),
-                int(table.metrics.counts[i]),
-                draws[i],
-                table.split,
-                table.step,
-            ]
-            for i in worst_first(table.metrics.values[MAIN_METRIC])
-        ]
+        columns = [table.tasks, *values, table.metrics.counts.tolist(), draws]
+        order = worst_first(table.metrics.values[MAIN_METRIC])
+        rows += [[*(column[i] for column in columns), table.split, table.step] for i in order]
     return {"columns": ["task", *metrics, "count", "draws", "split", "step"], "data": rows}
 
 

@@ -59,20 +59,8 @@ class TrackConfig:
         return chosen
 
 
-def curve_metrics(tasks: Sequence[str], task_ids: Sequence[int], metrics: TaskMetrics) -> dict[str, float]:
-    """Returns the run-level metrics of the tasks that have curves of their own."""
-    return {f"task/{tasks[i]}/{name}": float(metrics.values[name][i]) for i in task_ids for name in CURVE_METRICS}
-
-
 class Recorder:
-    """Records one run.
-
-    Args:
-        folder: The run's folder, which exists.
-        config: The section `track`.
-        tasks: Task names.
-        enabled: False on all ranks but the first, where every method does nothing.
-    """
+    """Records one run, whose folder exists. On all ranks but the first it is not `enabled`, and every method does nothing."""
 
     def __init__(self, folder: Path, config: TrackConfig, tasks: Sequence[str], enabled: bool) -> None:
         self.tasks, self.enabled = tasks, enabled
@@ -91,17 +79,13 @@ class Recorder:
             self._local.log(step, metrics)
 
     def record_evaluation(self, step: int, split: str, metrics: TaskMetrics) -> None:
-        """Records one evaluation: the summaries over tasks as run-level metrics, all values per task as a table.
-
-        Args:
-            step: Steps done.
-            split: The evaluated split.
-            metrics: Metrics of all tasks.
-        """
+        """Records one evaluation: the summaries over tasks as run-level metrics, all values per task as a table."""
         if not self.enabled:
             return
         record = {f"{split}/{name}": value for name, value in metrics.summary().items()}
-        self._local.log(step, record | curve_metrics(self.tasks, self._curves, metrics))
+        for i in self._curves:
+            record |= {f"task/{self.tasks[i]}/{name}": float(metrics.values[name][i]) for name in CURVE_METRICS}
+        self._local.log(step, record)
         # after the record: an evaluation is complete once its rows are in the table
         self._writing.append(self._writer.submit(self._local.log_per_task, step, split, self.tasks, metrics))
 
@@ -125,11 +109,7 @@ class Recorder:
             self._local.write_balance(table)
 
     def close(self, status: str, wait_s: float = LAST_COPY_S) -> None:
-        """Leaves the run's final status, and waits at most `wait_s` for its copy to MLflow.
-
-        Args:
-            status: FINISHED, FAILED, KILLED, or SCHEDULED if the run will go on by itself.
-            wait_s: Seconds.
+        """Leaves the run's final status (see `write_status`), and waits at most `wait_s` for its copy to MLflow.
 
         Raises:
             OSError: A table could not be written.

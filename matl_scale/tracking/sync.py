@@ -5,7 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from matl_scale.cli import explain_as_input_error, run_command
+from matl_scale.cli import run_command
+from matl_scale.errors import InputError
 from matl_scale.tracking.mlflow_follower import prepare_process, sync
 
 PROGRAM = "matl-sync"
@@ -21,15 +22,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "else MLFLOW_TRACKING_URI, else mlflow.db beside the runs)",
     )
     options = parser.parse_args(arguments)
-    return run_command(PROGRAM, lambda: sync_runs(options.runs, options.tracking_uri), explain_as_input_error)
 
+    def sync_runs() -> int:
+        prepare_process()
+        for folder in options.runs:
+            print(f"{folder}: {sync(folder, options.tracking_uri)}", flush=True)
+        return 0
 
-def sync_runs(folders: Sequence[Path], uri: str | None) -> int:
-    """Copies runs, a line of output each. Returns the exit code."""
-    prepare_process()
-    for folder in folders:
-        print(f"{folder}: {sync(folder, uri)}", flush=True)
-    return 0
+    return run_command(PROGRAM, sync_runs, InputError)
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def train(
         state = components.state
 
         # resume: say where the run stands, and bring its folder to that step
-        progress = TrainProgress(state.step, schedule.num_steps, is_first_rank)
+        progress = TrainProgress(schedule.num_steps, state.step, enabled=is_first_rank)
         for complaint in opened.complaints:
             progress.say(complaint)
         if schedule.is_last(state.step) and not opened.lacks_evaluation:

@@ -57,7 +57,7 @@ def check_pixels(batch: ImageBatch, data: ShardSet) -> None:
 def test_batches_are_the_planned_samples(small_set: ShardSet, workers: int) -> None:
     source = source_of(small_set.root, rank=1, world_size=2)
     labels = small_set.manifest.labels()
-    planned = source.plan.batches(rank=1, worker=0, num_workers=1)
+    planned = plan_of(small_set.manifest, world_size=2).batches(rank=1, worker=0, num_workers=1)
     for batch, expected in zip(take(source, 12, workers), planned, strict=False):
         assert (batch.index, batch.active_task) == (expected.index, expected.active_task)
         assert batch.sample_ids.tolist() == expected.sample_ids.tolist()

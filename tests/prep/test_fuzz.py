@@ -16,7 +16,7 @@ from helpers.commands import matl_data
 from helpers.sources_on_disk import write_images, write_labels
 from matl_scale.data.loading.loader import DecodeBatch, EncodedBatch
 from matl_scale.data.loading.plan import PlannedBatch
-from matl_scale.data.loading.stream import ShardSamples, StreamBatches
+from matl_scale.data.loading.stream import StreamBatches
 from matl_scale.data.shards.manifest import read_manifest
 from matl_scale.data.shards.reader import SampleReader
 from matl_scale.data.shards.versions import version_id
@@ -102,7 +102,7 @@ def test_tars(original: Path, scratch: Path, steps: list[Mutation]) -> None:
     assert len(batch.damage) + int(batch.valid.sum()) == COUNT
     stream = StreamBatches.__new__(StreamBatches)
     stream.store, stream.reader = manifest.root, reader
-    streamed = list(stream._read_shard(ShardSamples("train-000000.tar", range(first))))
+    streamed = list(stream._read_shard("train-000000.tar", range(first)))
     assert sorted(sample.sample_id for sample in streamed) == list(range(first))
     findings = verify_shard_set(str(scratch), quick=False, workers=1)
     assert bool(findings) == differs, findings

@@ -16,14 +16,7 @@ JPEG_START = b"\xff\xd8\xff"
 
 
 def decode_image(data: bytes, size: int) -> np.ndarray:
-    """Decodes an image. An image of another shape is scaled and centre-cropped.
-
-    Args:
-        data: The encoded image.
-        size: Side length in pixels.
-
-    Returns:
-        uint8 RGB, shape `(size, size, 3)`.
+    """Decodes an image to uint8 RGB, shape `(size, size, 3)`. An image of another shape is scaled and centre-cropped.
 
     Raises:
         ValueError, OSError, SyntaxError, …: The image is damaged; Pillow's codecs raise many kinds of errors.

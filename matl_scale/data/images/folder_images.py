@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from matl_scale.data.images.interface import CHUNK_SIZE, RUN_AGAIN
+from matl_scale.data.images.interface import RUN_AGAIN, in_chunks
 from matl_scale.errors import InputError
 from matl_scale.storage.store import Store
 
@@ -24,15 +24,8 @@ class FolderImages:
 
     def names(self) -> Iterator[tuple[list[str], np.ndarray]]:
         """Yields the paths of all image files below the folder, sorted folder by folder."""
-        start, chunk = 0, []
-        for name in list_files(Store(self.root)):
-            if name.lower().endswith(IMAGE_SUFFIXES):
-                chunk.append(name)
-            if len(chunk) == CHUNK_SIZE:
-                yield chunk, np.arange(start, start + len(chunk))
-                start, chunk = start + len(chunk), []
-        if chunk:
-            yield chunk, np.arange(start, start + len(chunk))
+        files = list_files(Store(self.root))
+        yield from in_chunks(name for name in files if name.lower().endswith(IMAGE_SUFFIXES))
 
     def read(self, names: Sequence[str], indices: np.ndarray) -> Iterator[bytes]:  # noqa: ARG002
         store = Store(self.root)
@@ -60,10 +53,7 @@ def read_file(path: str) -> bytes:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would wait for a writer
         try:
-            blocks = []
-            while data := os.read(descriptor, READ_BYTES):
-                blocks.append(data)
-            return blocks[0] if len(blocks) == 1 else b"".join(blocks)
+            return b"".join(iter(lambda: os.read(descriptor, READ_BYTES), b""))
         finally:
             os.close(descriptor)
     except FileNotFoundError:
@@ -86,12 +76,9 @@ def list_local(root: Path, prefix: str) -> Iterator[str]:
         entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda entry: entry.name)
     for entry in entries:
         if entry.is_dir():
-            if not (entry.is_symlink() and is_loop(Path(entry.path))):
+            path = Path(entry.path)
+            leads_back = entry.is_symlink() and path.parent.resolve().is_relative_to(path.resolve())
+            if not leads_back:
                 yield from list_local(root, f"{prefix}{entry.name}/")
         elif entry.is_file():
             yield f"{prefix}{entry.name}"
-
-
-def is_loop(link: Path) -> bool:
-    """Returns whether a link to a folder leads to one that contains it."""
-    return link.parent.resolve().is_relative_to(link.resolve())

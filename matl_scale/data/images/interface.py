@@ -1,6 +1,7 @@
 """What an image source offers: the names of its images, and their bytes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -33,3 +34,11 @@ class ListedImages(Images, Protocol):
     def names(self) -> Iterator[tuple[list[str], np.ndarray]]:
         """Yields all names in chunks, always in the same order, each with the indices to read them by."""
         ...
+
+
+def in_chunks(names: Iterable[str]) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Yields names in chunks of `CHUNK_SIZE`, each with their indices."""
+    start, remaining = 0, iter(names)
+    while chunk := list(islice(remaining, CHUNK_SIZE)):
+        yield chunk, np.arange(start, start + len(chunk))
+        start += len(chunk)

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from matl_scale.data.images.interface import CHUNK_SIZE
+from matl_scale.data.shards.tables import parquet_errors
 from matl_scale.errors import InputError
 
 BATCH_ROWS = 256
@@ -40,14 +41,12 @@ class ParquetImages:
 
 def read_name_column(file: Path) -> Iterator[list[str]]:
     """Yields the column `name` of a Parquet file in chunks."""
-    try:
+    with parquet_errors(str(file)):
         for batch in pq.ParquetFile(file).iter_batches(batch_size=CHUNK_SIZE, columns=["name"]):
             batch.validate(full=True)
             if batch["name"].null_count:
                 raise InputError(f"{file}: every row should have a `name`. {batch['name'].null_count} are empty.")
             yield list(map(str, batch["name"].to_pylist()))
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{file} cannot be read as Parquet: {error}.") from error
 
 
 def read_image_rows(file: pq.ParquetFile, rows: np.ndarray) -> Iterator[bytes]:
@@ -79,18 +78,16 @@ def open_parquet_images(files: Sequence[Path], root: str) -> ParquetImages:
     """
     sizes = []
     for file in files:
-        try:
-            metadata = pq.ParquetFile(file)
-        except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{file} cannot be read as Parquet: {error}.") from error
-        if missing := {"name", "image"} - set(metadata.schema_arrow.names):
+        with parquet_errors(str(file)):
+            opened = pq.ParquetFile(file)
+        if missing := {"name", "image"} - set(opened.schema_arrow.names):
             raise InputError(f"{file} should have the columns `name` and `image`. It lacks {sorted(missing)}.")
-        kind = metadata.schema_arrow.field("image").type
+        kind = opened.schema_arrow.field("image").type
         if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
             kind = kind.field("bytes").type
         if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
             raise InputError(
                 f"{file}: the column `image` should hold bytes, or a struct with the field `bytes`. Got {kind}."
             )
-        sizes.append(metadata.metadata.num_rows)
+        sizes.append(opened.metadata.num_rows)
     return ParquetImages(root=root, files=files, sizes=sizes)

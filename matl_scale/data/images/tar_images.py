@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from matl_scale.data.images.interface import CHUNK_SIZE
+from matl_scale.data.images.interface import in_chunks
 from matl_scale.errors import InputError
 
 
@@ -24,9 +24,7 @@ class TarImages:
 
     def names(self) -> Iterator[tuple[list[str], np.ndarray]]:
         """Yields all names in chunks, tar after tar."""
-        for start in range(0, len(self.members), CHUNK_SIZE):
-            chunk = self.members[start : start + CHUNK_SIZE]
-            yield chunk, np.arange(start, start + len(chunk))
+        yield from in_chunks(self.members)
 
     def read(self, names: Sequence[str], indices: np.ndarray) -> Iterator[bytes]:  # noqa: ARG002
         opened: dict[int, int] = {}

@@ -10,11 +10,7 @@ from matl_scale.errors import InputError, shortened
 class DamageLog:
     """The damaged samples of a split that all ranks together have found; equal on all ranks.
 
-    Args:
-        split: Name of the split.
-        num_samples: Number of its samples.
-        max_share: Largest share of them that may be damaged.
-        shard_set: The shard set, for error messages.
+    Of the split's `num_samples` samples, at most the share `max_share` may be damaged.
     """
 
     def __init__(self, split: str, num_samples: int, max_share: float, shard_set: str) -> None:

@@ -7,7 +7,7 @@ may be wrapped by Accelerate, which would split the batches a second time.
 import os
 import signal
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, NamedTuple, Protocol
@@ -19,7 +19,7 @@ from torch.utils.data import get_worker_info
 
 from matl_scale.data.images.decode import decode_image
 from matl_scale.data.loading.augment import Augment
-from matl_scale.data.loading.plan import NO_TASK, PlannedBatch, SlotPlan, plan_evaluation
+from matl_scale.data.loading.plan import PlannedBatch, SlotPlan, plan_evaluation
 from matl_scale.data.shards.manifest import Manifest
 from matl_scale.data.shards.reader import Damage, SampleReader
 from matl_scale.errors import InputError
@@ -91,15 +91,12 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageBatch:
-    """A batch of decoded images."""
+class ImageBatch(PlannedBatch):
+    """A planned batch with its decoded images."""
 
-    sample_ids: np.ndarray  # its samples, shape `(batch,)`
     images: torch.Tensor  # uint8, shape `(batch, 3, size, size)`; black where a sample is damaged
     valid: np.ndarray  # whether each sample is intact, shape `(batch,)`
     damage: tuple[Damage, ...] = ()  # the damaged samples
-    active_task: int = NO_TASK  # the task that trains on it; `NO_TASK` in evaluation
-    index: int = -1  # index of its slot in the training sequence; −1 in evaluation
 
     def pin_memory(self) -> "ImageBatch":
         """Returns the batch with its images in pinned memory, from where they can be copied to a GPU while it computes."""
@@ -120,38 +117,32 @@ def choose_image_size(manifest: Manifest, config: DataConfig) -> int:
     return size
 
 
-class TrainBatches:
-    """Source stage of the training pipeline: reads what is planned for one rank."""
+class PlannedBatches:
+    """Source stage that reads what `plan` returns for one of several loader processes: `plan(worker=…, num_workers=…)`."""
 
-    def __init__(self, plan: SlotPlan, reader: SampleReader, rank: int) -> None:
-        self.plan, self.reader, self.rank = plan, reader, rank
+    def __init__(self, plan: Callable[..., Iterable[PlannedBatch]], reader: SampleReader) -> None:
+        self.plan, self.reader = plan, reader
 
     def __call__(self) -> Iterator[EncodedBatch]:
         worker, num_workers = current_worker()
-        for planned in self.plan.batches(rank=self.rank, worker=worker, num_workers=num_workers):
+        for planned in self.plan(worker=worker, num_workers=num_workers):
             yield EncodedBatch(planned, self.reader.read(planned.sample_ids))
 
 
-class EvaluationBatches:
+class TrainBatches(PlannedBatches):
+    """Source stage of the training pipeline: reads what is planned for one rank."""
+
+    def __init__(self, plan: SlotPlan, reader: SampleReader, rank: int) -> None:
+        super().__init__(partial(plan.batches, rank=rank), reader)
+
+
+class EvaluationBatches(PlannedBatches):
     """Source stage of the evaluation pipeline: every sample of a split once over all ranks."""
 
     def __init__(
         self, sample_ids: np.ndarray, reader: SampleReader, batch_size: int, rank: int, world_size: int
     ) -> None:
-        self.sample_ids, self.reader, self.batch_size = sample_ids, reader, batch_size
-        self.rank, self.world_size = rank, world_size
-
-    def __call__(self) -> Iterator[EncodedBatch]:
-        worker, num_workers = current_worker()
-        for planned in plan_evaluation(
-            self.sample_ids,
-            self.batch_size,
-            rank=self.rank,
-            world_size=self.world_size,
-            worker=worker,
-            num_workers=num_workers,
-        ):
-            yield EncodedBatch(planned, self.reader.read(planned.sample_ids))
+        super().__init__(partial(plan_evaluation, sample_ids, batch_size, rank=rank, world_size=world_size), reader)
 
 
 class DecodeBatch:
@@ -175,12 +166,10 @@ class DecodeBatch:
             pixels[i] = 0
         damaged = {entry.sample_id for entry in damage}
         return ImageBatch(
-            sample_ids=planned.sample_ids,
+            **vars(planned),
             images=torch.from_numpy(pixels),
             valid=np.array([sample_id not in damaged for sample_id in planned.sample_ids.tolist()]),
             damage=tuple(damage),
-            active_task=planned.active_task,
-            index=planned.index,
         )
 
 
@@ -193,13 +182,9 @@ def current_worker() -> tuple[int, int]:
 def build_loader(
     source: Source, image_size: int, workers: int, pin_memory: bool = False
 ) -> Generator[ImageBatch, None, None]:
-    """Yields the batches of one rank. The worker processes start with the first batch and end with the generator.
+    """Yields the batches of one rank, with images of `image_size` pixels per side; in pinned memory for a GPU.
 
-    Args:
-        source: Yields planned and encoded batches.
-        image_size: Side length in pixels.
-        workers: Number of loader processes.
-        pin_memory: Whether images go to pinned memory, for a GPU.
+    The worker processes start with the first batch and end with the generator.
     """
     pipeline = wds.DataPipeline(source, wds.map(DecodeBatch(source.reader, image_size)))
     yield from wds.WebLoader(
@@ -213,11 +198,10 @@ def build_loader(
 
 
 def leave_signals_to_the_rank(_: int, rank: int) -> None:
-    """Lets only its rank end a loader process. Launchers, job systems and Ctrl-C send signals to all processes, but the rank
-    finishes its step first and needs its batches for that.
+    """Lets only its rank, given by its process id, end a loader process; the rank need not be the parent.
 
-    Args:
-        rank: Process id of the rank, which need not be the parent.
+    Launchers, job systems and Ctrl-C send signals to all processes, but the rank finishes its step first and needs its
+    batches for that.
     """
     for number in (signal.SIGINT, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)

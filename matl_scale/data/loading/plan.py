@@ -40,15 +40,9 @@ class TaskOrder:
     """The batches of every task: samples that carry its label, each once per epoch of the task.
 
     A task with fewer samples than a batch has smaller batches. Batch norm needs two samples, so a task with a single one gets
-    an unlabelled companion.
+    an unlabelled companion. `balance` has the meaning of `data.balance`.
 
-    Args:
-        seed: The run's seed.
-        batch_size: Largest number of samples per batch.
-        labels: Label matrix of all samples, shape `(num_samples, num_tasks)`.
-        sample_ids: Samples of the training split, ascending.
-        balance: 0 draws every sample equally often, 1 every class of a task; in between, a class is drawn in proportion to its
-            number of samples to the power of 1 − balance. Above 0, samples are drawn with replacement.
+    Labels are those of all samples, shape `(num_samples, num_tasks)`; sample ids those of the training split, ascending.
     """
 
     def __init__(
@@ -62,17 +56,10 @@ class TaskOrder:
 
     def batch(self, task: int, number: int) -> np.ndarray:
         """Returns the samples of a task's batch `number`, shape `(batch,)`."""
-        if self.balance:
-            chosen = self._draw_balanced(task, number)
-        else:
-            labelled = self._members_of(task)
-            size = min(self.batch_size, labelled.count)
-            positions = np.arange(number * size, (number + 1) * size)
-            chosen = labelled.find(self._shuffle(task, positions, labelled.count))
+        chosen = self._draw_balanced(task, number) if self.balance else self._draw_in_order(task, number)
         if len(np.unique(chosen)) == 1:
             chosen = np.append(chosen, (chosen[0] + 1) % len(self.sample_ids))
-        sample_ids: np.ndarray = self.sample_ids[chosen]
-        return sample_ids
+        return np.asarray(self.sample_ids[chosen])
 
     def class_weights(self, task: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the number of samples of each class of a task, and the share of the draws that each class gets."""
@@ -95,15 +82,17 @@ class TaskOrder:
             chosen[drawn] = members.find(generator.integers(members.count, size=len(drawn)))
         return chosen
 
-    def _shuffle(self, task: int, positions: np.ndarray, count: int) -> np.ndarray:
-        """Returns which members stand at some positions of the task's endless sequence; a batch may span two epochs."""
+    def _draw_in_order(self, task: int, number: int) -> np.ndarray:
+        """Draws the next samples of the task's endless sequence; a batch may span two epochs."""
+        labelled = self._members_of(task)
+        count, size = labelled.count, min(self.batch_size, labelled.count)
+        positions = np.arange(number * size, (number + 1) * size)
         epochs = positions // count
-        return np.concatenate(
-            [
-                shuffle(positions[epochs == epoch] % count, count, derive_seed(self.seed, "order", task, epoch))
-                for epoch in np.unique(epochs).tolist()
-            ]
-        )
+        shuffled = [
+            shuffle(positions[epochs == epoch] % count, count, derive_seed(self.seed, "order", task, epoch))
+            for epoch in np.unique(epochs).tolist()
+        ]
+        return labelled.find(np.concatenate(shuffled))
 
     def _members_of(self, task: int, value: int | None = None) -> "Members":
         """Returns the samples of a class of a task, or all that carry its label."""
@@ -114,14 +103,10 @@ class TaskOrder:
 
 
 class Members:
-    """Finds the n-th label of a class, or of any class, in a label column.
+    """Finds the n-th label of a class, or of any class (None), in a label column, shape `(num_samples,)`.
 
     Only counts per block are in memory: all indices of 300 tasks among ten million samples would fill gigabytes in every
     process.
-
-    Args:
-        column: Labels, shape `(num_samples,)`.
-        value: The class; None for any label.
     """
 
     def __init__(self, column: np.ndarray, value: int | None = None) -> None:
@@ -147,8 +132,7 @@ class Members:
         return indices
 
     def _match(self, labels: np.ndarray) -> np.ndarray:
-        matches: np.ndarray = labels != MISSING if self.value is None else labels == self.value
-        return matches
+        return np.asarray(labels != MISSING if self.value is None else labels == self.value)
 
 
 def shuffle(positions: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -175,17 +159,14 @@ def mix(values: np.ndarray) -> np.ndarray:
     """Scrambles 64-bit numbers: the finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014)."""
     values = (values ^ values >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ values >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
-    mixed: np.ndarray = values ^ values >> np.uint64(31)
-    return mixed
+    return np.asarray(values ^ values >> np.uint64(31))
 
 
 class SlotPlan:
-    """The sequence of slots from the point that a run has reached.
+    """The sequence of slots from the point that a run has reached. With W ranks, slot s of a step belongs to rank s mod W.
 
     Args:
-        order: The batches of every task.
         tasks_of: Returns the tasks of all slots of a sampling step, shape `(num_slots,)`.
-        world_size: Number of ranks, W; slot s of a step belongs to rank s mod W.
         sampling_step: The first step of the sequence.
         draws: Number of batches that each task has had before that step, shape `(num_tasks,)`.
     """

@@ -20,13 +20,6 @@ from matl_scale.errors import InputError
 from matl_scale.seeds import derive_seed
 
 
-class ShardSamples(NamedTuple):
-    """A tar, and the ids of its samples."""
-
-    file: str
-    sample_ids: range
-
-
 class StreamedSample(NamedTuple):
     """A sample of a tar: its encoded image, or what is wrong with it."""
 
@@ -37,38 +30,27 @@ class StreamedSample(NamedTuple):
 class StreamBatches:
     """Source stage of the training pipeline: fills the planned slots with the next samples of the tars.
 
-    Args:
-        manifest: The shard set.
-        split: The split to read; it has at least as many tars as all ranks have workers.
-        plan: Says which task is active in which slot.
-        reader: Reader of the same set.
-        rank: Index of this process.
-        buffer: Number of samples among which the stream is shuffled.
+    `split` has at least as many tars as all ranks have workers. The stream is shuffled among `buffer` samples.
     """
 
     def __init__(
         self, manifest: Manifest, split: str, plan: SlotPlan, reader: SampleReader, rank: int, buffer: int
     ) -> None:
         self.store, self.plan, self.reader, self.rank, self.buffer = manifest.root, plan, reader, rank, buffer
-        ends = np.cumsum(manifest.shard_sizes).tolist()
-        starts = [0, *ends[:-1]]
-        shards = zip(
-            manifest.shards["file"].to_pylist(), manifest.shards["split"].to_pylist(), starts, ends, strict=True
-        )
-        self.shards = [
-            ShardSamples(file, range(start, end)) for file, its_split, start, end in shards if its_split == split
-        ]
+        self.shards: list[tuple[str, range]] = []  # each tar's file, and the ids of its samples
+        start = 0
+        for shard in manifest.shards.select(["file", "split", "samples"]).to_pylist():
+            if shard["split"] == split:
+                self.shards.append((shard["file"], range(start, start + shard["samples"])))
+            start += shard["samples"]
 
     def __call__(self) -> Iterator[EncodedBatch]:
         worker, num_workers = current_worker()
         samples = self._samples(self.rank * num_workers + worker, self.plan.world_size * num_workers)
         for slot in self.plan.slots(rank=self.rank, worker=worker, num_workers=num_workers):
             batch = [next(samples) for _ in range(self.plan.order.batch_size)]
-            planned = PlannedBatch(
-                sample_ids=np.array([sample.sample_id for sample in batch]),
-                active_task=slot.active_task,
-                index=slot.index,
-            )
+            sample_ids = np.array([sample.sample_id for sample in batch])
+            planned = PlannedBatch(sample_ids=sample_ids, active_task=slot.active_task, index=slot.index)
             yield EncodedBatch(planned, [sample.image for sample in batch])
 
     def _samples(self, reader_index: int, num_readers: int) -> Iterator[StreamedSample]:
@@ -80,7 +62,7 @@ class StreamBatches:
         while True:
             order = np.random.default_rng(derive_seed(seed, "shards", step, epoch)).permutation(len(self.shards))
             for shard in order[reader_index::num_readers].tolist():
-                for sample in self._read_shard(self.shards[shard]):
+                for sample in self._read_shard(*self.shards[shard]):
                     waiting.append(sample)
                     if len(waiting) >= self.buffer:
                         drawn = generator.randrange(len(waiting))
@@ -91,9 +73,9 @@ class StreamBatches:
                 yield waiting.pop()
             epoch += 1
 
-    def _read_shard(self, shard: ShardSamples) -> Iterator[StreamedSample]:
+    def _read_shard(self, file: str, sample_ids: range) -> Iterator[StreamedSample]:
         """Yields every sample of a tar once."""
-        missing = dict.fromkeys(shard.sample_ids)
+        missing = dict.fromkeys(sample_ids)
         id_of = {self.reader.key(sample_id): sample_id for sample_id in missing}
         errors: list[Exception] = []
 
@@ -102,8 +84,8 @@ class StreamBatches:
             return True
 
         try:
-            with self.store.open(shard.file) as stream:
-                members = tar_file_expander([{"url": shard.file, "stream": stream}], handler=note)
+            with self.store.open(file) as stream:
+                members = tar_file_expander([{"url": file, "stream": stream}], handler=note)
                 for sample in group_by_keys(members, handler=note):
                     sample_id, image = id_of.get(str(sample["__key__"])), image_of(sample)
                     if sample_id in missing and image is not None and len(image) == self.reader.size(sample_id):

@@ -17,14 +17,8 @@ def cramers_v(labels: np.ndarray, tasks: Sequence[Task]) -> np.ndarray:
     determines the other.
 
     For two binary tasks it is the absolute value of their correlation. Source: H. Cramér, Mathematical Methods of Statistics,
-    1946, 21.9.
-
-    Args:
-        labels: Shape `(num_samples, num_tasks)`, −1 = no label.
-        tasks: The tasks, one per column.
-
-    Returns:
-        Shape `(num_tasks, num_tasks)`; NaN where no sample has both labels, or all of them have the same class of one task.
+    1946, 21.9. Labels have the shape `(num_samples, num_tasks)`, −1 = no label; the result `(num_tasks, num_tasks)`, NaN
+    where no sample has both labels, or all of them have the same class of one task.
     """
     ends = np.cumsum([task.num_classes for task in tasks])
     starts = ends - [task.num_classes for task in tasks]
@@ -48,9 +42,8 @@ def cramers_v(labels: np.ndarray, tasks: Sequence[Task]) -> np.ndarray:
 def binary_pairs(together: np.ndarray, starts: np.ndarray) -> np.ndarray:
     """Computes Cramér's V of all pairs of binary tasks at once: a thousand tasks make half a million pairs.
 
-    Args:
-        together: Number of samples with two classes at once, shape `(num_classes, num_classes)` over all tasks.
-        starts: Index of each task's first class.
+    `together` counts the samples with two classes at once, shape `(num_classes, num_classes)` over all tasks; `starts` has
+    the index of each task's first class.
     """
     both = [[together[np.ix_(starts + i, starts + j)] for j in (0, 1)] for i in (0, 1)]
     rows, columns = both[0][0] + both[0][1], both[0][0] + both[1][0]

@@ -48,9 +48,7 @@ SAMPLES_SCHEMA = pa.schema(
         "path": pa.string(),
     }
 )
-DIGESTS_SCHEMA = pa.schema(
-    {"sha256_16": pa.binary(DIGEST_BYTES)}
-)  # the first 16 bytes of the SHA-256 of the image's bytes
+DIGESTS_SCHEMA = pa.schema({"sha256_16": pa.binary(DIGEST_BYTES)})  # the first bytes of each image file's SHA-256
 TASKS_SCHEMA = pa.schema(
     {
         "name": pa.string(),

@@ -56,8 +56,7 @@ class Manifest:
     @cached_property
     def shard_sizes(self) -> np.ndarray:
         """Number of samples of each shard, shape `(num_shards,)`."""
-        sizes: np.ndarray = self.shards["samples"].to_numpy()
-        return sizes
+        return np.asarray(self.shards["samples"].to_numpy())
 
     @property
     def num_samples(self) -> int:
@@ -93,11 +92,8 @@ class Manifest:
     @property
     def splits(self) -> dict[str, int]:
         """Number of samples per split, in the order train, val, test, then any others by name."""
-        names = self.shards["split"].to_pylist()
-        return {
-            name: int(sum(size for split, size in zip(names, self.shard_sizes, strict=True) if split == name))
-            for name in sorted(set(names), key=split_rank)
-        }
+        rows = self.shards.group_by("split").aggregate([("samples", "sum")]).to_pylist()
+        return {row["split"]: row["samples_sum"] for row in sorted(rows, key=lambda row: split_rank(row["split"]))}
 
     @property
     def task_names(self) -> list[str]:
@@ -128,8 +124,7 @@ class Manifest:
             raise InputError(
                 f"{self.root} has no split `{split}`. It has: {', '.join(self.splits)}." + nearest(split, self.splits)
             )
-        chosen = np.array([name == split for name in self.shards["split"].to_pylist()])
-        return np.flatnonzero(np.repeat(chosen, self.shard_sizes))
+        return np.flatnonzero(self.split_numbers() == list(self.splits).index(split))
 
     def labels(self, task_ids: Sequence[int] | None = None) -> np.ndarray:
         """Reads the label matrix of all tasks or of some.
@@ -222,12 +217,12 @@ def read_manifest(folder: str | Path | Store, version: str = "") -> Manifest:
     root = folder if isinstance(folder, Store) else Store(folder)
     entries = read_entries(root)
     entry = choose_version(root, entries, version)
-    tables = {role: entry["tables"][role] for role in ROLES}
-    for file in [*tables.values(), *entry["labels"]]:
+    tables = {role: entry["tables"][role]["file"] for role in ROLES}
+    for file in [*(entry["tables"][role] for role in ROLES), *entry["labels"]]:
         check_table(root, file)
-    rows = read_table(root, tables["tasks"]["file"], TASKS_SCHEMA).to_pylist()
-    shards = read_table(root, tables["shards"]["file"], SHARDS_SCHEMA)
-    check_tables(root, rows, shards, entry, tables)
+    rows = read_table(root, tables["tasks"], TASKS_SCHEMA).to_pylist()
+    shards = read_table(root, tables["shards"], SHARDS_SCHEMA)
+    check_tables(root, rows, shards, entry)
     return Manifest(
         root=root,
         id=entry["id"],
@@ -236,22 +231,16 @@ def read_manifest(folder: str | Path | Store, version: str = "") -> Manifest:
         counts=tuple(np.array(row["counts"], dtype=np.int64) for row in rows),
         label_references=tuple(LabelReference(row["file"], row["column"]) for row in rows),
         shards=shards,
-        tables={role: file["file"] for role, file in tables.items()},
+        tables=tables,
         entries=entries,
     )
 
 
-def check_tables(
-    root: Store,
-    tasks: Sequence[Mapping[str, Any]],
-    shards: pa.Table,
-    entry: Mapping[str, Any],
-    tables: Mapping[str, Mapping[str, str]],
-) -> None:
+def check_tables(root: Store, tasks: Sequence[Mapping[str, Any]], shards: pa.Table, entry: Mapping[str, Any]) -> None:
     """Raises `InputError` if the tables of tasks and shards hold what no writer writes."""
-    path = f"{root}/{tables['shards']['file']}"
+    path, samples = (f"{root}/{entry['tables'][role]['file']}" for role in ("shards", "samples"))
     files, sizes = shards["file"].to_pylist(), shards["samples"].to_pylist()
-    with root.fetched(tables["samples"]["file"]) as local, parquet_errors(f"{root}/{tables['samples']['file']}"):
+    with root.fetched(entry["tables"]["samples"]["file"]) as local, parquet_errors(samples):
         num_samples = pq.read_metadata(local).num_rows
     if min(sizes, default=1) < 1 or sum(sizes) != num_samples:
         raise InputError(f"{path} should list the {num_samples} samples of the set. It lists {sum(sizes)}.")

@@ -61,10 +61,7 @@ class SampleReader:
         blocks = self._ranges.read(files, starts.tolist(), (sizes + HEADER_BYTES).tolist())
         return [
             block[HEADER_BYTES:]
-            if isinstance(block, bytes)
-            and len(block) == HEADER_BYTES + size
-            and block.startswith(name)
-            and block[len(name)] == 0
+            if isinstance(block, bytes) and len(block) == HEADER_BYTES + size and block.startswith(name + b"\0")
             else self._describe(sample_id, block, name, size)
             for sample_id, block, name, size in zip(sample_ids.tolist(), blocks, names, sizes.tolist(), strict=True)
         ]
@@ -75,8 +72,7 @@ class SampleReader:
 
     def keys(self, sample_ids: np.ndarray) -> np.ndarray:
         """Returns the keys of samples as numbers."""
-        keys: np.ndarray = self._key[sample_ids]
-        return keys
+        return np.asarray(self._key[sample_ids])
 
     def size(self, sample_id: int) -> int:
         """Returns the size of a sample's image in bytes."""

@@ -60,14 +60,7 @@ def column_name(task_name: str) -> str:
 def tasks_table(
     tasks: Sequence[Task], references: Sequence[LabelReference], counts: Sequence[np.ndarray], num_samples: int
 ) -> pa.Table:
-    """Builds the table of a version's tasks.
-
-    Args:
-        tasks: The tasks, in order.
-        references: Where the labels of each task are.
-        counts: Number of samples of each class, for each task.
-        num_samples: Number of samples of the whole set.
-    """
+    """Builds the table of a version's tasks; `counts` has the number of samples of each class, for each task."""
     return pa.table(
         {
             "name": [task.name for task in tasks],
@@ -99,12 +92,7 @@ def count_classes(tasks: Sequence[Task], labels: np.ndarray) -> list[np.ndarray]
 
 
 class TaskCounts:
-    """Counts the classes of every task over parts of a label matrix.
-
-    Attributes:
-        tasks: The tasks, one per column.
-        counts: Number of labels of each class, for each task.
-    """
+    """Counts the classes of every task, one per column, over parts of a label matrix."""
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         self.tasks = tasks

@@ -29,13 +29,8 @@ def append_version(
 ) -> None:
     """Writes `manifest.json` with one more version, which is the newest from then on.
 
-    Args:
-        root: The shard set's folder.
-        entries: The versions so far.
-        tables: Entry of each table, by role.
-        labels: Entries of the files that the tasks table refers to.
-        change: What is new, in words.
-        plan: Id of the plan that added tars, if any were added.
+    `entries` are the versions so far; `tables` has the entry of each table, by role, and `labels` those of the files that the
+    tasks table refers to. `plan` is the id of the plan that added tars, if any were added.
     """
     entry = {
         "version": len(entries) + 1,

@@ -11,7 +11,7 @@ import torch
 from matl_scale.errors import RunError, explain_os_error
 from matl_scale.runs.checkpoints.checkpoint import FORMAT_VERSION, checkpoint_folders, hash_json
 from matl_scale.runs.layout import CHECKPOINT_FILE, STATE_FILE
-from matl_scale.storage.files import sync_folder, write_json
+from matl_scale.storage.files import sync_to_disk, write_json
 
 
 def save_checkpoint(root: Path, step: int, state: dict[str, Any], info: dict[str, Any], keep: int) -> Path:
@@ -35,7 +35,7 @@ def save_checkpoint(root: Path, step: int, state: dict[str, Any], info: dict[str
         if final.exists():  # not complete, or this run would have gone on from it
             shutil.rmtree(final)
         os.replace(partial, final)
-        sync_folder(root)
+        sync_to_disk(root)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         reason = explain_os_error(error)

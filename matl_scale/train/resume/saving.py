@@ -16,7 +16,7 @@ from matl_scale.runs.checkpoints.masks import hash_masks
 from matl_scale.runs.checkpoints.writing import prune, save_checkpoint
 from matl_scale.runs.layout import RunFolder
 from matl_scale.runs.predictions import PredictionBlock, PredictionsInfo, write_predictions
-from matl_scale.storage.files import sync_file
+from matl_scale.storage.files import sync_to_disk
 from matl_scale.train.config import read_saved
 from matl_scale.train.prediction_log import PredictionLog, gather_predictions
 from matl_scale.train.process_group import on_main
@@ -38,7 +38,8 @@ class Saver:
     def save_state(self, state: TrainState) -> None:
         """Writes a checkpoint. After it, only the last of the best networks is needed."""
         if self.folder.metrics_file.is_file():
-            sync_file(self.folder.metrics_file)  # a power cut must not take records of steps that will not be repeated
+            # a power cut must not take records of steps that will not be repeated
+            sync_to_disk(self.folder.metrics_file)
         save_checkpoint(
             self.folder.checkpoints_folder, state.step, state.state_dict(), self._describe(state), self.keep
         )
