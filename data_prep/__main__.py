@@ -13,7 +13,10 @@ from matl_scale.errors import InputError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one subcommand and returns its exit code; `run_command` says how errors end it."""
     was_module = Path(sys.argv[0]).parts[-2:] == ("data_prep", "__main__.py")
-    parser = build_parser("python -m data_prep" if was_module else "matl-data")
+    parser = argparse.ArgumentParser(prog="python -m data_prep" if was_module else "matl-data", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in (shard, example, merge, tasks, info, preview, verify):
+        command.add_command(commands)
     options = parser.parse_args(arguments)
 
     def work() -> int:
@@ -24,14 +27,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
     return run_command(parser.prog, work, after_interrupt="run the same command again to go on")
-
-
-def build_parser(program: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=program, description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (shard, example, merge, tasks, info, preview, verify):
-        command.add_command(commands)
-    return parser
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What every source provides for the planner: its tasks, its samples in order, and a way to read their images."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -75,6 +75,11 @@ def from_arrays(
             yield Chunk(names=names[part], indices=indices, labels=labels[part], splits=splits[part])
 
     return Dataset(tasks=tasks, chunks=chunks, images=images)
+
+
+def binary_tasks(names: Iterable[str], source: str) -> list[Task]:
+    """Declares tasks with the classes `no` and `yes`."""
+    return [Task(name=name, classes=("no", "yes"), source=source) for name in names]
 
 
 def one_vs_rest(classes: np.ndarray, num_classes: int) -> np.ndarray:

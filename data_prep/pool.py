@@ -9,20 +9,15 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import forkserver
 from multiprocessing.connection import wait as wait_for_handles
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from matl_scale.errors import InputError
 from matl_scale.progress import ItemProgress
 
 POLL_S = 0.2
-Result = TypeVar("Result", covariant=True)
-Advance = Callable[[int], None]
-
-
-class Work(Protocol[Result]):
-    """Work on one job: called with the job's index and a function that is told how many more items are done."""
-
-    def __call__(self, job: int, advance: Advance) -> Result: ...
+Result = TypeVar("Result")
+Advance = Callable[[int], None]  # is told how many more items of the job are done
+Work = Callable[[int, Advance], Result]  # gets the index of a job
 
 
 def prepare_workers() -> None:
@@ -35,28 +30,18 @@ def prepare_workers() -> None:
 
 
 def run_jobs(work: Work[Result], jobs: Sequence[int], workers: int, total: int, unit: str) -> Iterator[Result]:
-    """Runs jobs and yields their results as they come.
-
-    Args:
-        work: Runs one job; pickled once per worker.
-        jobs: Indices of the jobs.
-        workers: Number of processes; with 1, the jobs run in this process.
-        total: Number of items in all jobs together.
-        unit: Plural noun for the items.
+    """Runs jobs, given as indices, and yields their results as they come. With one worker, they run in this process; otherwise
+    `work` is pickled once per worker. `total` is the number of items, called `unit`, in all jobs together.
 
     Raises:
         InputError: A worker was killed.
     """
     with ItemProgress(total, unit) as progress:
-        if workers == 1 or len(jobs) <= 1:
-            yield from run_here(work, jobs, progress)
-        else:
+        if workers > 1 and len(jobs) > 1:
             yield from run_in_workers(work, jobs, min(workers, len(jobs)), progress)
-
-
-def run_here(work: Work[Result], jobs: Sequence[int], progress: ItemProgress) -> Iterator[Result]:
-    for job in jobs:
-        yield work(job, lambda items: progress.update(progress.done + items))
+        else:
+            for job in jobs:
+                yield work(job, lambda items: progress.update(progress.done + items))
 
 
 def run_in_workers(work: Work[Result], jobs: Sequence[int], workers: int, progress: ItemProgress) -> Iterator[Result]:

@@ -1,5 +1,6 @@
 """From a data set to a shard set: plan, write, finish. A call can be killed at any time, and continues when it is repeated."""
 
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,7 +8,7 @@ from pathlib import Path
 
 from data_prep.dataset import Dataset
 from data_prep.planning.make_plan import Options, check_same_tasks, make_plan
-from data_prep.planning.plan import DROPPED_FILE, PLAN_FILE, Plan, plan_id, read_plan, write_plan
+from data_prep.planning.plan import DROPPED_FILE, PLAN_FILE, Plan, read_plan, write_plan
 from data_prep.planning.row_tables import PLAN_TABLES, RowTables, write_row_tables
 from data_prep.pool import prepare_workers
 from data_prep.work_folder import finished_shards, locked_scratch, remove_unused_plan
@@ -18,7 +19,7 @@ from matl_scale.data.shards.layout import MANIFEST_FILE
 from matl_scale.data.shards.manifest import Manifest, read_manifest
 from matl_scale.data.shards.versions import is_shard_set
 from matl_scale.errors import InputError, shortened
-from matl_scale.storage.files import sync_to_disk
+from matl_scale.storage.files import hash_text, sync_to_disk
 from matl_scale.storage.store import Store
 
 PLAN_FOLDER = "plan"
@@ -54,13 +55,14 @@ def write_shard_set(
         dataset = build(scratch)
         existing = read_manifest(out) if is_shard_set(out) else None
         tables = write_row_tables(dataset, scratch)
-        if existing and is_made_by(existing, identify(tables, dataset, options)):
+        id = plan_id(tables, dataset, options)
+        if existing and is_made_by(existing, id):
             if not options.partition:
                 out.remove(WORK)  # left by a call that was killed just before its end
             print(f"{out} is complete: there is nothing to do", file=sys.stderr)
             return existing
         with (out / WORK).lock(".lock-plan", wait=True):  # all parts of an array job use the plan of the first
-            plan = open_or_make_plan(out, tables, dataset, existing, options)
+            plan = open_or_make_plan(out, tables, id, dataset, existing, options)
         write_planned_shards(out, plan, dataset, scratch, options)
         return None if options.partition else finish(out, plan, existing, scratch)
 
@@ -127,14 +129,13 @@ def check_target(out: Store) -> None:
 
 
 def open_or_make_plan(
-    out: Store, tables: RowTables, dataset: Dataset, existing: Manifest | None, options: Options
+    out: Store, tables: RowTables, id: str, dataset: Dataset, existing: Manifest | None, options: Options
 ) -> Plan:
     """Returns the plan that this call has begun earlier, or makes it.
 
     Raises:
         InputError: The work in `out` was begun with other input or options, or no plan can be made.
     """
-    id = identify(tables, dataset, options)
     if out.exists(f"{WORK}/{PLAN_FILE}"):
         begun = open_plan(out)
         if begun.id == id:
@@ -171,6 +172,8 @@ def open_plan(out: Store) -> Plan:
         return read_plan(path, path.parent / PLAN_FOLDER)
 
 
-def identify(tables: RowTables, dataset: Dataset, options: Options) -> str:
-    """Returns the id of the plan that this call leads to."""
-    return plan_id(tables, {**options.identity(), "place": dataset.images.root}, dataset.tasks)
+def plan_id(tables: RowTables, dataset: Dataset, options: Options) -> str:
+    """Returns the id of the plan that these rows and options lead to."""
+    declared = [[task.name, list(task.classes), task.source] for task in dataset.tasks]
+    chosen = {**options.identity(), "place": dataset.images.root}
+    return hash_text(json.dumps([tables.sha256, chosen, declared], sort_keys=True))

@@ -5,7 +5,10 @@ labels of each task, so the cost does not grow with the number of existing tasks
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -34,21 +37,26 @@ from matl_scale.storage.store import Store
 from matl_scale.tasks import Task, match_names
 
 
-def add_tasks(folder: str, labels: str, roles: ColumnRoles, allow_unmatched: bool = False) -> Manifest:
-    """Adds the columns of a label file as tasks; images that the file does not name get no label.
+class TaskColumn(NamedTuple):
+    """A task of a version: where its labels are, and the number of samples of each of its classes."""
 
-    Args:
-        folder: The shard set.
-        labels: A `.csv` or `.parquet` file with the images' names as they are in the set (column `path` of its samples).
-        roles: What the file's columns mean.
-        allow_unmatched: Whether rows without an image are left out; otherwise they are an error.
+    task: Task
+    reference: LabelReference
+    counts: np.ndarray
+
+
+def columns_of(manifest: Manifest) -> list[TaskColumn]:
+    return list(map(TaskColumn, manifest.tasks, manifest.label_references, manifest.counts))
+
+
+def add_tasks(folder: str, labels: str, roles: ColumnRoles, allow_unmatched: bool = False) -> Manifest:
+    """Adds the columns of a label file as tasks; images that the file does not name get no label. The file has the images' names
+    as they are in the set (column `path` of its samples). Rows without an image are an error unless `allow_unmatched`.
 
     Raises:
         InputError: A task has the name of an existing task, or the file cannot be used.
     """
-    out = open_set(folder)
-    with locked_scratch(out) as scratch:
-        manifest = read_manifest(out)
+    with opened_for_change(folder) as (manifest, scratch):
         found = read_labels(labels, roles, scratch)
         if taken := [task.name for task in found.tasks if task.name in manifest.task_names]:
             raise InputError(
@@ -57,14 +65,9 @@ def add_tasks(folder: str, labels: str, roles: ColumnRoles, allow_unmatched: boo
             )
         rows = find_rows(manifest, found, allow_unmatched)
         new = (np.where((group >= 0)[:, None], found.matrix[group], MISSING) for group in rows)
-        references, counts = write_columns(manifest, found.tasks, new, scratch)
-        return write_version(
-            manifest,
-            [*manifest.tasks, *found.tasks],
-            [*manifest.label_references, *references],
-            [*manifest.counts, *counts],
-            f"added {len(found.tasks)} tasks: {shortened((task.name for task in found.tasks), 5)}",
-        )
+        columns = [*columns_of(manifest), *write_columns(manifest, found.tasks, new, scratch)]
+        change = f"added {len(found.tasks)} tasks: {shortened((task.name for task in found.tasks), 5)}"
+        return write_version(manifest, columns, change)
 
 
 def relabel_tasks(folder: str, labels: str, roles: ColumnRoles, allow_unmatched: bool = False) -> Manifest:
@@ -74,9 +77,7 @@ def relabel_tasks(folder: str, labels: str, roles: ColumnRoles, allow_unmatched:
     Raises:
         InputError: The file has a column that is no task, or a class that its task does not have.
     """
-    out = open_set(folder)
-    with locked_scratch(out) as scratch:
-        manifest = read_manifest(out)
+    with opened_for_change(folder) as (manifest, scratch):
         names = set(relabelled_names(manifest, labels, roles))
         chosen = [task for task in manifest.tasks if task.name in names]
         found = read_labels(labels, roles, scratch, known_tasks=chosen)
@@ -87,12 +88,11 @@ def relabel_tasks(folder: str, labels: str, roles: ColumnRoles, allow_unmatched:
             np.where((group >= 0)[:, None], found.matrix[group], before[start : start + GROUP_ROWS])
             for start, group in zip(starts, rows, strict=True)
         )
-        new_references, new_counts = write_columns(manifest, chosen, new, scratch)
-        references, counts = list(manifest.label_references), list(manifest.counts)
-        for task_id, reference, count in zip(ids, new_references, new_counts, strict=True):
-            references[task_id], counts[task_id] = reference, count
+        columns = columns_of(manifest)
+        for task_id, column in zip(ids, write_columns(manifest, chosen, new, scratch), strict=True):
+            columns[task_id] = column
         change = f"relabelled {len(chosen)} tasks: {shortened((task.name for task in chosen), 5)}"
-        return write_version(manifest, manifest.tasks, references, counts, change)
+        return write_version(manifest, columns, change)
 
 
 def rename_tasks(folder: str, names: Sequence[str]) -> Manifest:
@@ -101,9 +101,7 @@ def rename_tasks(folder: str, names: Sequence[str]) -> Manifest:
     Raises:
         InputError: There is no such task, or the new name is taken.
     """
-    out = open_set(folder)
-    with locked_scratch(out):
-        manifest = read_manifest(out)
+    with opened_for_change(folder) as (manifest, _):
         new_of: dict[str, str] = {}
         for pair in names:
             old = next((name for name in manifest.task_names if pair.startswith(f"{name}=")), None)
@@ -115,17 +113,17 @@ def rename_tasks(folder: str, names: Sequence[str]) -> Manifest:
             if old in new_of:
                 raise InputError(f"Task `{old}` should get one new name. Got two.")
             new_of[old] = pair[len(old) + 1 :]
-        tasks = [
-            Task(name=new_of.get(task.name, task.name), classes=task.classes, source=task.source)
-            for task in manifest.tasks
+        columns = [
+            column._replace(task=replace(column.task, name=new_of.get(column.task.name, column.task.name)))
+            for column in columns_of(manifest)
         ]
-        all_names = [task.name for task in tasks]
+        all_names = [column.task.name for column in columns]
         if repeated := sorted({name for name in all_names if all_names.count(name) > 1}):
             raise InputError(
                 f"Every task should have a name of its own. {shortened(repeated)} would occur more than once."
             )
         change = "renamed " + shortened((f"{old} to {new}" for old, new in new_of.items()), 5)
-        return write_version(manifest, tasks, manifest.label_references, manifest.counts, change)
+        return write_version(manifest, columns, change)
 
 
 def drop_tasks(folder: str, patterns: Sequence[str]) -> Manifest:
@@ -134,27 +132,22 @@ def drop_tasks(folder: str, patterns: Sequence[str]) -> Manifest:
     Raises:
         InputError: A pattern matches nothing, or no task would remain.
     """
-    out = open_set(folder)
-    with locked_scratch(out):
-        manifest = read_manifest(out)
-        dropped = set(match_names(manifest.task_names, patterns, "tasks drop"))
-        remaining = [i for i in range(len(manifest.tasks)) if i not in dropped]
-        if not remaining:
+    with opened_for_change(folder) as (manifest, _):
+        dropped = match_names(manifest.task_names, patterns, "tasks drop")
+        columns = [column for i, column in enumerate(columns_of(manifest)) if i not in set(dropped)]
+        if not columns:
             raise InputError(f"At least one task of {folder} should be left.")
-        return write_version(
-            manifest,
-            [manifest.tasks[i] for i in remaining],
-            [manifest.label_references[i] for i in remaining],
-            [manifest.counts[i] for i in remaining],
-            f"dropped {len(dropped)} tasks: {shortened((manifest.task_names[i] for i in sorted(dropped)), 5)}",
-        )
+        change = f"dropped {len(dropped)} tasks: {shortened((manifest.task_names[i] for i in dropped), 5)}"
+        return write_version(manifest, columns, change)
 
 
-def open_set(folder: str) -> Store:
-    """Returns the store of a shard set; raises `InputError` if the folder holds none."""
+@contextmanager
+def opened_for_change(folder: str) -> Iterator[tuple[Manifest, Path]]:
+    """Locks a shard set, and provides its newest version and a folder for unfinished files."""
     out = Store(folder)
-    read_entries(out)
-    return out
+    read_entries(out)  # before the lock, which makes a folder: there may be no shard set
+    with locked_scratch(out) as scratch:
+        yield read_manifest(out), scratch
 
 
 def relabelled_names(manifest: Manifest, labels: str, roles: ColumnRoles) -> list[str]:
@@ -201,17 +194,9 @@ def find_rows(manifest: Manifest, labels: Labels, allow_unmatched: bool) -> list
 
 def write_columns(
     manifest: Manifest, tasks: Sequence[Task], labels: Iterator[np.ndarray], scratch: Path
-) -> tuple[list[LabelReference], list[np.ndarray]]:
-    """Writes a file with the labels of some tasks.
-
-    Args:
-        manifest: The set as it was before.
-        tasks: The tasks.
-        labels: Yields the rows of their label matrix in groups, shape `(num_samples, num_tasks)`.
-        scratch: Folder for the unfinished file.
-
-    Returns:
-        Where the labels of each task are, and the number of samples of each of its classes.
+) -> list[TaskColumn]:
+    """Writes a file with the labels of some tasks. `labels` yields the rows of their label matrix in groups, shape
+    `(num_samples, num_tasks)`.
     """
     name = table_name("labels", len(manifest.entries) + 1)
     split_of = manifest.split_numbers()
@@ -228,19 +213,17 @@ def write_columns(
     sync_to_disk(scratch / name)
     manifest.root.publish(scratch / name, name)
     totals = [np.sum([counts.counts[i] for counts in by_split.values()], axis=0) for i in range(len(tasks))]
-    return [LabelReference(name, column_name(task.name)) for task in tasks], totals
+    return [
+        TaskColumn(task, LabelReference(name, column_name(task.name)), total)
+        for task, total in zip(tasks, totals, strict=True)
+    ]
 
 
-def write_version(
-    manifest: Manifest,
-    tasks: Sequence[Task],
-    references: Sequence[LabelReference],
-    counts: Sequence[np.ndarray],
-    change: str,
-) -> Manifest:
+def write_version(manifest: Manifest, columns: Sequence[TaskColumn], change: str) -> Manifest:
     """Adds a version with these tasks; its samples and shards are those of the newest version."""
     root, before = manifest.root, manifest.entries[-1]
     name = table_name("tasks", len(manifest.entries) + 1)
+    tasks, references, counts = zip(*columns, strict=True)
     table = write_table(root, name, tasks_table(tasks, references, counts, manifest.num_samples))
     known = {file["file"]: file for file in before["labels"]}
     files = sorted({reference.file for reference in references})

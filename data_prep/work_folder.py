@@ -17,11 +17,8 @@ from matl_scale.storage.store import Store
 
 @contextlib.contextmanager
 def locked_scratch(out: Store, partition: tuple[int, int] | None = None) -> Iterator[Path]:
-    """Locks the work in `out` and provides a folder for unfinished files, which is removed in the end.
-
-    Args:
-        out: The shard set's folder.
-        partition: Which part of an array job this is, if it is one: parts share the work.
+    """Locks the work in `out` and provides a folder for unfinished files, which is removed in the end. The parts of an array job
+    share the work.
 
     Raises:
         InputError: Another call works on the set, or the folder cannot be used.
@@ -34,29 +31,22 @@ def locked_scratch(out: Store, partition: tuple[int, int] | None = None) -> Iter
     work = out.local / WORK
     try:
         with contextlib.ExitStack() as stack:
-            stack.enter_context(locked_work(work, shared=partition is not None))
+            while True:
+                work.mkdir(parents=True, exist_ok=True)
+                with contextlib.suppress(FileNotFoundError):  # another call has just removed it
+                    stack.enter_context(lock_folder(work, shared=partition is not None))
+                    break
             if partition:
                 stack.enter_context(lock_folder(work, f".lock-{partition[0]}-of-{partition[1]}"))
-            else:
-                remove_old_scratch(work)
+            else:  # no other call works on the set: these folders were left by killed calls
+                for path in work.glob("scratch-*"):
+                    Store(work).remove(path.name)
             with tempfile.TemporaryDirectory(prefix="scratch-", dir=work) as folder:
                 yield Path(folder)
     except OSError as error:
         raise InputError(f"{error.filename or out}: {error.strerror or error}. Run the same command again.") from error
     finally:
         remove_if_empty(out.local, is_new)
-
-
-@contextlib.contextmanager
-def locked_work(work: Path, shared: bool) -> Iterator[None]:
-    """Makes the folder of unfinished work if it does not exist, and holds its lock."""
-    with contextlib.ExitStack() as stack:
-        while True:
-            work.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileNotFoundError):  # another call has just removed it
-                stack.enter_context(lock_folder(work, shared=shared))
-                break
-        yield
 
 
 def remove_if_empty(root: Path, is_new: bool) -> None:
@@ -67,12 +57,6 @@ def remove_if_empty(root: Path, is_new: bool) -> None:
             Store(root).remove(WORK)
     if is_new and root.is_dir() and not any(root.iterdir()):
         root.rmdir()
-
-
-def remove_old_scratch(work: Path) -> None:
-    """Removes the files that killed calls have left; only while no other call works on the set."""
-    for path in work.glob("scratch-*"):
-        Store(work).remove(path.name)
 
 
 def finished_shards(out: Store) -> list[str]:

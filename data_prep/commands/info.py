@@ -31,18 +31,15 @@ def add_command(commands: Subparsers) -> None:
 
 def run(options: argparse.Namespace) -> None:
     # a pipe has no width: keep lines whole for tools that search them
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
     manifest = read_manifest(options.folder, options.version)
     print_info(manifest, console)
-    if options.picture is not None:
-        check_picture(options.picture)
+    path: Path | None = options.picture
+    if path is not None:
+        if path.suffix not in (".png", ".svg", ".pdf") or not path.absolute().parent.is_dir():
+            raise InputError(f"--picture should be a .png, .svg or .pdf file in a folder that exists. Got {path}.")
         values = associate(manifest)
-        draw_picture(values, manifest.task_names, options.picture)
+        draw_picture(values, manifest.task_names, path)
         for one, other, value in strongest_pairs(values, manifest.task_names, NUM_PAIRS):
-            console.print(f"  {value:.3f}  {escape(one)}, {escape(other)}", highlight=False)
-        console.print(f"Cramér's V of all pairs: {options.picture}", highlight=False)
-
-
-def check_picture(path: Path) -> None:
-    if path.suffix not in (".png", ".svg", ".pdf") or not path.absolute().parent.is_dir():
-        raise InputError(f"--picture should be a .png, .svg or .pdf file in a folder that exists. Got {path}.")
+            console.print(f"  {value:.3f}  {escape(one)}, {escape(other)}")
+        console.print(f"Cramér's V of all pairs: {path}")

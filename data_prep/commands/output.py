@@ -13,15 +13,8 @@ from matl_scale.data.shards.manifest import Manifest
 
 def write(options: argparse.Namespace, build: Callable[[Path], Dataset], draw: Draw | None) -> None:
     """Writes a data set by the options of `add_output`, and prints a summary."""
-    chosen = Options(
-        shard_mb=options.shard_mb,
-        resize=options.resize,
-        draw=draw,
-        dedupe=options.dedupe,
-        skip_bad=options.skip_bad,
-        workers=options.workers,
-        partition=options.partition,
-    )
+    names = ("shard_mb", "resize", "dedupe", "skip_bad", "workers", "partition")
+    chosen = Options(draw=draw, **{name: getattr(options, name) for name in names})
     manifest = write_shard_set(build, options.out, chosen)
     if manifest is None:
         print(f"{options.out}: part {options.partition[0]} of {options.partition[1]} is written")

@@ -9,13 +9,7 @@ MAX_NAMES = 60  # more do not fit beside the picture
 
 
 def draw_picture(values: np.ndarray, names: Sequence[str], path: Path) -> None:
-    """Draws the association of all pairs of tasks, with similar tasks side by side.
-
-    Args:
-        values: Association of each pair, shape `(num_tasks, num_tasks)`.
-        names: Names of the tasks.
-        path: A `.png`, `.svg` or `.pdf` file.
-    """
+    """Draws the association of all pairs of tasks, shape `(num_tasks, num_tasks)`, with similar tasks side by side."""
     from matplotlib.figure import Figure
     from scipy.cluster.hierarchy import leaves_list, linkage
     from scipy.spatial.distance import squareform

@@ -34,24 +34,20 @@ def print_info(manifest: Manifest, console: Console) -> None:
             escape(describe_counts(task.classes, counts)),
         )
     console.print(table)
-    console.print(f"\n[bold]{manifest.root}[/bold]  id {manifest.id[:12]}", highlight=False)
+    console.print(f"\n[bold]{manifest.root}[/bold]  id {manifest.id[:12]}")
     shards = manifest.shards.to_pylist()
     for split in split_names:
         sizes = [shard["bytes"] for shard in shards if shard["split"] == split]
         console.print(
-            f"  {split}: {manifest.splits[split]:,} images in {len(sizes)} shards, {sum(sizes) / 1e6:,.1f} MB",
-            highlight=False,
+            f"  {split}: {manifest.splits[split]:,} images in {len(sizes)} shards, {sum(sizes) / 1e6:,.1f} MB"
         )
     for entry in manifest.entries:
         marker = "→" if entry["version"] == manifest.version else " "
-        console.print(
-            f"{marker} version {entry['version']}, id {entry['id'][:12]}: {escape(entry['change'])}", highlight=False
-        )
+        console.print(f"{marker} version {entry['version']}, id {entry['id'][:12]}: {escape(entry['change'])}")
     size = manifest.image_size()
     console.print(
         f"  {len(manifest.tasks)} tasks, {np.mean(labels < 0):.1%} of all labels missing; images: "
-        + (f"{size} × {size} pixels" if size else "of several sizes"),
-        highlight=False,
+        + (f"{size} × {size} pixels" if size else "of several sizes")
     )
 
 

@@ -19,17 +19,8 @@ TYPES = {"jpg": "jpeg", "tif": "tiff"}
 
 
 def build_preview(manifest: Manifest, task_name: str, split: str | None, count: int, seed: int) -> str:
-    """Builds the page.
-
-    Args:
-        manifest: The shard set.
-        task_name: Name of the task.
-        split: The split whose samples are shown; None for all splits.
-        count: Number of samples per class.
-        seed: Seed that draws the samples.
-
-    Raises:
-        InputError: There is no such task or split.
+    """Builds the page with `count` samples per class from one split, or from all (None); raises `InputError` if there is no
+    such task or split.
     """
     if task_name not in manifest.task_names:
         raise InputError(f"{manifest.root} has no task `{task_name}`." + nearest(task_name, manifest.task_names))

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from matl_scale.data.shards.manifest import Manifest, read_manifest
 from matl_scale.data.shards.reader import SampleReader
 from matl_scale.data.shards.tables import count_classes
 from matl_scale.errors import InputError, shortened
+from matl_scale.storage.store import Store
 
 SHOWN = 5
 BLOCK_SAMPLES = 256
@@ -28,11 +30,6 @@ def verify_shard_set(folder: str, quick: bool, workers: int) -> list[str]:
     A quick check reads the tables: their checksums, whether they fit each other, the label ranges and counts of every version,
     images in two splits, and whether every listed tar, and no other, is there with its size. A full check also reads every
     tar: its checksum, its members, and whether each image is at its offset, has its digest and decodes.
-
-    Args:
-        folder: The set's folder, or its URL.
-        quick: Whether to leave the tars unread.
-        workers: Number of processes.
 
     Returns:
         What is wrong, one line each; empty if nothing is.
@@ -63,8 +60,7 @@ def check_tables(manifest: Manifest) -> Iterator[str]:
         return
     splits = manifest.shards["split"].to_pylist()
     keys = samples["key"].to_pylist()
-    wrong = [i for i, split in enumerate(samples["split"].to_pylist()) if split != splits[shards[i]]]
-    if wrong:
+    if wrong := [i for i, split in enumerate(samples["split"].to_pylist()) if split != splits[shards[i]]]:
         yield f"{table}: {len(wrong)} samples are in a shard of another split: {shortened((keys[i] for i in wrong), SHOWN)}"
     for column in ("key", "path"):
         values = samples[column].combine_chunks()
@@ -72,8 +68,7 @@ def check_tables(manifest: Manifest) -> Iterator[str]:
             yield f"{table}: {len(values) - len(values.unique())} values of `{column}` occur more than once"
     ends = samples["offset"].to_numpy() + samples["size"].to_numpy()
     sizes = manifest.shards["bytes"].to_numpy()[shards]
-    outside = np.flatnonzero((samples["offset"].to_numpy() < HEADER_BYTES) | (ends > sizes)).tolist()
-    if outside:
+    if outside := np.flatnonzero((samples["offset"].to_numpy() < HEADER_BYTES) | (ends > sizes)).tolist():
         yield f"{table}: {len(outside)} samples lie outside their tar: {shortened((keys[i] for i in outside), SHOWN)}"
 
 
@@ -131,39 +126,32 @@ class VerifyWork:
     folder: str
 
     def __call__(self, job: int, advance: Advance) -> tuple[int, list[str]]:
-        manifest, _, _ = open_set(self.folder)
-        shard = {name: column[0] for name, column in manifest.shards.slice(job, 1).to_pydict().items()}
-        tar = f"{manifest.root}/{shard['file']}"
-        if not manifest.root.exists(shard["file"]):
-            advance(shard["samples"])
+        manifest, reader, digests = open_set(self.folder)
+        (shard,) = manifest.shards.slice(job, 1).to_pylist()
+        file, count = shard["file"], shard["samples"]
+        if not manifest.root.exists(file):
+            advance(count)
             return job, []  # `check_files` has named it
         findings = []
-        if manifest.root.sha256(shard["file"]) != shard["sha256"]:
-            findings.append(f"{tar} is not the file that was written: its SHA-256 differs")
-        findings += check_members(manifest, job, tar)
-        findings += check_images(self.folder, job, advance)
+        if manifest.root.sha256(file) != shard["sha256"]:
+            findings.append(f"{manifest.root}/{file} is not the file that was written: its SHA-256 differs")
+        first = int(manifest.shard_sizes[:job].sum())
+        sample_ids = np.arange(first, first + count)
+        findings += check_members(manifest.root, file, set(map(reader.key, sample_ids.tolist())))
+        if bad := check_images(reader, digests, sample_ids, advance):
+            findings.append(f"{manifest.root}/{file}: {len(bad)} samples are damaged: {shortened(bad, SHOWN)}")
         return job, findings
 
 
-def check_members(manifest: Manifest, job: int, path: str) -> Iterator[str]:
-    """Looks for members that belong to no sample, and for samples whose members are not adjacent."""
-    _, reader, _ = open_set(str(manifest.root))
-    first = int(manifest.shard_sizes[:job].sum())
-    keys = {reader.key(sample_id) for sample_id in range(first, first + int(manifest.shard_sizes[job]))}
-    found: list[str] = []
+def check_members(root: Store, file: str, keys: set[str]) -> Iterator[str]:
+    """Looks in a tar for members that belong to no sample, and for samples whose members are not adjacent."""
+    path, found = f"{root}/{file}", list[str]()
     try:
-        with (
-            manifest.root.open(manifest.shards["file"][job].as_py()) as file,
-            tarfile.open(fileobj=file, mode="r|") as tar,
-        ):
+        with root.open(file) as opened, tarfile.open(fileobj=opened, mode="r|") as tar:
             found = [member.name for member in tar]
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         yield f"{path} cannot be read to its end as a tar: {error}"
-    runs = [
-        key
-        for i, key in enumerate(name.partition(".")[0] for name in found)
-        if not i or key != found[i - 1].partition(".")[0]
-    ]
+    runs = [key for key, _ in groupby(name.partition(".")[0] for name in found)]
     if orphans := sorted(set(runs) - keys):
         yield f"{path} holds {len(orphans)} keys that are not in the manifest: {shortened(orphans, SHOWN)}"
     if missing := sorted(keys - set(runs)):
@@ -180,13 +168,12 @@ def open_set(folder: str) -> tuple[Manifest, SampleReader, np.ndarray]:
     return manifest, SampleReader(manifest), manifest.digests()
 
 
-def check_images(folder: str, job: int, advance: Advance) -> Iterator[str]:
-    """Reads every image of a tar by its offset, compares its digest, and checks it."""
-    manifest, reader, digests = open_set(folder)
-    first, bad = int(manifest.shard_sizes[:job].sum()), list[str]()
-    for start in range(first, first + int(manifest.shard_sizes[job]), BLOCK_SAMPLES):
-        sample_ids = np.arange(start, min(start + BLOCK_SAMPLES, first + int(manifest.shard_sizes[job])))
-        for sample_id, image in zip(sample_ids.tolist(), reader.read(sample_ids), strict=True):
+def check_images(reader: SampleReader, digests: np.ndarray, sample_ids: np.ndarray, advance: Advance) -> list[str]:
+    """Reads images by their offsets, compares their digests, checks them, and returns what is wrong with which."""
+    bad = list[str]()
+    for start in range(0, len(sample_ids), BLOCK_SAMPLES):
+        block = sample_ids[start : start + BLOCK_SAMPLES]
+        for sample_id, image in zip(block.tolist(), reader.read(block), strict=True):
             if not isinstance(image, bytes):
                 bad.append(f"{image.key}: {image.reason}")
             elif digest_image(image) != digests[sample_id].tobytes():
@@ -196,7 +183,5 @@ def check_images(folder: str, job: int, advance: Advance) -> Iterator[str]:
                     check_image(image, thorough=True)
                 except BadImage as error:
                     bad.append(f"{reader.key(sample_id)}: {error}")
-        advance(len(sample_ids))
-    if bad:
-        file = manifest.shards["file"][job].as_py()
-        yield f"{manifest.root}/{file}: {len(bad)} samples are damaged: {shortened(bad, SHOWN)}"
+        advance(len(block))
+    return bad

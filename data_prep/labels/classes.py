@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from data_prep.labels.label_file import LabelFile, as_labels
 from matl_scale.data.shards.layout import MAX_CLASSES
-from matl_scale.errors import InputError, shortened
+from matl_scale.errors import InputError, nearest, shortened
 from matl_scale.tasks import Task
 
 INTEGER = re.compile(r"\s*[+-]?\d{1,1000}\s*")
@@ -21,16 +21,11 @@ def find_classes(
 ) -> dict[str, dict[object, str]]:
     """Reads the file once and returns the distinct values of each column, with their class names, in the order of the classes.
 
-    Integers are ordered by value, strings alphabetically, and false comes before true.
-
-    Args:
-        file: The label file.
-        names: The columns.
-        text_columns: The columns whose cells are text even if they look like numbers.
-        fewest: The smallest number of classes that a column may have.
+    Integers are ordered by value, strings alphabetically, and false comes before true. Cells of `text_columns` are text even if
+    they look like numbers.
 
     Raises:
-        InputError: A column has fewer than two classes, more than 65,535, or values of several kinds.
+        InputError: A column has fewer than `fewest` classes, more than 65,535, or values of several kinds.
     """
     values: dict[str, set[object]] = {name: set() for name in names}
     for batch in file.batches(names):
@@ -49,16 +44,12 @@ def find_classes(
 
 
 def name_classes(values: set[object], context: str, as_stored: bool, fewest: int = 2) -> dict[object, str]:
-    """Orders and names the classes of a column.
-
-    Args:
-        values: The column's distinct values.
-        context: Beginning of error messages.
-        as_stored: Whether text stays text, as in Parquet; otherwise it is read as numbers if all of it can be.
-        fewest: The smallest number of classes that the column may have.
+    """Orders and names the classes of a column with these distinct values. `as_stored` says whether text stays text, as in
+    Parquet; otherwise it is read as numbers if all of it can be. Error messages begin with `context`.
     """
     if not as_stored:
-        values = {value for value in values if not is_nan(value)} if all(map(is_number, values)) else values
+        if all(map(is_number, values)):
+            values = {value for value in values if str(value).strip().lower() != "nan"}
         check_one_kind(values, context)
     numbers = {value: as_number(value, as_stored, context) for value in values}
     if None in numbers.values():
@@ -105,24 +96,24 @@ def is_number(value: object) -> bool:
     return bool(NUMBER.fullmatch(str(value)))
 
 
-def is_nan(value: object) -> bool:
-    return str(value).strip().lower() == "nan"
-
-
-def task_of(name: str, classes: dict[object, str], source: str) -> Task:
-    """Declares the task of a column."""
-    return Task(name=name, classes=tuple(dict.fromkeys(classes.values())), source=source)
-
-
-def known_classes(file: LabelFile, task: Task, found: dict[object, str]) -> dict[object, str]:
-    """Checks a column against a task of the set that its rows will join, and returns `found`.
+def find_known_classes(
+    file: LabelFile, candidates: Sequence[str], tasks: Sequence[Task], text_columns: Sequence[str]
+) -> dict[str, dict[object, str]]:
+    """Returns the same for the columns, among `candidates`, of the tasks of the set that the file's rows will join.
 
     Raises:
-        InputError: The column holds a class that the task does not have.
+        InputError: The file has no column for a task, or the column holds a class that the task does not have.
     """
-    if unknown := sorted(set(found.values()) - set(task.classes)):
-        raise InputError(
-            f"{file.path}, column `{task.name}`: the shard set has no class {shortened(unknown)}. It has "
-            f"{shortened(task.classes)}. Prepare all splits in one call."
-        )
+    for task in tasks:
+        if task.name not in candidates:
+            raise InputError(
+                f"{file.path} has no column `{task.name}`, which the shard set has." + nearest(task.name, candidates)
+            )
+    found = find_classes(file, [task.name for task in tasks], text_columns, fewest=0)
+    for task in tasks:
+        if unknown := sorted(set(found[task.name].values()) - set(task.classes)):
+            raise InputError(
+                f"{file.path}, column `{task.name}`: the shard set has no class {shortened(unknown)}. It has "
+                f"{shortened(task.classes)}. Prepare all splits in one call."
+            )
     return found

@@ -16,10 +16,7 @@ BATCH_ROWS = 65_536
 
 
 class LabelFile:
-    """A label file on disk or behind a URL.
-
-    Args:
-        path: Path or URL of a `.csv` or `.parquet` file with a header.
+    """A `.csv` or `.parquet` file with a header, on disk or behind a URL.
 
     Raises:
         InputError: The file is missing or cannot be read.
@@ -68,11 +65,7 @@ class LabelFile:
                 yield from reader
 
     def keys(self, column: str) -> Iterator[list[str]]:
-        """Yields a column of names as text, in batches.
-
-        Raises:
-            InputError: The column is missing or has an empty cell.
-        """
+        """Yields a column of names as text, in batches; raises `InputError` if it is missing or has an empty cell."""
         self.check_column(column)
         row = 0
         for batch in self.batches([column]):
@@ -100,11 +93,7 @@ class LabelFile:
 
 
 def as_labels(column: pa.Array, context: str) -> pa.Array:
-    """Returns a column as integers, booleans or strings, with nulls for missing labels.
-
-    Raises:
-        InputError: The column holds something else; the message begins with `context`.
-    """
+    """Returns a column as integers, booleans or strings, with nulls for missing labels; raises `InputError` for anything else."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     kind = column.type

@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_prep.labels.classes import find_classes, known_classes, task_of
+from data_prep.labels.classes import find_classes, find_known_classes
 from data_prep.labels.label_file import LabelFile, as_labels
 from data_prep.labels.name_index import NameIndex
 from matl_scale.data.shards.layout import MISSING, label_dtype
-from matl_scale.errors import InputError, nearest
+from matl_scale.errors import InputError
 from matl_scale.tasks import Task, match_names
 
 MAX_INT64 = 2**63 - 1
@@ -32,7 +32,7 @@ class ColumnRoles:
 class Labels:
     """The content of a label file."""
 
-    file: LabelFile  # the file
+    file: LabelFile
     image_column: str  # the column with the images' names
     tasks: Sequence[Task]  # the tasks, one per column of `matrix`
     index: NameIndex  # finds rows by image name
@@ -53,13 +53,8 @@ class Labels:
 
 
 def read_labels(path: str, roles: ColumnRoles, work: Path, known_tasks: Sequence[Task] = ()) -> Labels:
-    """Reads a label file. Every column except the image and split columns is a task.
-
-    Args:
-        path: A `.csv` or `.parquet` file with a header, or its URL.
-        roles: What its columns mean.
-        work: A folder for the matrix.
-        known_tasks: The tasks of the shard set that the rows will join; they then decide which columns and classes count.
+    """Reads a label file. Every column except the image and split columns is a task, unless there are `known_tasks`: those of
+    the shard set that the rows will join. They then decide which columns and classes count. The matrix lies in `work`.
 
     Raises:
         InputError: The file, a column or a value cannot be used; the message names it.
@@ -78,32 +73,17 @@ def read_labels(path: str, roles: ColumnRoles, work: Path, known_tasks: Sequence
         raise InputError(f"{path} has no row.")
     tasks: Sequence[Task] = known_tasks
     if known_tasks:
-        classes = find_known_classes(file, candidates, known_tasks, roles)
+        classes = find_known_classes(file, candidates, known_tasks, roles.text)
     else:
         names = [candidates[i] for i in match_names(candidates, roles.tasks, "--tasks")]
         classes = find_classes(file, names, roles.text)
-        tasks = [task_of(name, classes[name], Path(path).name) for name in names]
+        tasks = [
+            Task(name=name, classes=tuple(dict.fromkeys(classes[name].values())), source=Path(path).name)
+            for name in names
+        ]
     matrix = write_matrix(file, tasks, classes, len(index), work / "label_file.bin")
     splits = None if roles.split is None else read_splits(file, roles.split)
     return Labels(file=file, image_column=roles.image, tasks=tasks, index=index, matrix=matrix, splits=splits)
-
-
-def find_known_classes(
-    file: LabelFile, candidates: Sequence[str], tasks: Sequence[Task], roles: ColumnRoles
-) -> dict[str, dict[object, str]]:
-    """Returns the values and class names of each known task's column, as `find_classes` does.
-
-    Raises:
-        InputError: The file has no column for a task, or the column holds a class that the task does not have.
-    """
-    for task in tasks:
-        if task.name not in candidates:
-            raise InputError(
-                f"{file.path} has no column `{task.name}`, which the shard set has." + nearest(task.name, candidates)
-            )
-    names = [task.name for task in tasks]
-    found = find_classes(file, names, roles.text, fewest=0)
-    return {task.name: known_classes(file, task, found[task.name]) for task in tasks}
 
 
 def write_matrix(
@@ -116,7 +96,8 @@ def write_matrix(
         index_of = {name: i for i, name in enumerate(task.classes)}
         values = list(classes[task.name])
         numbers = np.array([index_of[classes[task.name][value]] for value in values] + [MISSING], dtype=dtype)
-        maps.append((task.name, as_values(values), numbers))
+        is_big = any(isinstance(value, int) and value > MAX_INT64 for value in values)
+        maps.append((task.name, pa.array(values, pa.uint64() if is_big else None), numbers))
     with path.open("wb") as out:
         for batch in file.batches([task.name for task in tasks]):
             block = np.empty((batch.num_rows, len(tasks)), dtype=dtype)
@@ -125,12 +106,6 @@ def write_matrix(
                 block[:, column] = numbers[find_indices(cells, values)]
             block.tofile(out)
     return map_matrix(path, dtype, num_rows, len(tasks))
-
-
-def as_values(values: list[object]) -> pa.Array:
-    """Returns distinct values of a column as an Arrow array; integers beyond 63 bits are unsigned."""
-    is_big = any(isinstance(value, int) and value > MAX_INT64 for value in values)
-    return pa.array(values, pa.uint64() if is_big else None)
 
 
 def find_indices(cells: pa.Array, values: pa.Array) -> np.ndarray:
@@ -150,10 +125,8 @@ def map_matrix(path: Path, dtype: np.dtype, num_rows: int, num_columns: int) -> 
 
 
 def read_splits(file: LabelFile, column: str) -> tuple[list[str], np.ndarray]:
-    """Returns the names of the splits in a column, and the number of each row's split, shape `(num_rows,)`, uint8.
-
-    Raises:
-        InputError: There are more than 100 names, so that it is no column of splits.
+    """Returns the names of the splits in a column, and the number of each row's split, shape `(num_rows,)`, uint8; raises
+    `InputError` if there are more than 100 names, so that it is no column of splits.
     """
     number_of: dict[str, int] = {}
     numbers = [np.zeros(0, dtype=np.uint8)]

@@ -19,14 +19,10 @@ def hash_names(names: Sequence[str]) -> np.ndarray:
 
 
 class NameIndex:
-    """Finds row numbers by name.
-
-    Args:
-        chunks: Yields the names in order, in chunks; called a second time only to name duplicates.
-        what: What a name is, for error messages.
+    """Finds row numbers by name. `chunks` yields the names in order, and is called a second time only to name duplicates.
 
     Raises:
-        InputError: A name occurs more than once.
+        InputError: A name occurs more than once; the message says `what` a name is.
     """
 
     def __init__(self, chunks: Callable[[], Iterator[Sequence[str]]], what: str) -> None:
@@ -66,8 +62,7 @@ def check_repeated(suspects: set[int], chunks: Iterable[Sequence[str]], what: st
 
 def check_unique(names: Iterable[str], what: str) -> None:
     """Raises `InputError` with the first names that occur more than once."""
-    repeated = [name for name, count in Counter(names).items() if count > 1]
-    if repeated:
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
         raise InputError(
             f"Every {what} should be unique. {len(repeated)} occur more than once: {shortened(sorted(repeated))}. "
             "Rename or remove the copies."

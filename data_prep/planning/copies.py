@@ -24,24 +24,16 @@ def rank_splits(names: Sequence[str]) -> np.ndarray:
 
     Evaluation splits come before train, so that test sets stay complete.
     """
-    order = sorted(range(len(names)), key=lambda i: split_rank(names[i]))
-    ranks = np.empty(len(names), dtype=np.int64)
-    ranks[order] = np.arange(len(names))
-    last = len(names)
-    return np.array(
-        [last if name == "train" else rank for name, rank in zip(names, ranks, strict=True)], dtype=np.uint8
-    )
+    ordered = sorted(names, key=lambda name: (name == "train", split_rank(name)))
+    return np.array([ordered.index(name) for name in names], dtype=np.uint8)
 
 
 def find_copies(digests: np.ndarray, ranks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Finds images with equal bytes.
+    """Returns the indices of images with the bytes of another one, ascending, and the index of each copy's original.
 
     Args:
         digests: Digests of the images' bytes, shape `(num_images,)`, dtype V16.
         ranks: Among equal images, the first one of the lowest rank is the original; shape `(num_images,)`.
-
-    Returns:
-        The indices of the copies, ascending, and the index of each copy's original.
     """
     if len(digests) < 2:
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
@@ -104,16 +96,8 @@ def drop_copies(
     resize: int | None,
     workers: int,
 ) -> None:
-    """Marks rows whose image is a copy of another one as dropped, and lists them in `dropped.csv` beside the plan.
-
-    Args:
-        folder: Folder of the row tables.
-        numbers: Split number of every row, which becomes `DROPPED` for copies.
-        splits: Names of the splits, by number.
-        images: Reads the images.
-        existing: The set that the rows join; its images are originals.
-        resize: Side length in pixels to which images are scaled, or None.
-        workers: Number of processes.
+    """Drops rows whose image, as it would be stored, is a copy of another one: changes their split numbers to `DROPPED`, and
+    lists them in `dropped.csv` beside the row tables. Images of the set that the rows join are originals.
     """
     work = HashWork(folder=folder, images=images, num_rows=len(numbers), resize=resize)
     jobs = range(-(-len(numbers) // CHUNK_SIZE))
@@ -132,14 +116,8 @@ def drop_copies(
 
 
 def write_dropped(folder: Path, copies: np.ndarray, originals: np.ndarray, existing: Manifest | None) -> None:
-    """Lists dropped copies, each with its original.
-
-    Args:
-        folder: Folder of the row tables and of the list.
-        copies: Rows of the copies, ascending.
-        originals: Row of each copy's original; below zero, it is a sample of the existing set, counted from its end.
-        existing: The set that the rows join.
-    """
+    """Lists dropped copies, given as rows, ascending, and the row of each copy's original. An original below zero is a sample
+    of the existing set, counted from its end."""
     rows = np.union1d(copies, originals[originals >= 0])
     name_of = dict(zip(rows.tolist(), read_names(folder, rows)[0], strict=True))
     if existing and (originals < 0).any():

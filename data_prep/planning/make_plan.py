@@ -49,23 +49,12 @@ class Options:
 
     def identity(self) -> dict[str, Any]:
         """Returns the options that decide where a good image is in the set."""
-        return {
-            "shard_mb": self.shard_mb,
-            "resize": self.resize,
-            "dedupe": self.dedupe,
-            "draw": self.draw and asdict(self.draw),
-        }
+        values = asdict(self)
+        return {name: values[name] for name in ("shard_mb", "resize", "dedupe", "draw")}
 
 
 def make_plan(tables: RowTables, id: str, dataset: Dataset, existing: Manifest | None, options: Options) -> Plan:
-    """Makes the plan for the rows of some tables, and writes their splits anew.
-
-    Args:
-        tables: The rows.
-        id: Id of the plan.
-        dataset: The data set of the rows.
-        existing: The set that they join, if there is one.
-        options: How the set is written.
+    """Makes the plan for the rows of a data set, and writes their splits anew.
 
     Raises:
         InputError: The rows cannot form a set, or cannot join `existing`.
@@ -79,11 +68,9 @@ def make_plan(tables: RowTables, id: str, dataset: Dataset, existing: Manifest |
         drop_copies(folder, numbers, splits, images, existing, options.resize, options.workers)
     if options.draw:
         deal_splits(numbers, splits, labels, tasks, options.draw)
-    if existing:
-        present = [name for i, name in enumerate(splits) if (numbers == i).any()]
-        check_new(existing, present, folder, numbers)
     counts = count_by_split(numbers, splits, labels, tasks)
     if existing:
+        check_new(existing, list(counts), folder, numbers)
         counts |= count_existing(existing)
     check_classes_in_train(counts, tasks)
     numbers.tofile(folder / SPLITS_FILE)

@@ -24,9 +24,9 @@ NAMES_SCHEMA = pa.schema({"name": pa.string(), "source": pa.int64()})
 class RowTables:
     """The rows of a data set, written to disk in order."""
 
-    folder: Path  # folder of the tables
+    folder: Path
     splits: list[str]  # names of the splits, by number
-    num_rows: int  # number of rows
+    num_rows: int
     sha256: str  # hash of names, labels and splits
 
 
@@ -61,7 +61,10 @@ def write_row_tables(dataset: Dataset, folder: Path) -> RowTables:
     name_hashes = np.concatenate(hashes)
     hashes.clear()
     name_hashes.sort()
-    check_names(folder, name_hashes, num_rows)
+    if suspects := set(name_hashes[1:][name_hashes[1:] == name_hashes[:-1]].tolist()):
+        starts = range(0, num_rows, CHUNK_SIZE)
+        chunks = (read_names(folder, np.arange(start, min(start + CHUNK_SIZE, num_rows)))[0] for start in starts)
+        check_repeated(suspects, chunks, "image name")
     digest.update(json.dumps(list(splits)).encode())
     return RowTables(folder=folder, splits=list(splits), num_rows=num_rows, sha256=digest.hexdigest())
 
@@ -120,12 +123,3 @@ def read_names(folder: Path, rows: np.ndarray) -> tuple[list[str], np.ndarray]:
             names += batch["name"].to_pylist()
             indices.append(batch["source"].to_numpy())
     return names, np.concatenate(indices) if indices else np.zeros(0, dtype=np.int64)
-
-
-def check_names(folder: Path, hashes: np.ndarray, num_rows: int) -> None:
-    """Raises `InputError` if a name occurs twice; `hashes` are the sorted hashes of all names."""
-    suspects = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
-    if suspects:
-        starts = range(0, num_rows, CHUNK_SIZE)
-        chunks = (read_names(folder, np.arange(start, min(start + CHUNK_SIZE, num_rows)))[0] for start in starts)
-        check_repeated(suspects, chunks, "image name")

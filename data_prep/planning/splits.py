@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from matl_scale.data.shards.layout import MISSING, split_rank
+from matl_scale.data.shards.layout import MISSING, class_counts, split_rank
 from matl_scale.errors import InputError, shortened
 from matl_scale.tasks import Task
 
@@ -18,7 +18,7 @@ class Draw:
     fractions: Mapping[str, float]  # share of each new split; the shares add up to 1
     of: str = "train"  # the split whose images are dealt out
     stratify: bool = False  # whether classes are dealt out one by one, rare classes first
-    seed: int = 0  # seed of the draw
+    seed: int = 0
 
 
 def check_split_name(name: str) -> str:
@@ -29,11 +29,7 @@ def check_split_name(name: str) -> str:
 
 
 def parse_fractions(text: str) -> dict[str, float]:
-    """Reads `train=0.8,val=0.1,test=0.1`.
-
-    Raises:
-        InputError: The text is malformed, or the fractions do not add up to 1.
-    """
+    """Reads `train=0.8,val=0.1,test=0.1`; raises `InputError` if it is malformed or does not add up to 1."""
     fractions: dict[str, float] = {}
     for part in text.split(","):
         name, _, value = part.partition("=")
@@ -49,16 +45,10 @@ def parse_fractions(text: str) -> dict[str, float]:
 
 
 def draw_splits(labels: np.ndarray, tasks: Sequence[Task], draw: Draw) -> np.ndarray:
-    """Draws the split of each image, a pure function of its arguments.
+    """Draws the split of each image, a pure function of its arguments. Labels have shape `(num_images, num_tasks)`.
 
-    Args:
-        labels: Shape `(num_images, num_tasks)`, −1 = no label.
-        tasks: The tasks, one per column.
-        draw: How splits are drawn.
-
-    Returns:
-        The index of each image's split in `draw.fractions`, shape `(num_images,)`, uint8. Without stratification, the shares
-        are exact up to rounding.
+    Returns the index of each image's split in `draw.fractions`, shape `(num_images,)`, uint8. Without stratification, the shares
+    are exact up to rounding.
     """
     shares = np.array(list(draw.fractions.values()))
     order = np.random.default_rng(draw.seed).permutation(len(labels))
@@ -75,26 +65,20 @@ def stratify(labels: np.ndarray, tasks: Sequence[Task], shares: np.ndarray, orde
     """Deals out images so that every class has its share in every split: iterative stratification of multi-label data
     (Sechidis, Tsoumakas, Vlahavas, ECML PKDD 2011), with each class dealt once, rarest first.
 
-    Args:
-        labels: Shape `(num_images, num_tasks)`.
-        tasks: The tasks, one per column.
-        shares: Share of each split, shape `(num_splits,)`.
-        order: The images in the order in which they are dealt, shape `(num_images,)`.
-
-    Returns:
-        The split number of each image, shape `(num_images,)`, uint8.
+    Labels have shape `(num_images, num_tasks)`, shares `(num_splits,)`; `order` is the order in which images are dealt, shape
+    `(num_images,)`. Returns the split number of each image, shape `(num_images,)`, uint8.
     """
-    unset = 255
+    unset, numbers = 255, np.arange(len(shares), dtype=np.uint8)
     splits = np.full(len(labels), unset, dtype=np.uint8)
     for _, column, value in sorted_classes(labels, tasks):
         images = order[labels[order, column] == value]
         free = images[splits[images] == unset]
         if len(free):
             have = np.bincount(splits[images][splits[images] != unset], minlength=len(shares))
-            splits[free] = deal(apportion(have, shares, len(images)))
+            splits[free] = np.repeat(numbers, apportion(have, shares, len(images)))
     free = order[splits[order] == unset]
     have = np.bincount(splits[splits != unset], minlength=len(shares))
-    splits[free] = deal(apportion(have, shares, len(labels)))
+    splits[free] = np.repeat(numbers, apportion(have, shares, len(labels)))
     repair(labels, tasks, splits, order, int(shares.argmax()), len(shares))
     return splits
 
@@ -104,29 +88,19 @@ def repair(
 ) -> None:
     """Moves single images so that every class reaches the main split, and then, if it has enough images, every other split. No
     image is moved if its split would lose a class. An image belongs to several classes, so dealing out one class after the
-    other can leave a split without one.
-
-    Args:
-        labels: Shape `(num_images, num_tasks)`.
-        tasks: The tasks, one per column.
-        splits: The split number of each image, which is changed.
-        order: The images in the order in which they are tried.
-        main: Number of the largest split.
-        num_splits: Number of splits.
+    other can leave a split without one. Changes `splits`, the split number of each image; `order` is the order in which images
+    are tried, and `main` the number of the largest split.
     """
     offsets = np.cumsum([0, *(task.num_classes for task in tasks)])
     counts = np.zeros((num_splits, offsets[-1]), dtype=np.int64)
     for column, task in enumerate(tasks):
         for split in range(num_splits):
-            values = labels[splits == split, column]
-            counts[split, offsets[column] : offsets[column + 1]] = np.bincount(
-                values[values != MISSING], minlength=task.num_classes
-            )
-    found = sorted_classes(labels, tasks)
-    wanted = [(main, entry) for entry in found]
-    wanted += [
-        (split, entry) for split in range(num_splits) if split != main for entry in found if entry[0] >= num_splits
-    ]
+            found = class_counts(labels[splits == split, column], task.num_classes)
+            counts[split, offsets[column] : offsets[column + 1]] = found
+    occurring = sorted_classes(labels, tasks)
+    wanted = [(main, entry) for entry in occurring]
+    others = [split for split in range(num_splits) if split != main]
+    wanted += [(split, entry) for split in others for entry in occurring if entry[0] >= num_splits]
     for split, (_, column, value) in wanted:
         if counts[split, offsets[column] + value]:
             continue
@@ -146,19 +120,14 @@ def sorted_classes(labels: np.ndarray, tasks: Sequence[Task]) -> list[tuple[int,
     """Lists (images, task, class) of all classes that occur, rarest first."""
     found = []
     for column, task in enumerate(tasks):
-        values = labels[:, column]
-        counts = np.bincount(values[values != MISSING], minlength=task.num_classes)
+        counts = class_counts(labels[:, column], task.num_classes)
         found += [(int(counts[value]), column, int(value)) for value in np.flatnonzero(counts)]
     return sorted(found)
 
 
 def apportion(have: np.ndarray, shares: np.ndarray, total: int) -> np.ndarray:
-    """Returns how many more images each split gets so that `total` are shared out, and each split gets one if possible.
-
-    Args:
-        have: Number of images that each split already has, shape `(num_splits,)`.
-        shares: Share of each split; they add up to 1.
-        total: Number of images of all splits together, at least the sum of `have`.
+    """Returns how many more images each split gets so that all splits together have `total`, and each has one if possible.
+    `have` is the number that each split already has, shape `(num_splits,)`; the shares add up to 1.
     """
     left = total - int(have.sum())
     wanted = np.maximum(shares * total, 1 if total >= len(shares) else 0)
@@ -171,27 +140,14 @@ def apportion(have: np.ndarray, shares: np.ndarray, total: int) -> np.ndarray:
     return given
 
 
-def deal(given: np.ndarray) -> np.ndarray:
-    """Returns split numbers, each as often as `given` says, shape `(given.sum(),)`."""
-    return np.repeat(np.arange(len(given), dtype=np.uint8), given)
-
-
 def check_classes_in_train(counts: Mapping[str, Sequence[np.ndarray]], tasks: Sequence[Task]) -> None:
-    """Checks that every class occurs in train: otherwise nothing can learn it, and its task's metrics would mislead.
-
-    Args:
-        counts: Number of samples of each class of each task, by split.
-        tasks: The tasks, in order.
-
-    Raises:
-        InputError: A class occurs in other splits only.
+    """Raises `InputError` if a class occurs in other splits but not in train: nothing can learn it, and its task's metrics would
+    mislead. `counts` is the number of samples of each class of each task, by split.
     """
     if "train" not in counts:
         return
     found = []
     for split in sorted(counts, key=split_rank):
-        if split == "train":
-            continue
         for i, task in enumerate(tasks):
             alone = np.flatnonzero((counts[split][i] > 0) & (counts["train"][i] == 0))
             found += [f"class `{task.classes[c]}` of task `{task.name}` in {split}" for c in alone]

@@ -4,11 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.dataset import Dataset, from_arrays
+from data_prep.dataset import Dataset, binary_tasks, from_arrays
 from data_prep.sources.files import as_int, locate, read_fields
 from matl_scale.data.images.folder_images import FolderImages
 from matl_scale.errors import InputError
-from matl_scale.tasks import Task
 
 FOLDERS = (".", "Anno", "Eval", "Img", "celeba")  # as published, and as torchvision lays it out
 SPLITS = ("train", "val", "test")
@@ -37,7 +36,7 @@ def build(root: Path) -> Dataset:
     except KeyError as error:
         raise InputError(f"{path}: values should be 1 or -1. Got {error}.") from error
     return from_arrays(
-        tasks=[Task(name=name, classes=("no", "yes"), source="celeba") for name in attributes],
+        tasks=binary_tasks(attributes, "celeba"),
         names=names,
         labels=labels,
         splits=[split_of[name] for name in names],

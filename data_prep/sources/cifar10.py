@@ -4,11 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.dataset import Dataset, from_arrays, one_vs_rest
-from data_prep.sources.download import unpickle_checked, with_torchvision
+from data_prep.dataset import Dataset, binary_tasks, from_arrays, one_vs_rest
+from data_prep.sources.files import unpickle_checked, with_torchvision
 from matl_scale.data.images.array_images import ArrayImages
 from matl_scale.errors import InputError
-from matl_scale.tasks import Task
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 FILES = {"train": tuple(f"data_batch_{number}" for number in range(1, 6)), "test": ("test_batch",)}
@@ -30,7 +29,7 @@ def build(root: Path) -> Dataset:
             names += [f"cifar10/{file}/{i:05d}.png" for i in range(len(found[0]))]
             splits += [split] * len(found[0])
     return from_arrays(
-        tasks=[Task(name=name, classes=("no", "yes"), source="cifar10") for name in CLASSES],
+        tasks=binary_tasks(CLASSES, "cifar10"),
         names=names,
         labels=one_vs_rest(np.concatenate(classes), len(CLASSES)),
         splits=splits,

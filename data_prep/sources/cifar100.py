@@ -9,8 +9,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 
-from data_prep.dataset import Dataset, from_arrays, one_vs_rest
-from data_prep.sources.download import unpickle_checked, with_torchvision
+from data_prep.dataset import Dataset, binary_tasks, from_arrays, one_vs_rest
+from data_prep.sources.files import unpickle_checked, with_torchvision
 from matl_scale.data.images.array_images import ArrayImages
 from matl_scale.data.images.interface import Images
 from matl_scale.data.images.parquet_images import open_parquet_images
@@ -32,19 +32,18 @@ class SplitLabels(NamedTuple):
 
 def build(root: Path, tasks: Literal["superclass", "fine"]) -> Dataset:
     """Returns all 60,000 images in their official splits, from Parquet (`name`, `image`, `fine`, `coarse`) or the archive."""
-    found, images = read_parquet(root) if is_parquet(root) else read_archive(root)
-    fine, coarse = (np.concatenate([getattr(part, kind) for part in found]) for kind in KINDS)
+    is_parquet = all((root / f"{split}.parquet").is_file() for split in SPLITS)
+    found, images = read_parquet(root) if is_parquet else read_archive(root)
+    fine, coarse = (np.concatenate([getattr(part, kind) for part in found.values()]) for kind in KINDS)
     declared, labels = superclass_tasks(fine, coarse) if tasks == "superclass" else fine_tasks(fine)
     return from_arrays(
         tasks=declared,
         # the published file names are not unique, but with the index they are
         names=[
-            f"cifar100/{split}/{i:05d}_{file}"
-            for split, part in zip(SPLITS, found, strict=True)
-            for i, file in enumerate(part.files)
+            f"cifar100/{split}/{i:05d}_{file}" for split, part in found.items() for i, file in enumerate(part.files)
         ],
         labels=labels,
-        splits=[split for split, part in zip(SPLITS, found, strict=True) for _ in part.files],
+        splits=[split for split, part in found.items() for _ in part.files],
         images=images,
     )
 
@@ -62,40 +61,35 @@ def superclass_tasks(fine: np.ndarray, coarse: np.ndarray) -> tuple[list[Task], 
 
 def fine_tasks(fine: np.ndarray) -> tuple[list[Task], np.ndarray]:
     classes, indices = np.unique(fine.astype(str), return_inverse=True)
-    tasks = [Task(name=str(name), classes=("no", "yes"), source="cifar100") for name in classes]
-    return tasks, one_vs_rest(indices, len(classes))
+    return binary_tasks(map(str, classes), "cifar100"), one_vs_rest(indices, len(classes))
 
 
-def is_parquet(root: Path) -> bool:
-    return all((root / f"{split}.parquet").is_file() for split in SPLITS)
-
-
-def read_parquet(root: Path) -> tuple[list[SplitLabels], Images]:
-    files = [root / f"{split}.parquet" for split in SPLITS]
-    images = open_parquet_images(files, str(root))
-    found = []
-    for file in files:
+def read_parquet(root: Path) -> tuple[dict[str, SplitLabels], Images]:
+    files = {split: root / f"{split}.parquet" for split in SPLITS}
+    images = open_parquet_images(list(files.values()), str(root))
+    found = {}
+    for split, file in files.items():
         if missing := {"fine", "coarse"} - set(pq.read_schema(file).names):
             raise InputError(
                 f"{file} should have the columns name, image, fine and coarse. It lacks {sorted(missing)}."
             )
         table = pq.read_table(file, columns=["name", "fine", "coarse"])
         fine, coarse = (np.asarray(table[kind].to_pylist(), dtype=object) for kind in KINDS)
-        found.append(SplitLabels(table["name"].to_pylist(), fine, coarse))
+        found[split] = SplitLabels(table["name"].to_pylist(), fine, coarse)
     return found, images
 
 
-def read_archive(root: Path) -> tuple[list[SplitLabels], Images]:
+def read_archive(root: Path) -> tuple[dict[str, SplitLabels], Images]:
     """Reads torchvision's layout (`cifar-100-python/`), and downloads it if it is not there."""
     with_torchvision("CIFAR100", root)
     folder = root / "cifar-100-python"
     meta = unpickle_checked(folder / "meta")
-    found, pixels = [], []
+    found, pixels = {}, []
     for split in SPLITS:
         content = unpickle_checked(folder / split)
         fine, coarse = (
             np.asarray(meta[f"{kind}_label_names"], dtype=object)[content[f"{kind}_labels"]] for kind in KINDS
         )
-        found.append(SplitLabels(content["filenames"], fine, coarse))
+        found[split] = SplitLabels(content["filenames"], fine, coarse)
         pixels.append(np.asarray(content["data"]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
     return found, ArrayImages(root=str(folder), pixels=np.concatenate(pixels))

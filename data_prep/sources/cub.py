@@ -7,28 +7,20 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.dataset import Dataset, from_arrays
+from data_prep.dataset import Dataset, binary_tasks, from_arrays
 from data_prep.sources.files import locate, read_fields
 from matl_scale.data.images.folder_images import FolderImages
 from matl_scale.data.shards.layout import MISSING
 from matl_scale.errors import InputError
-from matl_scale.tasks import Task
 
 FOLDERS = ("CUB_200_2011", ".")
-ATTRIBUTE_FOLDERS = (
-    "CUB_200_2011/attributes",
-    "attributes",
-    ".",
-    "..",
-)  # the list lies beside the folder in the archive
+# the list of attributes lies beside the folder in the archive
+ATTRIBUTE_FOLDERS = ("CUB_200_2011/attributes", "attributes", ".", "..")
 
 
 def build(root: Path, min_certainty: int) -> Dataset:
-    """Returns the images in their official train and test splits.
-
-    Args:
-        root: Folder where the archive was unpacked.
-        min_certainty: Labels below are missing: 1 not visible, 2 guessing, 3 probably, 4 definitely.
+    """Returns the images in their official train and test splits. Labels below `min_certainty` are missing: 1 not visible,
+    2 guessing, 3 probably, 4 definitely.
     """
     images = read_fields(locate(root, "images.txt", FOLDERS), fewest=2)
     is_train = {image: flag for image, flag, *_ in read_fields(locate(root, "train_test_split.txt", FOLDERS), fewest=2)}
@@ -53,7 +45,7 @@ def build(root: Path, min_certainty: int) -> Dataset:
                     f"{path}, line {number} should be image, attribute, 0 or 1, certainty. Got {line!r}."
                 ) from error
     return from_arrays(
-        tasks=[Task(name=name, classes=("no", "yes"), source="cub") for _, name, *_ in attributes],
+        tasks=binary_tasks((name for _, name, *_ in attributes), "cub"),
         names=[name for _, name, *_ in images],
         labels=labels,
         splits=["train" if is_train[image] == "1" else "test" for image, *_ in images],

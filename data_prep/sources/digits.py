@@ -7,10 +7,9 @@ from itertools import combinations
 
 import numpy as np
 
-from data_prep.dataset import Dataset, from_arrays
+from data_prep.dataset import Dataset, binary_tasks, from_arrays
 from matl_scale.data.images.array_images import ArrayImages
 from matl_scale.extras import require
-from matl_scale.tasks import Task
 
 SUBSETS = [subset for size in (1, 2, 3) for subset in combinations(range(10), size)]
 
@@ -29,10 +28,7 @@ def build(seed: int) -> Dataset:
     for name, chosen in (("train", train), ("val", val), ("test", test)):
         splits[chosen] = name
     return from_arrays(
-        tasks=[
-            Task(name="digit_in_" + "_".join(map(str, subset)), classes=("no", "yes"), source="digits")
-            for subset in SUBSETS
-        ],
+        tasks=binary_tasks(("digit_in_" + "_".join(map(str, subset)) for subset in SUBSETS), "digits"),
         names=[f"digits/{i:04d}.png" for i in indices],
         labels=np.stack([np.isin(digits.target, subset) for subset in SUBSETS], axis=1).astype(np.int8),
         splits=splits.tolist(),

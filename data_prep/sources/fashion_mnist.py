@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.dataset import Dataset, from_arrays, one_vs_rest
-from data_prep.sources.download import with_torchvision
+from data_prep.dataset import Dataset, binary_tasks, from_arrays, one_vs_rest
+from data_prep.sources.files import with_torchvision
 from matl_scale.data.images.array_images import ArrayImages
 from matl_scale.errors import InputError
-from matl_scale.tasks import Task
 
 CLASSES = (
     "tshirt_top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle_boot",
@@ -34,7 +33,7 @@ def build(root: Path) -> Dataset:
         names += [f"fashion-mnist/{split}/{i:05d}.png" for i in range(count)]
         splits += [split] * count
     return from_arrays(
-        tasks=[Task(name=name, classes=("no", "yes"), source="fashion-mnist") for name in CLASSES],
+        tasks=binary_tasks(CLASSES, "fashion-mnist"),
         names=names,
         labels=one_vs_rest(np.concatenate(classes), len(CLASSES)),
         splits=splits,

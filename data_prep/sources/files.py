@@ -1,17 +1,15 @@
-"""Finds the files of a published data set in the folders where its archive may have been unpacked, and reads its lists."""
+"""The files of published data sets: found where their archives may have been unpacked or downloaded by torchvision, and read."""
 
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from matl_scale.errors import InputError
 
 
 def locate(root: Path, name: str, folders: Sequence[str]) -> Path:
-    """Returns the first of `root/folder/name` that exists.
-
-    Raises:
-        InputError: None does.
-    """
+    """Returns the first of `root/folder/name` that exists; raises `InputError` if none does."""
     for folder in folders:
         if (root / folder / name).exists():
             return root / folder / name
@@ -42,3 +40,26 @@ def as_int(text: str, path: Path, valid: Sequence[int]) -> int:
     if text.lstrip("+-").isdigit() and int(text) in valid:
         return int(text)
     raise InputError(f"{path}: {text!r} should be one of {', '.join(map(str, valid))}. Is the file complete?")
+
+
+def with_torchvision(name: str, root: Path) -> None:
+    """Downloads a data set in torchvision's layout below `root`, unless it is there, and checks that it is the published one.
+
+    Raises:
+        InputError: The data set is not there and cannot be downloaded.
+    """
+    from matl_scale.vision import torchvision
+
+    try:
+        for train in (True, False):
+            getattr(torchvision.datasets, name)(root, train=train, download=True)
+    except (RuntimeError, OSError) as error:
+        raise InputError(f"{root} does not hold {name}, and it could not be downloaded: {error}.") from error
+
+
+def unpickle_checked(path: Path) -> dict[str, Any]:
+    """Reads a pickle of CIFAR's archives. Only for files that `with_torchvision` has compared with their checksums: any other
+    file could run foreign code."""
+    with path.open("rb") as file:
+        content: dict[str, Any] = pickle.load(file, encoding="latin1")
+    return content

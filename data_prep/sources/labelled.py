@@ -28,8 +28,7 @@ def build(
 
     Args:
         images: A folder or its URL, a tar or Parquet file, or a folder of such files.
-        labels: A `.csv` or `.parquet` file, or its URL.
-        roles: What its columns mean.
+        labels: A `.csv` or `.parquet` file, or its URL; `roles` says what its columns mean.
         scratch: A folder for the label matrix.
         split: The split of all images, if no column says it.
         allow_unmatched: Whether images without a row, and rows without an image, are left out; otherwise they are an error.
@@ -82,8 +81,7 @@ def splits_of(splits: tuple[list[str], np.ndarray], rows: np.ndarray) -> list[st
 
 def check_shared(names: Sequence[str], rows: np.ndarray, used: np.ndarray, labels: Labels) -> None:
     """Raises `InputError` if two images have the same label row."""
-    shared = [names[i] for i in np.flatnonzero(rows >= 0).tolist() if used[rows[i]] > 1]
-    if shared:
+    if shared := [names[i] for i in np.flatnonzero(rows >= 0).tolist() if used[rows[i]] > 1]:
         raise InputError(
             f"Every row of {labels.file.path} should belong to one image. These images share theirs with another one: "
             f"{shortened(shared)}. Give names with extensions there, or rename the images."

@@ -3,7 +3,8 @@
 Only a few shards' tables are in memory at a time; only a set that new splits join is read as a whole.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 
 from data_prep.planning.plan import Plan
 from data_prep.writing.lists import list_left_out
-from data_prep.writing.shard import WORK, read_record, record_name
+from data_prep.writing.shard import WORK, has_tar, read_record, record_name
 from matl_scale.data.shards.layout import DIGESTS_SCHEMA, SAMPLES_SCHEMA, SHARDS_SCHEMA, label_dtype, table_name
 from matl_scale.data.shards.manifest import Manifest, read_manifest
 from matl_scale.data.shards.tables import (
@@ -47,12 +48,6 @@ class TablePart:
 
 def finalise(out: Store, plan: Plan, existing: Manifest | None, scratch: Path) -> Manifest:
     """Writes the manifest of a set whose shards are all finished, and removes the folder of unfinished work.
-
-    Args:
-        out: The folder of the tars.
-        plan: The plan of the tars.
-        existing: The version of the set that they join.
-        scratch: Folder for unfinished tables.
 
     Raises:
         InputError: Shards are missing.
@@ -91,21 +86,21 @@ def write_tables(
 ) -> None:
     """Writes the tables of the new version to a local folder, first the rows of `existing`, then those of the new shards."""
     first_shard = existing.shards.num_rows if existing else 0
-    counts = TaskCounts(plan.tasks)
-    with TableWriter(folder, plan.tasks, names) as writer:
-        for part in chain(
+    counts = write_rows(
+        chain(
             read_existing(existing) if existing else (),
             (read_part(out, plan, record, shard) for shard, record in enumerate(records, start=first_shard)),
-        ):
-            writer.add(part)
-            counts.add(part.labels)
+        ),
+        plan.tasks,
+        {role: folder / name for role, name in names.items()},
+    )
     shards = pa.Table.from_pylist(
         [{key: record[key] for key in SHARDS_SCHEMA.names} for record in records], schema=SHARDS_SCHEMA
     )
     if existing:
         shards = pa.concat_tables([existing.shards, shards])
     references = [LabelReference(names["labels"], column_name(task.name)) for task in plan.tasks]
-    tasks = tasks_table(plan.tasks, references, counts.counts, sum(shards["samples"].to_pylist()))
+    tasks = tasks_table(plan.tasks, references, counts, sum(shards["samples"].to_pylist()))
     pq.write_table(shards, folder / names["shards"], compression="zstd")
     pq.write_table(tasks, folder / names["tasks"], compression="zstd")
 
@@ -124,11 +119,6 @@ def read_records(out: Store, plan: Plan) -> list[dict[str, Any]]:
             "`matl-data shard` that should write them again, with the same options, then merge."
         )
     return [record for _, record in found if record is not None]
-
-
-def has_tar(out: Store, record: dict[str, Any]) -> bool:
-    name = str(record["file"])
-    return not record["samples"] or (out.exists(name) and out.size(name) == record["bytes"])
 
 
 def read_part(out: Store, plan: Plan, record: Mapping[str, Any], index: int) -> TablePart:
@@ -162,41 +152,31 @@ def read_existing(existing: Manifest) -> Iterator[TablePart]:
         )
 
 
-class TableWriter:
-    """Writes the samples, digests and labels tables side by side, in row groups of a good size.
-
-    Args:
-        folder: Folder of the new tables.
-        tasks: The tasks, one per column of the labels.
-        names: File name of each table, by role.
-    """
-
-    def __init__(self, folder: Path, tasks: Sequence[Task], names: Mapping[str, str]) -> None:
-        self.tasks = tasks
-        schemas = {"samples": SAMPLES_SCHEMA, "digests": DIGESTS_SCHEMA, "labels": label_schema(tasks)}
-        self._writers = {
-            role: pq.ParquetWriter(folder / names[role], schema, compression="zstd") for role, schema in schemas.items()
+def write_rows(parts: Iterable[TablePart], tasks: Sequence[Task], paths: Mapping[str, Path]) -> list[np.ndarray]:
+    """Writes the samples, digests and labels tables side by side, and returns the number of labels of each class of each task."""
+    counts = TaskCounts(tasks)
+    schemas = {"samples": SAMPLES_SCHEMA, "digests": DIGESTS_SCHEMA, "labels": label_schema(tasks)}
+    with ExitStack() as stack:
+        writers = {
+            role: stack.enter_context(pq.ParquetWriter(paths[role], schema, compression="zstd"))
+            for role, schema in schemas.items()
         }
-        self._waiting: list[TablePart] = []
+        for group in group_parts(parts):
+            labels = np.concatenate([part.labels for part in group])
+            counts.add(labels)
+            writers["samples"].write_table(pa.concat_tables([part.samples for part in group]))
+            writers["digests"].write_table(pa.concat_tables([part.digests for part in group]))
+            writers["labels"].write_table(label_table(tasks, labels))
+    return counts.counts
 
-    def __enter__(self) -> "TableWriter":
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self._flush()
-        for writer in self._writers.values():
-            writer.close()
-
-    def add(self, part: TablePart) -> None:
-        self._waiting.append(part)
-        if sum(waiting.samples.num_rows for waiting in self._waiting) >= GROUP_ROWS:
-            self._flush()
-
-    def _flush(self) -> None:
-        if not self._waiting:
-            return
-        self._writers["samples"].write_table(pa.concat_tables([part.samples for part in self._waiting]))
-        self._writers["digests"].write_table(pa.concat_tables([part.digests for part in self._waiting]))
-        labels = np.concatenate([part.labels for part in self._waiting])
-        self._writers["labels"].write_table(label_table(self.tasks, labels))
-        self._waiting = []
+def group_parts(parts: Iterable[TablePart]) -> Iterator[list[TablePart]]:
+    """Yields the parts in groups of at least `GROUP_ROWS` rows, except for the last one; a group becomes a row group."""
+    group: list[TablePart] = []
+    for part in parts:
+        group.append(part)
+        if sum(part.samples.num_rows for part in group) >= GROUP_ROWS:
+            yield group
+            group = []
+    if group:
+        yield group

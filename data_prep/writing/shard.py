@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from data_prep.image_check import BadImage, CheckedImage, check_image, digest_image
 from data_prep.planning.plan import Plan, PlannedShard
+from data_prep.planning.row_tables import read_names
 from data_prep.pool import Advance, run_jobs
 from data_prep.writing.tar import TarWriter
 from matl_scale.data.images.interface import Images
@@ -40,8 +41,8 @@ class ShardOutcome:
 class ShardWork:
     """Writes one shard of a plan, in any process."""
 
-    plan: Plan  # the plan
-    images: Images  # reads the images
+    plan: Plan
+    images: Images
     out: str  # the shard set's folder or URL
     skip_bad: bool  # whether bad images are left out; otherwise a shard with a bad image is not finished
     scratch: Path  # folder for unfinished files
@@ -49,32 +50,30 @@ class ShardWork:
     def __call__(self, job: int, advance: Advance) -> ShardOutcome:
         shard, out = self.plan.shards[job], Store(self.out)
         record = read_record(out, shard, self.plan.id)
-        if record is not None and is_intact(out, record):
+        if record is not None and has_tar(out, record, check_content=True):
             advance(shard.samples)
-            return ShardOutcome(
-                file=shard.file, was_finished=True, bad=[(name, reason) for name, reason in record["skipped"]]
-            )
+            skipped = [(name, reason) for name, reason in record["skipped"]]
+            return ShardOutcome(file=shard.file, was_finished=True, bad=skipped)
         path = self.scratch / f"{shard.file}-{os.getpid()}-{secrets.token_hex(4)}"
         tar = TarWriter(path)
         try:
             blocks, bad = self._fill(tar, shard, advance)
             if bad and not self.skip_bad:
                 return ShardOutcome(file=shard.file, was_finished=False, bad=bad)
+            sha256 = tar.close()
             record = {
                 "plan": self.plan.id,
                 "file": shard.file,
                 "split": shard.split,
                 "samples": sum(block.num_rows for block in blocks),
-                "bytes": 0,
-                "sha256": "",
+                "bytes": tar.size,
+                "sha256": sha256,
                 "skipped": bad,
             }
-            record["sha256"] = tar.close()
-            record["bytes"] = tar.size
             out.remove(record_name(shard.file))
             if blocks:
                 out.publish(path, shard.file)
-            write_record(out, shard, record, blocks)
+            write_record(out, record, blocks)
             return ShardOutcome(file=shard.file, was_finished=False, bad=bad)
         except OSError as error:
             raise InputError(
@@ -88,9 +87,8 @@ class ShardWork:
     def _fill(
         self, tar: TarWriter, shard: PlannedShard, advance: Advance
     ) -> tuple[list[pa.RecordBatch], list[tuple[str, str]]]:
-        rows = self.plan.rows_of(shard)
-        names, indices = self.plan.read_names(rows)
-        labels = self.plan.labels
+        rows, labels = self.plan.rows_of(shard), self.plan.labels
+        names, indices = read_names(self.plan.folder, rows)
         blocks, bad = list[pa.RecordBatch](), list[tuple[str, str]]()
         images = zip(range(len(rows)), names, self.images.read(names, indices), strict=True)
         while block := next_block(images):
@@ -146,11 +144,11 @@ def record_name(file: str) -> str:
     return f"{WORK}/{file.removesuffix('.tar')}.parquet"
 
 
-def write_record(out: Store, shard: PlannedShard, record: dict[str, Any], blocks: Sequence[pa.RecordBatch]) -> None:
+def write_record(out: Store, record: dict[str, Any], blocks: Sequence[pa.RecordBatch]) -> None:
     """Writes the table of a finished shard: samples, digests and labels. A table without samples has no columns."""
     table = pa.Table.from_batches(blocks) if blocks else pa.table({})
     table = table.replace_schema_metadata({RECORD_KEY: json.dumps(record).encode()})
-    out.write(record_name(shard.file), lambda path: pq.write_table(table, path, compression="zstd"))
+    out.write(record_name(record["file"]), lambda path: pq.write_table(table, path, compression="zstd"))
 
 
 def read_record(out: Store, shard: PlannedShard, plan_id: str) -> dict[str, Any] | None:
@@ -166,21 +164,17 @@ def read_record(out: Store, shard: PlannedShard, plan_id: str) -> dict[str, Any]
     return record if record.get("plan") == plan_id and fits else None
 
 
-def is_intact(out: Store, record: dict[str, Any]) -> bool:
-    """Returns whether a shard's tar is the recorded one; a shard without samples has no tar."""
+def has_tar(out: Store, record: dict[str, Any], check_content: bool = False) -> bool:
+    """Returns whether a shard's tar is the recorded one, by its size or by its content; a shard without samples has no tar."""
     name = str(record["file"])
     if not record["samples"]:
         return True
-    return out.exists(name) and out.size(name) == record["bytes"] and out.sha256(name) == record["sha256"]
+    has_size = out.exists(name) and out.size(name) == record["bytes"]
+    return has_size and (not check_content or out.sha256(name) == record["sha256"])
 
 
 def write_shards(work: ShardWork, jobs: Sequence[int], workers: int) -> list[ShardOutcome]:
-    """Writes shards of a plan, except those that are finished already.
-
-    Args:
-        work: Writes one shard.
-        jobs: Indices of the shards.
-        workers: Number of processes.
+    """Writes shards of a plan, given as indices, except those that are finished already.
 
     Raises:
         InputError: Images are bad and `skip_bad` is false. All bad images are named, and all other shards are finished.
@@ -189,10 +183,8 @@ def write_shards(work: ShardWork, jobs: Sequence[int], workers: int) -> list[Sha
     outcomes = list(run_jobs(work, jobs, workers, total, "images"))
     bad = sorted(entry for outcome in outcomes for entry in outcome.bad)
     if bad and not work.skip_bad:
-        raise InputError(describe_bad(bad, work.plan.image_root))
+        listed = shortened((f"{work.plan.image_root}/{name}: {reason}" for name, reason in bad), 5)
+        raise InputError(
+            f"{len(bad)} images cannot be used: {listed}. Replace them, or leave them out with --skip-bad."
+        )
     return outcomes
-
-
-def describe_bad(bad: Sequence[tuple[str, str]], root: str) -> str:
-    listed = shortened((f"{root}/{name}: {reason}" for name, reason in bad), 5)
-    return f"{len(bad)} images cannot be used: {listed}. Replace them, or leave them out with --skip-bad."

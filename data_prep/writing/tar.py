@@ -33,15 +33,7 @@ TEMPLATE_SUM = int(TEMPLATE.sum()) - int(TEMPLATE[NAME].sum()) - int(TEMPLATE[SI
 
 
 def build_headers(names: Sequence[str], sizes: np.ndarray) -> np.ndarray:
-    """Builds tar headers.
-
-    Args:
-        names: ASCII, up to 100 characters each.
-        sizes: In bytes, below 8 GiB each, shape `(num_members,)`.
-
-    Returns:
-        uint8, shape `(num_members, 512)`.
-    """
+    """Builds tar headers, uint8, shape `(num_members, 512)`, of names in up to 100 ASCII characters and sizes below 8 GiB."""
     headers = np.tile(TEMPLATE, (len(names), 1))
     headers[:, NAME] = np.array(names, dtype="S100").view(np.uint8).reshape(-1, 100)
     headers[:, SIZE] = octal(sizes, 11)
@@ -58,11 +50,7 @@ def octal(numbers: np.ndarray, digits: int) -> np.ndarray:
 
 
 class TarWriter:
-    """Writes one tar, front to back.
-
-    Args:
-        path: Path of the new file.
-    """
+    """Writes one new tar, front to back."""
 
     def __init__(self, path: Path) -> None:
         self.size = 0
@@ -70,15 +58,8 @@ class TarWriter:
         self._file = path.open("xb", buffering=0)
 
     def add(self, keys: Sequence[str], images: Sequence[CheckedImage], labels: np.ndarray) -> np.ndarray:
-        """Adds samples, each as an image and a label row.
-
-        Args:
-            keys: Keys of the samples.
-            images: Images of the samples.
-            labels: Shape `(num_samples, num_tasks)`.
-
-        Returns:
-            The offset of each image's bytes in the tar, shape `(num_samples,)`.
+        """Adds samples, each as an image and a row of the labels, shape `(num_samples, num_tasks)`, and returns the offset of
+        each image's bytes in the tar, shape `(num_samples,)`.
         """
         sizes = np.array([len(image.data) for image in images], dtype=np.int64)
         names = [member_name(key, image.extension) for key, image in zip(keys, images, strict=True)]
