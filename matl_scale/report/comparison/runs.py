@@ -19,10 +19,7 @@ ONE_RUN_EACH = (
 
 
 def compare_runs(runs: Sequence[RunHistory], question: Question) -> tuple[list[Comparison], SeedSpread | None]:
-    """Compares two runs, or each group of runs of one config with the first group.
-
-    Returns:
-        The comparisons, and the spread over seeds if all runs are of one config.
+    """Compares two runs, or each group of runs of one config with the first; and measures the spread if there is one group.
 
     Raises:
         InputError: The runs cannot be compared.

@@ -4,6 +4,7 @@
 Learned Together in Multi-task Learning?*, ICML 2020, arXiv 1905.07553.)
 """
 
+import re
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,6 @@ from matl_scale.runs.predictions import read_predictions_info
 
 NAME_A = "one network per task"
 TASKS_KEY = "data.tasks"
-FORBIDDEN = "/\\\0"  # in the name of a run, which is a folder; tasks may have any name
 
 
 def compare_with_single_tasks(run: RunHistory, question: Question) -> Comparison:
@@ -92,7 +92,7 @@ def find_single_task_runs(
 def training_command(run: RunHistory, settings: Mapping[str, Any], name: str, split: str) -> str:
     """Returns the commands that train and evaluate a network on one task alone, with all else as in `run`."""
     folder, parent = run.folder, run.folder.resolve().parent
-    single = "single-" + "".join("_" if letter in FORBIDDEN else letter for letter in name)
+    single = "single-" + re.sub(r"[/\\\0]", "_", name)  # a run is a folder, but tasks may have any name
     words = ["matl-train", "--config", f"{run.files.config_file}", "--data.tasks", name, "--run.name", single]
     if Path(run.config.get("run", {}).get("dir", "runs")).resolve() != parent:
         words += ["--run.dir", f"{parent}"]

@@ -72,13 +72,7 @@ def warn_of_seeds(task: TaskDifference, margin: float) -> TaskDifference:
 def compare_task(
     task: Task, labels: np.ndarray, correct_a: np.ndarray, correct_b: np.ndarray, metric: PairedMetric
 ) -> TaskDifference:
-    """Compares one task, regardless of the others.
-
-    Args:
-        labels: Class indices, shape `(num_labelled,)`.
-        correct_a: Which samples A predicted correctly, shape `(num_runs, num_labelled)`.
-        correct_b: The same of B, which may have another number of runs.
-    """
+    """Compares one task, regardless of the others; the arguments are those of `count_pairs`."""
     counts = np.bincount(labels, minlength=task.num_classes)
     reason = why_undefined(task, counts)
     if reason:

@@ -63,8 +63,7 @@ def draw_summaries(facts: RunFacts) -> list[Figure]:
         curve(label, steps, [mean(column) for column in facts.histories[metric].values.T])
         for metric, label in MAIN_METRIC_LABELS.items()
     ]
-    title = f"{METRIC_LABELS[MAIN_METRIC].capitalize()} over all tasks"
-    figures = {title: by_summary, "Mean over all tasks": means}
+    figures = {f"{METRIC_LABELS[MAIN_METRIC].capitalize()} over all tasks": by_summary, "Mean over all tasks": means}
     return [Figure(title=title, data=curves, layout=over_steps("")) for title, curves in figures.items()]
 
 

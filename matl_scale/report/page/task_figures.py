@@ -11,7 +11,7 @@ from matl_scale.report.page.figure import Figure, axis, escape_markup, scatter
 from matl_scale.report.page.table import rounded
 
 NUM_BINS = 40
-MAX_WHOLE_TICKS = 5
+MAX_WHOLE_TICKS = 5  # counts up to it need to be told to have whole ticks
 
 
 def draw_distribution(facts: RunFacts, metric: str) -> Figure:
@@ -30,7 +30,7 @@ def draw_distribution(facts: RunFacts, metric: str) -> Figure:
     }
     layout: dict[str, Any] = {
         "xaxis": axis(METRIC_LABELS[metric]),
-        "yaxis": axis("tasks", **whole_ticks(counts)),
+        "yaxis": axis("tasks") | ({"dtick": 1} if counts.max(initial=0) <= MAX_WHOLE_TICKS else {}),
         "bargap": 0.04,
     }
     if len(values):
@@ -79,8 +79,3 @@ def log_ticks(values: np.ndarray) -> dict[str, Any]:
     largest = max(values.tolist(), default=1)
     ticks = [factor * 10**power for power in range(len(str(int(largest)))) for factor in (1, 2, 5)]
     return {"tickvals": ticks, "ticktext": [f"{tick:,}" for tick in ticks]}
-
-
-def whole_ticks(counts: np.ndarray) -> dict[str, Any]:
-    """Keeps the ticks of a short axis of counts whole."""
-    return {"dtick": 1} if counts.max(initial=0) <= MAX_WHOLE_TICKS else {}

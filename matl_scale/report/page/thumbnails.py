@@ -17,11 +17,7 @@ JPEG_QUALITY = 80
 
 
 class Thumbnails:
-    """Makes thumbnails of samples by their keys.
-
-    Args:
-        manifest: The shard set.
-        info: What was evaluated.
+    """Makes thumbnails of the samples that were evaluated, by their keys.
 
     Raises:
         InputError: The split has other images than those that were evaluated.

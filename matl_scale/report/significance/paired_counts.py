@@ -62,9 +62,7 @@ class PairedCounts:
 def metric_of_runs(labels: np.ndarray, correct: np.ndarray, metric: PairedMetric) -> np.ndarray:
     """Returns accuracy, or the mean over the classes that occur of the accuracy within the class, shape `(num_runs,)`.
 
-    Args:
-        labels: Class indices, shape `(num_samples,)`, none missing.
-        correct: Which samples were predicted correctly, bool, shape `(num_runs, num_samples)`.
+    `labels` are class indices, `(num_samples,)`, none missing; `correct` is bool, `(num_runs, num_samples)`.
     """
     if metric == "accuracy":
         accuracy: np.ndarray = correct.mean(axis=1)
@@ -78,10 +76,8 @@ def metric_of_runs(labels: np.ndarray, correct: np.ndarray, metric: PairedMetric
 def count_pairs(labels: np.ndarray, correct_a: np.ndarray, correct_b: np.ndarray, metric: PairedMetric) -> PairedCounts:
     """Counts the differences of a task's samples, in the strata of the metric.
 
-    Args:
-        labels: Class indices, shape `(num_samples,)`, none missing.
-        correct_a: Which samples the runs of A predicted correctly, bool, shape `(num_runs, num_samples)`.
-        correct_b: The same of B, which may have another number of runs.
+    `labels` are class indices, `(num_samples,)`, none missing; `correct_a` and `correct_b` are bool, `(num_runs, num_samples)`,
+    and may be of unequal numbers of runs.
     """
     unit = int(np.lcm(len(correct_a), len(correct_b)))
     steps = correct_b.sum(axis=0) * (unit // len(correct_b)) - correct_a.sum(axis=0) * (unit // len(correct_a))
