@@ -6,12 +6,9 @@ from matl_scale.errors import InputError
 
 
 def require(extra: str, *modules: str, purpose: str) -> None:
-    """Raises `InputError` if one of the top-level modules that an extra of this distribution brings is not installed.
+    """Raises `InputError` if one of the top-level modules that an extra brings is not installed.
 
-    Args:
-        extra: As `report`.
-        modules: As `plotly`.
-        purpose: What needs them, as the beginning of a sentence.
+    The message begins with `purpose`: what needs them.
     """
     missing = [f"`{module}`" for module in modules if find_spec(module) is None]
     if missing:

@@ -17,12 +17,9 @@ PACKAGE = "matl-scale"
 
 
 def write_about(folder: Path, params: Mapping[str, object], data: Mapping[str, Any], devices: Sequence[str]) -> None:
-    """Writes the file.
+    """Writes the file, with the config in flat form and the name of each rank's device.
 
-    Args:
-        params: The config in flat form.
-        data: `path`, `manifest_id`, `version`, `splits` (samples by name), `tasks` (how many), `image_size`.
-        devices: Name of the device of each rank.
+    `data` has `path`, `manifest_id`, `version`, `splits` (samples by name), `tasks` (how many) and `image_size`.
     """
     environment = {
         "python": platform.python_version(),

@@ -38,7 +38,7 @@ class TaskHistory:
     """One metric of every task at every evaluation of a split: the matrix tasks × evaluations."""
 
     split: str  # the evaluated split
-    metric: str  # the metric
+    metric: str
     steps: list[int]  # the step of each evaluation, ascending
     tasks: list[str]  # task names
     values: np.ndarray  # shape `(num_tasks, num_steps)`, NaN where the metric is undefined
@@ -162,11 +162,7 @@ class RunHistory:
         return TaskHistory(split=split, metric=metric, steps=steps, tasks=tasks, values=values)
 
     def predictions(self, split: str) -> Predictions:
-        """Returns the predictions of the last evaluation of a split.
-
-        Raises:
-            InputError: They were not saved.
-        """
+        """Returns the predictions of the last evaluation of a split; raises `InputError` if they were not saved."""
         return read_predictions(self.files.predictions_file(split))
 
     def _evaluations(self, split: str) -> pa.Table:
@@ -176,8 +172,7 @@ class RunHistory:
         path = self.files.draws_file
         if not path.is_file():
             return None
-        table = pq.read_table(path)
-        table = table.filter(pc.field("step") <= step)
+        table = pq.read_table(path, filters=pc.field("step") <= step)
         if not table.num_rows:
             return None
         last = table.filter(pc.field("step") == pc.max(table["step"]))

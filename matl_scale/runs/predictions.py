@@ -69,11 +69,7 @@ def write_predictions(path: Path, info: PredictionsInfo, blocks: Iterable[Predic
 
 
 def read_predictions(path: Path) -> Predictions:
-    """Reads the file.
-
-    Raises:
-        InputError: It is not there, or not one of these.
-    """
+    """Reads the file; raises `InputError` if it is not there, or not one of these."""
     if not path.is_file():
         raise InputError(f"{path} is not there: evaluate the run on that split (matl-evaluate --run … --split …).")
     try:
@@ -92,11 +88,7 @@ def read_predictions(path: Path) -> Predictions:
 
 
 def read_predictions_info(path: Path) -> PredictionsInfo:
-    """Reads the metadata of a file, but not its predictions.
-
-    Raises:
-        InputError: It is not one of these files.
-    """
+    """Reads the metadata of a file, but not its predictions; raises `InputError` if it is not one of these files."""
     try:
         return parse_info(pq.read_schema(path))
     except UNREADABLE as error:

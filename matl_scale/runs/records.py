@@ -91,10 +91,9 @@ class LocalLog:
 
     def log_draws(self, step: int, tasks: Sequence[str], draws: np.ndarray) -> None:
         """Adds to `draws.parquet` how many slots each task has had so far, shape `(num_tasks,)`."""
+        steps = np.full(len(tasks), step, dtype=np.int64)
         names = names_by_number(np.arange(len(tasks)), tasks)
-        new = pa.table(
-            {"step": np.full(len(tasks), step, dtype=np.int64), "task": names, "draws": draws.astype(np.int64)}
-        )
+        new = pa.table({"step": steps, "task": names, "draws": draws.astype(np.int64)})
         GrowingTable(self.files.draws_file).append(new, step)
 
     def write_balance(self, table: pa.Table) -> None:

@@ -84,7 +84,7 @@ def sync(folder: Path, uri: str | None = None) -> str:
         run = MlflowRun(folder, config["track"]["experiment"], uri)
         before = run.state.get("time", 0.0)
         try:
-            status = copy_everything(run, current_status)
+            status = copy_everything(run, lambda path: "RUNNING" if is_training(path) else read_status(path))
         except InputError:
             raise
         except Exception as error:  # whatever a client raises
@@ -125,11 +125,6 @@ def wait_for_close(pipe: int, timeout_s: float) -> bool:
     """Returns whether the other end of a pipe is closed, after at most `timeout_s`."""
     readable, _, _ = select.select([pipe], [], [], timeout_s)
     return bool(readable) and not os.read(pipe, 4096)
-
-
-def current_status(folder: Path) -> str:
-    """Returns RUNNING while a process trains the run, and then the status that it left."""
-    return "RUNNING" if is_training(folder) else read_status(folder)
 
 
 def is_training(folder: Path) -> bool:

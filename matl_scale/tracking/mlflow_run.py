@@ -119,7 +119,7 @@ class MlflowRun:
     def copy_new(self, everything: bool = False) -> None:
         """Copies every record that MLflow lacks, then the tables and the picture if there was an evaluation.
 
-        The tables are only copied if `everything` is, or if they were not copied within the last `TABLES_EVERY_S`.
+        The tables are copied at most once in `TABLES_EVERY_S` seconds; with `everything`, always.
         """
         if self._client is None:
             with self._alone_in_new_store():

@@ -1,6 +1,7 @@
 """What MLflow shows of a run beside its metrics: description, tags, data set, a table and a picture of all tasks."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -91,9 +92,8 @@ def four_digits(value: float) -> str:
 
 def escape_markdown(text: str) -> str:
     """Returns a name such that it is not read as Markdown or HTML."""
-    for character in "\\`*_{}[]<>()#|~!":
-        text = text.replace(character, f"\\{character}")
-    return " ".join(text.split())
+    escaped = re.sub(r"[\\`*_{}\[\]<>()#|~!]", r"\\\g<0>", text)
+    return " ".join(escaped.split())
 
 
 def latest_table(history: RunHistory) -> dict[str, Any]:

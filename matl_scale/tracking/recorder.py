@@ -95,10 +95,9 @@ class Recorder:
             self._writing.append(self._writer.submit(self._local.log_draws, step, self.tasks, counts.copy()))
 
     def wait_for_tables(self) -> None:
-        """Waits until all tables are written. Call it before forking: a child would inherit the writing thread's locks.
+        """Waits until all tables are written; raises `OSError` if one could not be.
 
-        Raises:
-            OSError: A table could not be written.
+        Call it before forking: a child would inherit the writing thread's locks.
         """
         while self._writing:
             self._writing.pop(0).result()

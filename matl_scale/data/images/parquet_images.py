@@ -71,11 +71,7 @@ def read_image_rows(file: pq.ParquetFile, rows: np.ndarray) -> Iterator[bytes]:
 
 
 def open_parquet_images(files: Sequence[Path], root: str) -> ParquetImages:
-    """Opens Parquet files.
-
-    Raises:
-        InputError: A file cannot be read, or lacks one of the columns.
-    """
+    """Opens Parquet files; raises `InputError` if one cannot be read, or lacks one of the columns."""
     sizes = []
     for file in files:
         with parquet_errors(str(file)):

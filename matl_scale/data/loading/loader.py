@@ -104,11 +104,7 @@ class ImageBatch(PlannedBatch):
 
 
 def choose_image_size(manifest: Manifest, config: DataConfig) -> int:
-    """Returns the side length in pixels at which images are read.
-
-    Raises:
-        InputError: The stored sizes differ, and `data.image_size` does not choose one.
-    """
+    """Returns the side length in pixels at which images are read; raises `InputError` if the config has to choose it."""
     size = config.image_size or manifest.image_size()
     if not size:
         raise InputError(

@@ -174,24 +174,21 @@ class Manifest:
         for shard in self.shards.to_pylist():
             if shard["split"] != split:
                 continue
+            path = f"{self.root}/{shard['file']}"
             if not self.root.exists(shard["file"]):
-                raise InputError(
-                    f"{self.root}/{shard['file']} is listed in the manifest but missing. Prepare the shard set again."
-                )
+                raise InputError(f"{path} is listed in the manifest but missing. Prepare the shard set again.")
             size = self.root.size(shard["file"])
             if size != shard["bytes"]:
                 raise InputError(
-                    f"{self.root}/{shard['file']} should have {shard['bytes']} bytes by the manifest. Got {size}. "
+                    f"{path} should have {shard['bytes']} bytes by the manifest. Got {size}. "
                     "The manifest and the tars belong to different sets; prepare the set again."
                 )
 
     def image_size(self) -> int | None:
         """Returns the side length in pixels if all images are squares of one size, else None."""
         table = self.sample_columns("width", "height")
-        width, height = table["width"].to_numpy(), table["height"].to_numpy()
-        if len(width) and (width == width[0]).all() and (height == width[0]).all():
-            return int(width[0])
-        return None
+        sides = {side.as_py() for column in table.columns for side in column.unique()}
+        return int(sides.pop()) if len(sides) == 1 else None
 
     def _read(self, role: str, columns: list[str] | None) -> pa.Table:
         schema = {"samples": SAMPLES_SCHEMA, "digests": DIGESTS_SCHEMA}[role]

@@ -32,11 +32,7 @@ def parquet_errors(context: str) -> Iterator[None]:
 
 
 def read_table(root: Store, name: str, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
-    """Reads a table of a shard set.
-
-    Raises:
-        InputError: The table cannot be read, has other columns, or has an empty cell.
-    """
+    """Reads a table of a shard set; raises `InputError` if it cannot be read, has other columns, or has an empty cell."""
     with root.fetched(name) as path, parquet_errors(f"{root}/{name}"):
         file = pq.ParquetFile(path)
         if not file.schema_arrow.equals(schema):

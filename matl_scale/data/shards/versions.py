@@ -56,15 +56,10 @@ def is_shard_set(root: Store) -> bool:
 
 
 def read_entries(root: Store) -> list[dict[str, Any]]:
-    """Reads the versions of a shard set, oldest first.
-
-    Raises:
-        InputError: There is no manifest, or it is malformed.
-    """
+    """Reads the versions of a shard set, oldest first; raises `InputError` if there is no manifest, or it is malformed."""
     if not root.exists(MANIFEST_FILE):
-        names = root.names()
         hint = ""
-        if ".work" in names:
+        if ".work" in root.names():
             hint = " It holds unfinished work: run the same `matl-data shard` again, or `matl-data merge` after an array job."
         raise InputError(f"{root} is not a shard set: it has no {MANIFEST_FILE}.{hint} See `matl-data --help`.")
     path = f"{root}/{MANIFEST_FILE}"
