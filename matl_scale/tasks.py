@@ -40,14 +40,14 @@ class Task:
         return len(self.classes)
 
 
-def match_names(names: Sequence[str], patterns: Sequence[str], key: str) -> list[int]:
-    """Returns the indices, ascending, of the names that at least one shell-style pattern matches.
+def match_names(names: Sequence[str], patterns: str | Sequence[str], key: str) -> list[int]:
+    """Returns the indices, ascending, of the names that a shell-style pattern, or one of several, matches.
 
     Raises:
         InputError: A pattern matches nothing; the message names the setting `key` that it came from.
     """
     chosen: set[int] = set()
-    for pattern in patterns:
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
         # an exact name wins over a pattern: names may contain brackets
         found = [i for i, name in enumerate(names) if name == pattern]
         found = found or [i for i, name in enumerate(names) if fnmatchcase(name, pattern)]

@@ -49,8 +49,7 @@ class TrackConfig:
         Raises:
             InputError: A pattern matches nothing, or the patterns choose more tasks than MLflow's pages can show.
         """
-        patterns = [self.curves] if isinstance(self.curves, str) else self.curves
-        chosen = match_names(names, patterns, "track.curves")
+        chosen = match_names(names, self.curves, "track.curves")
         if len(chosen) > MAX_CURVES:
             raise InputError(
                 f"`track.curves` should choose at most {MAX_CURVES} tasks. Got {len(chosen)}: MLflow slows down with "

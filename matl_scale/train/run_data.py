@@ -90,7 +90,7 @@ def build_run_data(config: DataConfig, version: str = "") -> RunData:
         InputError: The shard set is missing or damaged, or a pattern of `data.tasks` matches nothing.
     """
     manifest = read_manifest(config.path, config.version or version)
-    task_ids = match_names(manifest.task_names, config.patterns, "data.tasks")
+    task_ids = match_names(manifest.task_names, config.tasks, "data.tasks")
     return RunData(
         manifest=manifest,
         tasks=[manifest.tasks[task_id] for task_id in task_ids],

@@ -36,12 +36,12 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("train:\n  steps: 7\nrouting:\n  sigma: 0.25\n")
     config = parse("--config", str(path), "--train.steps", "9", "--data.tasks", "one*")
-    assert (config.train.steps, config.routing.sigma, config.data.patterns) == (9, 0.25, ["one*"])
+    assert (config.train.steps, config.routing.sigma, config.data.tasks) == (9, 0.25, "one*")
 
 
 def test_lists_and_null_values() -> None:
     config = parse("--data.tasks", "[a*, b]", "--track.curves", "[x]", "--tasks.policy=uniform")
-    assert config.data.patterns == ["a*", "b"]
+    assert config.data.tasks == ["a*", "b"]
     assert config.track.curves == ["x"]
 
 

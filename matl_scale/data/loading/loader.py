@@ -70,10 +70,6 @@ class DataConfig:
                 "`data.balance` should be 0 with `data.reading` stream: a stream's order is that of its tars."
             )
 
-    @property
-    def patterns(self) -> list[str]:
-        return [self.tasks] if isinstance(self.tasks, str) else list(self.tasks)
-
 
 class EncodedBatch(NamedTuple):
     """What a source yields: a planned batch, and for each sample its encoded image or what is wrong with it."""
