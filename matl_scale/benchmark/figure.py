@@ -18,36 +18,36 @@ Workload = Callable[[], object]
 class Conditions:
     """Where and how long to measure."""
 
-    device: torch.device  # the device of models and data
-    rounds: int  # rounds after one that warms up
-    rank: int = 0  # rank of this process
-    world_size: int = 1  # number of processes
+    device: torch.device
+    rounds: int  # after one that warms up
+    rank: int = 0
+    world_size: int = 1
     data: Mapping[str, Path] = field(default_factory=dict)  # folders of data sets, by name
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """A measured ratio."""
+    """A measured ratio of two minima, which are what a machine without other work shows."""
 
-    suite: str  # name of the suite
-    name: str  # name of the figure
-    ratio: float  # ratio of the minima: what a machine without other work shows
-    median: float  # median of the ratios of single rounds
+    suite: str
+    name: str  # of the figure
+    ratio: float
+    median: float  # of the ratios of single rounds
     low: float  # their 10th percentile
     high: float  # their 90th percentile
-    rounds: int  # number of rounds
-    numerator: float  # minimum of the numerator, in the unit of the figure
-    denominator: float  # minimum of the denominator
+    rounds: int
+    numerator: float  # its minimum, in the unit of the figure
+    denominator: float
 
 
 @dataclass(frozen=True)
 class Figure:
     """One row of the table."""
 
-    name: str  # name of the figure
+    name: str
     meaning: str  # what is divided by what, and the goal
-    values: Callable[[Conditions], np.ndarray]  # measures both workloads, numerator first: shape `(rounds, 2)`
-    unit: str = "s"  # unit of the values
+    values: Callable[[Conditions], np.ndarray]  # measures both workloads, numerator first: shape (rounds, 2)
+    unit: str = "s"
 
     def measure(self, suite: str, conditions: Conditions) -> Result:
         """Measures both workloads and compares them, as a figure of a suite."""
@@ -79,7 +79,9 @@ def time_rounds(pair: Sequence[Workload], conditions: Conditions) -> np.ndarray:
     seconds = np.zeros((conditions.rounds + 1, 2))
     for number in range(conditions.rounds + 1):
         for side, run in enumerate(pair):
-            wait_for_ranks(conditions)
+            wait_for_device(conditions)
+            if dist.is_initialized() and conditions.world_size > 1:
+                dist.barrier()  # so that all ranks begin a workload together
             start = time.perf_counter()
             run()
             wait_for_device(conditions)
@@ -90,10 +92,3 @@ def time_rounds(pair: Sequence[Workload], conditions: Conditions) -> np.ndarray:
 def wait_for_device(conditions: Conditions) -> None:
     if conditions.device.type == "cuda":
         torch.cuda.synchronize(conditions.device)
-
-
-def wait_for_ranks(conditions: Conditions) -> None:
-    """Waits until all ranks are here, so that they begin a workload together."""
-    wait_for_device(conditions)
-    if dist.is_initialized() and conditions.world_size > 1:
-        dist.barrier()

@@ -35,15 +35,8 @@ def find_chromium() -> str:
 
 
 def run_page_seconds(store: str, experiment: str, run: str, num_metrics: int, folder: Path) -> float:
-    """Returns the seconds until a run's page shows its metrics, with a warm server and a full browser cache.
-
-    Args:
-        store: Address of the MLflow store.
-        experiment: Id of the experiment.
-        run: Id of the run.
-        num_metrics: Metric keys of the run; the page shows their number.
-        folder: For artifacts and the server's log.
-    """
+    """Returns the seconds until a run's page shows how many metric keys it has, with a warm server and a full browser cache.
+    Experiment and run are given by their ids; artifacts and the server's log go into `folder`."""
     chromium = find_chromium()
     from playwright.sync_api import sync_playwright
 

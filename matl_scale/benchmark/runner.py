@@ -8,20 +8,36 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
 from rich.console import Console
+from rich.table import Table
 
+from matl_scale.benchmark import evaluation, export, memory, reading, sharding, step, sync, tracking
 from matl_scale.benchmark.figure import Conditions, Figure, Result
-from matl_scale.benchmark.suites import BY_NAME, ON_RANKS, SUITES
-from matl_scale.benchmark.table import print_table
+from matl_scale.device import device_name
 from matl_scale.errors import InputError, nearest
 from matl_scale.storage.files import write_json
 from matl_scale.train.process_group import build_accelerator
 
+SUITES: dict[str, Callable[[Conditions], list[Figure]]] = {
+    "step": step.figures,
+    "eval": evaluation.figures,
+    "sync": sync.figures,
+    "memory": memory.figures,
+    "data": lambda conditions: sharding.figures(conditions) + reading.figures(conditions),
+    "export": export.figures,
+    "tracking": tracking.figures,
+}
+ON_RANKS = ("sync",)  # these need several ranks; the others run on one
+# not by default. data: takes minutes, and depends on the disk; export: needs ONNX's packages; tracking: needs Chromium
+BY_NAME = ("data", "export", "tracking")
+DATA_SETS = ("fashion_mnist", "cifar100")  # of the suite data
+COLUMNS = ("ratio of minima", "median", "10 % to 90 % of rounds", "minima", "numerator ÷ denominator, goal")
 TIMEOUT_S = 24 * 3600.0  # how long the other ranks may wait for the suites on rank 0
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -30,10 +46,10 @@ LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "M
 class BenchmarkOptions:
     """What to measure."""
 
-    suites: Sequence[str]  # names of suites; none: those that run by default
-    rounds: int  # rounds per figure
+    suites: Sequence[str]  # none: those that run by default
+    rounds: int  # per figure
     only: str  # part of the names of the figures to measure
-    json: Path | None  # file for the results; None writes none
+    json: Path | None  # file for the results
     data: Mapping[str, Path]  # folders of data sets, by name
 
 
@@ -112,6 +128,21 @@ def measure(chosen: Mapping[str, Sequence[Figure]], conditions: Conditions) -> l
     if figures and conditions.rank == 0:
         print_table([figure for _, figure in figures], results, conditions)
     return results
+
+
+def print_table(figures: Sequence[Figure], results: Sequence[Result], conditions: Conditions) -> None:
+    """Prints a row for each figure."""
+    device = conditions.device
+    where = device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    table = Table(title=f"{device.type}, {where}, {conditions.world_size} ranks, {results[0].rounds} rounds")
+    table.add_column("figure")
+    for column in COLUMNS:
+        table.add_column(column, justify="right")
+    for figure, result in zip(figures, results, strict=True):
+        spread = f"{result.low:.3f} to {result.high:.3f}"
+        minima = f"{result.numerator:.4g} / {result.denominator:.4g} {figure.unit}"
+        table.add_row(figure.name, f"{result.ratio:.3f}", f"{result.median:.3f}", spread, minima, figure.meaning)
+    Console(width=None if sys.stdout.isatty() else 180).print(table)
 
 
 def measure_alone(suites: Sequence[str], options: BenchmarkOptions) -> list[Result]:

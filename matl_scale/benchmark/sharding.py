@@ -29,16 +29,8 @@ MANY_TASKS, MISSING_SHARE = 312, 0.6
 
 
 class ShardProcess:
-    """Starts a process that shards on request.
-
-    Args:
-        folder: Holds images, label file and shard set.
-        images: Name of the images in the folder.
-        labels: Name of the label file in the folder.
-        shard_mb: Size of a shard in 10⁶ bytes.
-        workers: Worker processes of the sharding.
-        environment: Environment of the process; None: this one's.
-    """
+    """Starts a process that shards on request. `images` and `labels` are names in the folder, which also gets the shard set; the
+    size of a shard is in 10⁶ bytes. The process inherits this one's environment unless another is given."""
 
     def __init__(
         self,
@@ -70,11 +62,7 @@ class ShardProcess:
 
 
 class ImageFiles:
-    """A folder of PNG files and a label file, which are written when they are first used.
-
-    Args:
-        build: Builds the data set.
-    """
+    """A folder of PNG files and a label file, which are written when they are first used."""
 
     def __init__(self, build: Callable[[], Dataset]) -> None:
         self._build = build
@@ -101,11 +89,6 @@ class ImageFiles:
         lines = [line.split(",") for line in (self.root / "labels.csv").read_text().splitlines()[1:]]
         return [(line[0], np.array([int(value or -1) for value in line[1:]], dtype=np.int8)) for line in lines]
 
-    def ours(self, workers: int) -> Workload:
-        """Returns the workload that plans and writes a shard set."""
-        process = ShardProcess(self.root, "images", "labels.csv", SHARD_MB, workers)
-        return process.shard
-
     def shard_writer(self) -> None:
         """Writes the same samples with webdataset."""
         out = self.root / "theirs"
@@ -125,8 +108,8 @@ class ImageFiles:
 
 def pair(files: ImageFiles, reference: Workload, workers: int) -> Callable[[Conditions], tuple[Workload, Workload]]:
     def build(conditions: Conditions) -> tuple[Workload, Workload]:  # noqa: ARG001 - nothing here runs on a device
-        _ = files.labels
-        return reference, files.ours(workers)
+        _ = files.labels  # reads them before the clock starts
+        return reference, ShardProcess(files.root, "images", "labels.csv", SHARD_MB, workers).shard
 
     return build
 

@@ -21,12 +21,12 @@ from data_prep.planning.make_plan import Options
 from data_prep.shard_set import write_shard_set
 from matl_scale.benchmark.figure import Conditions, Figure
 from matl_scale.benchmark.pages import find_chromium, run_page_seconds
+from matl_scale.benchmark.step import binary_tasks
 from matl_scale.data.images.array_images import ArrayImages
 from matl_scale.data.loading.loader import DataConfig
 from matl_scale.models.backbones import ModelConfig
 from matl_scale.models.network import RoutingConfig
 from matl_scale.runs.history import RunHistory
-from matl_scale.tasks import Task
 from matl_scale.tracking.recorder import Recorder, TrackConfig
 from matl_scale.train import run as run_module
 from matl_scale.train.config import Config, RunConfig
@@ -44,11 +44,11 @@ RECORDING = ("record", "record_evaluation", "record_draws", "record_balance", "w
 class TrackedRun:
     """Measurements of one run."""
 
-    loop_s: float  # time of the training loop with evaluations and records
+    loop_s: float  # the training loop with evaluations and records
     ours_s: float  # the part of it spent on records
-    naive_s: float  # time of the naive way for the same values
+    naive_s: float  # the naive way for the same values
     keys: tuple[int, int]  # number of metric keys, naive and ours
-    pages_s: tuple[float, float]  # time until the run's page shows its metrics, naive and ours
+    pages_s: tuple[float, float]  # until the run's page shows its metrics, naive and ours
 
 
 def random_set(_: Path) -> Dataset:
@@ -56,7 +56,7 @@ def random_set(_: Path) -> Dataset:
     generator = np.random.default_rng(0)
     pixels = generator.integers(0, 256, (NUM_IMAGES, 16, 16, 3), dtype=np.uint8)
     return from_arrays(
-        tasks=[Task(name=f"task {i}", classes=("no", "yes")) for i in range(NUM_TASKS)],
+        tasks=binary_tasks(NUM_TASKS),
         names=[f"{i:04d}.png" for i in range(NUM_IMAGES)],
         labels=generator.integers(0, 2, (NUM_IMAGES, NUM_TASKS)).astype(np.int8),
         splits=["val" if i % 3 == 2 else "train" for i in range(NUM_IMAGES)],
@@ -162,14 +162,10 @@ def figures(conditions: Conditions) -> list[Figure]:  # noqa: ARG001
 
     return [
         figure(
-            "tracking_share_of_loop",
-            "time of records ÷ training loop, ≤ 0.01",
-            lambda run: (run.ours_s, run.loop_s),
+            "tracking_share_of_loop", "time of records ÷ training loop, ≤ 0.01", lambda run: (run.ours_s, run.loop_s)
         ),
         figure(
-            "tracking_time_vs_naive",
-            "naive ÷ ours, in the training process",
-            lambda run: (run.naive_s, run.ours_s),
+            "tracking_time_vs_naive", "naive ÷ ours, in the training process", lambda run: (run.naive_s, run.ours_s)
         ),
         figure("tracking_keys_vs_naive", "naive ÷ ours, ours ≤ 60", lambda run: run.keys, "keys"),
         figure("tracking_page_vs_naive", "naive ÷ ours, ours ≤ 5 s", lambda run: run.pages_s),

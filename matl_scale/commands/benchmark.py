@@ -6,8 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from matl_scale.benchmark.runner import BenchmarkOptions, option_of, run_benchmark
-from matl_scale.benchmark.suites import BY_NAME, DATA_SETS, SUITES
+from matl_scale.benchmark.runner import BY_NAME, DATA_SETS, SUITES, BenchmarkOptions, option_of, run_benchmark
 from matl_scale.cli import program_name, run_command
 
 

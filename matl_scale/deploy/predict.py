@@ -23,11 +23,11 @@ from matl_scale.tasks import Task, match_names
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionSummary:
-    """What `predict` wrote."""
+    """What `predict` wrote, by the network of which step."""
 
-    num_images: int  # how many images the table holds
-    num_tasks: int  # how many tasks each image has predictions for
-    step: int  # the step of the network that made them
+    num_images: int
+    num_tasks: int
+    step: int
     damaged: list[tuple[str, str]]  # name and reason of every image that could not be decoded and is not in the table
 
 
@@ -49,8 +49,8 @@ def predict(
         out: The Parquet file to write.
         patterns: Names of tasks, or patterns.
         which: Which network of the run, as in `open_network`.
-        batch_size: The number of images per batch.
-        workers: The number of processes that read and decode; 0 for none beside this one.
+        batch_size: Images per batch.
+        workers: Processes that read and decode; 0 for none beside this one.
 
     Raises:
         InputError: Something given cannot be used; nothing is written then.

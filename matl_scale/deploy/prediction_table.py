@@ -30,14 +30,8 @@ def build_schema(tasks: Sequence[Task], about: Mapping[str, Any]) -> pa.Schema:
 def build_table(
     names: Sequence[str], tasks: Sequence[Task], probabilities: Sequence[np.ndarray], schema: pa.Schema
 ) -> pa.Table:
-    """Returns the predictions for some images: image by image, each with its tasks in order.
-
-    Args:
-        names: The images' names.
-        tasks: The tasks of `probabilities`, in the same order.
-        probabilities: For each task its class probabilities, shape `(num_images, num_classes)`.
-        schema: From `build_schema`.
-    """
+    """Returns the predictions for some images: image by image, each with its tasks in order. `probabilities` are those of each
+    task's classes, shape `(num_images, num_classes)`."""
     tables = []
     for task, values in zip(tasks, probabilities, strict=True):
         predicted = values.argmax(axis=1)

@@ -26,12 +26,8 @@ class TaskClassifier(mlflow.pyfunc.PythonModel):
 
     # without annotations, from which MLflow would derive another signature
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ARG002
-        """Returns the logits of one task, float32, shape `(batch, num_classes)`.
-
-        Args:
-            context: Unused.
-            model_input: uint8 images of the network's size, shape `(batch, 3, size, size)`.
-            params: `{"task": name}`.
+        """Returns the logits of a task, float32, shape `(batch, num_classes)`, for uint8 images of the network's size, shape
+        `(batch, 3, size, size)`. `params` is `{"task": name}`.
 
         Raises:
             InputError: There is no such task.

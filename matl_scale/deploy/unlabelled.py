@@ -1,44 +1,30 @@
 """Batches of images without labels, read and decoded by worker processes, in order."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from matl_scale.data.images.decode import decode_image
+from matl_scale.data.images.interface import ListedImages
 from matl_scale.data.loading.loader import current_worker
 from matl_scale.errors import InputError
 
 
-class ListedImages(Protocol):
-    """A source that lists encoded images and reads them by name."""
-
-    def names(self) -> Iterator[tuple[list[str], np.ndarray]]: ...
-
-    def read(self, names: Sequence[str], sources: np.ndarray) -> Iterator[bytes]: ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class UnlabelledBatch:
-    """A batch of decoded images."""
+    """A batch of decoded images, uint8, shape `(len(names), 3, size, size)`."""
 
-    names: list[str]  # the names of the images that could be decoded
-    images: torch.Tensor  # uint8, shape `(len(names), 3, size, size)`
+    names: list[str]
+    images: torch.Tensor
     damaged: list[tuple[str, str]]  # name and reason of each image that could not be decoded
     problem: str = ""  # why reading cannot continue; empty if it can
 
 
 class UnlabelledImages(IterableDataset[UnlabelledBatch]):
-    """Decodes images batch by batch. Each of n workers decodes every n-th batch.
-
-    Args:
-        images: The images' source.
-        batch_size: The number of images per batch.
-        size: The side length in pixels to which images are scaled and centre-cropped.
-    """
+    """Decodes images batch by batch, scaled and centre-cropped to `size` pixels. Each of n workers decodes every n-th batch."""
 
     def __init__(self, images: ListedImages, batch_size: int, size: int) -> None:
         self.images, self.batch_size, self.size = images, batch_size, size

@@ -8,13 +8,12 @@ Level = Literal["ok", "note", "warning", "error"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One finding about one thing."""
+    """What was found about one part of the program or the machine, with figures, and what to do about it."""
 
-    # `error`: the run would fail; `warning`: it would waste time, memory or results; `note`: worth knowing
-    level: Level
-    topic: str  # the part of the program or the machine that it is about
-    text: str  # what was found, with figures
-    remedy: str = ""  # what to do about it; empty for `ok` and for most notes
+    level: Level  # error: the run would fail; warning: it would waste time, memory or results; note: worth knowing
+    topic: str
+    text: str
+    remedy: str = ""  # empty for `ok` and for most notes
 
     def line(self) -> str:
         """Returns the finding as one line of text."""

@@ -24,13 +24,13 @@ SAFE_SHARE = 0.9
 class MemoryNeed:
     """Bytes that a rank needs."""
 
-    weights: int  # parameters of trunk and heads
-    gradients: int  # their gradients; of the heads, only those of active tasks
-    optimizer: int  # the optimizer's state
+    weights: int  # of trunk and heads
+    gradients: int  # of the heads, only those of active tasks
+    optimizer: int
     average: int  # the moving average of the weights
     tasks: int  # masks and norm statistics
     activations: int  # what the forward pass of a batch saves for its backward pass
-    labels: int  # the label matrix, in the memory of the host
+    labels: int  # in the memory of the host
 
     @property
     def device(self) -> int:

@@ -15,19 +15,8 @@ from matl_scale.tracking.mlflow_store import default_store
 from matl_scale.train.config import Config
 
 NETWORK_FILE_SYSTEMS = (
-    "nfs",
-    "lustre",
-    "gpfs",
-    "beegfs",
-    "cifs",
-    "smb",
-    "fuse.",
-    "9p",
-    "ceph",
-    "orangefs",
-    "panfs",
-    "wekafs",
-)
+    "nfs", "lustre", "gpfs", "beegfs", "cifs", "smb", "fuse.", "9p", "ceph", "orangefs", "panfs", "wekafs",
+)  # fmt: skip
 REPLY_S = 5.0
 
 
@@ -42,13 +31,7 @@ def file_system_of(path: Path) -> str:
 def check_tracking(
     config: Config, *, ask: bool, file_system_of: Callable[[Path], str] = file_system_of
 ) -> Iterator[Finding]:
-    """Checks the store of a run.
-
-    Args:
-        config: The run's config.
-        ask: Whether to wait for a server's reply.
-        file_system_of: Returns the type of the file system that holds a path.
-    """
+    """Checks the store of a run; if `ask`, also that a server replies."""
     if not config.track.mlflow:
         yield Finding("note", "mlflow", "off (`track.mlflow`): results are in the run's folder only.")
         return
@@ -63,9 +46,8 @@ def check_tracking(
     elif kind in ("postgresql", "mysql"):
         yield check_driver(uri, kind)
     elif kind == "databricks":
-        yield Finding(
-            "note", "mlflow", "Databricks: not checked.", "Its own command line shows whether you are logged in."
-        )
+        remedy = "Its own command line shows whether you are logged in."
+        yield Finding("note", "mlflow", "Databricks: not checked.", remedy)
     else:
         remedy = "Unset MLFLOW_TRACKING_URI for SQLite beside the runs, or name a server (http://…)."
         yield Finding("error", "mlflow", f"{uri}: MLflow 3.13 and later refuse stores of plain files.", remedy)

@@ -15,12 +15,8 @@ from matl_scale.runs.about import required_packages
 def check_versions(
     required: Iterable[Requirement] | None = None, version_of: Callable[[str], str] = metadata.version
 ) -> Iterator[Finding]:
-    """Checks the installed versions against what this package requires, torch against torchvision, and torch against the GPU.
-
-    Args:
-        required: What is required; None: what the installed package declares.
-        version_of: Returns the version of an installed package; raises `PackageNotFoundError` for any other.
-    """
+    """Checks the installed versions against what is required (None: what this package declares), torch against torchvision,
+    and torch against the GPU."""
     found = []
     for requirement in required_packages() if required is None else required:
         name, bounds = requirement.name, requirement.specifier
@@ -43,11 +39,9 @@ def check_torchvision(torch_version: str, torchvision_version: str) -> Finding:
     """Checks that torch and torchvision belong together: torchvision 0.N is built for torch 2.(N − 15)."""
     expected = (2, Version(torchvision_version).minor - 15)
     if Version(torch_version).release[:2] == expected:
-        return Finding(
-            "ok", "versions", f"torch {torch_version} and torchvision {torchvision_version} belong together."
-        )
+        text = f"torch {torch_version} and torchvision {torchvision_version} belong together."
+        return Finding("ok", "versions", text)
     wanted = "{}.{}".format(*expected)
     text = f"torchvision {torchvision_version} belongs to torch {wanted}, not {torch_version}."
-    return Finding(
-        "error", "versions", text, f"pip install 'torch=={wanted}.*', or the torchvision that belongs to your torch."
-    )
+    remedy = f"pip install 'torch=={wanted}.*', or the torchvision that belongs to your torch."
+    return Finding("error", "versions", text, remedy)

@@ -2,7 +2,7 @@
 
 import copy
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -36,10 +36,7 @@ class ModelConfig:
 
 
 def build_backbone(config: ModelConfig, seed: int) -> nn.Module:
-    """Builds a torchvision CNN without its classifier.
-
-    Returns:
-        The module `(batch, 3, height, width) → (batch, num_features)`.
+    """Builds a torchvision CNN without its classifier: `(batch, 3, height, width) → (batch, num_features)`.
 
     Raises:
         InputError: torchvision has no such model, or the model has no classifier that can be removed.
@@ -125,11 +122,8 @@ def scale_conv(name: str, conv: nn.Conv2d, scaled: Any) -> nn.Conv2d:
             f"`model.width`: module `{name}` would have {ins} → {outs} channels in {groups} groups, which do not divide "
             "them. Choose another width."
         )
-    kernel_size, stride, dilation = (
-        cast(tuple[int, int], size) for size in (conv.kernel_size, conv.stride, conv.dilation)
-    )
-    padding = cast(tuple[int, int], conv.padding)
-    new = nn.Conv2d(ins, outs, kernel_size, stride, padding, dilation, groups, conv.bias is not None)
+    shape: dict[str, Any] = {key: getattr(conv, key) for key in ("kernel_size", "stride", "padding", "dilation")}
+    new = nn.Conv2d(ins, outs, **shape, groups=groups, bias=conv.bias is not None)
     init_conv(new)
     return new
 

@@ -82,8 +82,8 @@ def build_model(
 
     Args:
         model: The backbone.
-        routing: Which part of the backbone each task uses.
-        num_classes: The number of classes of each task, in task order.
+        routing: Which part of it each task uses.
+        num_classes: Of each task, in task order.
         seed: The seed of weights and masks.
         image_size: The side length in pixels of the images that the network will see.
         earlier: Masks that tasks keep from another network.
@@ -96,32 +96,19 @@ def build_model(
     num_features = count_features(backbone, model, image_size)
     trunk = route_by_spec(backbone, routing.mask_spec(len(num_classes), seed), routing.statistics, earlier)
     network = RoutedModel(trunk, num_classes, num_features)
-    for head in network.heads:
-        init_head(cast(nn.Linear, head))
+    # so that a head's first step points from one class mean to the other: with hundreds of tasks a head is trained rarely, and
+    # random weights would outweigh what its few steps teach it
+    for parameter in network.heads.parameters():
+        nn.init.zeros_(parameter)
     return network
 
 
 def normalise(images: torch.Tensor) -> torch.Tensor:
-    """Returns a network's input for uint8 images: floats of the default type, normalised per channel by MEAN and STD.
-
-    Args:
-        images: Shape `(batch, 3, height, width)`.
-
-    Returns:
-        Same shape.
-    """
+    """Returns a network's input for uint8 images, shape `(batch, 3, height, width)`: floats of the default type, normalised per
+    channel by MEAN and STD."""
     dtype = torch.get_default_dtype()
     mean, std = (torch.tensor(values, dtype=dtype, device=images.device)[:, None, None] for values in (MEAN, STD))
     return (images.to(dtype) / 255 - mean) / std
-
-
-def init_head(head: nn.Linear) -> None:
-    """Initialises a head with zeros, so that its first step points from one class mean to the other.
-
-    With hundreds of tasks a head is trained rarely, and random weights would outweigh what its few steps teach it.
-    """
-    nn.init.zeros_(head.weight)
-    nn.init.zeros_(head.bias)
 
 
 def build_ema(model: RoutedModel, decay: float) -> AveragedModel | None:

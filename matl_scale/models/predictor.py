@@ -10,13 +10,8 @@ from matl_scale.routing.subnetwork import AllTasks
 
 
 class Predictor:
-    """Runs tasks one after the other on a batch of images.
-
-    Args:
-        model: The network. Its weights may change between calls of `start`.
-        execution: Whether to run only each task's active units.
-        task_chunk: How many tasks' slices are held between batches; the others are gathered for every batch.
-    """
+    """Runs tasks one after the other on a batch of images. The network's weights may change between calls of `start`. The slices
+    of `task_chunk` tasks are held between batches; the others are gathered for every batch."""
 
     def __init__(self, model: RoutedModel, execution: Execution, task_chunk: int) -> None:
         self.model, self.task_chunk = model, task_chunk
@@ -33,13 +28,8 @@ class Predictor:
     def logits(
         self, images: torch.Tensor, image_indices: Mapping[int, torch.Tensor | None]
     ) -> Iterator[tuple[int, torch.Tensor]]:
-        """Yields each task with its logits, shape `(num_images, num_classes)`.
-
-        Args:
-            images: Shape `(batch, 3, height, width)`.
-            image_indices: For each task to run, the indices in the batch of the images it should see, shape
-                `(num_images,)`; None for all images.
-        """
+        """Yields each task with its logits, shape `(num_images, num_classes)`, for images `(batch, 3, height, width)`.
+        `image_indices` are for each task to run the indices of the images that it should see; None for all."""
         prepared = [images] if self.network is None else self.network.prepare(images)
         for task_id, indices in image_indices.items():
             inputs = prepared if indices is None else [tensor.index_select(0, indices) for tensor in prepared]

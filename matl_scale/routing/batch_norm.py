@@ -19,10 +19,9 @@ Statistics = Literal["task", "shared"]
 class TaskBatchNorm2d(nn.Module):
     """`nn.BatchNorm2d` whose running statistics have a row per task.
 
-    Args:
-        norm: The batch norm to replace. Its weights are used, and every task starts from its statistics.
-        active: The active channels of each task, from `build_index_table`, shape `(num_tasks, num_active)`.
-        statistics: `task` for a row per task; `shared` for a single row (to compare with), where a task updates its units.
+    It replaces `norm`, uses its weights, and every task starts from its statistics. `active` are the active channels of each
+    task, shape `(num_tasks, num_active)`. With `statistics` = `shared` there is a single row (to compare with), where a task
+    updates its units.
 
     Attributes:
         running: Means and variances, shape `(num_tasks, 2, num_active)`, or `(1, 2, num_channels)` if shared.
@@ -49,12 +48,8 @@ class TaskBatchNorm2d(nn.Module):
         self.register_buffer("num_updates", torch.zeros(counts, dtype=norm.running_mean.dtype))
 
     def forward(self, x: torch.Tensor, task: torch.Tensor) -> torch.Tensor:
-        """Normalises all channels; in training mode by the batch's statistics, which also update the running ones.
-
-        Args:
-            x: Shape `(batch, num_channels, height, width)`.
-            task: The active task, integers of shape `(1,)`; in evaluation mode `(batch,)` too.
-        """
+        """Normalises `x`, shape `(batch, num_channels, height, width)`; in training mode by the batch's statistics, which also
+        update the running ones. `task` has shape `(1,)`; in evaluation mode `(batch,)` too."""
         if len(task) > 1:
             return self._forward_mixed(x, task)
         indices = active_indices(self.active, task)
@@ -71,14 +66,8 @@ class TaskBatchNorm2d(nn.Module):
     def forward_active(
         self, x: torch.Tensor, task: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
     ) -> torch.Tensor:
-        """Does the same when only the task's active channels are given.
-
-        Args:
-            x: Shape `(batch, num_active, height, width)`.
-            task: The active task, shape `(1,)`.
-            weight: The affine weight of these channels, shape `(num_active,)`.
-            bias: Their affine bias, same shape.
-        """
+        """Does the same for the task's active channels alone: `x` has shape `(batch, num_active, height, width)`; weight and
+        bias are the affine ones of these channels, shape `(num_active,)`."""
         if not self.training:
             return functional.batch_norm(x, *self.read(task), weight, bias, False, 0.0, self.eps)
         y, statistics = self._normalise_batch(x, weight, bias)

@@ -7,6 +7,7 @@ refused, and the message names the module.
 """
 
 import operator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -26,13 +27,13 @@ ELEMENTWISE_MODULES = (
 GATE_MODULES = (nn.Sigmoid, nn.Hardsigmoid)
 POOL_MODULES = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 ELEMENTWISE_FUNCTIONS = (
-    functional.relu, functional.relu6, functional.silu, functional.gelu, functional.hardswish, functional.dropout,
-    torch.relu, torch.tanh,
+    functional.relu, functional.relu6, functional.silu, functional.gelu, functional.hardswish, torch.relu, torch.tanh,
+    "relu", "contiguous", "clone",
 )  # fmt: skip
 POOL_FUNCTIONS = (functional.adaptive_avg_pool2d, functional.avg_pool2d, functional.max_pool2d)
 GATE_FUNCTIONS = (torch.sigmoid, functional.sigmoid, functional.hardsigmoid)
-BINARY_FUNCTIONS = (operator.add, operator.iadd, operator.mul, operator.imul, torch.add, torch.mul)
 PRODUCTS = (operator.mul, operator.imul, torch.mul, "mul", "mul_")
+SUMS = (operator.add, operator.iadd, torch.add, "add", "add_")
 ARGUMENT_KINDS = (int, float, bool, str, tuple, type(None), torch.dtype)
 NORM_MODULES = (nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
 
@@ -48,6 +49,17 @@ class ChannelTracer:
         self.convs: list[tuple[str, np.ndarray]] = []
         self.ungated: set[fx.Node] = set()  # sigmoid outputs, where inactive units are 0.5 instead of 0
         self.routed: list[fx.Node] = []
+        self.visitors: dict[Any, Callable[[fx.Node], None]] = {  # by function, or by the name of a tensor's method
+            **dict.fromkeys((*PRODUCTS, *SUMS), self.tie_operands),
+            **dict.fromkeys(GATE_FUNCTIONS, self.visit_gate),
+            **dict.fromkeys(POOL_FUNCTIONS, self.visit_pool),
+            **dict.fromkeys(ELEMENTWISE_FUNCTIONS, self.pass_on),
+            **dict.fromkeys((torch.flatten, "flatten"), self.visit_flatten),
+            **dict.fromkeys((torch.permute, "permute"), self.visit_permute),
+            functional.dropout: self.visit_dropout,
+            torch.cat: self.visit_cat,
+            "mean": self.visit_mean,
+        }
 
     def run(self) -> ChannelMap:
         for node in self.root.graph.nodes:
@@ -79,18 +91,11 @@ class ChannelTracer:
             self.visit_output(node)
         elif node.op == "call_module":
             self.visit_module(node, self.modules[str(node.target)])
+        elif node.op in ("call_function", "call_method") and node.target in self.visitors:
+            self.visitors[node.target](node)
         elif node.op == "call_function" and node.target is not getattr:
-            self.visit_function(node, node.target)
-        elif node.op == "call_method" and node.target in ("add", "add_", "mul", "mul_"):
-            self.tie_operands(node)
-        elif node.op == "call_method" and node.target in ("relu", "contiguous", "clone"):
-            self.pass_on(node)
-        elif node.op == "call_method" and node.target == "flatten":
-            self.visit_flatten(node)
-        elif node.op == "call_method" and node.target == "mean":
-            self.visit_mean(node)
-        elif node.op == "call_method" and node.target == "permute":
-            self.visit_permute(node)
+            name = getattr(node.target, "__name__", node.target)
+            raise self.refusal(node, f"the function {name} cannot be followed")
         else:
             raise self.refusal(node, f"the operation {node.op} {node.target} cannot be followed")
 
@@ -102,8 +107,7 @@ class ChannelTracer:
         elif isinstance(module, NORM_MODULES):
             self.visit_norm(node, module)
         elif isinstance(module, GATE_MODULES):
-            self.pass_on(node)
-            self.ungated.add(node)
+            self.visit_gate(node)
         elif isinstance(module, ELEMENTWISE_MODULES):
             self.pass_on(node)
         elif isinstance(module, POOL_MODULES):
@@ -113,28 +117,16 @@ class ChannelTracer:
         else:
             raise self.refusal(node, f"a {type(module).__name__} mixes or hides channels")
 
-    def visit_function(self, node: fx.Node, function: Any) -> None:
-        if function in BINARY_FUNCTIONS:
-            self.tie_operands(node)
-        elif function in GATE_FUNCTIONS:
-            self.pass_on(node)
-            self.ungated.add(node)
-        elif function is torch.flatten:
-            self.visit_flatten(node)
-        elif function is torch.permute:
-            self.visit_permute(node)
-        elif function is torch.cat:
-            self.visit_cat(node)
-        elif function in POOL_FUNCTIONS:
-            self.visit_pool(node)
-        elif function in ELEMENTWISE_FUNCTIONS:
-            if function is functional.dropout and node.kwargs.get("training", (*node.args, 0, True)[2]) is not False:
-                raise self.refusal(
-                    node, "a function with training=True drops in evaluation too; use the module (nn.Dropout)"
-                )
-            self.pass_on(node)
-        else:
-            raise self.refusal(node, f"the function {getattr(function, '__name__', function)} cannot be followed")
+    def visit_gate(self, node: fx.Node) -> None:
+        self.pass_on(node)
+        self.ungated.add(node)
+
+    def visit_dropout(self, node: fx.Node) -> None:
+        if node.kwargs.get("training", (*node.args, 0, True)[2]) is not False:
+            raise self.refusal(
+                node, "a function with training=True drops in evaluation too; use the module (nn.Dropout)"
+            )
+        self.pass_on(node)
 
     def visit_conv(self, node: fx.Node, conv: nn.Conv2d) -> None:
         source = self.input_channels(node)

@@ -27,16 +27,16 @@ TaskNorm = TaskBatchNorm2d | TaskLayerNorm | TaskGroupNorm
 
 @dataclass(frozen=True, kw_only=True)
 class Derived:
-    """The result of `derive`."""
+    """The dense network `(tensors, task, slices) → features`, where `tensors` are the values of `sources`, and the recipes of its
+    slices, in order. A `Fold` makes two slices, every other recipe one."""
 
     # the network `(tensors, task, slices) → features`, where `tensors` are the values of `sources`
     dense: fx.GraphModule
-    sources: list[Source]  # the nodes of the trunk's graph that it starts from, with all channels; some with a max pool
-    # index tables with the active channels of each task, each of shape `(num_tasks, num_active)`
-    tables: list[torch.Tensor]
-    recipes: list[SliceRecipe]  # how to make the slices, in order. A `Fold` makes two slices, every other recipe one.
-    features: int  # the number of the index table of the features' channels
-    num_channels: int  # how many channels the features have in the full trunk
+    sources: list[Source]  # nodes of the trunk's graph, with all channels; some with a max pool
+    tables: list[torch.Tensor]  # the active channels of each task, each of shape (num_tasks, num_active)
+    recipes: list[SliceRecipe]
+    features: int  # the number of the table of the features' channels
+    num_channels: int  # of the features, in the full trunk
 
 
 class ActiveNorm(nn.Module):
@@ -145,12 +145,7 @@ class Derivation:
             pads = list(module._reversed_padding_repeated_twice)
             x, padding = self.graph.call_function(functional.pad, (x, pads, module.padding_mode)), (0, 0)
         groups = 1 if module.groups == 1 else module.groups * self.num_active(outputs) // module.out_channels
-        options: dict[str, Any] = {
-            "stride": module.stride,
-            "padding": padding,
-            "dilation": module.dilation,
-            "groups": groups,
-        }
+        options: Any = {"stride": module.stride, "padding": padding, "dilation": module.dilation, "groups": groups}
         return self.graph.call_function(functional.conv2d, (x, *tensors), options)
 
     def norm_behind(self, node: fx.Node) -> TaskBatchNorm2d | None:
@@ -226,18 +221,24 @@ def unit_columns(trunk: fx.GraphModule) -> dict[int, torch.Tensor]:
     return columns
 
 
-def derive(trunk: fx.GraphModule, *, common: set[fx.Node], pools: dict[fx.Node, fx.Node], fold: bool) -> Derived:
-    """Derives the dense network.
+def derive(
+    trunk: fx.GraphModule,
+    *,
+    fold: bool,
+    common: set[fx.Node] | None = None,
+    pools: dict[fx.Node, fx.Node] | None = None,
+) -> Derived:
+    """Derives the dense network of a trunk from `route()`.
 
     Args:
-        trunk: From `route()`.
-        common: Nodes of its graph that are computed elsewhere, with all channels; at least the images.
-        pools: Norms of common values whose max pool is computed before them, with the pool.
+        trunk: The trunk, which is left unchanged.
         fold: Whether to fold batch norms into convs, for evaluation.
+        common: Nodes of its graph that are computed elsewhere, with all channels; None for the images alone.
+        pools: Norms of common values whose max pool is computed before them, with the pool.
 
     Raises:
         InputError: A layer cannot be sliced. The message names it.
     """
     if any(node.op == "call_module" and "channels" not in node.meta for node in trunk.graph.nodes):
         raise InputError("The trunk should come from `route()` in this process, or from a copy of what it returned.")
-    return Derivation(trunk, common, pools, fold).run()
+    return Derivation(trunk, common or set(trunk.graph.find_nodes(op="placeholder")[:1]), pools or {}, fold).run()

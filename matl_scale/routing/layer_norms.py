@@ -11,13 +11,8 @@ from matl_scale.routing.units import active_indices
 
 
 class TaskLayerNorm(nn.Module):
-    """`nn.LayerNorm` over the channels that are active for the task.
-
-    Args:
-        norm: The layer norm to replace; its weights are used.
-        mask: Which channels are active for each task, bool, shape `(num_tasks, num_channels)`.
-        channel_dim: The dimension of the input that holds the channels: 1 or -1.
-    """
+    """`nn.LayerNorm` over the channels that are active for the task, with the weights of the norm that it replaces. `mask` is
+    bool, shape `(num_tasks, num_channels)`; the channels are in dimension `channel_dim` of the input, 1 or -1."""
 
     mask: torch.Tensor
 
@@ -27,12 +22,8 @@ class TaskLayerNorm(nn.Module):
         self.register_buffer("mask", mask, persistent=False)
 
     def forward(self, x: torch.Tensor, task: torch.Tensor) -> torch.Tensor:
-        """Normalises `x`. Inactive channels become their bias; the router behind this norm switches them off.
-
-        Args:
-            x: Shape `(batch, num_channels, ...)`, or with the channels last.
-            task: The active task, shape `(1,)` or `(batch,)`.
-        """
+        """Normalises `x`, shape `(batch, num_channels, ...)`, or with the channels last; `task` has shape `(1,)` or `(batch,)`.
+        Inactive channels become their bias; the router behind this norm switches them off."""
         x = at_least_float32(x).movedim(self.channel_dim, -1)
         mask = self.mask.index_select(0, task)
         mask = mask.reshape(len(mask), *(1,) * (x.ndim - 2), -1).to(x.dtype)
@@ -55,13 +46,8 @@ class TaskLayerNorm(nn.Module):
 
 
 class TaskGroupNorm(nn.Module):
-    """`nn.GroupNorm` over the channels that are active for the task: the same groups, with fewer members.
-
-    Args:
-        norm: The group norm to replace; its weights are used.
-        mask: Which channels are active for each task, bool, shape `(num_tasks, num_channels)`.
-        active: The same as indices, from `build_index_table`, shape `(num_tasks, num_active)`.
-    """
+    """`nn.GroupNorm` over the channels that are active for the task: the same groups and weights, with fewer members. The active
+    channels are given twice: as a bool mask, shape `(num_tasks, num_channels)`, and as indices, `(num_tasks, num_active)`."""
 
     mask: torch.Tensor
     groups: torch.Tensor
@@ -76,14 +62,9 @@ class TaskGroupNorm(nn.Module):
         self.register_buffer("active", active, persistent=False)
 
     def forward(self, x: torch.Tensor, task: torch.Tensor) -> torch.Tensor:
-        """Normalises `x`. Inactive channels become their bias; the router behind this norm switches them off.
-
-        Args:
-            x: Shape `(batch, num_channels, height, width)`.
-            task: The active task, shape `(1,)` or `(batch,)`.
-        """
-        mask = self.mask.index_select(0, task)
-        return self._normalise(x, self.groups, mask, self.weight, self.bias)
+        """Normalises `x`, shape `(batch, num_channels, height, width)`; `task` has shape `(1,)` or `(batch,)`. Inactive channels
+        become their bias; the router behind this norm switches them off."""
+        return self._normalise(x, self.groups, self.mask.index_select(0, task), self.weight, self.bias)
 
     def forward_active(
         self, x: torch.Tensor, task: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
@@ -95,24 +76,20 @@ class TaskGroupNorm(nn.Module):
     def _normalise(
         self, x: torch.Tensor, groups: torch.Tensor, mask: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
     ) -> torch.Tensor:
-        with torch.autocast(x.device.type, enabled=False):  # it would round the matrix products that sum over groups
-            return self._normalise_exactly(at_least_float32(x), groups, mask, weight, bias)
-
-    def _normalise_exactly(
-        self, x: torch.Tensor, groups: torch.Tensor, mask: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
-    ) -> torch.Tensor:
+        x = at_least_float32(x)
         members = functional.one_hot(groups, self.num_groups).to(x.dtype)  # (num_channels, num_groups)
         is_active = mask[:, :, None, None].to(x.dtype)
-        # at least 1: a group without active channels has nothing to normalise
-        count = (mask.to(x.dtype) @ members).clamp(min=1) * (x.shape[2] * x.shape[3])
 
         def group_mean(values: torch.Tensor) -> torch.Tensor:
             means = (values.sum(dim=(2, 3)) @ members) / count
             return means.index_select(1, groups)[:, :, None, None]
 
-        centred = (x - group_mean(x * is_active)) * is_active
-        scale = (group_mean(centred.square()) + self.eps).rsqrt()
-        return centred * scale * weight[:, None, None] + bias[:, None, None]
+        with torch.autocast(x.device.type, enabled=False):  # it would round the matrix products that sum over groups
+            # at least 1: a group without active channels has nothing to normalise
+            count = (mask.to(x.dtype) @ members).clamp(min=1) * (x.shape[2] * x.shape[3])
+            centred = (x - group_mean(x * is_active)) * is_active
+            scale = (group_mean(centred.square()) + self.eps).rsqrt()
+            return centred * scale * weight[:, None, None] + bias[:, None, None]
 
 
 def at_least_float32(x: torch.Tensor) -> torch.Tensor:

@@ -104,19 +104,11 @@ def draw_masks(spec: MaskSpec, num_units: int, layer: str) -> torch.Tensor:
 
 
 def extend_masks(spec: MaskSpec, earlier: EarlierMasks, masks: torch.Tensor, layer: str) -> torch.Tensor:
-    """Keeps the masks of earlier tasks in one layer and draws those of new tasks beside them.
-
-    Args:
-        spec: How masks are drawn. The strategy has to be `random` if a task is new.
-        earlier: Which tasks are new.
-        masks: The layer's mask in the earlier network, shape `(num_earlier_tasks, num_units)`.
-        layer: The layer's name.
-
-    Returns:
-        Shape `(num_tasks, num_units)`.
+    """Keeps one layer's masks of earlier tasks, shape `(num_earlier_tasks, num_units)`, and draws those of new tasks beside
+    them: shape `(num_tasks, num_units)`.
 
     Raises:
-        InputError: The earlier tasks keep another number of units, or all units belong to them.
+        InputError: The earlier tasks keep another number of units, or all units belong to them (`partition`).
     """
     num_units, num_active = masks.shape[1], int(masks[0].sum())
     if None in earlier.task_ids:
@@ -147,7 +139,7 @@ def draw_random(num_tasks: int, num_units: int, num_active: int, generator: torc
     """
     order = torch.rand(num_tasks, num_units, generator=generator).argsort(dim=1)
     masks = torch.zeros(num_tasks, num_units, dtype=torch.bool)
-    masks.scatter_(1, order[:, :num_active], torch.ones_like(order[:, :num_active], dtype=torch.bool))
+    masks.scatter_(1, order[:, :num_active], True)
     uses = masks.sum(dim=0)
     for unit in torch.nonzero(uses == 0).flatten().tolist():
         spare = torch.nonzero(masks & (uses >= 2))
@@ -195,7 +187,5 @@ def draw_partition(
     order = torch.randperm(num_units, generator=generator)
     masks = torch.zeros(num_tasks, num_units, dtype=torch.bool)
     masks[:, order[:num_shared]] = True
-    for task in range(num_tasks):
-        start = num_shared + task * num_private
-        masks[task, order[start : start + num_private]] = True
-    return masks
+    private = order[num_shared : num_shared + num_tasks * num_private]
+    return masks.scatter_(1, private.view(num_tasks, num_private), True)

@@ -60,14 +60,8 @@ def module_of(trunk: fx.GraphModule, node: fx.Node) -> nn.Module | None:
 
 
 def cut_common(trunk: fx.GraphModule, common: set[fx.Node], sources: list[Source]) -> fx.GraphModule:
-    """Returns the part of a trunk that computes the values of common nodes; it returns them as a list.
-
-    Args:
-        trunk: From `route()`.
-        common: From `find_common`.
-        sources: The nodes to return. With a pool, the largest and the smallest values of its windows are returned instead,
-            concatenated along the channels.
-    """
+    """Returns the part of a trunk that computes the values of common nodes, and returns those of `sources` as a list. With a
+    pool, it returns the largest and the smallest values of its windows instead, concatenated along the channels."""
     graph = fx.Graph()
     values: dict[fx.Node, fx.Node] = {}
     for node in trunk.graph.nodes:

@@ -32,7 +32,8 @@ class SelectUnits(torch.autograd.Function):
         if outputs is None or inputs is None:
             ctx.save_for_backward(outputs, inputs, None)
             return SelectUnits._select(SelectUnits._select(weight, 0, outputs), 1, inputs)
-        blocks = flat_indices(outputs, inputs, weight.shape[1])
+        # the indices of all (output, input) pairs in the flattened first two dimensions
+        blocks = (outputs[:, None] * weight.shape[1] + inputs).flatten()
         ctx.save_for_backward(outputs, inputs, blocks)
         if weight.shape[2:].numel() == 1:
             return weight.index_select(0, outputs).index_select(1, inputs)
@@ -61,22 +62,9 @@ class SelectUnits(torch.autograd.Function):
         return full, None, None
 
 
-def flat_indices(outputs: torch.Tensor, inputs: torch.Tensor, num_inputs: int) -> torch.Tensor:
-    """Returns the indices of all `(output, input)` pairs in the flattened first two dimensions of a weight."""
-    return (outputs[:, None] * num_inputs + inputs).flatten()
-
-
 def select_units(weight: torch.Tensor, outputs: torch.Tensor | None, inputs: torch.Tensor | None) -> torch.Tensor:
-    """Selects some outputs and inputs of a parameter.
-
-    Args:
-        weight: Shape `(num_outputs, num_inputs, ...)`, or `(num_outputs,)`.
-        outputs: Indices of the outputs, unique; None for all.
-        inputs: Indices of the inputs, unique; None for all.
-
-    Returns:
-        A tensor of the same memory format. Its gradient reaches `weight`, where the other elements get zero.
-    """
+    """Selects outputs and inputs of a parameter, shape `(num_outputs, num_inputs, ...)` or `(num_outputs,)`, by unique indices;
+    None for all. The result has the same memory format. Its gradient reaches `weight`, where the other elements get zero."""
     if outputs is None and inputs is None:
         return weight.view_as(weight)  # a view, so that hooks on a slice do not stay on the parameter
     if weight.ndim == 1:
@@ -88,12 +76,13 @@ def select_units(weight: torch.Tensor, outputs: torch.Tensor | None, inputs: tor
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
-    """Recipe for a slice of a parameter."""
+    """Recipe for a slice of a module's parameter. `outputs` and `inputs` are the numbers of the index tables with the tasks'
+    active ones; None for all."""
 
-    module: nn.Module  # the owner of the parameter
-    name: str  # the parameter's name in its owner
-    outputs: int | None  # the number of the index table with the tasks' active outputs; None for all outputs
-    inputs: int | None = None  # the same for inputs
+    module: nn.Module
+    name: str
+    outputs: int | None
+    inputs: int | None = None
 
     def make(self, indices: Indices) -> torch.Tensor:
         outputs, inputs = (None if table is None else indices[table] for table in (self.outputs, self.inputs))
@@ -102,12 +91,13 @@ class Cut:
 
 @dataclass(frozen=True, kw_only=True)
 class Fold:
-    """Recipe for two slices: a conv's weight and bias with the batch norm behind it folded in, for evaluation."""
+    """Recipe for two slices: a conv's weight and bias with the batch norm behind it folded in, for evaluation. `channels` is the
+    number of the index table with the tasks' active channels of the norm."""
 
-    weight: Cut  # the recipe for the conv's weight
-    bias: Cut | None  # the recipe for the conv's bias, if it has one
-    norm: TaskBatchNorm2d  # the norm behind the conv
-    channels: int  # the number of the index table with the tasks' active channels of the norm
+    weight: Cut
+    bias: Cut | None
+    norm: TaskBatchNorm2d
+    channels: int
 
     def make(self, indices: Indices, task: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         mean, var = self.norm.read(task)
@@ -119,10 +109,11 @@ class Fold:
 
 @dataclass(frozen=True, kw_only=True)
 class Extremes:
-    """Recipe for the indices of a task's channels in the concatenated largest and smallest values of pooling windows."""
+    """Recipe for the indices of a task's channels in the concatenated largest and smallest values of pooling windows. Where the
+    weight of the norm behind the pool is negative, the smallest values are used. `channels` is the number of its index table."""
 
-    norm: TaskBatchNorm2d  # the norm behind the pool. Where its weight is negative, the smallest values are used.
-    channels: int  # the number of the index table with the tasks' active channels of the norm
+    norm: TaskBatchNorm2d
+    channels: int
 
     def make(self, indices: Indices) -> torch.Tensor:
         active = indices[self.channels]

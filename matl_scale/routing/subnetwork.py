@@ -17,12 +17,7 @@ from matl_scale.routing.units import active_indices
 
 
 class SlicedNetwork(nn.Module):
-    """A derived network with its index tables; the base of the two classes below.
-
-    Args:
-        trunk: From `route()`, on the device where it will run.
-        derived: From `derive(trunk, ...)`.
-    """
+    """A derived network with its index tables, on the device of its trunk; the base of the two classes below."""
 
     def __init__(self, trunk: fx.GraphModule, derived: Derived) -> None:
         super().__init__()
@@ -43,14 +38,8 @@ class SlicedNetwork(nn.Module):
         return {number: active_indices(self.get_buffer(f"table_{number}"), task) for number in range(self.num_tables)}
 
     def gather(self, task: torch.Tensor) -> list[torch.Tensor]:
-        """Cuts the trunk's parameters to one task's units.
-
-        Args:
-            task: The active task, integers of shape `(1,)`.
-
-        Returns:
-            The slices, in the order of the recipes. Gradients flow back into the trunk's parameters.
-        """
+        """Returns one task's slices of the trunk's parameters, in the order of the recipes; `task` has shape `(1,)`. Gradients
+        flow back into the parameters."""
         indices = self.indices(task)
         slices: list[torch.Tensor] = []
         for recipe in self.recipes:
@@ -83,8 +72,7 @@ class Subnetwork(SlicedNetwork):
     """
 
     def __init__(self, trunk: fx.GraphModule) -> None:
-        image = next(node for node in trunk.graph.nodes if node.op == "placeholder")
-        super().__init__(trunk, derive(trunk, common={image}, pools={}, fold=False))
+        super().__init__(trunk, derive(trunk, fold=False))
 
     def forward(
         self, images: torch.Tensor, task: torch.Tensor, slices: list[torch.Tensor] | None = None
@@ -107,10 +95,7 @@ class AllTasks(SlicedNetwork):
     """Evaluates many tasks on the same images.
 
     What does not depend on the task is computed once per batch, if possible including the first max pool. Batch norms are
-    folded into the slices of the convs before them.
-
-    Args:
-        trunk: From `route()`. It has to be in evaluation mode when this runs.
+    folded into the slices of the convs before them. The trunk has to be in evaluation mode when this runs.
 
     Raises:
         InputError: A layer cannot be sliced. The message names it.
@@ -118,7 +103,7 @@ class AllTasks(SlicedNetwork):
 
     def __init__(self, trunk: fx.GraphModule) -> None:
         common = find_common(trunk)
-        derived = derive(trunk, common=common, pools=find_early_pools(trunk, common), fold=True)
+        derived = derive(trunk, fold=True, common=common, pools=find_early_pools(trunk, common))
         super().__init__(trunk, derived)
         self.common = cut_common(trunk, common, derived.sources)
 
@@ -127,14 +112,6 @@ class AllTasks(SlicedNetwork):
         return cast(list[torch.Tensor], self.common(images, torch.zeros(1, dtype=torch.long, device=images.device)))
 
     def forward(self, prepared: list[torch.Tensor], task: torch.Tensor, slices: list[torch.Tensor]) -> torch.Tensor:
-        """Returns the features of one task.
-
-        Args:
-            prepared: From `prepare`, for all images of the batch or some of them.
-            task: The task, shape `(1,)`.
-            slices: From `gather`.
-
-        Returns:
-            Shape `(batch, num_features)`, zero where features are inactive for the task.
-        """
+        """Returns one task's features, shape `(batch, num_features)`, zero where they are inactive, from what `prepare` returned
+        for all images of the batch or some of them."""
         return self.widen(self.dense(prepared, task, slices), task)

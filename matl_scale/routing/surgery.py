@@ -149,10 +149,7 @@ def router_name(module: str) -> str:
 
 
 def insert_routers(
-    routed: fx.GraphModule,
-    channels: ChannelMap,
-    columns: dict[int, torch.Tensor],
-    statistics: Statistics,
+    routed: fx.GraphModule, channels: ChannelMap, columns: dict[int, torch.Tensor], statistics: Statistics
 ) -> None:
     """Edits the graph: adds the argument `task`, replaces norms, and puts a router behind every routed node.
 
@@ -184,7 +181,9 @@ def insert_routers(
             routed.set_submodule(name, build_task_norm(module, mask, active, statistics, dim))
             node.args = (node.args[0], task)
         routers[key] = TaskRouter(mask, dim)
-        router = add_router_call(graph, node, f"routers.{key}", task)
+        with graph.inserting_after(node):
+            router = graph.call_module(f"routers.{key}", (node, task))
+        node.replace_all_uses_with(router, lambda user, router=router: user is not router)  # type: ignore[misc]
         router.meta.update(channels=channels.channels[node], active=active)
     graph.lint()
     routed.recompile()
@@ -199,15 +198,6 @@ def build_task_norm(
         return TaskLayerNorm(norm, mask, dim)
     assert isinstance(norm, nn.GroupNorm)
     return TaskGroupNorm(norm, mask, active)
-
-
-def add_router_call(graph: fx.Graph, node: fx.Node, router: str, task: fx.Node) -> fx.Node:
-    users = list(node.users)
-    with graph.inserting_after(node):
-        routed_node = graph.call_module(router, (node, task))
-    for user in users:
-        user.replace_input_with(node, routed_node)
-    return routed_node
 
 
 def active_share(trunk: fx.GraphModule) -> tuple[float, float]:

@@ -28,9 +28,8 @@ class Unions:
     def tie(self, left: np.ndarray, right: np.ndarray) -> None:
         for a, b in zip(left.tolist(), right.tolist(), strict=True):
             a, b = self.find(a), self.find(b)
-            self._parent[max(a, b)] = min(
-                a, b
-            )  # the older unit becomes the root, so that a stream is named after its first conv
+            # the older unit becomes the root, so that a stream is named after its first conv
+            self._parent[max(a, b)] = min(a, b)
 
     def roots(self, units: np.ndarray) -> np.ndarray:
         return np.array([self.find(unit) for unit in units.tolist()])
@@ -46,21 +45,21 @@ class Stream:
 
 @dataclass(frozen=True, kw_only=True)
 class Channels:
-    """The channels of one tensor."""
+    """The channels of one tensor, and the unit behind each, shape `(num_channels,)`; None for the image, which has no units."""
 
     # the unit behind each channel, shape `(num_channels,)`; None for the input image, which has none
     units: np.ndarray | None
-    dim: int = 1  # the dimension of the tensor that holds the channels: 1, or -1 for the last
-    pixels: int = 1  # how many neighbouring features a channel has after a flatten, for images of the traced size
+    dim: int = 1  # the dimension of the tensor that holds the channels, or -1 for the last
+    pixels: int = 1  # how many neighbouring features a flatten has made of a channel, for images of the traced size
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChannelMap:
     """Where routers go, and the units behind every channel."""
 
-    channels: dict[fx.Node, Channels]  # the channels of every node that has any
-    routed: list[fx.Node]  # the nodes that a router follows
-    streams: list[Stream]  # disjoint sets of units; together they cover all units
+    channels: dict[fx.Node, Channels]
+    routed: list[fx.Node]  # those that a router follows
+    streams: list[Stream]  # disjoint; together they cover all units
 
     def units(self, node: fx.Node) -> np.ndarray:
         units = self.channels[node].units
@@ -69,14 +68,8 @@ class ChannelMap:
 
 
 def build_index_table(mask: torch.Tensor, module: str) -> torch.Tensor:
-    """Returns the indices of each task's active channels, ascending.
-
-    Args:
-        mask: Bool, shape `(num_tasks, num_channels)`.
-        module: The module that the channels belong to, for the message.
-
-    Returns:
-        Shape `(num_tasks, num_active)`, int16 where possible: with a thousand tasks these tables take much memory.
+    """Returns the indices of each task's active channels, ascending, shape `(num_tasks, num_active)`, from a bool mask of shape
+    `(num_tasks, num_channels)`; int16 where possible, because with a thousand tasks these tables take much memory.
 
     Raises:
         InputError: Tasks keep different numbers of channels.

@@ -29,13 +29,8 @@ RESERVED = frozenset(dir(fx.GraphModule({}, fx.Graph())))
 
 
 class DenseBuilder:
-    """Walks a derived network's graph and writes that of the dense network. Use `dense_network`.
-
-    Args:
-        trunk: From `route()`.
-        derived: From `derive(trunk, ...)`, with the images as the only common node and with batch norms folded.
-        task_id: The task whose slices become weights.
-    """
+    """Walks a derived network's graph and writes that of the dense network, whose weights are one task's slices. Use
+    `dense_network`."""
 
     def __init__(self, trunk: fx.GraphModule, derived: Derived, task_id: int) -> None:
         network = SlicedNetwork(trunk, derived)
@@ -162,7 +157,6 @@ def dense_network(model: RoutedModel, task_id: int) -> fx.GraphModule:
     """
     if not 0 <= task_id < len(model.heads):
         raise InputError(f"`task_id` should be 0 to {len(model.heads) - 1}. Got {task_id}.")
-    image = next(node for node in model.trunk.graph.nodes if node.op == "placeholder")
-    derived = derive(model.trunk, common={image}, pools={}, fold=True)
     with torch.no_grad():
-        return DenseBuilder(model.trunk, derived, task_id).run(cast(nn.Linear, model.heads[task_id]))
+        builder = DenseBuilder(model.trunk, derive(model.trunk, fold=True), task_id)
+        return builder.run(cast(nn.Linear, model.heads[task_id]))

@@ -14,14 +14,14 @@ SAFE_NAME = re.compile(r"(?!.*__)[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
 class Description:
     """What a user needs to know who has only the file."""
 
-    task: str  # the task's name
-    classes: tuple[str, ...]  # the class names, in the order of the logits
-    image_size: int  # side length in pixels of the images
+    task: str
+    classes: tuple[str, ...]  # in the order of the logits
+    image_size: int  # in pixels
     mean: tuple[float, ...]  # what to subtract from each channel (R, G, B) of images in 0 to 1
     std: tuple[float, ...]  # what to divide each channel by after that
-    run: str  # the run's name
-    step: int  # the checkpoint's step
-    checkpoint_sha256: str  # the hash of the checkpoint's tensors
+    run: str
+    step: int
+    checkpoint_sha256: str  # of its tensors
 
     def texts(self) -> dict[str, str]:
         """Returns every value as text; numbers and lists as JSON."""
@@ -32,12 +32,8 @@ class Description:
 
 
 def file_stem(task: str, tasks: Iterable[str]) -> str:
-    """Returns a file name without suffix for a task: its own name if that is safe, else a safe form of it with a hash.
-
-    Args:
-        task: The task's name, any text.
-        tasks: All tasks. Names that differ only in case get a hash, because some file systems ignore case.
-    """
+    """Returns a file name without suffix for a task: its own name if that is safe, else a safe form of it with a hash. Names of
+    `tasks` that differ only in case get a hash, because some file systems ignore case."""
     alike = sum(other.casefold() == task.casefold() for other in tasks)
     if SAFE_NAME.fullmatch(task) and alike <= 1:
         return task

@@ -23,13 +23,13 @@ TOLERANCE = 1e-4  # of the largest logit, or of 1; rounding in float32 stays far
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """One task's file, compared with the run's network."""
+    """One task's file with its weights, compared with the run's network."""
 
-    path: Path  # the file with the weights
-    num_bytes: int  # its size
-    share: float  # the size as a fraction of the trunk's with this task's head
-    max_difference: float  # the largest difference of a logit from the run's network
-    largest_logit: float  # the largest logit of the run's network, by absolute value
+    path: Path
+    num_bytes: int
+    share: float  # of the size of the trunk with this task's head
+    max_difference: float  # of a logit from that of the run's network
+    largest_logit: float  # of the run's network, by absolute value
 
     def describe(self) -> str:
         size = f"{self.num_bytes / 1e6:.3g} MB, {self.share:.1%} of the full network"
@@ -54,7 +54,7 @@ def export_tasks(
         run: The run's folder, or a checkpoint by itself.
         patterns: Names of tasks, or patterns.
         kind: The format of the files.
-        out: The folder for the files; by default `export` in the run's folder.
+        out: By default `export` in the run's folder.
         which: Which network of the run, as in `open_network`.
 
     Raises:
@@ -108,4 +108,4 @@ def export_task(model: RoutedModel, task_id: int, description: Description, stem
 
 
 def count_bytes(module: nn.Module) -> int:
-    return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
+    return sum(parameter.nbytes for parameter in module.parameters())

@@ -29,36 +29,20 @@ from matl_scale.storage.files import write_atomic, write_text
 Format = Literal["safetensors", "onnx", "torch.export"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 SUFFIXES: dict[Format, str] = {"safetensors": ".safetensors", "onnx": ".onnx", "torch.export": ".pt2"}
-NEEDED: dict[Format, tuple[str, ...]] = {
-    "safetensors": ("safetensors",),
-    "onnx": ("onnx", "onnxscript", "onnxruntime"),
-}
+NEEDED: dict[Format, tuple[str, ...]] = {"safetensors": ("safetensors",), "onnx": ("onnx", "onnxscript", "onnxruntime")}
 DESCRIPTION_FILE = "description.json"  # in a .pt2
 Network = Callable[[torch.Tensor], torch.Tensor]
 
 
 def write_network(network: fx.GraphModule, description: Description, stem: Path, kind: Format) -> Path:
-    """Writes a network.
-
-    Args:
-        network: From `dense_network`.
-        description: What the file says about the network.
-        stem: The file's path without suffix.
-        kind: The format.
-
-    Returns:
-        The path of the file with the weights.
+    """Writes a network from `dense_network` to the path `stem` with the suffix of its format. Returns the path.
 
     Raises:
         InputError: A package is not installed, or a layer has no counterpart in the format.
     """
     path = stem.with_name(stem.name + SUFFIXES[kind])
-    if kind == "safetensors":
-        write_safetensors(network, description, path)
-    elif kind == "onnx":
-        write_onnx(network, description, path)
-    else:
-        write_torch_export(network, description, path)
+    writers = {"safetensors": write_safetensors, "onnx": write_onnx, "torch.export": write_torch_export}
+    writers[kind](network, description, path)
     return path
 
 
@@ -90,9 +74,8 @@ def write_onnx(network: nn.Module, description: Description, path: Path) -> None
 
     images, shapes = example(network, description)
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning
-        )  # raised by torch itself
+        # raised by torch itself
+        warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
         program = torch.onnx.export(
             network,
             (images,),
@@ -129,11 +112,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def open_exported(path: Path) -> Network:
-    """Reads a file that `write_network` wrote; for safetensors this runs the Python module beside it.
-
-    Returns:
-        A function from images, shape `(batch, 3, height, width)`, to logits.
-    """
+    """Reads a file that `write_network` wrote; for safetensors this runs the Python module beside it. Returns a function from
+    images, shape `(batch, 3, height, width)`, to logits."""
     if path.suffix == ".pt2":
         return cast(Network, torch.export.load(path).module())
     if path.suffix == ".onnx":

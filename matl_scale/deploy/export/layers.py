@@ -44,12 +44,7 @@ class UnevenGroupNorm(nn.Module):
 
 
 def build_conv(tensors: Sequence[torch.Tensor], options: dict[str, Any]) -> nn.Conv2d:
-    """Builds a conv.
-
-    Args:
-        tensors: The weight, and the bias if there is one.
-        options: Stride, padding, dilation and groups.
-    """
+    """Builds a conv from a weight, and a bias if there is one; `options` are stride, padding, dilation and groups."""
     weight = tensors[0]
     outs, ins, *kernel = weight.shape
     size: Any = tuple(kernel)
@@ -65,14 +60,8 @@ def build_linear(tensors: Sequence[torch.Tensor]) -> nn.Linear:
 
 
 def build_norm(norm: TaskNorm, task: torch.Tensor, affine: Sequence[torch.Tensor]) -> nn.Module:
-    """Builds the norm that one task sees.
-
-    Args:
-        norm: The routed norm.
-        task: The task, shape `(1,)`.
-        affine: Weight and bias of the task's active channels, each of shape `(num_active,)`. A layer norm expects the
-            channels in the last dimension.
-    """
+    """Builds the norm that one task sees, from weight and bias of its active channels, each of shape `(num_active,)`. A layer
+    norm expects the channels in the last dimension."""
     named = list(zip(("weight", "bias"), affine, strict=True))
     num_active = len(affine[0])
     if isinstance(norm, TaskLayerNorm):
