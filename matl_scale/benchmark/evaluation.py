@@ -17,13 +17,12 @@ from PIL import Image
 from data_prep.dataset import from_arrays
 from data_prep.shard_set import write_shard_set
 from matl_scale.benchmark.figure import Conditions, Figure, Workload, timed
-from matl_scale.benchmark.step import binary_tasks
+from matl_scale.benchmark.step import binary_tasks, build_resnet
 from matl_scale.data.loading.damage import DamageLog
 from matl_scale.data.loading.loader import EvaluationBatches, build_loader
 from matl_scale.data.shards.reader import SampleReader
 from matl_scale.metrics.counters import TaskCounters
-from matl_scale.models.backbones import ModelConfig
-from matl_scale.models.network import Execution, RoutingConfig, build_model, normalise
+from matl_scale.models.network import Execution, normalise
 from matl_scale.train.evaluation import EvalData, Evaluator
 
 NUM_TASKS = 40
@@ -81,11 +80,7 @@ class Case:
         self.conditions = conditions
         self.folder = tempfile.TemporaryDirectory()  # deleted with this object
         self.data = write_shards(Path(self.folder.name) / "set")
-        self.model = (
-            build_model(ModelConfig(name="resnet18"), RoutingConfig(), [2] * NUM_TASKS, 0, SIZE)
-            .to(conditions.device)
-            .eval()
-        )
+        self.model = build_resnet(NUM_TASKS, SIZE).to(conditions.device).eval()
 
     def evaluation(self, execution: Execution) -> Workload:
         accelerator = Accelerator(cpu=self.conditions.device.type == "cpu")

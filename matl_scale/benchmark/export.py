@@ -9,19 +9,14 @@ import torch
 from torch import nn
 
 from matl_scale.benchmark.figure import Conditions, Figure, Workload, timed
-from matl_scale.benchmark.step import NUM_TASKS
+from matl_scale.benchmark.step import NUM_TASKS, build_resnet
 from matl_scale.deploy.export.dense import dense_network
 from matl_scale.deploy.export.description import Description
 from matl_scale.deploy.export.formats import Format, open_exported, write_network
-from matl_scale.models.backbones import ModelConfig
-from matl_scale.models.network import MEAN, STD, RoutedModel, RoutingConfig, build_model
+from matl_scale.models.network import MEAN, STD, RoutedModel
 
 SIZE = 64
 TASK = 3
-
-
-def build_network() -> RoutedModel:
-    return build_model(ModelConfig(name="resnet18"), RoutingConfig(sigma=0.5), [2] * NUM_TASKS, 0, SIZE).eval()
 
 
 def write_task(model: RoutedModel, folder: str, kind: Format) -> Path:
@@ -39,23 +34,16 @@ def write_task(model: RoutedModel, folder: str, kind: Format) -> Path:
 
 
 def against_full(kind: Format, batch: int, conditions: Conditions) -> tuple[Workload, Workload]:  # noqa: ARG001
-    model, images = build_network(), torch.randn(batch, 3, SIZE, SIZE)
+    model, images = build_resnet(NUM_TASKS, SIZE).eval(), torch.randn(batch, 3, SIZE, SIZE)
     with tempfile.TemporaryDirectory() as folder:
         exported = open_exported(write_task(model, folder, kind))
+    without_gradients = torch.inference_mode()
     return without_gradients(lambda: model(images, TASK)), without_gradients(lambda: exported(images))
-
-
-def without_gradients(run: Workload) -> Workload:
-    def run_without() -> object:
-        with torch.inference_mode():
-            return run()
-
-    return run_without
 
 
 def measure_sizes(conditions: Conditions) -> np.ndarray:
     """Returns bytes, shape `(rounds, 2)`: of the parameters of trunk and head, and of the exported file."""
-    model = build_network()
+    model = build_resnet(NUM_TASKS, SIZE)
     modules: list[nn.Module] = [model.trunk, model.heads[TASK]]
     full = sum(parameter.nbytes for module in modules for parameter in module.parameters())
     with tempfile.TemporaryDirectory() as folder:

@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -75,6 +74,6 @@ def wait_for(address: str) -> None:
         try:
             with urllib.request.urlopen(address):
                 return
-        except (urllib.error.URLError, OSError):
+        except OSError:
             time.sleep(0.5)
     raise InputError(f"MLflow does not answer at {address} after {START_S} s.")

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,13 +34,7 @@ NUM_PNGS, NUM_PHOTOS = 20_000, 6000
 
 
 class LazyShards:
-    """A shard set that is written when it is first used.
-
-    Args:
-        images: Builds its images.
-        count: Number of images.
-        size: Side length in pixels to which they are decoded.
-    """
+    """A shard set of `count` images that is written when it is first used; `size` is in pixels."""
 
     def __init__(self, images: Callable[[], Images], count: int, size: int) -> None:
         self._images, self.count, self.size = images, count, size
@@ -111,6 +106,7 @@ def decoded(shards: LazyShards) -> tuple[Workload, Workload]:
 
 def augmented(shards: LazyShards, workers: int) -> tuple[Workload, Workload]:
     size = shards.size
+    extension = str(shards.manifest.sample_columns("extension").column(0)[0].as_py())  # webdataset's name of the images
     augment = build_augment("crop-flip", size)
     per_sample = transforms.Compose(
         [
@@ -122,13 +118,11 @@ def augmented(shards: LazyShards, workers: int) -> tuple[Workload, Workload]:
         ]
     )
 
-    def stack(samples: Sequence[dict[str, object]]) -> torch.Tensor:
-        return torch.stack(
-            [image for sample in samples for image in sample.values() if isinstance(image, torch.Tensor)]
-        )
+    def stack(samples: Sequence[dict[str, Any]]) -> torch.Tensor:
+        return torch.stack([sample[extension] for sample in samples])
 
     def theirs() -> None:
-        data = wds.WebDataset(shards.urls, shardshuffle=False).decode("pil").map_dict(**{extension(shards): per_sample})
+        data = wds.WebDataset(shards.urls, shardshuffle=False).decode("pil").map_dict(**{extension: per_sample})
         for images in wds.WebLoader(data.batched(BATCH, collation_fn=stack), batch_size=None, num_workers=workers):
             normalise(images)
 
@@ -137,11 +131,6 @@ def augmented(shards: LazyShards, workers: int) -> tuple[Workload, Workload]:
             normalise(augment_batch(batch.images, augment, number))
 
     return theirs, ours
-
-
-def extension(shards: LazyShards) -> str:
-    """Returns the name under which webdataset sees the images."""
-    return str(shards.manifest.sample_columns("extension").column(0)[0].as_py())
 
 
 def planned(shards: LazyShards) -> tuple[Workload, Workload]:
@@ -158,27 +147,19 @@ def planned(shards: LazyShards) -> tuple[Workload, Workload]:
 
 def figures(conditions: Conditions) -> list[Figure]:  # noqa: ARG001 - nothing here runs on a device
     pngs, jpegs = LazyShards(small_pngs, NUM_PNGS, 32), LazyShards(photos, NUM_PHOTOS, 64)
-    found = []
+    found: list[Figure] = []
+
+    def add(name: str, meaning: str, build: Callable[..., tuple[Workload, Workload]], *arguments: object) -> None:
+        found.append(Figure(name, meaning, timed(lambda _: build(*arguments))))
+
     for name, shards in (("png32", pngs), ("jpeg178", jpegs)):
-        found += [
-            Figure(
-                f"read_bytes_{name}_w{workers}_vs_webdataset",
-                f"webdataset's loader ÷ ours, bytes of all samples, {workers} workers, ≥ 3",
-                timed(lambda _, shards=shards, workers=workers: raw_bytes(shards, workers)),  # type: ignore[misc]
-            )
-            for workers in (0, 2)
-        ]
-        found += [
-            Figure(
-                f"read_decoded_{name}_vs_decoder",
-                "bare decoder on bytes in memory ÷ our batches from shards, one process, ≥ 0.9",
-                timed(lambda _, shards=shards: decoded(shards)),  # type: ignore[misc]
-            ),
-            Figure(
-                f"read_augmented_{name}_vs_webdataset",
-                "webdataset's loader ÷ ours, decoded, scaled, cropped, flipped, normalised; 2 workers",
-                timed(lambda _, shards=shards: augmented(shards, 2)),  # type: ignore[misc]
-            ),
-        ]
+        for workers in (0, 2):
+            meaning = f"webdataset's loader ÷ ours, bytes of all samples, {workers} workers, ≥ 3"
+            add(f"read_bytes_{name}_w{workers}_vs_webdataset", meaning, raw_bytes, shards, workers)
+        meaning = "bare decoder on bytes in memory ÷ our batches from shards, one process, ≥ 0.9"
+        add(f"read_decoded_{name}_vs_decoder", meaning, decoded, shards)
+        meaning = "webdataset's loader ÷ ours, decoded, scaled, cropped, flipped, normalised; 2 workers"
+        add(f"read_augmented_{name}_vs_webdataset", meaning, augmented, shards, 2)
     meaning = "planning a batch of 64 among a million rows × 312 tasks ÷ decoding it (JPEG)"
-    return [*found, Figure("plan_batch_1m_t312_share", meaning, timed(lambda _: planned(jpegs)))]
+    add("plan_batch_1m_t312_share", meaning, planned, jpegs)
+    return found

@@ -13,9 +13,8 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from matl_scale.benchmark.figure import Conditions, Figure, Workload, timed
+from matl_scale.benchmark.step import build_resnet
 from matl_scale.data.loading.loader import ImageBatch
-from matl_scale.models.backbones import ModelConfig
-from matl_scale.models.network import RoutingConfig, build_model
 from matl_scale.routing.subnetwork import Subnetwork
 from matl_scale.train.process_group import build_accelerator
 from matl_scale.train.step.execution import TrunkExecution
@@ -32,8 +31,7 @@ class OurStep:
 
     def __init__(self, accelerator: Accelerator, num_tasks: int, size: int = SIZE) -> None:
         self.accelerator = accelerator
-        self.model = build_model(ModelConfig(name="resnet18"), RoutingConfig(), [2] * num_tasks, 0, size)
-        self.model.to(accelerator.device)
+        self.model = build_resnet(num_tasks, size).to(accelerator.device)
         self.optimizer = accelerator.prepare_optimizer(build_optimizer(OptimConfig(), self.model))
         images = torch.randint(0, 256, (BATCH, 3, size, size), dtype=torch.uint8)
         sample_ids = np.arange(BATCH)
@@ -64,7 +62,7 @@ class AllHeads(nn.Module):
 
     def __init__(self, num_tasks: int) -> None:
         super().__init__()
-        model = build_model(ModelConfig(name="resnet18"), RoutingConfig(), [2] * num_tasks, 0, SIZE)
+        model = build_resnet(num_tasks, SIZE)
         self.trunk, self.heads = Subnetwork(model.trunk), model.heads
 
     def forward(self, images: torch.Tensor, task: torch.Tensor) -> torch.Tensor:

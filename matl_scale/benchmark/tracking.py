@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from accelerate import Accelerator
@@ -81,7 +82,6 @@ def build_config(folder: Path) -> Config:
 def add_up_time(owner: Any, *names: str) -> Iterator[list[float]]:
     """Adds up the seconds that calls of some functions of a module or class take."""
     seconds = [0.0]
-    originals = {name: getattr(owner, name) for name in names}
 
     def watch(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
@@ -94,13 +94,8 @@ def add_up_time(owner: Any, *names: str) -> Iterator[list[float]]:
 
         return call
 
-    for name, function in originals.items():
-        setattr(owner, name, watch(function))
-    try:
+    with mock.patch.multiple(owner, **{name: watch(getattr(owner, name)) for name in names}):
         yield seconds
-    finally:
-        for name, function in originals.items():
-            setattr(owner, name, function)
 
 
 def log_naively(history: RunHistory, store: str, artifacts: Path) -> float:

@@ -41,16 +41,10 @@ def predict(
     batch_size: int = 256,
     workers: int = 2,
 ) -> PredictionSummary:
-    """Writes the table of predictions, and a list of damaged images beside it if there are any.
+    """Writes a Parquet file of predictions, and a list of damaged images beside it if there are any.
 
-    Args:
-        run: The run's folder, or a checkpoint by itself.
-        images: A folder of images, tars or Parquet files, or a URL.
-        out: The Parquet file to write.
-        patterns: Names of tasks, or patterns.
-        which: Which network of the run, as in `open_network`.
-        batch_size: Images per batch.
-        workers: Processes that read and decode; 0 for none beside this one.
+    The network is one of a run's folder, chosen as in `open_network`, or a checkpoint by itself. `images` is a folder of
+    images, tars or Parquet files, or a URL. With 0 workers this process reads and decodes.
 
     Raises:
         InputError: Something given cannot be used; nothing is written then.

@@ -67,9 +67,5 @@ def check_labels(data: RunData, split: str, batch_size: int) -> Iterator[Finding
         yield Finding("note", "labels", f"{text} Their batches are smaller, and each holds all their samples.")
     num_images = data.manifest.splits[split]
     shares = totals / max(num_images, 1)
-    yield Finding(
-        "ok",
-        "labels",
-        f"`{split}`: {num_images:,} images × {len(data.tasks)} tasks, {1 - shares.mean():.0%} of the labels missing "
-        f"({1 - shares.max():.0%} to {1 - shares.min():.0%} per task).",
-    )
+    text = f"{1 - shares.mean():.0%} of the labels missing ({1 - shares.max():.0%} to {1 - shares.min():.0%} per task)."
+    yield Finding("ok", "labels", f"`{split}`: {num_images:,} images × {len(data.tasks)} tasks, {text}")

@@ -78,15 +78,8 @@ def build_model(
     image_size: int,
     earlier: EarlierMasks | None = None,
 ) -> RoutedModel:
-    """Builds the network. Its weights and masks are a pure function of the arguments.
-
-    Args:
-        model: The backbone.
-        routing: Which part of it each task uses.
-        num_classes: Of each task, in task order.
-        seed: The seed of weights and masks.
-        image_size: The side length in pixels of the images that the network will see.
-        earlier: Masks that tasks keep from another network.
+    """Builds the network for images of `image_size` pixels. Its weights and masks are a pure function of the arguments; tasks may
+    keep masks of an earlier network.
 
     Raises:
         InputError: The backbone is unknown, cannot be routed or does not run on such images, or σ leaves a layer

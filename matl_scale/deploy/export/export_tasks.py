@@ -48,14 +48,10 @@ class Exported:
 def export_tasks(
     run: Path, patterns: Sequence[str], kind: Format, out: Path | None = None, which: str = "best"
 ) -> Iterator[Exported]:
-    """Writes the sub-networks of tasks, and yields each when it is written and compared.
+    """Writes the sub-networks of tasks to a folder, and yields each when it is written and compared.
 
-    Args:
-        run: The run's folder, or a checkpoint by itself.
-        patterns: Names of tasks, or patterns.
-        kind: The format of the files.
-        out: By default `export` in the run's folder.
-        which: Which network of the run, as in `open_network`.
+    The network is one of a run's folder, chosen as in `open_network`, or a checkpoint by itself. By default the files go to
+    `export` in the run's folder.
 
     Raises:
         InputError: There is no such network or task, a package is missing, or the folder cannot be written.

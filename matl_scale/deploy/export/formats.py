@@ -9,9 +9,9 @@
 All accept any number of images and carry the network's `Description`.
 """
 
-import importlib.util
 import io
 import json
+import runpy
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict
@@ -118,12 +118,7 @@ def open_exported(path: Path) -> Network:
         return cast(Network, torch.export.load(path).module())
     if path.suffix == ".onnx":
         return open_onnx(path)
-    spec = importlib.util.spec_from_file_location("exported_network", path.with_suffix(".py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module: Any = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return cast(Network, module.load(path))
+    return cast(Network, runpy.run_path(str(path.with_suffix(".py")))["load"](path))
 
 
 def open_onnx(path: Path) -> Network:
