@@ -27,10 +27,9 @@ TaskNorm = TaskBatchNorm2d | TaskLayerNorm | TaskGroupNorm
 
 @dataclass(frozen=True, kw_only=True)
 class Derived:
-    """The dense network `(tensors, task, slices) → features`, where `tensors` are the values of `sources`, and the recipes of its
+    """A dense network `(tensors, task, slices) → features`, where `tensors` are the values of `sources`, with the recipes of its
     slices, in order. A `Fold` makes two slices, every other recipe one."""
 
-    # the network `(tensors, task, slices) → features`, where `tensors` are the values of `sources`
     dense: fx.GraphModule
     sources: list[Source]  # nodes of the trunk's graph, with all channels; some with a max pool
     tables: list[torch.Tensor]  # the active channels of each task, each of shape (num_tasks, num_active)

@@ -47,7 +47,6 @@ class Stream:
 class Channels:
     """The channels of one tensor, and the unit behind each, shape `(num_channels,)`; None for the image, which has no units."""
 
-    # the unit behind each channel, shape `(num_channels,)`; None for the input image, which has none
     units: np.ndarray | None
     dim: int = 1  # the dimension of the tensor that holds the channels, or -1 for the last
     pixels: int = 1  # how many neighbouring features a flatten has made of a channel, for images of the traced size
