@@ -94,7 +94,8 @@ def add_up_time(owner: Any, *names: str) -> Iterator[list[float]]:
 
         return call
 
-    with mock.patch.multiple(owner, **{name: watch(getattr(owner, name)) for name in names}):
+    watched: dict[str, Any] = {name: watch(getattr(owner, name)) for name in names}
+    with mock.patch.multiple(owner, **watched):
         yield seconds
 
 
