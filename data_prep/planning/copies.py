@@ -117,7 +117,8 @@ def drop_copies(
 
 def write_dropped(folder: Path, copies: np.ndarray, originals: np.ndarray, existing: Manifest | None) -> None:
     """Lists dropped copies, given as rows, ascending, and the row of each copy's original. An original below zero is a sample
-    of the existing set, counted from its end."""
+    of the existing set, counted from its end.
+    """
     rows = np.union1d(copies, originals[originals >= 0])
     name_of = dict(zip(rows.tolist(), read_names(folder, rows)[0], strict=True))
     if existing and (originals < 0).any():

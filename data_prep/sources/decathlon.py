@@ -41,8 +41,8 @@ def build(root: Path) -> Dataset:
     if not present:
         raise InputError(f"{root} holds no annotations/NAME_train.json for a NAME of {', '.join(NAMES)}.")
     images = locate(root, present[0], IMAGE_FOLDERS).parent
-    tasks, files, splits, targets = list[Task](), list[str](), list[str](), list[np.ndarray]()
-    for name in present:
+    tasks, files, splits, columns, targets = list[Task](), list[str](), list[str](), list[int](), list[int]()
+    for column, name in enumerate(present):
         train, val = (read_annotations(annotations / f"{name}_{split}.json") for split in SPLITS)
         classes = dict(sorted({**val.names, **train.names}.items()))
         index_of = {category: index for index, category in enumerate(classes)}
@@ -50,10 +50,10 @@ def build(root: Path) -> Dataset:
         for split, part in zip(SPLITS, (train, val), strict=True):
             files += part.files
             splits += [split] * len(part.files)
-            targets.append(np.array([index_of[category] for category in part.categories], dtype=np.int32))
-    sizes = [len(targets[2 * i]) + len(targets[2 * i + 1]) for i in range(len(present))]
+            columns += [column] * len(part.files)
+            targets += [index_of[category] for category in part.categories]
     labels = np.full((len(files), len(tasks)), MISSING, dtype=label_dtype(tasks))
-    labels[np.arange(len(files)), np.repeat(np.arange(len(tasks)), sizes)] = np.concatenate(targets)
+    labels[np.arange(len(files)), columns] = targets
     return from_arrays(tasks=tasks, names=files, labels=labels, splits=splits, images=FolderImages(root=str(images)))
 
 
