@@ -78,5 +78,5 @@ def explain_os_error(error: OSError) -> str | None:
     remedy = REMEDIES.get(error.errno or 0)
     if remedy is None:
         return None
-    place = f"{os.fsdecode(error.filename)}: " if error.filename is not None else ""
-    return f"{place}{error.strerror}. {remedy}"
+    prefix = f"{os.fsdecode(error.filename)}: " if error.filename is not None else ""
+    return f"{prefix}{error.strerror}. {remedy}"

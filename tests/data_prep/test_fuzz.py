@@ -47,15 +47,15 @@ mutations = st.lists(
 
 def mutate(data: bytes, steps: list[Mutation]) -> bytes:
     for kind, where, share, extra in steps:
-        place, size = int(where * len(data)), max(1, int(share * len(data)))
-        part = data[place : place + size]
+        offset, size = int(where * len(data)), max(1, int(share * len(data)))
+        part = data[offset : offset + size]
         data = {
-            "flip": data[:place] + bytes(byte ^ extra[0] for byte in data[place : place + 1]) + data[place + 1 :],
-            "cut": data[:place],
-            "insert": data[:place] + extra + data[place:],
-            "delete": data[:place] + data[place + size :],
-            "zero": data[:place] + bytes(len(part)) + data[place + size :],
-            "repeat": data[:place] + part + data[place:],
+            "flip": data[:offset] + bytes(byte ^ extra[0] for byte in data[offset : offset + 1]) + data[offset + 1 :],
+            "cut": data[:offset],
+            "insert": data[:offset] + extra + data[offset:],
+            "delete": data[:offset] + data[offset + size :],
+            "zero": data[:offset] + bytes(len(part)) + data[offset + size :],
+            "repeat": data[:offset] + part + data[offset:],
         }[kind]
     return data
 

@@ -192,9 +192,9 @@ def test_png_is_checked_whole() -> None:
     for cut in range(30, len(data), 37):
         with pytest.raises(BadImage):
             check_image(data[:cut])
-    for place in range(16, len(data) - 12, 5):
+    for offset in range(16, len(data) - 12, 5):
         flipped = bytearray(data)
-        flipped[place] ^= 4
+        flipped[offset] ^= 4
         with pytest.raises(BadImage):
             check_image(bytes(flipped))
 

@@ -16,4 +16,4 @@ def test_accelerate_reads_its_configs(name: str, machines: int, use_cpu: bool) -
     config = load_config_from_file(str(LAUNCH / "accelerate" / f"{name}.yaml"))
     assert (config.num_machines, config.use_cpu) == (machines, use_cpu)
     assert (config.num_processes == 1) == (config.distributed_type.value == "NO")
-    assert config.mixed_precision == "no"  # train.precision is the one place that sets it
+    assert config.mixed_precision == "no"  # train.precision alone sets it

@@ -228,8 +228,8 @@ def test_none_augments_nothing() -> None:
     ],
 )
 def test_a_task_trains_on_its_labelled_samples(labels: list[int], chosen: list[int], targets: list[int]) -> None:
-    places, found = select_labelled(np.array(labels, dtype=np.int8))
-    assert places.tolist() == chosen
+    indices, found = select_labelled(np.array(labels, dtype=np.int8))
+    assert indices.tolist() == chosen
     assert found.tolist() == targets
 
 

@@ -115,8 +115,8 @@ def test_every_permutation_is_about_as_likely() -> None:
 
 
 def test_a_position_costs_no_permutation() -> None:
-    places = shuffle(np.array([0, 5, 10**11]), 10**12, seed=1)
-    assert ((places >= 0) & (places < 10**12)).all()
+    shuffled = shuffle(np.array([0, 5, 10**11]), 10**12, seed=1)
+    assert ((shuffled >= 0) & (shuffled < 10**12)).all()
 
 
 def test_the_sequence_is_endless_and_lazy() -> None:

@@ -99,14 +99,14 @@ def test_a_flipped_bit_in_the_description_is_found(tmp_path: Path) -> None:
     path = save(tmp_path, 2) / checkpoints.CHECKPOINT_FILE
     whole = path.read_bytes()
     generator = random.Random(0)
-    for place in generator.sample(range(len(whole)), 150):
+    for offset in generator.sample(range(len(whole)), 150):
         harmed = bytearray(whole)
-        harmed[place] ^= 1 << generator.randrange(7)
+        harmed[offset] ^= 1 << generator.randrange(7)
         path.write_bytes(harmed)
         found, complaints = find_intact(tmp_path)
         assert found is not None
         kept = found.step == 2 and json.loads(harmed) == json.loads(whole)  # harmless, in the white space between
-        assert kept or (found.step, len(complaints)) == (1, 1), place
+        assert kept or (found.step, len(complaints)) == (1, 1), offset
 
 
 @pytest.mark.parametrize("harm", ["a bit", "a missing file", "half a description"])
