@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from matl_scale.commands.benchmark import main
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -32,15 +36,21 @@ def test_figures_as_a_table_and_as_json(tmp_path: Path) -> None:
         assert figure["ratio"] > 0
 
 
-def test_a_suite_without_enough_ranks_is_refused() -> None:
-    result = benchmark("step", "sync")
-    assert result.returncode == 2
-    assert "The suite `sync` should have at least 2 ranks. Got 1." in result.stderr
-    assert "--num_processes 2 launch/benchmark.py sync" in result.stderr
-    assert len(result.stderr.splitlines()) == 1
+def test_a_suite_without_enough_ranks_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused(["step", "sync"])
+    message = capsys.readouterr().err
+    assert "The suite `sync` should have at least 2 ranks. Got 1." in message
+    assert "--num_processes 2 launch/benchmark.py sync" in message
+    assert len(message.splitlines()) == 1
 
 
-def test_a_figure_that_does_not_exist_is_refused() -> None:
-    result = benchmark("--only", "no_such_figure")
-    assert result.returncode == 2
-    assert "--only should be part of a figure's name in step, eval, memory. Got 'no_such_figure'." in result.stderr
+def test_a_figure_that_does_not_exist_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused(["--only", "no_such_figure"])
+    message = "--only should be part of a figure's name in step, eval, memory. Got 'no_such_figure'."
+    assert message in capsys.readouterr().err
+
+
+def refused(arguments: list[str]) -> bool:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    return ended.value.code == 2
