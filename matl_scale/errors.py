@@ -46,6 +46,11 @@ def check_at_least(minimum: float, values: Mapping[str, float]) -> None:
             raise InputError(f"`{key}` should be at least {minimum}. Got {value}.")
 
 
+def first_line(error: Exception) -> str:
+    """Returns the first line of an error's text, or the name of its type if it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Returns " Did you mean `x`?" for the valid name closest to `name`, or an empty string."""
     matches = get_close_matches(name, list(valid), n=1)

@@ -7,8 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from matl_scale.errors import InputError, nearest
-from matl_scale.routing.surgery import first_line
+from matl_scale.errors import InputError, first_line, nearest
 from matl_scale.seeds import derive_seed
 from matl_scale.vision import models
 

@@ -104,6 +104,14 @@ def normalise(images: torch.Tensor) -> torch.Tensor:
     return (images.to(dtype) / 255 - mean) / std
 
 
+def move_model(model: RoutedModel, device: torch.device, channels_last: bool) -> RoutedModel:
+    """Moves a network to a device and into torch's default dtype, in place; returns it."""
+    model.to(device=device, dtype=torch.get_default_dtype())
+    if channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model
+
+
 def build_ema(model: RoutedModel, decay: float) -> AveragedModel | None:
     """Returns the moving average of the weights, or None if `decay` is 0. Buffers (masks, statistics) are the model's own."""
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None

@@ -9,7 +9,7 @@ import torch
 from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
-from matl_scale.errors import InputError
+from matl_scale.errors import InputError, first_line
 from matl_scale.routing.batch_norm import Statistics, TaskBatchNorm2d
 from matl_scale.routing.channels import trace_channels
 from matl_scale.routing.layer_norms import TaskGroupNorm, TaskLayerNorm
@@ -98,10 +98,6 @@ def trace(backbone: nn.Module) -> fx.GraphModule:
     for node, twin in zip(graph_module.graph.nodes, on_meta.graph.nodes, strict=True):
         node.meta.update(twin.meta)
     return graph_module
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def draw_stream_masks(channels: ChannelMap, spec: MaskSpec, earlier: EarlierMasks | None) -> dict[int, torch.Tensor]:

@@ -30,8 +30,7 @@ class LocalLog:
 
     def __init__(self, folder: Path) -> None:
         self.files = RunFolder(folder)
-        # an earlier start may have run on a node whose clock was ahead
-        self._last_time = max((record["time"] for record in read_records(folder)), default=0.0)
+        self._last_time: float | None = None
 
     def forget_after(self, step: int) -> None:
         """Drops what was recorded after the step at which a run resumes, so that every step is recorded once.
@@ -66,6 +65,8 @@ class LocalLog:
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends one record: `step`, `time` (seconds since 1970, strictly increasing), and the finite values."""
+        if self._last_time is None:  # an earlier start may have run on a node whose clock was ahead
+            self._last_time = max((record["time"] for record in read_records(self.files.path)), default=0.0)
         self._last_time = max(round(time.time(), 6), round(self._last_time + 1e-6, 6))
         finite = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
         line = json.dumps({"step": step, "time": self._last_time, **finite})
@@ -152,7 +153,7 @@ def splits_of(record: Mapping[str, object]) -> list[str]:
 
 
 def write_status(folder: Path, status: str) -> None:
-    """Writes how the run ended: FINISHED, FAILED, KILLED, or SCHEDULED if it will go on by itself."""
+    """Writes how the run ended: FINISHED, FAILED, KILLED, or SCHEDULED if it will be started again by itself."""
     write_json(RunFolder(folder).status_file, {"status": status})
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import yaml
 
-from matl_scale.errors import InputError
+from matl_scale.errors import InputError, first_line
 from matl_scale.runs.layout import CONFIG_FILE, MLFLOW_LOCK_FILE, RunFolder
 from matl_scale.runs.records import read_status
 from matl_scale.storage.locks import lock_folder
@@ -132,10 +132,6 @@ def is_training(folder: Path) -> bool:
     with contextlib.suppress(InputError), lock_folder(folder):
         return False
     return True
-
-
-def first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
 
 
 def complain(text: str) -> None:

@@ -196,7 +196,7 @@ class MlflowRun:
     def finish(self, status: str) -> None:
         """Sets the run's final status, and logs the best network of a finished run as its model."""
         if status == "SCHEDULED":
-            self._client.update_run(self.state["run_id"], status=status)  # the run goes on later: no end time
+            self._client.update_run(self.state["run_id"], status=status)  # the run is resumed later: no end time
             return
         self._client.set_terminated(self.state["run_id"], status=status)
         best = find_best(self.folder)

@@ -1,4 +1,4 @@
-"""Builds what the loop of a run works with from the config. Beside the commands, only these functions see a `Config`."""
+"""Builds what the loop of a run works with. These functions alone take values out of a `Config` and hand them on."""
 
 from collections.abc import Generator
 from dataclasses import asdict, dataclass, replace
@@ -15,7 +15,7 @@ from matl_scale.data.loading.plan import SlotPlan, TaskOrder
 from matl_scale.data.loading.stream import StreamBatches
 from matl_scale.device import resolve_precision
 from matl_scale.errors import InputError
-from matl_scale.models.network import RoutedModel, build_ema, build_model
+from matl_scale.models.network import RoutedModel, build_ema, build_model, move_model
 from matl_scale.routing.masks import EarlierMasks
 from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo, load_state
 from matl_scale.runs.checkpoints.compatibility import check_network
@@ -71,10 +71,11 @@ def build_schedule(config: Config) -> Schedule:
 
 def build_resolved_config(config: Config, data: RunData) -> Config:
     """Returns the config with every automatic choice made, as the run's folder keeps it."""
+    config = with_absolute_paths(config)
     return replace(
-        with_absolute_paths(config),
+        config,
         train=replace(config.train, precision=resolve_precision(config.train.precision)),
-        data=replace(with_absolute_paths(config).data, version=str(data.manifest.version)),
+        data=replace(config.data, version=str(data.manifest.version)),
     )
 
 
@@ -85,10 +86,7 @@ def build_network(
     model = build_model(
         config.model, config.routing, list(data.num_classes.values()), config.run.seed, data.image_size, earlier
     )
-    model.to(device=device, dtype=torch.get_default_dtype())
-    if config.train.channels_last:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return model
+    return move_model(model, device, config.train.channels_last)
 
 
 def build_state(
@@ -222,7 +220,7 @@ def build_saver(config: Config, data: RunData, world_size: int) -> Saver:
 def build_recorder(config: Config, data: RunData, order: TaskOrder, enabled: bool) -> Recorder:
     """Builds what records the run, from the first rank alone if `enabled` says so."""
     recorder = Recorder(config.run.folder, config.track, data.task_names, enabled)
-    if config.data.balance:
+    if enabled and config.data.balance:
         recorder.record_balance(build_balance_table(order, data))
     return recorder
 

@@ -1,7 +1,7 @@
 """The whole configuration: one typed section per part of the program, and its way into and out of a run folder.
 
-Each section is a frozen dataclass beside the code that it configures. Only `build_*` functions and commands see a `Config`;
-everything else gets plain arguments.
+Each section is a frozen dataclass beside the code that it configures. `build_*` functions hand its values on as plain
+arguments; beside them, only what checks, compares or describes whole configs sees a `Config`.
 """
 
 from collections.abc import Iterator, Mapping

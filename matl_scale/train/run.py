@@ -1,22 +1,16 @@
 """A training run from beginning to end: open, build, resume, loop, close."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from matl_scale.device import device_name
-from matl_scale.errors import RunError, explain_os_error
 from matl_scale.progress import TrainProgress
 from matl_scale.runs.checkpoints.masks import find_old_tasks
-from matl_scale.train.build import (
-    build_components,
-    build_recorder,
-    build_resolved_config,
-    build_schedule,
-)
+from matl_scale.train.build import build_components, build_recorder, build_resolved_config, build_schedule
 from matl_scale.train.config import Config
 from matl_scale.train.health.stop import StopRequest
 from matl_scale.train.health.watchdog import Watchdog, explain_lost_ranks
@@ -54,10 +48,10 @@ def train(
 
     Raises:
         InputError: The config, the shard set and the run's folder do not fit together.
-        RunError: The run has to end because of numbers, replicas, ranks or the disk.
+        RunError: The run has to end because of numbers, replicas or ranks, or because a checkpoint cannot be written.
     """
     world_size, is_first_rank = accelerator.num_processes, accelerator.is_main_process
-    with explain_disk_errors(), contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         watchdog = Watchdog(config.guard.timeout_s, accelerator.process_index, world_size)
         stack.enter_context(explain_lost_ranks(watchdog))
         stop = stack.enter_context(StopRequest())
@@ -71,7 +65,9 @@ def train(
         data = build_run_data(config.data, opened.label_version)
         config = build_resolved_config(config, data)
         check_train_data(data, config.data, world_size)
-        config.track.curve_tasks(data.task_names)
+        config.track.curve_tasks(
+            data.task_names
+        )  # a pattern without a match ends the run here, before anything is built
         components = build_components(config, data, accelerator, opened)
         state = components.state
 
@@ -105,18 +101,6 @@ def train(
             first_step=state.step,
         )
         return RunOutcome(stopped=not run_to_end(run, opened.lacks_evaluation), step=state.step)
-
-
-@contextlib.contextmanager
-def explain_disk_errors() -> Iterator[None]:
-    """Turns a full disk or a missing permission into a `RunError`."""
-    try:
-        yield
-    except OSError as error:
-        reason = explain_os_error(error)
-        if reason is None:
-            raise
-        raise RunError(reason) from error
 
 
 def describe_origin(opened: OpenedRun, config: Config, data: RunData, world_size: int) -> list[str]:

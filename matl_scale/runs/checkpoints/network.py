@@ -10,7 +10,7 @@ import torch
 from matl_scale.device import Precision
 from matl_scale.errors import InputError
 from matl_scale.models.backbones import ModelConfig
-from matl_scale.models.network import RoutedModel, RoutingConfig, build_ema, build_model
+from matl_scale.models.network import RoutedModel, RoutingConfig, build_ema, build_model, move_model
 from matl_scale.runs.checkpoints.checkpoint import (
     CheckpointInfo,
     checkpoint_folders,
@@ -99,9 +99,7 @@ def restore_network(checkpoint: CheckpointInfo, device: torch.device) -> RoutedM
         checkpoint.image_size,
         masks_of_checkpoint(checkpoint, state, names) if config.started_from else None,
     )
-    model.to(device=device, dtype=torch.get_default_dtype())
-    if config.channels_last:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    move_model(model, device, config.channels_last)
     check_network(checkpoint, tasks=checkpoint.tasks, masks=hash_masks(model))
     if state["ema"] is None:
         model.load_state_dict(state["model"])

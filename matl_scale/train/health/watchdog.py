@@ -11,7 +11,7 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
-from matl_scale.errors import RunError
+from matl_scale.errors import RunError, first_line
 
 EXIT_STUCK = 1
 ROLL_CALL_S = 10.0
@@ -75,7 +75,7 @@ class Watchdog:
         try:
             dist.monitored_barrier(self._roll_call, timedelta(seconds=ROLL_CALL_S), wait_all_ranks=True)
         except Exception as error:  # whatever a broken network raises: this process is about to end
-            return f"Ranks that do not respond: {one_line(error)}"
+            return f"Ranks that do not respond: {first_line(error)}"
         return "All ranks respond, so one of them waits for something else (file system, GPU) or another collective."
 
 
@@ -92,7 +92,7 @@ def explain_lost_ranks(watchdog: Watchdog) -> Iterator[None]:
         if isinstance(error, RunError) or not is_lost_rank(error):
             raise
         raise RunError(
-            f"rank {watchdog.rank} of {watchdog.world_size} has lost another rank in {watchdog.doing}: {one_line(error)}. The "
+            f"rank {watchdog.rank} of {watchdog.world_size} has lost another rank in {watchdog.doing}: {first_line(error)}. The "
             "first rank that failed says why. Start the run again: it resumes from its newest checkpoint."
         ) from error
 
@@ -100,7 +100,3 @@ def explain_lost_ranks(watchdog: Watchdog) -> Iterator[None]:
 def is_lost_rank(error: RuntimeError) -> bool:
     """Returns whether a collective failed because of the network or of another rank."""
     return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
-
-
-def one_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
