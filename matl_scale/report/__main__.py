@@ -15,7 +15,7 @@ from matl_scale.cli import run_command
 from matl_scale.errors import InputError, check_writable
 from matl_scale.extras import require
 from matl_scale.metrics.names import PAIRED_METRICS
-from matl_scale.report.as_json import comparison_to_json, run_to_json, spread_to_json
+from matl_scale.report.as_json import results_to_json
 from matl_scale.report.comparison.results import Question, Results
 from matl_scale.report.comparison.runs import compare_runs
 from matl_scale.report.comparison.single_task_baseline import compare_with_single_tasks
@@ -152,16 +152,6 @@ def print_results(console: Console, results: Results, limit: int) -> None:
         if number or results.facts or results.spread:
             print_line(console, "")
         print_comparison(console, comparison, limit)
-
-
-def results_to_json(results: Results) -> dict[str, object]:
-    return {
-        "runs": [f"{run.folder}" for run in results.runs],
-        "split": results.split,
-        "run": None if results.facts is None else run_to_json(results.facts),
-        "comparisons": [comparison_to_json(comparison) for comparison in results.comparisons],
-        "spread": None if results.spread is None else spread_to_json(results.spread),
-    }
 
 
 if __name__ == "__main__":

@@ -7,9 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from matl_scale.report.comparison.results import METHOD, VERDICTS, Comparison, SeedSpread
+from matl_scale.report.comparison.results import METHOD, VERDICTS, Comparison, Results, SeedSpread
 from matl_scale.report.facts import RunFacts
 from matl_scale.report.undefined import find_undefined
+
+
+def results_to_json(results: Results) -> dict[str, Any]:
+    """Returns what `--json` writes."""
+    return {
+        "runs": [f"{run.folder}" for run in results.runs],
+        "split": results.split,
+        "run": None if results.facts is None else run_to_json(results.facts),
+        "comparisons": [comparison_to_json(comparison) for comparison in results.comparisons],
+        "spread": None if results.spread is None else spread_to_json(results.spread),
+    }
 
 
 def to_json(value: Any) -> Any:

@@ -1,24 +1,16 @@
 """Pages that are made from the code hold all of it."""
 
-import importlib.util
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from helpers.pages import ROOT, import_file
 from matl_scale.train.config import all_keys
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def generate() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return import_file(ROOT / "docs" / "generate.py")
 
 
 def test_every_config_key_has_its_default_and_a_text(generate: ModuleType) -> None:

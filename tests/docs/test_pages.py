@@ -1,6 +1,6 @@
 """Every command and snippet of README and docs runs as it is written, and whatever a page names exists."""
 
-import importlib.util
+import importlib
 import re
 import shutil
 from pathlib import Path
@@ -18,6 +18,7 @@ from helpers.pages import (
     Block,
     call_script,
     commands_of,
+    import_file,
     read_blocks,
     read_scripts,
     run_block,
@@ -175,11 +176,7 @@ def test_the_readme_is_short() -> None:
 
 
 def test_the_tree_of_the_architecture_page_is_the_one_that_imports_are_held_to() -> None:
-    spec = importlib.util.spec_from_file_location("test_imports", ROOT / "tests" / "house" / "test_imports.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = import_file(ROOT / "tests" / "house" / "test_imports.py")
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `([\w/]+)/` \| .+ \| (.+) \|$", page, re.MULTILINE)
     described = {room: set(re.findall(r"`([\w/]+)`", imports)) for room, imports in rows if room in module.ROOMS}

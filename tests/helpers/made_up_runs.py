@@ -51,11 +51,11 @@ SHAPES = ("round", "pointed", "notched", "forked")
 class MadeUp:
     """What a made-up run is like."""
 
-    # every fifth has four classes, the others two. The last has no label in the split, the one before only one class there; the
-    # first is never trained.
+    # every fifth task has four classes, the others two. The last has no label in the split, the one before only one class
+    # there; the first is never trained
     num_tasks: int = 10
-    num_samples: int = 400  # the number of samples of the split, if there is no shard set
-    num_evaluations: int = 20  # the number of evaluations
+    num_samples: int = 400  # of the split, if there is no shard set
+    num_evaluations: int = 20
     split: str = "test"  # what is evaluated
     world: int = 0  # the seed of the labels and of how hard tasks and samples are
     seed: int = 0  # the seed of the run
@@ -201,9 +201,8 @@ def write_config(folder: Path, made_up: MadeUp, steps: int, shape: tuple[int, ..
         "optim": {"name": "adamw", "lr": 0.003, "head_lr_scale": 10.0},
         "eval": {"every": STEPS_BETWEEN, "split": made_up.split},
     } | {section: dict(values) for section, values in made_up.config.items()}
-    (RunFolder(folder).config_file).write_text(
-        "# made up\n" + yaml.safe_dump(config, allow_unicode=True), encoding="utf-8"
-    )
+    text = "# made up\n" + yaml.safe_dump(config, allow_unicode=True)
+    RunFolder(folder).config_file.write_text(text, encoding="utf-8")
     data = {
         "path": data_path,
         "version": 2,

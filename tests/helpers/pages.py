@@ -11,6 +11,7 @@ A block of ```bash or ```python is run, unless a comment right above it says why
 """
 
 import contextlib
+import importlib.util
 import os
 import re
 import shlex
@@ -20,6 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -56,6 +58,16 @@ def read_blocks(page: Path) -> list[Block]:
         )
         for match in BLOCK.finditer(text)
     ]
+
+
+def import_file(path: Path) -> ModuleType:
+    """Imports a file that belongs to no package."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def read_scripts() -> dict[str, str]:

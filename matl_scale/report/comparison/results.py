@@ -134,6 +134,6 @@ class Results:
 
     runs: list[RunHistory]
     split: str
-    facts: RunFacts | None = None
+    facts: RunFacts | None = None  # of the chosen tasks, if there is one run; else None
     comparisons: list[Comparison] = field(default_factory=list)
     spread: SeedSpread | None = None

@@ -19,6 +19,7 @@ from plotly.offline import get_plotlyjs
 from matl_scale.errors import InputError
 from matl_scale.metrics.names import SUMMARIES
 from matl_scale.report.comparison.results import METHOD, Results
+from matl_scale.report.facts import collect_facts
 from matl_scale.report.page.comparison_section import build_comparison_section
 from matl_scale.report.page.run_section import build_run_section
 from matl_scale.report.page.seed_section import build_seed_section
@@ -30,14 +31,18 @@ MAX_RUNS = 8  # with sections of their own: about 500 kB each at 1,000 tasks
 
 
 def write_page(path: Path, results: Results, task_patterns: Sequence[str]) -> None:
-    """Writes the page. Runs are shown with the tasks that match the patterns; with all if there are none.
+    """Writes the page. Runs are shown with the tasks that match the patterns; with all if there are none. The facts of a
+    single run, if they are among the results, are those of these tasks.
 
     Raises:
         InputError: The file cannot be written, or a pattern matches no task.
     """
     text = render(
         title=", ".join(run.name for run in results.runs),
-        runs=[build_run_section(run, results.split, task_patterns) for run in results.runs[:MAX_RUNS]],
+        runs=[
+            build_run_section(results.facts or collect_facts(run, results.split, task_patterns))
+            for run in results.runs[:MAX_RUNS]
+        ],
         runs_left_out=[run.name for run in results.runs[MAX_RUNS:]],
         comparisons=[build_comparison_section(comparison) for comparison in results.comparisons],
         method=METHOD,

@@ -1,12 +1,11 @@
 """What the page shows of one run."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import yaml
 
 from matl_scale.metrics.names import MAIN_METRIC_LABELS
-from matl_scale.report.facts import RunFacts, collect_facts
+from matl_scale.report.facts import RunFacts
 from matl_scale.report.page.figure import Figure
 from matl_scale.report.page.history_figures import draw_heatmap, draw_loss, draw_resources, draw_summaries, draw_tasks
 from matl_scale.report.page.routing_section import build_routing_section
@@ -14,12 +13,11 @@ from matl_scale.report.page.run_summary import build_overview, build_short_lists
 from matl_scale.report.page.task_figures import draw_distribution, draw_scatters
 from matl_scale.report.page.task_table import build_task_table, explain_columns
 from matl_scale.report.page.worst_tasks import find_worst_tasks
-from matl_scale.runs.history import RunHistory
 
 
-def build_run_section(run: RunHistory, split: str, task_patterns: Sequence[str]) -> dict[str, Any]:
-    """Builds what run.html.j2 shows of one run. The routing is that of all tasks, whatever the patterns."""
-    facts, config_file = collect_facts(run, split, task_patterns), run.files.config_file
+def build_run_section(facts: RunFacts) -> dict[str, Any]:
+    """Builds what run.html.j2 shows of one run. The routing is that of all tasks, whichever the facts are of."""
+    run, config_file = facts.run, facts.run.files.config_file
     about = {key: run.about[key] for key in ("data", "environment") if key in run.about}
     return {
         "name": run.name,
@@ -31,7 +29,7 @@ def build_run_section(run: RunHistory, split: str, task_patterns: Sequence[str])
         "table_remark": explain_columns(facts),
         "figures": build_run_figures(facts),
         "worst": find_worst_tasks(facts),
-        "routing": build_routing_section(run, run.latest(split).tasks),
+        "routing": build_routing_section(run, run.latest(facts.latest.split).tasks),
         "config": config_file.read_text(encoding="utf-8", errors="replace") if config_file.is_file() else "",
         "about": yaml.safe_dump(about, allow_unicode=True, sort_keys=False) if about else "",
     }
