@@ -6,14 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from matl_scale.benchmark.figure import Conditions, Figure, Workload, timed
 from matl_scale.benchmark.step import NUM_TASKS, build_resnet
 from matl_scale.deploy.export.dense import dense_network
 from matl_scale.deploy.export.description import Description
 from matl_scale.deploy.export.formats import Format, open_exported, write_network
-from matl_scale.models.network import MEAN, STD, RoutedModel
+from matl_scale.models.network import MEAN, STD, RoutedModel, count_bytes
 
 SIZE = 64
 TASK = 3
@@ -44,8 +43,7 @@ def against_full(kind: Format, batch: int, conditions: Conditions) -> tuple[Work
 def measure_sizes(conditions: Conditions) -> np.ndarray:
     """Returns bytes, shape `(rounds, 2)`: of the parameters of trunk and head, and of the exported file."""
     model = build_resnet(NUM_TASKS, SIZE)
-    modules: list[nn.Module] = [model.trunk, model.heads[TASK]]
-    full = sum(parameter.nbytes for module in modules for parameter in module.parameters())
+    full = count_bytes(model.trunk) + count_bytes(model.heads[TASK])
     with tempfile.TemporaryDirectory() as folder:
         size = write_task(model, folder, "safetensors").stat().st_size
     return np.tile([float(full), float(size)], (conditions.rounds, 1))

@@ -20,7 +20,7 @@ from rich.table import Table
 from matl_scale.benchmark import evaluation, export, memory, reading, sharding, step, sync, tracking
 from matl_scale.benchmark.figure import Conditions, Figure, Result
 from matl_scale.device import device_name
-from matl_scale.errors import InputError, nearest
+from matl_scale.errors import InputError, check_at_least, check_writable, nearest
 from matl_scale.storage.files import write_json
 from matl_scale.train.process_group import build_accelerator
 
@@ -90,10 +90,9 @@ def check_options(options: BenchmarkOptions) -> None:
     for suite in options.suites:
         if suite not in SUITES:
             raise InputError(f"The suite should be one of {', '.join(SUITES)}. Got {suite!r}." + nearest(suite, SUITES))
-    if options.rounds < 1:
-        raise InputError(f"--rounds should be at least 1. Got {options.rounds}.")
-    if options.json is not None and not options.json.absolute().parent.is_dir():
-        raise InputError(f"--json should be a file in a folder that exists. Got {options.json}.")
+    check_at_least(1, {"--rounds": options.rounds})
+    if options.json is not None:
+        check_writable("--json", options.json)
     for name, path in options.data.items():
         if not path.is_dir():
             raise InputError(f"{option_of(name)} should be a folder. Got {path}.")

@@ -6,7 +6,6 @@ Figures whose name ends in `_with_optimizer` add a step of fused AdamW, which co
 in a small network.
 """
 
-import contextlib
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from matl_scale.benchmark.figure import Conditions, Figure, Workload, timed
+from matl_scale.device import Precision, autocast
 from matl_scale.models.backbones import ModelConfig, build_backbone, count_features
 from matl_scale.models.network import RoutedModel, RoutingConfig, build_model
 from matl_scale.routing.subnetwork import Subnetwork
@@ -47,7 +47,7 @@ class StepCase:
     sigma: float = 0.5
     size: int = 64  # of the images, in pixels
     batch: int = 32
-    dtype: torch.dtype | None = None  # of autocast; None for float32
+    precision: Precision = "fp32"
     with_optimizer: bool = False
     channels_last: bool = False
     compiled: bool = False
@@ -89,8 +89,7 @@ class StepCase:
 
         def run() -> None:
             optimizer.zero_grad(set_to_none=True)
-            enabled = self.dtype is not None
-            with torch.autocast(device.type, self.dtype) if enabled else contextlib.nullcontext():
+            with autocast(device, self.precision):
                 logits = forward(images)
             functional.cross_entropy(logits.float(), labels).backward()
             if self.with_optimizer:
@@ -122,10 +121,10 @@ def figures(conditions: Conditions) -> list[Figure]:
         add(case, name, "small", ", ≥ 0.9")
         add(whole, name, "small", suffix="_with_optimizer")
         add(case, name, "plain")
-    add(StepCase("vgg11_bn", dtype=torch.bfloat16), "vgg11_bn_bf16", "masked", ", bf16, ≥ 2.0")
+    add(StepCase("vgg11_bn", precision="bf16"), "vgg11_bn_bf16", "masked", ", bf16, ≥ 2.0")
     add(StepCase("vgg11_bn", sigma=0.25), "vgg11_bn_sigma25", "masked", ", σ = 0.25, ≥ 6")
     if conditions.device.type == "cuda":
-        case = StepCase("resnet50", size=224, batch=256, dtype=torch.bfloat16, channels_last=True, compiled=True)
+        case = StepCase("resnet50", size=224, batch=256, precision="bf16", channels_last=True, compiled=True)
         add(case, "resnet50_compiled", "plain", ", ≥ 2")
         add(case, "resnet50_compiled", "small")
         add(case, "resnet50_compiled", "masked")

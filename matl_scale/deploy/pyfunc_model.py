@@ -15,13 +15,12 @@ class TaskClassifier(mlflow.pyfunc.PythonModel):
         """Loads the network from the model's files."""
         from pathlib import Path
 
-        import torch
-
+        from matl_scale.device import choose_device
         from matl_scale.runs.checkpoints.network import open_network, restore_network
 
         checkpoint = open_network(Path(context.artifacts["network"]))
         self.tasks = list(checkpoint.classes)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = choose_device()
         self.model = restore_network(checkpoint, self.device)
 
     # without annotations, from which MLflow would derive another signature

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from matl_scale.doctor.finding import Finding
-from matl_scale.models.network import RoutedModel
+from matl_scale.models.network import RoutedModel, count_bytes
 from matl_scale.routing.subnetwork import Subnetwork
 from matl_scale.train.build import build_network
 from matl_scale.train.config import Config
@@ -41,8 +41,8 @@ class MemoryNeed:
 def estimate_memory(config: Config, data: RunData) -> MemoryNeed:
     """Estimates the need from the network itself, with two images through its first task."""
     model = build_network(config, data, torch.device("cpu"))
-    weights = sum(parameter.nbytes for parameter in model.parameters())
-    heads = sum(parameter.nbytes for parameter in model.heads.parameters())
+    weights = count_bytes(model)
+    heads = count_bytes(model.heads)
     head_share = heads // len(data.tasks)  # only active heads have gradients
     return MemoryNeed(
         weights=weights,

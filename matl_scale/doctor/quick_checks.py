@@ -17,7 +17,6 @@ def run_quick_checks(config: Config, data: RunData, world_size: int) -> list[str
         check_data(config, data, world_size),
         check_tracking(config, ask=False),
         check_processors(config, per_node),
+        check_job(config),
     ]
-    if "SLURM_JOB_ID" in os.environ:
-        checks.append(check_job(config))
     return [finding.line() for check in checks for finding in check if finding.level in ("warning", "error")]

@@ -1,6 +1,7 @@
 """torchvision's CNNs by name, without their classifier, at any width, and with a stem for small images."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -112,7 +113,7 @@ def scale_width(backbone: nn.Module, width: float) -> None:
             )
 
 
-def scale_conv(name: str, conv: nn.Conv2d, scaled: Any) -> nn.Conv2d:
+def scale_conv(name: str, conv: nn.Conv2d, scaled: Callable[[int], int]) -> nn.Conv2d:
     ins = conv.in_channels if conv.in_channels == 3 else scaled(conv.in_channels)
     outs = scaled(conv.out_channels)
     groups = ins if conv.groups == conv.in_channels > 1 else conv.groups

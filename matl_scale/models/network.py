@@ -96,6 +96,11 @@ def build_model(
     return network
 
 
+def count_bytes(module: nn.Module) -> int:
+    """Returns the size of a module's parameters."""
+    return sum(parameter.nbytes for parameter in module.parameters())
+
+
 def normalise(images: torch.Tensor) -> torch.Tensor:
     """Returns a network's input for uint8 images, shape `(batch, 3, height, width)`: floats of the default type, normalised per
     channel by MEAN and STD."""

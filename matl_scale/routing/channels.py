@@ -81,7 +81,7 @@ class ChannelTracer:
         return streams
 
     def visit(self, node: fx.Node) -> None:
-        if [value for value in node.kwargs.values() if not isinstance(value, ARGUMENT_KINDS)]:
+        if not all(isinstance(value, ARGUMENT_KINDS) for value in node.kwargs.values()):
             raise self.refusal(node, "tensors given by name cannot be followed; give them by position")
         if node.op == "placeholder":
             self.channels[node] = Channels(units=None)

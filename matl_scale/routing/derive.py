@@ -17,7 +17,7 @@ from matl_scale.errors import InputError
 from matl_scale.routing.batch_norm import TaskBatchNorm2d
 from matl_scale.routing.layer_norms import TaskGroupNorm, TaskLayerNorm
 from matl_scale.routing.router import TaskRouter
-from matl_scale.routing.shared_prefix import Source
+from matl_scale.routing.shared_prefix import Source, module_of
 from matl_scale.routing.slicing import Cut, Extremes, Fold, SliceRecipe, check_sliceable
 from matl_scale.routing.units import Channels, build_index_table
 
@@ -90,9 +90,9 @@ class Derivation:
             return self.convert_parameter(node)
         if node in self.pools.values():
             return self.value(node.args[0])  # moved before the norm
-        if node.op != "call_module":
+        module = module_of(self.trunk, node)
+        if module is None:
             return self.graph.node_copy(node, self.value)
-        module = self.trunk.get_submodule(str(node.target))
         if isinstance(module, TaskRouter):
             return self.value(node.args[0])
         if isinstance(module, nn.Conv2d | nn.Linear):
@@ -150,10 +150,9 @@ class Derivation:
     def norm_behind(self, node: fx.Node) -> TaskBatchNorm2d | None:
         """Returns the batch norm that can be folded into a node: the only user of a conv's output."""
         user, *others = node.users
-        is_conv = node.op == "call_module" and isinstance(self.trunk.get_submodule(str(node.target)), nn.Conv2d)
-        if not self.fold or not is_conv or others or user.op != "call_module" or user in self.common:
+        if not self.fold or others or user in self.common or not isinstance(module_of(self.trunk, node), nn.Conv2d):
             return None
-        module = self.trunk.get_submodule(str(user.target))
+        module = module_of(self.trunk, user)
         return module if isinstance(module, TaskBatchNorm2d) else None
 
     def convert_norm(self, node: fx.Node, norm: TaskNorm) -> fx.Node:
@@ -215,7 +214,7 @@ def unit_columns(trunk: fx.GraphModule) -> dict[int, torch.Tensor]:
     """Returns the mask column of every unit, shape `(num_tasks,)`, from the trunk's routers."""
     columns: dict[int, torch.Tensor] = {}
     for node in trunk.graph.nodes:
-        if node.op == "call_module" and isinstance(module := trunk.get_submodule(str(node.target)), TaskRouter):
+        if isinstance(module := module_of(trunk, node), TaskRouter):
             columns.update(zip(units_of(node).tolist(), module.mask.cpu().unbind(dim=1), strict=True))
     return columns
 

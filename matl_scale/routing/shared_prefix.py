@@ -56,6 +56,7 @@ def find_early_pools(trunk: fx.GraphModule, common: set[fx.Node]) -> dict[fx.Nod
 
 
 def module_of(trunk: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    """Returns the module that a node calls; None if it calls none."""
     return trunk.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 

@@ -17,7 +17,8 @@ from matl_scale.routing.units import active_indices
 
 
 class SlicedNetwork(nn.Module):
-    """A derived network with its index tables, on the device of its trunk; the base of the two classes below."""
+    """A derived network with its index tables, on the device of its trunk. It gathers one task's slices; the two
+    classes below also run them."""
 
     def __init__(self, trunk: fx.GraphModule, derived: Derived) -> None:
         super().__init__()
@@ -28,6 +29,13 @@ class SlicedNetwork(nn.Module):
         for number, table in enumerate(derived.tables):
             self.register_buffer(f"table_{number}", table.to(device), persistent=False)
 
+    def active_features(self, task: torch.Tensor) -> torch.Tensor:
+        """Returns the indices of the task's active channels among those of the features, shape `(num_active,)`."""
+        return self._indices(self._features, task)
+
+    def _indices(self, table: int, task: torch.Tensor) -> torch.Tensor:
+        return active_indices(self.get_buffer(f"table_{table}"), task)
+
     def indices(self, task: torch.Tensor) -> Indices:
         """Returns the task's active indices from every table."""
         if len(task) != 1:
@@ -35,7 +43,7 @@ class SlicedNetwork(nn.Module):
                 f"A sub-network runs batches of one task. Got {len(task)} tasks in one batch: run them through the trunk "
                 "that `route()` returns (`routing.execution` = masked), or task by task."
             )
-        return {number: active_indices(self.get_buffer(f"table_{number}"), task) for number in range(self.num_tables)}
+        return {number: self._indices(number, task) for number in range(self.num_tables)}
 
     def gather(self, task: torch.Tensor) -> list[torch.Tensor]:
         """Returns one task's slices of the trunk's parameters, in the order of the recipes; `task` has shape `(1,)`. Gradients
@@ -53,7 +61,7 @@ class SlicedNetwork(nn.Module):
 
     def widen(self, features: torch.Tensor, task: torch.Tensor) -> torch.Tensor:
         """Puts a sub-network's features at their indices in the full channel dimension, with zeros elsewhere, for the heads."""
-        indices = active_indices(self.get_buffer(f"table_{self._features}"), task)
+        indices = self.active_features(task)
         if len(indices) == self.num_channels:
             return features
         by_channel = features.view(len(features), len(indices), -1)

@@ -1,10 +1,12 @@
 """The task routing layer by itself."""
 
+import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
-from matl_scale import MaskSpec, TaskRouter, draw_masks
+from helpers.torchvision_models import backbone_of
+from matl_scale import MaskSpec, TaskRouter, draw_masks, route
 
 
 def build(num_tasks: int = 5, num_channels: int = 8) -> TaskRouter:
@@ -43,3 +45,9 @@ def test_mask_is_a_buffer_and_input_is_untouched() -> None:
     router(x, torch.tensor([0]))
     assert torch.equal(x, torch.ones(1, 8))
     assert isinstance(router, nn.Module)
+
+
+def test_weights_of_a_network_with_other_masks_are_refused() -> None:
+    trunk = route(backbone_of("vgg11", 0.25), 3, 0.5, seed=1)
+    with pytest.raises(RuntimeError, match="mask differs: route with the tasks, σ and seed"):
+        trunk.load_state_dict(route(backbone_of("vgg11", 0.25), 3, 0.5, seed=2).state_dict())

@@ -21,7 +21,6 @@ from matl_scale.routing.derive import ActiveNorm, Derived, derive
 from matl_scale.routing.layer_norms import TaskLayerNorm
 from matl_scale.routing.slicing import Cut, Fold, SliceRecipe
 from matl_scale.routing.subnetwork import SlicedNetwork
-from matl_scale.routing.units import active_indices
 from matl_scale.vision import StochasticDepth
 
 WITHOUT_EFFECT = (nn.Identity, nn.modules.dropout._DropoutNd, StochasticDepth)  # in evaluation mode
@@ -39,7 +38,7 @@ class DenseBuilder:
         self.slices = network.gather(self.task)
         self.names = {module: name for name, module in trunk.named_modules(remove_duplicate=False)}
         self.cuts = cuts_of(derived.recipes)
-        self.active_features = active_indices(network.get_buffer(f"table_{derived.features}"), self.task)
+        self.active_features = network.active_features(self.task)
         self.modules: dict[str, Any] = {}
         self.copies: dict[str, str] = {}  # names of modules without weights in this graph, by their names in the trunk
         self.graph = fx.Graph()

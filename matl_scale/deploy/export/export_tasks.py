@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from matl_scale.deploy.export.dense import dense_network
 from matl_scale.deploy.export.description import Description, file_stem
 from matl_scale.deploy.export.formats import Format, check_format, open_exported, write_network
 from matl_scale.errors import InputError, RunError
-from matl_scale.models.network import MEAN, STD, RoutedModel, normalise
+from matl_scale.models.network import MEAN, STD, RoutedModel, count_bytes, normalise
 from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo
 from matl_scale.runs.checkpoints.network import open_network, restore_network
 from matl_scale.runs.layout import CHECKPOINT_FILE, RunFolder
@@ -101,7 +100,3 @@ def export_task(model: RoutedModel, task_id: int, description: Description, stem
         max_difference=float((open_exported(path)(images) - expected).abs().max()),
         largest_logit=float(expected.abs().max()),
     )
-
-
-def count_bytes(module: nn.Module) -> int:
-    return sum(parameter.nbytes for parameter in module.parameters())

@@ -40,6 +40,7 @@ def write_network(network: fx.GraphModule, description: Description, stem: Path,
     Raises:
         InputError: A package is not installed, or a layer has no counterpart in the format.
     """
+    check_format(kind)
     path = stem.with_name(stem.name + SUFFIXES[kind])
     writers = {"safetensors": write_safetensors, "onnx": write_onnx, "torch.export": write_torch_export}
     writers[kind](network, description, path)
@@ -69,7 +70,6 @@ def write_torch_export(network: nn.Module, description: Description, path: Path)
 
 def write_onnx(network: nn.Module, description: Description, path: Path) -> None:
     """Writes the graph for ONNX runtimes; input `images`, output `logits`."""
-    check_format("onnx")
     import onnx
 
     images, shapes = example(network, description)

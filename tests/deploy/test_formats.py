@@ -1,0 +1,104 @@
+"""Exported files give the routed network's logits in every format, say what they are, and need nothing from the package."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import fx, nn
+
+from helpers.exported_networks import DESCRIPTION, SIZE, routed
+from helpers.network_outputs import gap, images_of
+from matl_scale import InputError
+from matl_scale.deploy.export.dense import dense_network
+from matl_scale.deploy.export.formats import FORMATS, open_exported, write_network
+from matl_scale.deploy.export.source import write_source
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("name", ["resnet18", "group norm", "convnext"])
+def test_files_give_the_same_logits_for_any_number_of_images(name: str, kind: str, tmp_path: Path) -> None:
+    model = routed(name).float()
+    path = write_network(dense_network(model, 1), DESCRIPTION, tmp_path / "file", kind)
+    network = open_exported(path)
+    for batch in (1, 2, 5):
+        assert gap(network(images_of(SIZE, batch).float()), model(images_of(SIZE, batch).float(), 1)) < 1e-5
+    assert not list(tmp_path.glob(".partial*"))
+    assert not re.search(rb"/[\w.-]+/[\w./-]+\.py", path.read_bytes()), "no paths of this machine"
+
+
+def test_files_say_what_they_are(tmp_path: Path) -> None:
+    dense = dense_network(routed("flat").float(), 1)
+    texts = {
+        **{
+            "task": 'a/"b"\n',
+            "classes": '["ja", "nein", "né\'e"]',
+            "image_size": "32",
+            "mean": "[0.485, 0.456, 0.406]",
+        },
+        **{"std": "[0.229, 0.224, 0.225]", "run": "first", "step": "30", "checkpoint_sha256": "ab12"},
+    }
+    weights = write_network(dense, DESCRIPTION, tmp_path / "file", "safetensors")
+    with safe_open(weights, "pt") as file:
+        assert file.metadata() == texts
+    import onnx
+
+    model = onnx.load(write_network(dense, DESCRIPTION, tmp_path / "file", "onnx"))
+    assert {entry.key: entry.value for entry in model.metadata_props} == texts
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+    extra = {"description.json": ""}
+    torch.export.load(write_network(dense, DESCRIPTION, tmp_path / "file", "torch.export"), extra_files=extra)
+    assert json.loads(extra["description.json"])["classes"] == ["ja", "nein", "né'e"]
+
+
+SCRIPT = """
+import sys, importlib.util
+import torch
+spec = importlib.util.spec_from_file_location("exported", sys.argv[1] + "/file.py")
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+assert module.TASK == 'a/"b"\\n' and module.CLASSES == ["ja", "nein", "né'e"], module.CLASSES
+images, wanted = torch.load(sys.argv[1] + "/case.pt")
+with torch.no_grad():
+    for network in (module.load(), module.load(sys.argv[1] + "/file.safetensors")):
+        assert (network(images) - wanted).abs().max() < 1e-10
+loaded = {name.split(".")[0] for name in sys.modules}
+assert not loaded & {"matl_scale", "torchvision", "accelerate"}, loaded
+"""
+
+
+def test_the_module_beside_the_weights_runs_without_this_package(tmp_path: Path) -> None:
+    model = routed("group norm")  # has a layer of its own
+    write_network(dense_network(model, 1), DESCRIPTION, tmp_path / "file", "safetensors")
+    torch.save((images_of(SIZE), model(images_of(SIZE), 1).detach()), tmp_path / "case.pt")
+    subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path)], cwd=tmp_path, check=True)
+
+
+def test_python_is_readable() -> None:
+    source = write_source(dense_network(routed("resnet18").float(), 1), DESCRIPTION)
+    assert (
+        "        self.conv1 = nn.Conv2d(3, 4, 7, stride=2, padding=3)\n        self.relu = nn.ReLU(inplace=True)\n"
+        in source
+    )
+    assert "        maxpool = self.maxpool(relu);  relu = None\n" in source
+    assert "        add = layer1_0_conv2 + maxpool;  layer1_0_conv2 = maxpool = None\n" in source
+
+
+def test_what_has_no_python_is_refused_by_name() -> None:
+    graph = fx.Graph()
+    graph.output(graph.call_module("odd", (graph.placeholder("images"),)))
+    network = fx.GraphModule({"odd": type("Odd", (nn.Linear,), {})(2, 2)}, graph)
+    with pytest.raises(InputError, match=r"layer `odd` is Odd\(.*Use the format onnx or torch.export"):
+        write_source(network, DESCRIPTION)
+
+
+def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(
+        InputError, match=r"The format onnx needs `onnxscript`, not installed here.* pip install 'matl-scale\[export\]'"
+    ):
+        write_network(dense_network(routed("flat"), 1), DESCRIPTION, tmp_path / "file", "onnx")

@@ -1,0 +1,106 @@
+"""Slices of parameters: their memory format and their backward pass, when they are cut, and which layers have none."""
+
+import copy
+
+import pytest
+import torch
+from torch import fx, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from helpers.network_outputs import gap, images_of
+from helpers.torchvision_models import backbone_of
+from matl_scale import InputError, route
+from matl_scale.routing.subnetwork import Subnetwork
+from matl_scale.train.step.execution import SharedSlices
+
+
+def test_channels_last_is_kept_and_changes_nothing() -> None:
+    trunk = route(backbone_of("resnet50", 0.25), 3, 0.5)
+    wanted_trunk = copy.deepcopy(trunk)
+    trunk.to(memory_format=torch.channels_last)
+    subnetwork, task = Subnetwork(trunk), torch.tensor([1])
+    weights = [tensor for tensor in subnetwork.gather(task) if tensor.ndim == 4]
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+    actual = subnetwork(images_of().to(memory_format=torch.channels_last), task)
+    wanted = Subnetwork(wanted_trunk)(images_of(), task)
+    assert gap(actual, wanted) < 1e-10
+    actual.square().sum().backward()
+    wanted.square().sum().backward()
+    for parameter, other in zip(trunk.parameters(), wanted_trunk.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, other.grad, rtol=1e-8, atol=1e-8)
+        assert parameter.grad.stride() == parameter.stride()
+
+
+def test_the_backward_pass_does_not_sort() -> None:
+    trunk = route(backbone_of("resnet18", 0.25), 3, 0.5)
+    seen: set[str] = set()
+
+    class Record(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            seen.add(func.overloadpacket.__name__)
+            return func(*args, **(kwargs or {}))
+
+    with Record():
+        Subnetwork(trunk)(images_of(), torch.tensor([1])).sum().backward()
+    assert "index_copy_" in seen
+    assert not [name for name in seen if "sort" in name or "unique" in name or "index_put" in name or "scatter" in name]
+
+
+def test_slices_are_gathered_once_for_all_micro_steps_of_a_task() -> None:
+    trunk = route(backbone_of("vgg11_bn", 0.25), 3, 0.5)
+    subnetwork = Subnetwork(trunk)
+    gathered: list[int] = []
+
+    def gather(task: torch.Tensor) -> list[torch.Tensor]:
+        gathered.append(int(task))
+        return subnetwork.gather(task)
+
+    tasks = [1, 0, 1, 1, 2, 0]
+    shared = SharedSlices(gather)
+    shared.begin_step(tasks)
+    for i, task_id in enumerate(tasks):
+        task = torch.tensor([task_id])
+        subnetwork(images_of() * (i + 1), task, shared.slices_of(task_id, task)).square().sum().backward()
+    assert gathered == [1, 0, 2]
+    actual = [parameter.grad for parameter in trunk.parameters()]
+    trunk.zero_grad()
+    for i, task_id in enumerate(tasks):
+        subnetwork(images_of() * (i + 1), torch.tensor([task_id])).square().sum().backward()
+    for parameter, gradient in zip(trunk.parameters(), actual, strict=True):
+        torch.testing.assert_close(gradient, parameter.grad, rtol=1e-9, atol=1e-9)
+
+
+class ScaledConv(nn.Conv2d):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) * 2
+
+
+class StandardisedConv(nn.Conv2d):
+    def _conv_forward(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        return super()._conv_forward(x, weight - weight.mean(), bias)
+
+
+def conv_net(conv: nn.Conv2d) -> fx.GraphModule:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), conv, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return route(net, 3, 0.5)
+
+
+@pytest.mark.parametrize("mode", ["reflect", "circular", "zeros"])
+def test_padding_modes(mode: str) -> None:
+    trunk = conv_net(nn.Conv2d(8, 8, 3, padding=1, padding_mode=mode)).double()
+    task = torch.tensor([1])
+    assert gap(Subnetwork(trunk)(images_of(), task), trunk(images_of(), task)) < 1e-12
+
+
+def test_what_cannot_be_sliced_is_refused_by_name() -> None:
+    with pytest.raises(
+        InputError, match=r"module `2`: ScaledConv has a forward of its own.*`routing.execution` = masked"
+    ):
+        Subnetwork(conv_net(ScaledConv(8, 8, 3)))
+    standardised = conv_net(StandardisedConv(8, 8, 3))
+    with pytest.raises(InputError, match="module `2`: StandardisedConv has a forward of its own"):
+        Subnetwork(standardised)
+    hooked = conv_net(nn.Conv2d(8, 8, 3))
+    hooked.get_submodule("2").register_forward_hook(lambda *_: None)
+    with pytest.raises(InputError, match="module `2`: it has hooks"):
+        Subnetwork(hooked)
