@@ -4,20 +4,17 @@ One is a loop over the tasks with a masked pass over the loader each; the other 
 also reads and decodes every image once. The images have the size of CelebA's, and there are as many tasks.
 """
 
-import io
 import tempfile
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from PIL import Image
 
 from data_prep.dataset import from_arrays
 from data_prep.shard_set import write_shard_set
 from matl_scale.benchmark.figure import Conditions, Figure, Workload, timed
-from matl_scale.benchmark.step import binary_tasks, build_resnet
+from matl_scale.benchmark.inputs import SmoothJpegs, binary_tasks, build_resnet
 from matl_scale.data.loading.damage import DamageLog
 from matl_scale.data.loading.loader import EvaluationBatches, build_loader
 from matl_scale.data.shards.reader import SampleReader
@@ -26,7 +23,6 @@ from matl_scale.models.network import Execution, normalise
 from matl_scale.train.evaluation import EvalData, Evaluator
 
 NUM_TASKS = 40
-STORED_SIZE = (178, 218)
 NUM_IMAGES = 128
 SIZE = 64
 BATCH = 64
@@ -53,24 +49,6 @@ def write_shards(folder: Path) -> EvalData:
         workers=0,
         damage=DamageLog("val", NUM_IMAGES, 0.0, str(folder)),
     )
-
-
-class SmoothJpegs:
-    """JPEGs of small random pixels, shape `(num_images, height, width, 3)`, that are scaled up."""
-
-    root = "memory"
-
-    def __init__(self, coarse: np.ndarray) -> None:
-        self.coarse = coarse
-
-    def read(self, names: Sequence[str], indices: np.ndarray) -> Iterator[bytes]:  # noqa: ARG002
-        return map(encode_jpeg, self.coarse[indices])
-
-
-def encode_jpeg(coarse: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(coarse).resize(STORED_SIZE, Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()
 
 
 class Case:

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 
 from matl_scale.benchmark.figure import Conditions, Figure, Workload, timed
-from matl_scale.benchmark.step import NUM_TASKS, build_resnet
+from matl_scale.benchmark.inputs import build_resnet
 from matl_scale.deploy.export.dense import dense_network
 from matl_scale.deploy.export.description import Description
 from matl_scale.deploy.export.formats import Format, open_exported, write_network
 from matl_scale.models.network import MEAN, STD, RoutedModel, count_bytes
 
 SIZE = 64
-TASK = 3
+NUM_TASKS, TASK = 10, 3
 
 
 def write_task(model: RoutedModel, folder: str, kind: Format) -> Path:

@@ -14,9 +14,8 @@ import webdataset as wds
 from data_prep.dataset import from_arrays
 from data_prep.planning.make_plan import Options
 from data_prep.shard_set import write_shard_set
-from matl_scale.benchmark.evaluation import SmoothJpegs
 from matl_scale.benchmark.figure import Conditions, Figure, Workload, timed
-from matl_scale.benchmark.step import binary_tasks
+from matl_scale.benchmark.inputs import SmoothJpegs, binary_tasks
 from matl_scale.data.images.array_images import ArrayImages
 from matl_scale.data.images.decode import decode_image
 from matl_scale.data.images.interface import Images

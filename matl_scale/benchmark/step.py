@@ -19,24 +19,14 @@ from torch.nn import functional
 from matl_scale.benchmark.figure import Conditions, Figure, Workload, timed
 from matl_scale.device import Precision, autocast
 from matl_scale.models.backbones import ModelConfig, build_backbone, count_features
-from matl_scale.models.network import RoutedModel, RoutingConfig, build_model
+from matl_scale.models.network import RoutingConfig, build_model
 from matl_scale.routing.subnetwork import Subnetwork
-from matl_scale.tasks import Task
 from matl_scale.train.step.optim import OptimConfig, build_optimizer
 
 NUM_TASKS = 10
 Forward = Callable[[torch.Tensor], torch.Tensor]
 Reference = Literal["masked", "small", "plain"]
 MEANINGS = {"masked": "masked", "small": "plain small network", "plain": "plain network"}
-
-
-def binary_tasks(count: int) -> list[Task]:
-    return [Task(name=f"task_{i}", classes=("no", "yes")) for i in range(count)]
-
-
-def build_resnet(num_tasks: int, size: int) -> RoutedModel:
-    """Returns a routed ResNet-18 for binary tasks, σ = 0.5."""
-    return build_model(ModelConfig(name="resnet18"), RoutingConfig(), [2] * num_tasks, 0, size)
 
 
 @dataclass(frozen=True)

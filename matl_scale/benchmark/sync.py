@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from matl_scale.benchmark.figure import Conditions, Figure, Workload, timed
-from matl_scale.benchmark.step import build_resnet
+from matl_scale.benchmark.inputs import build_resnet
 from matl_scale.data.loading.loader import ImageBatch
 from matl_scale.routing.subnetwork import Subnetwork
 from matl_scale.train.process_group import build_accelerator

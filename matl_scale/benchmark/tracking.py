@@ -21,8 +21,8 @@ from data_prep.dataset import Dataset, from_arrays
 from data_prep.planning.make_plan import Options
 from data_prep.shard_set import write_shard_set
 from matl_scale.benchmark.figure import Conditions, Figure
+from matl_scale.benchmark.inputs import binary_tasks
 from matl_scale.benchmark.pages import find_chromium, run_page_seconds
-from matl_scale.benchmark.step import binary_tasks
 from matl_scale.data.images.array_images import ArrayImages
 from matl_scale.data.loading.loader import DataConfig
 from matl_scale.models.backbones import ModelConfig

@@ -50,6 +50,13 @@ def test_a_figure_that_does_not_exist_is_refused(capsys: pytest.CaptureFixture[s
     assert message in capsys.readouterr().err
 
 
+def test_options_that_cannot_be_used_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused(["step", "--rounds", "0"])
+    assert "`--rounds` should be at least 1. Got 0." in capsys.readouterr().err
+    assert refused(["step", "--json", str(tmp_path / "missing" / "figures.json")])
+    assert "`--json`" in capsys.readouterr().err
+
+
 def refused(arguments: list[str]) -> bool:
     with pytest.raises(SystemExit) as ended:
         main(arguments)
