@@ -14,8 +14,8 @@ from data_prep.pool import prepare_workers
 from data_prep.work_folder import finished_shards, locked_scratch, remove_unused_plan
 from data_prep.writing.finalise import finalise
 from data_prep.writing.lists import report_copies
-from data_prep.writing.shard import WORK, ShardWork, write_shards
-from matl_scale.data.shards.layout import MANIFEST_FILE
+from data_prep.writing.shard import ShardWork, write_shards
+from matl_scale.data.shards.layout import MANIFEST_FILE, WORK
 from matl_scale.data.shards.manifest import Manifest, read_manifest
 from matl_scale.data.shards.versions import is_shard_set
 from matl_scale.errors import InputError, shortened

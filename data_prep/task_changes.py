@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from data_prep.labels.label_file import LabelFile
-from data_prep.labels.matrix import ColumnRoles, Labels, read_labels
+from data_prep.labels.matrix import ColumnRoles, Labels, chosen_columns, label_columns, read_labels
 from data_prep.planning.splits import check_classes_in_train
 from data_prep.work_folder import locked_scratch
 from data_prep.writing.finalise import GROUP_ROWS
@@ -152,11 +152,7 @@ def opened_for_change(folder: str) -> Iterator[tuple[Manifest, Path]]:
 
 def relabelled_names(manifest: Manifest, labels: str, roles: ColumnRoles) -> list[str]:
     """Returns the columns of a label file that replace the labels of tasks."""
-    file = LabelFile(labels)
-    candidates = [name for name in file.columns if name != roles.image]
-    if not candidates:
-        raise InputError(f"{labels} has no label column beside `{roles.image}`.")
-    names = [candidates[i] for i in match_names(candidates, roles.tasks, "--tasks")]
+    names = chosen_columns(label_columns(LabelFile(labels), roles), roles)
     if unknown := [name for name in names if name not in manifest.task_names]:
         raise InputError(
             f"{manifest.root} has no task {shortened(unknown)}.{nearest(unknown[0], manifest.task_names)} Add new tasks with "

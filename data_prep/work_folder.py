@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_prep.planning.plan import PLAN_FILE
-from data_prep.writing.shard import WORK
+from matl_scale.data.shards.layout import WORK
 from matl_scale.errors import InputError
 from matl_scale.storage.locks import lock_folder
 from matl_scale.storage.store import Store

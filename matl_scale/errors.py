@@ -51,6 +51,11 @@ def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def one_line(error: Exception) -> str:
+    """Returns an error's text as one line of at most 300 characters, to be quoted in another message."""
+    return " ".join(str(error).split())[:300]
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Returns " Did you mean `x`?" for the valid name closest to `name`, or an empty string."""
     matches = get_close_matches(name, list(valid), n=1)

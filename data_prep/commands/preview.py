@@ -23,10 +23,10 @@ def add_command(commands: Subparsers) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    manifest = read_manifest(options.folder, options.version)
-    page = build_preview(manifest, options.task, options.split, options.count, options.seed)
     out = options.out or Path(f"preview-{re.sub(r'[^A-Za-z0-9._-]+', '_', options.task)[:100]}.html")
     if not out.absolute().parent.is_dir():
         raise InputError(f"--out should be a file in a folder that exists. Got {out}.")
+    manifest = read_manifest(options.folder, options.version)
+    page = build_preview(manifest, options.task, options.split, options.count, options.seed)
     write_text(out, page)
     print(f"{out}: {len(page) / 1e6:.1f} MB")

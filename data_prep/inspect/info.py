@@ -5,7 +5,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from matl_scale.data.shards.layout import class_counts
+from matl_scale.data.shards.layout import count_labels
 from matl_scale.data.shards.manifest import Manifest
 
 
@@ -22,7 +22,7 @@ def print_info(manifest: Manifest, console: Console) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("labels per class", overflow="ellipsis", no_wrap=True, ratio=1)
     for column, task in enumerate(manifest.tasks):
-        counts = class_counts(labels[:, column], task.num_classes)
+        counts = count_labels(labels[:, column], task.num_classes)
         labelled = [int((labels[ids, column] >= 0).sum()) for ids in ids_of.values()]
         missing = 1 - counts.sum() / len(labels)
         table.add_row(

@@ -12,7 +12,7 @@ import numpy as np
 from data_prep.image_check import BadImage, check_image, digest_image
 from data_prep.planning.copies import find_copies, rank_splits
 from data_prep.pool import Advance, run_jobs
-from matl_scale.data.shards.layout import HEADER_BYTES, MANIFEST_FILE
+from matl_scale.data.shards.layout import HEADER_BYTES, MANIFEST_FILE, WORK
 from matl_scale.data.shards.manifest import Manifest, read_manifest
 from matl_scale.data.shards.reader import SampleReader
 from matl_scale.data.shards.tables import count_classes
@@ -38,7 +38,7 @@ def verify_shard_set(folder: str, quick: bool, workers: int) -> list[str]:
         InputError: There is no shard set, or its newest version cannot be read.
     """
     manifest = read_manifest(folder)
-    findings = [*check_tables(manifest), *check_files(manifest), *check_leaks(manifest)]
+    findings = [*check_samples(manifest), *check_files(manifest), *check_leaks(manifest)]
     for entry in manifest.entries:
         try:
             findings += check_labels(read_manifest(folder, str(entry["version"])))
@@ -51,7 +51,7 @@ def verify_shard_set(folder: str, quick: bool, workers: int) -> list[str]:
     return findings
 
 
-def check_tables(manifest: Manifest) -> Iterator[str]:
+def check_samples(manifest: Manifest) -> Iterator[str]:
     """Compares the samples table with the shards table and with itself."""
     samples = manifest.sample_columns("key", "split", "shard", "offset", "size", "path")
     shards, table = samples["shard"].to_numpy(), f"{manifest.root}/{manifest.tables['samples']}"
@@ -101,8 +101,8 @@ def check_files(manifest: Manifest) -> Iterator[str]:
             yield f"{manifest.root}/{file} should have {size} bytes. It has {found}"
     if orphans := sorted(name for name in names if name.endswith(".tar") and name not in listed):
         yield f"{len(orphans)} tars are not listed in {MANIFEST_FILE}: {shortened(orphans, SHOWN)}"
-    if ".work" in names:
-        yield f"{manifest.root}/.work holds unfinished work: run its `matl-data shard` again, or merge, or delete it"
+    if WORK in names:
+        yield f"{manifest.root}/{WORK} holds unfinished work: run its `matl-data shard` again, or merge, or delete it"
 
 
 def check_leaks(manifest: Manifest) -> Iterator[str]:

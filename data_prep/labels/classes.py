@@ -99,7 +99,9 @@ def is_number(value: object) -> bool:
 def find_known_classes(
     file: LabelFile, candidates: Sequence[str], tasks: Sequence[Task], text_columns: Sequence[str]
 ) -> dict[str, dict[object, str]]:
-    """Returns the same for the columns, among `candidates`, of the tasks of the set that the file's rows will join.
+    """Returns what `find_classes` returns, for the columns of the tasks of the set that the file's rows will join.
+
+    `candidates` are the file's label columns.
 
     Raises:
         InputError: The file has no column for a task, or the column holds a class that the task does not have.

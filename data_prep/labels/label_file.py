@@ -9,7 +9,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from data_prep.labels.name_index import check_unique
-from matl_scale.errors import InputError, nearest, shortened
+from matl_scale.errors import InputError, nearest, one_line, shortened
 from matl_scale.storage.store import Store
 
 BATCH_ROWS = 65_536
@@ -86,9 +86,8 @@ class LabelFile:
         try:
             yield
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            text = " ".join(str(error).split())[:300]
             raise InputError(
-                f"{self.path} cannot be read: {text}. It should be CSV with a header, or Parquet."
+                f"{self.path} cannot be read: {one_line(error)}. It should be CSV with a header, or Parquet."
             ) from error
 
 

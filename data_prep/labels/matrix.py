@@ -63,9 +63,7 @@ def read_labels(path: str, roles: ColumnRoles, work: Path, known_tasks: Sequence
     for column in (roles.image, roles.split):
         if column is not None:
             file.check_column(column)
-    candidates = [name for name in file.columns if name not in (roles.image, roles.split)]
-    if not candidates:
-        raise InputError(f"{path} has no label column beside `{roles.image}`.")
+    candidates = label_columns(file, roles)
     for name in roles.text:
         file.check_column(name)
     index = NameIndex(lambda: file.keys(roles.image), f"value of column `{roles.image}` of {path}")
@@ -75,7 +73,7 @@ def read_labels(path: str, roles: ColumnRoles, work: Path, known_tasks: Sequence
     if known_tasks:
         classes = find_known_classes(file, candidates, known_tasks, roles.text)
     else:
-        names = [candidates[i] for i in match_names(candidates, roles.tasks, "--tasks")]
+        names = chosen_columns(candidates, roles)
         classes = find_classes(file, names, roles.text)
         tasks = [
             Task(name=name, classes=tuple(dict.fromkeys(classes[name].values())), source=Path(path).name)
@@ -84,6 +82,19 @@ def read_labels(path: str, roles: ColumnRoles, work: Path, known_tasks: Sequence
     matrix = write_matrix(file, tasks, classes, len(index), work / "label_file.bin")
     splits = None if roles.split is None else read_splits(file, roles.split)
     return Labels(file=file, image_column=roles.image, tasks=tasks, index=index, matrix=matrix, splits=splits)
+
+
+def label_columns(file: LabelFile, roles: ColumnRoles) -> list[str]:
+    """Returns the columns that can be tasks; raises `InputError` if there is none."""
+    names = [name for name in file.columns if name not in (roles.image, roles.split)]
+    if not names:
+        raise InputError(f"{file.path} has no label column beside `{roles.image}`.")
+    return names
+
+
+def chosen_columns(names: Sequence[str], roles: ColumnRoles) -> list[str]:
+    """Returns the label columns that match `roles.tasks`; raises `InputError` for a pattern that matches none."""
+    return [names[i] for i in match_names(names, roles.tasks, "--tasks")]
 
 
 def write_matrix(

@@ -87,7 +87,7 @@ def write_plan(plan: Plan, path: Path) -> None:
     """Writes a plan without its tables as JSON."""
     content = asdict(plan)
     del content["folder"]
-    content["place"] = content.pop("image_root")
+    content["place"] = content.pop("image_root")  # its name in plans of earlier versions, which stay readable
     path.write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from matl_scale.data.shards.layout import MISSING, class_counts, split_rank
+from matl_scale.data.shards.layout import MISSING, count_labels, split_rank
 from matl_scale.errors import InputError, shortened
 from matl_scale.tasks import Task
 
@@ -95,7 +95,7 @@ def repair(
     counts = np.zeros((num_splits, offsets[-1]), dtype=np.int64)
     for column, task in enumerate(tasks):
         for split in range(num_splits):
-            found = class_counts(labels[splits == split, column], task.num_classes)
+            found = count_labels(labels[splits == split, column], task.num_classes)
             counts[split, offsets[column] : offsets[column + 1]] = found
     occurring = sorted_classes(labels, tasks)
     wanted = [(main, entry) for entry in occurring]
@@ -120,7 +120,7 @@ def sorted_classes(labels: np.ndarray, tasks: Sequence[Task]) -> list[tuple[int,
     """Lists (images, task, class) of all classes that occur, rarest first."""
     found = []
     for column, task in enumerate(tasks):
-        counts = class_counts(labels[:, column], task.num_classes)
+        counts = count_labels(labels[:, column], task.num_classes)
         found += [(int(counts[value]), column, int(value)) for value in np.flatnonzero(counts)]
     return sorted(found)
 

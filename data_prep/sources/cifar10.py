@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.dataset import Dataset, binary_tasks, from_arrays, one_vs_rest
-from data_prep.sources.files import unpickle_checked, with_torchvision
+from data_prep.sources.files import cifar_pixels, unpickle_checked, with_torchvision
 from matl_scale.data.images.array_images import ArrayImages
 from matl_scale.errors import InputError
 
@@ -48,15 +48,9 @@ def read_binary(path: Path) -> tuple[np.ndarray, np.ndarray]:
     records = data.reshape(-1, RECORD_BYTES)
     if records[:, 0].max() >= len(CLASSES):
         raise InputError(f"{path} should hold classes 0 to 9. Got {records[:, 0].max()}: is it another file?")
-    return records[:, 0].astype(np.int64), to_images(records[:, 1:])
+    return records[:, 0].astype(np.int64), cifar_pixels(records[:, 1:])
 
 
 def read_python(path: Path) -> tuple[np.ndarray, np.ndarray]:
     content = unpickle_checked(path)
-    return np.asarray(content["labels"], dtype=np.int64), to_images(np.asarray(content["data"]))
-
-
-def to_images(records: np.ndarray) -> np.ndarray:
-    """Turns records of 3,072 bytes, channel after channel, into pixels, shape `(num_images, 32, 32, 3)`."""
-    pixels: np.ndarray = records.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    return pixels
+    return np.asarray(content["labels"], dtype=np.int64), cifar_pixels(np.asarray(content["data"]))

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from data_prep.dataset import Dataset, binary_tasks, from_arrays, one_vs_rest
-from data_prep.sources.files import unpickle_checked, with_torchvision
+from data_prep.sources.files import cifar_pixels, unpickle_checked, with_torchvision
 from matl_scale.data.images.array_images import ArrayImages
 from matl_scale.data.images.interface import Images
 from matl_scale.data.images.parquet_images import open_parquet_images
@@ -91,5 +91,5 @@ def read_archive(root: Path) -> tuple[dict[str, SplitLabels], Images]:
             np.asarray(meta[f"{kind}_label_names"], dtype=object)[content[f"{kind}_labels"]] for kind in KINDS
         )
         found[split] = SplitLabels(content["filenames"], fine, coarse)
-        pixels.append(np.asarray(content["data"]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+        pixels.append(cifar_pixels(np.asarray(content["data"])))
     return found, ArrayImages(root=str(folder), pixels=np.concatenate(pixels))

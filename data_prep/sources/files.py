@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from matl_scale.errors import InputError
 
 
@@ -63,3 +65,9 @@ def unpickle_checked(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         content: dict[str, Any] = pickle.load(file, encoding="latin1")
     return content
+
+
+def cifar_pixels(records: np.ndarray) -> np.ndarray:
+    """Turns CIFAR's records of 3,072 bytes, channel after channel, into pixels, shape `(num_images, 32, 32, 3)`."""
+    pixels: np.ndarray = records.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    return pixels

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 
 from data_prep.planning.plan import Plan
 from data_prep.writing.lists import list_left_out
-from data_prep.writing.shard import WORK, has_tar, read_record, record_name
-from matl_scale.data.shards.layout import DIGESTS_SCHEMA, SAMPLES_SCHEMA, SHARDS_SCHEMA, label_dtype, table_name
+from data_prep.writing.shard import has_tar, read_record, record_name
+from matl_scale.data.shards.layout import DIGESTS_SCHEMA, SAMPLES_SCHEMA, SHARDS_SCHEMA, WORK, label_dtype, table_name
 from matl_scale.data.shards.manifest import Manifest, read_manifest
 from matl_scale.data.shards.tables import (
     LabelReference,

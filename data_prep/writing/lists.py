@@ -7,7 +7,7 @@ from typing import Any
 
 from data_prep.planning.copies import find_copies, rank_splits
 from data_prep.planning.plan import DROPPED_FILE
-from data_prep.writing.shard import WORK
+from matl_scale.data.shards.layout import WORK
 from matl_scale.data.shards.manifest import Manifest
 from matl_scale.storage.store import Store
 

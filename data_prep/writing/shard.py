@@ -19,11 +19,10 @@ from data_prep.planning.row_tables import read_names
 from data_prep.pool import Advance, run_jobs
 from data_prep.writing.tar import TarWriter
 from matl_scale.data.images.interface import Images
-from matl_scale.data.shards.layout import DIGEST_BYTES, sample_key
+from matl_scale.data.shards.layout import DIGEST_BYTES, WORK, sample_key
 from matl_scale.errors import InputError, shortened
 from matl_scale.storage.store import Store
 
-WORK = ".work"
 BLOCK_BYTES, BLOCK_SAMPLES = 4 << 20, 1024
 RECORD_KEY = b"matl_scale"
 

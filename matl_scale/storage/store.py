@@ -16,7 +16,7 @@ import fsspec
 from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from matl_scale.errors import InputError
+from matl_scale.errors import InputError, one_line
 from matl_scale.storage.files import file_sha256, sync_to_disk, write_atomic
 from matl_scale.storage.locks import lock_folder
 
@@ -61,8 +61,7 @@ class Store:
         except Exception as error:
             if self.local is not None and isinstance(error, OSError):
                 raise
-            text = " ".join(str(error).split())[:300]
-            raise InputError(f"{self.url} cannot be used: {type(error).__name__}: {text}.") from error
+            raise InputError(f"{self.url} cannot be used: {type(error).__name__}: {one_line(error)}.") from error
 
     def exists(self, name: str) -> bool:
         """Returns whether there is a file of that name."""

@@ -13,9 +13,8 @@ class ArrayImages:
     """Pixels that are encoded as PNG when they are read."""
 
     root: str  # where they come from
-    pixels: np.ndarray = field(
-        repr=False
-    )  # uint8, shape `(num_images, height, width)` or `(num_images, height, width, 3)`
+    # uint8, shape `(num_images, height, width)` or `(num_images, height, width, 3)`
+    pixels: np.ndarray = field(repr=False)
 
     def read(self, names: Sequence[str], indices: np.ndarray) -> Iterator[bytes]:  # noqa: ARG002
         return (encode_png(self.pixels[index]) for index in indices)

@@ -1,7 +1,7 @@
 """Decodes images to RGB squares. No torch.
 
-JPEG is decoded by simplejpeg (libjpeg-turbo), which scales while it decodes: it is 1.5 to 5 times faster than Pillow, and the
-fastest decoder measured that reports truncated files. It works with any build of torch. Pillow decodes everything else.
+JPEG is decoded by simplejpeg (libjpeg-turbo), which scales while it decodes and is therefore faster than Pillow. It reports
+truncated files, and works with any build of torch. Pillow decodes everything else.
 """
 
 import io

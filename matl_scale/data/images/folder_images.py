@@ -45,7 +45,7 @@ class FolderImages:
 
 
 def read_file(path: str) -> bytes:
-    """Returns a file's content, empty if there is no file. For small files it takes half the time of a file object.
+    """Returns a file's content, empty if there is no file. For small files it is faster than a file object.
 
     Raises:
         InputError: The file exists and cannot be read, which is no reason to leave an image out.

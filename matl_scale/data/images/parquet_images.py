@@ -20,7 +20,7 @@ class ParquetImages:
     """The rows of Parquet files."""
 
     root: str  # what the user gave
-    files: Sequence[Path]  # the Parquet files
+    files: Sequence[Path]
     sizes: Sequence[int]  # number of rows of each file
 
     def names(self) -> Iterator[tuple[list[str], np.ndarray]]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from matl_scale.data.shards.layout import MISSING, class_counts
+from matl_scale.data.shards.layout import MISSING, count_labels
 from matl_scale.seeds import derive_seed
 
 NO_TASK = -1
@@ -64,7 +64,7 @@ class TaskOrder:
     def class_weights(self, task: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the number of samples of each class of a task, and the share of the draws that each class gets."""
         if task not in self._weights:
-            counts = class_counts(self._labels[:, task], 2)
+            counts = count_labels(self._labels[:, task], 2)
             weights = np.where(counts > 0, counts.astype(float), 1.0) ** (1 - self.balance) * (counts > 0)
             self._weights[task] = counts, weights / max(weights.sum(), 1e-300)
         return self._weights[task]

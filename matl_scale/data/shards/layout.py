@@ -14,6 +14,7 @@ import pyarrow as pa
 from matl_scale.tasks import Task
 
 MANIFEST_FILE = "manifest.json"
+WORK = ".work"  # folder of unfinished work inside the set's folder
 MISSING = -1
 HEADER_BYTES = 512  # per tar member with a short name
 SPLIT_ORDER = ("train", "val", "test")
@@ -99,7 +100,7 @@ def encode_label_row(row: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def class_counts(labels: np.ndarray, num_classes: int) -> np.ndarray:
+def count_labels(labels: np.ndarray, num_classes: int) -> np.ndarray:
     """Counts the labels of one task, shape `(num_samples,)`, per class, without missing labels."""
     return np.bincount(labels[labels != MISSING], minlength=num_classes)
 

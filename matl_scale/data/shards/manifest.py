@@ -20,7 +20,7 @@ from matl_scale.data.shards.layout import (
     split_rank,
 )
 from matl_scale.data.shards.tables import LabelReference, parquet_errors, read_table
-from matl_scale.data.shards.versions import ROLES, check_table, choose_version, is_file_name, read_entries
+from matl_scale.data.shards.versions import ROLES, check_file, choose_version, is_file_name, read_entries
 from matl_scale.errors import InputError, nearest
 from matl_scale.storage.files import hash_text
 from matl_scale.storage.store import Store
@@ -216,7 +216,7 @@ def read_manifest(folder: str | Path | Store, version: str = "") -> Manifest:
     entry = choose_version(root, entries, version)
     tables = {role: entry["tables"][role]["file"] for role in ROLES}
     for file in [*(entry["tables"][role] for role in ROLES), *entry["labels"]]:
-        check_table(root, file)
+        check_file(root, file)
     rows = read_table(root, tables["tasks"], TASKS_SCHEMA).to_pylist()
     shards = read_table(root, tables["shards"], SHARDS_SCHEMA)
     check_tables(root, rows, shards, entry)

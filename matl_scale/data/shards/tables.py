@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from matl_scale.data.shards.layout import TASKS_SCHEMA, class_counts, label_dtype
-from matl_scale.errors import InputError
+from matl_scale.data.shards.layout import TASKS_SCHEMA, count_labels, label_dtype
+from matl_scale.errors import InputError, one_line
 from matl_scale.storage.store import Store
 from matl_scale.tasks import Task
 
@@ -27,8 +27,7 @@ def parquet_errors(context: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        text = " ".join(str(error).split())[:300]
-        raise InputError(f"{context} cannot be read as Parquet: {text}.") from error
+        raise InputError(f"{context} cannot be read as Parquet: {one_line(error)}.") from error
 
 
 def read_table(root: Store, name: str, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
@@ -83,12 +82,12 @@ def label_schema(tasks: Sequence[Task]) -> pa.Schema:
 
 
 def count_classes(tasks: Sequence[Task], labels: np.ndarray) -> list[np.ndarray]:
-    """Counts the classes of every task in a label matrix, shape `(num_samples, num_tasks)`."""
-    return [class_counts(labels[:, i], task.num_classes) for i, task in enumerate(tasks)]
+    """Counts the labels of every task per class in a label matrix, shape `(num_samples, num_tasks)`."""
+    return [count_labels(labels[:, i], task.num_classes) for i, task in enumerate(tasks)]
 
 
 class TaskCounts:
-    """Counts the classes of every task, one per column, over parts of a label matrix."""
+    """Sums what `count_classes` returns over parts of a label matrix."""
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         self.tasks = tasks

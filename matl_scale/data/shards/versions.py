@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from matl_scale.data.shards.layout import MANIFEST_FILE
+from matl_scale.data.shards.layout import MANIFEST_FILE, WORK
 from matl_scale.errors import InputError
 from matl_scale.storage.files import as_json, hash_text
 from matl_scale.storage.store import Store
@@ -59,7 +59,7 @@ def read_entries(root: Store) -> list[dict[str, Any]]:
     """Reads the versions of a shard set, oldest first; raises `InputError` if there is no manifest, or it is malformed."""
     if not root.exists(MANIFEST_FILE):
         hint = ""
-        if ".work" in root.names():
+        if WORK in root.names():
             hint = " It holds unfinished work: run the same `matl-data shard` again, or `matl-data merge` after an array job."
         raise InputError(f"{root} is not a shard set: it has no {MANIFEST_FILE}.{hint} See `matl-data --help`.")
     path = f"{root}/{MANIFEST_FILE}"
@@ -98,6 +98,7 @@ def is_file_name(name: str) -> bool:
 
 
 def choose_version(root: Store, entries: Sequence[dict[str, Any]], version: str) -> dict[str, Any]:
+    """Returns the entry of a version, given as `read_manifest` takes it; raises `InputError` if there is none."""
     if not version:
         return entries[-1]
     if version.isdigit() and 1 <= int(version) <= len(entries):
@@ -109,7 +110,8 @@ def choose_version(root: Store, entries: Sequence[dict[str, Any]], version: str)
     return found[0]
 
 
-def check_table(root: Store, file: Mapping[str, str]) -> None:
+def check_file(root: Store, file: Mapping[str, str]) -> None:
+    """Raises `InputError` if a file that a version lists is missing, or is another one."""
     if not root.exists(file["file"]):
         raise InputError(f"{root}/{MANIFEST_FILE} lists {file['file']!r}, which is missing. Restore it from a copy.")
     if root.sha256(file["file"]) != file["sha256"]:
