@@ -1,7 +1,6 @@
 """Mutated tars, manifests, tables and label files: each is refused in words or read right, and none raises anything else."""
 
 import contextlib
-import json
 import shutil
 from pathlib import Path
 
@@ -12,16 +11,15 @@ from hypothesis import strategies as st
 
 from data_prep.inspect.verify import verify_shard_set
 from data_prep.labels.matrix import ColumnRoles, Labels, read_labels
-from helpers.commands import matl_data
+from helpers.commands import matl_data, shard_arguments
+from helpers.shard_sets import list_changed_table
 from helpers.sources_on_disk import write_images, write_labels
 from matl_scale.data.loading.loader import DecodeBatch, EncodedBatch
 from matl_scale.data.loading.plan import PlannedBatch
 from matl_scale.data.loading.stream import StreamBatches
 from matl_scale.data.shards.manifest import read_manifest
 from matl_scale.data.shards.reader import SampleReader
-from matl_scale.data.shards.versions import version_id
 from matl_scale.errors import InputError
-from matl_scale.storage.files import file_sha256
 
 COUNT = 30
 fuzz = settings(
@@ -66,8 +64,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = write_images(root / "images", COUNT)
     for name in ("labels.csv", "labels.parquet"):
         write_labels(root / name, names)
-    arguments = ["shard", "--images", str(root / "images"), "--labels", str(root / "labels.csv"), "--workers", "1"]
-    assert matl_data([*arguments, "--out", str(root / "set"), "--shard-mb", "0.04"]) == 0
+    assert matl_data(shard_arguments(root, root / "set", "--workers", "1", "--shard-mb", "0.04")) == 0
     return root
 
 
@@ -128,12 +125,7 @@ def test_tables(original: Path, scratch: Path, steps: list[Mutation], role: str,
     """With `vouched`, whoever changed the table has changed the checksums in the manifest too."""
     differs = mutated(original, scratch, f"{role}.v1.parquet", steps)
     if vouched:
-        manifest = json.loads((scratch / "manifest.json").read_text())
-        entry = manifest["versions"][0]
-        file = entry["labels"][0] if role == "labels" else entry["tables"][role]
-        file["sha256"] = file_sha256(scratch / file["file"])
-        entry["id"] = version_id(entry["tables"], entry["labels"])
-        (scratch / "manifest.json").write_text(json.dumps(manifest))
+        list_changed_table(scratch, role)
     try:
         found = read_manifest(scratch)
         labels, samples = found.labels(), found.samples

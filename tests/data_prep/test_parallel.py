@@ -16,7 +16,7 @@ from data_prep.labels.matrix import ColumnRoles
 from data_prep.planning.make_plan import Options
 from data_prep.shard_set import write_shard_set
 from data_prep.sources import labelled
-from helpers.commands import matl_data
+from helpers.commands import matl_data, shard_arguments
 from helpers.sources_on_disk import contents, write_images, write_labels
 from matl_scale.data.shards.manifest import read_manifest
 from matl_scale.data.shards.reader import SampleReader
@@ -40,9 +40,8 @@ def expected(source: Path) -> dict[str, bytes]:
     return contents(source / "expected")
 
 
-def command(source: Path, out: Path, *options: str) -> list[str]:
-    arguments = ["shard", "--images", str(source / "images"), "--labels", str(source / "labels.csv"), "--out", str(out)]
-    return [*arguments, "--split-fractions", "train=0.7,val=0.3", "--shard-mb", "0.02", *options]
+def command(source: Path, out: Path | str, *options: str) -> list[str]:
+    return shard_arguments(source, out, "--split-fractions", "train=0.7,val=0.3", "--shard-mb", "0.02", *options)
 
 
 def test_the_set_is_what_went_in(source: Path, expected: dict[str, bytes]) -> None:
@@ -136,7 +135,7 @@ def test_urls_write_the_same_bytes(source: Path, expected: dict[str, bytes], tmp
     manifest = read_manifest("memory://bucket/set")
     assert manifest.labels().tolist() == read_manifest(source / "expected").labels().tolist()
     assert matl_data(["verify", "memory://bucket/set", "--workers", "1"]) == 0
-    assert matl_data(command(source, f"file://{tmp_path}/set", "--workers", "2")) == 0  # type: ignore[arg-type]
+    assert matl_data(command(source, f"file://{tmp_path}/set", "--workers", "2")) == 0
     assert {name: data for name, data in contents(tmp_path / "set").items() if name.endswith(".tar")} == {
         name: data for name, data in expected.items() if name.endswith(".tar")
     }
@@ -180,67 +179,6 @@ def test_killed_at_twenty_random_moments(tmp_path: Path) -> None:
         kill_and_repeat(big, expected, tmp_path / f"set{i}", generator.uniform(0.1, 1.0) * whole_s) for i in range(20)
     ]
     assert sum(cut) >= 10
-
-
-def test_bad_images_are_all_named_and_good_shards_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    names = write_images(tmp_path / "images", COUNT)
-    write_labels(tmp_path / "labels.csv", names)
-    whole = {name: (tmp_path / "images" / name).read_bytes() for name in (names[5], names[60])}
-    (tmp_path / "images" / names[5]).write_bytes(b"")
-    (tmp_path / "images" / names[60]).write_bytes(whole[names[60]][:-20])
-    out = tmp_path / "set"
-    assert matl_data(command(tmp_path, out, "--workers", "1")) == 2
-    error = capsys.readouterr().err
-    assert "2 images cannot be used" in error
-    assert all(f"images/{name}: it" in error for name in whole)
-    kept = len(list(out.glob("*.tar")))
-    assert kept > 5
-    assert not (out / "manifest.json").exists()
-    for name, data in whole.items():
-        (tmp_path / "images" / name).write_bytes(data)
-    assert matl_data(command(tmp_path, out, "--workers", "1")) == 0
-    assert f"{kept} of {kept + 2} shards were finished already" in capsys.readouterr().err
-    assert read_manifest(out).num_samples == COUNT
-
-
-def test_skip_bad_lists_what_it_leaves_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    names = write_images(tmp_path / "images", COUNT)
-    write_labels(tmp_path / "labels.csv", names)
-    for name in names[7:9]:
-        (tmp_path / "images" / name).write_bytes(b"no image")
-    out = tmp_path / "set"
-    assert matl_data(command(tmp_path, out, "--workers", "1", "--skip-bad")) == 0
-    assert "left out 2 bad images" in capsys.readouterr().err
-    lines = (out / "skipped.csv").read_text().splitlines()
-    assert lines[0] == "image,reason"
-    assert sorted(line.split(",")[0] for line in lines[1:]) == sorted(names[7:9])
-    manifest = read_manifest(out)
-    assert manifest.num_samples == COUNT - 2
-    assert not set(names[7:9]) & set(manifest.samples["path"].to_pylist())
-    assert matl_data(["verify", str(out), "--workers", "1"]) == 0
-
-
-def test_copies_are_reported_or_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    names = write_images(tmp_path / "images", 20)
-    (tmp_path / "images" / names[3]).write_bytes((tmp_path / "images" / names[12]).read_bytes())
-    (tmp_path / "images" / names[4]).write_bytes((tmp_path / "images" / names[5]).read_bytes())
-    splits = ["test" if i == 12 else "train" for i in range(20)]
-    rows = [f"{name},{i % 2},{split}" for i, (name, split) in enumerate(zip(names, splits, strict=True))]
-    (tmp_path / "labels.csv").write_text("\n".join(["image,x,part", *rows]))
-    arguments = ["shard", "--images", str(tmp_path / "images"), "--labels", str(tmp_path / "labels.csv")]
-    arguments += ["--split-column", "part", "--workers", "1"]
-    assert matl_data([*arguments, "--out", str(tmp_path / "set")]) == 0
-    assert "2 images are copies of another, 1 of one in another split" in capsys.readouterr().err
-    assert f"{names[3]},train,{names[12]},test" in (tmp_path / "set/duplicates.csv").read_text()
-    assert matl_data(["verify", "--quick", str(tmp_path / "set")]) == 2
-    assert "1 images are in two splits" in capsys.readouterr().out
-    assert matl_data([*arguments, "--out", str(tmp_path / "clean"), "--dedupe"]) == 0
-    assert "left out 2 copies" in capsys.readouterr().err
-    paths = read_manifest(tmp_path / "clean").samples["path"].to_pylist()
-    assert sorted(paths) == sorted(
-        set(names) - {names[3], max(names[4], names[5])}
-    )  # the test copy stays, then the first
-    assert matl_data(["verify", str(tmp_path / "clean"), "--workers", "1"]) == 0
 
 
 def test_no_space_left_is_one_line(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,8 +268,7 @@ def test_a_remote_call_keeps_the_first_cuts(tmp_path: Path) -> None:
     whole = {name: (tmp_path / "images" / name).read_bytes() for name in names[:10]}
     for name in whole:
         (tmp_path / "images" / name).write_bytes(b"")
-    arguments = ["shard", "--images", str(tmp_path / "images"), "--labels", str(tmp_path / "labels.csv")]
-    arguments += ["--out", "memory://cuts/set", "--shard-mb", "0.01", "--workers", "1"]
+    arguments = shard_arguments(tmp_path, "memory://cuts/set", "--shard-mb", "0.01", "--workers", "1")
     assert matl_data(arguments) == 2
     for name, data in whole.items():
         (tmp_path / "images" / name).write_bytes(data)
@@ -339,68 +276,3 @@ def test_a_remote_call_keeps_the_first_cuts(tmp_path: Path) -> None:
     assert sorted(read_manifest("memory://cuts/set").samples["path"].to_pylist()) == sorted(names)
     assert matl_data(["verify", "memory://cuts/set", "--workers", "1"]) == 0
     remote.rm("/cuts", recursive=True)
-
-
-def test_an_image_that_cannot_be_read_now_is_not_left_out(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    opened = os.open
-
-    def failing(path: str, flags: int, *others: object, **named: object) -> int:
-        if str(path).endswith("0077.png"):
-            raise OSError(24, "Too many open files")
-        return opened(path, flags, *others, **named)  # type: ignore[arg-type]
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "open", failing)
-        assert matl_data(command(source, tmp_path / "set", "--workers", "1", "--skip-bad")) == 2
-    assert "0077.png cannot be read: Too many open files" in capsys.readouterr().err
-    assert matl_data(command(source, tmp_path / "set", "--workers", "1", "--skip-bad")) == 0
-    assert read_manifest(tmp_path / "set").num_samples == COUNT
-
-
-def test_pipes_and_loops_in_a_folder(tmp_path: Path) -> None:
-    names = write_images(tmp_path / "images", 6)
-    write_labels(tmp_path / "labels.csv", names, missing=0)
-    os.mkfifo(tmp_path / "images/a/pipe.png")
-    (tmp_path / "images/b/loop").symlink_to(tmp_path / "images")
-    arguments = ["shard", "--images", str(tmp_path / "images"), "--labels", str(tmp_path / "labels.csv")]
-    assert matl_data([*arguments, "--out", str(tmp_path / "set"), "--workers", "1", "--tasks", "t0"]) == 0
-    assert sorted(read_manifest(tmp_path / "set").samples["path"].to_pylist()) == sorted(names)
-
-
-def test_resized_copies_are_left_out_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for split in ("train", "val"):
-        names = write_images(tmp_path / split, 6)
-        (tmp_path / f"{split}.csv").write_text(
-            "\n".join(["image,x", *(f"{split}_{n},{i % 2}" for i, n in enumerate(names))])
-        )
-        moved = tmp_path / f"{split}_moved"
-        for name in names:
-            (moved / f"{split}_{name}").parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / split / name).rename(moved / f"{split}_{name}")
-    arguments = ["shard", "--out", str(tmp_path / "set"), "--resize", "4", "--workers", "1", "--dedupe"]
-    for split, code in (("train", 0), ("val", 2)):
-        sources = ["--images", str(tmp_path / f"{split}_moved"), "--labels", str(tmp_path / f"{split}.csv")]
-        assert matl_data([*arguments, *sources, "--split", split]) == code
-    assert "left out 6 copies" in capsys.readouterr().err
-    assert read_manifest(tmp_path / "set").splits == {"train": 6}
-
-
-def test_a_set_of_bad_images_only_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    names = write_images(tmp_path / "images", 4)
-    (tmp_path / "labels.csv").write_text("\n".join(["image,x", *(f"{name},{i % 2}" for i, name in enumerate(names))]))
-    for name in names:
-        (tmp_path / "images" / name).write_bytes(b"no image")
-    arguments = [
-        "shard",
-        "--images",
-        str(tmp_path / "images"),
-        "--labels",
-        str(tmp_path / "labels.csv"),
-        "--workers",
-        "1",
-    ]
-    assert matl_data([*arguments, "--out", str(tmp_path / "set"), "--skip-bad"]) == 2
-    assert "would hold no image" in capsys.readouterr().err
-    assert not (tmp_path / "set/manifest.json").exists()

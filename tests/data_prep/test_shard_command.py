@@ -12,7 +12,8 @@ import pytest
 import webdataset as wds
 from PIL import Image
 
-from helpers.commands import matl_data
+from helpers.commands import matl_data, shard_arguments
+from helpers.sources_on_disk import contents
 from matl_scale.data.shards.manifest import read_manifest
 from matl_scale.storage.locks import lock_folder
 
@@ -27,7 +28,7 @@ e.png,1,blond,,test
 
 def write_images(folder: Path) -> dict[str, bytes]:
     generator = np.random.default_rng(0)
-    contents = {}
+    written = {}
     for name in ("a.png", "sub/b.jpg", "c.png", "d.png", "e.png"):
         buffer = io.BytesIO()
         pixels = generator.integers(0, 256, (12, 10, 3), dtype=np.uint8)
@@ -35,8 +36,8 @@ def write_images(folder: Path) -> dict[str, bytes]:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(buffer.getvalue())
-        contents[name] = buffer.getvalue()
-    return contents
+        written[name] = buffer.getvalue()
+    return written
 
 
 @pytest.fixture
@@ -47,18 +48,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def shard(source: Path, out: str, *options: str, labels: str = "labels.csv", images: str = "images") -> int:
-    return matl_data(
-        [
-            "shard",
-            "--images",
-            str(source / images),
-            "--labels",
-            str(source / labels),
-            "--out",
-            str(source / out),
-            *options,
-        ]
-    )
+    return matl_data(shard_arguments(source, source / out, *options, images=images, labels=labels))
 
 
 def test_bytes_labels_and_splits_survive(source: Path) -> None:
@@ -106,10 +96,7 @@ def test_webdataset_alone_reads_the_tars(source: Path) -> None:
 def test_same_input_same_bytes(source: Path) -> None:
     for out in ("one", "two"):
         assert shard(source, out, "--split-fractions", "train=0.6,val=0.4", "--seed", "7", "--tasks", "smiling") == 0
-    names = sorted(path.name for path in (source / "one").iterdir())
-    assert names == sorted(path.name for path in (source / "two").iterdir())
-    for name in names:
-        assert (source / "one" / name).read_bytes() == (source / "two" / name).read_bytes(), name
+    assert contents(source / "one") == contents(source / "two")
     for tar in (source / "one").glob("*.tar"):
         with tarfile.open(tar) as content:
             assert all((member.mtime, member.uid, member.uname) == (0, 0, "") for member in content)
@@ -145,11 +132,11 @@ def test_separate_calls_make_one_set(source: Path) -> None:
 
 
 def test_parquet_images_and_labels(source: Path) -> None:
-    contents = write_images(source / "images")
-    table = pa.table({"name": list(contents), "image": list(contents.values())})
+    images = write_images(source / "images")
+    table = pa.table({"name": list(images), "image": list(images.values())})
     pq.write_table(table, source / "images.parquet")
     labels = pa.table(
-        {"file": list(contents), "flag": [True, False, None, True, False], "kind": [1.0, 2.0, None, 1.0, 2.0]}
+        {"file": list(images), "flag": [True, False, None, True, False], "kind": [1.0, 2.0, None, 1.0, 2.0]}
     )
     pq.write_table(labels, source / "labels.parquet")
     assert shard(source, "set", "--image-column", "file", labels="labels.parquet", images="images.parquet") == 0
@@ -306,14 +293,14 @@ def test_output_folder_that_is_not_empty_is_left_alone(source: Path, capsys: pyt
 
 def test_a_complete_set_stays_as_it_is(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shard(source, "set")
-    before = {path.name: path.read_bytes() for path in (source / "set").iterdir()}
+    before = contents(source / "set")
     assert shard(source, "set") == 0  # the same call again
     assert "nothing to do" in capsys.readouterr().err
     assert shard(source, "set", "--resize", "8") == 2
     assert "already has the split train" in capsys.readouterr().err
     assert shard(source, "set", "--split", "val") == 2
     assert "5 are in " in capsys.readouterr().err
-    assert {path.name: path.read_bytes() for path in (source / "set").iterdir()} == before
+    assert contents(source / "set") == before
 
 
 def test_info_has_one_line_per_task(source: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,5 @@
 """`matl-data tasks`: new versions of labels, tars untouched, older versions readable; and the checks of a set."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -9,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from helpers.commands import matl_data
+from helpers.commands import matl_data, shard_arguments
+from helpers.shard_sets import list_changed_table
 from helpers.sources_on_disk import contents, write_images, write_labels
 from matl_scale.data.shards.label_association import cramers_v
 from matl_scale.data.shards.manifest import read_manifest
@@ -22,9 +22,8 @@ COUNT = 40
 def made(tmp_path: Path) -> Path:
     """A set of 40 images in train and val, with three binary tasks."""
     write_labels(tmp_path / "labels.csv", write_images(tmp_path / "images", COUNT))
-    arguments = ["shard", "--images", str(tmp_path / "images"), "--labels", str(tmp_path / "labels.csv")]
-    arguments += ["--out", str(tmp_path / "set"), "--split-fractions", "train=0.7,val=0.3", "--stratify"]
-    assert matl_data([*arguments, "--workers", "1", "--shard-mb", "0.02"]) == 0
+    options = ["--split-fractions", "train=0.7,val=0.3", "--stratify", "--workers", "1", "--shard-mb", "0.02"]
+    assert matl_data(shard_arguments(tmp_path, tmp_path / "set", *options)) == 0
     return tmp_path
 
 
@@ -92,8 +91,8 @@ def test_a_split_can_join_after_tasks_were_added(made: Path) -> None:
     (made / "new").mkdir()
     shutil.copy(made / "images/a/0000.png", made / "new/n.png")
     (made / "new.csv").write_text("image,t0,t1,t2,flag\nn.png,1,0,,1\n")
-    arguments = ["shard", "--images", str(made / "new"), "--labels", str(made / "new.csv"), "--split", "test"]
-    assert matl_data([*arguments, "--out", str(made / "set"), "--workers", "1"]) == 0
+    options = ["--split", "test", "--workers", "1"]
+    assert matl_data(shard_arguments(made, made / "set", *options, images="new", labels="new.csv")) == 0
     newest = read_manifest(made / "set")
     assert newest.splits["test"] == 1
     assert newest.labels()[-1].tolist() == [1, 0, -1, 1]
@@ -173,14 +172,7 @@ def damage(root: Path, kind: str) -> str:
     pq.write_table(wrong, labels)
     if kind == "checksum":
         return "SHA-256 differs"
-    manifest = json.loads((root / "manifest.json").read_text())
-    from matl_scale.data.shards.versions import version_id
-    from matl_scale.storage.files import file_sha256
-
-    entry = manifest["versions"][0]
-    entry["labels"][0]["sha256"] = file_sha256(labels)
-    entry["id"] = version_id(entry["tables"], entry["labels"])
-    (root / "manifest.json").write_text(json.dumps(manifest))
+    list_changed_table(root, "labels")
     return "labels should lie between -1 and 1"
 
 

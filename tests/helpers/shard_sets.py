@@ -1,5 +1,6 @@
 """Small shard sets for tests, written by the real writer."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,10 @@ from data_prep.dataset import Dataset, from_arrays
 from data_prep.planning.make_plan import Options
 from data_prep.shard_set import write_shard_set
 from matl_scale.data.images.array_images import ArrayImages
+from matl_scale.data.shards.layout import MANIFEST_FILE
 from matl_scale.data.shards.manifest import Manifest
+from matl_scale.data.shards.versions import version_id
+from matl_scale.storage.files import file_sha256
 from matl_scale.tasks import Task
 
 CLASSES = (2, 2, 3, 2, 5, 2)
@@ -55,3 +59,14 @@ def write_small_set(root: Path) -> ShardSet:
     assert manifest is not None
     labels = next(dataset.chunks()).labels
     return ShardSet(root=root, manifest=manifest, pixels=pixels, labels=labels)
+
+
+def list_changed_table(root: Path, role: str) -> None:
+    """Writes the checksum of a table that was changed into the manifest's first version, as someone would who hides a change."""
+    path = root / MANIFEST_FILE
+    manifest = json.loads(path.read_text())
+    entry = manifest["versions"][0]
+    file = entry["labels"][0] if role == "labels" else entry["tables"][role]
+    file["sha256"] = file_sha256(root / file["file"])
+    entry["id"] = version_id(entry["tables"], entry["labels"])
+    path.write_text(json.dumps(manifest))

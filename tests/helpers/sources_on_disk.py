@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 from matl_scale.data.images.array_images import encode_png
 
 
-def write_images(root: Path, count: int, size: int = 8) -> list[str]:
-    """Writes PNG files in two folders and returns their names."""
+def write_images(root: Path, count: int, size: int = 8, prefix: str = "") -> list[str]:
+    """Writes PNG files in two folders, whose names begin with `prefix`, and returns their names."""
     generator = np.random.default_rng(0)
     names = []
     for i in range(count):
-        name = f"{'ab'[i % 2]}/{i:04d}.png"
+        name = f"{prefix}{'ab'[i % 2]}/{i:04d}.png"
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(encode_png(generator.integers(0, 256, (size, size, 3), dtype=np.uint8)))
         names.append(name)
