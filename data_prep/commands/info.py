@@ -24,7 +24,7 @@ def add_command(commands: Subparsers) -> None:
         "--picture",
         type=Path,
         metavar="FILE",
-        help="draw how strongly the labels of tasks are associated (.png, .svg, .pdf)",
+        help="draw how strongly the labels of tasks are associated, as bias-corrected Cramér's V (.png, .svg, .pdf)",
     )
     info.set_defaults(run=run)
 
@@ -42,4 +42,4 @@ def run(options: argparse.Namespace) -> None:
         draw_picture(values, manifest.task_names, path)
         for one, other, value in strongest_pairs(values, manifest.task_names, NUM_PAIRS):
             console.print(f"  {value:.3f}  {escape(one)}, {escape(other)}")
-        console.print(f"Cramér's V of all pairs: {path}")
+        console.print(f"Bias-corrected Cramér's V of all pairs: {path}")

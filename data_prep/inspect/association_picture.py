@@ -23,7 +23,7 @@ def draw_picture(values: np.ndarray, names: Sequence[str], path: Path) -> None:
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.add_subplot()
     picture = axes.imshow(values[np.ix_(order, order)], vmin=0, vmax=1, cmap="magma", interpolation="nearest")
-    figure.colorbar(picture, label="Cramér's V of the labels")
+    figure.colorbar(picture, label="bias-corrected Cramér's V of the labels")
     if len(names) <= MAX_NAMES:
         shown = [names[i].replace("$", r"\$") for i in order.tolist()]
         axes.set_xticks(range(len(names)), shown, rotation=90, fontsize=7)

@@ -11,9 +11,7 @@ import pytest
 from helpers.commands import matl_data, shard_arguments
 from helpers.shard_sets import list_changed_table
 from helpers.sources_on_disk import contents, write_images, write_labels
-from matl_scale.data.shards.label_association import cramers_v
 from matl_scale.data.shards.manifest import read_manifest
-from matl_scale.tasks import Task
 
 COUNT = 40
 
@@ -202,17 +200,3 @@ def test_preview_shows_real_samples(made: Path, capsys: pytest.CaptureFixture[st
     assert "http" not in page
     assert matl_data(["preview", str(made / "set"), "--task", "t00"]) == 2
     assert "has no task `t00`. Did you mean" in capsys.readouterr().err
-
-
-def test_cramers_v_against_correlation() -> None:
-    generator = np.random.default_rng(0)
-    first = generator.integers(0, 2, 500)
-    noisy = np.where(generator.random(500) < 0.8, first, 1 - first)
-    labels = np.stack([first, noisy, 1 - first, generator.integers(0, 3, 500)], axis=1)
-    labels[generator.random(labels.shape) < 0.2] = -1
-    tasks = [Task(name=str(i), classes=("a", "b", "c")[: 3 if i == 3 else 2]) for i in range(4)]
-    values = cramers_v(labels, tasks)
-    both = (labels[:, 0] >= 0) & (labels[:, 1] >= 0)
-    assert values[0, 1] == pytest.approx(abs(np.corrcoef(labels[both, 0], labels[both, 1])[0, 1]))
-    assert values[0, 2] == pytest.approx(1)
-    assert values[0, 3] < 0.2

@@ -4,65 +4,50 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from matl_scale.data.shards.layout import MISSING
+from matl_scale.data.shards.contingency import PairStatistics, measure_pairs
 from matl_scale.data.shards.manifest import Manifest
 from matl_scale.tasks import Task
 
-MAX_SAMPLES = 50_000
-BLOCK_SAMPLES = 4096
+MIN_COMMON = 20  # samples with both labels; fewer say nothing about two tasks
 
 
 def cramers_v(labels: np.ndarray, tasks: Sequence[Task]) -> np.ndarray:
-    """Computes Cramér's V of every pair of tasks over the samples with both labels: from 0, independent, to 1, where one label
-    determines the other.
+    """Computes the bias-corrected Cramér's V of every pair of tasks over the samples with both labels: from 0, independent, to
+    1, where one label determines the other.
 
-    For two binary tasks it is the absolute value of their correlation. Source: H. Cramér, Mathematical Methods of Statistics,
-    1946, 21.9. Labels have the shape `(num_samples, num_tasks)`, −1 = no label; the result `(num_tasks, num_tasks)`, NaN
-    where no sample has both labels, or all of them have the same class of one task.
+    Without the correction, labels that are independent seem associated, the more so the fewer the samples and the more the
+    classes. Source: W. Bergsma, A bias-correction for Cramér's V and Tschuprow's T, Journal of the Korean Statistical Society
+    42, 2013. Of a large set, evenly spaced samples are taken, see `measure_pairs`.
+
+    Args:
+        labels: Shape `(num_samples, num_tasks)`, −1 = no label; quickest where the column of each task is contiguous.
+        tasks: The tasks, in the order of the columns.
+
+    Returns:
+        float32, symmetric, shape `(num_tasks, num_tasks)`. It is NaN, unknown, where fewer than `MIN_COMMON` samples have both
+        labels, or all of them have the same class of one task.
     """
-    ends = np.cumsum([task.num_classes for task in tasks])
-    starts = ends - [task.num_classes for task in tasks]
-    together = np.zeros((ends[-1], ends[-1]))
-    for first in range(0, len(labels), BLOCK_SAMPLES):
-        block = labels[first : first + BLOCK_SAMPLES]
-        ones = np.zeros((len(block), ends[-1]), dtype=np.float32)
-        samples, columns = np.nonzero(block != MISSING)
-        ones[samples, starts[columns] + block[samples, columns]] = 1
-        together += ones.T @ ones
-    binary = np.array([task.num_classes == 2 for task in tasks])
-    result = np.full((len(tasks), len(tasks)), np.nan)
-    result[np.ix_(binary, binary)] = binary_pairs(together, starts[binary])
-    for i in range(len(tasks)):
-        for j in range(i + 1):
-            if not (binary[i] and binary[j]):
-                result[i, j] = result[j, i] = one_pair(together[starts[i] : ends[i], starts[j] : ends[j]])
-    return result
+    values = np.full((len(tasks), len(tasks)), np.nan, dtype=np.float32)
+    for task_ids, other_ids, statistics in measure_pairs(labels, np.array([task.num_classes for task in tasks])):
+        block = correct(statistics).astype(np.float32)
+        values[np.ix_(task_ids, other_ids)] = block
+        values[np.ix_(other_ids, task_ids)] = block.T
+    # rounding differs between the halves of what a block's pairs with itself give
+    symmetric: np.ndarray = np.maximum(values, values.T)
+    return symmetric
 
 
-def binary_pairs(together: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Computes Cramér's V of all pairs of binary tasks at once: a thousand tasks make half a million pairs.
-
-    `together` counts the samples with two classes at once, shape `(num_classes, num_classes)` over all tasks; `starts` has
-    the index of each task's first class.
-    """
-    both = [[together[np.ix_(starts + i, starts + j)] for j in (0, 1)] for i in (0, 1)]
-    rows, columns = both[0][0] + both[0][1], both[0][0] + both[1][0]
-    other_rows, other_columns = both[1][0] + both[1][1], both[0][1] + both[1][1]
-    spread = rows * other_rows * columns * other_columns
-    difference = np.abs(both[0][0] * both[1][1] - both[0][1] * both[1][0])
-    association: np.ndarray = np.divide(difference, np.sqrt(spread), out=np.full_like(spread, np.nan), where=spread > 0)
-    return association
-
-
-def one_pair(counts: np.ndarray) -> float:
-    """Computes Cramér's V of one contingency table, shape `(num_classes, num_other_classes)`."""
-    counts = counts[counts.sum(axis=1) > 0][:, counts.sum(axis=0) > 0]
-    if min(counts.shape) < 2:
-        return float("nan")
-    total = counts.sum()
-    expected = counts.sum(axis=1, keepdims=True) * counts.sum(axis=0, keepdims=True) / total
-    chi_squared = float(((counts - expected) ** 2 / expected).sum())
-    return float(np.sqrt(chi_squared / total / (min(counts.shape) - 1)))
+def correct(statistics: PairStatistics) -> np.ndarray:
+    """Computes the bias-corrected Cramér's V, shape `(num_tasks, num_other_tasks)`; NaN where it is unknown."""
+    degrees, other_degrees = statistics.num_classes - 1.0, statistics.num_other_classes - 1.0
+    samples = np.maximum(statistics.num_samples, 2) - 1.0
+    excess = np.maximum(statistics.phi_squared - degrees * other_degrees / samples, 0)
+    # at most 0: one class, or as many classes as samples
+    largest = np.minimum(degrees - degrees**2 / samples, other_degrees - other_degrees**2 / samples)
+    known = (statistics.num_samples >= MIN_COMMON) & (largest > 0)
+    squares = np.divide(excess, largest, out=np.full(excess.shape, np.nan), where=known)
+    values: np.ndarray = np.sqrt(np.minimum(squares, 1))
+    return values
 
 
 def strongest_pairs(values: np.ndarray, names: Sequence[str], limit: int) -> list[tuple[str, str, float]]:
@@ -74,7 +59,5 @@ def strongest_pairs(values: np.ndarray, names: Sequence[str], limit: int) -> lis
 
 
 def associate(manifest: Manifest) -> np.ndarray:
-    """Computes Cramér's V of every pair of tasks of a shard set; in large sets, on evenly spaced samples."""
-    count = min(manifest.num_samples, MAX_SAMPLES)
-    sample_ids = np.unique(np.linspace(0, manifest.num_samples - 1, count).astype(np.int64))
-    return cramers_v(manifest.labels()[sample_ids], manifest.tasks)
+    """Computes the bias-corrected Cramér's V of every pair of tasks of a shard set, see `cramers_v`."""
+    return cramers_v(manifest.labels(), manifest.tasks)

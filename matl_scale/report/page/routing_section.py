@@ -42,7 +42,7 @@ def build_routing_section(run: RunHistory, tasks: list[str]) -> RoutingSection |
 
 
 def label_association(run: RunHistory, tasks: list[str]) -> np.ndarray | None:
-    """Returns Cramér's V of the labels of all pairs of tasks; None if the shard set or one of its tasks is gone."""
+    """Returns the bias-corrected Cramér's V of the labels of all pairs of tasks; None if the shard set or a task is gone."""
     try:
         manifest = open_shard_set(run, run.config["data"]["version"])
         task_ids = [manifest.task_names.index(name) for name in tasks]
@@ -77,8 +77,8 @@ def describe_association(overlap: np.ndarray, association: np.ndarray | None) ->
 
     rank = spearmanr(overlap[known], association[known]).statistic
     return [
-        f"Rank correlation of overlap and label association (Cramér's V) over {known.sum():,} pairs: {rank:+.3f}. Masks that are "
-        "drawn at random do not depend on labels: expect about 0."
+        f"Rank correlation of overlap and label association (bias-corrected Cramér's V) over {known.sum():,} pairs: {rank:+.3f}. "
+        "Masks that are drawn at random do not depend on labels: expect about 0."
     ]
 
 
@@ -106,7 +106,7 @@ def draw_pairs(overlap: np.ndarray, association: np.ndarray) -> Figure:
         marker={"size": 4, "opacity": 0.4},
         hovertemplate="V %{x:.3f}, overlap %{y:.3f}<extra></extra>",
     )
-    layout = {"xaxis": axis("Cramér's V of the labels"), "yaxis": axis("share of units in common")}
+    layout = {"xaxis": axis("bias-corrected Cramér's V of the labels"), "yaxis": axis("share of units in common")}
     title = "Mask overlap against label association"
     if len(chosen) < len(known):
         title += f", {len(chosen):,} of {len(known):,} pairs"
