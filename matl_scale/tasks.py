@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Literal
 
 from matl_scale.errors import InputError, nearest
 
@@ -40,11 +41,13 @@ class Task:
         return len(self.classes)
 
 
-def match_names(names: Sequence[str], patterns: str | Sequence[str], key: str) -> list[int]:
+def match_names(
+    names: Sequence[str], patterns: str | Sequence[str], key: str, kind: Literal["tasks", "routes"] = "tasks"
+) -> list[int]:
     """Returns the indices, ascending, of the names that a shell-style pattern, or one of several, matches.
 
     Raises:
-        InputError: A pattern matches nothing; the message names the setting `key` that it came from.
+        InputError: A pattern matches nothing; the message names the setting `key` that it came from, and the kind of things.
     """
     chosen: set[int] = set()
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
@@ -53,7 +56,7 @@ def match_names(names: Sequence[str], patterns: str | Sequence[str], key: str) -
         found = found or [i for i, name in enumerate(names) if fnmatchcase(name, pattern)]
         if not found:
             raise InputError(
-                f"`{key}` should match task names. `{pattern}` matches none of the {len(names)} tasks."
+                f"`{key}` should match names of {kind}. `{pattern}` matches none of the {len(names)} {kind}."
                 + nearest(pattern, names)
             )
         chosen.update(found)

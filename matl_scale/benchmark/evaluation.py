@@ -19,7 +19,8 @@ from matl_scale.data.loading.damage import DamageLog
 from matl_scale.data.loading.loader import EvaluationBatches, build_loader
 from matl_scale.data.shards.reader import SampleReader
 from matl_scale.metrics.counters import TaskCounters
-from matl_scale.models.network import Execution, normalise
+from matl_scale.models.network import normalise
+from matl_scale.models.routing_config import Execution
 from matl_scale.train.evaluation import EvalData, Evaluator
 
 NUM_TASKS = 40
@@ -73,7 +74,8 @@ class Case:
             source = EvaluationBatches(data.sample_ids, data.reader, BATCH, 0, 1)
             for batch in build_loader(source, SIZE, 0):
                 labels = torch.from_numpy(data.labels[batch.sample_ids, task_id].astype(np.int64)).to(conditions.device)
-                counters.update(task_id, model(normalise(batch.images.to(conditions.device)), task_id), labels)
+                logits = model(normalise(batch.images.to(conditions.device)), task_id)
+                counters.update(torch.tensor([task_id], device=conditions.device), logits[:, None], labels[:, None])
         counters.compute()
 
 

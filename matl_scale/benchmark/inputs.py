@@ -7,7 +7,8 @@ import numpy as np
 from PIL import Image
 
 from matl_scale.models.backbones import ModelConfig
-from matl_scale.models.network import RoutedModel, RoutingConfig, build_model
+from matl_scale.models.network import RoutedModel, build_model
+from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.tasks import Task
 
 CELEBA_SIZE = (178, 218)  # width and height in pixels

@@ -19,7 +19,8 @@ from torch.nn import functional
 from matl_scale.benchmark.figure import Conditions, Figure, Workload, timed
 from matl_scale.device import Precision, autocast
 from matl_scale.models.backbones import ModelConfig, build_backbone, count_features
-from matl_scale.models.network import RoutingConfig, build_model
+from matl_scale.models.network import build_model
+from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.routing.subnetwork import Subnetwork
 from matl_scale.train.step.optim import OptimConfig, build_optimizer
 

@@ -19,7 +19,7 @@ from matl_scale.routing.subnetwork import Subnetwork
 from matl_scale.train.process_group import build_accelerator
 from matl_scale.train.step.execution import TrunkExecution
 from matl_scale.train.step.optim import OptimConfig, build_optimizer
-from matl_scale.train.step.sampling import TaskSampler
+from matl_scale.train.step.sampling import RouteSampler
 from matl_scale.train.step.train_step import TrainStep
 
 BATCH = 32
@@ -35,11 +35,11 @@ class OurStep:
         self.optimizer = accelerator.prepare_optimizer(build_optimizer(OptimConfig(), self.model))
         images = torch.randint(0, 256, (BATCH, 3, size, size), dtype=torch.uint8)
         sample_ids = np.arange(BATCH)
-        self.sampler = TaskSampler(0, num_tasks, accelerator.num_processes)
+        self.sampler = RouteSampler(0, num_tasks, accelerator.num_processes)
         self.batches: Iterator[ImageBatch] = (
-            ImageBatch(sample_ids=sample_ids, images=images, valid=sample_ids >= 0, active_task=task, index=i)
+            ImageBatch(sample_ids=sample_ids, images=images, valid=sample_ids >= 0, active_route=route, index=i)
             for i in itertools.count()
-            for task in self.sampler.tasks(i)[accelerator.process_index :: accelerator.num_processes].tolist()
+            for route in self.sampler.routes(i)[accelerator.process_index :: accelerator.num_processes].tolist()
         )
         self.train_step = TrainStep(
             accelerator=accelerator,
@@ -47,6 +47,7 @@ class OurStep:
             trunk=TrunkExecution(accelerator, self.model.trunk, "subnetwork"),
             optimizer=self.optimizer,
             labels=np.broadcast_to((sample_ids % 2)[:, None], (BATCH, num_tasks)),
+            label_shares=np.ones(num_tasks),
             seed=0,
             clip_norm=1.0,
         )
@@ -54,7 +55,7 @@ class OurStep:
 
     def __call__(self) -> int:
         """Runs a step. Returns the bytes that ranks exchanged for heads and norm statistics."""
-        return self.train_step(self.sampler.tasks(next(self.steps)), self.batches).sync.num_bytes
+        return self.train_step(self.sampler.routes(next(self.steps)), self.batches).sync.num_bytes
 
 
 class AllHeads(nn.Module):
@@ -83,11 +84,11 @@ def ddp_step(accelerator: Accelerator, num_tasks: int) -> Workload:
         )
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     images, labels = torch.randn(BATCH, 3, SIZE, SIZE, device=device), torch.arange(BATCH, device=device) % 2
-    sampler = TaskSampler(0, num_tasks, accelerator.num_processes)
+    sampler = RouteSampler(0, num_tasks, accelerator.num_processes)
     steps = itertools.count()
 
     def run() -> None:
-        task_id = int(sampler.tasks(next(steps))[accelerator.process_index])
+        task_id = int(sampler.routes(next(steps))[accelerator.process_index])
         optimizer.zero_grad(set_to_none=True)
         functional.cross_entropy(model(images, torch.tensor([task_id], device=device)), labels).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

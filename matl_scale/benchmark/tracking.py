@@ -26,7 +26,7 @@ from matl_scale.benchmark.pages import find_chromium, run_page_seconds
 from matl_scale.data.images.array_images import ArrayImages
 from matl_scale.data.loading.loader import DataConfig
 from matl_scale.models.backbones import ModelConfig
-from matl_scale.models.network import RoutingConfig
+from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.runs.history import RunHistory
 from matl_scale.tracking.recorder import Recorder, TrackConfig
 from matl_scale.train import run as run_module

@@ -41,7 +41,9 @@ class TaskClassifier(mlflow.pyfunc.PythonModel):
             raise InputError(f"The model has no task `{task}`." + nearest(task, self.tasks))
         images = torch.from_numpy(np.array(model_input)).to(self.device)
         with torch.no_grad():
-            return self.model(normalise(images), self.tasks.index(task)).float().cpu().numpy()
+            task_id = self.tasks.index(task)
+            logits = self.model(normalise(images), self.model.routes.route_of[task_id])
+            return logits[:, self.model.columns_of(task_id)].float().cpu().numpy()
 
 
 mlflow.models.set_model(TaskClassifier())

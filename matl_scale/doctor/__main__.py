@@ -14,12 +14,15 @@ from matl_scale.doctor.finding import Finding
 from matl_scale.doctor.job import check_job
 from matl_scale.doctor.machine import check_port, check_processors
 from matl_scale.doctor.memory import check_memory
+from matl_scale.doctor.routes import check_routes
 from matl_scale.doctor.tracking import check_tracking
 from matl_scale.doctor.versions import check_versions
 from matl_scale.errors import InputError
-from matl_scale.train.build import build_resolved_config
+from matl_scale.train.build import build_resolved_config, build_routes
+from matl_scale.train.choose_routes import ChosenRoutes
 from matl_scale.train.config import Config
 from matl_scale.train.parse_config import parse_config
+from matl_scale.train.resume.start_from import find_start
 from matl_scale.train.run_data import TRAIN_SPLIT, RunData, build_run_data
 
 PROGRAM = "matl-doctor"
@@ -42,12 +45,13 @@ def run_doctor(config: Config, num_ranks: int | None) -> int:
     """Prints the findings of all checks. Returns 1 if one of them is an error, else 0."""
     nodes, per_node = count_ranks(num_ranks)
     data = build_run_data(config.data)
-    findings = list(examine(build_resolved_config(config, data), data, nodes, per_node))
+    chosen = build_routes(config, data, None, find_start(config.run.start_from))
+    findings = list(examine(build_resolved_config(config, data, chosen.setting), data, chosen, nodes, per_node))
     print_findings(findings)
     return int(any(finding.level == "error" for finding in findings))
 
 
-def examine(config: Config, data: RunData, nodes: int, per_node: int) -> Iterator[Finding]:
+def examine(config: Config, data: RunData, chosen: ChosenRoutes, nodes: int, per_node: int) -> Iterator[Finding]:
     """Runs all checks of a run on `nodes` nodes with `per_node` ranks each."""
     try:
         for split in dict.fromkeys((TRAIN_SPLIT, config.eval.split)):
@@ -55,7 +59,8 @@ def examine(config: Config, data: RunData, nodes: int, per_node: int) -> Iterato
     except InputError as error:
         yield Finding("error", "data", str(error))
     yield from check_data(config, data, nodes * per_node)
-    yield from check_memory(config, data, per_node)
+    yield from check_routes(config, data, chosen)
+    yield from check_memory(config, data, chosen.routes, per_node)
     yield from check_tracking(config, ask=True)
     yield from check_port()
     yield from check_processors(config, per_node)

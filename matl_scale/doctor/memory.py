@@ -10,6 +10,7 @@ from torch import nn
 
 from matl_scale.doctor.finding import Finding
 from matl_scale.models.network import RoutedModel, count_bytes
+from matl_scale.routes import Routes
 from matl_scale.routing.subnetwork import Subnetwork
 from matl_scale.train.build import build_network
 from matl_scale.train.config import Config
@@ -25,7 +26,7 @@ class MemoryNeed:
     """Bytes that a rank needs."""
 
     weights: int  # of trunk and heads
-    gradients: int  # of the heads, only those of active tasks
+    gradients: int  # of the heads, only those of active routes
     optimizer: int
     average: int  # the moving average of the weights
     tasks: int  # masks and norm statistics
@@ -38,15 +39,15 @@ class MemoryNeed:
         return self.weights + self.gradients + self.optimizer + self.average + self.tasks + self.activations
 
 
-def estimate_memory(config: Config, data: RunData) -> MemoryNeed:
-    """Estimates the need from the network itself, with two images through its first task."""
-    model = build_network(config, data, torch.device("cpu"))
+def estimate_memory(config: Config, data: RunData, routes: Routes) -> MemoryNeed:
+    """Estimates the need from the network itself, with two images through its first route."""
+    model = build_network(config, data, routes, torch.device("cpu"))
     weights = count_bytes(model)
     heads = count_bytes(model.heads)
-    head_share = heads // len(data.tasks)  # only active heads have gradients
+    head_share = heads // routes.num_routes  # only active heads have gradients
     return MemoryNeed(
         weights=weights,
-        gradients=weights - heads + head_share * min(config.train.accumulate, len(data.tasks)),
+        gradients=weights - heads + head_share * min(config.train.accumulate, routes.num_routes),
         optimizer=MOMENTS[config.optim.name] * weights,
         average=weights if config.train.ema_decay else 0,
         tasks=sum(buffer.nbytes for buffer in model.buffers()),
@@ -74,12 +75,12 @@ def measure_activations(config: Config, data: RunData, model: RoutedModel) -> in
     return int(sum(saved.values()) * shrinkage * config.data.batch_size / PROBE_IMAGES)
 
 
-def check_memory(config: Config, data: RunData, ranks_per_node: int) -> Iterator[Finding]:
+def check_memory(config: Config, data: RunData, routes: Routes, ranks_per_node: int) -> Iterator[Finding]:
     """Compares the estimate with what the device has."""
-    need = estimate_memory(config, data)
+    need = estimate_memory(config, data, routes)
     text = (
         f"about {gigabytes(need.device)} per rank: weights {gigabytes(need.weights)}, gradients {gigabytes(need.gradients)}, "
-        f"optimizer {gigabytes(need.optimizer)}, masks and statistics of {len(data.tasks)} tasks {gigabytes(need.tasks)}, "
+        f"optimizer {gigabytes(need.optimizer)}, masks and statistics of {routes.num_routes} routes {gigabytes(need.tasks)}, "
         f"activations of a batch of {config.data.batch_size} {gigabytes(need.activations)}"
     )
     remedy = (

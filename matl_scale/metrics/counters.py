@@ -14,6 +14,7 @@ from torch.nn import functional
 from matl_scale.metrics.names import METRICS
 from matl_scale.metrics.task_metrics import TaskMetrics, mean, ratio
 
+NO_LABEL = -1
 NUM_BINS = 2048
 SCORE_LIMIT = 60.0  # log-odds beyond it share the outermost bins
 
@@ -31,20 +32,35 @@ class TaskCounters:
         histogram = np.array([2 * count * NUM_BINS for count in self.num_scores])
         self._confusion_start = np.concatenate([[0], np.cumsum(confusion)])
         self._histogram_start = self._confusion_start[-1] + np.concatenate([[0], np.cumsum(histogram)])
+        self._starts = torch.from_numpy(np.stack([self._confusion_start[:-1], self._histogram_start[:-1]])).to(device)
         self.counts = torch.zeros(int(self._histogram_start[-1]), dtype=torch.int64, device=device)
         self.losses = torch.zeros(len(self.num_classes), dtype=torch.float64, device=device)
 
-    def update(self, task_id: int, logits: torch.Tensor, labels: torch.Tensor) -> None:
-        """Counts one batch: logits, `(batch, num_classes)`, and class indices, `(batch,)`, no label missing."""
-        logits = logits.float()
-        num_classes = self.num_classes[task_id]
-        self.losses[task_id] += functional.cross_entropy(logits.double(), labels, reduction="sum")
-        cells = labels * num_classes + logits.argmax(dim=1)
-        self._confusion(task_id).add_(torch.bincount(cells, minlength=num_classes**2))
+    def update(self, task_ids: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        """Counts one batch of several tasks that have equally many classes.
+
+        Args:
+            task_ids: The tasks, shape `(num_tasks,)`.
+            logits: Shape `(batch, num_tasks, num_classes)`.
+            labels: Class indices, −1 = no label, shape `(batch, num_tasks)`.
+        """
+        num_classes = logits.shape[2]
+        # one row per label that there is, whichever sample and task it belongs to
+        samples, columns = torch.nonzero(labels != NO_LABEL, as_tuple=True)
+        tasks, labels = task_ids[columns], labels[samples, columns]
+        logits = logits[samples, columns].float()
+        losses = functional.cross_entropy(logits.double(), labels, reduction="none")
+        self.losses.index_add_(0, tasks, losses)
+        confusion_start, histogram_start = self._starts[:, tasks]
+        self._add(confusion_start + labels * num_classes + logits.argmax(dim=1))
         scores, positive = class_scores(logits, labels)
         score_ids = torch.arange(scores.shape[1], device=logits.device)[None]
-        cells = (score_ids * 2 + positive) * NUM_BINS + score_bins(scores)
-        self._histogram(task_id).add_(torch.bincount(cells.flatten(), minlength=2 * scores.shape[1] * NUM_BINS))
+        self._add(histogram_start[:, None] + (score_ids * 2 + positive) * NUM_BINS + score_bins(scores))
+
+    def _add(self, cells: torch.Tensor) -> None:
+        """Counts each cell once more for every time that it occurs."""
+        cells = cells.flatten()
+        self.counts.index_add_(0, cells, torch.ones_like(cells))
 
     def _confusion(self, task_id: int) -> torch.Tensor:
         return self.counts[self._confusion_start[task_id] : self._confusion_start[task_id + 1]]

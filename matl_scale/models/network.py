@@ -1,73 +1,70 @@
-"""The whole network: a routed trunk and one linear head per task, and the images that it expects."""
+"""The whole network: a routed trunk, the heads of the tasks on each route, and the images that it expects."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import fx, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from matl_scale.models.backbones import ModelConfig, build_backbone, count_features
+from matl_scale.models.logits import find_columns
+from matl_scale.models.routing_config import RoutingConfig
+from matl_scale.routes import Routes
 from matl_scale.routing.batch_norm import Statistics
-from matl_scale.routing.masks import EarlierMasks, MaskSpec, Strategy
+from matl_scale.routing.masks import EarlierMasks
 from matl_scale.routing.surgery import route_by_spec
-
-Execution = Literal["subnetwork", "masked"]
 
 # of ImageNet's training images, in the order R, G, B: what torchvision's weights expect
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
 
-@dataclass(frozen=True, kw_only=True)
-class RoutingConfig:
-    """Which part of the trunk each task uses."""
-
-    sigma: float = 0.5
-    """Sharing ratio σ: the fraction of every layer's units that a task keeps. 1 = all shared (hard sharing)."""
-    strategy: Strategy = "random"
-    """`random` units per task, or `partition`: a fraction σ of the units common to all tasks, the others split between them."""
-    statistics: Statistics = "task"
-    """Running norm statistics per `task`, or `shared` by all tasks (to compare with)."""
-    execution: Execution = "subnetwork"
-    """`subnetwork` computes only the active task's units. `masked` computes all units and switches the others off: the same
-    result at the cost of the whole network, for backbones with layers that cannot be sliced."""
-    align: int = 1
-    """The number of each layer's active units is a multiple of this; 8 suits the matrix units of GPUs. The run's config.yaml
-    says what fraction of units that made active."""
-
-    def mask_spec(self, num_tasks: int, seed: int) -> MaskSpec:
-        """Returns how the masks of a network with `num_tasks` tasks are drawn."""
-        return MaskSpec(num_tasks=num_tasks, sigma=self.sigma, strategy=self.strategy, align=self.align, seed=seed)
-
-
 class RoutedModel(nn.Module):
-    """A routed trunk and a linear head per task.
+    """A routed trunk, and a linear head for each task.
+
+    The heads of a route's tasks are the rows of one matrix, `heads[i]`, with the classes of one task after those of another.
 
     Args:
-        trunk: From `route()`: `(images, task) → features`.
+        trunk: From `route()`: `(images, route) → features`.
         num_classes: The number of classes of each task, in task order.
         num_features: The number of features that the trunk returns.
+        routes: Which tasks each route serves; None gives every task a route of its own.
     """
 
-    def __init__(self, trunk: fx.GraphModule, num_classes: Sequence[int], num_features: int) -> None:
+    def __init__(
+        self, trunk: fx.GraphModule, num_classes: Sequence[int], num_features: int, routes: Routes | None = None
+    ) -> None:
         super().__init__()
-        self.trunk = trunk
-        self.heads = nn.ModuleList(nn.Linear(num_features, count) for count in num_classes)
+        self.trunk, self.num_classes = trunk, list(num_classes)
+        self.routes = routes or Routes.one_per_task([str(task) for task in range(len(self.num_classes))])
+        sizes = [sum(self.num_classes[task] for task in tasks) for tasks in self.routes.tasks_of_head]
+        self.heads = nn.ModuleList(nn.Linear(num_features, size) for size in sizes)
 
-    def forward(self, images: torch.Tensor, task_id: int) -> torch.Tensor:
-        """Returns the logits of one task.
+    def forward(self, images: torch.Tensor, route_id: int) -> torch.Tensor:
+        """Returns the logits of all tasks of one route.
 
         Args:
             images: Shape `(batch, 3, height, width)`.
-            task_id: The active task.
+            route_id: The active route.
 
         Returns:
-            Shape `(batch, num_classes of the task)`.
+            Shape `(batch, num_classes of all its tasks)`, task by task in the order of `routes.tasks_of[route_id]`.
         """
-        task = torch.tensor([task_id], device=images.device)
-        return cast(torch.Tensor, self.heads[task_id](self.trunk(images, task)))
+        return self.classify(self.trunk(images, torch.tensor([route_id], device=images.device)), route_id)
+
+    def classify(self, features: torch.Tensor, route_id: int) -> torch.Tensor:
+        """Returns the logits of all tasks of a route for features of shape `(batch, num_features)`."""
+        logits = [self.heads[head](features) for head in self.routes.heads_of[route_id]]
+        return logits[0] if len(logits) == 1 else torch.cat(logits, dim=1)
+
+    def columns_of(self, task_id: int) -> slice:
+        """Returns which columns of its route's logits belong to a task."""
+        return find_columns(self.routes.tasks_of[self.routes.route_of[task_id]], self.num_classes, task_id)
+
+    def heads_of(self, route_id: int) -> list[nn.Linear]:
+        """Returns the head matrices of a route."""
+        return [cast(nn.Linear, self.heads[head]) for head in self.routes.heads_of[route_id]]
 
 
 def build_model(
@@ -76,10 +73,11 @@ def build_model(
     num_classes: Sequence[int],
     seed: int,
     image_size: int,
+    routes: Routes | None = None,
     earlier: EarlierMasks | None = None,
 ) -> RoutedModel:
-    """Builds the network for images of `image_size` pixels. Its weights and masks are a pure function of the arguments; tasks may
-    keep masks of an earlier network.
+    """Builds the network for images of `image_size` pixels. Its weights and masks are a pure function of the arguments; routes
+    may keep masks of an earlier network. Without `routes`, every task has its own.
 
     Raises:
         InputError: The backbone is unknown, cannot be routed or does not run on such images, or σ leaves a layer
@@ -87,8 +85,9 @@ def build_model(
     """
     backbone = build_backbone(model, seed)
     num_features = count_features(backbone, model, image_size)
-    trunk = route_by_spec(backbone, routing.mask_spec(len(num_classes), seed), routing.statistics, earlier)
-    network = RoutedModel(trunk, num_classes, num_features)
+    spec = routing.mask_spec(len(num_classes) if routes is None else routes.num_routes, seed)
+    trunk = route_by_spec(backbone, spec, cast(Statistics, routing.statistics), earlier)
+    network = RoutedModel(trunk, num_classes, num_features, routes)
     # so that a head's first step points from one class mean to the other: with hundreds of tasks a head is trained rarely, and
     # random weights would outweigh what its few steps teach it
     for parameter in network.heads.parameters():

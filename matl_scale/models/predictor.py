@@ -1,21 +1,25 @@
-"""Logits of many tasks for the same images. What tasks have in common is computed once; slices are reused between batches."""
+"""Logits of many tasks for the same images, route by route. What routes have in common is computed once; slices are reused
+between batches."""
 
 from collections.abc import Iterator, Mapping
 from typing import cast
 
 import torch
 
-from matl_scale.models.network import Execution, RoutedModel
-from matl_scale.routing.subnetwork import AllTasks
+from matl_scale.models.logits import LogitSplitter, TaskLogits
+from matl_scale.models.network import RoutedModel
+from matl_scale.models.routing_config import Execution
+from matl_scale.routing.subnetwork import AllRoutes
 
 
 class Predictor:
-    """Runs tasks one after the other on a batch of images. The network's weights may change between calls of `start`. The slices
-    of `task_chunk` tasks are held between batches; the others are gathered for every batch."""
+    """Runs routes one after the other on a batch of images. The network's weights may change between calls of `start`. The slices
+    of `route_chunk` routes are held between batches; the others are gathered for every batch."""
 
-    def __init__(self, model: RoutedModel, execution: Execution, task_chunk: int) -> None:
-        self.model, self.task_chunk = model, task_chunk
-        self.network = AllTasks(model.trunk) if execution == "subnetwork" else None
+    def __init__(self, model: RoutedModel, execution: Execution, route_chunk: int) -> None:
+        self.model, self.route_chunk = model, route_chunk
+        self.network = AllRoutes(model.trunk) if execution == "subnetwork" else None
+        self.splitter = LogitSplitter(model.routes, model.num_classes, next(model.parameters()).device)
         self._slices: dict[int, list[torch.Tensor]] = {}
 
     def start(self) -> None:
@@ -27,19 +31,21 @@ class Predictor:
     @torch.no_grad()
     def logits(
         self, images: torch.Tensor, image_indices: Mapping[int, torch.Tensor | None]
-    ) -> Iterator[tuple[int, torch.Tensor]]:
-        """Yields each task with its logits, shape `(num_images, num_classes)`, for images `(batch, 3, height, width)`.
-        `image_indices` are for each task to run the indices of the images that it should see; None for all."""
-        prepared = [images] if self.network is None else self.network.prepare(images)
-        for task_id, indices in image_indices.items():
-            inputs = prepared if indices is None else [tensor.index_select(0, indices) for tensor in prepared]
-            yield task_id, self._run(task_id, inputs)
+    ) -> Iterator[tuple[int, list[TaskLogits]]]:
+        """Yields each route with the logits of its tasks for images `(batch, 3, height, width)`.
 
-    def _run(self, task_id: int, inputs: list[torch.Tensor]) -> torch.Tensor:
+        `image_indices` are for each route to run the indices of the images that it should see; None for all.
+        """
+        prepared = [images] if self.network is None else self.network.prepare(images)
+        for route_id, indices in image_indices.items():
+            inputs = prepared if indices is None else [tensor.index_select(0, indices) for tensor in prepared]
+            yield route_id, list(self.splitter.split(route_id, self._run(route_id, inputs)))
+
+    def _run(self, route_id: int, inputs: list[torch.Tensor]) -> torch.Tensor:
         if self.network is None:
-            return cast(torch.Tensor, self.model(inputs[0], task_id))
-        task = torch.tensor([task_id], device=inputs[0].device)
-        slices = self._slices[task_id] if task_id in self._slices else self.network.gather(task)
-        if len(self._slices) < self.task_chunk:
-            self._slices[task_id] = slices
-        return cast(torch.Tensor, self.model.heads[task_id](self.network(inputs, task, slices)))
+            return cast(torch.Tensor, self.model(inputs[0], route_id))
+        route = torch.tensor([route_id], device=inputs[0].device)
+        slices = self._slices[route_id] if route_id in self._slices else self.network.gather(route)
+        if len(self._slices) < self.route_chunk:
+            self._slices[route_id] = slices
+        return self.model.classify(self.network(inputs, route, slices), route_id)

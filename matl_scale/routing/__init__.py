@@ -1,3 +1,3 @@
-"""Task routing: which units of a layer are active for each task (`masks`), the layer that applies this (`router`), norms per
-task (`batch_norm`, `layer_norms`), the graph surgery that puts both into a CNN (`units`, `channels`, `surgery`), and
+"""Task routing: which units of a layer are active for each route (`masks`), the layer that applies this (`router`), norms per
+route (`batch_norm`, `layer_norms`), the graph surgery that puts both into a CNN (`units`, `channels`, `layers`, `surgery`), and
 sub-networks (`slicing`, `derive`, `subnetwork`, `shared_prefix`). Knows nothing of training."""

@@ -1,7 +1,7 @@
-"""Batch norm whose running statistics belong to tasks: each task feeds it other inputs, so one running mean would fit none.
+"""Batch norm whose running statistics belong to routes: each route feeds it other inputs, so one running mean would fit none.
 
-Affine weights stay shared between tasks; only the running mean and variance have a row per task, over the task's active
-units. A row begins as the plain average of its first 1 / momentum batches: with hundreds of tasks each is seen rarely, and
+Affine weights stay shared between routes; only the running mean and variance have a row per route, over the route's active
+units. A row begins as the plain average of its first 1 / momentum batches: with hundreds of routes each is seen rarely, and
 a fraction (1 − momentum)^n of a moving average would still be its initial values after n batches.
 """
 
@@ -13,19 +13,19 @@ from torch.nn import functional
 
 from matl_scale.routing.units import active_indices
 
-Statistics = Literal["task", "shared"]
+Statistics = Literal["route", "shared"]
 
 
-class TaskBatchNorm2d(nn.Module):
-    """`nn.BatchNorm2d` whose running statistics have a row per task.
+class RouteBatchNorm2d(nn.Module):
+    """`nn.BatchNorm2d` whose running statistics have a row per route.
 
-    It replaces `norm`, uses its weights, and every task starts from its statistics. `active` are the active channels of each
-    task, shape `(num_tasks, num_active)`. With `statistics` = `shared` there is a single row (to compare with), where a task
-    updates its units.
+    It replaces `norm`, uses its weights, and every route starts from its statistics. `active` are the active channels of each
+    route, shape `(num_routes, num_active)`, or `(1, num_active)` if they are the same for all. With `statistics` = `shared`
+    there is a single row, where a route updates its units: in layers that are not routed, and elsewhere to compare with.
 
     Attributes:
-        running: Means and variances, shape `(num_tasks, 2, num_active)`, or `(1, 2, num_channels)` if shared.
-        num_updates: The number of updates of each row, shape `(num_tasks, 1)`; if shared, of each channel, shape
+        running: Means and variances, shape `(num_routes, 2, num_active)`, or `(1, 2, num_channels)` if shared.
+        num_updates: The number of updates of each row, shape `(num_routes, 1)`; if shared, of each channel, shape
             `(1, num_channels)`.
     """
 
@@ -33,7 +33,7 @@ class TaskBatchNorm2d(nn.Module):
     num_updates: torch.Tensor
     active: torch.Tensor
 
-    def __init__(self, norm: nn.BatchNorm2d, active: torch.Tensor, statistics: Statistics = "task") -> None:
+    def __init__(self, norm: nn.BatchNorm2d, active: torch.Tensor, statistics: Statistics = "route") -> None:
         super().__init__()
         assert norm.running_mean is not None
         assert norm.running_var is not None
@@ -42,46 +42,49 @@ class TaskBatchNorm2d(nn.Module):
         self.statistics: Statistics = statistics
         self.weight, self.bias = norm.weight, norm.bias
         self.register_buffer("active", active, persistent=False)
-        channels = active.long() if statistics == "task" else torch.arange(self.num_features)[None]
+        channels = active.long() if statistics == "route" else torch.arange(self.num_features)[None]
         self.register_buffer("running", torch.stack([norm.running_mean[channels], norm.running_var[channels]], dim=1))
-        counts = (len(channels), 1) if statistics == "task" else channels.shape
+        counts = (len(channels), 1) if statistics == "route" else channels.shape
         self.register_buffer("num_updates", torch.zeros(counts, dtype=norm.running_mean.dtype))
 
-    def forward(self, x: torch.Tensor, task: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, route: torch.Tensor) -> torch.Tensor:
         """Normalises `x`, shape `(batch, num_channels, height, width)`; in training mode by the batch's statistics, which also
-        update the running ones. `task` has shape `(1,)`; in evaluation mode `(batch,)` too."""
-        if len(task) > 1:
-            return self._forward_mixed(x, task)
-        indices = active_indices(self.active, task)
+        update the running ones. `route` has shape `(1,)`; in evaluation mode `(batch,)` too."""
+        if len(route) > 1:
+            return self._forward_mixed(x, route)
+        indices = self._active_indices(route)
         if self.training:
             y, statistics = self._normalise_batch(x, self.weight, self.bias)
-            self._update(task, statistics.index_select(1, indices))
+            self._update(route, statistics.index_select(1, indices))
             return y
-        # the router behind this norm switches the task's inactive channels off, whatever they are here
+        # the router behind this norm switches the route's inactive channels off, whatever they are here
         mean, var = torch.zeros_like(self.bias), torch.ones_like(self.bias)
-        active_mean, active_var = self.read(task)
+        active_mean, active_var = self.read(route)
         mean, var = mean.index_copy(0, indices, active_mean), var.index_copy(0, indices, active_var)
         return functional.batch_norm(x, mean, var, self.weight, self.bias, False, 0.0, self.eps)
 
     def forward_active(
-        self, x: torch.Tensor, task: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
+        self, x: torch.Tensor, route: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
     ) -> torch.Tensor:
-        """Does the same for the task's active channels alone: `x` has shape `(batch, num_active, height, width)`; weight and
+        """Does the same for the route's active channels alone: `x` has shape `(batch, num_active, height, width)`; weight and
         bias are the affine ones of these channels, shape `(num_active,)`."""
         if not self.training:
-            return functional.batch_norm(x, *self.read(task), weight, bias, False, 0.0, self.eps)
+            return functional.batch_norm(x, *self.read(route), weight, bias, False, 0.0, self.eps)
         y, statistics = self._normalise_batch(x, weight, bias)
-        self._update(task, statistics)
+        self._update(route, statistics)
         return y
 
-    def read(self, task: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns the running mean and variance of a task's active units, each of shape `(num_active,)`."""
-        stat_row = self.running.index_select(*self._location(task))[0]
+    def read(self, route: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns the running mean and variance of a route's active units, each of shape `(num_active,)`."""
+        stat_row = self.running.index_select(*self._location(route))[0]
         return stat_row[0], stat_row[1]
 
-    def _location(self, task: torch.Tensor) -> tuple[int, torch.Tensor]:
-        """Returns where a task's statistics are: the dimension to index, and the indices."""
-        return (0, task) if self.statistics == "task" else (-1, active_indices(self.active, task))
+    def _location(self, route: torch.Tensor) -> tuple[int, torch.Tensor]:
+        """Returns where a route's statistics are: the dimension to index, and the indices."""
+        return (0, route) if self.statistics == "route" else (-1, self._active_indices(route))
+
+    def _active_indices(self, route: torch.Tensor) -> torch.Tensor:
+        return active_indices(self.active, route if len(self.active) > 1 else torch.zeros_like(route))
 
     def _normalise_batch(
         self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
@@ -93,25 +96,25 @@ class TaskBatchNorm2d(nn.Module):
         return y, statistics
 
     @torch.no_grad()
-    def _update(self, task: torch.Tensor, statistics: torch.Tensor) -> None:
-        # an index tensor, not an int: so one compiled graph serves all tasks
-        dim, index = self._location(task)
+    def _update(self, route: torch.Tensor, statistics: torch.Tensor) -> None:
+        # an index tensor, not an int: so one compiled graph serves all routes
+        dim, index = self._location(route)
         updates = self.num_updates.index_select(dim, index) + 1
         self.num_updates.index_copy_(dim, index, updates)
         weight = updates.reciprocal().clamp_(min=self.momentum)
         running = self.running.index_select(dim, index)
         self.running.index_copy_(dim, index, running.lerp_(statistics[None], weight))
 
-    def _forward_mixed(self, x: torch.Tensor, task: torch.Tensor) -> torch.Tensor:
+    def _forward_mixed(self, x: torch.Tensor, route: torch.Tensor) -> torch.Tensor:
         if self.training:
             raise RuntimeError(
-                "A batch of several tasks cannot train a batch norm, because its statistics would belong to no task."
+                "A batch of several routes cannot train a batch norm, because its statistics would belong to no route."
             )
         mean, var = self.running[:, 0], self.running[:, 1]
-        if self.statistics == "task":
-            indices = self.active.index_select(0, task).long()
-            mean = torch.zeros_like(self.bias).repeat(len(x), 1).scatter(1, indices, mean.index_select(0, task))
-            var = torch.ones_like(self.bias).repeat(len(x), 1).scatter(1, indices, var.index_select(0, task))
+        if self.statistics == "route":
+            indices = self.active.index_select(0, route).long()
+            mean = torch.zeros_like(self.bias).repeat(len(x), 1).scatter(1, indices, mean.index_select(0, route))
+            var = torch.ones_like(self.bias).repeat(len(x), 1).scatter(1, indices, var.index_select(0, route))
         scale = self.weight * (var + self.eps).rsqrt()
         shift = self.bias - mean * scale
         y = x * scale[:, :, None, None] + shift[:, :, None, None]
@@ -121,14 +124,10 @@ class TaskBatchNorm2d(nn.Module):
         """Returns flat views of one row of statistics: means and variances, and the number of updates."""
         return [self.running[index].view(-1), self.num_updates[index]]
 
-    def stat_row_of(self, task_id: int) -> int:
-        """Returns the index of the row of statistics that a task uses."""
-        return task_id if self.statistics == "task" else 0
-
     def extra_repr(self) -> str:
         return f"{self.num_features}, statistics={self.statistics}, eps={self.eps}, momentum={self.momentum}"
 
 
-def task_norms(model: nn.Module) -> list[TaskBatchNorm2d]:
-    """Returns the task batch norms of a model, in a fixed order."""
-    return [module for module in model.modules() if isinstance(module, TaskBatchNorm2d)]
+def route_norms(model: nn.Module) -> list[RouteBatchNorm2d]:
+    """Returns the route batch norms of a model, in a fixed order."""
+    return [module for module in model.modules() if isinstance(module, RouteBatchNorm2d)]

@@ -68,16 +68,20 @@ class ChannelTracer:
             node: found if found.units is None else replace(found, units=self.unions.roots(found.units))
             for node, found in self.channels.items()
         }
-        return ChannelMap(channels=roots, routed=self.routed, streams=self.collect_streams())
+        convs = [name for name, _ in self.convs]
+        return ChannelMap(channels=roots, convs=convs, routed=self.routed, streams=self.collect_streams())
 
     def collect_streams(self) -> list[Stream]:
         streams: list[Stream] = []
-        seen: set[int] = set()
+        stream_of: dict[int, Stream] = {}  # by unit
         for name, units in self.convs:
-            new = [unit for unit in dict.fromkeys(self.unions.roots(units).tolist()) if unit not in seen]
+            roots = dict.fromkeys(self.unions.roots(units).tolist())
+            for stream in {id(stream_of[unit]): stream_of[unit] for unit in roots if unit in stream_of}.values():
+                stream.convs.append(name)
+            new = [unit for unit in roots if unit not in stream_of]
             if new:
-                seen.update(new)
-                streams.append(Stream(name=name, units=np.array(new)))
+                streams.append(Stream(convs=[name], units=np.array(new)))
+                stream_of |= dict.fromkeys(new, streams[-1])
         return streams
 
     def visit(self, node: fx.Node) -> None:

@@ -1,7 +1,7 @@
-"""Derives the dense network of a sub-network from a routed trunk's graph, once for all tasks.
+"""Derives the dense network of a sub-network from a routed trunk's graph, once for all routes.
 
 The derived network runs the same operations in the same order, without routers. Its weights are inputs: slices for one
-task's units. All tasks keep the same number of units active, so all shapes are the same for every task.
+route's units. All routes keep the same number of units active, so all shapes are the same for every route.
 """
 
 import operator
@@ -14,39 +14,39 @@ from torch import fx, nn
 from torch.nn import functional
 
 from matl_scale.errors import InputError
-from matl_scale.routing.batch_norm import TaskBatchNorm2d
-from matl_scale.routing.layer_norms import TaskGroupNorm, TaskLayerNorm
+from matl_scale.routing.batch_norm import RouteBatchNorm2d
+from matl_scale.routing.layer_norms import RouteGroupNorm, RouteLayerNorm
 from matl_scale.routing.router import TaskRouter
 from matl_scale.routing.shared_prefix import Source, module_of
-from matl_scale.routing.slicing import Cut, Extremes, Fold, SliceRecipe, check_sliceable
+from matl_scale.routing.slicing import Cut, Extremes, Fold, SliceRecipe, Table, check_sliceable
 from matl_scale.routing.units import Channels, build_index_table
 
 NO_VALUE = ("placeholder", "output", "get_attr")
-TaskNorm = TaskBatchNorm2d | TaskLayerNorm | TaskGroupNorm
+RouteNorm = RouteBatchNorm2d | RouteLayerNorm | RouteGroupNorm
 
 
 @dataclass(frozen=True, kw_only=True)
 class Derived:
-    """A dense network `(tensors, task, slices) → features`, where `tensors` are the values of `sources`, with the recipes of its
+    """A dense network `(tensors, route, slices) → features`, where `tensors` are the values of `sources`, with the recipes of its
     slices, in order. A `Fold` makes two slices, every other recipe one."""
 
     dense: fx.GraphModule
     sources: list[Source]  # nodes of the trunk's graph, with all channels; some with a max pool
-    tables: list[torch.Tensor]  # the active channels of each task, each of shape (num_tasks, num_active)
+    tables: list[torch.Tensor]  # the active channels of each route, each of shape (num_routes, num_active)
     recipes: list[SliceRecipe]
-    features: int  # the number of the table of the features' channels
+    features: Table  # the table of the features' channels
     num_channels: int  # of the features, in the full trunk
 
 
 class ActiveNorm(nn.Module):
-    """Applies a norm to the task's active channels alone."""
+    """Applies a norm to the route's active channels alone."""
 
-    def __init__(self, norm: TaskNorm) -> None:
+    def __init__(self, norm: RouteNorm) -> None:
         super().__init__()
         self.norm = norm
 
-    def forward(self, x: torch.Tensor, task: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        return self.norm.forward_active(x, task, weight, bias)
+    def forward(self, x: torch.Tensor, route: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        return self.norm.forward_active(x, route, weight, bias)
 
 
 class Derivation:
@@ -55,14 +55,16 @@ class Derivation:
     def __init__(self, trunk: fx.GraphModule, common: set[fx.Node], pools: dict[fx.Node, fx.Node], fold: bool) -> None:
         self.trunk, self.common, self.pools, self.fold = trunk, common, pools, fold
         self.columns = unit_columns(trunk)
-        # shares the routers' tables, which take much memory with many tasks
+        # shares the routers' tables, which take much memory with many routes
         self.known = {units_of(n).tobytes(): n.meta["active"] for n in trunk.graph.nodes if "active" in n.meta}
         self.tables: dict[bytes, tuple[int, torch.Tensor]] = {}
         self.recipes: list[SliceRecipe] = []
         self.sources: list[Source] = []
         self.modules: dict[str, nn.Module] = {}
         self.graph = fx.Graph()
-        self.tensors, self.task, self.slices = (self.graph.placeholder(name) for name in ("tensors", "task", "slices"))
+        self.tensors, self.route, self.slices = (
+            self.graph.placeholder(name) for name in ("tensors", "route", "slices")
+        )
         self.num_slices = 0
         self.values: dict[fx.Node, fx.Node] = {}
 
@@ -97,21 +99,25 @@ class Derivation:
             return self.value(node.args[0])
         if isinstance(module, nn.Conv2d | nn.Linear):
             return self.convert_conv(node, module)
-        if isinstance(module, TaskNorm):
+        if isinstance(module, RouteNorm):
             return self.convert_norm(node, module)
         self.modules[str(node.target)] = module
         return self.graph.node_copy(node, self.value)
 
     def value(self, node: Any) -> fx.Node:
-        """Returns the dense graph's node for a node of the trunk. A common node is cut to the task's active channels."""
+        """Returns the dense graph's node for a node of the trunk. A common node is cut to the route's active channels."""
         if node not in self.values:
             assert node in self.common, node
             value = self.next_source((node, None))
             channels: Channels = node.meta["channels"]
             if channels.units is not None:
-                # a copy even if all channels are active: later operations may work in place, and other tasks follow
-                indices = self.add_slice(self.table(node, str(node.target)))
-                value = self.graph.call_function(torch.index_select, (value, channels.dim, indices))
+                # a copy even if all channels are active: later operations may work in place, and other routes follow
+                table = self.table(node, str(node.target))
+                if table is None:
+                    value = self.graph.call_function(torch.clone, (value,))
+                else:
+                    arguments = (value, channels.dim, self.add_slice(table))
+                    value = self.graph.call_function(torch.index_select, arguments)
             self.values[node] = value
         return self.values[node]
 
@@ -138,24 +144,26 @@ class Derivation:
             return self.graph.call_function(functional.linear, (x, *tensors))
         return self.call_conv(module, x, tensors, outputs)
 
-    def call_conv(self, module: nn.Conv2d, x: fx.Node, tensors: list[fx.Node], outputs: int) -> fx.Node:
+    def call_conv(self, module: nn.Conv2d, x: fx.Node, tensors: list[fx.Node], outputs: Table) -> fx.Node:
         padding = module.padding
         if module.padding_mode != "zeros":
             pads = list(module._reversed_padding_repeated_twice)
             x, padding = self.graph.call_function(functional.pad, (x, pads, module.padding_mode)), (0, 0)
-        groups = 1 if module.groups == 1 else module.groups * self.num_active(outputs) // module.out_channels
+        groups = module.groups
+        if groups > 1 and outputs is not None:
+            groups = groups * self.num_active(outputs) // module.out_channels
         options: Any = {"stride": module.stride, "padding": padding, "dilation": module.dilation, "groups": groups}
         return self.graph.call_function(functional.conv2d, (x, *tensors), options)
 
-    def norm_behind(self, node: fx.Node) -> TaskBatchNorm2d | None:
+    def norm_behind(self, node: fx.Node) -> RouteBatchNorm2d | None:
         """Returns the batch norm that can be folded into a node: the only user of a conv's output."""
         user, *others = node.users
         if not self.fold or others or user in self.common or not isinstance(module_of(self.trunk, node), nn.Conv2d):
             return None
         module = module_of(self.trunk, user)
-        return module if isinstance(module, TaskBatchNorm2d) else None
+        return module if isinstance(module, RouteBatchNorm2d) else None
 
-    def convert_norm(self, node: fx.Node, norm: TaskNorm) -> fx.Node:
+    def convert_norm(self, node: fx.Node, norm: RouteNorm) -> fx.Node:
         source: Any = node.args[0]
         if source not in self.common and self.norm_behind(source) is norm:
             return self.value(source)
@@ -163,7 +171,7 @@ class Derivation:
         self.modules[key] = ActiveNorm(norm)
         table = self.table(node, str(node.target))
         if node in self.pools:
-            assert isinstance(norm, TaskBatchNorm2d)
+            assert isinstance(norm, RouteBatchNorm2d)
             extremes = self.next_source((source, self.pools[node]))
             x = self.graph.call_function(
                 torch.index_select, (extremes, 1, self.add_slice(Extremes(norm=norm, channels=table)))
@@ -171,7 +179,7 @@ class Derivation:
         else:
             x = self.value(source)
         affine = [self.add_slice(Cut(module=norm, name=name, outputs=table)) for name in ("weight", "bias")]
-        return self.graph.call_module(key, (x, self.task, *affine))
+        return self.graph.call_module(key, (x, self.route, *affine))
 
     def convert_parameter(self, node: fx.Node) -> fx.Node:
         owner, _, name = str(node.target).rpartition(".")
@@ -187,18 +195,22 @@ class Derivation:
         self.num_slices += 1
         return self.graph.call_function(operator.getitem, (self.slices, self.num_slices - 1))
 
-    def table(self, node: Any, module: str) -> int:
-        """Returns the number of the index table with the active channels of a node's value, for all tasks."""
+    def table(self, node: Any, module: str) -> Table:
+        """Returns the index table with the active channels of a node's value, for all routes."""
         return self.table_of(units_of(node), module)
 
-    def table_of(self, units: np.ndarray, module: str) -> int:
-        key = units.tobytes()
-        if key not in self.tables:
-            if key not in self.known:
-                mask = torch.stack([self.columns[unit] for unit in units.tolist()], dim=1)
-                self.known[key] = build_index_table(mask, module)
-            self.tables[key] = (len(self.tables), self.known[key])
-        return self.tables[key][0]
+    def table_of(self, units: np.ndarray, module: str) -> Table:
+        key, columns = units.tobytes(), [self.columns.get(unit) for unit in units.tolist()]
+        found = next((column for column in columns if column is not None), None)
+        if found is None:
+            return None
+        if key not in self.known:
+            everywhere = torch.ones_like(found)  # of a unit that no router follows
+            mask = torch.stack([everywhere if column is None else column for column in columns], dim=1)
+            self.known[key] = build_index_table(mask, module)
+        if self.known[key].shape[1] == len(units):
+            return None
+        return self.tables.setdefault(key, (len(self.tables), self.known[key]))[0]
 
     def num_active(self, table: int) -> int:
         return list(self.tables.values())[table][1].shape[1]
@@ -211,7 +223,7 @@ def units_of(node: fx.Node) -> Any:
 
 
 def unit_columns(trunk: fx.GraphModule) -> dict[int, torch.Tensor]:
-    """Returns the mask column of every unit, shape `(num_tasks,)`, from the trunk's routers."""
+    """Returns the mask column of every routed unit, shape `(num_routes,)`, from the trunk's routers."""
     columns: dict[int, torch.Tensor] = {}
     for node in trunk.graph.nodes:
         if isinstance(module := module_of(trunk, node), TaskRouter):

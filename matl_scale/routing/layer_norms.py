@@ -1,4 +1,4 @@
-"""Norms that mix channels, restricted to the active task's units, so that inactive units do not affect a sub-network.
+"""Norms that mix channels, restricted to the active route's units, so that inactive units do not affect a sub-network.
 
 Formulas: Ba et al., Layer Normalization, 2016, arXiv 1607.06450; Wu, He, Group Normalization, 2018, arXiv 1803.08494.
 """
@@ -10,9 +10,9 @@ from torch.nn import functional
 from matl_scale.routing.units import active_indices
 
 
-class TaskLayerNorm(nn.Module):
-    """`nn.LayerNorm` over the channels that are active for the task, with the weights of the norm that it replaces. `mask` is
-    bool, shape `(num_tasks, num_channels)`; the channels are in dimension `channel_dim` of the input, 1 or -1."""
+class RouteLayerNorm(nn.Module):
+    """`nn.LayerNorm` over the channels that are active for the route, with the weights of the norm that it replaces. `mask` is
+    bool, shape `(num_routes, num_channels)`; the channels are in dimension `channel_dim` of the input, 1 or -1."""
 
     mask: torch.Tensor
 
@@ -21,11 +21,11 @@ class TaskLayerNorm(nn.Module):
         self.weight, self.bias, self.eps, self.channel_dim = norm.weight, norm.bias, norm.eps, channel_dim
         self.register_buffer("mask", mask, persistent=False)
 
-    def forward(self, x: torch.Tensor, task: torch.Tensor) -> torch.Tensor:
-        """Normalises `x`, shape `(batch, num_channels, ...)`, or with the channels last; `task` has shape `(1,)` or `(batch,)`.
+    def forward(self, x: torch.Tensor, route: torch.Tensor) -> torch.Tensor:
+        """Normalises `x`, shape `(batch, num_channels, ...)`, or with the channels last; `route` has shape `(1,)` or `(batch,)`.
         Inactive channels become their bias; the router behind this norm switches them off."""
         x = at_least_float32(x).movedim(self.channel_dim, -1)
-        mask = self.mask.index_select(0, task)
+        mask = self.mask.index_select(0, route)
         mask = mask.reshape(len(mask), *(1,) * (x.ndim - 2), -1).to(x.dtype)
         count = mask.sum(dim=-1, keepdim=True)
         centred = (x - (x * mask).sum(dim=-1, keepdim=True) / count) * mask
@@ -36,18 +36,18 @@ class TaskLayerNorm(nn.Module):
     def forward_active(
         self,
         x: torch.Tensor,
-        task: torch.Tensor,  # noqa: ARG002
+        route: torch.Tensor,  # noqa: ARG002
         weight: torch.Tensor,
         bias: torch.Tensor,
     ) -> torch.Tensor:
-        """Does the same when `x` and the affine weights hold only the task's active channels."""
+        """Does the same when `x` and the affine weights hold only the route's active channels."""
         x = at_least_float32(x).movedim(self.channel_dim, -1)
         return functional.layer_norm(x, weight.shape, weight, bias, self.eps).movedim(-1, self.channel_dim)
 
 
-class TaskGroupNorm(nn.Module):
-    """`nn.GroupNorm` over the channels that are active for the task: the same groups and weights, with fewer members. The active
-    channels are given twice: as a bool mask, shape `(num_tasks, num_channels)`, and as indices, `(num_tasks, num_active)`."""
+class RouteGroupNorm(nn.Module):
+    """`nn.GroupNorm` over the channels that are active for the route: the same groups and weights, with fewer members. The active
+    channels are given twice: as a bool mask, shape `(num_routes, num_channels)`, and as indices, `(num_routes, num_active)`."""
 
     mask: torch.Tensor
     groups: torch.Tensor
@@ -61,16 +61,16 @@ class TaskGroupNorm(nn.Module):
         self.register_buffer("mask", mask, persistent=False)
         self.register_buffer("active", active, persistent=False)
 
-    def forward(self, x: torch.Tensor, task: torch.Tensor) -> torch.Tensor:
-        """Normalises `x`, shape `(batch, num_channels, height, width)`; `task` has shape `(1,)` or `(batch,)`. Inactive channels
+    def forward(self, x: torch.Tensor, route: torch.Tensor) -> torch.Tensor:
+        """Normalises `x`, shape `(batch, num_channels, height, width)`; `route` has shape `(1,)` or `(batch,)`. Inactive channels
         become their bias; the router behind this norm switches them off."""
-        return self._normalise(x, self.groups, self.mask.index_select(0, task), self.weight, self.bias)
+        return self._normalise(x, self.groups, self.mask.index_select(0, route), self.weight, self.bias)
 
     def forward_active(
-        self, x: torch.Tensor, task: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
+        self, x: torch.Tensor, route: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
     ) -> torch.Tensor:
-        """Does the same when `x` and the affine weights hold only the task's active channels."""
-        groups = self.groups.index_select(0, active_indices(self.active, task))
+        """Does the same when `x` and the affine weights hold only the route's active channels."""
+        groups = self.groups.index_select(0, active_indices(self.active, route))
         return self._normalise(x, groups, torch.ones_like(bias, dtype=torch.bool)[None], weight, bias)
 
     def _normalise(

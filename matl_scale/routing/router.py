@@ -1,4 +1,4 @@
-"""The task routing layer: multiplies its input by the active task's mask. The mask is a buffer, never a parameter."""
+"""The task routing layer: multiplies its input by the active route's mask. The mask is a buffer, never a parameter."""
 
 from typing import Any
 
@@ -7,13 +7,13 @@ from torch import nn
 
 
 class TaskRouter(nn.Module):
-    """Switches off the units that are inactive for the task.
+    """Switches off the units that are inactive for the route.
 
     The product is out of place and differentiable, so inactive units get exactly zero gradient whatever follows. (The
     authors' layer edits `.data`, which is correct only if a ReLU follows.)
 
     Args:
-        mask: Bool, shape `(num_tasks, num_channels)`.
+        mask: Bool, shape `(num_routes, num_channels)`.
         channel_dim: The dimension of the input that holds the channels: 1 or -1.
     """
 
@@ -23,7 +23,7 @@ class TaskRouter(nn.Module):
         super().__init__()
         if mask.dtype != torch.bool or mask.ndim != 2:
             raise ValueError(
-                f"`mask` should be bool, (num_tasks, num_channels). Got {mask.dtype}, {tuple(mask.shape)}."
+                f"`mask` should be bool, (num_routes, num_channels). Got {mask.dtype}, {tuple(mask.shape)}."
             )
         self.channel_dim = channel_dim
         self.register_buffer("mask", mask)
@@ -32,24 +32,24 @@ class TaskRouter(nn.Module):
         saved = state_dict.get(f"{prefix}mask")
         if saved is not None and not torch.equal(saved.to(self.mask.device), self.mask):
             errors = arguments[-1]
-            errors.append(f"{prefix}mask differs: route with the tasks, σ and seed that the weights were trained with")
+            errors.append(f"{prefix}mask differs: use the routes, σ and seed that the weights were trained with")
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
-    def forward(self, x: torch.Tensor, task: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, route: torch.Tensor) -> torch.Tensor:
         """Applies the mask.
 
         Args:
             x: Shape `(batch, num_channels, ...)`, or with the channels last.
-            task: The active task, integers of shape `(1,)` for the whole batch, or `(batch,)` for a task per image.
+            route: The active route, integers of shape `(1,)` for the whole batch, or `(batch,)` for a route per image.
 
         Returns:
             Same shape as `x`.
         """
-        mask = self.mask.index_select(0, task)
+        mask = self.mask.index_select(0, route)
         ones = (1,) * (x.ndim - 2)
         shape = (len(mask), *ones, -1) if self.channel_dim == -1 else (len(mask), -1, *ones)
         return x * mask.reshape(shape).to(x.dtype)
 
     def extra_repr(self) -> str:
-        num_tasks, num_channels = self.mask.shape
-        return f"num_tasks={num_tasks}, num_channels={num_channels}"
+        num_routes, num_channels = self.mask.shape
+        return f"num_routes={num_routes}, num_channels={num_channels}"

@@ -1,8 +1,8 @@
-"""What all tasks have in common in evaluation: the part of a routed trunk that depends on no task's units or statistics.
+"""What all routes have in common in evaluation: the part of a routed trunk that depends on no route's units or statistics.
 
 A max pool behind the first norm can be part of it. A batch norm is monotonic in each channel and a ReLU never decreases, so
 the maximum may be taken first: the largest values of a window where the norm's weight is positive, the smallest where it is
-negative. Both are the same for every task.
+negative. Both are the same for every route.
 """
 
 import operator
@@ -10,14 +10,14 @@ import operator
 import torch
 from torch import fx, nn
 
-from matl_scale.routing.batch_norm import TaskBatchNorm2d
+from matl_scale.routing.batch_norm import RouteBatchNorm2d
 from matl_scale.routing.router import TaskRouter
 
 Source = tuple[fx.Node, fx.Node | None]  # a node of the trunk's graph, and the pool that is moved before its norm
 
 
 def find_common(trunk: fx.GraphModule) -> set[fx.Node]:
-    """Returns the nodes whose values are the same for every task; they have all channels."""
+    """Returns the nodes whose values are the same for every route; they have all channels."""
     common: set[fx.Node] = set()
     for node in trunk.graph.nodes:
         if node.op in ("placeholder", "get_attr"):
@@ -28,11 +28,11 @@ def find_common(trunk: fx.GraphModule) -> set[fx.Node]:
             module = module_of(trunk, node)
             if isinstance(module, TaskRouter):
                 is_common = bool(module.mask.all())
-            elif isinstance(module, TaskBatchNorm2d):
+            elif isinstance(module, RouteBatchNorm2d):
                 is_common = module.statistics == "shared" and module.active.shape[1] == module.num_features
             else:
-                # the other norms with the argument `task` depend on its mask
-                is_common = all(source.target != "task" for source in node.all_input_nodes)
+                # the other norms with the argument `route` depend on its mask
+                is_common = all(source.target != "route" for source in node.all_input_nodes)
             if is_common:
                 common.add(node)
     return common
@@ -42,7 +42,7 @@ def find_early_pools(trunk: fx.GraphModule, common: set[fx.Node]) -> dict[fx.Nod
     """Returns the batch norms of common values that are followed by just a router, a ReLU and a max pool, with the pool."""
     found = {}
     for norm in trunk.graph.nodes:
-        if norm in common or not isinstance(module_of(trunk, norm), TaskBatchNorm2d) or norm.args[0] not in common:
+        if norm in common or not isinstance(module_of(trunk, norm), RouteBatchNorm2d) or norm.args[0] not in common:
             continue
         chain = [norm]
         for kind in (TaskRouter, nn.ReLU, nn.MaxPool2d):

@@ -1,4 +1,4 @@
-"""The slices of a sub-network: parameters cut to one task's units, whose gradients flow back into the whole parameter.
+"""The slices of a sub-network: parameters cut to one route's units, whose gradients flow back into the whole parameter.
 
 Indices are unique, so the backward pass is a plain indexed copy, without sorting or atomic additions.
 """
@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from matl_scale.errors import InputError
-from matl_scale.routing.batch_norm import TaskBatchNorm2d
+from matl_scale.routing.batch_norm import RouteBatchNorm2d
 
-Indices = dict[int, torch.Tensor]  # one task's active indices, by the number of the table
+Table = int | None  # the number of an index table; None where all units are active for every route
+Indices = dict[Table, torch.Tensor | None]  # one route's active indices, by table; None for all
 
 
 class SelectUnits(torch.autograd.Function):
@@ -76,31 +77,29 @@ def select_units(weight: torch.Tensor, outputs: torch.Tensor | None, inputs: tor
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
-    """Recipe for a slice of a module's parameter. `outputs` and `inputs` are the numbers of the index tables with the tasks'
-    active ones; None for all."""
+    """Recipe for a slice of a module's parameter. `outputs` and `inputs` are the index tables with the routes' active ones."""
 
     module: nn.Module
     name: str
-    outputs: int | None
-    inputs: int | None = None
+    outputs: Table
+    inputs: Table = None
 
     def make(self, indices: Indices) -> torch.Tensor:
-        outputs, inputs = (None if table is None else indices[table] for table in (self.outputs, self.inputs))
-        return select_units(getattr(self.module, self.name), outputs, inputs)
+        return select_units(getattr(self.module, self.name), indices[self.outputs], indices[self.inputs])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fold:
     """Recipe for two slices: a conv's weight and bias with the batch norm behind it folded in, for evaluation. `channels` is the
-    number of the index table with the tasks' active channels of the norm."""
+    index table with the routes' active channels of the norm."""
 
     weight: Cut
     bias: Cut | None
-    norm: TaskBatchNorm2d
-    channels: int
+    norm: RouteBatchNorm2d
+    channels: Table
 
-    def make(self, indices: Indices, task: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        mean, var = self.norm.read(task)
+    def make(self, indices: Indices, route: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        mean, var = self.norm.read(route)
         scale = select_units(self.norm.weight, indices[self.channels], None) * (var + self.norm.eps).rsqrt()
         bias = -mean if self.bias is None else self.bias.make(indices) - mean
         weight = self.weight.make(indices) * scale[:, None, None, None]
@@ -109,15 +108,17 @@ class Fold:
 
 @dataclass(frozen=True, kw_only=True)
 class Extremes:
-    """Recipe for the indices of a task's channels in the concatenated largest and smallest values of pooling windows. Where the
-    weight of the norm behind the pool is negative, the smallest values are used. `channels` is the number of its index table."""
+    """Recipe for the indices of a route's channels in the concatenated largest and smallest values of pooling windows. Where the
+    weight of the norm behind the pool is negative, the smallest values are used. `channels` is its index table."""
 
-    norm: TaskBatchNorm2d
-    channels: int
+    norm: RouteBatchNorm2d
+    channels: Table
 
     def make(self, indices: Indices) -> torch.Tensor:
-        active = indices[self.channels]
-        return active + self.norm.num_features * (self.norm.weight.index_select(0, active) < 0)
+        active, weight = indices[self.channels], self.norm.weight
+        if active is None:
+            active = torch.arange(len(weight), device=weight.device)
+        return active + self.norm.num_features * (weight.index_select(0, active) < 0)
 
 
 SliceRecipe = Cut | Fold | Extremes | int  # an int: the active indices themselves, from the table of that number

@@ -1,4 +1,4 @@
-"""Sub-network execution: a task's forward and backward pass on its own units, by slices of the trunk's parameters.
+"""Sub-network execution: a route's forward and backward pass on its own units, by slices of the trunk's parameters.
 
 The trunk stays the owner of all parameters and buffers. The results equal those of the trunk itself (masked execution), at
 about σ² of the cost.
@@ -17,7 +17,7 @@ from matl_scale.routing.units import active_indices
 
 
 class SlicedNetwork(nn.Module):
-    """A derived network with its index tables, on the device of its trunk. It gathers one task's slices; the two
+    """A derived network with its index tables, on the device of its trunk. It gathers one route's slices; the two
     classes below also run them."""
 
     def __init__(self, trunk: fx.GraphModule, derived: Derived) -> None:
@@ -29,40 +29,41 @@ class SlicedNetwork(nn.Module):
         for number, table in enumerate(derived.tables):
             self.register_buffer(f"table_{number}", table.to(device), persistent=False)
 
-    def active_features(self, task: torch.Tensor) -> torch.Tensor:
-        """Returns the indices of the task's active channels among those of the features, shape `(num_active,)`."""
-        return self._indices(self._features, task)
+    def active_features(self, route: torch.Tensor) -> torch.Tensor | None:
+        """Returns the indices of the route's active channels among those of the features, shape `(num_active,)`; None for
+        all."""
+        return None if self._features is None else self._indices(self._features, route)
 
-    def _indices(self, table: int, task: torch.Tensor) -> torch.Tensor:
-        return active_indices(self.get_buffer(f"table_{table}"), task)
+    def _indices(self, table: int, route: torch.Tensor) -> torch.Tensor:
+        return active_indices(self.get_buffer(f"table_{table}"), route)
 
-    def indices(self, task: torch.Tensor) -> Indices:
-        """Returns the task's active indices from every table."""
-        if len(task) != 1:
+    def indices(self, route: torch.Tensor) -> Indices:
+        """Returns the route's active indices from every table."""
+        if len(route) != 1:
             raise InputError(
-                f"A sub-network runs batches of one task. Got {len(task)} tasks in one batch: run them through the trunk "
-                "that `route()` returns (`routing.execution` = masked), or task by task."
+                f"A sub-network runs batches of one route. Got {len(route)} routes in one batch: run them through the trunk "
+                "that `route()` returns (`routing.execution` = masked), or route by route."
             )
-        return {number: self._indices(number, task) for number in range(self.num_tables)}
+        return {None: None} | {number: self._indices(number, route) for number in range(self.num_tables)}
 
-    def gather(self, task: torch.Tensor) -> list[torch.Tensor]:
-        """Returns one task's slices of the trunk's parameters, in the order of the recipes; `task` has shape `(1,)`. Gradients
+    def gather(self, route: torch.Tensor) -> list[torch.Tensor]:
+        """Returns one route's slices of the trunk's parameters, in the order of the recipes; `route` has shape `(1,)`. Gradients
         flow back into the parameters."""
-        indices = self.indices(task)
+        indices = self.indices(route)
         slices: list[torch.Tensor] = []
         for recipe in self.recipes:
             if isinstance(recipe, Cut | Extremes):
                 slices.append(recipe.make(indices))
             elif isinstance(recipe, Fold):
-                slices += recipe.make(indices, task)
+                slices += recipe.make(indices, route)
             else:
-                slices.append(indices[recipe])
+                slices.append(self._indices(recipe, route))
         return slices
 
-    def widen(self, features: torch.Tensor, task: torch.Tensor) -> torch.Tensor:
+    def widen(self, features: torch.Tensor, route: torch.Tensor) -> torch.Tensor:
         """Puts a sub-network's features at their indices in the full channel dimension, with zeros elsewhere, for the heads."""
-        indices = self.active_features(task)
-        if len(indices) == self.num_channels:
+        indices = self.active_features(route)
+        if indices is None:
             return features
         by_channel = features.view(len(features), len(indices), -1)
         wide = by_channel.new_zeros(len(features), self.num_channels, by_channel.shape[2])
@@ -70,7 +71,7 @@ class SlicedNetwork(nn.Module):
 
 
 class Subnetwork(SlicedNetwork):
-    """Runs one task's sub-network of a routed trunk, with the trunk's own inputs and outputs.
+    """Runs one route's sub-network of a routed trunk, with the trunk's own inputs and outputs.
 
     Args:
         trunk: From `route()`. Its parameters and buffers are used, not copied.
@@ -83,26 +84,26 @@ class Subnetwork(SlicedNetwork):
         super().__init__(trunk, derive(trunk, fold=False))
 
     def forward(
-        self, images: torch.Tensor, task: torch.Tensor, slices: list[torch.Tensor] | None = None
+        self, images: torch.Tensor, route: torch.Tensor, slices: list[torch.Tensor] | None = None
     ) -> torch.Tensor:
-        """Returns the features of one task's sub-network.
+        """Returns the features of one route's sub-network.
 
         Args:
             images: Shape `(batch, 3, height, width)`.
-            task: The active task, integers of shape `(1,)`.
+            route: The active route, integers of shape `(1,)`.
             slices: From `gather`, if several batches share them; by default they are gathered here.
 
         Returns:
-            Shape `(batch, num_features)`, zero where features are inactive for the task.
+            Shape `(batch, num_features)`, zero where features are inactive for the route.
         """
-        features = self.dense([images], task, self.gather(task) if slices is None else slices)
-        return self.widen(features, task)
+        features = self.dense([images], route, self.gather(route) if slices is None else slices)
+        return self.widen(features, route)
 
 
-class AllTasks(SlicedNetwork):
-    """Evaluates many tasks on the same images.
+class AllRoutes(SlicedNetwork):
+    """Evaluates many routes on the same images.
 
-    What does not depend on the task is computed once per batch, if possible including the first max pool. Batch norms are
+    What does not depend on the route is computed once per batch, if possible including the first max pool. Batch norms are
     folded into the slices of the convs before them. The trunk has to be in evaluation mode when this runs.
 
     Raises:
@@ -116,10 +117,10 @@ class AllTasks(SlicedNetwork):
         self.common = cut_common(trunk, common, derived.sources)
 
     def prepare(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """Computes what all tasks have in common. Returns tensors whose first dimension is the batch."""
+        """Computes what all routes have in common. Returns tensors whose first dimension is the batch."""
         return cast(list[torch.Tensor], self.common(images, torch.zeros(1, dtype=torch.long, device=images.device)))
 
-    def forward(self, prepared: list[torch.Tensor], task: torch.Tensor, slices: list[torch.Tensor]) -> torch.Tensor:
-        """Returns one task's features, shape `(batch, num_features)`, zero where they are inactive, from what `prepare` returned
+    def forward(self, prepared: list[torch.Tensor], route: torch.Tensor, slices: list[torch.Tensor]) -> torch.Tensor:
+        """Returns one route's features, shape `(batch, num_features)`, zero where they are inactive, from what `prepare` returned
         for all images of the batch or some of them."""
-        return self.widen(self.dense(prepared, task, slices), task)
+        return self.widen(self.dense(prepared, route, slices), route)

@@ -1,18 +1,21 @@
-"""`route()`: puts task routers and per-task norms into any CNN that torch.fx can trace.
+"""`route()`: puts task routers and per-route norms into any CNN that torch.fx can trace.
 
-The result takes the active task as an argument of `forward`. Module names stay, and with them the keys of the weights.
+The result takes the active route as an argument of `forward`. Module names stay, and with them the keys of the weights.
 """
 
 import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 from matl_scale.errors import InputError, first_line
-from matl_scale.routing.batch_norm import Statistics, TaskBatchNorm2d
+from matl_scale.routing.batch_norm import RouteBatchNorm2d, Statistics
 from matl_scale.routing.channels import trace_channels
-from matl_scale.routing.layer_norms import TaskGroupNorm, TaskLayerNorm
+from matl_scale.routing.layer_norms import RouteGroupNorm, RouteLayerNorm
+from matl_scale.routing.layers import choose_sigmas
 from matl_scale.routing.masks import EarlierMasks, MaskSpec, Strategy, draw_masks, extend_masks
 from matl_scale.routing.router import TaskRouter
 from matl_scale.routing.units import ChannelMap, build_index_table
@@ -23,16 +26,19 @@ EXAMPLE_PIXELS = 320  # large enough for every torchvision CNN; of the shapes on
 
 def route(
     backbone: nn.Module,
-    num_tasks: int,
+    num_routes: int,
     sigma: float,
     *,
+    sigmas: Mapping[str, float] | None = None,
+    layers: Sequence[str] = ("*",),
+    start: str = "",
     strategy: Strategy = "random",
-    statistics: Statistics = "task",
+    statistics: Statistics = "route",
     align: int = 1,
     seed: int = 0,
     earlier: EarlierMasks | None = None,
 ) -> fx.GraphModule:
-    """Gives every task a sub-network of `backbone`.
+    """Gives every route a sub-network of `backbone`.
 
     A `TaskRouter` follows every conv, after its norm if it has one and before the activation. Convs that write to one
     residual stream share one mask, and so do a depthwise conv and its input, so that a sub-network is closed.
@@ -40,22 +46,35 @@ def route(
     Args:
         backbone: A CNN from images `(batch, 3, height, width)` to features `(batch, num_features)`. Not changed;
             its parameters are copied.
-        num_tasks: The number of tasks, T.
-        sigma: Sharing ratio: the fraction of every layer's units that a task keeps active.
+        num_routes: The number of routes, R.
+        sigma: Sharing ratio: the fraction of a layer's units that a route keeps active.
+        sigmas: Sharing ratios of some layers, by patterns of module names; the last one that matches counts.
+        layers: Patterns of the modules whose convs are routed. The others keep all units for all routes, and their norms have
+            one row of statistics.
+        start: A pattern: convs before the first one that it matches are not routed.
         strategy: How masks are drawn: `random` or `partition`.
-        statistics: Whether running statistics belong to each `task` or are `shared`.
+        statistics: Whether running statistics belong to each `route` or are `shared`.
         align: The number of a layer's active units is a multiple of this (8 suits the matrix units of GPUs).
         seed: The seed of the masks.
-        earlier: Masks that tasks keep from another network with this backbone.
+        earlier: Masks that routes keep from another network with this backbone.
 
     Returns:
-        A module with `forward(x, task)`, where `task` are integers of shape `(1,)`, or `(batch,)` in evaluation mode.
+        A module with `forward(x, route)`, where `route` are integers of shape `(1,)`, or `(batch,)` in evaluation mode.
 
     Raises:
         InputError: The backbone cannot be traced or followed (the message names the module), or σ leaves a layer without
             units.
     """
-    spec = MaskSpec(num_tasks=num_tasks, sigma=sigma, strategy=strategy, align=align, seed=seed)
+    spec = MaskSpec(
+        num_routes=num_routes,
+        sigma=sigma,
+        sigmas=sigmas or {},
+        layers=layers,
+        start=start,
+        strategy=strategy,
+        align=align,
+        seed=seed,
+    )
     return route_by_spec(backbone, spec, statistics, earlier)
 
 
@@ -65,7 +84,7 @@ def route_by_spec(
     """Does what `route()` does, with masks drawn by `spec`."""
     routed = trace(backbone)
     channels = trace_channels(routed)
-    insert_routers(routed, channels, draw_stream_masks(channels, spec, earlier), statistics)
+    insert_routers(routed, channels, draw_stream_masks(channels, spec, earlier), spec.num_routes, statistics)
     return routed
 
 
@@ -101,39 +120,44 @@ def trace(backbone: nn.Module) -> fx.GraphModule:
 
 
 def draw_stream_masks(channels: ChannelMap, spec: MaskSpec, earlier: EarlierMasks | None) -> dict[int, torch.Tensor]:
-    """Draws each stream's mask. Returns the mask column of every unit: bool, shape `(num_tasks,)`."""
+    """Draws the mask of each stream that is routed. Returns the mask column of every unit in it: bool, shape `(num_routes,)`."""
     columns: dict[int, torch.Tensor] = {}
-    before = earlier_columns(channels, earlier) if earlier else {}
-    for stream in channels.streams:
-        num_units = len(stream.units)
-        if spec.strategy == "random" and spec.align == 1 and round(spec.sigma * num_units) == 0:
+    chosen = zip(channels.streams, choose_sigmas(channels.streams, channels.convs, spec), strict=True)
+    routed = [(stream, sigma) for stream, sigma in chosen if sigma is not None]
+    before = earlier_columns(channels, earlier, {unit for stream, _ in routed for unit in stream.units.tolist()})
+    for stream, sigma in routed:
+        num_units, own = len(stream.units), replace(spec, sigma=sigma)
+        if spec.strategy == "random" and spec.align == 1 and round(sigma * num_units) == 0:
             raise InputError(
-                f"`routing.sigma` = {spec.sigma} keeps no unit of layer `{stream.name}`, which has {num_units}. "
+                f"`routing.sigma` = {sigma} keeps no unit of layer `{stream.name}`, which has {num_units}. "
                 f"It should be at least {1 / num_units:.3g}, or the network wider (`model.width`)."
             )
         if earlier:
             saved = torch.stack([before[unit] for unit in stream.units.tolist()], dim=1)
-            mask = extend_masks(spec, earlier, saved, stream.name)
+            mask = extend_masks(own, earlier, saved, stream.name)
         else:
-            mask = draw_masks(spec, num_units, stream.name)
+            mask = draw_masks(own, num_units, stream.name)
         columns.update(zip(stream.units.tolist(), mask.unbind(dim=1), strict=True))
     return columns
 
 
-def earlier_columns(channels: ChannelMap, earlier: EarlierMasks) -> dict[int, torch.Tensor]:
-    """Returns the mask column of every unit in an earlier network.
+def earlier_columns(channels: ChannelMap, earlier: EarlierMasks | None, routed: set[int]) -> dict[int, torch.Tensor]:
+    """Returns the mask column in an earlier network of every unit that is routed; empty if there is no such network.
 
     Raises:
         InputError: The earlier network has other layers.
     """
     columns: dict[int, torch.Tensor] = {}
-    for node in channels.routed:
+    for node in channels.routed if earlier else []:
+        assert earlier is not None
         units = channels.units(node).tolist()
+        if routed.isdisjoint(units):
+            continue
         mask = earlier.masks.get(router_name(str(node.target)))
         if mask is None or mask.shape[1] != len(units):
             raise InputError(
-                f"The network to start from should have {len(units)} units in layer `{node.target}`, as this one has. Use its "
-                "`model` settings."
+                f"The network to start from should have {len(units)} routed units in layer `{node.target}`, as this one has. "
+                "Use its `model` and `routing` settings."
             )
         columns.update(zip(units, mask.unbind(dim=1), strict=True))
     return columns
@@ -145,17 +169,22 @@ def router_name(module: str) -> str:
 
 
 def insert_routers(
-    routed: fx.GraphModule, channels: ChannelMap, columns: dict[int, torch.Tensor], statistics: Statistics
+    routed: fx.GraphModule,
+    channels: ChannelMap,
+    columns: dict[int, torch.Tensor],
+    num_routes: int,
+    statistics: Statistics,
 ) -> None:
-    """Edits the graph: adds the argument `task`, replaces norms, and puts a router behind every routed node.
+    """Edits the graph: adds the argument `route`, replaces norms, and puts a router behind every routed node. Nodes without a
+    routed unit get none, and their batch norms one row of statistics for all routes.
 
     Afterwards `meta["channels"]` of every node says which units its channels are, and `meta["active"]` of a router holds
-    the index table of each task's active channels.
+    the index table of each route's active channels.
     """
     graph = routed.graph
     image = next(node for node in graph.nodes if node.op == "placeholder")
     with graph.inserting_after(image):
-        task = graph.placeholder("task")
+        route = graph.placeholder("route")
     routers = nn.ModuleDict()
     routed.add_module("routers", routers)
     masks: dict[bytes, tuple[torch.Tensor, torch.Tensor]] = {}  # so that tensors of one stream share memory
@@ -169,35 +198,42 @@ def insert_routers(
             raise InputError(
                 f"This backbone cannot be routed: module `{name}`: it is called twice, or shares its name but for dots."
             )
+        if not any(unit in columns for unit in units.tolist()):
+            if isinstance(module, nn.BatchNorm2d):
+                everywhere = torch.arange(len(units))[None]
+                routed.set_submodule(name, RouteBatchNorm2d(module, everywhere, "shared"))
+                node.args = (node.args[0], route)
+            continue
         if units.tobytes() not in masks:
-            mask = torch.stack([columns[unit] for unit in units.tolist()], dim=1)
+            everywhere = torch.ones(num_routes, dtype=torch.bool)
+            mask = torch.stack([columns.get(unit, everywhere) for unit in units.tolist()], dim=1)
             masks[units.tobytes()] = (mask, build_index_table(mask, name))
         mask, active = masks[units.tobytes()]
         if not isinstance(module, nn.Conv2d | nn.Linear):
-            routed.set_submodule(name, build_task_norm(module, mask, active, statistics, dim))
-            node.args = (node.args[0], task)
+            routed.set_submodule(name, build_route_norm(module, mask, active, statistics, dim))
+            node.args = (node.args[0], route)
         routers[key] = TaskRouter(mask, dim)
         with graph.inserting_after(node):
-            router = graph.call_module(f"routers.{key}", (node, task))
+            router = graph.call_module(f"routers.{key}", (node, route))
         node.replace_all_uses_with(router, lambda user, router=router: user is not router)  # type: ignore[misc]
         router.meta.update(channels=channels.channels[node], active=active)
     graph.lint()
     routed.recompile()
 
 
-def build_task_norm(
+def build_route_norm(
     norm: nn.Module, mask: torch.Tensor, active: torch.Tensor, statistics: Statistics, dim: int
 ) -> nn.Module:
     if isinstance(norm, nn.BatchNorm2d):
-        return TaskBatchNorm2d(norm, active, statistics)
+        return RouteBatchNorm2d(norm, active, statistics)
     if isinstance(norm, nn.LayerNorm):
-        return TaskLayerNorm(norm, mask, dim)
+        return RouteLayerNorm(norm, mask, dim)
     assert isinstance(norm, nn.GroupNorm)
-    return TaskGroupNorm(norm, mask, active)
+    return RouteGroupNorm(norm, mask, active)
 
 
 def active_share(trunk: fx.GraphModule) -> tuple[float, float]:
-    """Returns the smallest and the largest fraction of a layer's units that are active for a task: the σ after rounding."""
+    """Returns the smallest and the largest fraction of a layer's units that are active for a route: the σ after rounding."""
     masks = [module.mask for module in trunk.modules() if isinstance(module, TaskRouter)]
     shares = [float(mask[0].float().mean()) for mask in masks]
     return min(shares), max(shares)

@@ -37,10 +37,15 @@ class Unions:
 
 @dataclass(frozen=True, kw_only=True)
 class Stream:
-    """Convs that share one mask: the name of the first conv, and the units as roots of the unions."""
+    """Convs that share one mask."""
 
-    name: str
-    units: np.ndarray
+    convs: list[str]  # their names, in the order of the graph
+    units: np.ndarray  # as roots of the unions
+
+    @property
+    def name(self) -> str:
+        """Its first conv."""
+        return self.convs[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +62,8 @@ class ChannelMap:
     """Where routers go, and the units behind every channel."""
 
     channels: dict[fx.Node, Channels]
-    routed: list[fx.Node]  # those that a router follows
+    convs: list[str]  # the names of all convs, in the order of the graph
+    routed: list[fx.Node]  # those that a router may follow
     streams: list[Stream]  # disjoint; together they cover all units
 
     def units(self, node: fx.Node) -> np.ndarray:
@@ -67,23 +73,23 @@ class ChannelMap:
 
 
 def build_index_table(mask: torch.Tensor, module: str) -> torch.Tensor:
-    """Returns the indices of each task's active channels, ascending, shape `(num_tasks, num_active)`, from a bool mask of shape
-    `(num_tasks, num_channels)`; int16 where possible, because with a thousand tasks these tables take much memory.
+    """Returns the indices of each route's active channels, ascending, shape `(num_routes, num_active)`, from a bool mask of shape
+    `(num_routes, num_channels)`; int16 where possible, because with a thousand routes these tables take much memory.
 
     Raises:
-        InputError: Tasks keep different numbers of channels.
+        InputError: Routes keep different numbers of channels.
     """
     counts = mask.sum(dim=1)
     low, high = int(counts.min()), int(counts.max())
     if low != high:
         raise InputError(
-            f"This backbone cannot be routed: module `{module}`: a task would keep {low} to {high} of its channels, "
+            f"This backbone cannot be routed: module `{module}`: a route would keep {low} to {high} of its channels, "
             "because a grouped conv or an addition ties unequal numbers of them together."
         )
     table = mask.nonzero()[:, 1].view(len(mask), high)
     return table.to(torch.int16 if mask.shape[1] <= torch.iinfo(torch.int16).max else torch.int32)
 
 
-def active_indices(table: torch.Tensor, task: torch.Tensor) -> torch.Tensor:
-    """Returns one task's row of an index table, int64, shape `(num_active,)`; `task` has shape `(1,)`."""
-    return table.index_select(0, task)[0].long()
+def active_indices(table: torch.Tensor, route: torch.Tensor) -> torch.Tensor:
+    """Returns one route's row of an index table, int64, shape `(num_active,)`; `route` has shape `(1,)`."""
+    return table.index_select(0, route)[0].long()

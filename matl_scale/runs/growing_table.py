@@ -32,7 +32,8 @@ class GrowingTable:
                 if split is not None:
                     replaced = pc.and_(replaced, pc.equal(old["split"].cast(pa.string()), split))
                 old = old.filter(pc.invert(replaced))
-            new = pa.concat_tables([old, new]).unify_dictionaries()
+            # promoted: an older version wrote fewer columns
+            new = pa.concat_tables([old, new], promote_options="default").unify_dictionaries()
         self._write(new)
 
     def forget_after(self, step: int) -> None:

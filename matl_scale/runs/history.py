@@ -30,7 +30,8 @@ class TaskTable:
     step: int  # steps that the network had been trained
     tasks: list[str]  # task names, in the run's order
     metrics: TaskMetrics  # metrics of these tasks
-    draws: np.ndarray | None  # slots of each task up to then, shape `(num_tasks,)`; None if they are not known
+    draws: np.ndarray | None  # slots of each task's route up to then, shape `(num_tasks,)`; None if they are not known
+    labels_seen: np.ndarray | None  # labels that each task was trained on up to then; None if they are not known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +148,8 @@ class RunHistory:
             step=step,
             tasks=tasks,
             metrics=TaskMetrics(values=values, counts=np.array([counts[name] for name in tasks])),
-            draws=self._draws(tasks, step),
+            draws=self._counts("draws", tasks, step),
+            labels_seen=self._counts("labels", tasks, step),
         )
 
     def over_time(self, split: str, metric: str) -> TaskHistory:
@@ -168,16 +170,17 @@ class RunHistory:
     def _evaluations(self, split: str) -> pa.Table:
         return self.table.filter(pc.field("split") == split)
 
-    def _draws(self, tasks: Sequence[str], step: int) -> np.ndarray | None:
+    def _counts(self, column: str, tasks: Sequence[str], step: int) -> np.ndarray | None:
+        """Returns what draws.parquet counts for each task up to a step; None if it does not say."""
         path = self.files.draws_file
-        if not path.is_file():
+        if not path.is_file() or column not in pq.read_schema(path).names:
             return None
         table = pq.read_table(path, filters=pc.field("step") <= step)
         if not table.num_rows:
             return None
         last = table.filter(pc.field("step") == pc.max(table["step"]))
-        draws = dict(zip(last["task"].to_pylist(), last["draws"].to_pylist(), strict=True))
-        return np.array([draws.get(name, 0) for name in tasks])
+        counts = dict(zip(last["task"].to_pylist(), last[column].to_pylist(), strict=True))
+        return np.array([counts.get(name) or 0 for name in tasks])
 
 
 def names_in_order(table: pa.Table, column: str) -> list[str]:

@@ -32,9 +32,12 @@ class RunFolder:
     status_file = Entry("status.json")  #: how the last start ended
     metrics_file = Entry("metrics.jsonl")  #: one line per record
     per_task_file = Entry("per_task.parquet")  #: every metric of every task at every evaluation, as a long table
-    draws_file = Entry("draws.parquet")  #: how many slots each task has had at every evaluation, as a long table
+    draws_file = Entry(
+        "draws.parquet"
+    )  #: how many slots and labels each task has had at every evaluation, as a long table
     balance_file = Entry("balance.parquet")  #: the share of the draws that each class of each task gets
-    masks_file = Entry("masks.npz")  #: routing masks by layer, bool, shape `(num_tasks, num_units)`
+    routes_file = Entry("routes.parquet")  #: which route serves each task
+    masks_file = Entry("masks.npz")  #: routing masks by layer, bool, shape `(num_routes, num_units)`
     per_task_picture = Entry("per_task.png")  #: the picture tasks × evaluations that MLflow shows
     mlflow_file = Entry("mlflow.json")  #: how far the copy to MLflow is
     damaged_file = Entry("damaged.csv")  #: samples that could not be read

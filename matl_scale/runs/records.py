@@ -90,11 +90,13 @@ class LocalLog:
         )
         GrowingTable(self.files.per_task_file).append(new, step, split)
 
-    def log_draws(self, step: int, tasks: Sequence[str], draws: np.ndarray) -> None:
-        """Adds to `draws.parquet` how many slots each task has had so far, shape `(num_tasks,)`."""
+    def log_draws(self, step: int, tasks: Sequence[str], draws: np.ndarray, labels: np.ndarray) -> None:
+        """Adds to `draws.parquet` how many slots each task's route has had so far, and how many labels the task: both of shape
+        `(num_tasks,)`."""
         steps = np.full(len(tasks), step, dtype=np.int64)
         names = names_by_number(np.arange(len(tasks)), tasks)
-        new = pa.table({"step": steps, "task": names, "draws": draws.astype(np.int64)})
+        counts = {"draws": draws.astype(np.int64), "labels": labels.astype(np.int64)}
+        new = pa.table({"step": steps, "task": names, **counts})
         GrowingTable(self.files.draws_file).append(new, step)
 
     def write_balance(self, table: pa.Table) -> None:

@@ -88,10 +88,11 @@ class Recorder:
         # after the record: an evaluation is complete once its rows are in the table
         self._writing.append(self._writer.submit(self._local.log_per_task, step, split, self.tasks, metrics))
 
-    def record_draws(self, step: int, counts: np.ndarray) -> None:
-        """Records how many slots each task has had, shape `(num_tasks,)`."""
+    def record_draws(self, step: int, draws: np.ndarray, labels: np.ndarray) -> None:
+        """Records how many slots each task's route has had, and how many labels the task, both of shape `(num_tasks,)`."""
         if self.enabled:
-            self._writing.append(self._writer.submit(self._local.log_draws, step, self.tasks, counts.copy()))
+            arguments = (step, self.tasks, draws.copy(), labels.copy())
+            self._writing.append(self._writer.submit(self._local.log_draws, *arguments))
 
     def wait_for_tables(self) -> None:
         """Waits until all tables are written; raises `OSError` if one could not be.

@@ -11,31 +11,41 @@ from accelerate import Accelerator
 from matl_scale.data.loading.augment import build_augment
 from matl_scale.data.loading.damage import DamageLog
 from matl_scale.data.loading.loader import ImageBatch, Source, TrainBatches, build_loader
-from matl_scale.data.loading.plan import SlotPlan, TaskOrder
+from matl_scale.data.loading.plan import RouteOrder, SlotPlan
 from matl_scale.data.loading.stream import StreamBatches
 from matl_scale.device import resolve_precision
 from matl_scale.errors import InputError
 from matl_scale.models.network import RoutedModel, build_ema, build_model, move_model
+from matl_scale.models.routing_config import Setting
+from matl_scale.routes import Routes
 from matl_scale.routing.masks import EarlierMasks
 from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo, load_state
-from matl_scale.runs.checkpoints.compatibility import check_network
-from matl_scale.runs.checkpoints.masks import find_old_tasks, hash_masks, masks_of_checkpoint
+from matl_scale.runs.checkpoints.compatibility import check_network, check_tasks
+from matl_scale.runs.checkpoints.masks import hash_masks, masks_of_checkpoint
 from matl_scale.runs.layout import RunFolder
 from matl_scale.tracking.recorder import Recorder
-from matl_scale.train.config import Config, with_absolute_paths
+from matl_scale.train.choose_routes import (
+    ChosenRoutes,
+    TrainLabels,
+    check_resumed_routes,
+    choose_routes,
+    extend_routes,
+)
+from matl_scale.train.config import Config, read_saved, with_absolute_paths
 from matl_scale.train.evaluation import EvalData, Evaluator
 from matl_scale.train.health.nonfinite import NonfiniteGuard
 from matl_scale.train.meter import Meter
 from matl_scale.train.resume.check_config import check_resumable, check_start
 from matl_scale.train.resume.open_run import OpenedRun
 from matl_scale.train.resume.saving import Saver
-from matl_scale.train.resume.start_from import copy_weights
+from matl_scale.train.resume.start_from import copy_weights, find_frozen_tasks
 from matl_scale.train.run_data import TRAIN_SPLIT, RunData
 from matl_scale.train.schedule import Schedule
 from matl_scale.train.state import TrainState
 from matl_scale.train.step.execution import TrunkExecution
+from matl_scale.train.step.freeze import FrozenPart
 from matl_scale.train.step.optim import LearningRate, build_optimizer
-from matl_scale.train.step.sampling import TaskSampler, build_sampler
+from matl_scale.train.step.sampling import RouteSampler, build_sampler
 from matl_scale.train.step.train_step import TrainStep
 
 
@@ -47,8 +57,8 @@ class Components:
     learning_rate: LearningRate  # as a function of the step
     meter: Meter  # measures the steps
     train_step: TrainStep  # computes a step
-    sampler: TaskSampler  # says which task runs in which slot
-    order: TaskOrder  # the batches of every task
+    sampler: RouteSampler  # says which route runs in which slot
+    order: RouteOrder  # the batches of every route
     batches: Generator[ImageBatch, None, None]  # this rank's batches, without end
     damage: DamageLog  # log of damaged training samples
     nonfinite: NonfiniteGuard  # counts steps with numbers that are not finite
@@ -69,28 +79,69 @@ def build_schedule(config: Config) -> Schedule:
     )
 
 
-def build_resolved_config(config: Config, data: RunData) -> Config:
-    """Returns the config with every automatic choice made, as the run's folder keeps it."""
+def build_routes(
+    config: Config, data: RunData, checkpoint: CheckpointInfo | None, start: CheckpointInfo | None
+) -> ChosenRoutes:
+    """Chooses which tasks share a route: as the checkpoint to resume from has it, beside the routes of the network to start
+    from, or anew.
+
+    Raises:
+        InputError: `routing.routes` does not fit the tasks, that checkpoint, or that network.
+    """
+    labels = TrainLabels(
+        tasks=data.tasks,
+        labels=data.labels_of(TRAIN_SPLIT),
+        seed=config.run.seed,
+        balanced=config.data.balance > 0,
+    )
+    if checkpoint is not None:
+        check_tasks(checkpoint, tasks=data.num_classes)
+        earlier = read_saved(checkpoint.config).routing
+        check_resumed_routes(config.routing, earlier, checkpoint.routes, labels.names, checkpoint.folder)
+        setting = "task" if earlier.routes == "auto" else earlier.routes  # auto: by a version that had no other routes
+        chosen = ChosenRoutes(routes=checkpoint.routes, setting=setting)
+    elif start is not None:
+        chosen = extend_routes(config.routing, labels, start.routes, list(start.classes))
+    else:
+        chosen = choose_routes(config.routing, labels)
+    if labels.balanced and chosen.routes.shared_by_tasks:
+        raise InputError(
+            f"`data.balance` should be 0 where a route serves several tasks: here {len(data.tasks)} tasks share "
+            f"{chosen.routes.num_routes} routes, and a sample drawn for a class of one task comes with the labels of the others. "
+            "Set `data.balance` to 0, or `routing.routes` to task."
+        )
+    return chosen
+
+
+def build_resolved_config(config: Config, data: RunData, setting: Setting) -> Config:
+    """Returns the config with every automatic choice made, as the run's folder keeps it; `setting` is `routing.routes`."""
     config = with_absolute_paths(config)
     return replace(
         config,
+        routing=replace(config.routing, routes=setting),
         train=replace(config.train, precision=resolve_precision(config.train.precision)),
         data=replace(config.data, version=str(data.manifest.version)),
     )
 
 
 def build_network(
-    config: Config, data: RunData, device: torch.device, earlier: EarlierMasks | None = None
+    config: Config, data: RunData, routes: Routes, device: torch.device, earlier: EarlierMasks | None = None
 ) -> RoutedModel:
-    """Builds the network of a run on a device; its tasks keep the masks that they had in an earlier network, if any."""
+    """Builds the network of a run on a device; its routes keep the masks that they had in an earlier network, if any."""
     model = build_model(
-        config.model, config.routing, list(data.num_classes.values()), config.run.seed, data.image_size, earlier
+        config.model,
+        config.routing,
+        list(data.num_classes.values()),
+        config.run.seed,
+        data.image_size,
+        routes,
+        earlier,
     )
     return move_model(model, device, config.train.channels_last)
 
 
 def build_state(
-    config: Config, data: RunData, accelerator: Accelerator, opened: OpenedRun
+    config: Config, data: RunData, routes: Routes, accelerator: Accelerator, opened: OpenedRun
 ) -> tuple[TrainState, TrunkExecution]:
     """Builds the state in which a run starts or resumes, and the execution of its trunk.
 
@@ -102,15 +153,15 @@ def build_state(
     Raises:
         InputError: The checkpoint does not fit.
     """
-    source, names = opened.checkpoint or opened.start, data.task_names
+    source = opened.checkpoint or opened.start
     saved = load_state(source) if source else {}
     if opened.start:
         check_start(opened.start, config, data.tasks)
         config = replace(config, model=replace(config.model, pretrained=False))
-    earlier = masks_of_checkpoint(source, saved, names) if source and opened.has_foreign_masks else None
-    model = build_network(config, data, accelerator.device, earlier)
+    earlier = masks_of_checkpoint(source, saved, routes.names) if source and opened.has_foreign_masks else None
+    model = build_network(config, data, routes, accelerator.device, earlier)
     if opened.start:
-        copy_weights(model, saved, find_old_tasks(opened.start, names))
+        copy_weights(model, saved, opened.start, data.task_names)
     if opened.checkpoint:
         check_checkpoint(opened.checkpoint, config, data, model)
     ema = build_ema(model, config.train.ema_decay)
@@ -121,7 +172,8 @@ def build_state(
         optimizer=accelerator.prepare_optimizer(optimizer),
         scaler=accelerator.scaler,
         ema=ema,
-        draws=np.zeros(len(data.tasks), dtype=np.int64),
+        draws=np.zeros(routes.num_routes, dtype=np.int64),
+        labels_seen=np.zeros(routes.num_tasks, dtype=np.int64),
     )
     if opened.checkpoint:
         if "optimizer" not in saved:
@@ -139,15 +191,23 @@ def check_checkpoint(checkpoint: CheckpointInfo, config: Config, data: RunData, 
     check_resumable(checkpoint, config, data.manifest.hash_shards(TRAIN_SPLIT))
 
 
-def build_components(config: Config, data: RunData, accelerator: Accelerator, opened: OpenedRun) -> Components:
+def build_components(
+    config: Config, data: RunData, routes: Routes, accelerator: Accelerator, opened: OpenedRun
+) -> Components:
     """Builds everything that the loop works with, in the state in which the run starts or resumes."""
     world_size, rank, seed = accelerator.num_processes, accelerator.process_index, config.run.seed
     num_slots = world_size * config.train.accumulate
-    state, trunk = build_state(config, data, accelerator, opened)
-    train_ids = data.manifest.sample_ids(TRAIN_SPLIT)
-    order = TaskOrder(seed, config.data.batch_size, data.labels, train_ids, config.data.balance)
-    sampler = build_sampler(config.tasks, data.task_names, data.count_labelled(TRAIN_SPLIT), seed, num_slots)
-    plan = SlotPlan(order, sampler.tasks, world_size, state.sampling_step(num_slots), state.draws)
+    state, trunk = build_state(config, data, routes, accelerator, opened)
+    train_ids, frozen = (
+        data.manifest.sample_ids(TRAIN_SPLIT),
+        find_frozen_tasks(config.run, opened.old_tasks, data.task_names),
+    )
+    trained = data.without_labels(frozen)
+    order = RouteOrder(
+        seed, config.data.batch_size, trained.labels_of(TRAIN_SPLIT), train_ids, routes, config.data.balance
+    )
+    sampler = build_sampler(config.tasks, routes.names, order.count_samples(), seed, num_slots)
+    plan = SlotPlan(order, sampler.routes, world_size, state.sampling_step(num_slots), state.draws)
     source: Source = TrainBatches(plan, data.reader, rank)
     if config.data.reading == "stream":
         source = StreamBatches(data.manifest, TRAIN_SPLIT, plan, data.reader, rank, config.data.stream_buffer)
@@ -163,24 +223,26 @@ def build_components(config: Config, data: RunData, accelerator: Accelerator, op
             model=state.model,
             trunk=trunk,
             optimizer=state.optimizer,
-            labels=data.labels,
+            labels=trained.labels,
+            label_shares=order.label_shares(),
             seed=seed,
             transform=build_augment(config.data.augment, data.image_size),
             accumulate=config.train.accumulate,
             clip_norm=config.train.clip_norm,
             channels_last=config.train.channels_last,
+            frozen=FrozenPart(state.model, frozen) if frozen else None,
         ),
         sampler=sampler,
         order=order,
         batches=build_loader(source, data.image_size, config.data.workers, accelerator.device.type == "cuda"),
         damage=data.damage_log(TRAIN_SPLIT),
         nonfinite=NonfiniteGuard(
-            accelerator, config.guard.max_nonfinite, data.task_names, data.reader.key, folder.nonfinite_file
+            accelerator, config.guard.max_nonfinite, routes.names, data.reader.key, folder.nonfinite_file
         ),
         evaluator=build_evaluator(config, accelerator, state.evaluated, data.evaluation(config.eval.split)),
         split=config.eval.split,
         keep_predictions=config.eval.predictions,
-        saver=build_saver(config, data, world_size),
+        saver=build_saver(config, data, world_size, [data.task_names[task_id] for task_id in frozen]),
         epochs_per_step=num_slots * config.data.batch_size / len(train_ids),
     )
 
@@ -192,15 +254,15 @@ def build_evaluator(config: Config, accelerator: Accelerator, model: RoutedModel
         model,
         split,
         batch_size=config.eval.batch_size,
-        task_chunk=config.eval.task_chunk,
+        route_chunk=config.eval.task_chunk,
         execution=config.routing.execution,
         channels_last=config.train.channels_last,
         folder=config.run.folder,
     )
 
 
-def build_saver(config: Config, data: RunData, world_size: int) -> Saver:
-    """Builds what writes the checkpoints of a run."""
+def build_saver(config: Config, data: RunData, world_size: int, frozen: list[str]) -> Saver:
+    """Builds what writes the checkpoints of a run; `frozen` names the tasks for which everything stays as it is."""
     return Saver(
         folder=RunFolder(config.run.folder),
         description={
@@ -209,6 +271,7 @@ def build_saver(config: Config, data: RunData, world_size: int) -> Saver:
             "shards": data.manifest.hash_shards(TRAIN_SPLIT),
             "manifest_id": data.manifest.id,
             "world_size": world_size,
+            "frozen": frozen,
             "config": asdict(config),
         },
         keep=config.checkpoint.keep,
@@ -217,7 +280,7 @@ def build_saver(config: Config, data: RunData, world_size: int) -> Saver:
     )
 
 
-def build_recorder(config: Config, data: RunData, order: TaskOrder, enabled: bool) -> Recorder:
+def build_recorder(config: Config, data: RunData, order: RouteOrder, enabled: bool) -> Recorder:
     """Builds what records the run, from the first rank alone if `enabled` says so."""
     recorder = Recorder(config.run.folder, config.track, data.task_names, enabled)
     if enabled and config.data.balance:
@@ -225,7 +288,7 @@ def build_recorder(config: Config, data: RunData, order: TaskOrder, enabled: boo
     return recorder
 
 
-def build_balance_table(order: TaskOrder, data: RunData) -> pa.Table:
+def build_balance_table(order: RouteOrder, data: RunData) -> pa.Table:
     """Returns a table with the share of the draws that each class of each task gets, beside its samples."""
     rows = []
     for task_id, task in enumerate(data.tasks):

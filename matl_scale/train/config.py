@@ -14,7 +14,7 @@ import yaml
 from matl_scale.data.loading.loader import DataConfig
 from matl_scale.errors import InputError
 from matl_scale.models.backbones import ModelConfig
-from matl_scale.models.network import RoutingConfig
+from matl_scale.models.routing_config import RoutingConfig, Setting
 from matl_scale.tracking.recorder import TrackConfig
 from matl_scale.train.evaluation import EvalConfig
 from matl_scale.train.health.nonfinite import GuardConfig
@@ -39,12 +39,16 @@ class RunConfig:
     path names a checkpoint (a folder step-…) to resume from."""
 
     start_from: str = ""
-    """A run's folder, or one of its checkpoints (step-…), whose network a new run starts with: tasks that it has keep masks,
-    heads and statistics, new tasks get their own. For a resumed run with itself, see `resume`."""
+    """A run's folder, or one of its checkpoints (step-…), whose network a new run starts with: tasks that it has keep routes,
+    heads and statistics, new tasks join a route or get their own (`routing.routes`). To resume a run itself, see `resume`."""
+    freeze: Literal["nothing", "old"] = "nothing"
+    """`old`: everything that tasks of `start_from` use stays as it is to the last bit, and only new tasks are trained."""
 
     def __post_init__(self) -> None:
         if not self.name or self.name in (".", "..") or set(self.name) & set("/\\\0"):
             raise InputError(f"`run.name` should be a plain folder name. Got {self.name!r}.")
+        if self.freeze == "old" and not self.start_from:
+            raise InputError("`run.freeze` = old should come with `run.start_from`: a new network has no old tasks.")
 
     @property
     def folder(self) -> Path:
@@ -103,13 +107,20 @@ def read_saved(sections: Mapping[str, Mapping[str, Any]]) -> Config:
 
 def with_absolute_paths(config: Config) -> Config:
     """Returns the config with local paths made absolute, so that a run's folder can be used from anywhere."""
-    data, run = config.data, config.run
+    data, run, routing = config.data, config.run, config.routing
     resume = run.resume if run.resume in ("auto", "never") else absolute(run.resume)
     return replace(
         config,
         data=replace(data, path=absolute(data.path)),
+        routing=replace(routing, routes=absolute_routes(routing.routes)),
         run=replace(run, resume=resume, start_from=absolute(run.start_from) if run.start_from else ""),
     )
+
+
+def absolute_routes(setting: Setting) -> Setting:
+    """Returns `routing.routes` with the path of a routes.parquet made absolute."""
+    is_path = isinstance(setting, str) and setting not in ("auto", "task", "one")
+    return absolute(str(setting)) if is_path else setting
 
 
 def absolute(path: str) -> str:

@@ -19,8 +19,9 @@ from matl_scale.data.shards.reader import Damage, SampleReader
 from matl_scale.errors import check_at_least
 from matl_scale.metrics.counters import TaskCounters
 from matl_scale.metrics.task_metrics import TaskMetrics
-from matl_scale.models.network import Execution, RoutedModel, normalise
+from matl_scale.models.network import RoutedModel, normalise
 from matl_scale.models.predictor import Predictor
+from matl_scale.models.routing_config import Execution
 from matl_scale.train.health.share_damage import share_damage
 from matl_scale.train.prediction_log import PredictionLog
 
@@ -34,10 +35,10 @@ class EvalConfig:
     split: str = "val"
     """The split to evaluate."""
     batch_size: int = 256
-    """Images per rank and batch; each task sees the labelled ones among them."""
+    """Images per rank and batch; each route sees those with a label for one of its tasks."""
     task_chunk: int = 64
-    """Number of tasks whose sub-networks stay in memory for a whole evaluation, each about sigma² of the trunk; those of the
-    other tasks are gathered again for every batch."""
+    """Number of routes whose sub-networks stay in memory for a whole evaluation, each about sigma² of the trunk; those of the
+    other routes are gathered again for every batch."""
     predictions: bool = True
     """Keep what the last evaluation predicted for every sample (predictions-SPLIT.parquet, some 2 bytes per label): reports
     compare runs by it."""
@@ -62,7 +63,7 @@ class EvalData:
 class Evaluator:
     """Evaluates all tasks of a network; every rank gets the metrics of all samples.
 
-    The network is not wrapped: no rank waits for another inside the loop. `task_chunk` sub-networks stay in memory. The run's
+    The network is not wrapped: no rank waits for another inside the loop. `route_chunk` sub-networks stay in memory. The run's
     `folder` gets the list of damaged samples; None keeps no list.
     """
 
@@ -73,14 +74,14 @@ class Evaluator:
         data: EvalData,
         *,
         batch_size: int = 256,
-        task_chunk: int = 64,
+        route_chunk: int = 64,
         execution: Execution = "subnetwork",
         channels_last: bool = False,
         folder: Path | None = None,
     ) -> None:
         self.accelerator, self.model, self.data, self.folder = accelerator, model, data, folder
         self.batch_size, self.channels_last = batch_size, channels_last
-        self.predictor = Predictor(model, execution, task_chunk)
+        self.predictor = Predictor(model, execution, route_chunk)
 
     def __call__(self) -> TaskMetrics:
         """Evaluates the weights as they are now."""
@@ -98,7 +99,7 @@ class Evaluator:
         was_training = self.model.training
         self.model.eval()
         self.predictor.start()
-        counters = TaskCounters([head.out_features for head in self.model.heads], self.accelerator.device)  # type: ignore[misc]
+        counters = TaskCounters(self.model.num_classes, self.accelerator.device)
         damage, broken_off = list[Damage](), torch.zeros(1, device=self.accelerator.device)
         source = EvaluationBatches(
             self.data.sample_ids,
@@ -127,23 +128,25 @@ class Evaluator:
         return None if broken_off.item() else counters.compute()
 
     def _count(self, counters: TaskCounters, batch: ImageBatch, labels: np.ndarray, log: PredictionLog | None) -> None:
-        """Runs every task on the images of a batch that carry its label, `labels` being `(batch, num_tasks)`."""
+        """Runs every route on the images of a batch that carry a label for it, `labels` being `(batch, num_tasks)`."""
         device = self.accelerator.device
         images = normalise(batch.images.to(device, non_blocking=True))
         if self.channels_last:
             images = images.to(memory_format=torch.channels_last)
-        labelled = labels != MISSING
-        indices: dict[int, torch.Tensor | None] = {}
-        for task_id in np.flatnonzero(labelled.any(axis=0)).tolist():
-            labelled_ids = np.flatnonzero(labelled[:, task_id])
-            indices[task_id] = torch.from_numpy(labelled_ids).to(device) if len(labelled_ids) < len(labels) else None
+        labelled, indices = labels != MISSING, dict[int, torch.Tensor | None]()
+        for route_id, tasks in enumerate(self.model.routes.tasks_of):
+            chosen = np.flatnonzero(labelled[:, tasks].any(axis=1))
+            if len(chosen):
+                indices[route_id] = torch.from_numpy(chosen).to(device) if len(chosen) < len(labels) else None
         targets = torch.from_numpy(labels.astype(np.int64)).to(device)
         if log is not None:
-            log.begin(labels.shape, device)
-        for task_id, logits in self.predictor.logits(images, indices):
-            chosen = indices[task_id]
-            counters.update(task_id, logits, targets[:, task_id] if chosen is None else targets[chosen, task_id])
-            if log is not None:
-                log.add(task_id, chosen, logits)
+            log.begin(targets != MISSING)
+        for route_id, parts in self.predictor.logits(images, indices):
+            chosen_images = indices[route_id]
+            for task_ids, _, logits in parts:
+                own = targets[:, task_ids]
+                counters.update(task_ids, logits, own if chosen_images is None else own[chosen_images])
+                if log is not None:
+                    log.add(task_ids, chosen_images, logits)
         if log is not None:
             log.end(batch.sample_ids)

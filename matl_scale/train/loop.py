@@ -90,16 +90,17 @@ def run_step(run: Run) -> bool:
     set_learning_rate(state.optimizer, rate)
     num_slots = components.sampler.num_slots
     sampling_step = state.sampling_step(num_slots)
-    tasks = components.sampler.tasks(sampling_step)
-    run.watchdog.beat(describe_step(run, tasks))
-    result = components.train_step(tasks, components.batches, stop=bool(run.stop.reason))
+    routes = components.sampler.routes(sampling_step)
+    run.watchdog.beat(describe_step(run, routes))
+    result = components.train_step(routes, components.batches, stop=bool(run.stop.reason))
     meter.update(result)
     if result.sync.damaged.any():  # known to all ranks
         share_damage(run.accelerator, components.damage, result.damage, components.saver.folder.path)
     if state.ema is not None and not result.skipped:
         state.ema.update_parameters(state.model)
     state.step, state.slots = state.step + 1, (sampling_step + 1) * num_slots
-    np.add.at(state.draws, tasks, 1)
+    np.add.at(state.draws, routes, 1)
+    state.labels_seen += result.sync.labels
     if complaint := components.nonfinite.update(state.step, result):
         run.progress.say(complaint)
     run.progress.step(state.step, meter.loss, meter.images_per_s, meter.wait_share)
@@ -116,6 +117,8 @@ def record(run: Run, rate: float) -> None:
         "train/epoch": state.step * components.epochs_per_step,
         "tasks/draws_min": float(state.draws.min()),
         "tasks/draws_max": float(state.draws.max()),
+        "tasks/labels_min": float(state.labels_seen.min()),
+        "tasks/labels_max": float(state.labels_seen.max()),
     }
     run.recorder.record(state.step, metrics)
     is_first = state.step - run.first_step <= run.schedule.record_every
@@ -131,11 +134,11 @@ def check_interval(run: Run, step_s: float) -> None:
         run.progress.say(str(problem))
 
 
-def describe_step(run: Run, tasks: np.ndarray) -> str:
-    """Says which step comes next, and which tasks this rank runs in it."""
-    mine = tasks[run.accelerator.process_index :: run.accelerator.num_processes]
-    names = ", ".join(run.data.tasks[task_id].name for task_id in mine[:4].tolist())
-    return f"step {run.state.step + 1} (task {names}{', …' if len(mine) > 4 else ''})"
+def describe_step(run: Run, routes: np.ndarray) -> str:
+    """Says which step comes next, and which routes this rank runs in it."""
+    mine = routes[run.accelerator.process_index :: run.accelerator.num_processes]
+    names = ", ".join(run.state.model.routes.names[route_id] for route_id in mine[:4].tolist())
+    return f"step {run.state.step + 1} (route {names}{', …' if len(mine) > 4 else ''})"
 
 
 def evaluate(run: Run) -> bool:
@@ -160,7 +163,7 @@ def evaluate(run: Run) -> bool:
         )
     summary = metrics.summary()
     on_main(run.accelerator, lambda: components.saver.save_best(state, summary))
-    run.recorder.record_draws(state.step, state.draws)
+    run.recorder.record_draws(state.step, state.draws[list(state.model.routes.route_of)], state.labels_seen)
     run.recorder.record_evaluation(state.step, components.split, metrics)
     describe_evaluation(run, summary, len(metrics.counts))
     return True

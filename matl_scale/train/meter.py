@@ -18,7 +18,8 @@ class Tally:
 
     losses: list[float] = field(default_factory=list)  # losses of the slots with labels since the last record
     norms: list[float] = field(default_factory=list)  # gradient norms since the last record
-    labelled: float = 0.0  # labelled samples since the last record
+    labelled: float = 0.0  # samples with a label of their route since the last record
+    labels: int = 0  # labels since the last record
     steps: int = 0  # steps since the last record
     skipped: int = 0  # skipped steps of the whole run
     damaged: int = 0  # damaged images met in the whole run
@@ -29,6 +30,7 @@ class Tally:
         self.losses += result.sync.losses[ran].tolist()
         self.norms.append(result.grad_norm)
         self.labelled += float(result.sync.labelled.sum())
+        self.labels += int(result.sync.labels.sum())
         self.steps += 1
         self.skipped += int(result.skipped)
         self.damaged += int(result.sync.damaged.sum())
@@ -39,10 +41,11 @@ class Tally:
             "train/loss": finite_mean(self.losses),
             "train/grad_norm": finite_mean(self.norms),
             "train/labelled_share": self.labelled / max(self.steps * images_per_step, 1),
+            "train/labels_per_image": self.labels / max(self.labelled, 1),
             "train/skipped_steps": float(self.skipped),
             "train/damaged_images": float(self.damaged),
         }
-        self.losses, self.norms, self.labelled, self.steps = [], [], 0.0, 0
+        self.losses, self.norms, self.labelled, self.labels, self.steps = [], [], 0.0, 0, 0
         return metrics
 
 
@@ -54,7 +57,7 @@ def finite_mean(values: list[float]) -> float:
 class Meter:
     """Measures the steps of this process until `record` is called.
 
-    `images_per_step` counts the images of all ranks, as if no task had fewer samples than a batch.
+    `images_per_step` counts the images of all ranks, as if no route had fewer samples than a batch.
     """
 
     def __init__(self, tally: Tally, images_per_step: int) -> None:
@@ -64,7 +67,7 @@ class Meter:
 
     def _reset(self) -> None:
         self._start = time.perf_counter()
-        self._steps, self._labelled, self._wait_s, self._sync_bytes = 0, 0.0, 0.0, 0
+        self._steps, self._labelled, self._labels, self._wait_s, self._sync_bytes = 0, 0.0, 0, 0.0, 0
 
     def update(self, result: StepResult) -> None:
         """Adds one step."""
@@ -73,12 +76,17 @@ class Meter:
         self.tally.add(result)
         self._steps += 1
         self._labelled += float(result.sync.labelled.sum())
+        self._labels += int(result.sync.labels.sum())
         self._wait_s += result.data_wait_s
         self._sync_bytes = result.sync.num_bytes
 
     @property
     def images_per_s(self) -> float:
         return self._labelled / max(time.perf_counter() - self._start, 1e-9)
+
+    @property
+    def labels_per_s(self) -> float:
+        return self._labels / max(time.perf_counter() - self._start, 1e-9)
 
     @property
     def step_s(self) -> float:
@@ -101,6 +109,7 @@ class Meter:
         """Returns the metrics since the last call and starts again."""
         metrics = {
             "train/images_per_s": self.images_per_s,
+            "train/labels_per_s": self.labels_per_s,
             "train/step_s": self.step_s,
             "train/data_wait_share": self.wait_share,
             "train/sync_bytes": float(self._sync_bytes),

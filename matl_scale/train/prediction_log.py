@@ -27,28 +27,32 @@ class PredictionLog:
     def __init__(self) -> None:
         self.batches: list[BatchPredictions] = []
 
-    def begin(self, shape: tuple[int, ...], device: torch.device) -> None:
-        """Begins a batch; `shape` is `(num_samples, num_tasks)`."""
-        self._classes = torch.full(shape, MISSING, dtype=torch.int16, device=device)
-        self._confidences = torch.full(shape, torch.nan, dtype=torch.float16, device=device)
+    def begin(self, labelled: torch.Tensor) -> None:
+        """Begins a batch; `labelled` says which sample has a label for which task, shape `(num_samples, num_tasks)`."""
+        self._labelled = labelled
+        self._classes = torch.zeros(labelled.shape, dtype=torch.int16, device=labelled.device)
+        self._confidences = torch.zeros(labelled.shape, dtype=torch.float16, device=labelled.device)
 
-    def add(self, task_id: int, indices: torch.Tensor | None, logits: torch.Tensor) -> None:
-        """Adds the predictions of one task.
+    def add(self, task_ids: torch.Tensor, indices: torch.Tensor | None, logits: torch.Tensor) -> None:
+        """Adds the predictions of some tasks.
 
         Args:
-            task_id: The task.
+            task_ids: The tasks, shape `(num_chosen_tasks,)`.
             indices: Which samples of the batch they are for, shape `(num_chosen,)`; None for all.
-            logits: Shape `(num_chosen, num_classes)`.
+            logits: Shape `(num_chosen, num_chosen_tasks, num_classes)`.
         """
-        classes = logits.argmax(dim=1)
-        confidences = logits.float().softmax(dim=1).gather(1, classes[:, None])[:, 0]
-        chosen = slice(None) if indices is None else indices
-        self._classes[chosen, task_id] = classes.to(torch.int16)
-        self._confidences[chosen, task_id] = confidences.to(torch.float16)
+        classes = logits.argmax(dim=2)
+        confidences = logits.float().softmax(dim=2).gather(2, classes[:, :, None])[:, :, 0]
+        if indices is None:
+            indices = torch.arange(len(logits), device=logits.device)
+        self._classes[indices[:, None], task_ids] = classes.to(torch.int16)
+        self._confidences[indices[:, None], task_ids] = confidences.to(torch.float16)
 
     def end(self, sample_ids: np.ndarray) -> None:
-        """Ends a batch of these samples, shape `(num_samples,)`."""
-        self.batches.append(BatchPredictions(sample_ids, self._classes.cpu().numpy(), self._confidences.cpu().numpy()))
+        """Ends a batch of these samples, shape `(num_samples,)`. What has no label is left out."""
+        classes = self._classes.masked_fill(~self._labelled, MISSING).cpu().numpy()
+        confidences = self._confidences.masked_fill(~self._labelled, torch.nan).cpu().numpy()
+        self.batches.append(BatchPredictions(sample_ids, classes, confidences))
 
 
 def gather_predictions(accelerator: Accelerator, log: PredictionLog) -> Iterator[BatchPredictions]:

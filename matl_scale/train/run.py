@@ -10,7 +10,8 @@ from accelerate.utils import gather_object
 from matl_scale.device import device_name
 from matl_scale.progress import TrainProgress
 from matl_scale.runs.checkpoints.masks import find_old_tasks
-from matl_scale.train.build import build_components, build_recorder, build_resolved_config, build_schedule
+from matl_scale.train.build import build_components, build_recorder, build_resolved_config, build_routes, build_schedule
+from matl_scale.train.choose_routes import ChosenRoutes
 from matl_scale.train.config import Config
 from matl_scale.train.health.stop import StopRequest
 from matl_scale.train.health.watchdog import Watchdog, explain_lost_ranks
@@ -63,12 +64,13 @@ def train(
 
         # build: from here on the config has every automatic choice made
         data = build_run_data(config.data, opened.label_version)
-        config = build_resolved_config(config, data)
         check_train_data(data, config.data, world_size)
+        chosen = on_main(accelerator, lambda: build_routes(config, data, opened.checkpoint, opened.start))
+        config = build_resolved_config(config, data, chosen.setting)
         config.track.curve_tasks(
             data.task_names
         )  # a pattern without a match ends the run here, before anything is built
-        components = build_components(config, data, accelerator, opened)
+        components = build_components(config, data, chosen.routes, accelerator, opened)
         state = components.state
 
         # resume: say where the run stands, and bring its folder to that step
@@ -84,7 +86,7 @@ def train(
             build_run_folder(config, data, state, devices)
             return quick_checks(config, data, world_size) if quick_checks is not None else []
 
-        for line in [*on_main(accelerator, prepare), *describe_origin(opened, config, data, world_size)]:
+        for line in [*on_main(accelerator, prepare), *describe_origin(opened, config, data, chosen, world_size)]:
             progress.say(line)
 
         # loop and close
@@ -103,14 +105,17 @@ def train(
         return RunOutcome(stopped=not run_to_end(run, opened.lacks_evaluation), step=state.step)
 
 
-def describe_origin(opened: OpenedRun, config: Config, data: RunData, world_size: int) -> list[str]:
-    """Says what a run resumes from or starts with, and what has changed since; nothing for a new one."""
+def describe_origin(
+    opened: OpenedRun, config: Config, data: RunData, chosen: ChosenRoutes, world_size: int
+) -> list[str]:
+    """Says what a run resumes from or starts with and what has changed since, and which routes were chosen by themselves."""
     if opened.checkpoint:
         changes = describe_resumption(opened.checkpoint, config, data, world_size)
         return ["\n  ".join([f"resuming from {opened.checkpoint.folder}", *changes])]
+    lines = [chosen.reason] if chosen.reason else []
     if opened.start:
-        return [describe_start(opened.start, find_old_tasks(opened.start, data.task_names))]
-    return []
+        lines.append(describe_start(opened.start, find_old_tasks(opened.start, data.task_names)))
+    return lines
 
 
 def run_to_end(run: Run, lacks_evaluation: bool) -> bool:

@@ -1,7 +1,7 @@
 """The shard set as a run sees it, and the reasons why it cannot feed a run."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -40,9 +40,23 @@ class RunData:
         """Number of classes by task name, in order."""
         return {task.name: task.num_classes for task in self.tasks}
 
+    def labels_of(self, split: str) -> np.ndarray:
+        """Returns the labels of a split, shape `(num_samples of the split, num_tasks)`; a view if its samples are neighbours."""
+        ids = self.manifest.sample_ids(split)
+        is_range = len(ids) > 0 and int(ids[-1]) - int(ids[0]) + 1 == len(ids)
+        return self.labels[int(ids[0]) : int(ids[-1]) + 1] if is_range else self.labels[ids]
+
+    def without_labels(self, task_ids: Sequence[int]) -> "RunData":
+        """Returns the data as if some tasks had no labels."""
+        if not task_ids:
+            return self
+        labels = self.labels.copy(order="F")
+        labels[:, list(task_ids)] = MISSING
+        return replace(self, labels=labels)
+
     def count_labelled(self, split: str) -> np.ndarray:
         """Returns the number of labelled samples of each task in a split, shape `(num_tasks,)`."""
-        counts: np.ndarray = (self.labels[self.manifest.sample_ids(split)] != MISSING).sum(axis=0)
+        counts: np.ndarray = (self.labels_of(split) != MISSING).sum(axis=0)
         return counts
 
     def count_tars(self, split: str) -> int:

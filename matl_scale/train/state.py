@@ -15,14 +15,16 @@ from matl_scale.train.meter import Tally
 class TrainState:
     """The state of a run between two steps; equal on all ranks."""
 
-    model: RoutedModel  # the network, not wrapped: trunk, heads, masks and per-task statistics
+    model: RoutedModel  # the network, not wrapped: trunk, heads, masks and per-route statistics
     optimizer: torch.optim.Optimizer  # over its parameters
     scaler: torch.amp.GradScaler | None = None  # of gradients in fp16, else None
     ema: AveragedModel | None = None  # moving average of the network, if asked for
     step: int = 0  # steps done
-    slots: int = 0  # slots done on all ranks together: the position in the endless sequences of tasks and batches
-    # slots that each task has had, shape `(num_tasks,)`
+    slots: int = 0  # slots done on all ranks together: the position in the endless sequences of routes and batches
+    # slots that each route has had, shape `(num_routes,)`
     draws: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    # labels that each task has been trained on, shape `(num_tasks,)`
+    labels_seen: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     tally: Tally = field(default_factory=Tally)  # sums over the steps since the last record
 
     @property
@@ -48,6 +50,7 @@ class TrainState:
             "step": self.step,
             "slots": self.slots,
             "draws": torch.from_numpy(self.draws),
+            "labels_seen": torch.from_numpy(self.labels_seen),
             "tally": asdict(self.tally),
         }
 
@@ -64,4 +67,6 @@ class TrainState:
             self.ema.load_state_dict(state["ema"])
         self.step, self.slots = state["step"], state["slots"]
         self.draws = state["draws"].numpy().copy()
+        if "labels_seen" in state:  # an older version did not count them
+            self.labels_seen = state["labels_seen"].numpy().copy()
         self.tally = Tally(**state["tally"])

@@ -23,7 +23,7 @@ from matl_scale.data.loading.loader import DataConfig
 from matl_scale.metrics.names import METRICS
 from matl_scale.metrics.task_metrics import TaskMetrics
 from matl_scale.models.backbones import ModelConfig
-from matl_scale.models.network import RoutingConfig
+from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.runs.layout import RunFolder
 from matl_scale.runs.predictions import Predictions, read_predictions
 from matl_scale.tasks import Task

@@ -10,7 +10,7 @@ import torch
 from helpers.shard_sets import ShardSet
 from matl_scale.data.loading.loader import DataConfig
 from matl_scale.models.backbones import ModelConfig
-from matl_scale.models.network import RoutingConfig
+from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.tracking.recorder import TrackConfig
 from matl_scale.train.config import Config, RunConfig
 from matl_scale.train.evaluation import EvalConfig

@@ -11,7 +11,7 @@ from helpers.report_runs import binary_tasks, draw_labels, write_run
 from helpers.run_configs import build_config
 from helpers.shard_sets import ShardSet
 from matl_scale.errors import InputError
-from matl_scale.models.network import RoutingConfig
+from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.report.mask_overlap import mask_overlap, measure_usage, read_masks
 from matl_scale.report.page.routing_section import build_routing_section
 from matl_scale.routing.router import TaskRouter

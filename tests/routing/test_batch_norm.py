@@ -1,16 +1,16 @@
-"""Per-task batch norm: whose statistics change, and to what."""
+"""Per-route batch norm: whose statistics change, and to what."""
 
 import pytest
 import torch
 from torch import nn
 
-from matl_scale.routing.batch_norm import TaskBatchNorm2d
+from matl_scale.routing.batch_norm import RouteBatchNorm2d
 
-ALL = torch.arange(4).repeat(3, 1)  # three tasks with all of four channels active
+ALL = torch.arange(4).repeat(3, 1)  # three routes with all of four channels active
 
 
 def test_only_the_active_task_is_updated() -> None:
-    norm = TaskBatchNorm2d(nn.BatchNorm2d(4), ALL[:3])
+    norm = RouteBatchNorm2d(nn.BatchNorm2d(4), ALL[:3])
     before = norm.running[:, 0].clone()
     norm(torch.randn(8, 4, 2, 2) + 5, torch.tensor([1]))
     assert torch.equal(norm.running[[0, 2], 0], before[[0, 2]])
@@ -18,7 +18,7 @@ def test_only_the_active_task_is_updated() -> None:
 
 
 def test_statistics_begin_as_the_average_and_continue_as_a_moving_average() -> None:
-    norm = TaskBatchNorm2d(nn.BatchNorm2d(4, momentum=0.25), ALL[:2])
+    norm = RouteBatchNorm2d(nn.BatchNorm2d(4, momentum=0.25), ALL[:2])
     average = nn.BatchNorm2d(4, momentum=None)  # torch's cumulative average
     batches = [torch.randn(6, 4, 3, 3) * (i + 1) + i for i in range(7)]
     for batch in batches[:4]:
@@ -34,8 +34,8 @@ def test_statistics_begin_as_the_average_and_continue_as_a_moving_average() -> N
     torch.testing.assert_close(norm.running[1, 1], average.running_var)
 
 
-def test_shared_statistics_have_one_row_for_all_tasks() -> None:
-    norm = TaskBatchNorm2d(nn.BatchNorm2d(4), ALL[:3], statistics="shared")
+def test_shared_statistics_have_one_row_for_all_routes() -> None:
+    norm = RouteBatchNorm2d(nn.BatchNorm2d(4), ALL[:3], statistics="shared")
     norm(torch.randn(8, 4, 2, 2) + 5, torch.tensor([2]))
     x = torch.randn(2, 4, 2, 2)
     norm.eval()
@@ -45,13 +45,13 @@ def test_shared_statistics_have_one_row_for_all_tasks() -> None:
 def test_pretrained_statistics_and_weights_are_used() -> None:
     original = nn.BatchNorm2d(4)
     original(torch.randn(8, 4, 2, 2) * 3 + 1)
-    norm = TaskBatchNorm2d(original, ALL[:2]).eval()
+    norm = RouteBatchNorm2d(original, ALL[:2]).eval()
     x = torch.randn(2, 4, 2, 2)
     assert torch.equal(norm(x, torch.tensor([1])), original.eval()(x))
     assert norm.weight is original.weight
 
 
 def test_mixed_batch_cannot_train() -> None:
-    norm = TaskBatchNorm2d(nn.BatchNorm2d(4), ALL[:2])
-    with pytest.raises(RuntimeError, match="batch of several tasks"):
+    norm = RouteBatchNorm2d(nn.BatchNorm2d(4), ALL[:2])
+    with pytest.raises(RuntimeError, match="batch of several routes"):
         norm(torch.randn(2, 4, 2, 2), torch.tensor([0, 1]))

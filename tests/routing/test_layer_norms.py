@@ -1,4 +1,4 @@
-"""Norms that mix channels, restricted to a task's units. That they compute the same is tested with whole networks."""
+"""Norms that mix channels, restricted to a route's units. That they compute the same is tested with whole networks."""
 
 import torch
 
@@ -10,7 +10,7 @@ from matl_scale import route
 def test_a_group_norm_keeps_float32_under_autocast() -> None:
     trunk = route(group_norm_resnet().float(), 3, 0.5)
     norm = trunk.get_submodule("bn1")
-    x, task = torch.randn(2, 64, 64, 64) * 30 + 100, torch.tensor([1])
+    x, route_id = torch.randn(2, 64, 64, 64) * 30 + 100, torch.tensor([1])
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        rounded = norm(x, task)
-    assert gap(rounded, norm(x, task)) < 1e-5
+        rounded = norm(x, route_id)
+    assert gap(rounded, norm(x, route_id)) < 1e-5

@@ -1,4 +1,4 @@
-"""Evaluation of many tasks on the same images: what they have in common is computed once, and nothing else changes."""
+"""Evaluation of many routes on the same images: what they have in common is computed once, and nothing else changes."""
 
 import pytest
 import torch
@@ -8,18 +8,19 @@ from helpers.network_outputs import gap, images_of
 from helpers.torchvision_models import backbone_of
 from matl_scale import route
 from matl_scale.models.backbones import ModelConfig
-from matl_scale.models.network import RoutingConfig, build_model
+from matl_scale.models.network import build_model
 from matl_scale.models.predictor import Predictor
-from matl_scale.routing.subnetwork import AllTasks
+from matl_scale.models.routing_config import RoutingConfig
+from matl_scale.routing.subnetwork import AllRoutes
 
 
 @pytest.mark.parametrize("task_chunk", [64, 5, 1])
-def test_prediction_of_all_tasks_equals_masked_execution_whatever_is_held(task_chunk: int) -> None:
+def test_prediction_of_all_routes_equals_masked_execution_whatever_is_held(task_chunk: int) -> None:
     model = build_model(ModelConfig(name="resnet18", width=0.25), RoutingConfig(), [2] * 12, 0, 32).double()
     for head in model.heads:
         nn.init.normal_(head.weight)
-    for task_id in range(12):
-        model(images_of(), task_id)  # statistics of their own
+    for route_id in range(12):
+        model(images_of(), route_id)  # statistics of their own
     model.eval()
     chosen = {2: None, 5: torch.tensor([0, 2]), 11: torch.tensor([1])}
     predictor = Predictor(model, "subnetwork", task_chunk)
@@ -27,8 +28,8 @@ def test_prediction_of_all_tasks_equals_masked_execution_whatever_is_held(task_c
     for _ in range(2):
         predictor.start()
         wanted = dict(masked.logits(images_of(), chosen))
-        for task_id, logits in predictor.logits(images_of(), chosen):
-            assert gap(logits, wanted[task_id]) < 1e-10
+        for route_id, (part,) in predictor.logits(images_of(), chosen):
+            assert gap(part.logits, wanted[route_id][0].logits) < 1e-10
         with torch.no_grad():
             model.trunk.get_parameter("conv1.weight").mul_(0.5)  # as a step between two evaluations would
 
@@ -36,14 +37,13 @@ def test_prediction_of_all_tasks_equals_masked_execution_whatever_is_held(task_c
 def test_what_tasks_have_in_common_is_computed_once() -> None:
     calls = {"conv1": 0, "layer1.0.conv1": 0}
     trunk = route(backbone_of("resnet18", 0.25), 4, 0.5).eval()
-    all_tasks = AllTasks(trunk)
+    all_routes = AllRoutes(trunk)
     trunk.conv1.register_forward_hook(lambda *_: calls.update(conv1=calls["conv1"] + 1))
     with torch.no_grad():
-        prepared = all_tasks.prepare(images_of())
-        for task_id in range(4):
-            task = torch.tensor([task_id])
-            all_tasks(prepared, task, all_tasks.gather(task))
+        prepared = all_routes.prepare(images_of())
+        for route_id in torch.arange(4)[:, None]:
+            all_routes(prepared, route_id, all_routes.gather(route_id))
     assert calls["conv1"] == 1
-    shared = AllTasks(route(backbone_of("resnet18", 0.25), 4, 1.0, statistics="shared").eval())
+    shared = AllRoutes(route(backbone_of("resnet18", 0.25), 4, 1.0, statistics="shared").eval())
     (features,) = shared.prepare(images_of())
-    assert features.shape == (4, 128), "without routing and task statistics, all of the trunk is common"
+    assert features.shape == (4, 128), "without routing and route statistics, all of the trunk is common"

@@ -18,11 +18,11 @@ def test_channels_last_is_kept_and_changes_nothing() -> None:
     trunk = route(backbone_of("resnet50", 0.25), 3, 0.5)
     wanted_trunk = copy.deepcopy(trunk)
     trunk.to(memory_format=torch.channels_last)
-    subnetwork, task = Subnetwork(trunk), torch.tensor([1])
-    weights = [tensor for tensor in subnetwork.gather(task) if tensor.ndim == 4]
+    subnetwork, route_id = Subnetwork(trunk), torch.tensor([1])
+    weights = [tensor for tensor in subnetwork.gather(route_id) if tensor.ndim == 4]
     assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
-    actual = subnetwork(images_of().to(memory_format=torch.channels_last), task)
-    wanted = Subnetwork(wanted_trunk)(images_of(), task)
+    actual = subnetwork(images_of().to(memory_format=torch.channels_last), route_id)
+    wanted = Subnetwork(wanted_trunk)(images_of(), route_id)
     assert gap(actual, wanted) < 1e-10
     actual.square().sum().backward()
     wanted.square().sum().backward()
@@ -51,21 +51,21 @@ def test_slices_are_gathered_once_for_all_micro_steps_of_a_task() -> None:
     subnetwork = Subnetwork(trunk)
     gathered: list[int] = []
 
-    def gather(task: torch.Tensor) -> list[torch.Tensor]:
-        gathered.append(int(task))
-        return subnetwork.gather(task)
+    def gather(route_id: torch.Tensor) -> list[torch.Tensor]:
+        gathered.append(int(route_id))
+        return subnetwork.gather(route_id)
 
-    tasks = [1, 0, 1, 1, 2, 0]
+    routes = [1, 0, 1, 1, 2, 0]
     shared = SharedSlices(gather)
-    shared.begin_step(tasks)
-    for i, task_id in enumerate(tasks):
-        task = torch.tensor([task_id])
-        subnetwork(images_of() * (i + 1), task, shared.slices_of(task_id, task)).square().sum().backward()
+    shared.begin_step(routes)
+    for i, route_id in enumerate(routes):
+        index = torch.tensor([route_id])
+        subnetwork(images_of() * (i + 1), index, shared.slices_of(route_id, index)).square().sum().backward()
     assert gathered == [1, 0, 2]
     actual = [parameter.grad for parameter in trunk.parameters()]
     trunk.zero_grad()
-    for i, task_id in enumerate(tasks):
-        subnetwork(images_of() * (i + 1), torch.tensor([task_id])).square().sum().backward()
+    for i, route_id in enumerate(routes):
+        subnetwork(images_of() * (i + 1), torch.tensor([route_id])).square().sum().backward()
     for parameter, gradient in zip(trunk.parameters(), actual, strict=True):
         torch.testing.assert_close(gradient, parameter.grad, rtol=1e-9, atol=1e-9)
 
@@ -88,8 +88,8 @@ def conv_net(conv: nn.Conv2d) -> fx.GraphModule:
 @pytest.mark.parametrize("mode", ["reflect", "circular", "zeros"])
 def test_padding_modes(mode: str) -> None:
     trunk = conv_net(nn.Conv2d(8, 8, 3, padding=1, padding_mode=mode)).double()
-    task = torch.tensor([1])
-    assert gap(Subnetwork(trunk)(images_of(), task), trunk(images_of(), task)) < 1e-12
+    route_id = torch.tensor([1])
+    assert gap(Subnetwork(trunk)(images_of(), route_id), trunk(images_of(), route_id)) < 1e-12
 
 
 def test_what_cannot_be_sliced_is_refused_by_name() -> None:

@@ -14,13 +14,13 @@ from matl_scale import InputError, route
 from matl_scale.models.network import RoutedModel
 from matl_scale.routing.batch_norm import Statistics
 from matl_scale.routing.masks import Strategy
-from matl_scale.routing.subnetwork import AllTasks, Subnetwork
+from matl_scale.routing.subnetwork import AllRoutes, Subnetwork
 from matl_scale.train.step.optim import OptimConfig, build_optimizer
 
 Setting = tuple[int, float, Strategy, Statistics]
 SETTINGS: list[Setting] = [
-    (1, 0.5, "random", "task"), (7, 0.5, "random", "task"), (40, 0.3, "random", "shared"), (2, 0.25, "partition", "task"),
-    (3, 1.0, "random", "task"),
+    (1, 0.5, "random", "route"), (7, 0.5, "random", "route"), (40, 0.3, "random", "shared"), (2, 0.25, "partition", "route"),
+    (3, 1.0, "random", "route"),
 ]  # fmt: skip
 # narrower where possible, for speed
 WIDTHS = {
@@ -45,13 +45,13 @@ def assert_equal_state(actual: nn.Module, wanted: nn.Module, limit: float = 1e-1
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)
 @pytest.mark.parametrize("name", BACKBONES)
 def test_features_gradients_and_statistics_equal_masked_execution(name: str, setting: Setting) -> None:
-    num_tasks, sigma, strategy, statistics = setting
-    masked = route(BACKBONES[name](), num_tasks, sigma, strategy=strategy, statistics=statistics, seed=1)
+    num_routes, sigma, strategy, statistics = setting
+    masked = route(BACKBONES[name](), num_routes, sigma, strategy=strategy, statistics=statistics, seed=1)
     owner = copy.deepcopy(masked)
     subnetwork = Subnetwork(owner)
-    for task_id in {0, num_tasks - 1}:
-        task = torch.tensor([task_id])
-        wanted, actual = masked(images_of(), task), subnetwork(images_of(), task)
+    for route_id in {0, num_routes - 1}:
+        route_id = torch.tensor([route_id])
+        wanted, actual = masked(images_of(), route_id), subnetwork(images_of(), route_id)
         assert gap(actual, wanted) < 1e-10
         masked.zero_grad()
         owner.zero_grad()
@@ -63,14 +63,14 @@ def test_features_gradients_and_statistics_equal_masked_execution(name: str, set
     assert_equal_state(owner, masked)
     masked.eval()
     owner.eval()
-    all_tasks = AllTasks(owner)
+    all_routes = AllRoutes(owner)
     with torch.no_grad():
-        prepared = all_tasks.prepare(images_of())
-        for task_id in {0, num_tasks - 1}:
-            task = torch.tensor([task_id])
-            wanted = masked(images_of(), task)
-            assert gap(subnetwork(images_of(), task), wanted) < 1e-10
-            assert gap(all_tasks(prepared, task, all_tasks.gather(task)), wanted) < 1e-10
+        prepared = all_routes.prepare(images_of())
+        for number in {0, num_routes - 1}:
+            route_id = torch.tensor([number])
+            wanted = masked(images_of(), route_id)
+            assert gap(subnetwork(images_of(), route_id), wanted) < 1e-10
+            assert gap(all_routes(prepared, route_id, all_routes.gather(route_id)), wanted) < 1e-10
 
 
 @pytest.mark.parametrize(
@@ -88,10 +88,10 @@ def test_twenty_optimizer_steps_equal_masked_execution(name: str, optim: OptimCo
     for model, run in executions:
         optimizer = build_optimizer(optim, model)
         for step in range(20):
-            task_id = step * 3 % 5
+            route_id = step * 3 % 5
             images = images_of() * (1 + step % 3)
             optimizer.zero_grad()
-            logits = model.heads[task_id](run(images, torch.tensor([task_id])))
+            logits = model.heads[route_id](run(images, torch.tensor([route_id])))
             nn.functional.cross_entropy(logits, torch.arange(4) % 2).backward()
             # exploding weights would magnify rounding errors without limit
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -101,13 +101,13 @@ def test_twenty_optimizer_steps_equal_masked_execution(name: str, optim: OptimCo
 
 def test_autocast_and_gradient_scaling_give_full_gradients_in_float32() -> None:
     trunk = route(backbone_of("resnet18", 0.25).float(), 3, 0.5)
-    task, images = torch.tensor([1]), images_of().float()
+    route_id, images = torch.tensor([1]), images_of().float()
     gradients = []
     for run in (trunk, Subnetwork(trunk)):
         trunk.zero_grad()
         scaler = torch.amp.GradScaler("cpu", init_scale=1024)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            features = run(images, task)
+            features = run(images, route_id)
         scaler.scale(features.float().square().mean()).backward()
         optimizer = torch.optim.SGD(trunk.parameters(), lr=0)
         scaler.unscale_(optimizer)
@@ -121,21 +121,21 @@ def test_autocast_and_gradient_scaling_give_full_gradients_in_float32() -> None:
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # raised by dynamo itself,
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # and this
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "vgg11_bn"])
-def test_one_compilation_serves_all_tasks(name: str) -> None:
+def test_one_compilation_serves_all_routes(name: str) -> None:
     trunk = route(backbone_of(name, 0.25 if name == "vgg11_bn" else 1).float(), 12, 0.5)
     subnetwork = Subnetwork(trunk)
     counters = [CompileCounterWithBackend("aot_eager") for _ in range(2)]
     network = torch.compile(subnetwork, backend=counters[0], fullgraph=True)
     gather = torch.compile(subnetwork.gather, backend=counters[1], fullgraph=True)
     images = torch.randn(4, 3, 32, 32)
-    for task_id in range(12):  # more than the limit after which dynamo gives up
-        task = torch.tensor([task_id])
+    for route_id in range(12):  # more than the limit after which dynamo gives up
+        route_id = torch.tensor([route_id])
         trunk.zero_grad()
-        network(images, task, gather(task)).square().sum().backward()
+        network(images, route_id, gather(route_id)).square().sum().backward()
     assert [counter.frame_count for counter in counters] == [1, 1]
     compiled = [parameter.grad for parameter in trunk.parameters()]
     trunk.zero_grad()
-    subnetwork(images, task).square().sum().backward()
+    subnetwork(images, route_id).square().sum().backward()
     for parameter, gradient in zip(trunk.parameters(), compiled, strict=True):
         assert gap(gradient, parameter.grad) < 1e-3
 
@@ -143,14 +143,14 @@ def test_one_compilation_serves_all_tasks(name: str) -> None:
 def test_flattened_features_of_images_of_another_size() -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 3, stride=4), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten()).double()
     trunk = route(net, 3, 0.5)
-    subnetwork, task = Subnetwork(trunk), torch.tensor([1])
-    shared = AllTasks(route(net, 3, 1.0, statistics="shared").eval())
-    assert shared.prepare(images_of(32))[0].shape[1] == 8, "the flatten is left to each task"
+    subnetwork, route_id = Subnetwork(trunk), torch.tensor([1])
+    shared = AllRoutes(route(net, 3, 1.0, statistics="shared").eval())
+    assert shared.prepare(images_of(32))[0].shape[1] == 8, "the flatten is left to each route"
     for size in (32, 64):
-        assert gap(subnetwork(images_of(size), task), trunk(images_of(size), task)) < 1e-12
+        assert gap(subnetwork(images_of(size), route_id), trunk(images_of(size), route_id)) < 1e-12
 
 
 def test_a_mixed_task_batch_is_refused() -> None:
     trunk = route(backbone_of("vgg11", 0.25), 3, 0.5).eval()
-    with pytest.raises(InputError, match=r"Got 3 tasks in one batch.*masked"):
+    with pytest.raises(InputError, match=r"Got 3 routes in one batch.*masked"):
         Subnetwork(trunk)(images_of(), torch.tensor([0, 1, 2]))

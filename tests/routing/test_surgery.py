@@ -10,8 +10,9 @@ from torch._dynamo.testing import CompileCounter
 from helpers.torchvision_models import FAMILIES, backbone_of
 from matl_scale import InputError, route
 from matl_scale.models.backbones import ModelConfig, build_backbone
-from matl_scale.models.network import RoutingConfig, build_model
-from matl_scale.routing.batch_norm import TaskBatchNorm2d
+from matl_scale.models.network import build_model
+from matl_scale.models.routing_config import RoutingConfig
+from matl_scale.routing.batch_norm import RouteBatchNorm2d
 
 TASK = torch.tensor([2])
 
@@ -20,7 +21,7 @@ TASK = torch.tensor([2])
 @pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
 def test_sigma_one_equals_the_unrouted_network(name: str, train: bool) -> None:
     backbone = backbone_of(name).train(train)
-    routed = route(backbone, num_tasks=3, sigma=1.0).train(train)
+    routed = route(backbone, num_routes=3, sigma=1.0).train(train)
     images = torch.randn(4, 3, 64, 64, dtype=torch.float64)
     expected, actual = backbone(images), routed(images, TASK)
     torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
@@ -33,8 +34,8 @@ def test_sigma_one_equals_the_unrouted_network(name: str, train: bool) -> None:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_sub_network_is_closed(name: str) -> None:
-    """Inactive units can be overwritten without changing a task's features, and they get no gradient."""
-    routed = route(backbone_of(name), num_tasks=5, sigma=0.5, seed=1)
+    """Inactive units can be overwritten without changing a route's features, and they get no gradient."""
+    routed = route(backbone_of(name), num_routes=5, sigma=0.5, seed=1)
     images = torch.randn(3, 3, 64, 64, dtype=torch.float64)
     features = routed(images, TASK)
     features.square().sum().backward()
@@ -61,7 +62,7 @@ def routed_modules(routed: fx.GraphModule) -> list[tuple[str, torch.Tensor]]:
             source = node.args[0]
             found.append((source.target, mask))
             before = source.args[0]
-            is_norm = isinstance(routed.get_submodule(source.target), TaskBatchNorm2d)
+            is_norm = isinstance(routed.get_submodule(source.target), RouteBatchNorm2d)
             if is_norm and before.op == "call_module" and isinstance(routed.get_submodule(before.target), nn.Conv2d):
                 found.append((before.target, mask))
     return found
@@ -69,7 +70,7 @@ def routed_modules(routed: fx.GraphModule) -> list[tuple[str, torch.Tensor]]:
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
 def test_every_conv_is_routed_and_no_unit_is_dead(name: str) -> None:
-    routed = route(backbone_of(name), num_tasks=4, sigma=0.5)
+    routed = route(backbone_of(name), num_routes=4, sigma=0.5)
     covered = {module for module, _ in routed_modules(routed)}
     convs = {key for key, module in routed.named_modules() if isinstance(module, nn.Conv2d)}
     assert convs <= covered
@@ -79,40 +80,40 @@ def test_every_conv_is_routed_and_no_unit_is_dead(name: str) -> None:
 
 
 def test_convs_of_one_residual_stream_share_a_mask() -> None:
-    masks = dict(routed_modules(route(backbone_of("resnet18"), num_tasks=4, sigma=0.5)))
+    masks = dict(routed_modules(route(backbone_of("resnet18"), num_routes=4, sigma=0.5)))
     assert torch.equal(masks["conv1"], masks["layer1.1.conv2"])
     assert torch.equal(masks["layer2.0.conv2"], masks["layer2.0.downsample.0"])
     assert not torch.equal(masks["layer1.0.conv1"], masks["layer1.1.conv1"])
 
 
 def test_mixed_task_batch_equals_each_task_alone() -> None:
-    routed = route(backbone_of("resnet18"), num_tasks=3, sigma=0.5)
+    routed = route(backbone_of("resnet18"), num_routes=3, sigma=0.5)
     images = torch.randn(6, 3, 32, 32, dtype=torch.float64)
-    for task in range(3):
-        routed(images, torch.tensor([task]))  # statistics that differ between tasks
+    for route_id in range(3):
+        routed(images, torch.tensor([route_id]))  # statistics that differ between routes
     routed.eval()
-    tasks = torch.tensor([0, 2, 1, 1, 0, 2])
-    mixed = routed(images, tasks)
-    for i, task in enumerate(tasks):
-        torch.testing.assert_close(mixed[i : i + 1], routed(images[i : i + 1], task[None]), rtol=1e-9, atol=1e-11)
+    routes = torch.tensor([0, 2, 1, 1, 0, 2])
+    mixed = routed(images, routes)
+    for i, route_id in enumerate(routes):
+        torch.testing.assert_close(mixed[i : i + 1], routed(images[i : i + 1], route_id[None]), rtol=1e-9, atol=1e-11)
 
 
 def test_evaluation_is_deterministic_where_training_is_not() -> None:
     backbone = build_backbone(ModelConfig(name="efficientnet_b0"), seed=0)  # stochastic depth
-    routed = route(backbone, num_tasks=3, sigma=0.5)
+    routed = route(backbone, num_routes=3, sigma=0.5)
     images = torch.randn(4, 3, 32, 32)
     assert not torch.equal(routed(images, TASK), routed(images, TASK))
     routed.eval()
     assert torch.equal(routed(images, TASK), routed(images, TASK))
 
 
-def test_one_compilation_serves_all_tasks() -> None:
+def test_one_compilation_serves_all_routes() -> None:
     counter = CompileCounter()
-    routed = route(backbone_of("mobilenet_v3_small").float(), num_tasks=12, sigma=0.5)
+    routed = route(backbone_of("mobilenet_v3_small").float(), num_routes=12, sigma=0.5)
     compiled = torch.compile(routed, backend=counter, fullgraph=True)
     images = torch.randn(4, 3, 32, 32)
-    for task in range(12):  # more than the limit after which dynamo gives up
-        compiled(images, torch.tensor([task])).sum().backward()
+    for route_id in range(12):  # more than the limit after which dynamo gives up
+        compiled(images, torch.tensor([route_id])).sum().backward()
     assert counter.frame_count == 1
 
 
@@ -129,7 +130,7 @@ def test_unknown_model_offers_the_nearest() -> None:
 
 def test_sigma_that_keeps_no_unit_names_the_layer() -> None:
     with pytest.raises(InputError, match="keeps no unit of layer `conv1`, which has 64"):
-        route(backbone_of("resnet18"), num_tasks=3, sigma=0.001)
+        route(backbone_of("resnet18"), num_routes=3, sigma=0.001)
 
 
 class OddNet(nn.Module):

@@ -13,7 +13,7 @@ import torch
 
 from matl_scale import InputError
 from matl_scale.errors import RunError
-from matl_scale.models.network import RoutingConfig
+from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.runs.checkpoints import checkpoint as checkpoints
 from matl_scale.runs.checkpoints.checkpoint import (
     checkpoint_folders,

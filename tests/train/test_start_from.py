@@ -16,7 +16,8 @@ from matl_scale.data.loading.loader import DataConfig
 from matl_scale.data.shards.manifest import read_manifest
 from matl_scale.errors import InputError
 from matl_scale.models.backbones import ModelConfig
-from matl_scale.models.network import RoutedModel, RoutingConfig
+from matl_scale.models.network import RoutedModel
+from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.routing.batch_norm import task_norms
 from matl_scale.routing.router import TaskRouter
 from matl_scale.runs.checkpoints.checkpoint import open_checkpoint

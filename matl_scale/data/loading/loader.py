@@ -36,14 +36,16 @@ class DataConfig:
     tasks: list[str] | str = "*"
     """The tasks to train: a name pattern, or a list of patterns."""
     batch_size: int = 64
-    """Samples per rank and micro-step, all with a label for the task; a task with fewer samples has smaller batches."""
+    """Samples per rank and micro-step, each with a label for one of the route's tasks; a route with fewer samples has smaller
+    batches."""
     balance: float = 0.0
     """0 draws every sample of a task equally often, 1 every class; in between, a class is drawn in proportion to its number
-    of samples to the power of 1 - balance. Above 0, samples are drawn with replacement."""
+    of samples to the power of 1 - balance. Above 0, samples are drawn with replacement, and every task needs a route of its
+    own (routing.routes task)."""
     reading: Literal["offsets", "stream"] = "offsets"
     """`offsets` reads single samples, in an exact order that a resumed run continues. `stream` reads whole tars from front to
-    back, for remote stores where single reads are slow: the order is approximate, and samples without the task's label are
-    left out."""
+    back, for remote stores where single reads are slow: the order is approximate, and samples without a label for the
+    route are left out."""
     stream_buffer: int = 4096
     """Samples per worker among which a stream is shuffled."""
     workers: int = 2

@@ -1,29 +1,32 @@
 """Which samples are read where, and in which order: pure functions of the seed, so that resuming needs only a position.
 
 Training is one endless sequence of slots, the same for any number of workers; consecutive slots make a sampling step. A slot
-has an active task and that task's n-th batch: every task goes through its own labelled samples, epoch after epoch, each time
-in another order. A run that knows how many batches each task has had therefore continues exactly, on any number of ranks.
+has an active route and that route's n-th batch: every route goes through the samples that carry a label for one of its tasks,
+epoch after epoch, each time in another order. A run that knows how many batches each route has had therefore continues
+exactly, on any number of ranks.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from matl_scale.data.shards.layout import MISSING, count_labels
+from matl_scale.routes import Routes
 from matl_scale.seeds import derive_seed
 
-NO_TASK = -1
+NO_ROUTE = -1
 ROUNDS = 12
 BLOCK = 2048
 
 
 @dataclass(frozen=True, kw_only=True)
 class Slot:
-    """A slot of the training sequence: its index, its active task, and which of the task's batches it gets."""
+    """A slot of the training sequence: its index, its active route, and which of the route's batches it gets."""
 
     index: int
-    active_task: int
+    active_route: int
     batch_number: int
 
 
@@ -32,34 +35,53 @@ class PlannedBatch:
     """A batch to be read."""
 
     sample_ids: np.ndarray  # its samples, shape `(batch,)`
-    active_task: int = NO_TASK  # the task that trains on it; `NO_TASK` in evaluation, where a batch serves all tasks
+    active_route: int = (
+        NO_ROUTE  # the route that trains on it; `NO_ROUTE` in evaluation, where a batch serves all routes
+    )
     index: int = -1  # index of its slot in the training sequence; −1 in evaluation
 
 
-class TaskOrder:
-    """The batches of every task: samples that carry its label, each once per epoch of the task.
+class RouteOrder:
+    """The batches of every route: samples that carry a label for one of its tasks, each once per epoch of the route.
 
-    A task with fewer samples than a batch has smaller batches. Batch norm needs two samples, so a task with a single one gets
-    an unlabelled companion. `balance` has the meaning of `data.balance`.
+    A route with fewer samples than a batch has smaller batches. Batch norm needs two samples, so a route with a single one
+    gets an unlabelled companion. `balance` has the meaning of `data.balance`; above 0, every route has to serve a single task.
 
-    Labels are those of all samples, shape `(num_samples, num_tasks)`; sample ids those of the training split, ascending.
+    Labels are those of the training split, shape `(num_samples, num_tasks)`; sample ids say where these samples are in the set.
     """
 
     def __init__(
-        self, seed: int, batch_size: int, labels: np.ndarray, sample_ids: np.ndarray, balance: float = 0.0
+        self,
+        seed: int,
+        batch_size: int,
+        labels: np.ndarray,
+        sample_ids: np.ndarray,
+        routes: Routes,
+        balance: float = 0.0,
     ) -> None:
-        self.seed, self.batch_size, self.balance, self.sample_ids = seed, batch_size, balance, sample_ids
-        is_range = len(sample_ids) > 0 and int(sample_ids[-1]) - int(sample_ids[0]) + 1 == len(sample_ids)
-        self._labels = labels[int(sample_ids[0]) : int(sample_ids[-1]) + 1] if is_range else labels[sample_ids]
+        assert not (balance and routes.shared_by_tasks)
+        self.seed, self.batch_size, self.sample_ids = seed, batch_size, sample_ids
+        self.routes, self.balance = routes, balance
+        self._labels = labels
         self._members: dict[tuple[int, int], Members] = {}
+        self._labelled: dict[int, Members] = {}
         self._weights: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
-    def batch(self, task: int, number: int) -> np.ndarray:
-        """Returns the samples of a task's batch `number`, shape `(batch,)`."""
-        chosen = self._draw_balanced(task, number) if self.balance else self._draw_in_order(task, number)
+    def batch(self, route: int, number: int) -> np.ndarray:
+        """Returns the samples of a route's batch `number`, shape `(batch,)`."""
+        chosen = self._draw_balanced(route, number) if self.balance else self._draw_in_order(route, number)
         if len(np.unique(chosen)) == 1:
             chosen = np.append(chosen, (chosen[0] + 1) % len(self.sample_ids))
         return np.asarray(self.sample_ids[chosen])
+
+    def count_samples(self) -> np.ndarray:
+        """Returns how many samples carry a label for each route, shape `(num_routes,)`."""
+        return np.array([self._labelled_for(route).count for route in range(self.routes.num_routes)])
+
+    def label_shares(self) -> np.ndarray:
+        """Returns for each task the share of its route's samples that carry its label, shape `(num_tasks,)`; 0 without labels."""
+        samples = self.count_samples()[list(self.routes.route_of)]
+        return np.asarray((self._labels != MISSING).sum(axis=0) / np.maximum(samples, 1))
 
     def class_weights(self, task: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the number of samples of each class of a task, and the share of the draws that each class gets."""
@@ -69,9 +91,10 @@ class TaskOrder:
             self._weights[task] = counts, weights / max(weights.sum(), 1e-300)
         return self._weights[task]
 
-    def _draw_balanced(self, task: int, number: int) -> np.ndarray:
+    def _draw_balanced(self, route: int, number: int) -> np.ndarray:
+        (task,) = self.routes.tasks_of[route]
         counts, weights = self.class_weights(task)
-        generator = np.random.default_rng(derive_seed(self.seed, "balance", task, number))
+        generator = np.random.default_rng(derive_seed(self.seed, "balance", route, number))
         size = min(self.batch_size, int(counts.sum()))
         classes = generator.choice(len(weights), size=size, p=weights)
         chosen = np.empty(size, dtype=np.int64)
@@ -81,37 +104,65 @@ class TaskOrder:
             chosen[drawn] = members.find(generator.integers(members.count, size=len(drawn)))
         return chosen
 
-    def _draw_in_order(self, task: int, number: int) -> np.ndarray:
-        """Draws the next samples of the task's endless sequence; a batch may span two epochs."""
-        labelled = self._members_of(task)
+    def _draw_in_order(self, route: int, number: int) -> np.ndarray:
+        """Draws the next samples of the route's endless sequence; a batch may span two epochs."""
+        labelled = self._labelled_for(route)
         count, size = labelled.count, min(self.batch_size, labelled.count)
         positions = np.arange(number * size, (number + 1) * size)
         epochs = positions // count
         shuffled = [
-            shuffle(positions[epochs == epoch] % count, count, derive_seed(self.seed, "order", task, epoch))
+            shuffle(positions[epochs == epoch] % count, count, derive_seed(self.seed, "order", route, epoch))
             for epoch in np.unique(epochs).tolist()
         ]
         return labelled.find(np.concatenate(shuffled))
 
-    def _members_of(self, task: int, value: int | None = None) -> "Members":
-        """Returns the samples of a class of a task, or all that carry its label."""
-        key = (task, MISSING if value is None else value)
-        if key not in self._members:
-            self._members[key] = Members(self._labels[:, task], value)
-        return self._members[key]
+    def _members_of(self, task: int, value: int) -> "Members":
+        """Returns the samples of a class of a task."""
+        if (task, value) not in self._members:
+            self._members[task, value] = Members(len(self._labels), partial(has_class, self._labels[:, task], value))
+        return self._members[task, value]
+
+    def _labelled_for(self, route: int) -> "Members":
+        """Returns the samples that carry a label for a route."""
+        if route not in self._labelled:
+            self._labelled[route] = find_labelled(self._labels, self.routes.tasks_of[route])
+        return self._labelled[route]
+
+
+def find_labelled(labels: np.ndarray, tasks: Sequence[int]) -> "Members":
+    """Returns the samples with a label for one of several tasks, from labels of shape `(num_samples, num_tasks)`."""
+    if len(tasks) == 1:
+        return Members(len(labels), partial(has_label, labels[:, tasks[0]]))
+    # a bit per sample: looking through the labels of a thousand tasks for each batch would take longer than training on it
+    starts = range(0, len(labels), BLOCK)
+    found = [(labels[start : start + BLOCK][:, tasks] != MISSING).any(axis=1) for start in starts]
+    bits = np.packbits(np.concatenate(found)) if found else np.zeros(0, dtype=np.uint8)
+    return Members(len(labels), partial(has_bit, bits))
+
+
+def has_class(column: np.ndarray, value: int, block: slice) -> np.ndarray:
+    return np.asarray(column[block] == value)
+
+
+def has_label(column: np.ndarray, block: slice) -> np.ndarray:
+    return np.asarray(column[block] != MISSING)
+
+
+def has_bit(bits: np.ndarray, block: slice) -> np.ndarray:
+    """Reads bits as `np.packbits` wrote them; `block` begins at a whole byte."""
+    return np.unpackbits(bits[block.start // 8 : -(-block.stop // 8)])
 
 
 class Members:
-    """Finds the n-th label of a class, or of any class (None), in a label column, shape `(num_samples,)`.
+    """Finds the n-th of the samples that `match` chooses: it gets a block of samples, as a slice, and returns bools.
 
     Only counts per block are in memory: all indices of 300 tasks among ten million samples would fill gigabytes in every
     process.
     """
 
-    def __init__(self, column: np.ndarray, value: int | None = None) -> None:
-        self.column, self.value = column, value
-        starts = range(0, len(column), BLOCK)
-        counts = [np.count_nonzero(self._match(column[start : start + BLOCK])) for start in starts]
+    def __init__(self, num_samples: int, match: Callable[[slice], np.ndarray]) -> None:
+        self.match = match
+        counts = [np.count_nonzero(match(slice(start, start + BLOCK))) for start in range(0, num_samples, BLOCK)]
         self.ends = np.cumsum(counts)
 
     @property
@@ -119,19 +170,16 @@ class Members:
         return int(self.ends[-1]) if len(self.ends) else 0
 
     def find(self, numbers: np.ndarray) -> np.ndarray:
-        """Returns the indices in the column of the members with some numbers, each from 0 to `count` − 1."""
+        """Returns the indices of the samples with some numbers, each from 0 to `count` − 1."""
         blocks = np.searchsorted(self.ends, numbers, side="right")
         indices = np.empty(len(numbers), dtype=np.int64)
         for block in np.unique(blocks).tolist():
             chosen = blocks == block
             first = int(self.ends[block - 1]) if block else 0
             start = block * BLOCK
-            found = np.flatnonzero(self._match(self.column[start : start + BLOCK]))
+            found = np.flatnonzero(self.match(slice(start, start + BLOCK)))
             indices[chosen] = start + found[numbers[chosen] - first]
         return indices
-
-    def _match(self, labels: np.ndarray) -> np.ndarray:
-        return np.asarray(labels != MISSING if self.value is None else labels == self.value)
 
 
 def shuffle(positions: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -165,39 +213,40 @@ class SlotPlan:
     """The sequence of slots from the point that a run has reached. With W ranks, slot s of a step belongs to rank s mod W.
 
     Args:
-        tasks_of: Returns the tasks of all slots of a sampling step, shape `(num_slots,)`.
+        routes_of: Returns the routes of all slots of a sampling step, shape `(num_slots,)`.
         sampling_step: The first step of the sequence.
-        draws: Number of batches that each task has had before that step, shape `(num_tasks,)`.
+        draws: Number of batches that each route has had before that step, shape `(num_routes,)`.
     """
 
     def __init__(
         self,
-        order: TaskOrder,
-        tasks_of: Callable[[int], np.ndarray],
+        order: RouteOrder,
+        routes_of: Callable[[int], np.ndarray],
         world_size: int,
         sampling_step: int,
         draws: np.ndarray,
     ) -> None:
-        self.order, self.tasks_of, self.world_size, self.sampling_step = order, tasks_of, world_size, sampling_step
+        self.order, self.routes_of, self.world_size, self.sampling_step = order, routes_of, world_size, sampling_step
         self.draws = draws.copy()
 
     def batches(self, *, rank: int, worker: int, num_workers: int) -> Iterator[PlannedBatch]:
         """Yields the batches that one worker of one rank reads, without end."""
         for slot in self.slots(rank=rank, worker=worker, num_workers=num_workers):
-            sample_ids = self.order.batch(slot.active_task, slot.batch_number)
-            yield PlannedBatch(sample_ids=sample_ids, active_task=slot.active_task, index=slot.index)
+            sample_ids = self.order.batch(slot.active_route, slot.batch_number)
+            yield PlannedBatch(sample_ids=sample_ids, active_route=slot.active_route, index=slot.index)
 
     def slots(self, *, rank: int, worker: int, num_workers: int) -> Iterator[Slot]:
         """Yields the slots of one worker, without end; the workers of a rank get its slots in rotation."""
         step, draws, num_own = self.sampling_step, self.draws.copy(), 0
         while True:
-            tasks = self.tasks_of(step)
-            for slot, task in enumerate(tasks.tolist()):
+            routes = self.routes_of(step)
+            for slot, route in enumerate(routes.tolist()):
                 if slot % self.world_size == rank:
                     if num_own % num_workers == worker:
-                        yield Slot(index=step * len(tasks) + slot, active_task=task, batch_number=int(draws[task]))
+                        index = step * len(routes) + slot
+                        yield Slot(index=index, active_route=route, batch_number=int(draws[route]))
                     num_own += 1
-                draws[task] += 1
+                draws[route] += 1
             step += 1
 
 

@@ -50,7 +50,7 @@ class StreamBatches:
         for slot in self.plan.slots(rank=self.rank, worker=worker, num_workers=num_workers):
             batch = [next(samples) for _ in range(self.plan.order.batch_size)]
             sample_ids = np.array([sample.sample_id for sample in batch])
-            planned = PlannedBatch(sample_ids=sample_ids, active_task=slot.active_task, index=slot.index)
+            planned = PlannedBatch(sample_ids=sample_ids, active_route=slot.active_route, index=slot.index)
             yield EncodedBatch(planned, [sample.image for sample in batch])
 
     def _samples(self, reader_index: int, num_readers: int) -> Iterator[StreamedSample]:

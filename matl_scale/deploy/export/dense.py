@@ -1,7 +1,8 @@
-"""`dense_network()`: a task's sub-network as an ordinary network, without routers and without the argument `task`.
+"""`dense_network()`: a task's sub-network as an ordinary network, without routers and without the argument `route`.
 
-It runs the graph of sub-network execution with one task's slices as its weights. Batch norms are folded into the convs
-before them, and the head keeps only the columns of the task's active features. No tensor is shared with the routed network.
+It runs the graph of sub-network execution with the slices of the task's route as its weights. Batch norms are folded into the
+convs before them, and the head keeps only the columns of the route's active features. No tensor is shared with the routed
+network.
 """
 
 import copy
@@ -18,7 +19,7 @@ from matl_scale.deploy.export.layers import build_conv, build_linear, build_norm
 from matl_scale.errors import InputError
 from matl_scale.models.network import RoutedModel
 from matl_scale.routing.derive import ActiveNorm, Derived, derive
-from matl_scale.routing.layer_norms import TaskLayerNorm
+from matl_scale.routing.layer_norms import RouteLayerNorm
 from matl_scale.routing.slicing import Cut, Fold, SliceRecipe
 from matl_scale.routing.subnetwork import SlicedNetwork
 from matl_scale.vision import StochasticDepth
@@ -28,30 +29,31 @@ RESERVED = frozenset(dir(fx.GraphModule({}, fx.Graph())))
 
 
 class DenseBuilder:
-    """Walks a derived network's graph and writes that of the dense network, whose weights are one task's slices. Use
+    """Walks a derived network's graph and writes that of the dense network, whose weights are one route's slices. Use
     `dense_network`."""
 
-    def __init__(self, trunk: fx.GraphModule, derived: Derived, task_id: int) -> None:
+    def __init__(self, trunk: fx.GraphModule, derived: Derived, route_id: int) -> None:
         network = SlicedNetwork(trunk, derived)
         self.derived = derived
-        self.task = torch.tensor([task_id], device=next(iter(trunk.buffers())).device)
-        self.slices = network.gather(self.task)
+        self.route = torch.tensor([route_id], device=next(iter(trunk.buffers())).device)
+        self.slices = network.gather(self.route)
         self.names = {module: name for name, module in trunk.named_modules(remove_duplicate=False)}
         self.cuts = cuts_of(derived.recipes)
-        self.active_features = network.active_features(self.task)
+        self.active_features = network.active_features(self.route)
         self.modules: dict[str, Any] = {}
         self.copies: dict[str, str] = {}  # names of modules without weights in this graph, by their names in the trunk
         self.graph = fx.Graph()
         self.images = self.graph.placeholder("images")
         self.values: dict[fx.Node, fx.Node] = {}
 
-    def run(self, head: nn.Linear) -> fx.GraphModule:
+    def run(self, weight: torch.Tensor, bias: torch.Tensor) -> fx.GraphModule:
+        """Returns the network with a head of this weight, `(num_classes, num_features)`, and bias, `(num_classes,)`."""
         for node in self.derived.dense.graph.nodes:
             if node.op == "output":
                 features = self.value(node.args[0])
             elif node.op != "placeholder" and self.input_index(node, "slices") is None:
                 self.values[node] = self.convert(node)
-        self.graph.output(self.call(self.cut_head(head), "head", features))
+        self.graph.output(self.call(self.cut_head(weight, bias), "head", features))
         self.graph.lint()
         return fx.GraphModule(self.modules, self.graph, "DenseNetwork").eval()
 
@@ -87,17 +89,19 @@ class DenseBuilder:
 
     def convert_norm(self, node: fx.Node, active: ActiveNorm) -> fx.Node:
         affine = [self.slices[cast(int, self.input_index(argument, "slices"))] for argument in node.args[2:]]
-        norm, name = build_norm(active.norm, self.task, affine), self.names[active.norm]
+        norm, name = build_norm(active.norm, self.route, affine), self.names[active.norm]
         x = self.value(node.args[0])
-        if isinstance(active.norm, TaskLayerNorm) and active.norm.channel_dim != -1:
+        if isinstance(active.norm, RouteLayerNorm) and active.norm.channel_dim != -1:
             last = self.graph.call_function(torch.movedim, (x, active.norm.channel_dim, -1))
             return self.graph.call_function(torch.movedim, (self.call(norm, name, last), -1, active.norm.channel_dim))
         return self.call(norm, name, x)
 
-    def cut_head(self, head: nn.Linear) -> nn.Linear:
-        """Returns the head with the columns of the task's active features. A flatten makes several features of a channel."""
-        by_channel = head.weight.view(head.out_features, self.derived.num_channels, -1)
-        return build_linear([by_channel.index_select(1, self.active_features).flatten(1), head.bias])
+    def cut_head(self, weight: torch.Tensor, bias: torch.Tensor) -> nn.Linear:
+        """Returns the head with the columns of the route's active features. A flatten makes several features of a channel."""
+        if self.active_features is not None:
+            by_channel = weight.view(len(weight), self.derived.num_channels, -1)
+            weight = by_channel.index_select(1, self.active_features).flatten(1)
+        return build_linear([weight, bias])
 
     def call(self, module: nn.Module, name: str, x: fx.Node) -> fx.Node:
         return self.graph.call_module(self.add(module, name), (x,))
@@ -154,8 +158,10 @@ def dense_network(model: RoutedModel, task_id: int) -> fx.GraphModule:
     Raises:
         InputError: There is no such task, or a layer cannot be sliced; names it.
     """
-    if not 0 <= task_id < len(model.heads):
-        raise InputError(f"`task_id` should be 0 to {len(model.heads) - 1}. Got {task_id}.")
+    if not 0 <= task_id < len(model.num_classes):
+        raise InputError(f"`task_id` should be 0 to {len(model.num_classes) - 1}. Got {task_id}.")
+    route_id, rows = model.routes.route_of[task_id], model.columns_of(task_id)
+    heads = model.heads_of(route_id)
     with torch.no_grad():
-        builder = DenseBuilder(model.trunk, derive(model.trunk, fold=True), task_id)
-        return builder.run(cast(nn.Linear, model.heads[task_id]))
+        builder = DenseBuilder(model.trunk, derive(model.trunk, fold=True), route_id)
+        return builder.run(torch.cat([h.weight for h in heads])[rows], torch.cat([h.bias for h in heads])[rows])

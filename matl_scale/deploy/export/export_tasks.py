@@ -91,8 +91,10 @@ def export_task(model: RoutedModel, task_id: int, description: Description, stem
     path = write_network(dense_network(model, task_id), description, stem, kind)
     pixels = (NUM_IMAGES, 3, description.image_size, description.image_size)
     images = normalise(torch.randint(256, pixels, dtype=torch.uint8, generator=torch.Generator().manual_seed(0)))
-    expected = model(images, task_id)
-    num_bytes, full = path.stat().st_size, count_bytes(model.trunk) + count_bytes(model.heads[task_id])
+    expected = model(images, model.routes.route_of[task_id])[:, model.columns_of(task_id)]
+    (head, *_), num_classes = model.heads_of(model.routes.route_of[task_id]), model.num_classes[task_id]
+    full = count_bytes(model.trunk) + (head.in_features + 1) * num_classes * head.weight.itemsize
+    num_bytes = path.stat().st_size
     return Exported(
         path=path,
         num_bytes=num_bytes,

@@ -1,4 +1,4 @@
-"""Layers of torch's own kinds whose weights are copies of one task's slices."""
+"""Layers of torch's own kinds whose weights are copies of one route's slices."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
@@ -7,15 +7,15 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from matl_scale.routing.derive import TaskNorm
-from matl_scale.routing.layer_norms import TaskGroupNorm, TaskLayerNorm
+from matl_scale.routing.derive import RouteNorm
+from matl_scale.routing.layer_norms import RouteGroupNorm, RouteLayerNorm
 from matl_scale.routing.units import active_indices
 
 Module = TypeVar("Module", bound=nn.Module)
 
 
 class UnevenGroupNorm(nn.Module):
-    """Group norm over neighbouring channels in groups of unequal size, because a task keeps more channels of some groups.
+    """Group norm over neighbouring channels in groups of unequal size, because a route keeps more channels of some groups.
 
     Args:
         sizes: The number of channels in each group.
@@ -59,23 +59,23 @@ def build_linear(tensors: Sequence[torch.Tensor]) -> nn.Linear:
     return fill(linear, zip(("weight", "bias"), tensors, strict=False))
 
 
-def build_norm(norm: TaskNorm, task: torch.Tensor, affine: Sequence[torch.Tensor]) -> nn.Module:
-    """Builds the norm that one task sees, from weight and bias of its active channels, each of shape `(num_active,)`. A layer
+def build_norm(norm: RouteNorm, route: torch.Tensor, affine: Sequence[torch.Tensor]) -> nn.Module:
+    """Builds the norm that one route sees, from weight and bias of its active channels, each of shape `(num_active,)`. A layer
     norm expects the channels in the last dimension."""
     named = list(zip(("weight", "bias"), affine, strict=True))
     num_active = len(affine[0])
-    if isinstance(norm, TaskLayerNorm):
+    if isinstance(norm, RouteLayerNorm):
         return fill(nn.LayerNorm(num_active, norm.eps, device="meta"), named)
-    if isinstance(norm, TaskGroupNorm):
-        return fill(build_group_norm(norm, task), named)
-    mean, var = norm.read(task)
+    if isinstance(norm, RouteGroupNorm):
+        return fill(build_group_norm(norm, route), named)
+    mean, var = norm.read(route)
     count = torch.zeros((), dtype=torch.long)
     statistics = [("running_mean", mean), ("running_var", var), ("num_batches_tracked", count)]
     return fill(nn.BatchNorm2d(num_active, norm.eps, norm.momentum, device="meta"), named + statistics)
 
 
-def build_group_norm(norm: TaskGroupNorm, task: torch.Tensor) -> nn.Module:
-    groups = norm.groups.index_select(0, active_indices(norm.active, task))
+def build_group_norm(norm: RouteGroupNorm, route: torch.Tensor) -> nn.Module:
+    groups = norm.groups.index_select(0, active_indices(norm.active, route))
     sizes = torch.unique_consecutive(groups, return_counts=True)[1].tolist()
     if len(set(sizes)) == 1:
         return nn.GroupNorm(len(sizes), sum(sizes), norm.eps)

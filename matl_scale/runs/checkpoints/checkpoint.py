@@ -1,6 +1,6 @@
 """Checkpoints: what they hold, where they are, and whether their bytes are those that were written.
 
-A checkpoint holds what a step depends on: weights, masks, statistics, optimizer, scaler, EMA, step and draws. Task
+A checkpoint holds what a step depends on: weights, masks, statistics, optimizer, scaler, EMA, step and draws. Route
 sampling, batches, augmentation, dropout and the learning rate are pure functions of the seed and the step, so there is
 no generator or schedule whose state could be lost.
 """
@@ -14,12 +14,13 @@ from typing import Any
 import torch
 
 from matl_scale.errors import InputError
+from matl_scale.routes import Routes
 from matl_scale.runs.layout import CHECKPOINT_FILE, STATE_FILE, RunFolder
 from matl_scale.storage.files import file_sha256, hash_text
 
-FORMAT_VERSION = (
-    4  # 2: norm statistics over a task's active units; 3: the records under way; 4: classes, image size, score
-)
+# 2: norm statistics over a task's active units; 3: the records under way; 4: classes, image size, score; 5: routes
+FORMAT_VERSION = 5
+READABLE_VERSIONS = (4, 5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +32,13 @@ class CheckpointInfo:
         step: Steps done.
         masks: Hash of all routing masks.
         classes: Class names by task name, in order.
+        routes: Which tasks each route serves.
         image_size: Side length in pixels of the images.
         shards: Hash of the training split's tars.
         manifest_id: Id of the shard set; it changes with labels and with other splits too.
         world_size: W when it was written.
         config: The run's config, in sections.
+        frozen: The tasks for which everything stays as it is (`run.freeze`).
         score: What the network was chosen for as the best so far, if it was.
         sha256: SHA-256 of the file with the tensors.
     """
@@ -44,11 +47,13 @@ class CheckpointInfo:
     step: int
     masks: str
     classes: dict[str, list[str]]
+    routes: Routes
     image_size: int
     shards: str
     manifest_id: str
     world_size: int
     config: dict[str, dict[str, Any]]
+    frozen: list[str]
     score: float | None
     sha256: str
 
@@ -105,25 +110,28 @@ def read_info(folder: Path) -> CheckpointInfo:
         content = json.loads(path.read_text(encoding="utf-8"))
         checksum, version = content.pop("checksum", None), content["format_version"]
         damaged = checksum != hash_json(content)
-        if damaged and (checksum is not None or version == FORMAT_VERSION):  # formats before 4 have none
+        if damaged and (checksum is not None or version in READABLE_VERSIONS):  # formats before 4 have none
             raise DamagedCheckpoint(
                 f"{path} is damaged: its content does not fit its checksum. Use an earlier checkpoint."
             )
-        if version != FORMAT_VERSION:
+        if version not in READABLE_VERSIONS:
             raise InputError(
-                f"{folder} has checkpoint format {version}; this version of matl_scale reads {FORMAT_VERSION}. Go on with the "
-                "version that wrote it, or start anew under another `run.name`."
+                f"{folder} has checkpoint format {version}; this version of matl_scale reads {READABLE_VERSIONS[0]} to "
+                f"{READABLE_VERSIONS[-1]}. Go on with the version that wrote it, or start anew under another `run.name`."
             )
+        classes = dict(content["classes"])
         return CheckpointInfo(
             folder=folder,
             step=content["step"],
             masks=content["masks"],
-            classes=dict(content["classes"]),
+            classes=classes,
+            routes=Routes.from_json(content["routes"]) if version >= 5 else Routes.one_per_task(list(classes)),
             image_size=content["image_size"],
             shards=content["shards"],
             manifest_id=content["manifest_id"],
             world_size=content["world_size"],
             config=content["config"],
+            frozen=content.get("frozen", []),
             score=content.get("score"),
             sha256=content["sha256"],
         )

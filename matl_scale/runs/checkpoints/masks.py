@@ -35,13 +35,14 @@ def find_old_tasks(checkpoint: CheckpointInfo, names: Sequence[str]) -> list[int
 
 
 def masks_of_checkpoint(checkpoint: CheckpointInfo, state: dict[str, Any], names: Sequence[str]) -> EarlierMasks:
-    """Returns the masks that tasks of these names have in a checkpoint whose loaded state is `state`."""
+    """Returns the masks that routes of these names have in a checkpoint whose loaded state is `state`."""
     masks = {
         key.removeprefix(MASK_PREFIX).removesuffix(MASK_SUFFIX): value
         for key, value in state["model"].items()
         if key.startswith(MASK_PREFIX) and key.endswith(MASK_SUFFIX)
     }
-    return EarlierMasks(masks=masks, task_ids=find_old_tasks(checkpoint, names), task_names=names)
+    numbers = {name: number for number, name in enumerate(checkpoint.routes.names)}
+    return EarlierMasks(masks=masks, route_ids=[numbers.get(name) for name in names], route_names=names)
 
 
 def save_masks(folder: Path, model: RoutedModel) -> None:

@@ -10,7 +10,8 @@ import torch
 from matl_scale.device import Precision
 from matl_scale.errors import InputError
 from matl_scale.models.backbones import ModelConfig
-from matl_scale.models.network import RoutedModel, RoutingConfig, build_ema, build_model, move_model
+from matl_scale.models.network import RoutedModel, build_ema, build_model, move_model
+from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.runs.checkpoints.checkpoint import (
     CheckpointInfo,
     checkpoint_folders,
@@ -33,11 +34,11 @@ class NetworkConfig:
     model: ModelConfig  # the section `model`, with `pretrained` off: the weights come from the checkpoint
     routing: RoutingConfig  # the section `routing`
     seed: int  # `run.seed`
-    started_from: str  # `run.start_from`: empty if the config alone says which masks the tasks have
+    started_from: str  # `run.start_from`: empty if the config alone says which masks the routes have
     ema_decay: float  # `train.ema_decay`
     channels_last: bool  # `train.channels_last`
     precision: Precision  # `train.precision`
-    task_chunk: int  # `eval.task_chunk`
+    route_chunk: int  # `eval.task_chunk`
 
     @classmethod
     def read(cls, sections: Mapping[str, Mapping[str, Any]]) -> "NetworkConfig":
@@ -51,7 +52,7 @@ class NetworkConfig:
             ema_decay=train["ema_decay"],
             channels_last=train["channels_last"],
             precision=train["precision"],
-            task_chunk=sections["eval"]["task_chunk"],
+            route_chunk=sections["eval"]["task_chunk"],
         )
 
 
@@ -90,14 +91,15 @@ def restore_network(checkpoint: CheckpointInfo, device: torch.device) -> RoutedM
     Raises:
         InputError: The weights do not fit the masks that the checkpoint's config draws.
     """
-    state, config, names = load_state(checkpoint), NetworkConfig.read(checkpoint.config), list(checkpoint.classes)
+    state, config = load_state(checkpoint), NetworkConfig.read(checkpoint.config)
     model = build_model(
         config.model,
         config.routing,
         list(checkpoint.tasks.values()),
         config.seed,
         checkpoint.image_size,
-        masks_of_checkpoint(checkpoint, state, names) if config.started_from else None,
+        checkpoint.routes,
+        masks_of_checkpoint(checkpoint, state, checkpoint.routes.names) if config.started_from else None,
     )
     move_model(model, device, config.channels_last)
     check_network(checkpoint, tasks=checkpoint.tasks, masks=hash_masks(model))

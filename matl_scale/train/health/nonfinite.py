@@ -43,11 +43,11 @@ class NonfiniteGuard:
         self,
         accelerator: Accelerator,
         limit: int,
-        tasks: Sequence[str],
+        routes: Sequence[str],
         key_of: Callable[[int], str],
         path: Path,
     ) -> None:
-        self.accelerator, self.limit, self.tasks, self.key_of, self.path = accelerator, limit, tasks, key_of, path
+        self.accelerator, self.limit, self.routes, self.key_of, self.path = accelerator, limit, routes, key_of, path
         self.in_a_row = 0
 
     def update(self, step: int, result: StepResult) -> str:
@@ -63,18 +63,18 @@ class NonfiniteGuard:
             self.in_a_row = 0
             return ""
         self.in_a_row += 1
-        named = shortened(dict.fromkeys(self.tasks[task_id] for task_id in result.nonfinite))
+        named = shortened(dict.fromkeys(self.routes[route_id] for route_id in result.nonfinite))
         if self.in_a_row > self.limit:
             path = self._list_samples(step, result)
             raise RunError(
                 f"{self.in_a_row} steps in a row had a loss or gradient that is not finite (guard.max_nonfinite {self.limit}), "
-                f"the last one step {step}, task {named}. Its samples are in {path}. Look at them, or lower `optim.lr`; the run "
+                f"the last one step {step}, route {named}. Its samples are in {path}. Look at them, or lower `optim.lr`; the run "
                 "resumes from its newest checkpoint."
             )
         if result.overflow:  # fp16: the gradient scaler looks for its scale
             return ""
         return (
-            f"step {step}: loss or gradient of task {named} is not finite; the step is skipped on all ranks "
+            f"step {step}: loss or gradient of route {named} is not finite; the step is skipped on all ranks "
             f"({self.in_a_row} in a row)"
         )
 
@@ -89,10 +89,10 @@ class NonfiniteGuard:
         if self.accelerator.is_main_process:
             with path.open("w", encoding="utf-8", newline="") as file:
                 writer = csv.writer(file, lineterminator="\n")
-                writer.writerow(("step", "rank", "task", "loss", "suspect", "key"))
-                for slot, task_id in enumerate(result.tasks.tolist()):
+                writer.writerow(("step", "rank", "route", "loss", "suspect", "key"))
+                for slot, route_id in enumerate(result.routes.tolist()):
                     rank, loss = slot % world_size, float(result.sync.losses[slot])
-                    suspect = task_id in result.nonfinite
+                    suspect = route_id in result.nonfinite
                     for key in by_rank[rank][slot // world_size]:
-                        writer.writerow((step, rank, self.tasks[task_id], loss, suspect, key))
+                        writer.writerow((step, rank, self.routes[route_id], loss, suspect, key))
         return path

@@ -5,8 +5,10 @@ from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo
 from matl_scale.tasks import Task
 from matl_scale.train.config import Config, read_saved, walk
 
-FIXED_KEYS = ("model.name", "model.width", "model.stem", "routing.statistics", "optim.name", "run.seed")
-NETWORK_KEYS = ("model.name", "model.width", "model.stem", "routing.statistics")
+FIXED_KEYS = ("model.name", "model.width", "model.stem", "routing.statistics", "optim.name", "run.freeze", "run.seed")
+NETWORK_KEYS = (
+    "model.name", "model.width", "model.stem", "routing.statistics", "routing.layers", "routing.start",
+)  # fmt: skip
 
 
 def check_resumable(checkpoint: CheckpointInfo, config: Config, train_shards: str) -> None:

@@ -5,7 +5,7 @@ The first rank looks, once, and all ranks learn what it found: their file system
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +36,13 @@ class OpenedRun:
     def label_version(self) -> str:
         """The version of the labels that the run began with; empty for a new run."""
         return read_saved(self.checkpoint.config).data.version if self.checkpoint else ""
+
+    @property
+    def old_tasks(self) -> Collection[str]:
+        """The tasks of the network that the run started from, as far as they are frozen or may be."""
+        if self.checkpoint:
+            return self.checkpoint.frozen
+        return self.start.classes if self.start else ()
 
     @property
     def has_foreign_masks(self) -> bool:

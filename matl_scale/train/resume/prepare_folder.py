@@ -7,6 +7,7 @@ from matl_scale.runs.checkpoints.masks import save_masks
 from matl_scale.runs.checkpoints.writing import drop_after, set_aside_after
 from matl_scale.runs.layout import RunFolder
 from matl_scale.runs.records import LocalLog
+from matl_scale.runs.routes import write_routes
 from matl_scale.storage.files import write_text
 from matl_scale.train.config import Config, describe_changes, dump_config, read_saved, walk
 from matl_scale.train.run_data import RunData
@@ -14,8 +15,8 @@ from matl_scale.train.state import TrainState
 
 
 def build_run_folder(config: Config, data: RunData, state: TrainState, devices: list[str]) -> None:
-    """Writes config, description and masks, and drops what an earlier start left after the step of `state`; `devices` names
-    what each rank computes on."""
+    """Writes config, description, routes and masks, and drops what an earlier start left after the step of `state`.
+    `devices` names what each rank computes on."""
     folder = RunFolder(config.run.folder)
     write_text(folder.config_file, f"# {describe_sigma(config, state)}\n{dump_config(config)}")
     LocalLog(folder.path).forget_after(state.step)
@@ -23,6 +24,7 @@ def build_run_folder(config: Config, data: RunData, state: TrainState, devices: 
     drop_after(folder.best_folder, state.step)
     params = dict(walk(config)) | {"manifest_id": data.manifest.id, "world_size": len(devices)}
     write_about(folder.path, params, data.describe(), devices)
+    write_routes(folder.routes_file, data.task_names, state.model.routes)
     save_masks(folder.path, state.model)
 
 
@@ -33,7 +35,7 @@ def describe_sigma(config: Config, state: TrainState) -> str:
     routing = config.routing
     return (
         f"routing.sigma = {routing.sigma} (strategy {routing.strategy}, align {routing.align}): {share} of a layer's units are "
-        "active for a task"
+        "active for a route"
     )
 
 

@@ -73,7 +73,7 @@ class Saver:
 
     def _describe(self, state: TrainState) -> dict[str, Any]:
         """Returns the fields of `CheckpointInfo` that do not come from writing."""
-        return {**self.description, "masks": hash_masks(state.model)}
+        return {**self.description, "masks": hash_masks(state.model), "routes": state.model.routes.to_json()}
 
 
 def save_predictions(

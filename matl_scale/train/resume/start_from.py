@@ -1,16 +1,19 @@
-"""A run that starts with the network of another run: tasks that the other run had keep their masks, heads and norm
-statistics, the trunk keeps its weights, and new tasks get masks and heads of their own."""
+"""A run that starts with the network of another run: tasks that the other run had keep their routes with masks and
+norm statistics, and their heads; the trunk keeps its weights; new tasks join a route or get new ones, with heads of their own."""
 
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from matl_scale.errors import InputError
+from matl_scale.models.logits import find_columns
 from matl_scale.models.network import RoutedModel
-from matl_scale.routing.batch_norm import task_norms
+from matl_scale.routing.batch_norm import route_norms
 from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo, open_checkpoint
-from matl_scale.runs.checkpoints.masks import MASK_SUFFIX
+from matl_scale.runs.checkpoints.masks import MASK_SUFFIX, find_old_tasks
+from matl_scale.train.config import RunConfig
 
 
 def find_start(start_from: str) -> CheckpointInfo | None:
@@ -27,33 +30,63 @@ def find_start(start_from: str) -> CheckpointInfo | None:
         raise InputError(f"`run.start_from`: {error}") from error
 
 
-def copy_weights(model: RoutedModel, state: dict[str, Any], old_tasks: list[int | None]) -> None:
-    """Copies the weights of another run into a network: the trunk, and the heads and statistics of the tasks it had.
+def copy_weights(model: RoutedModel, state: dict[str, Any], start: CheckpointInfo, names: Sequence[str]) -> None:
+    """Copies the weights of another run into a network: the trunk, the statistics of its routes, and the heads of its tasks.
 
     Args:
-        model: Built with the other run's masks for the tasks that it had.
+        model: Built with the other run's masks for the routes that it had.
         state: Loaded from the other run's checkpoint. Its moving average is used if it has one: that is what was evaluated.
-        old_tasks: For each task its number in the other run, None for a new task.
+        start: Describes that checkpoint.
+        names: The tasks of the network.
     """
     source = state["model"]
     if state["ema"] is not None:
         source = {name.removeprefix("module."): value for name, value in state["ema"].items() if name != "n_averaged"}
-    norms = [norm for norm in task_norms(model) if norm.statistics == "task"]
-    per_task = {id(value) for norm in norms for value in (norm.running, norm.num_updates)}
-    pairs = [(new, old) for new, old in enumerate(old_tasks) if old is not None]
+    norms = [norm for norm in route_norms(model) if norm.statistics == "route"]
+    per_route = {id(value) for norm in norms for value in (norm.running, norm.num_updates)}
+    old_routes = {name: number for number, name in enumerate(start.routes.names)}
+    pairs = [(new, old_routes[name]) for new, name in enumerate(model.routes.names) if name in old_routes]
     with torch.no_grad():
         for name, value in model.trunk.state_dict(keep_vars=True).items():
             if name.endswith(MASK_SUFFIX):
                 continue
             old_value = source[f"trunk.{name}"].to(value)
-            if id(value) in per_task:
+            if id(value) in per_route:
                 for new, old in pairs:
                     value[new] = old_value[old]
             else:
                 value.copy_(old_value)
-        for new, old in pairs:
-            for name, value in model.heads[new].state_dict(keep_vars=True).items():
-                value.copy_(source[f"heads.{old}.{name}"])
+        for task_id, old_id in enumerate(find_old_tasks(start, names)):
+            if old_id is not None:
+                copy_head(model, task_id, source, start, old_id)
+
+
+def copy_head(
+    model: RoutedModel, task_id: int, source: Mapping[str, torch.Tensor], start: CheckpointInfo, old_id: int
+) -> None:
+    """Copies a task's rows of its head matrix from those that it has in a checkpoint, as the task `old_id`."""
+    head, old_head = model.routes.head_of[task_id], start.routes.head_of[old_id]
+    rows = find_columns(model.routes.tasks_of_head[head], model.num_classes, task_id)
+    old_rows = find_columns(start.routes.tasks_of_head[old_head], list(start.tasks.values()), old_id)
+    for name, value in model.heads[head].state_dict(keep_vars=True).items():
+        value[rows] = source[f"heads.{old_head}.{name}"][old_rows].to(value)
+
+
+def find_frozen_tasks(config: RunConfig, old: Collection[str], names: Sequence[str]) -> list[int]:
+    """Returns the tasks of a run for which everything stays as it is; `old` are those of the network that it started from.
+
+    Raises:
+        InputError: There would be nothing to train.
+    """
+    if config.freeze == "nothing":
+        return []
+    frozen = [task_id for task_id, name in enumerate(names) if name in old]
+    if len(frozen) == len(names):
+        raise InputError(
+            f"`run.freeze` = old leaves nothing to train: all {len(names)} tasks are in {config.start_from}. Add tasks with "
+            "`data.tasks`, or set it to nothing."
+        )
+    return frozen
 
 
 def describe_start(start: CheckpointInfo, old_tasks: list[int | None]) -> str:

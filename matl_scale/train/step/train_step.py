@@ -3,6 +3,7 @@
 Whatever happens in a step, all ranks come out of it with equal weights: a step that is skipped is skipped on all of them.
 """
 
+import contextlib
 import math
 import time
 from collections.abc import Iterator
@@ -11,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch.nn import functional
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from matl_scale.data.loading.augment import Transform, augment_batch
@@ -23,6 +23,8 @@ from matl_scale.errors import InputError, check_at_least
 from matl_scale.models.network import RoutedModel, normalise
 from matl_scale.seeds import derive_seed
 from matl_scale.train.step.execution import TrunkExecution
+from matl_scale.train.step.freeze import FrozenPart
+from matl_scale.train.step.loss import RouteLoss
 from matl_scale.train.step.sync import StepSync, SyncResult
 
 
@@ -35,7 +37,7 @@ class TrainConfig:
     precision: Precision = "auto"
     """`fp32`, `bf16`, `fp16` (with a gradient scaler), or `auto`: bf16 on a GPU that has it, else fp32."""
     accumulate: int = 1
-    """Micro-steps per step, each with a batch and a task of its own."""
+    """Micro-steps per step, each with a batch and a route of its own."""
     clip_norm: float = 0.0
     """Largest norm of the gradient of all parameters together; 0 does not clip."""
     ema_decay: float = 0.0
@@ -43,7 +45,7 @@ class TrainConfig:
     channels_last: bool = False
     """Memory format of images and conv weights; faster with mixed precision on GPUs."""
     compile: bool = False
-    """Compile the training step's network with torch.compile, once for all tasks."""
+    """Compile the training step's network with torch.compile, once for all routes."""
 
     def __post_init__(self) -> None:
         check_at_least(1, {"train.steps": self.steps, "train.accumulate": self.accumulate})
@@ -58,11 +60,11 @@ class StepResult:
     """What one step did."""
 
     sync: SyncResult  # losses and label counts of all slots of all ranks
-    tasks: np.ndarray  # the task of every slot, shape `(num_slots,)`
+    routes: np.ndarray  # the route of every slot, shape `(num_slots,)`
     sample_ids: list[np.ndarray]  # the samples in each of this rank's slots
     grad_norm: float  # norm of the gradient of all parameters together, before clipping
     data_wait_s: float  # seconds that this rank waited for batches
-    # tasks of a skipped step whose loss or gradient is not finite, as far as they can be told apart
+    # routes of a skipped step whose loss or gradient is not finite, as far as they can be told apart
     nonfinite: list[int]
     overflow: bool  # whether the gradient scaler dropped the update (fp16)
     damage: list[Damage]  # samples of this rank's batches that cannot be read
@@ -81,7 +83,9 @@ class TrainStep:
         model: The network, not wrapped; `trunk` runs a part of it.
         optimizer: Over all parameters of `model`, prepared by `accelerator`.
         labels: Label matrix of all samples and the run's tasks, shape `(num_samples, num_tasks)`.
+        label_shares: Of each task, the share of its route's training samples that carry its label, shape `(num_tasks,)`.
         transform: Augmentation of one image.
+        frozen: What stays as it is; None trains everything.
     """
 
     def __init__(
@@ -92,53 +96,61 @@ class TrainStep:
         trunk: TrunkExecution,
         optimizer: torch.optim.Optimizer,
         labels: np.ndarray,
+        label_shares: np.ndarray,
         seed: int,
         transform: Transform | None = None,
         accumulate: int = 1,
         clip_norm: float = 0.0,
         channels_last: bool = False,
+        frozen: FrozenPart | None = None,
     ) -> None:
         self.accelerator, self.model, self.trunk, self.optimizer = accelerator, model, trunk, optimizer
         self.labels, self.seed, self.transform = labels, seed, transform
         self.accumulate, self.clip_norm, self.channels_last = accumulate, clip_norm, channels_last
+        self.frozen = frozen
+        self.loss = RouteLoss(model.routes, model.num_classes, label_shares, accelerator.device)
         self.sync = StepSync(model, accelerator.num_processes, accumulate)
         self._trunk_parameters = list(model.trunk.parameters())
         self._with_gradient = list(model.parameters())  # those that may have one
 
-    def __call__(self, tasks: np.ndarray, batches: Iterator[ImageBatch], stop: bool = False) -> StepResult:
+    def __call__(self, routes: np.ndarray, batches: Iterator[ImageBatch], stop: bool = False) -> StepResult:
         """Runs one step. If a loss or gradient of any rank is not finite, nothing changes on all of them.
 
         Args:
-            tasks: The task of every slot of all ranks, shape `(num_slots,)`.
-            batches: This rank's batches, one per slot, each with the slot's task.
+            routes: The route of every slot of all ranks, shape `(num_slots,)`.
+            batches: This rank's batches, one per slot, each with the slot's route.
             stop: Whether this rank was asked to stop; the others learn it from the result.
         """
-        self._clear_gradients(np.unique(tasks))
-        my_slots = range(self.accelerator.process_index, len(tasks), self.accelerator.num_processes)
-        self.trunk.begin_step(tasks[my_slots].tolist())
+        self._clear_gradients(np.unique(routes))
+        my_slots = range(self.accelerator.process_index, len(routes), self.accelerator.num_processes)
+        self.trunk.begin_step(routes[my_slots].tolist())
         data_wait_s, damage, sample_ids = 0.0, list[Damage](), list[np.ndarray]()
         for slot in my_slots:
             start = time.perf_counter()
             batch = next(batches)
             data_wait_s += time.perf_counter() - start
-            assert batch.active_task == tasks[slot], "the loader's plan and the sampler disagree"
+            assert batch.active_route == routes[slot], "the loader's plan and the sampler disagree"
             damage += batch.damage
             sample_ids.append(batch.sample_ids)
             with self.trunk.accumulating(is_last=slot == my_slots[-1]):
                 self._run_slot(slot, batch)
         scaled = self.accelerator.scaler is not None
-        result = self.sync.exchange(tasks, stop, scaled)
+        result = self.sync.exchange(routes, stop, scaled)
+        if self.frozen is not None:
+            self.frozen.drop_gradients()
         grad_norm = self._clip()
         nonfinite = result.nonfinite
         if not (nonfinite or scaled or math.isfinite(grad_norm)):
-            nonfinite = np.unique(tasks).tolist()  # from the trunk: the gradients of all ranks are in the sum
+            nonfinite = np.unique(routes).tolist()  # from the trunk: the gradients of all ranks are in the sum
         if not nonfinite:
             self.sync.apply_statistics()
         if scaled or not nonfinite:  # the scaler sees by itself what is not finite, and has to see it
             self.optimizer.step()
+            if self.frozen is not None:
+                self.frozen.restore()
         return StepResult(
             sync=result,
-            tasks=tasks,
+            routes=routes,
             sample_ids=sample_ids,
             grad_norm=grad_norm,
             data_wait_s=data_wait_s,
@@ -151,25 +163,26 @@ class TrainStep:
         """Drops the gradients of the last step, of its heads only: there may be thousands of others. `active` come next."""
         for parameter in self._with_gradient:
             parameter.grad = None
-        heads = [self.model.heads[task_id] for task_id in active.tolist()]
+        heads = [head for route_id in active.tolist() for head in self.model.heads_of(route_id)]
         self._with_gradient = self._trunk_parameters + [parameter for head in heads for parameter in head.parameters()]
 
     def _run_slot(self, slot: int, batch: ImageBatch) -> None:
         """Runs forward and backward pass of one slot."""
-        task_id = batch.active_task
-        labels = np.where(batch.valid, self.labels[batch.sample_ids, task_id], MISSING)
-        chosen, targets = select_labelled(labels, batch.valid)
-        device = self.accelerator.device
-        images = batch.images if len(targets) == len(batch.sample_ids) else batch.images[chosen]
+        route_id = batch.active_route
+        tasks = self.model.routes.tasks_of[route_id]
+        labels = self.labels[batch.sample_ids[:, None], tasks]
+        chosen, labelled = select_labelled(np.where(batch.valid[:, None], labels, MISSING), batch.valid)
+        images = batch.images if len(labelled) == len(batch.sample_ids) else batch.images[chosen]
         images = self.prepare_images(images, self._seed("augment", batch))
-        self.sync.statistics.begin_slot(task_id)
+        self.sync.statistics.begin_slot(route_id)
         torch.manual_seed(self._seed("forward", batch))  # dropout and stochastic depth
-        with self.accelerator.autocast():
-            logits = self.model.heads[task_id](self.trunk.features(images, task_id))
-        loss = labelled_loss(logits, torch.from_numpy(targets).to(device))
+        keeping = contextlib.nullcontext() if self.frozen is None else self.frozen.slot(route_id)
+        with self.accelerator.autocast(), keeping:
+            logits = self.model.classify(self.trunk.features(images, route_id), route_id)
+        loss = self.loss(route_id, logits, torch.from_numpy(labelled).to(self.accelerator.device))
         self.accelerator.backward(loss / self.accumulate)
-        self.sync.statistics.end_slot(task_id, count=len(targets) > 0)
-        self.sync.record(slot, loss, len(targets), len(batch.damage))
+        self.sync.statistics.end_slot(route_id, count=len(labelled) > 0)
+        self.sync.record(slot, route_id, loss, labelled, len(batch.damage))
 
     def prepare_images(self, images: torch.Tensor, seed: int) -> torch.Tensor:
         """Returns decoded images, uint8, shape `(batch, 3, height, width)`, as the network expects them: on the device, augmented
@@ -191,33 +204,20 @@ class TrainStep:
 
 
 def select_labelled(labels: np.ndarray, valid: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Chooses the samples of a batch on which a task trains.
+    """Chooses the samples of a batch on which a route trains.
 
     Args:
-        labels: The task's labels of the batch, shape `(batch,)`, -1 = none.
+        labels: The batch's labels for the route's tasks, shape `(batch, num_tasks)`, -1 = none.
         valid: Which samples have an image, shape `(batch,)`; None if all have.
 
     Returns:
-        The indices of the chosen samples in the batch, labelled ones first, and the labels of the labelled ones. Batch norm
-        needs two samples, so an unlabelled sample joins a single labelled one; without any labelled sample all are chosen,
-        because the forward pass has to happen: other ranks wait for this rank's gradients.
+        The indices of the chosen samples in the batch, labelled ones first, and the labels of those. Batch norm needs two
+        samples, so an unlabelled sample joins a single labelled one; without any labelled sample all are chosen, because the
+        forward pass has to happen: other ranks wait for this rank's gradients.
     """
-    labelled = np.flatnonzero(labels != MISSING)
-    others = np.flatnonzero(labels == MISSING)
+    is_labelled = (labels != MISSING).any(axis=1)
+    labelled, others = np.flatnonzero(is_labelled), np.flatnonzero(~is_labelled)
     if valid is not None:
         others = others[np.argsort(~valid[others], kind="stable")]
     companions = {0: others, 1: others[:1]}.get(len(labelled), others[:0])
     return np.concatenate([labelled, companions]), labels[labelled].astype(np.int64)
-
-
-def labelled_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Returns the mean cross-entropy over the first `len(targets)` samples; with none, 0 that still has a graph.
-
-    Args:
-        logits: Shape `(batch, num_classes)`.
-        targets: Shape `(num_labelled,)`.
-    """
-    if not len(targets):
-        return logits.float().sum() * 0.0
-    logits = logits[: len(targets)]
-    return functional.cross_entropy(logits.float() if logits.dtype.itemsize < 4 else logits, targets)

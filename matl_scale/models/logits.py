@@ -1,0 +1,52 @@
+"""A route's logits, split by task: tasks with as many classes are handled together, without a loop over tasks."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from matl_scale.routes import Routes
+
+
+class TaskLogits(NamedTuple):
+    """The logits of some tasks of one route that have equally many classes."""
+
+    task_ids: torch.Tensor  # the tasks, shape `(num_tasks,)`, on the device of the logits
+    positions: torch.Tensor  # their indices among the tasks of the route, same shape
+    logits: torch.Tensor  # shape `(batch, num_tasks, num_classes)`
+
+
+class LogitSplitter:
+    """Splits the logits of routes by task. `num_classes` are those of each task, in task order."""
+
+    def __init__(self, routes: Routes, num_classes: Sequence[int], device: torch.device | str = "cpu") -> None:
+        self.routes, self.num_classes, self.device = routes, list(num_classes), device
+        self._groups: dict[int, list[tuple[int, torch.Tensor, torch.Tensor, torch.Tensor | None]]] = {}
+
+    def split(self, route_id: int, logits: torch.Tensor) -> Iterator[TaskLogits]:
+        """Yields the tasks of a route from its logits, shape `(batch, num_classes of all its tasks)`, by number of classes."""
+        if route_id not in self._groups:
+            self._groups[route_id] = self._group(self.routes.tasks_of[route_id])
+        for num_classes, task_ids, positions, columns in self._groups[route_id]:
+            chosen = logits if columns is None else logits.index_select(1, columns)
+            yield TaskLogits(task_ids, positions, chosen.view(len(logits), len(task_ids), num_classes))
+
+    def _group(self, tasks: Sequence[int]) -> list[tuple[int, torch.Tensor, torch.Tensor, torch.Tensor | None]]:
+        counts = np.array([self.num_classes[task] for task in tasks])
+        starts = np.cumsum(counts) - counts
+        groups = []
+        for count in np.unique(counts).tolist():
+            positions = np.flatnonzero(counts == count)
+            columns = (starts[positions][:, None] + np.arange(count)).flatten()
+            tensors = [torch.from_numpy(array).to(self.device) for array in (np.array(tasks)[positions], positions)]
+            alone = len(positions) == len(tasks)
+            groups.append((count, *tensors, None if alone else torch.from_numpy(columns).to(self.device)))
+        return groups
+
+
+def find_columns(tasks: Sequence[int], num_classes: Sequence[int], task_id: int) -> slice:
+    """Returns which columns belong to a task where the classes of `tasks` follow each other, task by task; `num_classes` are
+    those of every task."""
+    start = sum(num_classes[task] for task in tasks[: tasks.index(task_id)])
+    return slice(start, start + num_classes[task_id])

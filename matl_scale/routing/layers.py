@@ -1,0 +1,58 @@
+"""Which layers are routed, and with which σ: chosen by patterns of module names.
+
+Convs that share a mask are routed together: all of them, or none.
+"""
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from matl_scale.errors import InputError, nearest, shortened
+from matl_scale.routing.masks import MaskSpec
+from matl_scale.routing.units import Stream
+
+
+def matches(module: str, pattern: str) -> bool:
+    """Returns whether a shell-style pattern matches a module's name, or that of a module around it: `layer3` matches
+    `layer3.0.conv1`."""
+    names = module.split(".")
+    return any(fnmatchcase(".".join(names[:end]), pattern) for end in range(1, len(names) + 1))
+
+
+def choose_sigmas(streams: Sequence[Stream], convs: Sequence[str], spec: MaskSpec) -> list[float | None]:
+    """Returns the σ of each stream; None for one that is not routed: it keeps all units for all routes.
+
+    `convs` are the names of all convs, in the order of the graph.
+
+    Raises:
+        InputError: A pattern matches no conv, or nothing is left to route.
+    """
+    for key, patterns in (
+        ("layers", spec.layers),
+        ("start", [spec.start] if spec.start else []),
+        ("sigmas", spec.sigmas),
+    ):
+        for pattern in patterns:
+            if not any(matches(conv, pattern) for conv in convs):
+                raise InputError(
+                    f"`routing.{key}` should match layers of the backbone. `{pattern}` matches none of its convs, which are "
+                    f"{shortened(convs)}."
+                    + nearest(pattern, sorted({part for conv in convs for part in conv.split(".")}))
+                )
+    first = next((i for i, conv in enumerate(convs) if spec.start and matches(conv, spec.start)), 0)
+    chosen = {conv for conv in convs[first:] if any(matches(conv, pattern) for pattern in spec.layers)}
+    if not any(chosen.issuperset(stream.convs) for stream in streams):
+        tied = [conv for stream in streams if chosen.intersection(stream.convs) for conv in stream.convs]
+        raise InputError(
+            "`routing.layers` and `routing.start` should leave something to route. Convs whose outputs are added share a mask, "
+            f"so that one is routed only with the others: {shortened([conv for conv in tied if conv not in chosen])}."
+        )
+    return [sigma_of(stream, spec) if chosen.issuperset(stream.convs) else None for stream in streams]
+
+
+def sigma_of(stream: Stream, spec: MaskSpec) -> float:
+    """Returns the σ of a stream that is routed."""
+    sigma = spec.sigma
+    for pattern, value in spec.sigmas.items():
+        if any(matches(conv, pattern) for conv in stream.convs):
+            sigma = value
+    return sigma

@@ -1,0 +1,69 @@
+"""Keeps everything that some tasks use as it is, to the last bit, while other tasks are trained beside them (`run.freeze`)."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from matl_scale.models.network import RoutedModel
+from matl_scale.routing.batch_norm import route_norms
+from matl_scale.routing.subnetwork import Subnetwork
+
+
+class FrozenPart:
+    """The part of a network that the routes of some tasks use: weights between their units, norm statistics, heads.
+
+    Args:
+        model: The network, with the values to keep.
+        tasks: The tasks whose logits may not change.
+
+    Raises:
+        InputError: A layer cannot be sliced, so that it is not known which of its weights a route uses. Names it.
+    """
+
+    def __init__(self, model: RoutedModel, tasks: Sequence[int]) -> None:
+        self.tasks, self.norms = list(tasks), route_norms(model)
+        self.routes = {model.routes.route_of[task] for task in tasks}
+        for head, members in zip(model.heads, model.routes.tasks_of_head, strict=True):
+            if set(members) <= set(tasks):
+                head.requires_grad_(False)
+        masks = find_used(model, self.routes)
+        self._kept = [(parameter, mask, parameter.detach().clone()) for parameter, mask in masks]
+
+    @contextlib.contextmanager
+    def slot(self, route_id: int) -> Iterator[None]:
+        """Lets norms use their running statistics, and not change them, where these belong to a route that is kept."""
+        fixed = [norm for norm in self.norms if norm.statistics == "shared" or route_id in self.routes]
+        for norm in fixed:
+            norm.eval()
+        yield
+        for norm in fixed:
+            norm.train()
+
+    def drop_gradients(self) -> None:
+        """Sets the gradients of what is kept to zero."""
+        for parameter, mask, _ in self._kept:
+            if parameter.grad is not None:
+                parameter.grad.masked_fill_(mask, 0.0)
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Undoes what an optimizer step did to it all the same: weight decay needs no gradient."""
+        for parameter, mask, kept in self._kept:
+            parameter.copy_(torch.where(mask, kept, parameter))
+
+
+def find_used(model: RoutedModel, routes: set[int]) -> list[tuple[torch.nn.Parameter, torch.Tensor]]:
+    """Returns the trunk's parameters, each with a mask, of its shape, of the elements that some of the routes use."""
+    network = Subnetwork(model.trunk)
+    used = {name: torch.zeros_like(value, dtype=torch.bool) for name, value in model.trunk.named_parameters()}
+    parameters = dict(model.trunk.named_parameters())
+    for route_id in sorted(routes):
+        route = torch.tensor([route_id], device=next(iter(parameters.values())).device)
+        slices = [part for part in network.gather(route) if part.requires_grad]
+        # the gradient of their sum is one where a slice has an element, and zero elsewhere
+        found = torch.autograd.grad([part.sum() for part in slices], list(parameters.values()), allow_unused=True)
+        for name, gradient in zip(parameters, found, strict=True):
+            if gradient is not None:
+                used[name] |= gradient != 0
+    return [(parameter, used[name]) for name, parameter in parameters.items()]
