@@ -29,14 +29,14 @@ SIZE = 64
 BATCH = 64
 
 
-def write_shards(folder: Path) -> EvalData:
+def write_shards(folder: Path, num_tasks: int = NUM_TASKS) -> EvalData:
     """Writes smooth random JPEGs with a label for every task."""
     generator = np.random.default_rng(0)
     coarse = generator.integers(0, 256, (NUM_IMAGES, 16, 16, 3), dtype=np.uint8)
     dataset = from_arrays(
-        tasks=binary_tasks(NUM_TASKS),
+        tasks=binary_tasks(num_tasks),
         names=[f"{i}.png" for i in range(NUM_IMAGES)],
-        labels=generator.integers(0, 2, (NUM_IMAGES, NUM_TASKS)).astype(np.int8),
+        labels=generator.integers(0, 2, (NUM_IMAGES, num_tasks)).astype(np.int8),
         splits=["val"] * NUM_IMAGES,
         images=SmoothJpegs(coarse),
     )

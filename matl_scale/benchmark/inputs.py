@@ -9,6 +9,8 @@ from PIL import Image
 from matl_scale.models.backbones import ModelConfig
 from matl_scale.models.network import RoutedModel, build_model
 from matl_scale.models.routing_config import RoutingConfig
+from matl_scale.routes import Routes
+from matl_scale.routing.grouping import group_in_order
 from matl_scale.tasks import Task
 
 CELEBA_SIZE = (178, 218)  # width and height in pixels
@@ -18,9 +20,21 @@ def binary_tasks(count: int) -> list[Task]:
     return [Task(name=f"task_{i}", classes=("no", "yes")) for i in range(count)]
 
 
-def build_resnet(num_tasks: int, size: int) -> RoutedModel:
-    """Returns a routed ResNet-18 for binary tasks, σ = 0.5."""
-    return build_model(ModelConfig(name="resnet18"), RoutingConfig(), [2] * num_tasks, 0, size)
+def build_resnet(num_tasks: int, size: int, num_routes: int | None = None, start: str = "") -> RoutedModel:
+    """Returns a routed ResNet-18 for binary tasks, σ = 0.5: each on a route of its own, or in order on so many routes; layers
+    before `start` are not routed."""
+    return build_binary(ModelConfig(name="resnet18"), RoutingConfig(start=start), num_tasks, size, num_routes)
+
+
+def build_binary(
+    model: ModelConfig, routing: RoutingConfig, num_tasks: int, size: int, num_routes: int | None = None
+) -> RoutedModel:
+    """Returns a routed network for binary tasks: each on a route of its own, or in order on so many routes."""
+    routes = None
+    if num_routes is not None:
+        groups = group_in_order(num_tasks, num_routes).tolist()
+        routes = Routes.build([f"route_{i}" for i in range(num_routes)], groups)
+    return build_model(model, routing, [2] * num_tasks, 0, size, routes)
 
 
 class SmoothJpegs:

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from rich.console import Console
 from rich.table import Table
 
-from matl_scale.benchmark import evaluation, export, memory, reading, sharding, step, sync, tracking
+from matl_scale.benchmark import evaluation, export, memory, reading, routes, sharding, step, sync, tracking
 from matl_scale.benchmark.figure import Conditions, Figure, Result
 from matl_scale.device import device_name
 from matl_scale.errors import InputError, check_at_least, check_writable, nearest
@@ -27,6 +27,7 @@ from matl_scale.train.process_group import build_accelerator
 SUITES: dict[str, Callable[[Conditions], list[Figure]]] = {
     "step": step.figures,
     "eval": evaluation.figures,
+    "routes": routes.figures,
     "sync": sync.figures,
     "memory": memory.figures,
     "data": lambda conditions: sharding.figures(conditions) + reading.figures(conditions),
@@ -34,8 +35,8 @@ SUITES: dict[str, Callable[[Conditions], list[Figure]]] = {
     "tracking": tracking.figures,
 }
 ON_RANKS = ("sync",)  # these need several ranks; the others run on one
-# not by default. data: takes minutes, and depends on the disk; export: needs ONNX's packages; tracking: needs Chromium
-BY_NAME = ("data", "export", "tracking")
+# not by default. routes and data: take minutes; export: needs ONNX's packages; tracking: needs Chromium
+BY_NAME = ("routes", "data", "export", "tracking")
 DATA_SETS = ("fashion_mnist", "cifar100")  # of the suite data
 COLUMNS = ("ratio of minima", "median", "10 % to 90 % of rounds", "minima", "numerator ÷ denominator, goal")
 TIMEOUT_S = 24 * 3600.0  # how long the other ranks may wait for the suites on rank 0

@@ -2,10 +2,9 @@
 
 import itertools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
@@ -14,48 +13,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from matl_scale.benchmark.figure import Conditions, Figure, Workload, timed
 from matl_scale.benchmark.inputs import build_resnet
-from matl_scale.data.loading.loader import ImageBatch
+from matl_scale.benchmark.training_step import BATCH, OurStep
 from matl_scale.routing.subnetwork import Subnetwork
 from matl_scale.train.process_group import build_accelerator
-from matl_scale.train.step.execution import TrunkExecution
-from matl_scale.train.step.optim import OptimConfig, build_optimizer
 from matl_scale.train.step.sampling import RouteSampler
-from matl_scale.train.step.train_step import TrainStep
 
-BATCH = 32
 SIZE = 64
-
-
-class OurStep:
-    """The program's own training step on random images, with ResNet-18."""
-
-    def __init__(self, accelerator: Accelerator, num_tasks: int, size: int = SIZE) -> None:
-        self.accelerator = accelerator
-        self.model = build_resnet(num_tasks, size).to(accelerator.device)
-        self.optimizer = accelerator.prepare_optimizer(build_optimizer(OptimConfig(), self.model))
-        images = torch.randint(0, 256, (BATCH, 3, size, size), dtype=torch.uint8)
-        sample_ids = np.arange(BATCH)
-        self.sampler = RouteSampler(0, num_tasks, accelerator.num_processes)
-        self.batches: Iterator[ImageBatch] = (
-            ImageBatch(sample_ids=sample_ids, images=images, valid=sample_ids >= 0, active_route=route, index=i)
-            for i in itertools.count()
-            for route in self.sampler.routes(i)[accelerator.process_index :: accelerator.num_processes].tolist()
-        )
-        self.train_step = TrainStep(
-            accelerator=accelerator,
-            model=self.model,
-            trunk=TrunkExecution(accelerator, self.model.trunk, "subnetwork"),
-            optimizer=self.optimizer,
-            labels=np.broadcast_to((sample_ids % 2)[:, None], (BATCH, num_tasks)),
-            label_shares=np.ones(num_tasks),
-            seed=0,
-            clip_norm=1.0,
-        )
-        self.steps = itertools.count()
-
-    def __call__(self) -> int:
-        """Runs a step. Returns the bytes that ranks exchanged for heads and norm statistics."""
-        return self.train_step(self.sampler.routes(next(self.steps)), self.batches).sync.num_bytes
 
 
 class AllHeads(nn.Module):
@@ -102,16 +65,20 @@ def many_and_few(step: Callable[[Accelerator, int], Workload], _: Conditions) ->
     return step(accelerator, 1000), step(accelerator, 10)
 
 
+def our_step(accelerator: Accelerator, num_tasks: int) -> OurStep:
+    return OurStep(accelerator, build_resnet(num_tasks, SIZE), SIZE)
+
+
 def exchange_share(conditions: Conditions) -> tuple[Workload, Workload]:  # noqa: ARG001
     """Returns an all-reduce of as many bytes as a step's, and the step."""
-    step = OurStep(build_accelerator("fp32"), 10)
+    step = our_step(build_accelerator("fp32"), 10)
     buffer = torch.zeros(step() // 4, device=step.accelerator.device)
     return lambda: torch.distributed.all_reduce(buffer), step
 
 
 def figures(conditions: Conditions) -> list[Figure]:  # noqa: ARG001
     return [
-        Figure("step_t1000_vs_t10", "T = 1,000 ÷ T = 10, ours, ≤ 1.05", timed(partial(many_and_few, OurStep))),
+        Figure("step_t1000_vs_t10", "T = 1,000 ÷ T = 10, ours, ≤ 1.05", timed(partial(many_and_few, our_step))),
         Figure(
             "step_t1000_vs_t10_ddp_unused",
             "T = 1,000 ÷ T = 10, DDP with find_unused_parameters",
