@@ -24,6 +24,7 @@ $(DEMO_DATA)/manifest.json: | venv
 	$(BIN)/matl-data example digits --out $(DEMO_DATA)
 
 demo: venv $(DEMO_DATA)/manifest.json
+	$(BIN)/matl-doctor --config $(DEMO_CONFIG) --ranks 2
 	ACCELERATE_USE_CPU=true $(BIN)/accelerate launch --config_file launch/accelerate/cpu.yaml launch/train.py --config $(DEMO_CONFIG)
 
 test: venv lint advisories

@@ -129,7 +129,7 @@ def draw_stream_masks(channels: ChannelMap, spec: MaskSpec, earlier: EarlierMask
         num_units, own = len(stream.units), replace(spec, sigma=sigma)
         if spec.strategy == "random" and spec.align == 1 and round(sigma * num_units) == 0:
             raise InputError(
-                f"`routing.sigma` = {sigma} keeps no unit of layer `{stream.name}`, which has {num_units}. "
+                f"`routing.sigma{'s' * (sigma != spec.sigma)}` = {sigma} keeps no unit of layer `{stream.name}`, which has {num_units}. "
                 f"It should be at least {1 / num_units:.3g}, or the network wider (`model.width`)."
             )
         if earlier:

@@ -79,7 +79,9 @@ def choose_number(sigma: float, labels: TrainLabels) -> tuple[Setting, str]:
     Returns:
         The setting, and the choice with its reason in a line.
     """
-    labelled = (labels.labels != MISSING).sum(axis=1)
+    labelled = np.zeros(len(labels.labels), dtype=np.int32)
+    for column in labels.labels.T:  # one by one: a bool per sample and task may be gigabytes
+        labelled += column != MISSING
     per_image = float(labelled.sum()) / max(int((labelled > 0).sum()), 1)
     limit, num_tasks = 1 / max(sigma, 1e-9) ** 2, len(labels.tasks)
     number = min(max(round(limit), 1), num_tasks)
@@ -164,10 +166,11 @@ def check_resumed_routes(
     `earlier` is the config that formed them. A number of routes is not formed anew: the assignment is the checkpoint's.
     """
     setting = config.routes
-    if setting == "auto":
+    formed_alike = config.grouping == earlier.grouping or not isinstance(setting, int)
+    if setting == "auto" or (setting == earlier.routes and formed_alike):
         return
     if isinstance(setting, int):
-        same = routes.num_routes == setting and (earlier.grouping == config.grouping or earlier.routes != setting)
+        same = routes.num_routes == setting != earlier.routes
         wanted = f"{setting} by {config.grouping}"
     else:
         one = Routes.build(["all"], [0] * len(names))

@@ -1,0 +1,233 @@
+"""Which tasks share a route: what each value of `routing.routes` makes of the tasks and of their training labels."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from matl_scale.errors import InputError
+from matl_scale.models.routing_config import RoutingConfig
+from matl_scale.routes import Routes
+from matl_scale.runs.routes import read_routes, write_routes
+from matl_scale.tasks import Task
+from matl_scale.train.choose_routes import (
+    TrainLabels,
+    check_resumed_routes,
+    choose_routes,
+    extend_routes,
+)
+
+NAMES = ["hat", "hair_red", "hair_grey", "smile", "teeth", "age"]
+
+
+def labels_of(names: list[str] = NAMES, num_samples: int = 400, present: float = 1.0, **options: Any) -> TrainLabels:
+    """Tasks with neighbouring numbers (0 and 1, 2 and 3, …) nearly always have the same label."""
+    generator = np.random.default_rng(0)
+    base = generator.integers(0, 2, (num_samples, (len(names) + 1) // 2)).repeat(2, axis=1)[:, : len(names)]
+    labels = np.where(generator.random(base.shape) < 0.05, 1 - base, base).astype(np.int8)
+    labels[generator.random(base.shape) >= present] = -1
+    tasks = [Task(name=name, classes=("no", "yes")) for name in names]
+    return TrainLabels(tasks=tasks, labels=np.asfortranarray(labels), seed=3, **options)
+
+
+def config_of(routes: Any = "auto", **options: Any) -> RoutingConfig:
+    return RoutingConfig(routes=routes, **options)
+
+
+def groups_of(routes: Routes) -> list[list[int]]:
+    return sorted(sorted(tasks) for tasks in routes.tasks_of)
+
+
+def test_task_and_one() -> None:
+    chosen = choose_routes(config_of("task"), labels_of())
+    assert chosen.routes == Routes.one_per_task(NAMES)
+    assert (chosen.setting, chosen.reason) == ("task", "")
+    chosen = choose_routes(config_of("one"), labels_of())
+    assert groups_of(chosen.routes) == [[0, 1, 2, 3, 4, 5]]
+
+
+def test_a_number_groups_tasks_whose_labels_go_together() -> None:
+    chosen = choose_routes(config_of(3), labels_of())
+    assert groups_of(chosen.routes) == [[0, 1], [2, 3], [4, 5]]
+    assert chosen.routes.names == ("route_1", "route_2", "route_3")
+    assert groups_of(choose_routes(config_of(2, grouping="order"), labels_of()).routes) == [[0, 1, 2], [3, 4, 5]]
+    drawn = [choose_routes(config_of(2, grouping="random"), labels_of()) for _ in range(2)]
+    assert drawn[0] == drawn[1]
+    assert [len(tasks) for tasks in drawn[0].routes.tasks_of] == [3, 3]
+
+
+@pytest.mark.parametrize(
+    ("options", "labels", "setting", "why"),
+    [
+        ({}, labels_of(), 4, "has 6 labels on average, more than 1/σ² = 4: 4 routes cost what one plain network costs"),
+        ({"sigma": 0.4}, labels_of(), "task", "has 6 labels on average, not more than 1/σ² = 6.25"),
+        ({"sigma": 0.7}, labels_of(), 2, "more than 1/σ² = 2.04: 2 routes"),
+        ({}, labels_of(present=0.3), "task", "not more than 1/σ² = 4"),
+        ({"sigma": 1.0}, labels_of(), "one", "with `routing.sigma` = 1 all tasks use the same units"),
+        ({}, labels_of(balanced=True), "task", "`data.balance` needs a route for every task"),
+    ],
+)
+def test_auto_decides_by_labels_per_image(options: dict[str, Any], labels: TrainLabels, setting: Any, why: str) -> None:
+    chosen = choose_routes(config_of(**options), labels)
+    assert chosen.setting == setting
+    assert chosen.reason.startswith(f"routing.routes auto → {setting}: ")
+    assert why in chosen.reason
+    # what the run's config keeps gives the same routes again
+    assert choose_routes(config_of(chosen.setting, **options), labels).routes == chosen.routes
+
+
+def test_images_without_labels_do_not_count_in_labels_per_image() -> None:
+    full = labels_of()
+    labels = np.concatenate([full.labels, np.full_like(full.labels, -1).repeat(5, axis=0)])
+    assert choose_routes(config_of(), TrainLabels(tasks=full.tasks, labels=labels, seed=3)).setting == 4
+
+
+def test_a_mapping_and_the_file_of_a_run_name_the_routes(tmp_path: Path) -> None:
+    mapping = {"head": ["hair_*", "hat"], "mouth": ["smile", "teeth"], "rest": "age"}
+    chosen = choose_routes(config_of(mapping), labels_of())
+    assert chosen.routes.names == ("head", "mouth", "rest")
+    assert groups_of(chosen.routes) == [[0, 1, 2], [3, 4], [5]]
+    path = tmp_path / "routes.parquet"
+    write_routes(path, NAMES, chosen.routes)
+    assert read_routes(path) == {"head": ["hat", "hair_red", "hair_grey"], "mouth": ["smile", "teeth"], "rest": ["age"]}
+    again = choose_routes(config_of(str(path)), labels_of())
+    assert again.routes == chosen.routes
+    assert again.setting == read_routes(path), "the run's config does not depend on the other run's file"
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (7, "`routing.routes` should be at most the number of tasks, 6. Got 7."),
+        ({"a": "*", "b": "hat"}, "`hat` is in `a` and in `b`"),
+        ({"a": "hat", "b": ["smile", "teeth"]}, "3 are in none: hair_red, hair_grey, age"),
+        ({"a": "*", "b": "cap"}, "`routing.routes.b` should match names of tasks. `cap` matches none of the 6 tasks"),
+        (
+            "tasks",
+            "should be auto, task, one, a number, names with task patterns, or a run's routes.parquet. Got 'tasks'",
+        ),
+    ],
+)
+def test_what_does_not_fit_the_tasks_is_refused(setting: Any, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        choose_routes(config_of(setting), labels_of())
+    assert message in str(caught.value)
+    with pytest.raises(InputError, match=r"`routing\.routes` should be at least 1\. Got 0"):
+        config_of(0)
+
+
+def test_a_file_that_is_no_table_of_routes_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "routes.parquet"
+    path.write_bytes(b"no parquet")
+    with pytest.raises(
+        InputError, match=r"routes\.parquet should be a run's routes\.parquet, with the columns task and route"
+    ):
+        choose_routes(config_of(str(path)), labels_of())
+
+
+@pytest.mark.parametrize(
+    ("setting", "fits"),
+    [
+        ("auto", True),
+        (3, True),
+        (2, False),
+        ("task", False),
+        ("one", False),
+        ({"x": ["hat", "hair_red"], "y": ["hair_grey", "smile"], "z": ["teeth", "age"]}, True),
+        ({"x": ["hat", "smile"], "y": ["hair_grey", "hair_red"], "z": ["teeth", "age"]}, False),
+    ],
+)
+def test_a_resumed_run_keeps_the_routes_of_its_checkpoint_or_is_refused(setting: Any, fits: bool) -> None:
+    earlier = config_of(3)
+    routes = choose_routes(earlier, labels_of()).routes
+    arguments = (config_of(setting), earlier, routes, NAMES, Path("runs/a/checkpoints/step-1"))
+    if fits:
+        check_resumed_routes(*arguments)
+    else:
+        with pytest.raises(InputError, match=r"has 3 routes for 6 tasks, and `routing\.routes` asks for other ones"):
+            check_resumed_routes(*arguments)
+
+
+def test_the_way_of_grouping_belongs_to_a_number_of_routes() -> None:
+    routes = choose_routes(config_of(3), labels_of()).routes
+    with pytest.raises(InputError, match="asks for other ones"):
+        check_resumed_routes(config_of(3, grouping="order"), config_of(3), routes, NAMES, Path("x"))
+
+
+def old_and_new(setting: Any, new: list[str], **options: Any) -> tuple[Routes, Any]:
+    """Starts with three routes for the six tasks, and returns the routes with new tasks, which come last."""
+    old = choose_routes(config_of(3), labels_of()).routes
+    chosen = extend_routes(config_of(setting), labels_of([*NAMES, *new], **options), old, NAMES)
+    assert chosen.routes.names[:3] == old.names
+    assert chosen.routes.route_of[:6] == old.route_of
+    assert chosen.routes.head_of[:6] == old.head_of
+    return chosen.routes, chosen.setting
+
+
+def test_new_tasks_join_the_route_that_their_labels_go_with() -> None:
+    labels = labels_of([*NAMES, "beard"])
+    labels.labels[:, 6] = labels.labels[:, 2]
+    old = choose_routes(config_of(3), labels_of()).routes
+    chosen = extend_routes(config_of(), labels, old, NAMES)
+    assert chosen.routes.route_of[6] == old.route_of[2]
+    assert chosen.routes.head_of[6] not in old.head_of, "a matrix of its own, so that older logits keep every bit"
+    assert chosen.setting == 3
+    assert "1 new tasks join the route that their labels go with" in chosen.reason
+
+
+def test_new_tasks_without_a_common_image_get_new_routes() -> None:
+    labels = labels_of([*NAMES, "cat", "dog"])
+    labels.labels[:200, 6:] = -1
+    labels.labels[200:, :6] = -1
+    old = choose_routes(config_of(3), labels_of()).routes
+    chosen = extend_routes(config_of(), labels, old, NAMES)
+    assert set(chosen.routes.route_of[6:]).isdisjoint(old.route_of)
+    assert "2 share no labelled image with any" in chosen.reason
+
+
+def test_new_tasks_go_where_the_setting_says() -> None:
+    routes, _ = old_and_new("task", ["cat", "dog"])
+    assert routes.names[3:] == ("cat", "dog")
+    routes, _ = old_and_new(4, ["cat", "dog"])
+    assert routes.route_of[6:] == (3, 3)
+    mapping = {
+        "route_1": ["hat", "hair_red", "cat"],
+        "route_2": ["hair_grey", "smile"],
+        "route_3": ["teeth", "age"],
+        "x": "dog",
+    }
+    routes, setting = old_and_new(mapping, ["cat", "dog"])
+    assert [routes.names[route] for route in routes.route_of[6:]] == ["route_1", "x"]
+    assert setting["x"] == ["dog"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"route_1": ["hat"], "other": ["[!h]*", "hair*"]}, "`hair_red` is on `route_1` there, not on `other`"),
+        ("one", "the network to start from has 3 routes"),
+        (2, "should be from 3, the routes of the network to start from, to 4"),
+    ],
+)
+def test_old_tasks_are_not_moved(setting: Any, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        old_and_new(setting, ["cat"])
+    assert message in str(caught.value)
+
+
+def test_tasks_that_are_left_out_take_their_routes_with_them() -> None:
+    old = choose_routes(config_of(3), labels_of()).routes
+    chosen = extend_routes(config_of(), labels_of(NAMES[2:]), old, NAMES)
+    assert chosen.routes.names == ("route_2", "route_3")
+    assert groups_of(chosen.routes) == [[0, 1], [2, 3]]
+
+
+def test_hundreds_of_tasks_are_grouped_within_the_bound() -> None:
+    names = [f"task_{i}" for i in range(600)]
+    chosen = choose_routes(config_of(16), labels_of(names, num_samples=300))
+    sizes = np.bincount(chosen.routes.route_of)
+    assert len(sizes) == 16
+    assert sizes.max() <= 2 * 600 / 16
+    pairs = np.array(chosen.routes.route_of).reshape(-1, 2)
+    assert (pairs[:, 0] == pairs[:, 1]).mean() > 0.9
