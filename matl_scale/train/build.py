@@ -98,8 +98,7 @@ def build_routes(
         check_tasks(checkpoint, tasks=data.num_classes)
         earlier = read_saved(checkpoint.config).routing
         check_resumed_routes(config.routing, earlier, checkpoint.routes, labels.names, checkpoint.folder)
-        setting = "task" if earlier.routes == "auto" else earlier.routes  # auto: by a version that had no other routes
-        chosen = ChosenRoutes(routes=checkpoint.routes, setting=setting)
+        chosen = ChosenRoutes(routes=checkpoint.routes, setting=earlier.routes)
     elif start is not None:
         chosen = extend_routes(config.routing, labels, start.routes, list(start.classes))
     else:

@@ -101,6 +101,8 @@ def read_saved(sections: Mapping[str, Mapping[str, Any]]) -> Config:
         kind = type(getattr(Config(), section.name))
         names = {entry.name for entry in fields(kind)}
         values = {name: value for name, value in sections.get(section.name, {}).items() if name in names}
+        if kind is RoutingConfig:
+            values = {"routes": "task"} | values  # older versions knew nothing else
         loaded[section.name] = kind(**values)
     return Config(**loaded)
 

@@ -13,10 +13,12 @@ from data_prep.shard_set import write_shard_set
 from matl_scale.data.images.array_images import ArrayImages
 from matl_scale.data.loading.loader import DataConfig
 from matl_scale.data.loading.plan import RouteOrder
+from matl_scale.errors import InputError
 from matl_scale.models.backbones import ModelConfig
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.runs.checkpoints.checkpoint import open_checkpoint
 from matl_scale.runs.history import RunHistory
+from matl_scale.runs.records import read_status
 from matl_scale.runs.routes import read_routes
 from matl_scale.tasks import Task
 from matl_scale.tracking.recorder import TrackConfig
@@ -82,17 +84,30 @@ def count_labels_of_slots(config: Config, labels: np.ndarray, routes: Any) -> np
     return seen
 
 
-@pytest.mark.parametrize("setting", ["auto", 2])
-def test_every_kind_of_labels_is_trained_and_evaluated_whole(shards: Path, tmp_path: Path, setting: Any) -> None:
-    config = Config(
-        run=RunConfig(name="run", dir=str(tmp_path)),
-        data=DataConfig(path=str(shards), batch_size=8, workers=0),
+def build_config(folder: Path, shards: Path, setting: Any, balance: float = 0.0) -> Config:
+    return Config(
+        run=RunConfig(name="run", dir=str(folder)),
+        data=DataConfig(path=str(shards), batch_size=8, workers=0, balance=balance),
         model=ModelConfig(name="resnet18", width=0.0625, stem="small"),
         routing=RoutingConfig(routes=setting),
         train=TrainConfig(steps=STEPS, precision="fp32", accumulate=SLOTS),
         eval=EvalConfig(every=0, batch_size=16),
         track=TrackConfig(mlflow=False, every=1),
     )
+
+
+def test_classes_are_balanced_only_where_a_route_serves_one_task(shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"`data\.balance` should be 0 where a route serves several tasks.*`routing\.routes` to task"
+    ):
+        train(build_config(tmp_path, shards, 2, balance=0.5), build_accelerator("fp32"))
+    train(build_config(tmp_path, shards, "auto", balance=0.5), build_accelerator("fp32"))
+    assert read_status(tmp_path / "run") == "FINISHED"
+
+
+@pytest.mark.parametrize("setting", ["auto", 2])
+def test_every_kind_of_labels_is_trained_and_evaluated_whole(shards: Path, tmp_path: Path, setting: Any) -> None:
+    config = build_config(tmp_path, shards, setting)
     train(config, build_accelerator("fp32"))
     history, data = RunHistory(config.run.folder), build_run_data(config.data)
     routes = open_checkpoint(config.run.folder).routes

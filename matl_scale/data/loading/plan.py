@@ -81,7 +81,7 @@ class RouteOrder:
     def label_shares(self) -> np.ndarray:
         """Returns for each task the share of its route's samples that carry its label, shape `(num_tasks,)`; 0 without labels."""
         labels = np.array([np.count_nonzero(column != MISSING) for column in self._labels.T])
-        return labels / np.maximum(self.count_samples()[list(self.routes.route_of)], 1)
+        return np.asarray(labels / np.maximum(self.count_samples()[list(self.routes.route_of)], 1))
 
     def class_weights(self, task: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the number of samples of each class of a task, and the share of the draws that each class gets."""
