@@ -17,21 +17,24 @@ from matl_scale.data.images.decode import decode_image
 from matl_scale.data.loading.augment import augment_batch, build_augment
 from matl_scale.data.loading.damage import DamageLog
 from matl_scale.data.loading.loader import DataConfig, ImageBatch, TrainBatches, build_loader, choose_image_size
-from matl_scale.data.loading.plan import SlotPlan, TaskOrder
+from matl_scale.data.loading.plan import RouteOrder, SlotPlan
 from matl_scale.data.loading.stream import StreamBatches
 from matl_scale.data.shards.manifest import Manifest, read_manifest
 from matl_scale.data.shards.reader import SampleReader
 from matl_scale.models.network import normalise
+from matl_scale.routes import Routes
 from matl_scale.runs.layout import RunFolder
 from matl_scale.train.health.share_damage import share_damage
 from matl_scale.train.process_group import build_accelerator
-from matl_scale.train.step.sampling import TaskSampler
+from matl_scale.train.step.sampling import RouteSampler
+
+ROUTES = Routes.build(["even", "odd", "rare"], [0, 1, 0, 1, 0, 2])  # task 5, which is rare, has a route of its own
 
 
 def plan_of(manifest: Manifest, world_size: int = 1, batch_size: int = 7) -> SlotPlan:
-    order = TaskOrder(0, batch_size, manifest.labels(), manifest.sample_ids("train"))
-    num_tasks = len(manifest.tasks)
-    return SlotPlan(order, TaskSampler(0, num_tasks, 2).tasks, world_size, 3, np.zeros(num_tasks, dtype=np.int64))
+    train = manifest.sample_ids("train")
+    order = RouteOrder(0, batch_size, manifest.labels()[train], train, ROUTES)
+    return SlotPlan(order, RouteSampler(0, 3, 2).routes, world_size, 3, np.zeros(3, dtype=np.int64))
 
 
 def source_of(root: Path | str, rank: int = 0, world_size: int = 1) -> TrainBatches:
@@ -58,9 +61,9 @@ def test_batches_are_the_planned_samples(small_set: ShardSet, workers: int) -> N
     labels = small_set.manifest.labels()
     planned = plan_of(small_set.manifest, world_size=2).batches(rank=1, worker=0, num_workers=1)
     for batch, expected in zip(take(source, 12, workers), planned, strict=False):
-        assert (batch.index, batch.active_task) == (expected.index, expected.active_task)
+        assert (batch.index, batch.active_route) == (expected.index, expected.active_route)
         assert batch.sample_ids.tolist() == expected.sample_ids.tolist()
-        assert (labels[batch.sample_ids, batch.active_task] >= 0).all()
+        assert (labels[batch.sample_ids][:, ROUTES.tasks_of[batch.active_route]] >= 0).any(axis=1).all()
         assert batch.valid.all()
         check_pixels(batch, small_set)
 

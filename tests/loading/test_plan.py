@@ -1,14 +1,19 @@
-"""The data plan as a pure function: every task its own samples, for every number of ranks and workers."""
+"""The data plan as a pure function: every route its own samples, for every number of ranks and workers."""
 
 from itertools import islice
 
 import numpy as np
 import pytest
 
-from matl_scale.data.loading.plan import SlotPlan, TaskOrder, plan_evaluation, shuffle
-from matl_scale.train.step.sampling import TaskSampler
+from matl_scale.data.loading.plan import BLOCK, RouteOrder, SlotPlan, plan_evaluation, shuffle
+from matl_scale.routes import Routes
+from matl_scale.train.step.sampling import RouteSampler
 
 NUM_TASKS = 5
+TRAIN = np.arange(7, 77)  # ids of the training samples
+BY_TASK = Routes.one_per_task([f"task_{i}" for i in range(NUM_TASKS)])
+SHARED = Routes.build(["common", "rare"], [0, 0, 0, 1, 1])
+BOTH = pytest.mark.parametrize("routes", [BY_TASK, SHARED], ids=["task", "shared"])
 
 
 def build_labels() -> np.ndarray:
@@ -20,70 +25,105 @@ def build_labels() -> np.ndarray:
     return labels
 
 
-def build_order(batch_size: int = 8, seed: int = 0, balance: float = 0.0) -> TaskOrder:
-    return TaskOrder(seed, batch_size, build_labels(), np.arange(7, 77), balance)
+def build_order(routes: Routes = BY_TASK, batch_size: int = 8, seed: int = 0) -> RouteOrder:
+    return RouteOrder(seed, batch_size, build_labels()[TRAIN], TRAIN, routes)
+
+
+def labelled_samples(tasks: list[int]) -> list[int]:
+    """Returns the training samples with a label for one of some tasks."""
+    return [sample for sample in TRAIN.tolist() if (build_labels()[sample, tasks] >= 0).any()]
 
 
 def read(
-    world_size: int, num_workers: int, steps: int, slots: int, first_step: int = 0, draws: np.ndarray | None = None
-) -> dict:  # type: ignore[type-arg]
-    """Reads as the ranks' loaders do, worker after worker, and returns the task and samples of every slot by its index."""
-    sampler = TaskSampler(0, NUM_TASKS, slots)
-    before = np.zeros(NUM_TASKS, dtype=np.int64) if draws is None else draws
-    plan = SlotPlan(build_order(), sampler.tasks, world_size, first_step, before)
+    routes: Routes,
+    world_size: int,
+    num_workers: int,
+    steps: int,
+    slots: int,
+    first_step: int = 0,
+    draws: np.ndarray | None = None,
+) -> dict[int, tuple[int, list[int]]]:
+    """Reads as the ranks' loaders do, worker after worker, and returns the route and samples of every slot by its index."""
+    sampler = RouteSampler(0, routes.num_routes, slots)
+    before = np.zeros(routes.num_routes, dtype=np.int64) if draws is None else draws
+    plan = SlotPlan(build_order(routes), sampler.routes, world_size, first_step, before)
     found = {}
     for rank in range(world_size):
         workers = [plan.batches(rank=rank, worker=worker, num_workers=num_workers) for worker in range(num_workers)]
         for local in range(steps * slots // world_size):
             batch = next(workers[local % num_workers])
             assert batch.index % slots % world_size == rank
-            found[batch.index] = (batch.active_task, batch.sample_ids.tolist())
+            found[batch.index] = (batch.active_route, batch.sample_ids.tolist())
     return found
 
 
+@BOTH
 @pytest.mark.parametrize("world_size", [1, 2, 3, 6])
 @pytest.mark.parametrize("num_workers", [1, 2, 3, 5])
-def test_any_ranks_and_workers_read_the_same_sequence(world_size: int, num_workers: int) -> None:
-    found = read(world_size, num_workers, steps=10, slots=6)
-    assert found == read(1, 1, steps=10, slots=6)
+def test_any_ranks_and_workers_read_the_same_sequence(routes: Routes, world_size: int, num_workers: int) -> None:
+    found = read(routes, world_size, num_workers, steps=10, slots=6)
+    assert found == read(routes, 1, 1, steps=10, slots=6)
     assert sorted(found) == list(range(60))
 
 
+@BOTH
 @pytest.mark.parametrize(("world_size", "num_workers"), [(1, 1), (2, 2), (3, 4)])
-def test_reading_from_a_position_equals_reading_on(world_size: int, num_workers: int) -> None:
-    whole = read(world_size, num_workers, steps=10, slots=6)
-    draws = np.bincount([task for index, (task, _) in whole.items() if index < 24], minlength=NUM_TASKS)
-    rest = read(world_size, num_workers + 1, steps=6, slots=6, first_step=4, draws=draws)
+def test_reading_from_a_position_equals_reading_on(routes: Routes, world_size: int, num_workers: int) -> None:
+    whole = read(routes, world_size, num_workers, steps=10, slots=6)
+    done = [route for index, (route, _) in whole.items() if index < 24]
+    draws = np.bincount(done, minlength=routes.num_routes)
+    rest = read(routes, world_size, num_workers + 1, steps=6, slots=6, first_step=4, draws=draws)
     assert rest == {index: batch for index, batch in whole.items() if index >= 24}
 
 
-@pytest.mark.parametrize("task", [0, 1, 2])
-def test_an_epoch_of_a_task_has_each_of_its_samples_once(task: int) -> None:
-    order, labels = build_order(), build_labels()
-    wanted = [row for row in range(7, 77) if labels[row, task] >= 0]
-    rows = np.concatenate([order.batch(task, number) for number in range(len(wanted))])
-    assert len(rows) == 8 * len(wanted)
-    epochs = rows.reshape(8, len(wanted))
+@pytest.mark.parametrize(("routes", "route"), [(BY_TASK, 0), (BY_TASK, 1), (BY_TASK, 2), (SHARED, 0)])
+def test_an_epoch_of_a_route_has_each_of_its_samples_once(routes: Routes, route: int) -> None:
+    """Its samples are those with a label for at least one of its tasks."""
+    order, wanted = build_order(routes), labelled_samples(routes.tasks_of[route])
+    assert order.count_samples()[route] == len(wanted)
+    samples = np.concatenate([order.batch(route, number) for number in range(len(wanted))])
+    assert len(samples) == 8 * len(wanted)
+    epochs = samples.reshape(8, len(wanted))
     assert all(sorted(epoch) == wanted for epoch in epochs.tolist())
     assert len({tuple(epoch) for epoch in epochs.tolist()}) == 8
 
 
-def test_tasks_with_few_samples() -> None:
+def test_labels_in_several_blocks_are_found() -> None:
+    """Counts are kept per block of samples; where tasks share a route, which samples are labelled as bits."""
+    labels = np.full((2 * BLOCK + 5, 3), -1, dtype=np.int8)
+    wanted = [0, 7, BLOCK - 1, BLOCK, BLOCK + 9, 2 * BLOCK, 2 * BLOCK + 4]
+    labels[wanted[::2], 0] = labels[wanted[1::2], 2] = 1
+    order = RouteOrder(0, 7, labels, np.arange(len(labels)) + 3, Routes.build(["a", "b"], [0, 1, 0]))
+    assert order.count_samples().tolist() == [7, 0]
+    assert sorted(order.batch(0, 0).tolist()) == [sample + 3 for sample in wanted]
+
+
+def test_the_share_of_a_routes_samples_that_carry_a_tasks_label() -> None:
+    assert build_order(BY_TASK).label_shares().tolist() == [1.0] * NUM_TASKS
+    counts = (build_labels()[TRAIN] >= 0).sum(axis=0)
+    samples = [len(labelled_samples(tasks)) for tasks in SHARED.tasks_of]
+    expected = [counts[task] / samples[route] for task, route in enumerate(SHARED.route_of)]
+    np.testing.assert_allclose(build_order(SHARED).label_shares(), expected)
+    none = RouteOrder(0, 8, np.full((9, 2), -1, dtype=np.int8), np.arange(9), Routes.build(["all"], [0, 0]))
+    assert none.label_shares().tolist() == [0.0, 0.0]
+
+
+def test_routes_with_few_samples() -> None:
     order = build_order()
     assert {tuple(sorted(order.batch(3, number).tolist())) for number in range(6)} == {(10, 25, 60)}
     assert len({tuple(order.batch(3, number).tolist()) for number in range(30)}) == 6
     assert order.batch(4, 0).tolist() == [30, 31]  # batch norm needs a companion
 
 
-def test_rows_in_pieces_are_the_same_as_in_a_span() -> None:
+def test_samples_in_pieces_are_found_as_in_a_span() -> None:
     labels = build_labels()
     pieces = np.delete(np.arange(80), [20, 50])
-    order = TaskOrder(0, 100, labels, pieces)
-    assert sorted(order.batch(0, 0).tolist()) == [row for row in pieces.tolist() if labels[row, 0] >= 0]
+    order = RouteOrder(0, 100, labels[pieces], pieces, BY_TASK)
+    assert sorted(order.batch(0, 0).tolist()) == [sample for sample in pieces.tolist() if labels[sample, 0] >= 0]
 
 
-def test_seeds_and_tasks_give_other_orders() -> None:
-    batches = {tuple(build_order(seed=seed).batch(task, 0).tolist()) for seed in range(4) for task in range(2)}
+def test_seeds_and_routes_give_other_orders() -> None:
+    batches = {tuple(build_order(seed=seed).batch(route, 0).tolist()) for seed in range(4) for route in range(2)}
     assert len(batches) == 8
 
 
@@ -91,14 +131,16 @@ def test_seeds_and_tasks_give_other_orders() -> None:
 def test_balance_draws_classes_more_evenly(balance: float) -> None:
     labels = np.zeros((1000, 1), dtype=np.int8)
     labels[:20] = 1
-    order = TaskOrder(0, 50, labels, np.arange(1000), balance)
+    alone = Routes.one_per_task(["task"])
+    order = RouteOrder(0, 50, labels, np.arange(1000), alone, balance)
     counts, shares = order.class_weights(0)
     expected = np.array([980.0, 20.0]) ** (1 - balance)
     np.testing.assert_allclose(shares, expected / expected.sum())
     assert counts.tolist() == [980, 20]
     drawn = np.concatenate([labels[order.batch(0, number), 0] for number in range(200)])
     assert abs(drawn.mean() - shares[1]) < 0.02
-    assert order.batch(0, 3).tolist() == TaskOrder(0, 50, labels, np.arange(1000), balance).batch(0, 3).tolist()
+    again = RouteOrder(0, 50, labels, np.arange(1000), alone, balance)
+    assert order.batch(0, 3).tolist() == again.batch(0, 3).tolist()
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 8, 9, 100, 1025])
@@ -120,8 +162,8 @@ def test_a_position_costs_no_permutation() -> None:
 
 
 def test_the_sequence_is_endless_and_lazy() -> None:
-    sampler = TaskSampler(0, NUM_TASKS, 2)
-    plan = SlotPlan(build_order(), sampler.tasks, 1, 10**6, np.full(NUM_TASKS, 10**6))
+    sampler = RouteSampler(0, NUM_TASKS, 2)
+    plan = SlotPlan(build_order(), sampler.routes, 1, 10**6, np.full(NUM_TASKS, 10**6))
     assert [batch.index for batch in islice(plan.batches(rank=0, worker=0, num_workers=1), 2)] == [
         2 * 10**6,
         2 * 10**6 + 1,
