@@ -19,9 +19,14 @@ def draw(
     return logits, labels
 
 
+def count(counters: TaskCounters, task_id: int, logits: torch.Tensor, labels: torch.Tensor) -> None:
+    """Counts a batch of one task: `logits` are `(batch, num_classes)`, `labels` `(batch,)`."""
+    counters.update(torch.tensor([task_id]), logits[:, None], labels[:, None])
+
+
 def one_task(logits: torch.Tensor, labels: torch.Tensor, num_classes: int) -> dict[str, float]:
     counters = TaskCounters([num_classes])
-    counters.update(0, logits, labels)
+    count(counters, 0, logits, labels)
     return {name: values[0] for name, values in counters.compute().values.items()}
 
 
@@ -58,11 +63,11 @@ def test_multi_class_metrics_equal_scikit_learns() -> None:
 
 def test_counters_of_parts_add_up_to_the_whole() -> None:
     whole, parts = TaskCounters([2, 4]), [TaskCounters([2, 4]) for _ in range(3)]
-    for task, count in ((0, 2), (1, 4)):
-        logits, labels = draw(301, count)
-        whole.update(task, logits, labels)
+    for task, num_classes in ((0, 2), (1, 4)):
+        logits, labels = draw(301, num_classes)
+        count(whole, task, logits, labels)
         for i, part in enumerate(parts):
-            part.update(task, logits[i::3], labels[i::3])
+            count(part, task, logits[i::3], labels[i::3])
     total = TaskCounters([2, 4])
     total.counts = sum(part.counts for part in parts)  # type: ignore[assignment]
     total.losses = sum(part.losses for part in parts)  # type: ignore[assignment]
@@ -71,12 +76,33 @@ def test_counters_of_parts_add_up_to_the_whole() -> None:
         np.testing.assert_allclose(total.compute().values[name], whole.compute().values[name], rtol=1e-12)
 
 
+@pytest.mark.parametrize("num_classes", [2, 4])
+@pytest.mark.parametrize("missing", [0.0, 0.6])
+def test_tasks_counted_together_equal_tasks_counted_alone(num_classes: int, missing: float) -> None:
+    """Some of five tasks, in another order, with missing labels; one of them has none in the batch."""
+    together, alone = TaskCounters([num_classes] * 5), TaskCounters([num_classes] * 5)
+    generator = torch.Generator().manual_seed(1)
+    task_ids = torch.tensor([4, 0, 3])
+    logits, labels = zip(*(draw(200, num_classes, seed) for seed in range(3)), strict=True)
+    matrix = torch.stack(labels, dim=1)
+    matrix[torch.rand(matrix.shape, generator=generator) < missing] = -1
+    matrix[:, 2] = -1
+    together.update(task_ids, torch.stack(logits, dim=1), matrix)
+    for column, task in enumerate(task_ids.tolist()):
+        seen = matrix[:, column] >= 0
+        count(alone, task, logits[column][seen], matrix[seen, column])
+    assert torch.equal(together.counts, alone.counts)
+    torch.testing.assert_close(together.losses, alone.losses, rtol=1e-12, atol=0)
+    counts = together.compute().counts
+    assert counts.tolist() == [int((matrix[:, 1] >= 0).sum()), 0, 0, 0, int((matrix[:, 0] >= 0).sum())]
+
+
 def test_what_is_undefined_is_nan_and_left_out_of_summaries() -> None:
     counters = TaskCounters([2, 2, 2])
     logits, _ = draw(10, 2)
-    counters.update(0, logits, torch.zeros(10, dtype=torch.long))  # no positive
+    count(counters, 0, logits, torch.zeros(10, dtype=torch.long))  # no positive
     logits, labels = draw(50, 2)
-    counters.update(2, logits, labels)
+    count(counters, 2, logits, labels)
     metrics = counters.compute()
     assert metrics.counts.tolist() == [10, 0, 50]
     for name in ("balanced_accuracy", "recall", "f1", "auroc", "average_precision"):
@@ -92,9 +118,8 @@ def test_a_collapsed_task_is_below_no_baseline_but_among_the_worst() -> None:
     labels = torch.tensor([0] * 90 + [1] * 10)
     always_no = torch.tensor([[1.0, 0.0]]).repeat(100, 1)
     perfect = torch.nn.functional.one_hot(labels, 2).float()
-    counters.update(0, always_no, labels)
-    counters.update(1, perfect, labels)
-    counters.update(2, -perfect, labels)
+    for task, logits in enumerate((always_no, perfect, -perfect)):
+        count(counters, task, logits, labels)
     metrics = counters.compute()
     assert metrics.values["balanced_accuracy"].tolist() == [0.5, 1.0, 0.0]
     assert metrics.below_baseline.tolist() == [False, False, True]
