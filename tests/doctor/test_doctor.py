@@ -21,9 +21,13 @@ from matl_scale.doctor.finding import Finding
 from matl_scale.doctor.job import check_job
 from matl_scale.doctor.machine import check_processors
 from matl_scale.doctor.memory import check_memory, estimate_memory
+from matl_scale.doctor.routes import check_routes
 from matl_scale.doctor.tracking import check_tracking, file_system_of
 from matl_scale.doctor.versions import check_torchvision, check_versions
 from matl_scale.models.backbones import ModelConfig
+from matl_scale.models.routing_config import RoutingConfig
+from matl_scale.routes import Routes
+from matl_scale.train.build import build_routes
 from matl_scale.train.config import Config, RunConfig
 from matl_scale.train.health.slurm import find_interval_problem
 from matl_scale.train.run_data import RunData, build_run_data
@@ -82,14 +86,39 @@ def test_more_readers_than_tars(config: Config, data: RunData) -> None:
 
 
 def test_memory_grows_with_what_it_should(config: Config, data: RunData) -> None:
-    need = estimate_memory(config, data)
+    routes = Routes.one_per_task(data.task_names)
+    need = estimate_memory(config, data, routes)
     assert need.optimizer == 2 * need.weights
     larger = replace(config, data=replace(config.data, batch_size=12), model=replace(config.model, width=0.125))
-    grown = estimate_memory(larger, data)
+    grown = estimate_memory(larger, data, routes)
     assert 3 < grown.weights / need.weights < 4.5
     assert 3.5 < grown.activations / need.activations < 4.5  # twice the batch, twice the units
     huge = replace(config, data=replace(config.data, batch_size=10**9))
-    assert [finding.level for finding in check_memory(huge, data, 1)] == ["error"]
+    assert [finding.level for finding in check_memory(huge, data, routes, 1)] == ["error"]
+
+
+def test_heads_of_inactive_routes_need_no_gradients(config: Config, data: RunData) -> None:
+    shared = estimate_memory(config, data, Routes.build(["all"], [0] * 6))
+    alone = estimate_memory(config, data, Routes.one_per_task(data.task_names))
+    assert shared.weights == alone.weights
+    assert shared.gradients == shared.weights > alone.gradients
+    assert shared.tasks < alone.tasks
+
+
+def test_routes_and_what_they_cost(config: Config, data: RunData) -> None:
+    """The small set has 3.7 labels per image: more than 1/σ² at σ = 0.8, so that two routes cost what a plain network does."""
+    config = replace(config, routing=RoutingConfig(sigma=0.8))
+    chosen = build_routes(config, data, None, None)
+    findings = list(check_routes(config, data, chosen))
+    assert [finding.level for finding in findings] == ["note", "ok"]
+    assert "routing.routes auto → 2: an image has 3.7 labels on average, more than 1/σ² = 1.56" in findings[0].text
+    assert findings[1].text.startswith("2 routes for 6 tasks, ")
+    alone = replace(config, routing=RoutingConfig(sigma=0.8, routes="task"))
+    assert [finding.level for finding in check_routes(alone, data, build_routes(alone, data, None, None))] == ["ok"]
+    labels = data.labels.copy()
+    labels[data.manifest.sample_ids("val"), 3] = -1
+    unmeasured = check_routes(alone, replace(data, labels=labels), build_routes(alone, data, None, None))
+    assert [finding.text for finding in complaints(unmeasured)] == ["no task of 1 routes has a label in `val`: task_3."]
 
 
 def test_processors(config: Config) -> None:

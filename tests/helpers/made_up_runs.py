@@ -174,7 +174,8 @@ def write_history(log: LocalLog, made_up: MadeUp, names: list[str], final: TaskM
         summary = TaskMetrics(values=values, counts=final.counts).summary()
         log.log(step, {f"{made_up.split}/{name}": value for name, value in summary.items()})
         log.log_per_task(step, made_up.split, names, TaskMetrics(values=values, counts=final.counts))
-        log.log_draws(step, names, np.round(8 * step * likely).astype(np.int64))
+        draws = np.round(8 * step * likely).astype(np.int64)
+        log.log_draws(step, names, draws, 32 * draws)
 
 
 def training_record(generator: np.random.Generator, done: float) -> dict[str, float]:

@@ -41,8 +41,10 @@ def measure(tasks: Sequence[Task], labels: np.ndarray, predicted: np.ndarray) ->
     counters = TaskCounters([task.num_classes for task in tasks])
     for i, task in enumerate(tasks):
         known = labels[:, i] >= 0
-        logits = torch.nn.functional.one_hot(torch.from_numpy(predicted[known, i].astype(np.int64)), task.num_classes)
-        counters.update(i, logits.float(), torch.from_numpy(labels[known, i].astype(np.int64)))
+        logits = torch.nn.functional.one_hot(
+            torch.from_numpy(predicted[known][:, [i]].astype(np.int64)), task.num_classes
+        )
+        counters.update(torch.tensor([i]), logits.float(), torch.from_numpy(labels[known][:, [i]].astype(np.int64)))
     return counters.compute()
 
 
@@ -62,7 +64,8 @@ def write_run(
     metrics, names = measure(tasks, labels, predicted), [task.name for task in tasks]
     log = LocalLog(folder)
     log.log_per_task(step, split, names, metrics)
-    log.log_draws(step, names, np.arange(len(names)) * step)
+    draws = np.arange(len(names)) * step
+    log.log_draws(step, names, draws, 32 * draws)
     confidences = np.where(labels < 0, np.nan, 0.75).astype(np.float16)
     block = PredictionBlock(samples=np.arange(len(labels)), labels=labels, predicted=predicted, confidences=confidences)
     info = PredictionsInfo(split=split, step=step, tasks=tuple(tasks), test_set=test_set)

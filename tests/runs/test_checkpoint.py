@@ -14,6 +14,7 @@ import torch
 from matl_scale import InputError
 from matl_scale.errors import RunError
 from matl_scale.models.routing_config import RoutingConfig
+from matl_scale.routes import Routes
 from matl_scale.runs.checkpoints import checkpoint as checkpoints
 from matl_scale.runs.checkpoints.checkpoint import (
     checkpoint_folders,
@@ -35,6 +36,7 @@ INFO = {
     "masks": "m",
     "manifest_id": "i",
     "classes": [["a", ["no", "yes"]], ["b", ["x", "y", "z"]]],
+    "routes": {"names": ["both"], "route_of": [0, 0], "head_of": [0, 0]},
     "image_size": 16,
     "shards": "s",
     "world_size": 1,
@@ -174,7 +176,7 @@ def test_another_network_is_refused(tmp_path: Path, given: dict, message: str) -
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"routing": RoutingConfig(statistics="shared")}, "`routing.statistics` = 'task', not 'shared'"),
+        ({"routing": RoutingConfig(statistics="shared")}, "`routing.statistics` = 'route', not 'shared'"),
         ({"optim": OptimConfig(name="sgd")}, "`optim.name`"),
         ({"train": TrainConfig(ema_decay=0.9)}, "keeps no moving average"),
     ],
@@ -207,8 +209,22 @@ def test_a_checkpoint_of_another_format_is_refused(tmp_path: Path) -> None:
     content = json.loads(info.read_text())
     del content["checksum"]  # which formats before 4 have not
     info.write_text(json.dumps(content | {"format_version": 1}))
-    with pytest.raises(InputError, match="has checkpoint format 1; this version of matl_scale reads 4"):
+    with pytest.raises(InputError, match="has checkpoint format 1; this version of matl_scale reads 4 to 5"):
         find_intact(tmp_path)
+
+
+def test_routes_are_read_back_and_an_older_format_has_one_for_every_task(tmp_path: Path) -> None:
+    folder = save(tmp_path, 3)
+    assert read_info(folder).routes == Routes.build(["both"], [0, 0])
+    content = json.loads((folder / checkpoints.CHECKPOINT_FILE).read_text())
+    del content["checksum"], content["routes"]
+    older = content | {"format_version": 4}
+    (folder / checkpoints.CHECKPOINT_FILE).write_text(json.dumps(older | {"checksum": checkpoints.hash_json(older)}))
+    found, complaints = find_intact(tmp_path)
+    assert found is not None
+    assert not complaints
+    assert found.routes == Routes.one_per_task(["a", "b"])
+    assert found.frozen == []
 
 
 def test_the_best_network_is_chosen_by_a_summary_that_exists() -> None:

@@ -40,6 +40,32 @@ def test_per_task_history_is_long_and_null_where_undefined(tmp_path: Path) -> No
     assert rows[(2, "test", "b", "balanced_accuracy")] == (None, 8)
 
 
+def test_draws_and_labels_seen_are_long_too(tmp_path: Path) -> None:
+    log = LocalLog(tmp_path)
+    log_evaluation(log, 1)
+    log_evaluation(log, 2)
+    rows = [tuple(row.values()) for row in pq.read_table(tmp_path / "draws.parquet").to_pylist()]
+    assert rows == [(1, "a", 1, 7), (1, "b", 2, 8), (2, "a", 2, 14), (2, "b", 4, 16)]
+    table = RunHistory(tmp_path).latest("val")
+    assert table.draws is not None
+    assert table.labels_seen is not None
+    assert (table.draws.tolist(), table.labels_seen.tolist()) == ([2, 4], [14, 16])
+
+
+def test_draws_of_an_older_version_go_on_without_labels_seen(tmp_path: Path) -> None:
+    """Its table has no column `labels`."""
+    log = LocalLog(tmp_path)
+    log_evaluation(log, 1)
+    old = pq.read_table(tmp_path / "draws.parquet").drop(["labels"])
+    pq.write_table(old, tmp_path / "draws.parquet")
+    assert RunHistory(tmp_path).latest("val").labels_seen is None
+    log_evaluation(log, 2)
+    assert pq.read_table(tmp_path / "draws.parquet").num_rows == 4
+    seen = RunHistory(tmp_path).latest("val").labels_seen
+    assert seen is not None
+    assert seen.tolist() == [14, 16]
+
+
 def test_a_resumed_run_drops_what_came_after_its_checkpoint(tmp_path: Path) -> None:
     log = LocalLog(tmp_path)
     for step in (1, 2, 3):
