@@ -15,3 +15,9 @@ def _one_thread() -> None:
 def small_set(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
     """90 random images of 16 pixels, six tasks with missing labels, several uneven shards. Read only."""
     return write_small_set(tmp_path_factory.mktemp("small") / "set")
+
+
+@pytest.fixture(scope="session")
+def sparse_set(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    """The same images with 60 % of the labels missing. Read only."""
+    return write_small_set(tmp_path_factory.mktemp("sparse") / "set", missing=0.6)

@@ -4,7 +4,6 @@ import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,7 +14,7 @@ from data_prep.dataset import from_arrays
 from data_prep.shard_set import write_shard_set
 from helpers import rank_work
 from helpers.ranks import run_ranks
-from helpers.reference import counts_of_draws, largest_difference, reference_run
+from helpers.reference import Reference, is_statistic, largest_difference, reference_run
 from helpers.run_configs import ADAMW, assert_identical, build_config, saved_state
 from helpers.shard_sets import ShardSet
 from matl_scale.data.images.array_images import ArrayImages
@@ -23,7 +22,8 @@ from matl_scale.data.loading.loader import DataConfig
 from matl_scale.metrics.names import METRICS
 from matl_scale.metrics.task_metrics import TaskMetrics
 from matl_scale.models.backbones import ModelConfig
-from matl_scale.models.routing_config import RoutingConfig
+from matl_scale.models.routing_config import RoutingConfig, Setting
+from matl_scale.runs.checkpoints.checkpoint import open_checkpoint, read_info
 from matl_scale.runs.layout import RunFolder
 from matl_scale.runs.predictions import Predictions, read_predictions
 from matl_scale.tasks import Task
@@ -31,17 +31,35 @@ from matl_scale.tracking.recorder import TrackConfig
 from matl_scale.train.config import Config, RunConfig
 from matl_scale.train.evaluation import EvalConfig
 from matl_scale.train.schedule import CheckpointConfig
-from matl_scale.train.step.sampling import TasksConfig
+from matl_scale.train.step.sampling import RouteSampler, TasksConfig
 from matl_scale.train.step.train_step import TrainConfig
 
 NUM_SLOTS = 4
 
 
+FEW_STEPS = TrainConfig(steps=4, precision="fp32")
+BY_NAME: dict[str, list[str] | str] = {
+    "mixed": ["task_0", "task_[45]"],
+    "binary": ["task_1", "task_3"],
+    "three": "task_2",
+}
+# with several tasks per route; the labels are those of the sparse set
+SHARED = {
+    "by name": {"routing": RoutingConfig(sigma=0.5, routes=BY_NAME), "train": TrainConfig(steps=8, precision="fp32")},
+    "by affinity": {"routing": RoutingConfig(sigma=0.5, routes=2), "optim": ADAMW, "tasks": TasksConfig()},
+    "from layer3": {"routing": RoutingConfig(sigma=0.5, routes=2, start="layer3"), "optim": ADAMW, "train": FEW_STEPS},
+    "one": {"routing": RoutingConfig(sigma=1.0, routes="one"), "train": replace(FEW_STEPS, clip_norm=1.0)},
+}
+
+
 @pytest.fixture(scope="module")
-def variants(tmp_path_factory: pytest.TempPathFactory, small_set: ShardSet) -> dict[str, Config]:
-    """Runs that differ in optimizer, statistics, policy and execution; the reference is masked in all of them."""
+def variants(
+    tmp_path_factory: pytest.TempPathFactory, small_set: ShardSet, sparse_set: ShardSet
+) -> dict[str, tuple[Config, ShardSet]]:
+    """Runs that differ in routes, labels, optimizer, statistics, policy and execution, each with its shard set; the reference
+    is masked in all of them."""
     folder = tmp_path_factory.mktemp("variants")
-    return {
+    alone = {
         "sgd": build_config(folder, small_set, "sgd", train=TrainConfig(steps=12, precision="fp32", clip_norm=1.0)),
         "adamw": build_config(folder, small_set, "adamw", optim=ADAMW),
         "shared": build_config(
@@ -52,47 +70,66 @@ def variants(tmp_path_factory: pytest.TempPathFactory, small_set: ShardSet) -> d
             small_set,
             "masked",
             routing=RoutingConfig(sigma=0.5, execution="masked"),
-            train=TrainConfig(steps=4, precision="fp32"),
+            train=FEW_STEPS,
         ),
+    }
+    shared = {name: build_config(folder, sparse_set, name, **sections) for name, sections in SHARED.items()}
+    return {name: (config, small_set) for name, config in alone.items()} | {
+        name: (config, sparse_set) for name, config in shared.items()
     }
 
 
 @pytest.fixture(scope="module")
-def references(variants: dict[str, Config], small_set: ShardSet) -> dict[str, Any]:
-    return {name: reference_run(config, small_set, NUM_SLOTS) for name, config in variants.items()}
+def references(variants: dict[str, tuple[Config, ShardSet]]) -> dict[str, Reference]:
+    return {name: reference_run(config, data, NUM_SLOTS) for name, (config, data) in variants.items()}
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_ranks_equal_one_process_that_runs_the_slots_one_after_the_other(
-    world_size: int, variants: dict[str, Config], references: dict[str, Any], tmp_path: Path
+    world_size: int, variants: dict[str, tuple[Config, ShardSet]], references: dict[str, Reference], tmp_path: Path
 ) -> None:
-    """Trunk, heads, statistics and draws; W × accumulate is the same, so one reference serves all world sizes."""
+    """Trunk, heads, statistics, draws and labels; W × accumulate is the same, so one reference serves all world sizes."""
     configs = []
-    for name, config in variants.items():
+    for name, (config, _) in variants.items():
         train = replace(config.train, accumulate=NUM_SLOTS // world_size)
         configs.append(replace(config, run=RunConfig(name=name, dir=str(tmp_path), seed=3), train=train))
     run_ranks(world_size, rank_work.train_runs, tmp_path / "ranks", configs)
-    for (name, config), used in zip(variants.items(), configs, strict=True):
+    for (name, expected), used in zip(references.items(), configs, strict=True):
         state = saved_state(used)
-        gap, tensor = largest_difference(state["model"], references[name])
+        gap, tensor = largest_difference(state["model"], expected.model)
         assert gap < 1e-9, (name, tensor, gap)
-        assert state["draws"].tolist() == counts_of_draws(config, NUM_SLOTS, 6).tolist()
+        assert state["draws"].tolist() == expected.draws, name
+        assert state["labels_seen"].tolist() == expected.labels_seen, name
 
 
-def test_float32_ranks_agree_to_rounding(variants: dict[str, Config], small_set: ShardSet, tmp_path: Path) -> None:
-    config = replace(variants["sgd"], run=RunConfig(name="single", dir=str(tmp_path), seed=3))
+def test_float32_ranks_agree_to_rounding(variants: dict[str, tuple[Config, ShardSet]], tmp_path: Path) -> None:
+    config, data = variants["sgd"]
+    config = replace(config, run=RunConfig(name="single", dir=str(tmp_path), seed=3))
     # the rare task's batches have three samples, and batch norms over three blow rounding up from step to step
     config = replace(config, train=replace(config.train, accumulate=2, steps=4))
     run_ranks(2, rank_work.train_runs, tmp_path / "ranks", [config], False)
-    reference = reference_run(config, small_set, NUM_SLOTS, torch.float32)
-    gap, tensor = largest_difference(saved_state(config)["model"], reference)
+    reference = reference_run(config, data, NUM_SLOTS, torch.float32)
+    gap, tensor = largest_difference(saved_state(config)["model"], reference.model)
     assert gap < 1e-4, (tensor, gap)
 
 
-def test_the_rare_task_was_drawn(variants: dict[str, Config], small_set: ShardSet) -> None:
+def test_the_rare_task_was_drawn(references: dict[str, Reference], small_set: ShardSet) -> None:
     """Guards the tests above: they would prove less without its batches of three."""
-    assert counts_of_draws(variants["sgd"], NUM_SLOTS, 6)[5] > 3
+    assert references["sgd"].draws[5] > 3
     assert (small_set.manifest.labels()[small_set.manifest.sample_ids("train"), 5] >= 0).sum() == 3
+
+
+def test_routes_were_shared_by_binary_and_other_tasks_with_most_labels_missing(
+    references: dict[str, Reference], sparse_set: ShardSet
+) -> None:
+    """Guards the tests above too."""
+    labels = sparse_set.manifest.labels()[sparse_set.manifest.sample_ids("train")]
+    assert 0.58 < (labels < 0).mean() < 0.62
+    for name in SHARED:
+        routes, classes = references[name].model.routes, references[name].model.num_classes
+        assert any({classes[task] for task in tasks} >= {2, 5} for tasks in routes.tasks_of), (name, routes.tasks_of)
+        assert min(references[name].draws) > 1
+        assert min(references[name].labels_seen) > 0
 
 
 def test_batches_without_labels_stop_no_rank(small_set: ShardSet, tmp_path: Path) -> None:
@@ -107,58 +144,80 @@ def test_batches_without_labels_stop_no_rank(small_set: ShardSet, tmp_path: Path
 
 
 @pytest.fixture(scope="module")
-def stepwise(tmp_path_factory: pytest.TempPathFactory, small_set: ShardSet) -> Config:
-    """A run on two ranks with a checkpoint after every step."""
+def stepwise(tmp_path_factory: pytest.TempPathFactory, small_set: ShardSet) -> dict[str, Config]:
+    """Runs on two ranks with a checkpoint after every step: with a route for every task, and with four routes for six."""
     folder = tmp_path_factory.mktemp("stepwise")
-    checkpoint = CheckpointConfig(every=1, keep=100)
-    config = build_config(folder, small_set, "stepwise", optim=ADAMW, checkpoint=checkpoint)
-    run_ranks(2, rank_work.train_runs, folder / "ranks", [config])
-    return config
+    sections = {"optim": ADAMW, "checkpoint": CheckpointConfig(every=1, keep=100)}
+    shared = RoutingConfig(sigma=0.5, routes=4, grouping="order")
+    configs = {
+        "task": build_config(folder, small_set, "task", **sections),
+        "shared": build_config(folder, small_set, "shared", routing=shared, **sections),
+    }
+    run_ranks(2, rank_work.train_runs, folder / "ranks", list(configs.values()))
+    return configs
 
 
-def test_a_head_that_nobody_ran_is_bit_identical(stepwise: Config) -> None:
-    folders = sorted((stepwise.run.folder / "checkpoints").iterdir())
+@pytest.mark.parametrize(("name", "num_routes"), [("task", 6), ("shared", 4)])
+def test_a_route_that_nobody_ran_is_bit_identical(name: str, num_routes: int, stepwise: dict[str, Config]) -> None:
+    """Its heads and its norm statistics; labels are counted for tasks of routes that ran."""
+    folders = sorted((stepwise[name].run.folder / "checkpoints").iterdir())
     states = [torch.load(folder / "state.pt", weights_only=True) for folder in folders]
+    tasks_of = read_info(folders[0]).routes.tasks_of
     assert len(states) == 10
+    assert len(tasks_of) == num_routes
     idle = moved = 0
     for before, after in itertools.pairwise(states):
         drawn = np.flatnonzero((after["draws"] - before["draws"]).numpy())
-        for task in range(6):
-            pairs = [
-                (before["model"][f"heads.{task}.{kind}"], after["model"][f"heads.{task}.{kind}"])
-                for kind in ("weight", "bias")
-            ]
-            same = all(torch.equal(old, new) for old, new in pairs)
-            if task not in drawn:
-                assert same, task
+        seen = np.flatnonzero((after["labels_seen"] - before["labels_seen"]).numpy())
+        assert set(seen.tolist()) <= {task for route in drawn for task in tasks_of[route]}
+        for route in range(num_routes):
+            parts = zip(parts_of_route(before["model"], route), parts_of_route(after["model"], route), strict=True)
+            same = all(torch.equal(old, new) for old, new in parts)
+            if route not in drawn:
+                assert same, route
                 idle += 1
             moved += not same
-    assert idle > 20
+    assert idle > 3 * num_routes
     assert moved > 5
 
 
+def parts_of_route(model: dict[str, torch.Tensor], route: int) -> list[torch.Tensor]:
+    """Returns what belongs to one route alone: its head matrix, and its rows of norm statistics."""
+    parts = [model[f"heads.{route}.{kind}"] for kind in ("weight", "bias")]
+    return parts + [value[route] for name, value in model.items() if is_statistic(name)]
+
+
 def test_evaluation_counts_each_sample_once_on_any_number_of_ranks(
-    stepwise: Config, small_set: ShardSet, tmp_path: Path
+    stepwise: dict[str, Config], small_set: ShardSet, tmp_path: Path
 ) -> None:
-    results, predictions = {}, {}
+    results: dict[str, dict[int, TaskMetrics]] = {name: {} for name in stepwise}
+    predictions: dict[str, dict[int, Predictions]] = {name: {} for name in stepwise}
     for world_size in (1, 2, 3):
         kept = tmp_path / f"predictions-{world_size}"
-        kept.mkdir()
-        found = run_ranks(world_size, rank_work.evaluate_run, tmp_path / str(world_size), stepwise, "val", 7, kept)
-        predictions[world_size] = read_predictions(RunFolder(kept).predictions_file("val"))
-        for other in found[1:]:  # every rank knows all
-            np.testing.assert_array_equal(found[0].counts, other.counts)
-        results[world_size] = found[0]
+        for name in stepwise:
+            (kept / name).mkdir(parents=True)
+        ranks = run_ranks(world_size, rank_work.evaluate_runs, tmp_path / str(world_size), stepwise, "val", 7, kept)
+        for name in stepwise:
+            predictions[name][world_size] = read_predictions(RunFolder(kept / name).predictions_file("val"))
+            for other in ranks[1:]:  # every rank knows all
+                np.testing.assert_array_equal(ranks[0][name].counts, other[name].counts)
+            results[name][world_size] = ranks[0][name]
     labels = small_set.manifest.labels()[small_set.manifest.sample_ids("val")]
-    assert results[1].counts.tolist() == (labels >= 0).sum(axis=0).tolist()
-    for world_size in (2, 3):
+    for name in stepwise:
+        assert_same_evaluation(results[name], predictions[name])
+        assert results[name][1].counts.tolist() == (labels >= 0).sum(axis=0).tolist()
+        assert_fits(predictions[name][1], results[name][1], labels)
+
+
+def assert_same_evaluation(results: dict[int, TaskMetrics], predictions: dict[int, Predictions]) -> None:
+    """Compares the metrics and predictions of several world sizes with those of one rank."""
+    for world_size in results.keys() - {1}:
         np.testing.assert_array_equal(results[world_size].counts, results[1].counts)
         for name in METRICS:
             equal = np.testing.assert_allclose if name == "loss" else np.testing.assert_array_equal
             equal(results[world_size].values[name], results[1].values[name])
         for name in ("samples", "labels", "predicted", "confidences"):
             np.testing.assert_array_equal(getattr(predictions[world_size], name), getattr(predictions[1], name))
-    assert_fits(predictions[1], results[1], labels)
 
 
 def assert_fits(predictions: Predictions, metrics: TaskMetrics, labels: np.ndarray) -> None:
@@ -173,10 +232,13 @@ def assert_fits(predictions: Predictions, metrics: TaskMetrics, labels: np.ndarr
     assert (np.nan_to_num(predictions.confidences, nan=1.0) > lowest - 0.001).all()  # float16
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
-def test_interrupted_and_resumed_equals_uninterrupted(world_size: int, small_set: ShardSet, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("world_size", "routes"), [(1, "task"), (2, 4)])
+def test_interrupted_and_resumed_equals_uninterrupted(
+    world_size: int, routes: Setting, small_set: ShardSet, tmp_path: Path
+) -> None:
     """With everything that is drawn or remembered between steps: augmentation, loader processes, moments, averages."""
     sections = {
+        "routing": RoutingConfig(sigma=0.5, routes=routes),
         "train": TrainConfig(steps=9, precision="fp32", accumulate=2, ema_decay=0.9, clip_norm=0.5),
         "data": DataConfig(path=str(small_set.root), batch_size=6, workers=1, augment="crop-flip"),
         "tasks": TasksConfig(),
@@ -222,41 +284,54 @@ def test_a_run_may_go_on_with_other_ranks(small_set: ShardSet, tmp_path: Path) -
     assert sorted(state["draws"].tolist()) == [1, 1, 1, 2, 2, 2]
 
 
-def test_masks_are_the_same_on_every_rank_process_and_world_size(small_set: ShardSet, tmp_path: Path) -> None:
-    config = build_config(tmp_path, small_set, "masks")
-    hashes = {run_ranks(w, rank_work.mask_hash, tmp_path / str(w), config)[rank] for w in (1, 2) for rank in range(w)}
-    assert len(hashes) == 1
+def test_routes_and_masks_are_the_same_on_every_rank_process_and_world_size(
+    small_set: ShardSet, tmp_path: Path
+) -> None:
+    config = build_config(tmp_path, small_set, "masks", routing=RoutingConfig(sigma=0.5, routes=3))
+    drawn = [run_ranks(w, rank_work.choose_and_draw, tmp_path / str(w), config) for w in (1, 2)]
+    assert len({outcome for ranks in drawn for outcome in ranks}) == 1
+    assert drawn[0][0][0].num_routes == 3
 
 
-def test_bytes_for_heads_do_not_grow_with_the_number_of_tasks(tmp_path: Path) -> None:
-    """312 tasks on a ResNet-18 of full width, 64-pixel images, two ranks."""
-    configs = []
-    for num_tasks in (10, 312):
-        data = write_wide_set(tmp_path / f"set-{num_tasks}", num_tasks)
-        configs.append(
-            Config(
-                run=RunConfig(name=f"bytes-{num_tasks}", dir=str(tmp_path)),
-                data=DataConfig(path=str(data), batch_size=4, workers=0),
-                train=TrainConfig(steps=2, precision="fp32"),
-                eval=EvalConfig(every=0, batch_size=16),
-                track=TrackConfig(mlflow=False),
-            )
+def test_bytes_grow_with_the_tasks_of_active_routes_only(tmp_path: Path) -> None:
+    """On a ResNet-18 of full width, 64-pixel images, four ranks: the formula knows neither T nor R."""
+    classes = [5 if i % 13 == 12 else 2 for i in range(312)]
+    paths = {num_tasks: write_wide_set(tmp_path / f"set-{num_tasks}", classes[:num_tasks]) for num_tasks in (10, 312)}
+    cases: list[tuple[int, Setting]] = [(10, "task"), (312, "task"), (312, 16)]
+    configs = [
+        Config(
+            run=RunConfig(name=f"{num_tasks}-{routes}", dir=str(tmp_path)),
+            data=DataConfig(path=str(paths[num_tasks]), batch_size=4, workers=0),
+            routing=RoutingConfig(routes=routes, grouping="order"),
+            train=TrainConfig(steps=2, precision="fp32"),
+            eval=EvalConfig(every=0, batch_size=16),
+            track=TrackConfig(mlflow=False),
         )
-    results = run_ranks(2, rank_work.count_reduced_bytes, tmp_path / "ranks", configs)
-    few, many = results[0]
-    assert few == many
-    head = (512 + 1) * 2
-    statistics = 4800 + 20  # mean and variance of the half of ResNet-18's 4800 units that a task keeps, and counts
-    stop = 1
-    assert few == 4 * (2 * (head + statistics + 3) + stop)
+        for num_tasks, routes in cases
+    ]
+    sent = run_ranks(4, rank_work.count_reduced_bytes, tmp_path / "ranks", configs)[0]
+    for config, sizes in zip(configs, sent, strict=True):
+        routes = open_checkpoint(config.run.folder).routes
+        sampler = RouteSampler(config.run.seed, routes.num_routes, num_slots=4)
+        for step, num_bytes in enumerate(sizes):
+            active = [[classes[task] for task in routes.tasks_of[route]] for route in sampler.routes(step)]
+            assert num_bytes == bytes_of_step(active), config.run.name
 
 
-def write_wide_set(root: Path, num_tasks: int) -> Path:
+def bytes_of_step(classes: list[list[int]]) -> int:
+    """Returns the bytes of a step's buffer from the class counts of the tasks of each of its slots' routes, all different."""
+    statistics = 4800 + 20  # mean and variance of the half of ResNet-18's 4800 units that a route keeps, and counts
+    loss_labelled_damaged, stop = 3 * len(classes), 1
+    per_route = [len(counts) + sum(counts) * (512 + 1) + statistics for counts in classes]
+    return 4 * (loss_labelled_damaged + stop + sum(per_route))
+
+
+def write_wide_set(root: Path, classes: list[int]) -> Path:
     generator = np.random.default_rng(0)
     pixels = generator.integers(0, 256, (24, 64, 64, 3), dtype=np.uint8)
-    labels = generator.integers(0, 2, (24, num_tasks)).astype(np.int8)
+    labels = np.stack([generator.integers(0, count, 24) for count in classes], axis=1).astype(np.int8)
     dataset = from_arrays(
-        tasks=[Task(name=f"t{i}", classes=("no", "yes")) for i in range(num_tasks)],
+        tasks=[Task(name=f"t{i}", classes=tuple("abcde"[:count])) for i, count in enumerate(classes)],
         names=[f"{i}.png" for i in range(24)],
         labels=labels,
         splits=["train"] * 22 + ["val"] * 2,

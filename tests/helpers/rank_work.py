@@ -11,10 +11,11 @@ from accelerate import Accelerator
 
 from matl_scale.errors import RunError
 from matl_scale.metrics.task_metrics import TaskMetrics
+from matl_scale.routes import Routes
 from matl_scale.runs.checkpoints.checkpoint import open_checkpoint
 from matl_scale.runs.checkpoints.masks import hash_masks
 from matl_scale.runs.checkpoints.network import restore_network
-from matl_scale.train.build import build_network
+from matl_scale.train.build import build_network, build_routes
 from matl_scale.train.config import Config
 from matl_scale.train.evaluation import Evaluator
 from matl_scale.train.loop import Hooks, Run
@@ -59,20 +60,23 @@ def train_interrupted(whole: Config, broken: Config, stop_at: int) -> None:
         raise AssertionError("the run was not interrupted")
 
 
-def evaluate_run(config: Config, split: str, batch_size: int, predictions: Path) -> TaskMetrics:
-    """Evaluates the newest checkpoint of a run, and keeps its predictions in a folder."""
-    accelerator = accelerator_of(config)
-    data = build_run_data(config.data)
-    model = restore_network(open_checkpoint(config.run.folder), accelerator.device)
-    log = PredictionLog()
-    metrics = Evaluator(accelerator, model, data.evaluation(split), batch_size=batch_size).run(lambda: True, log)
-    save_predictions(accelerator, log, data, split, 1, predictions)
-    assert metrics is not None
-    return metrics
+def evaluate_runs(configs: dict[str, Config], split: str, batch_size: int, folder: Path) -> dict[str, TaskMetrics]:
+    """Evaluates the newest checkpoints of several runs, and keeps the predictions of each in a folder of its name."""
+    accelerator = accelerator_of(next(iter(configs.values())))
+    found = {}
+    for name, config in configs.items():
+        data = build_run_data(config.data)
+        model = restore_network(open_checkpoint(config.run.folder), accelerator.device)
+        log = PredictionLog()
+        metrics = Evaluator(accelerator, model, data.evaluation(split), batch_size=batch_size).run(lambda: True, log)
+        save_predictions(accelerator, log, data, split, 1, folder / name)
+        assert metrics is not None
+        found[name] = metrics
+    return found
 
 
-def count_reduced_bytes(configs: list[Config]) -> list[int]:
-    """Returns, for each run, the bytes per step that the program itself sends through all-reduce."""
+def count_reduced_bytes(configs: list[Config]) -> list[list[int]]:
+    """Returns, for each run, the bytes that the program itself sends through all-reduce in every step."""
     accelerator = accelerator_of(configs[0], double=False)
     original = dist.all_reduce
     sent: list[int] = []
@@ -82,21 +86,22 @@ def count_reduced_bytes(configs: list[Config]) -> list[int]:
         return original(tensor, *arguments, **options)
 
     dist.all_reduce = all_reduce
-    totals = []
+    sizes = []
     for config in configs:
         sent.clear()
         train(config, accelerator)
         after_last_step = 4  # evaluation adds up counts, losses and who broke off; a checkpoint compares replicas
         steps = sent[: len(sent) - after_last_step]
         assert len(steps) == config.train.steps, "one collective per step"
-        totals.append(max(steps))
-    return totals
+        sizes.append(steps)
+    return sizes
 
 
-def mask_hash(config: Config) -> str:
-    """Returns the hash of the masks that this rank draws."""
-    accelerator = accelerator_of(config)
-    return hash_masks(build_network(config, build_run_data(config.data), accelerator.device))
+def choose_and_draw(config: Config) -> tuple[Routes, str]:
+    """Returns the routes that this rank alone would choose, and the hash of the masks that it draws."""
+    accelerator, data = accelerator_of(config), build_run_data(config.data)
+    routes = build_routes(config, data, None, None).routes
+    return routes, hash_masks(build_network(config, data, routes, accelerator.device))
 
 
 def error_of(config: Config) -> str:

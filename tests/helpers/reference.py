@@ -1,20 +1,34 @@
 """A step by the book: one process runs the slots one after the other on fresh copies, and averages. Slow and obvious."""
 
 import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from helpers.shard_sets import ShardSet
-from matl_scale.data.loading.plan import TaskOrder
+from matl_scale.data.loading.plan import RouteOrder
 from matl_scale.models.network import RoutedModel, build_model
+from matl_scale.routes import Routes
+from matl_scale.routing.batch_norm import route_norms
+from matl_scale.train.choose_routes import TrainLabels, choose_routes
 from matl_scale.train.config import Config
 from matl_scale.train.step.optim import LearningRate, build_optimizer, set_learning_rate
 from matl_scale.train.step.sampling import build_sampler
 
 
-def reference_run(config: Config, data: ShardSet, num_slots: int, dtype: torch.dtype = torch.float64) -> RoutedModel:
-    """Trains and returns the network after the last step. `dtype` decides the draws of the initial weights too."""
+@dataclass(frozen=True)
+class Reference:
+    """The outcome of a run."""
+
+    model: RoutedModel  # the network after the last step
+    draws: list[int]  # slots that each route has had
+    labels_seen: list[int]  # labels that each task has been trained on
+
+
+def reference_run(config: Config, data: ShardSet, num_slots: int, dtype: torch.dtype = torch.float64) -> Reference:
+    """Trains a network to the last step. `dtype` decides the draws of the initial weights too."""
     torch.set_default_dtype(dtype)
     try:
         return run_steps(config, data, num_slots)
@@ -22,87 +36,136 @@ def reference_run(config: Config, data: ShardSet, num_slots: int, dtype: torch.d
         torch.set_default_dtype(torch.float32)
 
 
-def run_steps(config: Config, data: ShardSet, num_slots: int) -> RoutedModel:
-    manifest = data.manifest
-    labels = manifest.labels()
+def run_steps(config: Config, data: ShardSet, num_slots: int) -> Reference:
+    manifest, seed = data.manifest, config.run.seed
+    all_labels, train = manifest.labels(), manifest.sample_ids("train")
+    labels, classes = all_labels[train], [task.num_classes for task in manifest.tasks]
     image_index = [int(path[-7:-4]) for path in manifest.samples["path"].to_pylist()]
-    labelled = (labels[manifest.sample_ids("train")] >= 0).sum(axis=0)
-    order = TaskOrder(
-        config.run.seed, config.data.batch_size, labels, manifest.sample_ids("train"), config.data.balance
-    )
-    draws = [0] * len(manifest.tasks)
-    sampler = build_sampler(config.tasks, manifest.task_names, labelled, config.run.seed, num_slots)
-    model = build_model(
-        config.model, config.routing, [task.num_classes for task in manifest.tasks], config.run.seed, 16
-    )
+    routes = choose_routes(config.routing, TrainLabels(tasks=manifest.tasks, labels=labels, seed=seed)).routes
+    shares, num_samples = shares_of_labels(labels, routes)
+    order = RouteOrder(seed, config.data.batch_size, labels, train, routes, config.data.balance)
+    sampler = build_sampler(config.tasks, routes.names, np.array(num_samples), seed, num_slots)
+    model = build_model(config.model, config.routing, classes, seed, 16, routes)
     optimizer = build_optimizer(config.optim, model)
+    draws, labels_seen = [0] * routes.num_routes, [0] * routes.num_tasks
     for step in range(config.train.steps):
         slots = []
-        for task in sampler.tasks(step).tolist():
-            sample_ids = order.batch(task, draws[task])
-            draws[task] += 1
-            pixels = torch.from_numpy(data.pixels[[image_index[i] for i in sample_ids]])
-            slots.append((task, *run_slot(model, task, pixels, torch.from_numpy(labels[sample_ids, task]).long())))
+        for route in sampler.routes(step).tolist():
+            sample_ids = order.batch(route, draws[route])
+            draws[route] += 1
+            for task in routes.tasks_of[route]:
+                labels_seen[task] += sum(all_labels[sample, task] >= 0 for sample in sample_ids.tolist())
+            pixels = torch.from_numpy(data.pixels[[image_index[sample] for sample in sample_ids]])
+            targets = torch.from_numpy(all_labels[sample_ids][:, routes.tasks_of[route]]).long()
+            slots.append(run_slot(model, route, pixels, targets, shares))
         take_step(model, optimizer, slots, config, step)
-    return model
+    return Reference(model, draws, labels_seen)
+
+
+def shares_of_labels(labels: np.ndarray, routes: Routes) -> tuple[list[float], list[int]]:
+    """Returns the share of its route's samples that carry each task's label, and how many samples each route has."""
+    num_samples = [sum(any(row[task] >= 0 for task in tasks) for row in labels) for tasks in routes.tasks_of]
+    carrying = [sum(row[task] >= 0 for row in labels) for task in range(routes.num_tasks)]
+    return [carrying[task] / num_samples[route] for task, route in enumerate(routes.route_of)], num_samples
+
+
+def loss_of_route(
+    routes: Routes,
+    num_classes: Sequence[int],
+    shares: Sequence[float],
+    route: int,
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+) -> torch.Tensor:
+    """Returns the mean over the route's tasks of Σ over labelled samples of the cross-entropy ÷ (samples × the task's share).
+
+    `labels`, shape `(num_samples, num_tasks of the route)`, are those of the samples with a label for the route, which come
+    first in `logits`. A task with a share of 0 is not trained, and left out of the mean.
+    """
+    tasks = routes.tasks_of[route]
+    num_trained = sum(shares[task] > 0 for task in tasks)
+    loss = 0.0 * logits.sum()
+    start = 0
+    for position, task in enumerate(tasks):
+        columns = logits[:, start : start + num_classes[task]]
+        start += num_classes[task]
+        for sample, label in enumerate(labels[:, position].tolist()):
+            if label >= 0:
+                cross_entropy = columns[sample].logsumexp(dim=0) - columns[sample, label]
+                loss = loss + cross_entropy / (len(labels) * shares[task]) / num_trained
+    return loss
 
 
 Gradients = dict[str, torch.Tensor]
 
 
+@dataclass(frozen=True)
+class Slot:
+    """What one slot did."""
+
+    route: int
+    num_labelled: int  # samples with a label for the route
+    gradients: Gradients  # by name of the parameter
+    changes: dict[str, torch.Tensor]  # changes of running statistics, by name of the buffer
+
+
 def run_slot(
-    model: RoutedModel, task: int, pixels: torch.Tensor, labels: torch.Tensor
-) -> tuple[Gradients, Gradients, int]:
-    """Returns gradients by name, changes of buffers by name, and the number of labelled samples of one slot."""
+    model: RoutedModel, route: int, pixels: torch.Tensor, labels: torch.Tensor, shares: Sequence[float]
+) -> Slot:
+    """Runs a slot on a copy of the network, with labels of shape `(batch, num_tasks of the route)`."""
     copied = copy.deepcopy(model).train()
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     images = ((pixels.to(mean.dtype) / 255 - mean) / std).permute(0, 3, 1, 2)
-    labelled = torch.nonzero(labels >= 0).flatten()
-    if len(labelled) == 0:
-        return {}, {}, 0
-    if len(labelled) == 1:
-        companion = torch.nonzero(labels < 0).flatten()[:1]
-        images = images[torch.cat([labelled, companion])]
-    else:
-        images = images[labelled]
-    logits = copied(images, task)[: len(labelled)]
-    torch.nn.functional.cross_entropy(logits, labels[labelled]).backward()
+    labelled = [sample for sample, row in enumerate(labels.tolist()) if max(row) >= 0]
+    if not labelled:
+        return Slot(route, 0, {}, {})
+    chosen = labelled
+    if len(labelled) == 1:  # batch norm needs a companion
+        chosen = labelled + [sample for sample in range(len(labels)) if sample not in labelled][:1]
+    loss_of_route(
+        model.routes, model.num_classes, shares, route, copied(images[chosen], route), labels[labelled]
+    ).backward()
     gradients = {name: p.grad for name, p in copied.named_parameters() if p.grad is not None}
     before = dict(model.named_buffers())
     changes = {name: buffer - before[name] for name, buffer in copied.named_buffers() if is_statistic(name)}
-    return gradients, changes, len(labelled)
+    return Slot(route, len(labelled), gradients, changes)
 
 
 def take_step(
-    model: RoutedModel,
-    optimizer: torch.optim.Optimizer,
-    slots: list[tuple[int, Gradients, Gradients, int]],
-    config: Config,
-    step: int,
+    model: RoutedModel, optimizer: torch.optim.Optimizer, slots: list[Slot], config: Config, step: int
 ) -> None:
-    ran = {task: [slot for slot in slots if slot[0] == task and slot[3]] for task, *_ in slots}
-    for name, parameter in model.named_parameters():
-        if name.startswith("heads."):
-            runs = ran.get(int(name.split(".")[1]), [])
-            parameter.grad = sum(slot[1][name] for slot in runs) / len(runs) if runs else None
-        else:
-            parameter.grad = sum(slot[1].get(name, torch.zeros_like(parameter)) for slot in slots) / len(slots)
+    counting = [slot for slot in slots if slot.num_labelled]
+    for name, parameter in model.trunk.named_parameters(prefix="trunk"):
+        nothing = torch.zeros_like(parameter)
+        parameter.grad = sum(slot.gradients.get(name, nothing) for slot in slots) / len(slots)
+    for head, tasks in enumerate(model.routes.tasks_of_head):
+        runs = [slot for slot in counting if slot.route == model.routes.route_of[tasks[0]]]
+        for name, parameter in model.heads[head].named_parameters(prefix=f"heads.{head}"):
+            parameter.grad = sum(slot.gradients[name] for slot in runs) / len(runs) if runs else None
     if config.train.clip_norm:
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.train.clip_norm)
     rate = LearningRate(peak=config.optim.lr, warmup_steps=config.optim.warmup_steps, num_steps=config.train.steps)
     set_learning_rate(optimizer, rate.at(step))
     optimizer.step()
-    for task, runs in ran.items():
-        if runs:
-            for name, buffer in model.named_buffers():
-                if is_statistic(name) and len(buffer) > 1:
-                    buffer[task] += sum(slot[2][name][task] for slot in runs) / len(runs)
-    everyone = [slot for slot in slots if slot[3]]
-    for name, buffer in model.named_buffers():
-        if is_statistic(name) and len(buffer) == 1 and everyone:
-            # shared statistics: a slot changes only the units of its task
-            updates = sum(slot[2][name.rpartition(".")[0] + ".num_updates"][0] for slot in everyone)
-            buffer[0] += sum(slot[2][name][0] for slot in everyone) / updates.clamp(min=1)
+    change_statistics(model, counting)
+
+
+def change_statistics(model: RoutedModel, slots: list[Slot]) -> None:
+    """Adds the mean change over the slots: to a row of a route over those that ran it; where all routes have one row, to each
+    unit over those that used it."""
+    names = {id(buffer): name for name, buffer in model.named_buffers()}
+    for norm in route_norms(model):
+        running, updates = names[id(norm.running)], names[id(norm.num_updates)]
+        if norm.statistics == "shared":
+            if slots:
+                counts = sum(slot.changes[updates][0] for slot in slots).clamp(min=1)
+                for buffer, name in ((norm.running, running), (norm.num_updates, updates)):
+                    buffer[0] += sum(slot.changes[name][0] for slot in slots) / counts
+            continue
+        for route in {slot.route for slot in slots}:
+            runs = [slot for slot in slots if slot.route == route]
+            for buffer, name in ((norm.running, running), (norm.num_updates, updates)):
+                buffer[route] += sum(slot.changes[name][route] for slot in runs) / len(runs)
 
 
 def is_statistic(name: str) -> bool:
@@ -115,11 +178,3 @@ def largest_difference(state: dict[str, torch.Tensor], model: RoutedModel) -> tu
     assert state.keys() == wanted.keys()
     gaps = [((value.double() - wanted[name].double()).abs().max().item(), name) for name, value in state.items()]
     return max(gaps)
-
-
-def counts_of_draws(config: Config, num_slots: int, num_tasks: int) -> np.ndarray:
-    sampler = build_sampler(
-        config.tasks, [f"task_{i}" for i in range(num_tasks)], np.ones(num_tasks), config.run.seed, num_slots
-    )
-    drawn = np.concatenate([sampler.tasks(step) for step in range(config.train.steps)])
-    return np.bincount(drawn, minlength=num_tasks)

@@ -53,8 +53,8 @@ def small_dataset(num_images: int = 90, size: int = 16, missing: float = 0.3) ->
     return dataset, pixels
 
 
-def write_small_set(root: Path) -> ShardSet:
-    dataset, pixels = small_dataset()
+def write_small_set(root: Path, missing: float = 0.3) -> ShardSet:
+    dataset, pixels = small_dataset(missing=missing)
     manifest = write_shard_set(lambda _: dataset, root, Options(shard_mb=0.03))
     assert manifest is not None
     labels = next(dataset.chunks()).labels
