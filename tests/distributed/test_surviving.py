@@ -13,6 +13,7 @@ from helpers.ranks import run_ranks, start_ranks
 from helpers.run_configs import ADAMW, assert_identical, build_config, records, saved_state
 from helpers.shard_sets import ShardSet
 from matl_scale.data.loading.loader import DataConfig
+from matl_scale.models.routing_config import RoutingConfig, Setting
 from matl_scale.tracking.recorder import TrackConfig
 from matl_scale.train.evaluation import EvalConfig
 from matl_scale.train.health.nonfinite import GuardConfig
@@ -21,12 +22,15 @@ from matl_scale.train.step.sampling import TasksConfig
 from matl_scale.train.step.train_step import TrainConfig
 
 
-@pytest.mark.parametrize(("world_size", "in_evaluation"), [(1, False), (2, False), (2, True)])
+@pytest.mark.parametrize(
+    ("world_size", "in_evaluation", "routes"), [(1, False, "task"), (2, False, 4), (2, True, "task")]
+)
 def test_stopped_and_started_again_equals_uninterrupted(
-    world_size: int, in_evaluation: bool, small_set: ShardSet, tmp_path: Path
+    world_size: int, in_evaluation: bool, routes: Setting, small_set: ShardSet, tmp_path: Path
 ) -> None:
     """Weights, records and evaluations; one rank alone gets the signal."""
     sections = {
+        "routing": RoutingConfig(sigma=0.5, routes=routes),
         "train": TrainConfig(steps=9, precision="fp32", accumulate=2, ema_decay=0.9, clip_norm=0.5),
         "data": DataConfig(path=str(small_set.root), batch_size=6, workers=1, augment="crop-flip"),
         "tasks": TasksConfig(),
@@ -69,9 +73,9 @@ def test_nan_in_every_step_stops_the_run_with_the_samples(small_set: ShardSet, t
     with (config.run.folder / "nonfinite.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {row["step"] for row in rows} == {"4"}
-    suspects = {row["task"] for row in rows if row["suspect"] == "True"}
+    suspects = {row["route"] for row in rows if row["suspect"] == "True"}
     assert len(suspects) == 1
-    assert f"task {suspects.pop()}." in errors[0]
+    assert f"route {suspects.pop()}." in errors[0]
     assert {row["rank"] for row in rows if row["loss"] == "nan"} == {"1"}
     known = set(small_set.manifest.samples["key"].to_pylist())
     assert all(row["key"] in known for row in rows)
@@ -102,14 +106,20 @@ def test_ranks_that_wait_for_one_that_is_stuck_end_with_a_message(small_set: Sha
         ranks[2].kill()
     text = messages.read_text()
     for rank in range(2):
-        assert f"rank {rank} of 3: nothing has happened for 10 s (guard.timeout_s) in step 5 (task task_" in text
+        assert f"rank {rank} of 3: nothing has happened for 10 s (guard.timeout_s) in step 5 (route task_" in text
     assert "Ranks that do not respond: " in text
     assert "Ranks 2 failed to pass" in text
 
 
 def test_a_run_goes_from_four_ranks_to_two_to_one_and_back(small_set: ShardSet, tmp_path: Path) -> None:
-    """With as many slots per step, every loss, draw, result and weight is that of four ranks, to float64 rounding."""
-    sections = {"tasks": TasksConfig(), "optim": ADAMW, "checkpoint": CheckpointConfig(every=2)}
+    """With as many slots per step, every loss, draw, result and weight is that of four ranks, to float64 rounding; here five
+    routes serve six tasks."""
+    sections = {
+        "routing": RoutingConfig(sigma=0.5, routes=5),
+        "tasks": TasksConfig(),
+        "optim": ADAMW,
+        "checkpoint": CheckpointConfig(every=2),
+    }
     whole, elastic = (build_config(tmp_path, small_set, name, **sections) for name in ("whole", "elastic"))
     whole, elastic = (replace(config, train=TrainConfig(steps=12, precision="fp32")) for config in (whole, elastic))
     run_ranks(4, rank_work.train_runs, tmp_path / "whole-ranks", [whole])
@@ -121,7 +131,8 @@ def test_a_run_goes_from_four_ranks_to_two_to_one_and_back(small_set: ShardSet, 
     ends = [saved_state(config)["model"] for config in (elastic, whole)]
     for name, value in ends[1].items():
         torch.testing.assert_close(ends[0][name], value, rtol=0, atol=1e-9, msg=name)
-    assert saved_state(elastic)["draws"].tolist() == saved_state(whole)["draws"].tolist()
+    for counts in ("draws", "labels_seen"):
+        assert saved_state(elastic)[counts].tolist() == saved_state(whole)[counts].tolist()
     for ours, theirs in zip(records(elastic), records(whole), strict=True):
         assert ours.keys() == theirs.keys()
         for name, value in theirs.items():

@@ -63,7 +63,7 @@ def assert_identical(left: Any, right: Any, context: str = "") -> None:
         assert left == right, context
 
 
-TIMES = ("time", "train/images_per_s", "train/step_s", "train/data_wait_share", "train/memory_gb")
+TIMES = ("time", "train/images_per_s", "train/labels_per_s", "train/step_s", "train/data_wait_share", "train/memory_gb")
 
 
 def records(config: Config) -> list[dict[str, Any]]:
