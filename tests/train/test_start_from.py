@@ -18,12 +18,12 @@ from matl_scale.errors import InputError
 from matl_scale.models.backbones import ModelConfig
 from matl_scale.models.network import RoutedModel
 from matl_scale.models.routing_config import RoutingConfig
-from matl_scale.routing.batch_norm import task_norms
+from matl_scale.routing.batch_norm import route_norms
 from matl_scale.routing.router import TaskRouter
 from matl_scale.runs.checkpoints.checkpoint import open_checkpoint
 from matl_scale.runs.checkpoints.network import restore_network
 from matl_scale.tracking.recorder import TrackConfig
-from matl_scale.train.build import build_state
+from matl_scale.train.build import build_routes, build_state
 from matl_scale.train.config import Config, RunConfig
 from matl_scale.train.evaluation import EvalConfig
 from matl_scale.train.process_group import build_accelerator
@@ -74,13 +74,15 @@ def test_old_tasks_go_on_and_new_ones_are_routed(extended: Path, tmp_path: Path)
     assert data.task_names == ["task_0", "task_2", "task_3", "task_4", "task_5", "new"]
     start = find_start(config.run.start_from)
     opened = OpenedRun(checkpoint=None, start=start, complaints=[], lacks_evaluation=False)
-    second = build_state(config, data, build_accelerator("fp32"), opened)[0].model.eval()
+    routes = build_routes(config, data, None, start).routes
+    assert routes.tasks_of == [[0], [1], [2], [3], [4], [5]]
+    second = build_state(config, data, routes, build_accelerator("fp32"), opened)[0].model.eval()
     images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     for here, there in enumerate((0, 2, 3, 4, 5)):
         assert torch.equal(second(images, here), first(images, there))
     assert any(head.weight.any() for head in first.heads)
     assert not second.heads[5].weight.any()
-    assert all(norm.num_updates[5] == 0 for norm in task_norms(second))
+    assert all(norm.num_updates[5] == 0 for norm in route_norms(second))
     for router in (module for module in second.trunk.modules() if isinstance(module, TaskRouter)):
         kept = router.mask.sum(dim=1)
         assert (kept == kept[0]).all()
