@@ -10,6 +10,7 @@ from rich.markup import escape
 from data_prep.commands.options import Subparsers, add_shard_set
 from data_prep.inspect.association_picture import draw_picture
 from data_prep.inspect.info import print_info
+from data_prep.inspect.routes import read_routes
 from matl_scale.data.shards.label_association import associate, strongest_pairs
 from matl_scale.data.shards.manifest import read_manifest
 from matl_scale.errors import InputError
@@ -26,6 +27,9 @@ def add_command(commands: Subparsers) -> None:
         metavar="FILE",
         help="draw how strongly the labels of tasks are associated, as bias-corrected Cramér's V (.png, .svg, .pdf)",
     )
+    info.add_argument(
+        "--routes", type=Path, metavar="FILE", help="show the route of each task beside it, from a run's routes.parquet"
+    )
     info.set_defaults(run=run)
 
 
@@ -33,7 +37,7 @@ def run(options: argparse.Namespace) -> None:
     # a pipe has no width: keep lines whole for tools that search them
     console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
     manifest = read_manifest(options.folder, options.version)
-    print_info(manifest, console)
+    print_info(manifest, console, read_routes(options.routes, manifest.task_names) if options.routes else None)
     path: Path | None = options.picture
     if path is not None:
         if path.suffix not in (".png", ".svg", ".pdf") or not path.absolute().parent.is_dir():

@@ -1,16 +1,21 @@
 """`matl-data info`: what a shard set holds, as a table with one line per task."""
 
+from collections.abc import Mapping
+
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from matl_scale.data.shards.layout import count_labels
+from matl_scale.data.shards.layout import MISSING, count_labels
 from matl_scale.data.shards.manifest import Manifest
 
 
-def print_info(manifest: Manifest, console: Console) -> None:
-    """Prints the classes, labelled images per split, missing labels and largest class of each task; then splits and shards."""
+def print_info(manifest: Manifest, console: Console, route_of: Mapping[str, str] | None = None) -> None:
+    """Prints the classes, labelled images per split, missing labels and largest class of each task; then splits and shards.
+
+    `route_of` has the names of routes by task, to be shown beside it.
+    """
     labels = manifest.labels()
     split_names = list(manifest.splits)
     ids_of = {split: manifest.sample_ids(split) for split in split_names}
@@ -18,15 +23,20 @@ def print_info(manifest: Manifest, console: Console) -> None:
         box=None, header_style="bold", pad_edge=False, caption="labelled images per split", expand=console.is_terminal
     )
     table.add_column("task", no_wrap=True)
+    if route_of is not None:
+        table.add_column("route", no_wrap=True)
     for name in ("classes", *split_names, "missing", "largest"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("labels per class", overflow="ellipsis", no_wrap=True, ratio=1)
+    labels_per_image = np.zeros(len(labels), dtype=np.int64)
     for column, task in enumerate(manifest.tasks):
+        labels_per_image += labels[:, column] != MISSING
         counts = count_labels(labels[:, column], task.num_classes)
         labelled = [int((labels[ids, column] >= 0).sum()) for ids in ids_of.values()]
         missing = 1 - counts.sum() / len(labels)
         table.add_row(
             escape(task.name),
+            *([] if route_of is None else [escape(route_of.get(task.name, ""))]),
             str(task.num_classes),
             *(f"{count:,}" for count in labelled),
             f"{missing:.1%}",
@@ -39,8 +49,10 @@ def print_info(manifest: Manifest, console: Console) -> None:
     for split in split_names:
         sizes = [shard["bytes"] for shard in shards if shard["split"] == split]
         console.print(
-            f"  {split}: {manifest.splits[split]:,} images in {len(sizes)} shards, {sum(sizes) / 1e6:,.1f} MB"
+            f"  {split}: {manifest.splits[split]:,} images in {len(sizes)} shards, {sum(sizes) / 1e6:,.1f} MB, "
+            f"{mean_of_labelled(labels_per_image[ids_of[split]]):.3g} labels per image"
         )
+    console.print("  labels per image: the mean over images that have one; `routing.routes` auto goes by that of train")
     for entry in manifest.entries:
         marker = "→" if entry["version"] == manifest.version else " "
         console.print(f"{marker} version {entry['version']}, id {entry['id'][:12]}: {escape(entry['change'])}")
@@ -49,6 +61,11 @@ def print_info(manifest: Manifest, console: Console) -> None:
         f"  {len(manifest.tasks)} tasks, {np.mean(labels < 0):.1%} of all labels missing; images: "
         + (f"{size} × {size} pixels" if size else "of several sizes")
     )
+
+
+def mean_of_labelled(labels_per_image: np.ndarray) -> float:
+    """Returns the mean number of labels of the images that have one; 0 if none has."""
+    return float(labels_per_image.sum()) / max(int((labels_per_image > 0).sum()), 1)
 
 
 def describe_counts(classes: tuple[str, ...], counts: np.ndarray, limit: int = 3) -> str:

@@ -37,13 +37,16 @@ def to_json(value: Any) -> Any:
 
 
 def run_to_json(facts: RunFacts) -> dict[str, Any]:
-    """Returns the last evaluation of a run, every metric of every task."""
+    """Returns the last evaluation of a run, every metric of every task, and the tasks of every route: of those that the facts
+    leave out too, so that `routing.routes` takes it."""
     latest, undefined = facts.latest, {each.task: each for each in find_undefined(facts)}
     tasks = [
         {
             "task": task,
+            "route": facts.run.route_of[task],
             "count": latest.metrics.counts[i],
             "draws": None if latest.draws is None else latest.draws[i],
+            "labels_seen": None if latest.labels_seen is None else latest.labels_seen[i],
             "metrics": {name: column[i] for name, column in latest.metrics.values.items()},
             "balanced_accuracy_change": facts.change.values[i],
             "undefined": undefined.get(task),
@@ -52,7 +55,13 @@ def run_to_json(facts: RunFacts) -> dict[str, Any]:
     ]
     summary = latest.metrics.summary()
     content: dict[str, Any] = to_json(
-        {"step": latest.step, "previous_step": facts.change.since, "summary": summary, "tasks": tasks}
+        {
+            "step": latest.step,
+            "previous_step": facts.change.since,
+            "summary": summary,
+            "routes": facts.run.routes,
+            "tasks": tasks,
+        }
     )
     return content
 

@@ -76,10 +76,12 @@ def select_tasks(facts: RunFacts, task_ids: Sequence[int]) -> RunFacts:
     """Returns the facts of some tasks, given by their indices."""
     latest, change, chosen = facts.latest, facts.change, list(task_ids)
     tasks = [latest.tasks[i] for i in chosen]
-    draws = None if latest.draws is None else latest.draws[chosen]
+    draws, labels_seen = (None if count is None else count[chosen] for count in (latest.draws, latest.labels_seen))
     return replace(
         facts,
-        latest=replace(latest, tasks=tasks, metrics=latest.metrics.select(chosen), draws=draws),
+        latest=replace(
+            latest, tasks=tasks, metrics=latest.metrics.select(chosen), draws=draws, labels_seen=labels_seen
+        ),
         histories={metric: history.of_tasks(tasks) for metric, history in facts.histories.items()},
         half_widths=facts.half_widths[chosen],
         change=replace(change, values=change.values[chosen], beyond_chance=change.beyond_chance[chosen]),

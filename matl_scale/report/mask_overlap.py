@@ -1,8 +1,8 @@
-"""How much of the trunk tasks share, and what units serve, from a run's routing masks."""
+"""How much of the trunk routes share, and what units serve, from a run's routing masks."""
 
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,13 +20,13 @@ class LayerUsage:
 
     name: str
     units: int
-    active: int  # units that are active for a task
-    unused: int  # units that serve no task
-    tasks_per_unit: np.ndarray  # the number of tasks that each unit serves, shape `(num_units,)`
+    active: int  # units that are active for a route
+    unused: int  # units that serve no route
+    routes_per_unit: np.ndarray  # the number of routes that each unit serves, shape `(num_units,)`
 
 
 def read_masks(folder: Path) -> dict[str, np.ndarray] | None:
-    """Returns a run's routing masks by layer, bool, shape `(num_tasks, num_units)`; None if it stored none."""
+    """Returns a run's routing masks by layer, bool, shape `(num_routes, num_units)`; None if it stored none."""
     path = RunFolder(folder).masks_file
     if not path.is_file():
         return None
@@ -45,18 +45,51 @@ def measure_usage(masks: Mapping[str, np.ndarray]) -> list[LayerUsage]:
             units=mask.shape[1],
             active=int(mask[0].sum()),
             unused=int((~mask.any(axis=0)).sum()),
-            tasks_per_unit=mask.sum(axis=0),
+            routes_per_unit=mask.sum(axis=0),
         )
         for name, mask in masks.items()
     ]
 
 
 def mask_overlap(masks: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Returns the share of a task's units, over all layers, that are active for another task too.
+    """Returns the share of a route's units, over all layers, that are active for another route too.
 
-    The shape is `(num_tasks, num_tasks)`; the diagonal is 1.
+    The shape is `(num_routes, num_routes)`; the diagonal is 1.
     """
     all_layers = np.concatenate(list(masks.values()), axis=1).astype(np.float32)
     shared = all_layers @ all_layers.T
     overlap: np.ndarray = shared / np.diag(shared)[:, None]
     return overlap
+
+
+def independent_overlap(layers: Sequence[LayerUsage]) -> float:
+    """Returns the mean overlap of two routes whose units are drawn independently: in a layer it is the share of active units."""
+    return sum(layer.active**2 / layer.units for layer in layers) / sum(layer.active for layer in layers)
+
+
+def mean_between_routes(values: np.ndarray, route_of: Sequence[int]) -> np.ndarray:
+    """Averages what is known of pairs of tasks, over all pairs of a task of one route and a task of another one.
+
+    Args:
+        values: Symmetric, shape `(num_tasks, num_tasks)`, NaN where it is unknown. The diagonal does not matter.
+        route_of: The index of each task's route. No route is without a task.
+
+    Returns:
+        Shape `(num_routes, num_routes)`, NaN where nothing is known; on the diagonal the mean over pairs of tasks of the same
+        route. With a route for every task it has the values themselves beside the diagonal.
+    """
+    order = np.argsort(route_of, kind="stable")
+    starts = np.flatnonzero(np.diff(np.asarray(route_of)[order], prepend=-1))
+    sorted_values = values[np.ix_(order, order)]
+    np.fill_diagonal(sorted_values, np.nan)
+    known = np.isfinite(sorted_values)
+    sums, counts = (sum_blocks(matrix, starts) for matrix in (np.where(known, sorted_values, 0), known))
+    means: np.ndarray = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+    return means
+
+
+def sum_blocks(matrix: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Sums the blocks of a square matrix whose rows and columns begin at `starts`."""
+    rows = np.add.reduceat(matrix, starts, axis=0, dtype=np.float64)
+    blocks: np.ndarray = np.add.reduceat(rows, starts, axis=1)
+    return blocks

@@ -13,13 +13,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
-from matl_scale.errors import InputError, nearest
+from matl_scale.errors import InputError, nearest, shortened
 from matl_scale.metrics.names import METRICS
 from matl_scale.metrics.task_metrics import TaskMetrics, worst_first
 from matl_scale.runs.about import read_about
 from matl_scale.runs.layout import CONFIG_FILE, RunFolder
 from matl_scale.runs.predictions import Predictions, read_predictions
 from matl_scale.runs.records import read_records
+from matl_scale.runs.routes import read_routes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +110,36 @@ class RunHistory:
         for pair in pairs:
             found.setdefault(pair["split"], []).append(pair["step"])
         return found
+
+    @cached_property
+    def routes(self) -> dict[str, list[str]]:
+        """The tasks of each route by its name, in the order of the masks. A run of an earlier version, which has no
+        routes.parquet, has a route for every task.
+
+        Raises:
+            InputError: routes.parquet cannot be read, or lacks a task of the run.
+        """
+        path, tasks = self.files.routes_file, names_in_order(self.table, "task")
+        if not path.is_file():
+            return {name: [name] for name in tasks}
+        routes = read_routes(path)
+        known = {name for served in routes.values() for name in served}
+        if left_out := [name for name in tasks if name not in known]:
+            raise InputError(
+                f"{path} should have every task of the run. It lacks {shortened(left_out)}. The run writes it again when it is "
+                "restarted."
+            )
+        return routes
+
+    @cached_property
+    def route_of(self) -> dict[str, str]:
+        """The route of each task, by names."""
+        return {task: route for route, tasks in self.routes.items() for task in tasks}
+
+    @property
+    def shares_routes(self) -> bool:
+        """Whether some route serves several tasks."""
+        return len(self.routes) < len(self.route_of)
 
     @cached_property
     def records(self) -> list[dict[str, Any]]:

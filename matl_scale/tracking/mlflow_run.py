@@ -39,6 +39,11 @@ def metric_key(name: str) -> str:
     return "/".join("_" if part.strip(".") == "" else part for part in allowed.split("/"))
 
 
+def shorten_value(value: str) -> str:
+    """Returns a parameter's value, cut to what MLflow accepts: `routing.routes` may name thousands of tasks."""
+    return value if len(value) <= VALUE_LENGTH else value[: VALUE_LENGTH - 1] + "…"
+
+
 def open_client(uri: str) -> Any:
     """Returns MLflow's client of a store."""
     from mlflow import MlflowClient
@@ -93,14 +98,14 @@ class MlflowRun:
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
 
         about, run_id = read_about(self.folder), self.state["run_id"]
-        params = [Param(metric_key(key), value[:VALUE_LENGTH]) for key, value in about.get("params", {}).items()]
+        params = [Param(metric_key(key), shorten_value(value)) for key, value in about.get("params", {}).items()]
         texts = {"matl_scale.folder": str(self.folder.resolve())} | views.environment_tags(about.get("environment", {}))
         self._client.log_batch(run_id, params=params, tags=[RunTag(key, value) for key, value in texts.items()])
         if "data" in about:
             tag = InputTag("mlflow.data.context", "training")
             dataset = Dataset(**views.dataset_fields(about["data"]))
             self._client.log_inputs(run_id, [DatasetInput(dataset, [tag])])
-        self._log_files(self.files.config_file, self.files.about_file)
+        self._log_files(self.files.config_file, self.files.about_file, self.files.routes_file)
 
     def _alone_in_new_store(self) -> contextlib.AbstractContextManager[None]:
         """Locks a SQLite store that may not exist yet: when two processes create its tables at once, both fail."""

@@ -99,19 +99,29 @@ def escape_markdown(text: str) -> str:
 def latest_table(history: RunHistory) -> dict[str, Any]:
     """Returns the last evaluation of each split, as `{"columns": [...], "data": [[...], ...]}`.
 
-    One row per task, worst first, with the main metrics in the first columns. Values are text with four decimals, empty where
-    they are undefined: MLflow's page sorts numbers as the text that it shows, 0.95 below 0.922.
+    One row per task, worst first, with the main metrics in the first columns, and the task's route if tasks share routes.
+    Values are text with four decimals, empty where they are undefined: MLflow's page sorts numbers as the text that it shows,
+    0.95 below 0.922.
     """
     rows: list[list[Any]] = []
     tables = [history.latest(split) for split in history.steps]
     metrics = sorted({name for table in tables for name in table.metrics.values}, key=column_rank)
+    shows_labels = any(table.labels_seen is not None for table in tables)
     for table in tables:
         values = [list(map(four_digits, table.metrics.values[name].tolist())) for name in metrics]
-        draws = [None] * len(table.tasks) if table.draws is None else table.draws.tolist()
-        columns = [table.tasks, *values, table.metrics.counts.tolist(), draws]
+        amounts = [table.metrics.counts, table.draws, *([table.labels_seen] if shows_labels else [])]
+        counts = [[None] * len(table.tasks) if amount is None else amount.tolist() for amount in amounts]
+        routes = [[history.route_of[name] for name in table.tasks]] if history.shares_routes else []
+        columns = [table.tasks, *values, *counts, *routes]
         order = worst_first(table.metrics.values[MAIN_METRIC])
         rows += [[*(column[i] for column in columns), table.split, table.step] for i in order]
-    return {"columns": ["task", *metrics, "count", "draws", "split", "step"], "data": rows}
+    titles = [
+        "count",
+        "draws",
+        *(["labels_seen"] if shows_labels else []),
+        *(["route"] if history.shares_routes else []),
+    ]
+    return {"columns": ["task", *metrics, *titles, "split", "step"], "data": rows}
 
 
 def column_rank(metric: str) -> tuple[int, str]:

@@ -152,7 +152,7 @@ def test_undefined_cells_are_empty_and_the_note_says_why(run: RunHistory) -> Non
     assert rows[unlabelled.name][-1] == "no labelled sample"
     assert rows[one_class.name][titles.index("AUROC")] is None
     assert rows[one_class.name][-1] == f"only class `{one_class.classes[0]}` occurs"
-    assert "never trained" in str(rows[SMALL.tasks()[0].name][-1])
+    assert "not trained in this run" in str(rows[SMALL.tasks()[0].name][-1])
     assert [index for index, row in enumerate(table.rows) if row[-1]] == table.chosen
     values = [row[1] for row in table.rows]
     assert values[-2:] == [None, None]

@@ -1,4 +1,4 @@
-"""The routing section: what masks have in common, and which units serve no task, beside the association of labels."""
+"""The routing section: what masks have in common, and which units serve no route, beside the association of labels."""
 
 import os
 from dataclasses import replace
@@ -11,7 +11,7 @@ from helpers.report_runs import binary_tasks, draw_labels, write_run
 from helpers.run_configs import build_config
 from helpers.shard_sets import ShardSet
 from matl_scale.errors import InputError
-from matl_scale.models.routing_config import RoutingConfig
+from matl_scale.models.routing_config import RoutingConfig, Setting
 from matl_scale.report.mask_overlap import mask_overlap, measure_usage, read_masks
 from matl_scale.report.page.routing_section import build_routing_section
 from matl_scale.routing.router import TaskRouter
@@ -32,16 +32,21 @@ def test_overlap_and_use_are_counted() -> None:
     np.testing.assert_allclose(mask_overlap(MASKS), [[1, 1 / 3, 1], [1 / 3, 1, 1 / 3], [1, 1 / 3, 1]])
     first, second = measure_usage(MASKS)
     assert (first.units, first.active, first.unused) == (4, 2, 1)
-    assert first.tasks_per_unit.tolist() == [3, 2, 1, 0]
+    assert first.routes_per_unit.tolist() == [3, 2, 1, 0]
     assert (second.units, second.active, second.unused) == (2, 1, 0)
 
 
+@pytest.mark.parametrize("routes", ["task", 5])
 def test_a_run_stores_the_masks_of_its_network(
-    small_set: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_set: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, routes: Setting
 ) -> None:
     monkeypatch.chdir(tmp_path)
     config = build_config(
-        tmp_path, small_set, "run", train=TrainConfig(steps=2, precision="fp32"), routing=RoutingConfig(sigma=0.25)
+        tmp_path,
+        small_set,
+        "run",
+        train=TrainConfig(steps=2, precision="fp32"),
+        routing=RoutingConfig(sigma=0.25, routes=routes),
     )
     config = replace(config, data=replace(config.data, path=os.path.relpath(str(small_set.root))))
     train(config, build_accelerator("fp32"))
@@ -49,30 +54,37 @@ def test_a_run_stores_the_masks_of_its_network(
     monkeypatch.chdir(tmp_path / "elsewhere")
     masks = read_masks(config.run.folder)
     assert masks is not None
-    trunk = restore_network(open_network(config.run.folder), build_accelerator("fp32").device).trunk
+    model = restore_network(open_network(config.run.folder), build_accelerator("fp32").device)
+    trunk = model.trunk
     routers = {name: module for name, module in trunk.named_modules() if isinstance(module, TaskRouter)}
     assert {f"routers.{name}" for name in masks} == set(routers)
     for name, mask in masks.items():
         np.testing.assert_array_equal(mask, routers[f"routers.{name}"].mask.numpy())
     run = RunHistory(config.run.folder)
-    section = build_routing_section(run, small_set.manifest.task_names)
+    assert tuple(run.routes) == model.routes.names
+    names = small_set.manifest.task_names
+    assert [run.routes[name] for name in run.routes] == [[names[i] for i in tasks] for tasks in model.routes.tasks_of]
+    section = build_routing_section(run, run.latest("val"))
     assert section is not None
     assert len(section.figures) == 2
     assert any("Rank correlation of overlap and label association" in text for text in section.paragraphs)
-    assert len(section.table.rows) == len(masks)
+    *by_route, by_layer = section.tables
+    assert len(by_layer.rows) == len(masks)
+    assert len(by_route) == run.shares_routes
 
 
 def test_without_masks_or_shards_it_says_so(tmp_path: Path) -> None:
     tasks = binary_tasks("a", "b", "c")
     labels = draw_labels(20, tasks)
     write_run(tmp_path / "run", tasks, labels, labels, config={"data": {"path": str(tmp_path / "gone"), "version": ""}})
-    run, names = RunHistory(tmp_path / "run"), [task.name for task in tasks]
-    assert build_routing_section(run, names) is None
+    run = RunHistory(tmp_path / "run")
+    latest = run.latest("test")
+    assert build_routing_section(run, latest) is None
     masks_file = RunFolder(run.folder).masks_file
     np.savez_compressed(masks_file, **MASKS)
-    section = build_routing_section(run, names)
+    section = build_routing_section(run, latest)
     assert section is not None
-    assert section.paragraphs[0] == "A task has 50.0% of the trunk's 6 units. 1 units serve no task."
+    assert section.paragraphs[0] == "A route has 50.0% of the 6 units of routed layers. 1 units serve no route."
     assert "the shard set is no longer there" in section.paragraphs[-1]
     whole = masks_file.read_bytes()
     for content in (b"no masks", b"", whole[:100], whole[:80] + b"x" + whole[81:]):

@@ -7,19 +7,26 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_PARAMS_TAGS_PER_BATCH
 
 from helpers.local_records import log_evaluation
 from matl_scale import InputError
 from matl_scale.metrics.names import METRICS
 from matl_scale.metrics.task_metrics import TaskMetrics
+from matl_scale.models.routing_config import RoutingConfig
+from matl_scale.routes import Routes
+from matl_scale.runs.about import write_about
 from matl_scale.runs.history import RunHistory
 from matl_scale.runs.records import LocalLog
+from matl_scale.runs.routes import write_routes
 from matl_scale.tracking.mlflow_follower import follow
 from matl_scale.tracking.mlflow_run import MlflowRun, metric_key
 from matl_scale.tracking.mlflow_store import without_password
 from matl_scale.tracking.mlflow_views import latest_table
 from matl_scale.tracking.recorder import TrackConfig
+from matl_scale.train.config import Config, walk
 
 
 def test_latest_table_has_one_row_per_task_and_split(tmp_path: Path) -> None:
@@ -29,14 +36,47 @@ def test_latest_table_has_one_row_per_task_and_split(tmp_path: Path) -> None:
     log_evaluation(log, 5, "test")
     table = latest_table(RunHistory(tmp_path))
     assert table["columns"][:3] == ["task", "balanced_accuracy", "auroc"]
-    assert table["columns"][-4:] == ["count", "draws", "split", "step"]
-    assert set(table["columns"][1:-4]) == set(METRICS)
-    assert [[*row[:3], *row[-4:]] for row in table["data"]] == [
-        ["a", "0.5500", "0.9000", 7, 5, "val", 5],
-        ["b", "", "0.8000", 8, 10, "val", 5],  # undefined values come last
-        ["a", "0.5500", "0.9000", 7, 5, "test", 5],
-        ["b", "", "0.8000", 8, 10, "test", 5],
+    assert table["columns"][-5:] == ["count", "draws", "labels_seen", "split", "step"]
+    assert set(table["columns"][1:-5]) == set(METRICS)
+    assert [[*row[:3], *row[-5:]] for row in table["data"]] == [
+        ["a", "0.5500", "0.9000", 7, 5, 35, "val", 5],
+        ["b", "", "0.8000", 8, 10, 40, "val", 5],  # undefined values come last
+        ["a", "0.5500", "0.9000", 7, 5, 35, "test", 5],
+        ["b", "", "0.8000", 8, 10, 40, "test", 5],
     ]
+
+
+def test_latest_table_names_routes_that_tasks_share(tmp_path: Path) -> None:
+    log_evaluation(LocalLog(tmp_path), 5)
+    write_routes(tmp_path / "routes.parquet", ["a", "b"], Routes.build(["both"], [0, 0]))
+    table = latest_table(RunHistory(tmp_path))
+    assert table["columns"][-4:] == ["labels_seen", "route", "split", "step"]
+    assert [row[-3:] for row in table["data"]] == [["both", "val", 5]] * 2
+
+
+def test_latest_table_of_an_older_version(tmp_path: Path) -> None:
+    """It did not count labels."""
+    log_evaluation(LocalLog(tmp_path), 5)
+    draws = tmp_path / "draws.parquet"
+    pq.write_table(pq.read_table(draws).drop(["labels"]), draws)
+    table = latest_table(RunHistory(tmp_path))
+    assert table["columns"][-4:] == ["count", "draws", "split", "step"]
+    assert [row[-4:] for row in table["data"]] == [[7, 5, "val", 5], [8, 10, "val", 5]]
+
+
+def test_a_mapping_of_thousands_of_tasks_is_a_parameter(tmp_path: Path) -> None:
+    routing = RoutingConfig(routes={f"route {i}": [f"task {i}-{j}" for j in range(100)] for i in range(50)})
+    params = dict(walk(Config(routing=routing)))
+    data = {"path": "set", "manifest_id": "0", "version": "1", "splits": {}, "tasks": 5000, "image_size": 64}
+    write_about(tmp_path, params, data, ["cpu"])
+    LocalLog(tmp_path).log(1, {"train/lr": 0.1})
+    client = FakeClient()
+    run_at(tmp_path, client).copy_new()
+    assert set(client.params) == set(params)
+    assert client.params["routing.routes"].endswith("…")
+    text = client.params["routing.routes"].removesuffix("…")
+    assert str(routing.routes).startswith(text)
+    assert len(text) > 5000
 
 
 def test_curves_are_few() -> None:
@@ -62,6 +102,7 @@ class FakeClient:
         self.status = ""
         self.artifacts: list[str] = []
         self.tags: dict[str, str] = {}
+        self.params: dict[str, str] = {}
 
     def get_experiment_by_name(self, _: str) -> None:
         return None
@@ -79,7 +120,13 @@ class FakeClient:
         if self.away:
             raise ConnectionError("away")
         assert len(metrics) + len(params) + len(tags) <= 1000
+        assert len(params) + len(tags) <= MAX_PARAMS_TAGS_PER_BATCH
+        assert all(len(param.value) <= MAX_PARAM_VAL_LENGTH for param in params)
+        self.params |= {param.key: param.value for param in params}
         self.metrics += [(metric.step, metric.key, metric.value) for metric in metrics]
+
+    def log_inputs(self, _: str, __: Sequence) -> None:
+        """Data sets are of no interest here."""
 
     def log_artifact(self, _: str, path: str) -> None:
         self.artifacts.append(Path(path).name)

@@ -1,4 +1,4 @@
-"""The routing section of the page: how much of the trunk tasks share, beside the association of their labels."""
+"""The routing section of the page: which tasks share a route, and how much routes share, beside how their labels go together."""
 
 from dataclasses import dataclass
 
@@ -7,13 +7,25 @@ import yaml
 
 from matl_scale.data.shards.label_association import associate
 from matl_scale.errors import InputError
-from matl_scale.report.mask_overlap import LayerUsage, mask_overlap, measure_usage, read_masks
+from matl_scale.metrics.names import MAIN_METRIC, METRIC_LABELS
+from matl_scale.metrics.task_metrics import defined, mean, worst_first
+from matl_scale.report.mask_overlap import (
+    LayerUsage,
+    independent_overlap,
+    mask_overlap,
+    mean_between_routes,
+    measure_usage,
+    read_masks,
+)
 from matl_scale.report.page.figure import Figure, axis, scatter
 from matl_scale.report.page.table import Cell, Column, Table, rounded
 from matl_scale.report.shard_set import open_shard_set
-from matl_scale.runs.history import RunHistory
+from matl_scale.runs.history import RunHistory, TaskTable
+from matl_scale.runs.routes import describe_routes
 
-MAX_POINTS = 1500  # pairs of tasks in the figure (drawn without WebGL, which the page forbids); numbers count all pairs
+MAX_POINTS = (
+    1500  # pairs of routes in the figure (drawn without WebGL, which the page forbids); numbers count all pairs
+)
 MIN_PAIRS = 3  # for a rank correlation
 
 
@@ -23,22 +35,52 @@ class RoutingSection:
 
     paragraphs: list[str]
     figures: list[Figure]
-    table: Table
+    tables: list[Table]
 
 
-def build_routing_section(run: RunHistory, tasks: list[str]) -> RoutingSection | None:
-    """Builds the section from the names of all tasks, in the run's order; None for a run that stored no masks."""
+def build_routing_section(run: RunHistory, latest: TaskTable) -> RoutingSection | None:
+    """Builds the section from the last evaluation of all tasks; None for a run that stored no masks.
+
+    Raises:
+        InputError: The masks cannot be read, or are not those of the run's routes.
+    """
     masks = read_masks(run.folder)
     if masks is None:
         return None
-    layers, pairs = measure_usage(masks), np.tril_indices(len(tasks), -1)
-    overlap, matrix = mask_overlap(masks)[pairs], label_association(run, tasks)
+    if any(len(mask) != len(run.routes) for mask in masks.values()):
+        raise InputError(
+            f"{run.files.masks_file} should have a row for each of the run's {len(run.routes)} routes. The run writes it again "
+            "when it is restarted."
+        )
+    layers = measure_usage(masks)
+    paragraphs = [f"{describe_routes(run.routes)}."] if run.shares_routes else []
+    tables = [build_route_table(run, latest)] if run.shares_routes else []
+    tables.append(build_layer_table(layers))
+    if len(run.routes) == 1:
+        paragraphs += [
+            *describe_usage(layers, np.zeros(0)),
+            "There are no masks to compare: all tasks use the same units.",
+        ]
+        return RoutingSection(paragraphs=paragraphs, figures=[], tables=tables)
+    pairs = np.tril_indices(len(run.routes), -1)
+    overlap, matrix = mask_overlap(masks)[pairs], route_association(run, latest.tasks)
     association = None if matrix is None else matrix[pairs]
     figures = [draw_usage(layers)]
-    if association is not None and len(association):
+    if association is not None:
         figures.append(draw_pairs(overlap, association))
-    paragraphs = [*describe_usage(layers, overlap), *describe_association(overlap, association)]
-    return RoutingSection(paragraphs=paragraphs, figures=figures, table=build_layer_table(layers))
+    paragraphs += [*describe_usage(layers, overlap), *describe_association(overlap, association)]
+    if matrix is not None and association is not None and run.shares_routes:
+        paragraphs += describe_grouping(np.diag(matrix), association)
+    return RoutingSection(paragraphs=paragraphs, figures=figures, tables=tables)
+
+
+def route_association(run: RunHistory, tasks: list[str]) -> np.ndarray | None:
+    """Returns how strongly the labels of routes go together, shape `(num_routes, num_routes)`, see `mean_between_routes`; None
+    if the shard set or a task is gone."""
+    association, number_of = label_association(run, tasks), {name: i for i, name in enumerate(run.routes)}
+    return (
+        None if association is None else mean_between_routes(association, [number_of[run.route_of[t]] for t in tasks])
+    )
 
 
 def label_association(run: RunHistory, tasks: list[str]) -> np.ndarray | None:
@@ -52,22 +94,20 @@ def label_association(run: RunHistory, tasks: list[str]) -> np.ndarray | None:
 
 
 def describe_usage(layers: list[LayerUsage], overlap: np.ndarray) -> list[str]:
-    """Says how many units tasks have, and have in common; `overlap` has shape `(num_pairs,)`."""
+    """Says how many units routes have, and have in common; `overlap` has shape `(num_pairs,)`."""
     units, unused = sum(layer.units for layer in layers), sum(layer.unused for layer in layers)
     share = sum(layer.active for layer in layers) / units
-    texts = [f"A task has {share:.1%} of the trunk's {units:,} units. {unused:,} units serve no task."]
+    texts = [f"A route has {share:.1%} of the {units:,} units of routed layers. {unused:,} units serve no route."]
     if len(overlap):
         texts.append(
-            f"Two tasks have {overlap.mean():.1%} of their units in common on average, {overlap.min():.1%} to "
-            f"{overlap.max():.1%}; independent draws would give {share:.1%}."
+            f"Two routes have {overlap.mean():.1%} of their units in common on average, {overlap.min():.1%} to "
+            f"{overlap.max():.1%}; independent draws would give {independent_overlap(layers):.1%}."
         )
     return texts
 
 
 def describe_association(overlap: np.ndarray, association: np.ndarray | None) -> list[str]:
-    """Says whether tasks whose labels are associated share more units; both arrays have shape `(num_pairs,)`."""
-    if not len(overlap):
-        return []
+    """Says whether routes whose labels are associated share more units; both arrays have shape `(num_pairs,)`."""
     if association is None:
         return ["The association of labels is unknown: the shard set is no longer there, or has other tasks now."]
     known = np.isfinite(association)
@@ -82,22 +122,33 @@ def describe_association(overlap: np.ndarray, association: np.ndarray | None) ->
     ]
 
 
+def describe_grouping(within: np.ndarray, between: np.ndarray) -> list[str]:
+    """Says whether tasks whose labels go together share a route: `within` has the association of tasks of the same route, shape
+    `(num_routes,)`, `between` that of pairs of routes."""
+    if not (len(defined(within)) and len(defined(between))):
+        return []
+    return [
+        f"Label association of two tasks: {mean(within):.3f} on the same route, {mean(between):.3f} on different ones (means "
+        "over routes, and over pairs of routes)."
+    ]
+
+
 def draw_usage(layers: list[LayerUsage]) -> Figure:
-    """Draws how many units serve how many tasks, over all layers."""
-    counts = np.bincount(np.concatenate([layer.tasks_per_unit for layer in layers]))
+    """Draws how many units serve how many routes, over all layers."""
+    counts = np.bincount(np.concatenate([layer.routes_per_unit for layer in layers]))
     first = int(np.flatnonzero(counts)[0])
     bars = {
         "type": "bar",
         "x": list(range(first, len(counts))),
         "y": counts[first:].tolist(),
-        "hovertemplate": "%{x} tasks: %{y} units<extra></extra>",
+        "hovertemplate": "%{x} routes: %{y} units<extra></extra>",
     }
-    layout = {"xaxis": axis("tasks that a unit serves"), "yaxis": axis("units")}
-    return Figure(title="Units by the number of tasks they serve", data=[bars], layout=layout, height=300, span=6)
+    layout = {"xaxis": axis("routes that a unit serves"), "yaxis": axis("units")}
+    return Figure(title="Units by the number of routes they serve", data=[bars], layout=layout, height=300, span=6)
 
 
 def draw_pairs(overlap: np.ndarray, association: np.ndarray) -> Figure:
-    """Draws the mask overlap of pairs of tasks against the association of their labels, both of shape `(num_pairs,)`."""
+    """Draws the mask overlap of pairs of routes against the association of their labels, both of shape `(num_pairs,)`."""
     known = np.flatnonzero(np.isfinite(association))
     chosen = known[np.unique(np.linspace(0, len(known) - 1, min(len(known), MAX_POINTS)).astype(int))]
     points = scatter(
@@ -115,10 +166,38 @@ def draw_pairs(overlap: np.ndarray, association: np.ndarray) -> Figure:
 
 def build_layer_table(layers: list[LayerUsage]) -> Table:
     """Builds the table of layers."""
-    titles = ("units", "active for a task", "serving no task", "fewest tasks of a unit", "most tasks of a unit")
+    titles = ("units", "active for a route", "serving no route", "fewest routes of a unit", "most routes of a unit")
     rows: list[list[Cell]] = []
     for layer in layers:
-        tasks_per_unit = layer.tasks_per_unit
-        counts = (layer.units, layer.active, layer.unused, int(tasks_per_unit.min()), int(tasks_per_unit.max()))
+        served = layer.routes_per_unit
+        counts = (layer.units, layer.active, layer.unused, int(served.min()), int(served.max()))
         rows.append([layer.name, *counts])
     return Table(columns=[Column(title="layer"), *(Column(title=title, digits=0) for title in titles)], rows=rows)
+
+
+def build_route_table(run: RunHistory, latest: TaskTable) -> Table:
+    """Builds the table of routes, worst first, from the last evaluation of all tasks."""
+    task_ids = {name: i for i, name in enumerate(latest.tasks)}
+    main, served = METRIC_LABELS[MAIN_METRIC], [[task_ids[task] for task in tasks] for tasks in run.routes.values()]
+    columns = [
+        Column(title="route"),
+        Column(title="tasks", digits=0),
+        Column(title=f"mean {main}", digits=3),
+        Column(title=f"worst {main}", digits=3),
+        Column(title="draws", digits=0, hint="how often the route was trained"),
+        Column(title="labels seen", digits=0, hint="in training, of all its tasks"),
+    ]
+    values = [defined(latest.metrics.values[MAIN_METRIC][tasks]) for tasks in served]
+    means = np.array([mean(found) for found in values])
+    lowest = np.array([found.min(initial=np.inf) for found in values])  # infinite, and so empty, if none is defined
+    draws = [None if latest.draws is None else int(latest.draws[tasks[0]]) for tasks in served]
+    seen = [None if latest.labels_seen is None else int(latest.labels_seen[tasks].sum()) for tasks in served]
+    cells: list[list[Cell]] = [
+        list(run.routes),
+        [len(tasks) for tasks in served],
+        [*rounded(means)],
+        [*rounded(lowest)],
+        [*draws],
+        [*seen],
+    ]
+    return Table(columns=columns, rows=[[column[i] for column in cells] for i in worst_first(means)])

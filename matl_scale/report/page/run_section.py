@@ -29,7 +29,7 @@ def build_run_section(facts: RunFacts) -> dict[str, Any]:
         "table_remark": explain_columns(facts),
         "figures": build_run_figures(facts),
         "worst": find_worst_tasks(facts),
-        "routing": build_routing_section(run, run.latest(facts.latest.split).tasks),
+        "routing": build_routing_section(run, run.latest(facts.latest.split)),
         "config": config_file.read_text(encoding="utf-8", errors="replace") if config_file.is_file() else "",
         "about": yaml.safe_dump(about, allow_unicode=True, sort_keys=False) if about else "",
     }

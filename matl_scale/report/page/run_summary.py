@@ -9,6 +9,7 @@ from matl_scale.metrics.task_metrics import defined, mean, summarise
 from matl_scale.report.facts import RunFacts
 from matl_scale.report.page.table import MAX_LISTED, ShortList, Tile, format_number
 from matl_scale.report.shard_set import data_path
+from matl_scale.runs.routes import describe_routes
 
 
 def list_origin(facts: RunFacts) -> list[tuple[str, str]]:
@@ -22,6 +23,7 @@ def list_origin(facts: RunFacts) -> list[tuple[str, str]]:
         ("split", latest.split),
         ("step", f"{latest.step:,}"),
         ("tasks", f"{len(latest.tasks):,}"),
+        ("routes", describe_routes(facts.run.routes) if facts.run.shares_routes else ""),
         ("samples", labels if images is None else f"{images:,} images with {labels}"),
         ("data", data_path(facts.run)),
         ("label version", version),

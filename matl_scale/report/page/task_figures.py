@@ -1,6 +1,6 @@
-"""Figures of a run's last evaluation: how the metrics are distributed over tasks, and how they depend on samples and draws."""
+"""Figures of a run's last evaluation: how the metrics are distributed over tasks, and how they depend on what was trained on."""
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -44,11 +44,15 @@ def draw_distribution(facts: RunFacts, metric: str) -> Figure:
 
 
 def draw_scatters(facts: RunFacts) -> list[Figure]:
-    """Draws every task's metrics against its labelled samples and against its draws."""
-    latest = facts.latest
-    amounts = {"labelled samples of the task": latest.metrics.counts}
-    if latest.draws is not None:
-        amounts["draws of the task"] = latest.draws
+    """Draws every task's metrics against its labelled samples, the draws of its route, and the labels it was trained on."""
+    latest, shared = facts.latest, facts.run.shares_routes
+    known = {
+        "labelled samples of the task": latest.metrics.counts,
+        "draws of the task's route" if shared else "draws of the task": latest.draws,
+        "labels that the task was trained on": latest.labels_seen,
+    }
+    amounts = {title: amount for title, amount in known.items() if amount is not None}
+    span: Literal[4, 6] = 4 if len(amounts) > 2 else 6
     names = [escape_markup(name) for name in latest.tasks]
     figures = []
     for title, amount in amounts.items():
@@ -70,7 +74,7 @@ def draw_scatters(facts: RunFacts) -> list[Figure]:
             "yaxis": axis("metric"),
             "showlegend": True,
         }
-        figures.append(Figure(title=f"Metrics against {title}", data=traces, layout=layout, height=340, span=6))
+        figures.append(Figure(title=f"Metrics against {title}", data=traces, layout=layout, height=340, span=span))
     return figures
 
 

@@ -23,14 +23,18 @@ def build_task_table(facts: RunFacts) -> Table:
         Column(title="change", digits=3, signed=True, hint=f"of the {main} since {since}"),
         *(Column(title=METRIC_LABELS[name], digits=3, hint=HINTS.get(name, "")) for name in OTHER_METRICS),
         Column(title="samples", digits=0, hint="with a label for the task"),
-        Column(title="draws", digits=0, hint="how often the task was trained"),
+        Column(title="draws", digits=0, hint="how often the task's route was trained"),
+        *([] if latest.labels_seen is None else [Column(title="labels seen", digits=0, hint="in training")]),
+        *([Column(title="route")] if facts.run.shares_routes else []),
         Column(title="note"),
     ]
     values, counts = latest.metrics.values, latest.metrics.counts.tolist()
     draws = [None] * len(counts) if latest.draws is None else latest.draws.tolist()
     measured = [values[MAIN_METRIC], facts.half_widths, change.values, *(values[name] for name in OTHER_METRICS)]
     notes, order = note_tasks(facts), worst_first(values[MAIN_METRIC])
-    cells = [latest.tasks, *map(rounded, measured), counts, draws, notes]
+    seen = [] if latest.labels_seen is None else [latest.labels_seen.tolist()]
+    routes = [[facts.run.route_of[name] for name in latest.tasks]] if facts.run.shares_routes else []
+    cells = [latest.tasks, *map(rounded, measured), counts, draws, *seen, *routes, notes]
     changes: list[Mark] = [mark_change(facts, i) for i in order]
     below: list[Mark] = ["bad" if latest.metrics.below_baseline[i] else "" for i in order]
     return Table(
@@ -45,9 +49,10 @@ def build_task_table(facts: RunFacts) -> Table:
 def note_tasks(facts: RunFacts) -> list[str]:
     """Says of each task what is wrong with it; an empty text if nothing is."""
     latest, notes = facts.latest, []
+    trained = latest.draws if latest.labels_seen is None else latest.labels_seen
     for i, undefined in enumerate(explain_undefined(facts)):
         below = "below baseline" if latest.metrics.below_baseline[i] else ""
-        untrained = "never trained" if latest.draws is not None and latest.draws[i] == 0 else ""
+        untrained = "not trained in this run" if trained is not None and trained[i] == 0 else ""
         notes.append("; ".join(note for note in (undefined, below, untrained) if note))
     return notes
 

@@ -1,5 +1,7 @@
 """How lines and tables are printed. Names of runs, tasks and classes are arbitrary text, and never read as rich's markup."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
@@ -25,10 +27,11 @@ def print_remaining(console: Console, count: int) -> None:
         print_line(console, f"  and {count} more: --limit shows more, --json all")
 
 
-def build_table(first: str, *others: str) -> Table:
-    """Returns an empty table: a column of names, and columns of numbers."""
+def build_table(first: str, *others: str, more_names: Sequence[str] = ()) -> Table:
+    """Returns an empty table: a column of names, more of them if `more_names` has their titles, and columns of numbers."""
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column(first, no_wrap=True, overflow="ellipsis")
+    for title in (first, *more_names):
+        table.add_column(title, no_wrap=True, overflow="ellipsis")
     for title in others:
         table.add_column(title, justify="right")
     return table
@@ -36,7 +39,7 @@ def build_table(first: str, *others: str) -> Table:
 
 def add_row(table: Table, name: str, *cells: str, style: str = "") -> None:
     """Adds a row that begins with a name."""
-    table.add_row(escape(name), *cells, style=style)
+    table.add_row(*map(escape, (name, *cells)), style=style)
 
 
 def print_table(console: Console, title: str, table: Table) -> None:

@@ -1,5 +1,6 @@
 """One run's last evaluation in a terminal. Training and evaluation print it too, so it needs no optional package."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from matl_scale.report.facts import RunFacts, collect_facts
 from matl_scale.report.terminal.console import add_row, build_table, format_value, print_line, print_table
 from matl_scale.report.undefined import find_undefined
 from matl_scale.runs.history import RunHistory
+from matl_scale.runs.routes import describe_routes
 
 MAX_DRAWS_LISTED = 3
 
@@ -40,15 +42,17 @@ def print_summary(console: Console, facts: RunFacts) -> None:
     below = [latest.tasks[i] for i in np.flatnonzero(metrics.below_baseline)]
     names = f": {shortened(below)}" if below else ""
     print_line(console, f"tasks below the majority baseline: {len(below)} of {len(latest.tasks)}{names}")
+    print_line(console, describe_routes(facts.run.routes))
 
 
 def print_worst(console: Console, facts: RunFacts, limit: int) -> None:
     metrics = facts.latest.metrics
     worst = metrics.worst(limit)
-    table = build_table("task", "samples", *(METRIC_LABELS[name] for name in TASK_COLUMNS))
+    titles = ("samples", *(METRIC_LABELS[name] for name in TASK_COLUMNS))
+    table = build_table("task", *titles, more_names=route_titles(facts))
     for i in worst:
         values = (format_value(metrics.values[name][i]) for name in TASK_COLUMNS)
-        add_row(table, facts.latest.tasks[i], f"{metrics.counts[i]:,}", *values)
+        add_row(table, *name_task(facts, i), f"{metrics.counts[i]:,}", *values)
     print_table(console, f"worst {len(worst)} by {METRIC_LABELS[MAIN_METRIC]}", table)
 
 
@@ -63,12 +67,23 @@ def print_changes(console: Console, facts: RunFacts, limit: int) -> None:
         if not len(largest):
             print_line(console, f"no {word} since step {since:,}")
             continue
-        table = build_table("task", "before", "now", "change")
+        table = build_table("task", "before", "now", "change", more_names=route_titles(facts))
         for i in largest:
             change = facts.change.values[i]
             values = (format_value(now[i] - change), format_value(now[i]), format_value(change, "+.4f"))
-            add_row(table, facts.latest.tasks[i], *values)
+            add_row(table, *name_task(facts, i), *values)
         print_table(console, f"greatest {word} in {METRIC_LABELS[MAIN_METRIC]} since step {since:,}", table)
+
+
+def route_titles(facts: RunFacts) -> list[str]:
+    """Returns the title of the column of routes; empty if every task has its own."""
+    return ["route"] if facts.run.shares_routes else []
+
+
+def name_task(facts: RunFacts, task_id: int) -> list[str]:
+    """Returns the name of a task, and of its route if tasks share routes."""
+    name = facts.latest.tasks[task_id]
+    return [name, facts.run.route_of[name]] if facts.run.shares_routes else [name]
 
 
 def print_undefined(console: Console, facts: RunFacts, limit: int) -> None:
@@ -85,12 +100,23 @@ def print_undefined(console: Console, facts: RunFacts, limit: int) -> None:
 
 
 def print_draws(console: Console, facts: RunFacts, limit: int) -> None:
-    draws, tasks = facts.latest.draws, facts.latest.tasks
-    if draws is None:
+    """Prints which routes were drawn least and most often, and which tasks were trained on the fewest and most labels."""
+    latest, run = facts.latest, facts.run
+    if latest.draws is None:
         print_line(console, "draws per task are not known (no draws.parquet)")
-        return
-    order, count = np.argsort(draws, kind="stable"), min(limit, MAX_DRAWS_LISTED)
+    elif run.shares_routes:
+        draws = dict(zip(map(run.route_of.__getitem__, latest.tasks), latest.draws.tolist(), strict=True))
+        print_extremes(console, "draws per route", list(draws), np.array(list(draws.values())), limit)
+    else:
+        print_extremes(console, "draws per task", latest.tasks, latest.draws, limit)
+    if latest.labels_seen is not None:
+        print_extremes(console, "labels seen per task", latest.tasks, latest.labels_seen, limit)
+
+
+def print_extremes(console: Console, title: str, names: Sequence[str], counts: np.ndarray, limit: int) -> None:
+    """Prints the names with the smallest and the largest counts."""
+    order, count = np.argsort(counts, kind="stable"), min(limit, MAX_DRAWS_LISTED)
     least, most = (
-        ", ".join(f"{tasks[i]} {draws[i]:,}" for i in chosen) for chosen in (order[:count], order[::-1][:count])
+        ", ".join(f"{names[i]} {counts[i]:,}" for i in chosen) for chosen in (order[:count], order[::-1][:count])
     )
-    print_line(console, f"draws per task: least {least}; most {most}")
+    print_line(console, f"{title}: least {least}; most {most}")
