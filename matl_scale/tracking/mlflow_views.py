@@ -11,6 +11,7 @@ import numpy as np
 from matl_scale.metrics.names import MAIN_METRIC, MAIN_METRIC_LABELS, METRIC_LABELS, SUMMARIES, TASK_COLUMNS
 from matl_scale.metrics.task_metrics import worst_first
 from matl_scale.runs.history import RunHistory, TaskTable
+from matl_scale.runs.routes import describe_routes
 
 DIGEST_LENGTH = 36  # the longest that MLflow accepts
 NUM_WORST = 10
@@ -18,12 +19,14 @@ MAX_LABELS = 50  # beside an axis of the picture
 
 
 def write_description(history: RunHistory) -> str:
-    """Returns a description in Markdown: per split the summaries over tasks, and the worst tasks by name."""
+    """Returns a description in Markdown: per split the summaries over tasks, and the worst tasks by name; then what is where."""
     paragraphs = [describe_evaluation(history.latest(split)) for split in history.steps]
     paragraphs.append(
         "All tasks: artifact `per_task.json` (a table), `per_task.png` (tasks × evaluations), `per_task.parquet` (the whole "
         "history)."
     )
+    if history.shares_routes:
+        paragraphs.append(f"{describe_routes(history.routes)}: artifact `routes.parquet`, parameter `routing.routes`.")
     return "\n\n".join(paragraphs)
 
 

@@ -103,6 +103,17 @@ def test_the_terminal_names_routes(shared: Path, capsys: pytest.CaptureFixture[s
     assert "labels seen per task: least better 0, worse 3,200, same 6,400; most kind 9,600" in shown
 
 
+def test_equal_counts_are_said_once(shared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draws = RunFolder(shared).draws_file
+    table = pq.read_table(draws)
+    same = table.drop(["draws", "labels"]).append_column("draws", [[60] * 4]).append_column("labels", [[960] * 4])
+    pq.write_table(same, draws)
+    assert main([str(shared)]) == 0
+    shown = capsys.readouterr().out
+    assert "draws per route: 60 each" in shown
+    assert "labels seen per task: 960 each" in shown
+
+
 def test_json_can_be_given_back(shared: Path, tmp_path: Path) -> None:
     assert main([str(shared), "--json", str(tmp_path / "run.json"), "--tasks", "worse"]) == 0
     content = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))["run"]

@@ -52,6 +52,10 @@ def test_latest_table_names_routes_that_tasks_share(tmp_path: Path) -> None:
     table = latest_table(RunHistory(tmp_path))
     assert table["columns"][-4:] == ["labels_seen", "route", "split", "step"]
     assert [row[-3:] for row in table["data"]] == [["both", "val", 5]] * 2
+    client = FakeClient()
+    run_at(tmp_path, client).copy_new()
+    assert "2 tasks on 1 route: artifact `routes.parquet`" in client.tags["mlflow.note.content"]
+    assert "routes.parquet" in client.artifacts
 
 
 def test_latest_table_of_an_older_version(tmp_path: Path) -> None:

@@ -115,6 +115,9 @@ def print_draws(console: Console, facts: RunFacts, limit: int) -> None:
 
 def print_extremes(console: Console, title: str, names: Sequence[str], counts: np.ndarray, limit: int) -> None:
     """Prints the names with the smallest and the largest counts."""
+    if len(names) > 1 and counts.min() == counts.max():
+        print_line(console, f"{title}: {counts[0]:,} each")
+        return
     order, count = np.argsort(counts, kind="stable"), min(limit, MAX_DRAWS_LISTED)
     least, most = (
         ", ".join(f"{names[i]} {counts[i]:,}" for i in chosen) for chosen in (order[:count], order[::-1][:count])
