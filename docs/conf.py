@@ -30,6 +30,7 @@ python_maximum_signature_line_length = 80
 nitpicky = True
 nitpick_ignore_regex = [  # types in signatures: of other libraries, and internal ones that have no entry
     (r"py:class", r".*"),
+    (r"py:obj", r"typing\..*"),  # pieces of a signature that Sphinx cannot parse, because a default is `<factory>`
 ]
 default_role = "code"  # docstrings mark names with single backticks
 autodoc_member_order = "bysource"
