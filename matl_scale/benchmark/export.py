@@ -13,6 +13,7 @@ from matl_scale.deploy.export.dense import dense_network
 from matl_scale.deploy.export.description import Description
 from matl_scale.deploy.export.formats import Format, open_exported, write_network
 from matl_scale.models.network import MEAN, STD, RoutedModel, count_bytes
+from matl_scale.tasks import Task
 
 SIZE = 64
 NUM_TASKS, TASK = 10, 3
@@ -20,8 +21,7 @@ NUM_TASKS, TASK = 10, 3
 
 def write_task(model: RoutedModel, folder: str, kind: Format) -> Path:
     description = Description(
-        task=f"task_{TASK}",
-        classes=("no", "yes"),
+        tasks=(Task(name=f"task_{TASK}", classes=("no", "yes")),),
         image_size=SIZE,
         mean=MEAN,
         std=STD,

@@ -1,19 +1,24 @@
-"""`matl-export`: a file per task, with a name that is safe, compared with the run's network."""
+"""`matl-export`: a file per task or route, or one for all, with names that are safe, compared with the run's network."""
 
 import re
+import runpy
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.exported_networks import count_layers
 from helpers.run_configs import build_config
 from helpers.shard_sets import ShardSet
 from matl_scale.commands import export as command
-from matl_scale.deploy.export import export_tasks
-from matl_scale.deploy.export.description import file_stem
+from matl_scale.deploy.export import export_run
+from matl_scale.deploy.export.description import FileNames, safe_names
+from matl_scale.deploy.export.formats import open_exported
+from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.train.evaluation import EvalConfig
 from matl_scale.train.process_group import build_accelerator
 from matl_scale.train.run import train
@@ -43,7 +48,7 @@ NAMES = [
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.one_of(st.text(min_size=1), st.sampled_from(NAMES)), min_size=1, max_size=6, unique=True))
 def test_file_names_are_safe_and_differ(names: list[str]) -> None:
-    stems = [file_stem(name, names) for name in names]
+    stems = safe_names(names)
     assert len({stem.casefold() for stem in stems}) == len(names)
     for stem in stems:
         assert re.fullmatch(r"[A-Za-z0-9_-]{1,100}", stem)
@@ -52,21 +57,49 @@ def test_file_names_are_safe_and_differ(names: list[str]) -> None:
 
 def test_plain_names_stay() -> None:
     names = ["5_o_Clock_Shadow", "t-shirt", "Cat", "cat"]
-    assert [file_stem(name, names) for name in names[:2]] == names[:2]
-    assert re.fullmatch("Cat__[0-9a-f]{10}", file_stem("Cat", names))
+    assert safe_names(names)[:2] == names[:2]
+    assert re.fullmatch("Cat__[0-9a-f]{10}", safe_names(names)[2])
+
+
+SHORT = st.sampled_from(["all", "ALL", "all_", "x", "route-x", "Route-X", "route-x_", "a b", "route-a_b"])
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(SHORT, min_size=1, unique=True), st.lists(SHORT, min_size=1, unique=True))
+def test_files_of_tasks_of_routes_and_of_all_have_different_names(tasks: list[str], routes: list[str]) -> None:
+    names = FileNames.choose(tasks, routes)
+    assert names.tasks == safe_names(tasks)
+    found = [*names.tasks, *names.routes, names.all_tasks]
+    assert len({name.casefold() for name in found}) == len(tasks) + len(routes) + 1
+    for name in found:
+        assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,110}", name)
+
+
+def test_names_of_files_are_plain_where_they_can_be() -> None:
+    names = FileNames.choose(["smiling", "hat"], ["faces", "smiling"])
+    assert names == FileNames(tasks=["smiling", "hat"], routes=["route-faces", "route-smiling"], all_tasks="all")
+
+
+def train_run(folder: Path, shards: ShardSet, routing: RoutingConfig) -> Path:
+    evaluation = EvalConfig(every=3, batch_size=7)
+    config = build_config(
+        folder, shards, "run", train=TrainConfig(steps=3, precision="fp32"), eval=evaluation, routing=routing
+    )
+    train(config, build_accelerator("fp32"))
+    return config.run.folder
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, small_set: ShardSet) -> Path:
-    config = build_config(
-        tmp_path_factory.mktemp("runs"),
-        small_set,
-        "run",
-        train=TrainConfig(steps=3, precision="fp32"),
-        eval=EvalConfig(every=3, batch_size=7),
-    )
-    train(config, build_accelerator("fp32"))
-    return config.run.folder
+    """A run whose tasks have a route each."""
+    return train_run(tmp_path_factory.mktemp("runs"), small_set, RoutingConfig(routes="task"))
+
+
+@pytest.fixture(scope="module")
+def run_on_routes(tmp_path_factory: pytest.TempPathFactory, small_set: ShardSet) -> Path:
+    """A run whose six tasks share two routes."""
+    routing = RoutingConfig(routes={"a b": "task_[024]", "rest": "task_[135]"}, start="layer3")
+    return train_run(tmp_path_factory.mktemp("runs"), small_set, routing)
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
@@ -90,6 +123,79 @@ def test_the_command_writes_a_file_per_task_and_compares(
         assert re.search(r"\.safetensors: [\d.]+ MB, \d\d\.\d% of the full network, max \|Δ logit\| ", line)
 
 
+def test_the_command_writes_a_file_per_route(
+    run_on_routes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "--run", run_on_routes, "--route", "a *", "--route", "rest") == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert re.search(r"/route-a_b__\w{10}\.safetensors: 3 tasks, [\d.]+ MB, \d\d\.\d% of the full network, max ", first)
+    assert "/route-rest.safetensors: 3 tasks, " in second
+    module = runpy.run_path(str(run_on_routes / "export/route-rest.py"))
+    assert module["TASKS"] == ["task_1", "task_3", "task_5"]
+    assert [logits.shape for logits in module["load"]()(torch.zeros(2, 3, 16, 16))] == [(2, 2)] * 3
+    assert call(monkeypatch, "--run", run_on_routes, "--task", "task_4") == 0
+    assert runpy.run_path(str(run_on_routes / "export/task_4.py"))["TASK"] == "task_4"
+
+
+@pytest.mark.parametrize(
+    ("kind", "files"),
+    [
+        ("safetensors", ["all/network.py", "all/network.safetensors"]),
+        ("onnx", ["all.onnx"]),
+        ("torch.export", ["all.pt2"]),
+    ],
+)
+def test_the_command_writes_one_file_for_all(
+    run_on_routes: Path,
+    kind: str,
+    files: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    assert call(monkeypatch, "--run", run_on_routes, "--all", "--format", kind, "--out", tmp_path) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert re.search(r": 6 tasks, [\d.]+ MB, \d+\.\d% of the full network, max \|Δ logit\| ", line)
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")) == files
+    logits = open_exported(tmp_path / files[-1])(torch.zeros(2, 3, 16, 16))
+    assert [found.shape[1] for found in logits] == [2, 2, 3, 2, 5, 2]
+    assert count_layers(tmp_path / files[-1], "conv") == 10 + 2 * 10  # those in front of layer3 once
+
+
+def test_a_file_is_compared_task_by_task(
+    run_on_routes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def swapped(path: Path) -> Any:
+        return lambda images: [logits + (i == 3) for i, logits in enumerate(open_exported(path)(images))]
+
+    monkeypatch.setattr(export_run, "open_exported", swapped)
+    assert call(monkeypatch, "--run", run_on_routes, "--all", "--out", tmp_path) == 1
+    assert "gives other logits than the run's network for task `task_3`: they" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--task", "*", "--all"], "argument --all: not allowed with argument --task"),
+        (["--route", "*", "--task", "*"], "argument --task: not allowed with argument --route"),
+        ([], "one of the arguments --task --route --all is required"),
+        (
+            ["--route", "rust"],
+            "`--route` should match names of routes. `rust` matches none of the 2 routes. Did you mean `rest`?",
+        ),
+    ],
+)
+def test_bad_choices_are_refused(
+    run_on_routes: Path,
+    arguments: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert call(monkeypatch, "--run", run_on_routes, *arguments) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_what_the_command_refuses(
     run: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -102,13 +208,13 @@ def test_what_the_command_refuses(
         return line
 
     line = refusal("--run", run, "--task", "tusk_3")
-    assert "`--task` should match task names. `tusk_3` matches none of the 6 tasks. Did you mean `task_3`?" in line
+    assert "`--task` should match names of tasks. `tusk_3` matches none of the 6 tasks. Did you mean `task_3`?" in line
     (tmp_path / "file").touch()
     line = refusal("--run", run, "--task", "task_0", "--out", tmp_path / "file" / "below")
     assert line.endswith("/file/below cannot be written: Not a directory. Choose another folder.")
     line = refusal("--run", next((run / "best").iterdir()), "--task", "task_0")
     assert "--out should be given" in line
-    monkeypatch.setattr(export_tasks, "open_exported", lambda path: lambda images: torch.zeros(len(images), 1) + 9)  # noqa: ARG005
+    monkeypatch.setattr(export_run, "open_exported", lambda path: lambda images: torch.zeros(len(images), 1) + 9)  # noqa: ARG005
     assert "gives other logits than the run's network" in refusal(
         "--run", run, "--task", "task_0", "--out", tmp_path, code=1
     )

@@ -1,7 +1,11 @@
-"""Small routed networks for the tests of export, and what their files say about them."""
+"""Small routed networks for the tests of export, what their files say about them, and what such files hold."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache, partial
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -11,20 +15,29 @@ from helpers.torchvision_models import backbone_of, small_convnext
 from matl_scale import route
 from matl_scale.deploy.export.description import Description
 from matl_scale.models.network import RoutedModel
+from matl_scale.routes import Routes
 from matl_scale.routing.batch_norm import Statistics
+from matl_scale.tasks import Task
 from matl_scale.vision import models
 
 SIZE = 32
 CLASSES = (2, 3, 4)
+MANY_CLASSES = (2, 3, 2, 4, 2)
+# task 2 joined the first route later
+ROUTES = Routes(names=("first", "second"), route_of=(0, 1, 0, 0, 1), head_of=(0, 1, 2, 0, 1))
 DESCRIPTION = Description(
-    task='a/"b"\n',
-    classes=("ja", "nein", "né'e"),
+    tasks=(Task(name='a/"b"\n', classes=("ja", "nein", "né'e")),),
     image_size=SIZE,
     mean=(0.485, 0.456, 0.406),
     std=(0.229, 0.224, 0.225),
     run="first",
     step=30,
     checkpoint_sha256="ab12",
+)
+MANY_TASKS = replace(
+    DESCRIPTION,
+    tasks=tuple(Task(name=f"{i}-é", classes=tuple("abcd"[:count])) for i, count in enumerate(MANY_CLASSES)),
+    outputs=tuple(f"logits_{i}" for i in range(len(MANY_CLASSES))),
 )
 
 
@@ -84,11 +97,42 @@ def backbone(name: str) -> nn.Module:
 
 def routed(name: str, sigma: float = 0.5, statistics: Statistics = "task") -> RoutedModel:
     """A network in float64 whose tasks have seen a few batches."""
+    return build(backbone(name), Routes.one_per_task("abc"), CLASSES, sigma=sigma, statistics=statistics)
+
+
+def on_two_routes(name: str | nn.Module, start: str = "", **settings: Any) -> RoutedModel:
+    """A network in float64 whose five tasks share two routes; the first one has two head matrices. Convs before `start` are not
+    routed."""
+    net = backbone(name) if isinstance(name, str) else name
+    return build(net, ROUTES, MANY_CLASSES, **{"sigma": 0.5, "start": start, **settings})
+
+
+def build(net: nn.Module, routes: Routes, classes: Sequence[int], **settings: Any) -> RoutedModel:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
-        net = backbone(name)
-        torch.manual_seed(0)
-        trunk = route(net, len(CLASSES), sigma, statistics=statistics)
-        for task_id in (0, 1):
-            features = trunk(images_of(SIZE) * (task_id + 1), torch.tensor([task_id]))
-        return RoutedModel(trunk, CLASSES, features.shape[1]).double().eval()
+        trunk = route(net, routes.num_routes, **settings)
+        for route_id in (0, 1):
+            features = trunk(images_of(SIZE) * (route_id + 1), torch.tensor([route_id]))
+        return RoutedModel(trunk, classes, features.shape[1], routes).double().eval()
+
+
+def masked(model: RoutedModel, task_id: int, images: torch.Tensor) -> torch.Tensor:
+    """Returns a task's logits by masked execution."""
+    with torch.no_grad():
+        return model(images, model.routes.route_of[task_id])[:, model.columns_of(task_id)]
+
+
+def count_layers(path: Path, layer: Literal["conv", "linear"]) -> int:
+    """Returns how many convs or linear layers an exported file runs for a batch."""
+    if path.suffix == ".onnx":
+        import onnx
+
+        kind = {"conv": "Conv", "linear": "Gemm"}[layer]
+        return sum(node.op_type == kind for node in onnx.load(path).graph.node)
+    if path.suffix == ".pt2":
+        kind = {"conv": "conv2d", "linear": "linear"}[layer]
+        return sum(f"aten.{kind}." in str(node.target) for node in torch.export.load(path).graph.nodes)
+    kind = {"conv": "Conv2d", "linear": "Linear"}[layer]
+    source = path.with_suffix(".py").read_text()
+    names = re.findall(rf"self\.(\w+) = nn\.{kind}\(", source)
+    return sum(len(re.findall(rf"= self\.{name}\(", source)) for name in names)

@@ -1,1 +1,1 @@
-"""One task's sub-network as a dense network of its own, in files that can be used without this package."""
+"""Sub-networks of tasks as dense networks of their own, in files that can be used without this package."""

@@ -1,21 +1,25 @@
-"""What an exported file says about its network, and the file's name."""
+"""What an exported file says about its network, and the names of files and outputs."""
 
 import json
 import re
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from matl_scale.storage.files import hash_text
+from matl_scale.tasks import Task
 
 SAFE_NAME = re.compile(r"(?!.*__)[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
+ONE_OUTPUT = ("logits",)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
     """What a user needs to know who has only the file."""
 
-    task: str
-    classes: tuple[str, ...]  # in the order of the logits
+    tasks: tuple[Task, ...]  # one for each output, in their order
+    outputs: tuple[str, ...] = ONE_OUTPUT  # names of the outputs
     image_size: int  # in pixels
     mean: tuple[float, ...]  # what to subtract from each channel (R, G, B) of images in 0 to 1
     std: tuple[float, ...]  # what to divide each channel by after that
@@ -23,19 +27,60 @@ class Description:
     step: int
     checkpoint_sha256: str  # of its tensors
 
+    def content(self) -> dict[str, Any]:
+        """Returns every value by its key. One task is described by `task` and `classes`; several by `tasks`, with their names and
+        classes in lists, and the `outputs` of the file that belong to them."""
+        if len(self.tasks) == 1:
+            about: dict[str, Any] = {"task": self.tasks[0].name, "classes": self.tasks[0].classes}
+        else:
+            about = {
+                "tasks": [task.name for task in self.tasks],
+                "classes": [task.classes for task in self.tasks],
+                "outputs": self.outputs,
+            }
+        common = ("image_size", "mean", "std", "run", "step", "checkpoint_sha256")
+        return about | {key: getattr(self, key) for key in common}
+
     def texts(self) -> dict[str, str]:
         """Returns every value as text; numbers and lists as JSON."""
         return {
             key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            for key, value in asdict(self).items()
+            for key, value in self.content().items()
         }
 
 
-def file_stem(task: str, tasks: Iterable[str]) -> str:
-    """Returns a file name without suffix for a task: its own name if that is safe, else a safe form of it with a hash. Names of
-    `tasks` that differ only in case get a hash, because some file systems ignore case."""
-    alike = sum(other.casefold() == task.casefold() for other in tasks)
-    if SAFE_NAME.fullmatch(task) and alike <= 1:
-        return task
-    words = re.sub(r"[^A-Za-z0-9-]+", "_", task)[:60].strip("_-")
-    return f"{words or 'task'}__{hash_text(task)[:10]}"
+def safe_names(names: Sequence[str]) -> list[str]:
+    """Returns a different name for each that is safe as that of a file, without suffix: the name itself if that is safe, else a
+    safe form of it with a hash. Names that differ only in case get a hash, because some file systems ignore case."""
+    alike = Counter(name.casefold() for name in names)
+    safe = []
+    for name in names:
+        if SAFE_NAME.fullmatch(name) and alike[name.casefold()] <= 1:
+            safe.append(name)
+        else:
+            words = re.sub(r"[^A-Za-z0-9-]+", "_", name)[:60].strip("_-")
+            safe.append(f"{words or 'task'}__{hash_text(name)[:10]}")
+    return safe
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileNames:
+    """The names, without suffix, of all files that one network may be exported to. No two are equal, whatever tasks and routes
+    are called, so that files of several calls can be in one folder."""
+
+    tasks: list[str]
+    routes: list[str]
+    all_tasks: str
+
+    @classmethod
+    def choose(cls, tasks: Sequence[str], routes: Sequence[str]) -> "FileNames":
+        """Returns the names for the tasks and routes of a network."""
+        of_tasks = safe_names(tasks)
+        taken = {name.casefold() for name in of_tasks}
+        others = []
+        for name in [*(f"route-{route}" for route in safe_names(routes)), "all"]:
+            while name.casefold() in taken:
+                name += "_"
+            taken.add(name.casefold())
+            others.append(name)
+        return cls(tasks=of_tasks, routes=others[:-1], all_tasks=others[-1])

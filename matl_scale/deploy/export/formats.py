@@ -6,7 +6,7 @@
 | `onnx` | `NAME.onnx` | any ONNX runtime |
 | `torch.export` | `NAME.pt2` | torch |
 
-All accept any number of images and carry the network's `Description`.
+All accept any number of images and carry the network's `Description`. With several tasks they return a tuple of logits.
 """
 
 import io
@@ -14,7 +14,6 @@ import json
 import runpy
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -23,7 +22,9 @@ from torch import fx, nn
 
 from matl_scale.deploy.export.description import Description
 from matl_scale.deploy.export.source import write_source
+from matl_scale.errors import InputError
 from matl_scale.extras import require
+from matl_scale.models.network import count_bytes
 from matl_scale.storage.files import write_atomic, write_text
 
 Format = Literal["safetensors", "onnx", "torch.export"]
@@ -31,7 +32,8 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 SUFFIXES: dict[Format, str] = {"safetensors": ".safetensors", "onnx": ".onnx", "torch.export": ".pt2"}
 NEEDED: dict[Format, tuple[str, ...]] = {"safetensors": ("safetensors",), "onnx": ("onnx", "onnxscript", "onnxruntime")}
 DESCRIPTION_FILE = "description.json"  # in a .pt2
-Network = Callable[[torch.Tensor], torch.Tensor]
+MAX_ONNX_BYTES = 2**31 - 2**20  # what protobuf can write, with room for the graph
+Network = Callable[[torch.Tensor], torch.Tensor | tuple[torch.Tensor, ...]]
 
 
 def write_network(network: fx.GraphModule, description: Description, stem: Path, kind: Format) -> Path:
@@ -63,15 +65,22 @@ def write_torch_export(network: nn.Module, description: Description, path: Path)
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths on this machine
     buffer = io.BytesIO()
-    extra = {DESCRIPTION_FILE: json.dumps(asdict(description), ensure_ascii=False)}
+    extra = {DESCRIPTION_FILE: json.dumps(description.content(), ensure_ascii=False)}
     torch.export.save(program, buffer, extra_files=extra)
     write_bytes(path, buffer.getvalue())
 
 
 def write_onnx(network: nn.Module, description: Description, path: Path) -> None:
-    """Writes the graph for ONNX runtimes; input `images`, output `logits`."""
+    """Writes the graph for ONNX runtimes; input `images`, output `logits`, or one output per task with the names that the
+    description lists."""
     import onnx
 
+    num_bytes = count_bytes(network)
+    if num_bytes > MAX_ONNX_BYTES:
+        raise InputError(
+            f"The weights for {path.name} are {num_bytes / 1e9:.3g} GB, and one ONNX file holds {MAX_ONNX_BYTES / 1e9:.3g} GB. "
+            "Use the format safetensors or torch.export, or export fewer routes per file."
+        )
     images, shapes = example(network, description)
     with warnings.catch_warnings():
         # raised by torch itself
@@ -82,7 +91,7 @@ def write_onnx(network: nn.Module, description: Description, path: Path) -> None
             dynamic_shapes=shapes,
             dynamo=True,
             input_names=["images"],
-            output_names=["logits"],
+            output_names=list(description.outputs),
             external_data=False,
             verbose=False,
         )
@@ -113,7 +122,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def open_exported(path: Path) -> Network:
     """Reads a file that `write_network` wrote; for safetensors this runs the Python module beside it. Returns a function from
-    images, shape `(batch, 3, height, width)`, to logits."""
+    images, shape `(batch, 3, height, width)`, to logits; with several tasks, to a tuple of logits."""
     if path.suffix == ".pt2":
         return cast(Network, torch.export.load(path).module())
     if path.suffix == ".onnx":
@@ -128,4 +137,9 @@ def open_onnx(path: Path) -> Network:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+
+    def run(images: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        logits = tuple(torch.from_numpy(array) for array in session.run(None, {"images": images.numpy()}))
+        return logits[0] if len(logits) == 1 else logits
+
+    return run
