@@ -9,7 +9,7 @@ import numpy as np
 
 
 class TaskClassifier(mlflow.pyfunc.PythonModel):
-    """Classifies images for one task per call: `model.predict(images, params={"task": "smiling"})`."""
+    """Classifies images for one task, `model.predict(images, params={"task": "smiling"})`, or for all that a pattern matches."""
 
     def load_context(self, context: Any) -> None:
         """Loads the network from the model's files."""
@@ -26,24 +26,24 @@ class TaskClassifier(mlflow.pyfunc.PythonModel):
     # without annotations, from which MLflow would derive another signature
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ARG002
         """Returns the logits of a task, float32, shape `(batch, num_classes)`, for uint8 images of the network's size, shape
-        `(batch, 3, size, size)`. `params` is `{"task": name}`.
+        `(batch, 3, size, size)`. `params` is `{"task": name}`; a pattern, as `*`, gives a dict from the names that it matches to
+        their logits. Every route runs once per call.
 
         Raises:
             InputError: There is no such task.
         """
         import torch
 
-        from matl_scale.errors import InputError, nearest
         from matl_scale.models.network import normalise
+        from matl_scale.tasks import match_names
 
         task = (params or {}).get("task", self.tasks[0])
-        if task not in self.tasks:
-            raise InputError(f"The model has no task `{task}`." + nearest(task, self.tasks))
+        task_ids = match_names(self.tasks, task, "task")
         images = torch.from_numpy(np.array(model_input)).to(self.device)
         with torch.no_grad():
-            task_id = self.tasks.index(task)
-            logits = self.model(normalise(images), self.model.routes.route_of[task_id])
-            return logits[:, self.model.columns_of(task_id)].float().cpu().numpy()
+            by_task = self.model.logits_of_tasks(normalise(images), task_ids)
+        logits = {self.tasks[task_id]: values.float().cpu().numpy() for task_id, values in by_task.items()}
+        return logits[task] if task in self.tasks else logits
 
 
 mlflow.models.set_model(TaskClassifier())
