@@ -14,6 +14,7 @@ from PIL import Image
 from helpers.run_configs import build_config
 from helpers.shard_sets import ShardSet
 from matl_scale.data.shards.manifest import read_manifest
+from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.runs.layout import RunFolder
 from matl_scale.runs.predictions import read_predictions
 from matl_scale.train.config import Config
@@ -24,13 +25,15 @@ from matl_scale.train.step.train_step import TrainConfig
 SCRIPT = Path(__file__).parents[2] / "launch/predict.py"
 
 
-@pytest.fixture(scope="module")
-def run(small_set: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Config:
-    config = build_config(
-        tmp_path_factory.mktemp("runs"), small_set, "run", train=TrainConfig(steps=12, precision="fp32")
-    )
+def train_run(folder: Path, shards: ShardSet, routing: RoutingConfig) -> Config:
+    config = build_config(folder, shards, "run", train=TrainConfig(steps=12, precision="fp32"), routing=routing)
     train(config, build_accelerator("fp32"))
     return config
+
+
+@pytest.fixture(scope="module")
+def run(small_set: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Config:
+    return train_run(tmp_path_factory.mktemp("runs"), small_set, RoutingConfig(routes="task"))
 
 
 def predict(config: Config, *arguments: object) -> int:
@@ -65,6 +68,15 @@ def classes_by_image(path: Path, tasks: Sequence[str]) -> dict[str, list[str]]:
 
 
 def test_predictions_are_those_of_the_evaluation(run: Config, small_set: ShardSet, tmp_path: Path) -> None:
+    compare_with_evaluation(run, small_set, tmp_path)
+
+
+def test_so_are_those_of_tasks_that_share_routes(small_set: ShardSet, tmp_path: Path) -> None:
+    run = train_run(tmp_path, small_set, RoutingConfig(routes=2, grouping="random", start="layer3"))
+    compare_with_evaluation(run, small_set, tmp_path)
+
+
+def compare_with_evaluation(run: Config, small_set: ShardSet, tmp_path: Path) -> None:
     assert predict(run, "--images", small_set.root, "--out", tmp_path / "all.parquet") == 0
     expected = read_predictions(RunFolder(run.run.folder).predictions_file("val"))
     by_image = classes_by_image(tmp_path / "all.parquet", small_set.manifest.task_names)
