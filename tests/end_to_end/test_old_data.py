@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from data_prep.__main__ import main as matl_data
 from matl_scale.commands.evaluate import main as matl_evaluate
@@ -14,9 +15,12 @@ from matl_scale.commands.export import main as matl_export
 from matl_scale.commands.predict import main as matl_predict
 from matl_scale.commands.train import main as matl_train
 from matl_scale.data.shards.manifest import read_manifest
+from matl_scale.doctor.__main__ import main as matl_doctor
 from matl_scale.report.__main__ import main as matl_report
+from matl_scale.routes import Routes
 from matl_scale.runs.checkpoints.checkpoint import open_checkpoint
 from matl_scale.runs.predictions import read_predictions
+from matl_scale.runs.routes import read_routes
 
 OLD = Path(__file__).parents[1] / "data/old"
 TASKS = ["bright", "colour", "blue", "dark"]
@@ -113,6 +117,18 @@ def test_the_finished_run_is_complete_and_goes_on_when_asked(capsys: pytest.Capt
     steps = [record["step"] for record in read_records(RUN) if "train/loss" in record]
     assert steps == [10, 20, 30, 40, 42, 44]
     assert open_checkpoint(RUN).step == 44
+    # its version knew no `routing.routes`: every task had a route of its own, and keeps it
+    assert open_checkpoint(RUN).routes == Routes.one_per_task(TASKS)
+    assert read_routes(RUN / "routes.parquet") == {task: [task] for task in TASKS}
+    assert yaml.safe_load((RUN / "config.yaml").read_text(encoding="utf-8"))["routing"]["routes"] == "task"
+    with pytest.raises(SystemExit):
+        matl_train(arguments(*config, "--train.steps", 48, "--routing.routes", 2))
+    assert "has 4 routes for 4 tasks, and `routing.routes` asks for other ones" in capsys.readouterr().err
+
+
+def test_the_doctor_examines_its_config(capsys: pytest.CaptureFixture[str]) -> None:
+    assert matl_doctor(arguments("--config", RUN / "config.yaml", "--ranks", 1)) == 0
+    assert "4 routes for 4 tasks" in capsys.readouterr().out
 
 
 def test_a_new_run_starts_from_its_network() -> None:
