@@ -65,12 +65,15 @@ def cut_common(trunk: fx.GraphModule, common: set[fx.Node], sources: list[Source
     pool, it returns the largest and the smallest values of its windows instead, concatenated along the channels."""
     graph = fx.Graph()
     values: dict[fx.Node, fx.Node] = {}
+    copies: dict[fx.Node, fx.Node] = {}  # of what others may change in place before it is returned
     for node in trunk.graph.nodes:
         if node in common:
             values[node] = graph.node_copy(node, values.__getitem__)
+            if len(node.users) > 1 and any(node is source for source, _ in sources):
+                copies[node] = graph.call_function(torch.clone, (values[node],))
     outputs = []
     for node, pool in sources:
-        value = values[node]
+        value = copies.get(node, values[node])
         if pool is not None:
             largest = graph.call_module(str(pool.target), (value,))
             negative = graph.call_module(str(pool.target), (graph.call_function(operator.neg, (value,)),))

@@ -47,3 +47,27 @@ def test_what_tasks_have_in_common_is_computed_once() -> None:
     shared = AllRoutes(route(backbone_of("resnet18", 0.25), 4, 1.0, statistics="shared").eval())
     (features,) = shared.prepare(images_of())
     assert features.shape == (4, 128), "without routing and route statistics, all of the trunk is common"
+
+
+class ReadThenChanged(nn.Module):
+    """A routed layer reads what is the same for all routes, and then a layer that is not routed changes it in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.plain, self.back = nn.Conv2d(3, 8, 3, 4), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+        self.routed, self.relu, self.pool = nn.Conv2d(8, 8, 1), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = self.stem(images)
+        y = self.back(self.routed(x))
+        return torch.flatten(self.pool(self.plain(self.relu(x)) + y), 1)
+
+
+def test_what_is_read_before_it_is_changed_in_place_keeps_its_value() -> None:
+    trunk = route(ReadThenChanged().double(), 3, 0.5, layers=["routed"]).eval()
+    all_routes = AllRoutes(trunk)
+    with torch.no_grad():
+        prepared = all_routes.prepare(images_of())
+        for index in torch.arange(3)[:, None]:
+            actual = all_routes(prepared, index, all_routes.gather(index))
+            assert gap(actual, trunk(images_of(), index)) < 1e-10
