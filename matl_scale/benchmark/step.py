@@ -1,4 +1,4 @@
-"""Suite `step`: a training step of a task's sub-network, beside three references.
+"""Suite `step`: a training step of a route's sub-network, beside three references.
 
 The references are masked execution (the authors' algorithm), an unrouted network with σ·C channels (the lower bound), and
 the unrouted network with all channels. A step is forward pass, loss and backward pass, with gradients in the full parameters.
@@ -47,19 +47,19 @@ class StepCase:
         return value.to(memory_format=torch.channels_last) if self.channels_last else value
 
     def routed(self, conditions: Conditions, execution: str) -> Workload:
-        """Returns steps of a routed network whose active task changes with every step."""
+        """Returns steps of a routed network whose active route changes with every step."""
         model = build_model(ModelConfig(name=self.name), RoutingConfig(sigma=self.sigma), [2] * NUM_TASKS, 0, self.size)
         model = self.formatted(model.to(conditions.device))
         trunk: nn.Module = model.trunk if execution == "masked" else Subnetwork(model.trunk)
         if self.compiled:
             trunk.compile()
-        task_ids = itertools.cycle(range(NUM_TASKS))
+        route_ids = itertools.cycle(range(NUM_TASKS))
         optimizer = build_optimizer(OptimConfig(), model)
 
         def forward(images: torch.Tensor) -> torch.Tensor:
-            task_id = next(task_ids)
-            features = trunk(images, torch.tensor([task_id], device=images.device))
-            return cast(torch.Tensor, model.heads[task_id](features))
+            route_id = next(route_ids)
+            features = trunk(images, torch.tensor([route_id], device=images.device))
+            return cast(torch.Tensor, model.heads[route_id](features))
 
         return self.step(conditions, forward, optimizer)
 

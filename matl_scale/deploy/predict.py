@@ -86,7 +86,6 @@ def predict_batches(
     # fp16 does not run on a CPU, and bf16 is slow on most
     precision: Precision = "fp32" if device.type == "cpu" else config.precision
     predictor = Predictor(model, config.routing.execution, config.route_chunk)
-    routes = sorted({model.routes.route_of[task_id] for task_id in task_ids})
     predictor.start()
     for batch in batches:
         if not batch.names:
@@ -96,12 +95,8 @@ def predict_batches(
         if config.channels_last:
             images = images.to(memory_format=torch.channels_last)
         with autocast(device, precision):
-            probabilities: dict[int, torch.Tensor] = {}
-            for _, parts in predictor.logits(images, dict.fromkeys(routes)):
-                for ids, _, logits in parts:
-                    by_task = logits.float().softmax(dim=2).cpu().unbind(dim=1)
-                    probabilities.update(zip(ids.tolist(), by_task, strict=True))
-            yield batch, [probabilities[task_id] for task_id in task_ids]
+            logits = predictor.logits_of_tasks(images, task_ids)
+            yield batch, [values.float().softmax(dim=1).cpu() for values in logits.values()]
 
 
 def skipped_path(out: Path) -> Path:

@@ -16,12 +16,15 @@ class TaskClassifier(mlflow.pyfunc.PythonModel):
         from pathlib import Path
 
         from matl_scale.device import choose_device
-        from matl_scale.runs.checkpoints.network import open_network, restore_network
+        from matl_scale.models.predictor import Predictor
+        from matl_scale.runs.checkpoints.network import NetworkConfig, open_network, restore_network
 
         checkpoint = open_network(Path(context.artifacts["network"]))
         self.tasks = list(checkpoint.classes)
         self.device = choose_device()
-        self.model = restore_network(checkpoint, self.device)
+        model, config = restore_network(checkpoint, self.device), NetworkConfig.read(checkpoint.config)
+        self.predictor = Predictor(model, config.routing.execution, config.route_chunk)
+        self.predictor.start()
 
     # without annotations, from which MLflow would derive another signature
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ARG002
@@ -40,8 +43,7 @@ class TaskClassifier(mlflow.pyfunc.PythonModel):
         task = (params or {}).get("task", self.tasks[0])
         task_ids = match_names(self.tasks, task, "task")
         images = torch.from_numpy(np.array(model_input)).to(self.device)
-        with torch.no_grad():
-            by_task = self.model.logits_of_tasks(normalise(images), task_ids)
+        by_task = self.predictor.logits_of_tasks(normalise(images), task_ids)
         logits = {self.tasks[task_id]: values.float().cpu().numpy() for task_id, values in by_task.items()}
         return logits[task] if task in self.tasks else logits
 

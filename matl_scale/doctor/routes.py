@@ -4,29 +4,38 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from matl_scale.data.loading.plan import RouteOrder
 from matl_scale.data.shards.layout import MISSING
 from matl_scale.doctor.finding import Finding
 from matl_scale.errors import shortened
+from matl_scale.models.pass_cost import measure_pass
 from matl_scale.train.choose_routes import ChosenRoutes
 from matl_scale.train.config import Config
 from matl_scale.train.run_data import TRAIN_SPLIT, RunData
 
 
 def check_routes(config: Config, data: RunData, chosen: ChosenRoutes) -> Iterator[Finding]:
-    """Says which routes a run will have, and what a pass of all of them costs beside the plain network."""
-    routes, labels = chosen.routes, data.labels_of(TRAIN_SPLIT) != MISSING
+    """Says which routes a run will have, what a pass costs beside the plain network, and which labels are too rare for it."""
+    routes, batch_size = chosen.routes, config.data.batch_size
+    sample_ids = data.manifest.sample_ids(TRAIN_SPLIT)
+    shares = RouteOrder(0, batch_size, data.labels_of(TRAIN_SPLIT), sample_ids, routes).label_shares()
     sizes = np.array([len(tasks) for tasks in routes.tasks_of])
-    per_pass = [labels[:, tasks].sum() / max(labels[:, tasks].any(axis=1).sum(), 1) for tasks in routes.tasks_of]
+    per_pass = np.mean([shares[tasks].sum() for tasks in routes.tasks_of])
+    cost = measure_pass(config.model, config.routing, routes.num_routes, config.run.seed)
     if chosen.reason:
         yield Finding("note", "routes", f"{chosen.reason}.")
     yield Finding(
         "ok",
         "routes",
         f"{routes.num_routes} routes for {routes.num_tasks} tasks, {sizes.min()} to {sizes.max()} each; a forward pass trains "
-        f"{np.mean(per_pass):.3g} labels per image on average, at about {config.routing.sigma**2:.3g} of the "
-        "trunk's cost (σ²).",
+        f"{per_pass:.3g} labels per image on average, and costs {cost:.2g} of one through the plain network.",
     )
-    measured = (data.labels_of(config.eval.split) != MISSING).any(axis=0)
+    is_shared = sizes[list(routes.route_of)] > 1
+    if rare := [data.tasks[i].name for i in np.flatnonzero(is_shared & (shares * batch_size < 1))]:
+        text = f"{len(rare)} tasks have less than one label in a batch of their route: {shortened(rare)}."
+        remedy = "A label that comes seldom weighs much when it comes: give them routes of their own, or set `train.clip_norm`."
+        yield Finding("note", "routes", text, remedy)
+    measured = np.array([(column != MISSING).any() for column in data.labels_of(config.eval.split).T])
     if idle := [routes.names[i] for i, tasks in enumerate(routes.tasks_of) if not measured[tasks].any()]:
         text = f"no task of {len(idle)} routes has a label in `{config.eval.split}`: {shortened(idle)}."
         yield Finding("warning", "routes", text, "Their results stay empty.")

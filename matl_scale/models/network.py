@@ -1,6 +1,6 @@
 """The whole network: a routed trunk, the heads of the tasks on each route, and the images that it expects."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -8,7 +8,6 @@ from torch import fx, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from matl_scale.models.backbones import ModelConfig, build_backbone, count_features
-from matl_scale.models.logits import find_columns
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.routes import Routes
 from matl_scale.routing.batch_norm import Statistics
@@ -57,22 +56,6 @@ class RoutedModel(nn.Module):
         """Returns the logits of all tasks of a route for features of shape `(batch, num_features)`."""
         logits = [self.heads[head](features) for head in self.routes.heads_of[route_id]]
         return logits[0] if len(logits) == 1 else torch.cat(logits, dim=1)
-
-    def logits_of_tasks(self, images: torch.Tensor, task_ids: Collection[int]) -> dict[int, torch.Tensor]:
-        """Returns the logits of some tasks by task, each of shape `(batch, num_classes)`. Every route that they need runs once.
-
-        `images` have shape `(batch, 3, height, width)`.
-        """
-        found: dict[int, torch.Tensor] = {}
-        for route_id in dict.fromkeys(self.routes.route_of[task_id] for task_id in task_ids):
-            tasks = self.routes.tasks_of[route_id]
-            parts = self(images, route_id).split([self.num_classes[task_id] for task_id in tasks], dim=1)
-            found |= zip(tasks, parts, strict=True)
-        return {task_id: found[task_id] for task_id in task_ids}
-
-    def columns_of(self, task_id: int) -> slice:
-        """Returns which columns of its route's logits belong to a task."""
-        return find_columns(self.routes.tasks_of[self.routes.route_of[task_id]], self.num_classes, task_id)
 
     def heads_of(self, route_id: int) -> list[nn.Linear]:
         """Returns the head matrices of a route."""

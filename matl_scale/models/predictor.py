@@ -1,7 +1,7 @@
 """Logits of many tasks for the same images, route by route. What routes have in common is computed once; slices are reused
 between batches."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import cast
 
 import torch
@@ -21,12 +21,13 @@ class Predictor:
         self.network = AllRoutes(model.trunk) if execution == "subnetwork" else None
         self.splitter = LogitSplitter(model.routes, model.num_classes, next(model.parameters()).device)
         self._slices: dict[int, list[torch.Tensor]] = {}
+        self._common: dict[int, list[torch.Tensor]] = {}
 
     def start(self) -> None:
         """Starts with the current weights. Call it in evaluation mode, and again after the weights have changed."""
         if self.model.training:
             raise RuntimeError("The network should be in evaluation mode: call `model.eval()` first.")
-        self._slices = {}
+        self._slices, self._common = {}, {}
 
     @torch.no_grad()
     def logits(
@@ -41,11 +42,23 @@ class Predictor:
             inputs = prepared if indices is None else [tensor.index_select(0, indices) for tensor in prepared]
             yield route_id, list(self.splitter.split(route_id, self._run(route_id, inputs)))
 
+    def logits_of_tasks(self, images: torch.Tensor, task_ids: Collection[int]) -> dict[int, torch.Tensor]:
+        """Returns the logits of some tasks by task, each of shape `(batch, num_classes)`. Every route that they need runs once.
+
+        `images` have shape `(batch, 3, height, width)`.
+        """
+        found: dict[int, torch.Tensor] = {}
+        routes = dict.fromkeys(self.model.routes.route_of[task_id] for task_id in task_ids)
+        for _, parts in self.logits(images, dict.fromkeys(routes)):
+            for part in parts:
+                found |= zip(part.task_ids.tolist(), part.logits.unbind(dim=1), strict=True)
+        return {task_id: found[task_id] for task_id in task_ids}
+
     def _run(self, route_id: int, inputs: list[torch.Tensor]) -> torch.Tensor:
         if self.network is None:
             return cast(torch.Tensor, self.model(inputs[0], route_id))
         route = torch.tensor([route_id], device=inputs[0].device)
-        slices = self._slices[route_id] if route_id in self._slices else self.network.gather(route)
+        slices = self._slices.get(route_id) or self.network.gather(route, self._common)
         if len(self._slices) < self.route_chunk:
             self._slices[route_id] = slices
         return self.model.classify(self.network(inputs, route, slices), route_id)

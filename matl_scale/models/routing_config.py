@@ -23,7 +23,8 @@ class RoutingConfig:
     """How a number of routes is formed: tasks whose training labels go together (`affinity`), at `random`, or in the `order`
     of the shard set."""
     sigma: float = 0.5
-    """Sharing ratio σ: the fraction of a layer's units that a route keeps. 1 = all shared (hard sharing)."""
+    """Sharing ratio σ: the fraction of a layer's units that a route keeps. 1 = all shared; with `routes` one, that is
+    the plain network (hard sharing)."""
     sigmas: dict[str, float] = field(default_factory=dict)
     """Module pattern → σ of these layers; the last pattern that matches counts, other layers have `sigma`."""
     layers: list[str] | str = "*"
@@ -45,10 +46,16 @@ class RoutingConfig:
     def __post_init__(self) -> None:
         if self.statistics == "task":
             object.__setattr__(self, "statistics", "route")
+        if isinstance(self.routes, dict):  # YAML reads the name 1 as a number
+            object.__setattr__(self, "routes", {str(name): tasks for name, tasks in self.routes.items()})
+        if isinstance(self.layers, str):
+            object.__setattr__(self, "layers", [self.layers])
         if isinstance(self.routes, int) and self.routes < 1:
             raise InputError(f"`routing.routes` should be at least 1. Got {self.routes}.")
         if isinstance(self.routes, dict) and not self.routes:
             raise InputError("`routing.routes` should name at least one route with its task patterns. Got {}.")
+        if isinstance(self.routes, dict) and "" in self.routes:
+            raise InputError("`routing.routes` should name every route. Got an empty name.")
 
     def mask_spec(self, num_routes: int, seed: int) -> MaskSpec:
         """Returns how the masks of a network with `num_routes` routes are drawn."""
@@ -56,7 +63,7 @@ class RoutingConfig:
             num_routes=num_routes,
             sigma=self.sigma,
             sigmas=self.sigmas,
-            layers=[self.layers] if isinstance(self.layers, str) else self.layers,
+            layers=list(self.layers),
             start=self.start,
             strategy=self.strategy,
             align=self.align,

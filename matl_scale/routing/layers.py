@@ -42,10 +42,13 @@ def choose_sigmas(streams: Sequence[Stream], convs: Sequence[str], spec: MaskSpe
     chosen = {conv for conv in convs[first:] if any(matches(conv, pattern) for pattern in spec.layers)}
     if not any(chosen.issuperset(stream.convs) for stream in streams):
         tied = [conv for stream in streams if chosen.intersection(stream.convs) for conv in stream.convs]
-        raise InputError(
-            "`routing.layers` and `routing.start` should leave something to route. Convs whose outputs are added share a mask, "
-            f"so that one is routed only with the others: {shortened([conv for conv in tied if conv not in chosen])}."
+        why = (
+            "Convs whose outputs are added share a mask, so that one is routed only with the others: "
+            f"{shortened([conv for conv in tied if conv not in chosen])}."
+            if tied
+            else "What `routing.layers` names lies before `routing.start`, or it names nothing."
         )
+        raise InputError(f"`routing.layers` and `routing.start` should leave something to route. {why}")
     return [sigma_of(stream, spec) if chosen.issuperset(stream.convs) else None for stream in streams]
 
 

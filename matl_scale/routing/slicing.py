@@ -124,6 +124,16 @@ class Extremes:
 SliceRecipe = Cut | Fold | Extremes | int  # an int: the active indices themselves, from the table of that number
 
 
+def is_common(recipe: SliceRecipe) -> bool:
+    """Returns whether a recipe makes the same slices for every route."""
+    if isinstance(recipe, Fold):
+        has_table = any(table is not None for table in (recipe.weight.outputs, recipe.weight.inputs, recipe.channels))
+        return not has_table and recipe.norm.statistics == "shared"
+    if isinstance(recipe, Cut):
+        return recipe.outputs is None and recipe.inputs is None
+    return isinstance(recipe, Extremes) and recipe.channels is None
+
+
 def check_sliceable(module: nn.Conv2d | nn.Linear, name: str) -> None:
     """Raises `InputError` for a layer that does more than apply its weight and bias."""
     standard: Callable[..., Any] = nn.Conv2d.forward if isinstance(module, nn.Conv2d) else nn.Linear.forward

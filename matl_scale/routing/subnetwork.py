@@ -12,7 +12,7 @@ from torch import fx, nn
 from matl_scale.errors import InputError
 from matl_scale.routing.derive import Derived, derive
 from matl_scale.routing.shared_prefix import cut_common, find_common, find_early_pools
-from matl_scale.routing.slicing import Cut, Extremes, Fold, Indices
+from matl_scale.routing.slicing import Cut, Extremes, Fold, Indices, SliceRecipe, is_common
 from matl_scale.routing.units import active_indices
 
 
@@ -46,19 +46,32 @@ class SlicedNetwork(nn.Module):
             )
         return {None: None} | {number: self._indices(number, route) for number in range(self.num_tables)}
 
-    def gather(self, route: torch.Tensor) -> list[torch.Tensor]:
-        """Returns one route's slices of the trunk's parameters, in the order of the recipes; `route` has shape `(1,)`. Gradients
-        flow back into the parameters."""
+    def gather(self, route: torch.Tensor, common: dict[int, list[torch.Tensor]] | None = None) -> list[torch.Tensor]:
+        """Returns one route's slices of the trunk's parameters, in the order of the recipes. Gradients flow back into the
+        parameters.
+
+        Args:
+            route: The route, integers of shape `(1,)`.
+            common: Holds slices that are the same for all routes, by recipe, between calls with the same weights; empty at the
+                first. None makes all of them anew.
+        """
         indices = self.indices(route)
         slices: list[torch.Tensor] = []
-        for recipe in self.recipes:
-            if isinstance(recipe, Cut | Extremes):
-                slices.append(recipe.make(indices))
-            elif isinstance(recipe, Fold):
-                slices += recipe.make(indices, route)
+        for number, recipe in enumerate(self.recipes):
+            if common is None or not is_common(recipe):
+                slices += self._make(recipe, indices, route)
             else:
-                slices.append(self._indices(recipe, route))
+                if number not in common:
+                    common[number] = self._make(recipe, indices, route)
+                slices += common[number]
         return slices
+
+    def _make(self, recipe: SliceRecipe, indices: Indices, route: torch.Tensor) -> list[torch.Tensor]:
+        if isinstance(recipe, Cut | Extremes):
+            return [recipe.make(indices)]
+        if isinstance(recipe, Fold):
+            return list(recipe.make(indices, route))
+        return [self._indices(recipe, route)]
 
     def widen(self, features: torch.Tensor, route: torch.Tensor) -> torch.Tensor:
         """Puts a sub-network's features at their indices in the full channel dimension, with zeros elsewhere, for the heads."""

@@ -100,7 +100,8 @@ def run_step(run: Run) -> bool:
         state.ema.update_parameters(state.model)
     state.step, state.slots = state.step + 1, (sampling_step + 1) * num_slots
     np.add.at(state.draws, routes, 1)
-    state.labels_seen += result.sync.labels
+    if not result.skipped:
+        state.labels_seen += result.sync.labels
     if complaint := components.nonfinite.update(state.step, result):
         run.progress.say(complaint)
     run.progress.step(state.step, meter.loss, meter.images_per_s, meter.wait_share)

@@ -14,6 +14,7 @@ from helpers.network_outputs import images_of
 from helpers.torchvision_models import backbone_of, small_convnext
 from matl_scale import route
 from matl_scale.deploy.export.description import Description
+from matl_scale.models.logits import find_columns
 from matl_scale.models.network import RoutedModel
 from matl_scale.routes import Routes
 from matl_scale.routing.batch_norm import Statistics
@@ -119,7 +120,8 @@ def build(net: nn.Module, routes: Routes, classes: Sequence[int], **settings: An
 def masked(model: RoutedModel, task_id: int, images: torch.Tensor) -> torch.Tensor:
     """Returns a task's logits by masked execution."""
     with torch.no_grad():
-        return model(images, model.routes.route_of[task_id])[:, model.columns_of(task_id)]
+        route_id = model.routes.route_of[task_id]
+        return model(images, route_id)[:, find_columns(model.routes.tasks_of[route_id], model.num_classes, task_id)]
 
 
 def count_layers(path: Path, layer: Literal["conv", "linear"]) -> int:

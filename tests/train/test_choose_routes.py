@@ -11,11 +11,11 @@ from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.routes import Routes
 from matl_scale.runs.routes import read_routes, write_routes
 from matl_scale.tasks import Task
+from matl_scale.train.add_tasks import check_whole_heads, extend_routes
 from matl_scale.train.choose_routes import (
     TrainLabels,
     check_resumed_routes,
     choose_routes,
-    extend_routes,
 )
 
 NAMES = ["hat", "hair_red", "hair_grey", "smile", "teeth", "age"]
@@ -60,11 +60,24 @@ def test_a_number_groups_tasks_whose_labels_go_together() -> None:
 @pytest.mark.parametrize(
     ("options", "labels", "setting", "why"),
     [
-        ({}, labels_of(), 4, "has 6 labels on average, more than 1/σ² = 4: 4 routes cost what one plain network costs"),
-        ({"sigma": 0.4}, labels_of(), "task", "has 6 labels on average, not more than 1/σ² = 6.25"),
-        ({"sigma": 0.7}, labels_of(), 2, "more than 1/σ² = 2.04: 2 routes"),
-        ({}, labels_of(present=0.3), "task", "not more than 1/σ² = 4"),
+        (
+            {},
+            labels_of(),
+            4,
+            "has 6 labels on average, more than 1 / cost of a pass = 4; all 4 routes cost 1 × the plain network",
+        ),
+        ({"sigma": 0.4}, labels_of(), "task", "has 6 labels on average, not more than 1 / cost of a pass = 6.25"),
+        ({"sigma": 0.7}, labels_of(), 2, "more than 1 / cost of a pass = 2.04; all 2 routes cost 0.98 × the plain"),
+        ({"sigma": 0.9}, labels_of(), 2, "all 2 routes cost 1.6 × the plain network"),
+        ({}, labels_of(present=0.3), "task", "not more than 1 / cost of a pass = 4"),
+        (
+            {"sigma": 0.6},
+            labels_of(NAMES[:3]),
+            "task",
+            "there are only 3 tasks, not more than 1 / cost of a pass = 2.78",
+        ),
         ({"sigma": 1.0}, labels_of(), "one", "with `routing.sigma` = 1 all tasks use the same units"),
+        ({"sigma": 1.0, "sigmas": {"layer4": 0.5}}, labels_of(), 2, "all 2 routes cost"),
         ({}, labels_of(balanced=True), "task", "`data.balance` needs a route for every task"),
     ],
 )
@@ -100,6 +113,7 @@ def test_a_mapping_and_the_file_of_a_run_name_the_routes(tmp_path: Path) -> None
     ("setting", "message"),
     [
         (7, "`routing.routes` should be at most the number of tasks, 6. Got 7."),
+        ({"a": "*", "b": []}, "`routing.routes.b` should name at least one task pattern. Got none."),
         ({"a": "*", "b": "hat"}, "`hat` is in `a` and in `b`"),
         ({"a": "hat", "b": ["smile", "teeth"]}, "3 are in none: hair_red, hair_grey, age"),
         ({"a": "*", "b": "cap"}, "`routing.routes.b` should match names of tasks. `cap` matches none of the 6 tasks"),
@@ -183,7 +197,7 @@ def test_new_tasks_without_a_common_image_get_new_routes() -> None:
     old = choose_routes(config_of(3), labels_of()).routes
     chosen = extend_routes(config_of(), labels, old, NAMES)
     assert set(chosen.routes.route_of[6:]).isdisjoint(old.route_of)
-    assert "2 share no labelled image with any" in chosen.reason
+    assert "2 have too few labelled images in common with any, and get 2 new routes" in chosen.reason
 
 
 def test_new_tasks_go_where_the_setting_says() -> None:
@@ -200,6 +214,39 @@ def test_new_tasks_go_where_the_setting_says() -> None:
     routes, setting = old_and_new(mapping, ["cat", "dog"])
     assert [routes.names[route] for route in routes.route_of[6:]] == ["route_1", "x"]
     assert setting["x"] == ["dog"]
+
+
+def test_the_file_of_a_run_may_have_more_tasks(tmp_path: Path) -> None:
+    routes = choose_routes(config_of(3), labels_of()).routes
+    write_routes(tmp_path / "routes.parquet", NAMES, routes)
+    fewer = choose_routes(config_of(str(tmp_path / "routes.parquet")), labels_of(NAMES[2:])).routes
+    assert fewer.names == ("route_2", "route_3")
+
+
+def test_names_that_yaml_reads_as_numbers_are_names() -> None:
+    chosen = choose_routes(config_of({1: "h*", 2: ["smile", "teeth", "age"]}), labels_of())
+    assert chosen.routes.names == ("1", "2")
+    with pytest.raises(InputError, match="Got an empty name"):
+        config_of({"": "*"})
+
+
+@pytest.mark.parametrize("setting", ["auto", 2, "task"])
+def test_routes_of_tasks_that_are_gone_hand_nothing_on(setting: Any) -> None:
+    old = choose_routes(config_of(4), labels_of()).routes
+    chosen = extend_routes(config_of(setting), labels_of(["a", "b", "c"]), old, NAMES)
+    assert set(chosen.routes.names).isdisjoint(old.names)
+    kept = extend_routes(config_of(4), labels_of(["hat", "hair_red", "a", "b", "c", "d"]), old, NAMES)
+    assert set(kept.routes.names) & set(old.names) == {old.names[old.route_of[0]], old.names[old.route_of[1]]}
+
+
+def test_frozen_logits_need_all_tasks_of_an_old_route() -> None:
+    old = choose_routes(config_of(3), labels_of()).routes
+    check_whole_heads(labels_of([*NAMES, "cat"]), old, NAMES)
+    check_whole_heads(labels_of(["hair_grey", "smile", "cat"]), old, NAMES)
+    with pytest.raises(
+        InputError, match=r"hair_red were trained beside others that this run has: keep them in `data\.tasks`"
+    ):
+        check_whole_heads(labels_of(["hat", "cat"]), old, NAMES)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from matl_scale.data.images.array_images import ArrayImages
 from matl_scale.data.loading.loader import DataConfig
 from matl_scale.errors import InputError
 from matl_scale.models.backbones import ModelConfig
+from matl_scale.models.logits import find_columns
 from matl_scale.models.network import RoutedModel
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.runs.checkpoints.checkpoint import open_checkpoint
@@ -75,7 +76,9 @@ def logits_of(model: RoutedModel, names: list[str]) -> dict[str, torch.Tensor]:
     images = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     outputs = {}
     for task_id, name in enumerate(names):
-        outputs[name] = model(images, model.routes.route_of[task_id])[:, model.columns_of(task_id)]
+        route_id = model.routes.route_of[task_id]
+        columns = find_columns(model.routes.tasks_of[route_id], model.num_classes, task_id)
+        outputs[name] = model(images, route_id)[:, columns]
     return outputs
 
 

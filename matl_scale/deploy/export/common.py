@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from matl_scale.routing.batch_norm import RouteBatchNorm2d
 from matl_scale.routing.derive import ActiveNorm, Derived
-from matl_scale.routing.slicing import Cut, Fold, SliceRecipe
+from matl_scale.routing.slicing import Fold, SliceRecipe, is_common
 from matl_scale.vision import StochasticDepth
 
 WITHOUT_EFFECT = (nn.Identity, nn.modules.dropout._DropoutNd, StochasticDepth)  # in evaluation mode
@@ -20,8 +20,8 @@ VIEWS = (torch.flatten, torch.permute, "flatten", "permute", "contiguous", funct
 IN_PLACE = (operator.iadd, operator.imul, "add_", "mul_")
 
 
-def find_common(derived: Derived) -> set[fx.Node]:
-    """Returns the nodes of the dense graph whose values are the same for every route, and may be computed once."""
+def find_repeated(derived: Derived) -> set[fx.Node]:
+    """Returns the nodes of the dense graph whose values are the same for every route, and would be computed again for each."""
     unsafe: set[fx.Node] = set()
     while True:
         common = nodes_without_route(derived, unsafe)
@@ -33,14 +33,14 @@ def find_common(derived: Derived) -> set[fx.Node]:
 
 def nodes_without_route(derived: Derived, unsafe: set[fx.Node]) -> set[fx.Node]:
     """Returns the nodes that depend on no route, nor on the nodes in `unsafe`."""
-    is_common = common_slices(derived.recipes)
+    same = common_slices(derived.recipes)
     common: set[fx.Node] = set()
     for node in derived.dense.graph.nodes:
         index = input_index(node, "slices")
         if node in unsafe:
             continue
         if index is not None:
-            found = is_common[index]
+            found = same[index]
         elif node.op == "placeholder":
             found = node.target == "tensors"
         else:
@@ -59,14 +59,7 @@ def common_slices(recipes: list[SliceRecipe]) -> list[bool]:
     """Returns for every slice whether it is the same for all routes."""
     found: list[bool] = []
     for recipe in recipes:
-        if isinstance(recipe, Fold):
-            has_table = any(
-                table is not None for table in (recipe.weight.outputs, recipe.weight.inputs, recipe.channels)
-            )
-            found += [not has_table and recipe.norm.statistics == "shared"] * 2
-        else:
-            assert isinstance(recipe, Cut)
-            found.append(recipe.outputs is None and recipe.inputs is None)
+        found += [is_common(recipe)] * (2 if isinstance(recipe, Fold) else 1)
     return found
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
-from matl_scale.deploy.export.common import WITHOUT_EFFECT, find_common, input_index
+from matl_scale.deploy.export.common import WITHOUT_EFFECT, common_slices, find_repeated, input_index
 from matl_scale.deploy.export.layers import build_conv, build_linear, build_norm
 from matl_scale.errors import InputError
 from matl_scale.models.network import RoutedModel
@@ -37,8 +37,10 @@ class DenseBuilder:
         self.names = {module: name for name, module in trunk.named_modules(remove_duplicate=False)}
         self.cuts = cuts_of(derived.recipes)
         self.has_several = len(route_ids) > 1
-        self.common = find_common(derived) if self.has_several else set()
+        self.common = find_repeated(derived) if self.has_several else set()
+        self.same_slices = common_slices(derived.recipes)
         self.modules: dict[str, Any] = {}
+        self.layers: dict[fx.Node, str] = {}  # names of layers with the same weights for all routes, by their nodes
         self.copies: dict[str, str] = {}  # names of modules without weights in this graph, by their names in the trunk
         self.graph = fx.Graph()
         self.images = self.graph.placeholder("images")
@@ -92,12 +94,17 @@ class DenseBuilder:
         return copied
 
     def convert_layer(self, node: fx.Node) -> fx.Node:
-        indices = [input_index(argument, "slices") for argument in node.args[1:]]
-        tensors = [self.slices[cast(int, index)] for index in indices]
+        if node in self.layers:
+            return self.graph.call_module(self.layers[node], (self.value(node.args[0]),))
+        indices = [cast(int, input_index(argument, "slices")) for argument in node.args[1:]]
+        tensors = [self.slices[index] for index in indices]
         is_conv = node.target is functional.conv2d
         layer: nn.Module = build_conv(tensors, dict(node.kwargs)) if is_conv else build_linear(tensors)
-        name = self.names[self.cuts[cast(int, indices[0])].module]
-        return self.call(layer, self.name_of(node, name), self.value(node.args[0]))
+        name, is_same = self.names[self.cuts[indices[0]].module], all(self.same_slices[index] for index in indices)
+        added = self.add(layer, name if is_same else self.route_name(name))
+        if is_same:
+            self.layers[node] = added
+        return self.graph.call_module(added, (self.value(node.args[0]),))
 
     def convert_norm(self, node: fx.Node, active: ActiveNorm) -> fx.Node:
         affine = [self.slices[cast(int, input_index(argument, "slices"))] for argument in node.args[2:]]

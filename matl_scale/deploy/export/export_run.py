@@ -12,6 +12,7 @@ from matl_scale.deploy.export.description import ONE_OUTPUT, Description, FileNa
 from matl_scale.deploy.export.formats import Format, check_format, open_exported, write_network
 from matl_scale.errors import InputError, RunError
 from matl_scale.models.network import MEAN, STD, RoutedModel, count_bytes, normalise
+from matl_scale.models.predictor import Predictor
 from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo
 from matl_scale.runs.checkpoints.network import open_network, restore_network
 from matl_scale.runs.layout import CHECKPOINT_FILE, RunFolder
@@ -147,7 +148,9 @@ def export_file(
     images = normalise(torch.randint(256, pixels, dtype=torch.uint8, generator=torch.Generator().manual_seed(0)))
     found = open_exported(path)(images)
     logits = [found] if isinstance(found, torch.Tensor) else found
-    compared = zip(description.tasks, logits, model.logits_of_tasks(images, task_ids).values(), strict=True)
+    masked = Predictor(model, "masked", route_chunk=0)
+    masked.start()
+    compared = zip(description.tasks, logits, masked.logits_of_tasks(images, task_ids).values(), strict=True)
     head = model.heads_of(model.routes.route_of[task_ids[0]])[0]
     num_classes = sum(model.num_classes[task_id] for task_id in task_ids)
     full = count_bytes(model.trunk) + (head.in_features + 1) * num_classes * head.weight.itemsize

@@ -81,7 +81,7 @@ class Watchdog:
 
 @contextlib.contextmanager
 def explain_lost_ranks(watchdog: Watchdog) -> Iterator[None]:
-    """Turns the errors of collectives into a line with rank, step and task.
+    """Turns the errors of collectives into a line with rank, step and route.
 
     Raises:
         RunError: Another rank has ended, or cannot be reached.

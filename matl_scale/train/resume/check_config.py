@@ -8,6 +8,7 @@ from matl_scale.train.config import Config, read_saved, walk
 FIXED_KEYS = ("model.name", "model.width", "model.stem", "routing.statistics", "optim.name", "run.freeze", "run.seed")
 NETWORK_KEYS = (
     "model.name", "model.width", "model.stem", "routing.statistics", "routing.layers", "routing.start",
+    "routing.sigmas",
 )  # fmt: skip
 
 

@@ -33,9 +33,10 @@ def describe_sigma(config: Config, state: TrainState) -> str:
     smallest, largest = active_share(state.model.trunk)
     share = f"{smallest:.4g}" if smallest == largest else f"{smallest:.4g} to {largest:.4g}"
     routing = config.routing
+    is_whole = routing.layers == ["*"] and not routing.start
     return (
-        f"routing.sigma = {routing.sigma} (strategy {routing.strategy}, align {routing.align}): {share} of a layer's units are "
-        "active for a route"
+        f"routing.sigma = {routing.sigma} (strategy {routing.strategy}, align {routing.align}): {share} of a "
+        f"{'' if is_whole else 'routed '}layer's units are active for a route"
     )
 
 

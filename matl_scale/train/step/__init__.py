@@ -1,1 +1,1 @@
-"""One optimizer step on W ranks: which task runs in which slot, forward and backward, the exchange, the update."""
+"""One optimizer step on W ranks: which route runs in which slot, forward and backward, the exchange, the update."""

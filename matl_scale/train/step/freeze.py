@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from matl_scale.errors import InputError
 from matl_scale.models.network import RoutedModel
 from matl_scale.routing.batch_norm import route_norms
 from matl_scale.routing.subnetwork import Subnetwork
@@ -22,10 +23,10 @@ class FrozenPart:
     """
 
     def __init__(self, model: RoutedModel, tasks: Sequence[int]) -> None:
-        self.tasks, self.norms = list(tasks), route_norms(model)
+        self.norms, kept = route_norms(model), set(tasks)
         self.routes = {model.routes.route_of[task] for task in tasks}
         for head, members in zip(model.heads, model.routes.tasks_of_head, strict=True):
-            if set(members) <= set(tasks):
+            if kept.issuperset(members):
                 head.requires_grad_(False)
         masks = find_used(model, self.routes)
         self._kept = [(parameter, mask, parameter.detach().clone()) for parameter, mask in masks]
@@ -36,9 +37,11 @@ class FrozenPart:
         fixed = [norm for norm in self.norms if norm.statistics == "shared" or route_id in self.routes]
         for norm in fixed:
             norm.eval()
-        yield
-        for norm in fixed:
-            norm.train()
+        try:
+            yield
+        finally:
+            for norm in fixed:
+                norm.train()
 
     def drop_gradients(self) -> None:
         """Sets the gradients of what is kept to zero."""
@@ -55,7 +58,10 @@ class FrozenPart:
 
 def find_used(model: RoutedModel, routes: set[int]) -> list[tuple[torch.nn.Parameter, torch.Tensor]]:
     """Returns the trunk's parameters, each with a mask, of its shape, of the elements that some of the routes use."""
-    network = Subnetwork(model.trunk)
+    try:
+        network = Subnetwork(model.trunk)
+    except InputError as error:
+        raise InputError(f"`run.freeze` = old needs to know which weights a route uses, and cannot: {error}") from error
     used = {name: torch.zeros_like(value, dtype=torch.bool) for name, value in model.trunk.named_parameters()}
     parameters = dict(model.trunk.named_parameters())
     for route_id in sorted(routes):

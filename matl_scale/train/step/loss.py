@@ -27,7 +27,7 @@ class RouteLoss:
     """
 
     def __init__(self, routes: Routes, num_classes: Sequence[int], shares: np.ndarray, device: torch.device) -> None:
-        self.routes, self.splitter = routes, LogitSplitter(routes, num_classes, device)
+        self.splitter = LogitSplitter(routes, num_classes, device)
         self._weights: list[torch.Tensor | None] = []  # of each task of a route; None for a single one
         for tasks in routes.tasks_of:
             trained = shares[tasks] > 0

@@ -19,7 +19,7 @@ class OptimConfig:
     lr: float = 1e-3
     """Learning rate after the warm-up; a cosine takes it to zero at train.steps."""
     head_lr_scale: float = 1.0
-    """Factor on the learning rate of the heads. A head steps only when its task is drawn: with many tasks, 10 or more makes up
+    """Factor on the learning rate of the heads. A head steps only when its route is drawn: with many routes, 10 or more makes up
     for that."""
     weight_decay: float = 0.01
     """Weight decay of conv and linear weights; biases and norm weights do not decay."""
