@@ -137,7 +137,7 @@ def test_what_a_pass_costs_is_what_its_sub_network_multiplies(options: dict[str,
     trunk = route(backbone_of("resnet18", 0.25), 4, 0.5, **options)
     counted = []
     for module in (trunk, Subnetwork(trunk)):
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
+        with FlopCounterMode(display=False) as counter:
             module(torch.zeros(1, 3, 320, 320, dtype=torch.float64), torch.tensor([0]))
         counted.append(counter.get_total_flops())
     assert pass_cost(trunk) == pytest.approx(counted[1] / counted[0], rel=1e-6)
