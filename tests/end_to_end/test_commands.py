@@ -120,7 +120,8 @@ def test_the_best_network_is_a_model_that_mlflow_loads(finished: tuple[Path, str
     for task_id, task in enumerate(checkpoint.classes):
         with torch.no_grad():
             expected = model(normalise(torch.from_numpy(images)), task_id).numpy()
-        np.testing.assert_array_equal(loaded.predict(images, params={"task": task}), expected)
+        # it runs the sub-network, whose sums round in another order than masked execution
+        np.testing.assert_allclose(loaded.predict(images, params={"task": task}), expected, rtol=1e-4, atol=1e-6)
     with pytest.raises(InputError, match="Did you mean `task_3`"):
         loaded.predict(images, params={"task": "tusk_3"})
     with pytest.raises(Exception, match="shape"):
