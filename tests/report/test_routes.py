@@ -22,7 +22,7 @@ from matl_scale.routes import Routes
 from matl_scale.runs.history import RunHistory
 from matl_scale.runs.layout import RunFolder
 from matl_scale.runs.routes import describe_routes, read_routes, write_routes
-from matl_scale.train.choose_routes import follow_mapping, partition
+from matl_scale.train.choose_routes import follow_mapping, task_sets
 
 NAMES = [task.name for task in TASKS]
 # the route of the first task is not the first one
@@ -121,7 +121,7 @@ def test_json_can_be_given_back(shared: Path, tmp_path: Path) -> None:
         ("worse", "late", 3200)
     ]
     given = follow_mapping(content["routes"], NAMES)
-    assert partition(given) == partition(SHARED)
+    assert task_sets(given) == task_sets(SHARED)
     assert [given.names[i] for i in given.route_of] == [SHARED.names[i] for i in SHARED.route_of]
 
 
