@@ -18,7 +18,8 @@ from matl_scale.doctor.routes import check_routes
 from matl_scale.doctor.tracking import check_tracking
 from matl_scale.doctor.versions import check_versions
 from matl_scale.errors import InputError
-from matl_scale.train.build import build_resolved_config, build_routes
+from matl_scale.train.build import build_resolved_config
+from matl_scale.train.build_routes import build_routes
 from matl_scale.train.choose_routes import ChosenRoutes
 from matl_scale.train.config import Config
 from matl_scale.train.parse_config import parse_config

@@ -16,18 +16,15 @@ from matl_scale.data.loading.stream import StreamBatches
 from matl_scale.device import resolve_precision
 from matl_scale.errors import InputError
 from matl_scale.models.network import RoutedModel, build_ema, build_model, move_model
-from matl_scale.models.pass_cost import measure_pass
 from matl_scale.models.routing_config import Setting
 from matl_scale.routes import Routes
 from matl_scale.routing.masks import EarlierMasks
 from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo, load_state
-from matl_scale.runs.checkpoints.compatibility import check_network, check_tasks
+from matl_scale.runs.checkpoints.compatibility import check_network
 from matl_scale.runs.checkpoints.masks import hash_masks, masks_of_checkpoint
 from matl_scale.runs.layout import RunFolder
 from matl_scale.tracking.recorder import Recorder
-from matl_scale.train.add_tasks import check_whole_heads, extend_routes
-from matl_scale.train.choose_routes import ChosenRoutes, TrainLabels, check_resumed_routes, choose_routes
-from matl_scale.train.config import Config, read_saved, with_absolute_paths
+from matl_scale.train.config import Config, with_absolute_paths
 from matl_scale.train.evaluation import EvalData, Evaluator
 from matl_scale.train.health.nonfinite import NonfiniteGuard
 from matl_scale.train.meter import Meter
@@ -73,52 +70,6 @@ def build_schedule(config: Config) -> Schedule:
         checkpoint_every=config.checkpoint.every,
         compare_every=config.guard.replicas_every,
     )
-
-
-def build_routes(
-    config: Config, data: RunData, checkpoint: CheckpointInfo | None, start: CheckpointInfo | None
-) -> ChosenRoutes:
-    """Chooses which tasks share a route: as the checkpoint to resume from has it, beside the routes of the network to start
-    from, or anew.
-
-    Raises:
-        InputError: `routing.routes` does not fit the tasks, that checkpoint, or that network.
-    """
-    labels = TrainLabels(
-        tasks=data.tasks,
-        labels=data.labels_of(TRAIN_SPLIT),
-        seed=config.run.seed,
-        balanced=config.data.balance > 0,
-    )
-    if checkpoint is not None:
-        check_tasks(checkpoint, tasks=data.num_classes)
-        earlier = read_saved(checkpoint.config).routing
-        check_resumed_routes(config.routing, earlier, checkpoint.routes, labels.names, checkpoint.folder)
-        chosen = ChosenRoutes(routes=checkpoint.routes, setting=earlier.routes)
-    elif start is not None:
-        if config.run.freeze == "old":
-            check_whole_heads(labels, start.routes, list(start.classes))
-        cost = build_pass_cost(config, labels)
-        chosen = extend_routes(config.routing, labels, start.routes, list(start.classes), cost)
-    else:
-        chosen = choose_routes(config.routing, labels, build_pass_cost(config, labels))
-    if labels.balanced and chosen.routes.shared_by_tasks:
-        raise InputError(
-            f"`data.balance` should be 0 where a route serves several tasks: here {len(data.tasks)} tasks share "
-            f"{chosen.routes.num_routes} routes, and a sample drawn for a class of one task comes with the labels of the others. "
-            "Set `data.balance` to 0, or `routing.routes` to task."
-        )
-    return chosen
-
-
-def build_pass_cost(config: Config, labels: TrainLabels) -> float | None:
-    """Returns what a pass of a route costs beside the trunk, where `auto` needs it and σ alone does not say it; else None."""
-    routing = config.routing
-    is_usual = routing.layers == ["*"] and routing.strategy == "random"
-    if routing.routes != "auto" or (is_usual and not routing.start and not routing.sigmas):
-        return None
-    expected = min(max(round(1 / max(routing.sigma, 0.01) ** 2), 2), len(labels.tasks))
-    return measure_pass(config.model, routing, expected, config.run.seed)
 
 
 def build_resolved_config(config: Config, data: RunData, setting: Setting) -> Config:

@@ -10,7 +10,8 @@ from accelerate.utils import gather_object
 from matl_scale.device import device_name
 from matl_scale.progress import TrainProgress
 from matl_scale.runs.checkpoints.masks import find_old_tasks
-from matl_scale.train.build import build_components, build_recorder, build_resolved_config, build_routes, build_schedule
+from matl_scale.train.build import build_components, build_recorder, build_resolved_config, build_schedule
+from matl_scale.train.build_routes import build_routes
 from matl_scale.train.choose_routes import ChosenRoutes
 from matl_scale.train.config import Config
 from matl_scale.train.health.stop import StopRequest

@@ -27,7 +27,7 @@ from matl_scale.doctor.versions import check_torchvision, check_versions
 from matl_scale.models.backbones import ModelConfig
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.routes import Routes
-from matl_scale.train.build import build_routes
+from matl_scale.train.build_routes import build_routes
 from matl_scale.train.config import Config, RunConfig
 from matl_scale.train.health.slurm import find_interval_problem
 from matl_scale.train.run_data import RunData, build_run_data

@@ -15,7 +15,8 @@ from matl_scale.routes import Routes
 from matl_scale.runs.checkpoints.checkpoint import open_checkpoint
 from matl_scale.runs.checkpoints.masks import hash_masks
 from matl_scale.runs.checkpoints.network import restore_network
-from matl_scale.train.build import build_network, build_routes
+from matl_scale.train.build import build_network
+from matl_scale.train.build_routes import build_routes
 from matl_scale.train.config import Config
 from matl_scale.train.evaluation import Evaluator
 from matl_scale.train.loop import Hooks, Run
