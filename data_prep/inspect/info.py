@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from matl_scale.data.shards.layout import MISSING, count_labels
+from matl_scale.data.shards.layout import count_labels, mean_labels_per_image
 from matl_scale.data.shards.manifest import Manifest
 
 
@@ -28,9 +28,7 @@ def print_info(manifest: Manifest, console: Console, route_of: Mapping[str, str]
     for name in ("classes", *split_names, "missing", "largest"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("labels per class", overflow="ellipsis", no_wrap=True, ratio=1)
-    labels_per_image = np.zeros(len(labels), dtype=np.int64)
     for column, task in enumerate(manifest.tasks):
-        labels_per_image += labels[:, column] != MISSING
         counts = count_labels(labels[:, column], task.num_classes)
         labelled = [int((labels[ids, column] >= 0).sum()) for ids in ids_of.values()]
         missing = 1 - counts.sum() / len(labels)
@@ -50,7 +48,7 @@ def print_info(manifest: Manifest, console: Console, route_of: Mapping[str, str]
         sizes = [shard["bytes"] for shard in shards if shard["split"] == split]
         console.print(
             f"  {split}: {manifest.splits[split]:,} images in {len(sizes)} shards, {sum(sizes) / 1e6:,.1f} MB, "
-            f"{mean_of_labelled(labels_per_image[ids_of[split]]):.3g} labels per image"
+            f"{mean_labels_per_image(labels[ids_of[split]]):.3g} labels per image"
         )
     console.print("  labels per image: the mean over images that have one; `routing.routes` auto goes by that of train")
     for entry in manifest.entries:
@@ -61,11 +59,6 @@ def print_info(manifest: Manifest, console: Console, route_of: Mapping[str, str]
         f"  {len(manifest.tasks)} tasks, {np.mean(labels < 0):.1%} of all labels missing; images: "
         + (f"{size} × {size} pixels" if size else "of several sizes")
     )
-
-
-def mean_of_labelled(labels_per_image: np.ndarray) -> float:
-    """Returns the mean number of labels of the images that have one; 0 if none has."""
-    return float(labels_per_image.sum()) / max(int((labels_per_image > 0).sum()), 1)
 
 
 def describe_counts(classes: tuple[str, ...], counts: np.ndarray, limit: int = 3) -> str:

@@ -29,7 +29,8 @@ class RoutingConfig:
     """Module pattern → σ of these layers; the last pattern that matches counts, other layers have `sigma`."""
     layers: list[str] | str = "*"
     """The modules whose layers are routed: a name pattern, or a list of patterns (`layer4` is everything in it). The others
-    keep all units for all routes, share their norm statistics, and are evaluated once for all routes."""
+    keep all units for all routes and share their norm statistics; what lies before the first routed layer is evaluated once
+    for all routes."""
     start: str = ""
     """A module pattern: layers before the first one that it matches are not routed (`layer3`: from there on)."""
     strategy: Strategy = "random"

@@ -5,9 +5,8 @@ import numpy as np
 from matl_scale.errors import InputError
 from matl_scale.seeds import derive_seed
 
-SIZE_PENALTY = (
-    1e-12  # of the affinity of two groups, per task; below the precision of affinities, it decides between equal ones
-)
+# Subtracted from the affinity of two groups, per task. Below the precision of affinities, it decides between equal ones.
+SIZE_PENALTY = 1e-12
 
 
 def group_in_order(num_tasks: int, num_groups: int) -> np.ndarray:

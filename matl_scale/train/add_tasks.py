@@ -16,6 +16,7 @@ from matl_scale.train.choose_routes import (
     choose_routes,
     follow_mapping,
     form_groups,
+    number_names,
     read_mapping,
 )
 
@@ -177,7 +178,7 @@ def join_by_affinity(start: Start) -> dict[int, str]:
 
 def numbered(count: int, old: Routes) -> list[str]:
     """Returns names for routes that come after the old ones."""
-    return [f"route_{number}" for number in range(old.num_routes + 1, old.num_routes + count + 1)]
+    return number_names(old.num_routes + count)[old.num_routes :]
 
 
 def new_names(wanted: Sequence[str], old: Routes) -> list[str]:

@@ -13,8 +13,8 @@ from matl_scale.train.run_data import TRAIN_SPLIT, RunData
 def build_routes(
     config: Config, data: RunData, checkpoint: CheckpointInfo | None, start: CheckpointInfo | None
 ) -> ChosenRoutes:
-    """Chooses which tasks share a route: as the checkpoint to resume from has it, beside the routes of the network to start
-    from, or anew.
+    """Chooses which tasks share a route. A run that resumes keeps the routes of its checkpoint, one that starts with a network
+    extends those of the network, and any other chooses them anew.
 
     Raises:
         InputError: `routing.routes` does not fit the tasks, that checkpoint, or that network.

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from matl_scale.data.shards.label_association import cramers_v
-from matl_scale.data.shards.layout import MISSING
+from matl_scale.data.shards.layout import mean_labels_per_image
 from matl_scale.errors import InputError, shortened
 from matl_scale.models.routing_config import Grouping, RoutingConfig, Setting
 from matl_scale.routes import Routes
@@ -81,10 +81,7 @@ def choose_number(config: RoutingConfig, labels: TrainLabels, cost: float) -> tu
     Returns:
         The setting, and the choice with its reason in a line.
     """
-    labelled = np.zeros(len(labels.labels), dtype=np.int32)
-    for column in labels.labels.T:  # one by one: a bool per sample and task may be gigabytes
-        labelled += column != MISSING
-    per_image = float(labelled.sum()) / max(int((labelled > 0).sum()), 1)
+    per_image = mean_labels_per_image(labels.labels)
     limit, num_tasks = 1 / max(cost, 1e-9), len(labels.tasks)
     number = max(round(limit), 2)  # a single route would leave units idle
     seen, bound = f"an image has {per_image:.3g} labels on average", f"1 / cost of a pass = {limit:.3g}"
@@ -98,10 +95,8 @@ def choose_number(config: RoutingConfig, labels: TrainLabels, cost: float) -> tu
     elif number >= num_tasks:
         choice, why = "task", f"there are only {num_tasks} tasks, not more than {bound}"
     else:
-        choice, why = (
-            number,
-            f"{seen}, more than {bound}; all {number} routes cost {number * cost:.2g} × the plain network",
-        )
+        choice = number
+        why = f"{seen}, more than {bound}; all {number} routes cost {number * cost:.2g} × the plain network"
     return choice, f"routing.routes auto → {choice}: {why}"
 
 

@@ -5,7 +5,8 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from matl_scale.data.loading.plan import BLOCK, RouteOrder, SlotPlan, plan_evaluation, shuffle
+from matl_scale.data.loading.members import BLOCK
+from matl_scale.data.loading.plan import RouteOrder, SlotPlan, plan_evaluation, shuffle
 from matl_scale.routes import Routes
 from matl_scale.train.step.sampling import RouteSampler
 

@@ -11,6 +11,8 @@ import torch
 from data_prep.dataset import from_arrays
 from data_prep.planning.make_plan import Options
 from data_prep.shard_set import write_shard_set
+from helpers.run_configs import ADAMW, build_config
+from helpers.shard_sets import ShardSet
 from matl_scale.data.images.array_images import ArrayImages
 from matl_scale.data.loading.loader import DataConfig
 from matl_scale.errors import InputError
@@ -21,48 +23,50 @@ from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.runs.checkpoints.checkpoint import open_checkpoint
 from matl_scale.runs.checkpoints.network import restore_network
 from matl_scale.tasks import Task
-from matl_scale.tracking.recorder import TrackConfig
 from matl_scale.train.config import Config, RunConfig
-from matl_scale.train.evaluation import EvalConfig
 from matl_scale.train.process_group import build_accelerator
 from matl_scale.train.run import train
 from matl_scale.train.schedule import CheckpointConfig
-from matl_scale.train.step.optim import OptimConfig
 from matl_scale.train.step.train_step import TrainConfig
 
 OLD, NEW = ["old_0", "old_1", "old_2", "old_3"], ["new_0", "new_1"]
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shards(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
     """Images whose colours decide all labels: old tasks 0 and 1 agree, 2 and 3 agree, and so do new 0 and old 0."""
     generator = np.random.default_rng(0)
     pixels = generator.integers(0, 256, (90, 16, 16, 3), dtype=np.uint8)
     facts = pixels[:, :, :, :2].mean(axis=(1, 2)) > 127.5
     columns = np.array([0, 0, 1, 1, 0, 1])
+    labels = facts[:, columns].astype(np.int8)
     dataset = from_arrays(
         tasks=[Task(name=name, classes=("no", "yes")) for name in OLD + NEW],
         names=[f"{i:03d}.png" for i in range(90)],
-        labels=facts[:, columns].astype(np.int8),
+        labels=labels,
         splits=["val" if i % 3 == 2 else "train" for i in range(90)],
         images=ArrayImages(root="memory", pixels=pixels),
     )
     root = tmp_path_factory.mktemp("freeze") / "set"
-    assert write_shard_set(lambda _: dataset, root, Options(shard_mb=1)) is not None
-    return root
+    manifest = write_shard_set(lambda _: dataset, root, Options(shard_mb=1))
+    assert manifest is not None
+    return ShardSet(root=root, manifest=manifest, pixels=pixels, labels=labels)
 
 
-def build_config(folder: Path, data: Path, name: str, tasks: list[str], routing: RoutingConfig, **run: Any) -> Config:
-    return Config(
+def config_of(
+    folder: Path, shards: ShardSet, name: str, tasks: list[str], routing: RoutingConfig, **run: Any
+) -> Config:
+    return build_config(
+        folder,
+        shards,
+        name,
         run=RunConfig(name=name, dir=str(folder), **run),
-        data=DataConfig(path=str(data), batch_size=8, workers=0, tasks=tasks),
+        data=DataConfig(path=str(shards.root), batch_size=8, workers=0, tasks=tasks),
         model=ModelConfig(name="resnet18", width=0.125, stem="small"),
         routing=routing,
         train=TrainConfig(steps=6, precision="fp32", accumulate=2, ema_decay=0.9),
-        optim=OptimConfig(lr=0.01, weight_decay=0.1),
-        eval=EvalConfig(every=0),
+        optim=ADAMW,
         checkpoint=CheckpointConfig(every=3),
-        track=TrackConfig(mlflow=False),
     )
 
 
@@ -93,11 +97,11 @@ def logits_of(model: RoutedModel, names: list[str]) -> dict[str, torch.Tensor]:
     ids=["join", "own routes", "unrouted layers", "shared statistics"],
 )
 def test_logits_of_old_tasks_keep_every_bit_while_new_ones_are_trained(
-    shards: Path, tmp_path: Path, routing: RoutingConfig, added: RoutingConfig
+    shards: ShardSet, tmp_path: Path, routing: RoutingConfig, added: RoutingConfig
 ) -> None:
-    first = logits_of(run(build_config(tmp_path, shards, "first", OLD, routing)), OLD)
+    first = logits_of(run(config_of(tmp_path, shards, "first", OLD, routing)), OLD)
     arguments = {"start_from": str(tmp_path / "first"), "freeze": "old"}
-    config = build_config(tmp_path, shards, "second", OLD + NEW, added, **arguments)
+    config = config_of(tmp_path, shards, "second", OLD + NEW, added, **arguments)
     model = run(config)
     if added.routes == "auto":
         route_of = dict(zip(OLD + NEW, model.routes.route_of, strict=True))
@@ -116,20 +120,18 @@ def test_logits_of_old_tasks_keep_every_bit_while_new_ones_are_trained(
     assert not torch.equal(third["new_0"], second["new_0"])
 
 
-def test_without_freezing_old_tasks_go_on(shards: Path, tmp_path: Path) -> None:
+def test_without_freezing_old_tasks_go_on(shards: ShardSet, tmp_path: Path) -> None:
     routing = RoutingConfig(routes=2)
-    first = logits_of(run(build_config(tmp_path, shards, "first", OLD, routing)), OLD)
-    again = run(
-        build_config(tmp_path, shards, "second", OLD + NEW, RoutingConfig(), start_from=str(tmp_path / "first"))
-    )
+    first = logits_of(run(config_of(tmp_path, shards, "first", OLD, routing)), OLD)
+    again = run(config_of(tmp_path, shards, "second", OLD + NEW, RoutingConfig(), start_from=str(tmp_path / "first")))
     assert not any(torch.equal(value, first[name]) for name, value in logits_of(again, OLD).items())
 
 
-def test_freezing_needs_old_tasks_and_new_ones(shards: Path, tmp_path: Path) -> None:
+def test_freezing_needs_old_tasks_and_new_ones(shards: ShardSet, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"`run\.freeze` = old should come with `run\.start_from`"):
         RunConfig(freeze="old")
-    run(build_config(tmp_path, shards, "first", OLD, RoutingConfig(routes=2)))
+    run(config_of(tmp_path, shards, "first", OLD, RoutingConfig(routes=2)))
     arguments = {"start_from": str(tmp_path / "first"), "freeze": "old"}
-    config = build_config(tmp_path, shards, "second", OLD, RoutingConfig(), **arguments)
+    config = config_of(tmp_path, shards, "second", OLD, RoutingConfig(), **arguments)
     with pytest.raises(InputError, match=r"leaves nothing to train: all 4 tasks are in .*first"):
         train(config, build_accelerator("fp32"))

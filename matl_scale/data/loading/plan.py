@@ -6,19 +6,18 @@ epoch after epoch, each time in another order. A run that knows how many batches
 exactly, on any number of ranks.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
+from matl_scale.data.loading.members import Members, find_class, find_labelled
 from matl_scale.data.shards.layout import MISSING, count_labels
 from matl_scale.routes import Routes
 from matl_scale.seeds import derive_seed
 
 NO_ROUTE = -1
 ROUNDS = 12
-BLOCK = 2048
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,70 +115,17 @@ class RouteOrder:
         ]
         return labelled.find(np.concatenate(shuffled))
 
-    def _members_of(self, task: int, value: int) -> "Members":
+    def _members_of(self, task: int, value: int) -> Members:
         """Returns the samples of a class of a task."""
         if (task, value) not in self._members:
-            self._members[task, value] = Members(len(self._labels), partial(has_class, self._labels[:, task], value))
+            self._members[task, value] = find_class(self._labels[:, task], value)
         return self._members[task, value]
 
-    def _labelled_for(self, route: int) -> "Members":
+    def _labelled_for(self, route: int) -> Members:
         """Returns the samples that carry a label for a route."""
         if route not in self._labelled:
             self._labelled[route] = find_labelled(self._labels, self.routes.tasks_of[route])
         return self._labelled[route]
-
-
-def find_labelled(labels: np.ndarray, tasks: Sequence[int]) -> "Members":
-    """Returns the samples with a label for one of several tasks, from labels of shape `(num_samples, num_tasks)`."""
-    if len(tasks) == 1:
-        return Members(len(labels), partial(has_label, labels[:, tasks[0]]))
-    # a bit per sample: looking through the labels of a thousand tasks for each batch would take longer than training on it
-    starts = range(0, len(labels), BLOCK)
-    found = [(labels[start : start + BLOCK][:, tasks] != MISSING).any(axis=1) for start in starts]
-    bits = np.packbits(np.concatenate(found)) if found else np.zeros(0, dtype=np.uint8)
-    return Members(len(labels), partial(has_bit, bits))
-
-
-def has_class(column: np.ndarray, value: int, block: slice) -> np.ndarray:
-    return np.asarray(column[block] == value)
-
-
-def has_label(column: np.ndarray, block: slice) -> np.ndarray:
-    return np.asarray(column[block] != MISSING)
-
-
-def has_bit(bits: np.ndarray, block: slice) -> np.ndarray:
-    """Reads bits as `np.packbits` wrote them; `block` begins at a whole byte."""
-    return np.unpackbits(bits[block.start // 8 : -(-block.stop // 8)])
-
-
-class Members:
-    """Finds the n-th of the samples that `match` chooses: it gets a block of samples, as a slice, and returns bools.
-
-    Only counts per block are in memory: all indices of 300 tasks among ten million samples would fill gigabytes in every
-    process.
-    """
-
-    def __init__(self, num_samples: int, match: Callable[[slice], np.ndarray]) -> None:
-        self.match = match
-        counts = [np.count_nonzero(match(slice(start, start + BLOCK))) for start in range(0, num_samples, BLOCK)]
-        self.ends = np.cumsum(counts)
-
-    @property
-    def count(self) -> int:
-        return int(self.ends[-1]) if len(self.ends) else 0
-
-    def find(self, numbers: np.ndarray) -> np.ndarray:
-        """Returns the indices of the samples with some numbers, each from 0 to `count` − 1."""
-        blocks = np.searchsorted(self.ends, numbers, side="right")
-        indices = np.empty(len(numbers), dtype=np.int64)
-        for block in np.unique(blocks).tolist():
-            chosen = blocks == block
-            first = int(self.ends[block - 1]) if block else 0
-            start = block * BLOCK
-            found = np.flatnonzero(self.match(slice(start, start + BLOCK)))
-            indices[chosen] = start + found[numbers[chosen] - first]
-        return indices
 
 
 def shuffle(positions: np.ndarray, count: int, seed: int) -> np.ndarray:

@@ -62,14 +62,14 @@ def find_used(model: RoutedModel, routes: set[int]) -> list[tuple[torch.nn.Param
         network = Subnetwork(model.trunk)
     except InputError as error:
         raise InputError(f"`run.freeze` = old needs to know which weights a route uses, and cannot: {error}") from error
-    used = {name: torch.zeros_like(value, dtype=torch.bool) for name, value in model.trunk.named_parameters()}
-    parameters = dict(model.trunk.named_parameters())
+    parameters = list(model.trunk.parameters())
+    used = [torch.zeros_like(parameter, dtype=torch.bool) for parameter in parameters]
     for route_id in sorted(routes):
-        route = torch.tensor([route_id], device=next(iter(parameters.values())).device)
+        route = torch.tensor([route_id], device=parameters[0].device)
         slices = [part for part in network.gather(route) if part.requires_grad]
         # the gradient of their sum is one where a slice has an element, and zero elsewhere
-        found = torch.autograd.grad([part.sum() for part in slices], list(parameters.values()), allow_unused=True)
-        for name, gradient in zip(parameters, found, strict=True):
+        found = torch.autograd.grad([part.sum() for part in slices], parameters, allow_unused=True)
+        for mask, gradient in zip(used, found, strict=True):
             if gradient is not None:
-                used[name] |= gradient != 0
-    return [(parameter, used[name]) for name, parameter in parameters.items()]
+                mask |= gradient != 0
+    return list(zip(parameters, used, strict=True))
