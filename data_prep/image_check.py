@@ -1,106 +1,74 @@
-"""Checks that training can decode an image, and resizes it if asked. Without resizing, its bytes stay as they are."""
+"""Checks that training can decode an image, and resizes it if asked. Without resizing, its bytes stay as they are.
+
+What may be an image, and its pixels, are decided by the room that training and prediction read images through.
+"""
 
 import hashlib
 import io
-import struct
 from typing import NamedTuple
-from zlib import crc32
 
-from PIL import Image, UnidentifiedImageError
+import numpy as np
+from PIL import Image
 
-from matl_scale.data.images.decode import fit_square
-from matl_scale.data.shards.layout import DIGEST_BYTES, EXTENSIONS, OPENED_FORMATS
-from matl_scale.errors import InputError
+from matl_scale.data.images.decode import UprightImage, read_image, to_square
+from matl_scale.data.images.gate import MAX_PIXELS
+from matl_scale.data.images.orientation import UPRIGHT
+from matl_scale.data.images.png import PNG_START, check_png, size_of_plain_png
+from matl_scale.data.shards.layout import DIGEST_BYTES
 
-PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
-GREY, GREY_ALPHA = 0, 4
-CHUNK_START = struct.Struct(">I4s").unpack_from
-CHECKSUM = struct.Struct(">I").unpack_from
-IMAGE_HEADER = struct.Struct(">IIBB").unpack_from
+# Of 300 crops of photos, scaled to 32 to 128 pixels: pixels differ by 1 of 255 in the mean and by 10 at most from those that
+# were encoded. At quality 95 with halved colours they differ by 3 and 75, in two thirds of the bytes.
+JPEG_QUALITY, FULL_COLOURS = 98, 0
 
 
 class CheckedImage(NamedTuple):
-    """An image that decodes: its bytes, file extension, width and height in pixels."""
+    """An image that decodes: its bytes, file extension, upright width and height in pixels, and EXIF's number of how it was
+    oriented when it was given, 1 for upright.
+    """
 
     data: bytes
     extension: str
     width: int
     height: int
+    orientation: int
 
 
-class BadImage(InputError):
-    """An image that cannot be used. The message says why, not which image it is."""
+def check_image(data: bytes, resize: int | None = None, max_pixels: int = MAX_PIXELS) -> CheckedImage:
+    """Checks an image as training decodes it. With `resize`, makes it the square that training would make of it.
 
-
-def check_image(data: bytes, resize: int | None = None, thorough: bool = False) -> CheckedImage:
-    """Checks an image without decoding more than necessary. With `resize`, scales and centre-crops it to a square.
-
-    A PNG is intact if the checksums of its chunks are right, which is much faster than decoding. In a JPEG, every
-    coefficient is read but only the smallest size is computed. Everything else is decoded.
+    In a JPEG, every coefficient is read but only the smallest size is computed. A plain PNG is inflated, but not unfiltered.
+    Everything else is decoded.
 
     Args:
         data: The encoded image.
-        resize: Side length in pixels; JPEG is encoded again at quality 95, everything else as PNG.
-        thorough: Whether to decode PNG as well.
+        resize: Side length in pixels. JPEG is encoded again as JPEG, everything else as PNG, upright and opaque; an upright
+            image of that size keeps its bytes.
+        max_pixels: More pixels than these are refused.
 
     Raises:
-        BadImage: The image is damaged, or of a kind that training would change.
+        BadImage: The image is damaged, or one that the gate refuses.
     """
-    if not data:
-        raise BadImage("it has no bytes, or is missing")
-    if resize is None and not thorough and data.startswith(PNG_START):
-        return check_png(data)
-    try:
-        with Image.open(io.BytesIO(data), formats=OPENED_FORMATS) as image:
-            extension = EXTENSIONS[image.format or ""]
-            width, height = image.size
-            if extension == "jpg" and resize is None:
-                image.draft("L", (1, 1))
-            image.load()
-            if image.mode[0] in "IF":
-                raise BadImage(f"images should have 8 bits per channel, and training would clip its mode {image.mode}")
-            if resize is None or image.size == (resize, resize):
-                return CheckedImage(data, extension, width, height)
-            whole = image if image.mode in ("L", "RGB") else image.convert("RGB")
-            square = fit_square(whole, resize, Image.Resampling.BICUBIC)
-    except BadImage:
-        raise
-    except UnidentifiedImageError as error:  # its text contains a memory address
-        raise BadImage(f"it is no image of a known kind: {', '.join(EXTENSIONS)}") from error
-    except Exception as error:  # Pillow's codecs raise many kinds of errors for damaged data
-        raise BadImage(f"it cannot be decoded ({len(data)} bytes): {error}") from error
-    buffer = io.BytesIO()
-    if extension == "jpg":
-        square.save(buffer, "JPEG", quality=95)
+    if resize is None and data.startswith(PNG_START):
+        size = size_of_plain_png(data, check_png(data, max_pixels))
+        if size is not None:
+            return CheckedImage(data, "png", *size, UPRIGHT)
+    image = read_image(data, resize or 1, max_pixels)
+    if resize is None or (image.width == image.height == resize and image.orientation == UPRIGHT):
+        return CheckedImage(data, image.extension, image.width, image.height, image.orientation)
+    return encode_square(image, resize)
+
+
+def encode_square(image: UprightImage, size: int) -> CheckedImage:
+    """Encodes the square of an image, in one channel if it is grey."""
+    pixels = to_square(image.pixels, size)
+    is_grey = np.array_equal(pixels[..., 0], pixels[..., 1]) and np.array_equal(pixels[..., 0], pixels[..., 2])
+    square, buffer = Image.fromarray(pixels[..., 0] if is_grey else pixels), io.BytesIO()
+    if image.extension == "jpg":
+        square.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=FULL_COLOURS)
     else:
-        extension = "png"
         square.save(buffer, "PNG")
-    return CheckedImage(buffer.getvalue(), extension, resize, resize)
-
-
-def check_png(data: bytes) -> CheckedImage:
-    """Checks the chunks of a PNG from IHDR to IEND: length, type, content and CRC-32 (PNG specification, 5.3)."""
-    length, offset, kind, pixels = len(data), 8, b"", 0
-    while kind != b"IEND":
-        if offset + 12 > length:
-            raise BadImage(f"it is cut off after {length} bytes")
-        size, kind = CHUNK_START(data, offset)
-        end = offset + 8 + size
-        if end + 4 > length:
-            raise BadImage(f"it is cut off after {length} bytes")
-        if crc32(data[offset + 4 : end]) != CHECKSUM(data, end)[0]:
-            raise BadImage(f"it cannot be decoded: the checksum of its chunk {kind!r} is wrong")
-        if kind == b"IDAT":
-            pixels += size
-        offset = end + 4
-    width, height, depth, colour = IMAGE_HEADER(data, 16)
-    if depth == 16 and colour in (GREY, GREY_ALPHA):
-        raise BadImage("images should have 8 bits per channel, and training would clip its 16")
-    if not (width and height and pixels):
-        raise BadImage("it cannot be decoded: it has no pixels")
-    if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
-        raise BadImage(f"it has {width} × {height} pixels, more than Pillow decodes")
-    return CheckedImage(data, "png", width, height)
+    extension = "jpg" if image.extension == "jpg" else "png"
+    return CheckedImage(buffer.getvalue(), extension, size, size, image.orientation)
 
 
 def digest_image(data: bytes) -> bytes:

@@ -71,7 +71,14 @@ def write_planned_shards(out: Store, plan: Plan, dataset: Dataset, scratch: Path
     """Writes the shards of a plan, or those of this partition, and prints what was not written."""
     index, count = options.partition or (1, 1)
     jobs = range(len(plan.shards))[index - 1 :: count]
-    work = ShardWork(plan=plan, images=dataset.images, out=str(out), skip_bad=options.skip_bad, scratch=scratch)
+    work = ShardWork(
+        plan=plan,
+        images=dataset.images,
+        out=str(out),
+        max_pixels=options.max_pixels,
+        skip_bad=options.skip_bad,
+        scratch=scratch,
+    )
     try:
         outcomes = write_shards(work, jobs, options.workers)
     except InputError:

@@ -229,5 +229,6 @@ def write_version(manifest: Manifest, columns: Sequence[TaskColumn], change: str
         {role: before["tables"][role] for role in ROLES} | {"tasks": table},
         [known[file] if file in known else describe_file(root, file) for file in files],
         change,
+        oriented=manifest.oriented,
     )
     return read_manifest(root)

@@ -5,6 +5,8 @@ import os
 import re
 from typing import TypeAlias
 
+from matl_scale.data.images.gate import MAX_PIXELS
+
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
@@ -53,7 +55,14 @@ def add_output(parser: argparse.ArgumentParser) -> None:
         "--resize",
         type=positive_int,
         metavar="PIXELS",
-        help="scale and centre-crop to squares; without it the bytes of the images stay as they are",
+        help="scale and centre-crop to upright squares; without it the bytes of the images stay as they are",
+    )
+    parser.add_argument(
+        "--max-pixels",
+        type=positive_int,
+        default=MAX_PIXELS,
+        metavar="N",
+        help=f"refuse images with more pixels, of whatever format (default: {MAX_PIXELS})",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of drawn splits (default: 0)")
     parser.add_argument("--stratify", action="store_true", help="draw splits class by class, rare classes first")

@@ -13,7 +13,7 @@ from matl_scale.data.shards.manifest import Manifest
 
 def write(options: argparse.Namespace, build: Callable[[Path], Dataset], draw: Draw | None) -> None:
     """Writes a data set by the options of `add_output`, and prints a summary."""
-    names = ("shard_mb", "resize", "dedupe", "skip_bad", "workers", "partition")
+    names = ("shard_mb", "resize", "dedupe", "max_pixels", "skip_bad", "workers", "partition")
     chosen = Options(draw=draw, **{name: getattr(options, name) for name in names})
     manifest = write_shard_set(build, options.out, chosen)
     if manifest is None:

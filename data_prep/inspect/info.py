@@ -59,6 +59,8 @@ def print_info(manifest: Manifest, console: Console, route_of: Mapping[str, str]
         f"  {len(manifest.tasks)} tasks, {np.mean(labels < 0):.1%} of all labels missing; images: "
         + (f"{size} × {size} pixels" if size else "of several sizes")
     )
+    if manifest.oriented:
+        console.print(f"  {manifest.oriented:,} images carry an orientation (EXIF or XMP): they are used upright")
 
 
 def describe_counts(classes: tuple[str, ...], counts: np.ndarray, limit: int = 3) -> str:

@@ -1,13 +1,15 @@
-"""`matl-data preview`: real samples of one task, class by class, on a page that opens without a network."""
+"""`matl-data preview`: real samples of one task as the network sees them, class by class, on a page that opens without a
+network."""
 
-import base64
 import html
 
 import numpy as np
 
-from matl_scale.data.shards.layout import EXTENSIONS, MISSING
+from matl_scale.data.images.data_url import draw_as_url
+from matl_scale.data.images.gate import BadImage
+from matl_scale.data.shards.layout import MISSING
 from matl_scale.data.shards.manifest import Manifest
-from matl_scale.data.shards.reader import SampleReader
+from matl_scale.data.shards.reader import Damage, SampleReader
 from matl_scale.errors import InputError, nearest
 
 MAX_CLASSES_SHOWN = 100
@@ -15,7 +17,7 @@ STYLE = """body{font:15px system-ui,sans-serif;margin:2em;background:#fff;color:
 p{color:#555}div{display:flex;flex-wrap:wrap;gap:8px}figure{margin:0;width:128px}
 img{width:128px;height:128px;object-fit:contain;background:#eee;image-rendering:auto}
 figcaption{font-size:11px;color:#555;overflow-wrap:anywhere}"""
-TYPES = {"jpg": "jpeg", "tif": "tiff"}
+SIDE_PX = 128  # at most: the side of a figure
 
 
 def build_preview(manifest: Manifest, task_name: str, split: str | None, count: int, seed: int) -> str:
@@ -28,14 +30,14 @@ def build_preview(manifest: Manifest, task_name: str, split: str | None, count: 
     task, labels = manifest.tasks[task_id], manifest.labels([task_id])[:, 0]
     sample_ids = manifest.sample_ids(split) if split else np.arange(manifest.num_samples)
     generator, reader = np.random.default_rng(seed), SampleReader(manifest)
-    extensions, paths = (manifest.sample_columns(name).column(0) for name in ("extension", "path"))
+    paths, size = manifest.sample_columns("path").column(0), min(manifest.image_size() or SIDE_PX, SIDE_PX)
     sections = []
     missing = int((labels[sample_ids] == MISSING).sum())
     for value, name in [*enumerate(task.classes[:MAX_CLASSES_SHOWN]), (MISSING, "no label")]:
         found = sample_ids[labels[sample_ids] == value]
         chosen = np.sort(generator.permutation(found)[:count])
         figures = "".join(
-            draw_sample(image, extensions[sample_id].as_py(), paths[sample_id].as_py())
+            draw_sample(image, size, paths[sample_id].as_py())
             for sample_id, image in zip(chosen.tolist(), reader.read(chosen), strict=True)
         )
         share = len(found) / max(len(sample_ids) - missing, 1)
@@ -54,10 +56,14 @@ def build_preview(manifest: Manifest, task_name: str, split: str | None, count: 
     )
 
 
-def draw_sample(image: object, extension: str, path: str) -> str:
-    caption = html.escape(path)
-    if not isinstance(image, bytes) or extension not in EXTENSIONS.values():
-        return f"<figure><figcaption>{caption}: {html.escape(str(image))}</figcaption></figure>"
-    data = base64.b64encode(image).decode()
-    kind = TYPES.get(extension, extension)
-    return f'<figure><img alt="" src="data:image/{kind};base64,{data}"><figcaption>{caption}</figcaption></figure>'
+def draw_sample(image: bytes | Damage, size: int, path: str) -> str:
+    """Draws a sample as the network sees it, or says what is wrong with it."""
+    picture, caption = "", path
+    try:
+        if isinstance(image, bytes):
+            picture = f'<img alt="" src="{draw_as_url(image, size)}">'
+        else:
+            caption += f": {image}"
+    except BadImage as error:
+        caption += f": {error}"
+    return f"<figure>{picture}<figcaption>{html.escape(caption)}</figcaption></figure>"

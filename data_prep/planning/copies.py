@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.image_check import BadImage, check_image, digest_image
+from data_prep.image_check import check_image, digest_image
 from data_prep.planning.plan import DROPPED, DROPPED_FILE
 from data_prep.planning.row_tables import read_names
 from data_prep.pool import Advance, run_jobs
+from matl_scale.data.images.gate import BadImage
 from matl_scale.data.images.interface import CHUNK_SIZE, Images
 from matl_scale.data.shards.layout import DIGEST_BYTES, split_rank
 from matl_scale.data.shards.manifest import Manifest
@@ -68,6 +69,7 @@ class HashWork:
     images: Images
     num_rows: int
     resize: int | None
+    max_pixels: int
 
     def __call__(self, job: int, advance: Advance) -> tuple[int, bytes]:
         rows = np.arange(job * CHUNK_SIZE, min((job + 1) * CHUNK_SIZE, self.num_rows))
@@ -81,7 +83,7 @@ class HashWork:
     def _digest(self, data: bytes) -> bytes | None:
         """Returns the digest of an image as it would be stored; None if it is bad."""
         try:
-            data = check_image(data, self.resize).data if self.resize else data
+            data = check_image(data, self.resize, self.max_pixels).data if self.resize else data
         except BadImage:
             return None
         return digest_image(data) if data else None
@@ -94,12 +96,13 @@ def drop_copies(
     images: Images,
     existing: Manifest | None,
     resize: int | None,
+    max_pixels: int,
     workers: int,
 ) -> None:
     """Drops rows whose image, as it would be stored, is a copy of another one: changes their split numbers to `DROPPED`, and
     lists them in `dropped.csv` beside the row tables. Images of the set that the rows join are originals.
     """
-    work = HashWork(folder=folder, images=images, num_rows=len(numbers), resize=resize)
+    work = HashWork(folder=folder, images=images, num_rows=len(numbers), resize=resize, max_pixels=max_pixels)
     jobs = range(-(-len(numbers) // CHUNK_SIZE))
     hashed = dict(run_jobs(work, jobs, workers, len(numbers), "images hashed"))
     digests = np.frombuffer(b"".join(hashed[job] for job in jobs), dtype="V16")

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 
 from data_prep.dataset import Dataset
-from data_prep.image_check import BadImage, check_image
+from data_prep.image_check import check_image
 from data_prep.labels.matrix import map_matrix
 from data_prep.labels.name_index import NameIndex
 from data_prep.planning.copies import drop_copies
 from data_prep.planning.plan import DROPPED, Plan, cut_shards
 from data_prep.planning.row_tables import LABELS_FILE, SPLITS_FILE, RowTables, read_names
 from data_prep.planning.splits import Draw, check_classes_in_train, draw_splits
+from matl_scale.data.images.gate import MAX_PIXELS, BadImage
 from matl_scale.data.images.interface import CHUNK_SIZE, Images
 from matl_scale.data.shards.layout import HEADER_BYTES, encode_label_row, label_dtype, padded
 from matl_scale.data.shards.manifest import Manifest
@@ -34,6 +35,7 @@ class Options:
         resize: Side length in pixels to which images are scaled and cropped; None keeps their bytes.
         draw: How splits are drawn; None keeps the splits of the rows.
         dedupe: Whether copies of an image are left out.
+        max_pixels: Images with more pixels cannot be used.
         skip_bad: Whether images that cannot be decoded are left out; otherwise they are an error.
         workers: Number of processes.
         partition: (i, n) writes every n-th shard from the i-th, counted from 1, and does not finish the set.
@@ -43,6 +45,7 @@ class Options:
     resize: int | None = None
     draw: Draw | None = None
     dedupe: bool = False
+    max_pixels: int = MAX_PIXELS
     skip_bad: bool = False
     workers: int = 1
     partition: tuple[int, int] | None = None
@@ -65,7 +68,7 @@ def make_plan(tables: RowTables, id: str, dataset: Dataset, existing: Manifest |
     if existing:
         check_same_tasks(existing, tasks)
     if options.dedupe:
-        drop_copies(folder, numbers, splits, images, existing, options.resize, options.workers)
+        drop_copies(folder, numbers, splits, images, existing, options.resize, options.max_pixels, options.workers)
     if options.draw:
         deal_splits(numbers, splits, labels, tasks, options.draw)
     counts = count_by_split(numbers, splits, labels, tasks)
@@ -76,7 +79,7 @@ def make_plan(tables: RowTables, id: str, dataset: Dataset, existing: Manifest |
     numbers.tofile(folder / SPLITS_FILE)
     label_member = encode_label_row(np.zeros(len(tasks), dtype=labels.dtype))
     overhead = 2 * HEADER_BYTES + int(padded(np.array(len(label_member))))
-    sample_bytes = overhead + estimate_size(folder, numbers, images, options.resize)
+    sample_bytes = overhead + estimate_size(folder, numbers, images, options.resize, options.max_pixels)
     first_key = 1 + int(existing.sample_columns("key").column(0)[-1].as_py()) if existing else 0
     return Plan(
         folder=folder,
@@ -127,7 +130,7 @@ def count_existing(existing: Manifest) -> dict[str, list[np.ndarray]]:
     return counts
 
 
-def estimate_size(folder: Path, numbers: np.ndarray, images: Images, resize: int | None) -> float:
+def estimate_size(folder: Path, numbers: np.ndarray, images: Images, resize: int | None, max_pixels: int) -> float:
     """Returns the mean size in bytes of some evenly spaced images, each padded as in a tar."""
     rows = np.flatnonzero(numbers != DROPPED)
     if not len(rows):
@@ -136,7 +139,7 @@ def estimate_size(folder: Path, numbers: np.ndarray, images: Images, resize: int
     sizes = []
     for data in images.read(*read_names(folder, rows)):
         try:
-            sizes.append(len(check_image(data, resize).data) if resize else len(data))
+            sizes.append(len(check_image(data, resize, max_pixels).data) if resize else len(data))
         except BadImage:  # named when its shard is written
             continue
     return float(padded(np.array(sizes or [0])).mean())

@@ -71,9 +71,17 @@ def finalise(out: Store, plan: Plan, existing: Manifest | None, scratch: Path) -
         [describe_file(out, names["labels"])],
         change=f"{'added ' if existing else ''}{splits}",
         plan=plan.id,
+        oriented=count_oriented(existing, records),
     )
     out.remove(WORK)
     return read_manifest(out)
+
+
+def count_oriented(existing: Manifest | None, records: Sequence[Mapping[str, Any]]) -> int | None:
+    """Returns how many images carry an orientation; None if a part was written before these were counted."""
+    counts = [record.get("oriented") for record in records] + ([existing.oriented] if existing else [])
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
 
 
 def write_tables(

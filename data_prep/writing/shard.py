@@ -3,7 +3,7 @@
 import json
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,12 +13,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.image_check import BadImage, CheckedImage, check_image, digest_image
+from data_prep.image_check import CheckedImage, check_image, digest_image
 from data_prep.planning.plan import Plan, PlannedShard
 from data_prep.planning.row_tables import read_names
 from data_prep.pool import Advance, run_jobs
 from data_prep.writing.tar import TarWriter
+from matl_scale.data.images.gate import BadImage
 from matl_scale.data.images.interface import Images
+from matl_scale.data.images.orientation import UPRIGHT
 from matl_scale.data.shards.layout import DIGEST_BYTES, WORK, sample_key
 from matl_scale.errors import InputError, shortened
 from matl_scale.storage.store import Store
@@ -43,20 +45,21 @@ class ShardWork:
     plan: Plan
     images: Images
     out: str  # the shard set's folder or URL
+    max_pixels: int  # images with more pixels are bad
     skip_bad: bool  # whether bad images are left out; otherwise a shard with a bad image is not finished
     scratch: Path  # folder for unfinished files
 
     def __call__(self, job: int, advance: Advance) -> ShardOutcome:
         shard, out = self.plan.shards[job], Store(self.out)
         record = read_record(out, shard, self.plan.id)
-        if record is not None and has_tar(out, record, check_content=True):
+        if record is not None and self._judges_as(record) and has_tar(out, record, check_content=True):
             advance(shard.samples)
             skipped = [(name, reason) for name, reason in record["skipped"]]
             return ShardOutcome(file=shard.file, was_finished=True, bad=skipped)
         path = self.scratch / f"{shard.file}-{os.getpid()}-{secrets.token_hex(4)}"
         tar = TarWriter(path)
         try:
-            blocks, bad = self._fill(tar, shard, advance)
+            blocks, bad, num_oriented = self._fill(tar, shard, advance)
             if bad and not self.skip_bad:
                 return ShardOutcome(file=shard.file, was_finished=False, bad=bad)
             sha256 = tar.close()
@@ -68,6 +71,8 @@ class ShardWork:
                 "bytes": tar.size,
                 "sha256": sha256,
                 "skipped": bad,
+                "max_pixels": self.max_pixels,
+                "oriented": num_oriented,
             }
             out.remove(record_name(shard.file))
             if blocks:
@@ -85,24 +90,30 @@ class ShardWork:
 
     def _fill(
         self, tar: TarWriter, shard: PlannedShard, advance: Advance
-    ) -> tuple[list[pa.RecordBatch], list[tuple[str, str]]]:
+    ) -> tuple[list[pa.RecordBatch], list[tuple[str, str]], int]:
+        """Writes the samples of a shard, and returns their rows, the bad images, and how many samples carry an orientation."""
         rows, labels = self.plan.rows_of(shard), self.plan.labels
         names, indices = read_names(self.plan.folder, rows)
-        blocks, bad = list[pa.RecordBatch](), list[tuple[str, str]]()
+        blocks, bad, num_oriented = list[pa.RecordBatch](), list[tuple[str, str]](), 0
         images = zip(range(len(rows)), names, self.images.read(names, indices), strict=True)
         while block := next_block(images):
             good, checked = [], []
             for i, name, data in block:
                 try:
-                    checked.append(check_image(data, self.plan.resize))
+                    checked.append(check_image(data, self.plan.resize, self.max_pixels))
                     good.append(i)
                 except BadImage as error:
                     bad.append((name, str(error)))
             if good:
                 keys = [sample_key(shard.first_key + i) for i in good]
                 blocks.append(add_block(tar, keys, [names[i] for i in good], checked, labels[rows[good]]))
+            num_oriented += sum(image.orientation != UPRIGHT for image in checked)
             advance(len(block))
-        return blocks, bad
+        return blocks, bad, num_oriented
+
+    def _judges_as(self, record: Mapping[str, Any]) -> bool:
+        """Returns whether this call would leave the same images out as the one that wrote a shard."""
+        return not record["skipped"] or record.get("max_pixels", self.max_pixels) == self.max_pixels
 
 
 def next_block(images: Iterator[tuple[int, str, bytes]]) -> list[tuple[int, str, bytes]]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matl_scale.cli import program_name, run_command
+from matl_scale.data.images.gate import MAX_PIXELS
 from matl_scale.deploy.predict import PredictionSummary, predict, skipped_path
 from matl_scale.errors import InputError, shortened
 from matl_scale.runs.checkpoints.network import WHICH
@@ -24,6 +25,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--checkpoint", default="best", metavar="WHICH", help=WHICH)
     parser.add_argument("--batch-size", type=int, default=256, metavar="N")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes that read and decode")
+    parser.add_argument(
+        "--max-pixels",
+        type=int,
+        default=MAX_PIXELS,
+        metavar="N",
+        help=f"leave out images with more pixels, of whatever format (default: {MAX_PIXELS})",
+    )
     options = parser.parse_args(arguments)
 
     def run() -> int:
@@ -37,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             which=options.checkpoint,
             batch_size=options.batch_size,
             workers=options.workers,
+            max_pixels=options.max_pixels,
         )
         report(program, options.out, summary)
         return 1 if summary.damaged else 0

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import torch
 
+from matl_scale.data.images.gate import MAX_PIXELS
 from matl_scale.data.images.sources import open_images
 from matl_scale.deploy.prediction_table import build_schema, build_table
 from matl_scale.deploy.unlabelled import UnlabelledBatch, load_unlabelled
@@ -40,17 +41,20 @@ def predict(
     which: str = "best",
     batch_size: int = 256,
     workers: int = 2,
+    max_pixels: int = MAX_PIXELS,
 ) -> PredictionSummary:
     """Writes a Parquet file of predictions, and a list of damaged images beside it if there are any.
 
     The network is one of a run's folder, chosen as in `open_network`, or a checkpoint by itself. `images` is a folder of
-    images, tars or Parquet files, or a URL. With 0 workers this process reads and decodes.
+    images, tars or Parquet files, or a URL; images of more than `max_pixels` pixels are left out. With 0 workers this process
+    reads and decodes.
 
     Raises:
         InputError: Something given cannot be used; nothing is written then.
     """
     check_writable("--out", out)
     check_at_least(1, {"--batch-size": batch_size})
+    check_at_least(1, {"--max-pixels": max_pixels})
     check_at_least(0, {"--workers": workers})
     checkpoint = open_network(run, which)
     names = list(checkpoint.classes)
@@ -58,7 +62,7 @@ def predict(
     tasks = [Task(name=names[task_id], classes=tuple(checkpoint.classes[names[task_id]])) for task_id in task_ids]
     source = open_images(images)
     config, model = NetworkConfig.read(checkpoint.config), restore_network(checkpoint, choose_device())
-    batches = load_unlabelled(source, batch_size, checkpoint.image_size, workers)
+    batches = load_unlabelled(source, batch_size, checkpoint.image_size, workers, max_pixels)
     progress = ItemProgress(sum(len(names) for names, _ in source.names()), "images")
     damaged: list[tuple[str, str]] = []
 

@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from matl_scale.data.images.decode import decode_image
+from matl_scale.data.images.gate import BadImage
 from matl_scale.data.images.interface import ListedImages
 from matl_scale.data.loading.loader import current_worker
 from matl_scale.errors import InputError
@@ -19,15 +20,15 @@ class UnlabelledBatch:
 
     names: list[str]
     images: torch.Tensor
-    damaged: list[tuple[str, str]]  # name and reason of each image that could not be decoded
+    damaged: list[tuple[str, str]]  # name and reason of each image that cannot be used
     problem: str = ""  # why reading cannot continue; empty if it can
 
 
 class UnlabelledImages(IterableDataset[UnlabelledBatch]):
     """Decodes images batch by batch, scaled and centre-cropped to `size` pixels. Each of n workers decodes every n-th batch."""
 
-    def __init__(self, images: ListedImages, batch_size: int, size: int) -> None:
-        self.images, self.batch_size, self.size = images, batch_size, size
+    def __init__(self, images: ListedImages, batch_size: int, size: int, max_pixels: int) -> None:
+        self.images, self.batch_size, self.size, self.max_pixels = images, batch_size, size, max_pixels
 
     def __iter__(self) -> Iterator[UnlabelledBatch]:
         try:
@@ -50,21 +51,23 @@ class UnlabelledImages(IterableDataset[UnlabelledBatch]):
         decoded, pixels, damaged = [], [], []
         for name, data in zip(names, self.images.read(names, sources), strict=True):
             try:
-                pixels.append(decode_image(data, self.size).transpose(2, 0, 1))
+                pixels.append(decode_image(data, self.size, self.max_pixels).transpose(2, 0, 1))
                 decoded.append(name)
-            except Exception as error:  # Pillow's codecs raise errors of many kinds
-                damaged.append((name, f"cannot be decoded ({error})" if data else "is empty or missing"))
+            except BadImage as error:
+                damaged.append((name, str(error)))
         stacked = np.stack(pixels) if pixels else np.empty((0, 3, self.size, self.size), dtype=np.uint8)
         return UnlabelledBatch(names=decoded, images=torch.from_numpy(stacked), damaged=damaged)
 
 
-def load_unlabelled(images: ListedImages, batch_size: int, size: int, workers: int) -> Iterator[UnlabelledBatch]:
-    """Yields the batches in order.
+def load_unlabelled(
+    images: ListedImages, batch_size: int, size: int, workers: int, max_pixels: int
+) -> Iterator[UnlabelledBatch]:
+    """Yields the batches in order. Images of more than `max_pixels` pixels count as damaged.
 
     Raises:
         InputError: A file exists but cannot be read.
     """
-    data = UnlabelledImages(images, batch_size, size)
+    data = UnlabelledImages(images, batch_size, size, max_pixels)
     loader: DataLoader[UnlabelledBatch] = DataLoader(data, batch_size=None, num_workers=workers)
     for batch in loader:
         if batch.problem:

@@ -6,9 +6,10 @@ import tarfile
 import numpy as np
 import pytest
 
-from data_prep.image_check import BadImage, check_image
+from data_prep.image_check import check_image
 from data_prep.writing.tar import build_headers
 from matl_scale.data.images.array_images import encode_png
+from matl_scale.data.images.gate import BadImage
 
 
 def test_headers_are_those_of_tarfile() -> None:
@@ -22,7 +23,7 @@ def test_headers_are_those_of_tarfile() -> None:
 
 def test_png_is_checked_whole() -> None:
     data = encode_png(np.random.default_rng(0).integers(0, 256, (9, 11, 3), dtype=np.uint8))
-    assert check_image(data)[1:] == ("png", 11, 9)
+    assert check_image(data)[1:4] == ("png", 11, 9)
     for cut in range(30, len(data), 37):
         with pytest.raises(BadImage):
             check_image(data[:cut])
@@ -39,7 +40,7 @@ def test_a_jpeg_that_is_cut_off_is_bad() -> None:
     buffer = io.BytesIO()
     pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(buffer, "JPEG")
-    assert check_image(buffer.getvalue())[1:] == ("jpg", 30, 40)
+    assert check_image(buffer.getvalue())[1:4] == ("jpg", 30, 40)
     for share in (0.3, 0.6, 0.95):
         with pytest.raises(BadImage):
             check_image(buffer.getvalue()[: int(share * len(buffer.getvalue()))])

@@ -1,6 +1,8 @@
 """Predictions for images without labels equal the evaluation's, from folders and tars alike; damaged images are listed."""
 
+import csv
 import json
+import re
 import runpy
 import sys
 from collections.abc import Sequence
@@ -11,8 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from data_prep.image_check import check_image
 from helpers.run_configs import build_config
 from helpers.shard_sets import ShardSet
+from matl_scale.data.images.gate import BadImage
 from matl_scale.data.shards.manifest import read_manifest
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.runs.layout import RunFolder
@@ -151,3 +155,21 @@ def test_bad_input_is_one_line_and_code_2(
     assert error.count("\n") == 1, error
     assert message in error
     assert not (tmp_path / "predictions.parquet").exists()
+
+
+def test_what_shard_refuses_is_left_out_for_the_same_reason(run: Config, small_set: ShardSet, tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "images", small_set.pixels[:2])
+    Image.new("L", (200, 100)).save(folder / "large.png")
+    Image.new("L", (200, 100)).save(folder / "large.jpg")
+    Image.new("I;16", (8, 8)).save(folder / "x-ray.png")
+    out = tmp_path / "all.parquet"
+    assert predict(run, "--images", folder, "--out", out, "--max-pixels", 19_999) == 1
+    listed = csv.DictReader((tmp_path / "all.parquet.skipped.csv").read_text(encoding="utf-8").splitlines())
+    reasons = {row["image"]: row["reason"] for row in listed}
+    for name, reason in reasons.items():
+        with pytest.raises(BadImage, match=re.escape(reason)):
+            check_image((folder / name).read_bytes(), max_pixels=19_999)
+    assert sorted(reasons) == ["large.jpg", "large.png", "x-ray.png"]
+    assert "200 × 100 = 20000 pixels" in reasons["large.jpg"]
+    assert predict(run, "--images", folder, "--out", out) == 1
+    assert len(classes_by_image(out, small_set.manifest.task_names)) == 4

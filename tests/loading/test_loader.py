@@ -165,7 +165,7 @@ def test_too_much_damage_stops_with_names(damaged_set: tuple[Path, int]) -> None
     root, row = damaged_set
     key = SampleReader(read_manifest(root)).key(row)
     damage = [damage for batch in take(source_of(root), 60) for damage in batch.damage]
-    with pytest.raises(InputError, match=rf"sample {key}: cannot be decoded .* more than `data.max_damaged` = 0.01"):
+    with pytest.raises(InputError, match=rf"sample {key}: it is no image .* more than `data.max_damaged` = 0.01"):
         share_damage(build_accelerator("fp32"), log_of(0.01), damage, None)
 
 

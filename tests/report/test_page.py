@@ -118,7 +118,7 @@ def test_names_are_never_markup(tmp_path: Path) -> None:
     page = Page(write(tmp_path, run, comparisons=[comparison], spread=spread))
     assert not {"i", "u", "s"} & {tag for tag, _ in page.elements}
     assert all(str(a["href"]).startswith("#") for tag, a in page.elements if tag == "a")
-    assert all(str(a["src"]).startswith("data:image/jpeg;base64,") for tag, a in page.elements if tag == "img")
+    assert all(str(a["src"]).startswith("data:image/png;base64,") for tag, a in page.elements if tag == "img")
     assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
     kinds = [attributes.get("type") for tag, attributes in page.elements if tag == "script"]
     assert kinds.count("module") == 1
@@ -163,13 +163,13 @@ def test_a_thousand_tasks_stay_small(tmp_path: Path) -> None:
     made_up = MadeUp(num_tasks=1000, num_samples=100)
     text = write(tmp_path, write_run(tmp_path / "large", made_up, write_shapes(tmp_path / "set", made_up).root.local))
     assert len(text) < 10e6
-    assert text.count("data:image/jpeg") > 40
+    assert text.count('src="data:image/png') > 40
 
 
 def test_without_images(tmp_path: Path, run: RunHistory) -> None:
     text = write(tmp_path, run)
     assert "No images: " in text
-    assert "data:image/jpeg" not in text
+    assert 'src="data:image/png' not in text
     assert "samples wrong" in text
 
 

@@ -18,6 +18,7 @@ import webdataset as wds
 from torch.utils.data import get_worker_info
 
 from matl_scale.data.images.decode import decode_image
+from matl_scale.data.images.gate import BadImage
 from matl_scale.data.loading.augment import Augment
 from matl_scale.data.loading.plan import PlannedBatch, SlotPlan, plan_evaluation
 from matl_scale.data.shards.manifest import Manifest
@@ -154,8 +155,8 @@ class DecodeBatch:
                 try:
                     pixels[i] = decode_image(image, self.size).transpose(2, 0, 1)
                     continue
-                except Exception as error:  # Pillow's codecs raise many kinds for damaged data
-                    image = self.reader.damage(int(planned.sample_ids[i]), f"cannot be decoded ({error})")
+                except BadImage as error:
+                    image = self.reader.damage(int(planned.sample_ids[i]), str(error))
             damage.append(image)
             pixels[i] = 0
         damaged = {entry.sample_id for entry in damage}

@@ -40,6 +40,8 @@ class Manifest:
         label_references: Where the labels of each task are.
         shards: Table with `SHARDS_SCHEMA`, one row per tar.
         tables: File name of each table, by its role.
+        oriented: Number of images that carried an orientation other than upright when they were given; None if the set was
+            written before these were counted.
         entries: All versions as `manifest.json` lists them, oldest first.
     """
 
@@ -51,6 +53,7 @@ class Manifest:
     label_references: tuple[LabelReference, ...]
     shards: pa.Table
     tables: Mapping[str, str]
+    oriented: int | None
     entries: Sequence[Mapping[str, Any]] = field(repr=False)
 
     @cached_property
@@ -229,6 +232,7 @@ def read_manifest(folder: str | Path | Store, version: str = "") -> Manifest:
         label_references=tuple(LabelReference(row["file"], row["column"]) for row in rows),
         shards=shards,
         tables=tables,
+        oriented=entry.get("oriented"),
         entries=entries,
     )
 

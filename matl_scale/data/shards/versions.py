@@ -26,11 +26,13 @@ def append_version(
     labels: Sequence[Mapping[str, str]],
     change: str,
     plan: str = "",
+    oriented: int | None = None,
 ) -> None:
     """Writes `manifest.json` with one more version, which is the newest from then on.
 
     `entries` are the versions so far; `tables` has the entry of each table, by role, and `labels` those of the files that the
-    tasks table refers to. `plan` is the id of the plan that added tars, if any were added.
+    tasks table refers to. `plan` is the id of the plan that added tars, if any were added. `oriented` is the number of images
+    that carry an orientation other than upright, None if they were not counted.
     """
     entry = {
         "version": len(entries) + 1,
@@ -39,6 +41,7 @@ def append_version(
         "plan": plan,
         "tables": {role: dict(tables[role]) for role in ROLES},
         "labels": [dict(file) for file in labels],
+        **({} if oriented is None else {"oriented": oriented}),
     }
     content = {"format": FORMAT, "format_version": FORMAT_VERSION, "versions": [*map(dict, entries), entry]}
     root.write_bytes(MANIFEST_FILE, as_json(content).encode())
@@ -87,6 +90,8 @@ def check_entry(entry: Any, number: int) -> dict[str, Any]:
         name = file["file"]
         if not isinstance(name, str) or not isinstance(file["sha256"], str) or not is_file_name(name):
             raise ValueError(f"{name!r} is no name of a table")
+    if not isinstance(entry.get("oriented", 0), int):
+        raise ValueError(f"version {number} should have a number of oriented images")
     if entry["version"] != number or entry["id"] != version_id(entry["tables"], entry["labels"]):
         raise ValueError(f"version {number} does not have the id of its tables")
     return {**entry, "change": str(entry["change"])}

@@ -1,19 +1,15 @@
 """Thumbnails of a split's samples, as data URLs for the page."""
 
-import base64
-import io
-
 import numpy as np
-from PIL import Image
 
-from matl_scale.data.images.decode import decode_image
+from matl_scale.data.images.data_url import draw_as_url
+from matl_scale.data.images.gate import BadImage
 from matl_scale.data.shards.manifest import Manifest
 from matl_scale.data.shards.reader import SampleReader
 from matl_scale.errors import InputError
 from matl_scale.runs.predictions import PredictionsInfo
 
 SIDE_PX = 64
-JPEG_QUALITY = 80
 
 
 class Thumbnails:
@@ -40,9 +36,6 @@ class Thumbnails:
         if not isinstance(data, bytes):
             return "", str(data)
         try:
-            pixels = decode_image(data, SIDE_PX)
-        except Exception as error:  # Pillow's codecs raise many kinds
-            return "", f"cannot be decoded: {error}"
-        file = io.BytesIO()
-        Image.fromarray(pixels).save(file, "JPEG", quality=JPEG_QUALITY)
-        return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode(), ""
+            return draw_as_url(data, SIDE_PX), ""
+        except BadImage as error:
+            return "", str(error)
