@@ -72,7 +72,7 @@ def add_output(parser: argparse.ArgumentParser) -> None:
         help="leave out images with the bytes of an earlier one; reads all images twice",
     )
     parser.add_argument(
-        "--skip-bad", action="store_true", help="leave out images that cannot be decoded, and list them"
+        "--skip-bad", action="store_true", help="leave out images that cannot be used, and list them"
     )
     add_workers(parser)
     parser.add_argument(
