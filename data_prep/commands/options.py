@@ -71,9 +71,7 @@ def add_output(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="leave out images with the bytes of an earlier one; reads all images twice",
     )
-    parser.add_argument(
-        "--skip-bad", action="store_true", help="leave out images that cannot be used, and list them"
-    )
+    parser.add_argument("--skip-bad", action="store_true", help="leave out images that cannot be used, and list them")
     add_workers(parser)
     parser.add_argument(
         "--partition",

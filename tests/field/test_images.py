@@ -187,6 +187,29 @@ def test_malformed_exif_leaves_the_pixels_as_they_are() -> None:
         assert abs(decode_image(data, SIZE).astype(int) - square(np.asarray(scene()))).max() <= JPEG_ERROR
 
 
+@pytest.mark.parametrize("orientation", [3, 6, 7])
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_print_and_grey_photos_are_upright_too(mode: str, orientation: int) -> None:
+    """CMYK takes another decoder than RGB, and large photos are scaled while they are decoded."""
+    for image in (scene().convert(mode), scene(480, 360).convert(mode)):
+        data = turned(image, "JPEG", orientation)
+        expected = square(np.asarray(image.convert("RGB")))
+        assert check_image(data)[1:] == ("jpg", *image.size, orientation)
+        assert abs(decode_image(data, SIZE).astype(int) - expected).max() <= JPEG_ERROR
+
+
+@pytest.mark.parametrize("kind", ENDINGS)
+def test_a_turned_image_that_has_the_size_already_is_turned(kind: str) -> None:
+    image = scene(SIZE, SIZE)
+    resized = check_image(turned(image, kind, 3), SIZE).data
+    with Image.open(io.BytesIO(resized)) as opened:  # as other tools read the set
+        assert not opened.getexif()
+        error = abs(np.asarray(opened.convert("RGB")).astype(int) - np.asarray(image)).max()
+    assert error <= (RESIZED_JPEG_ERROR if kind == "JPEG" else 0)
+    upright = encode(image, kind)
+    assert check_image(upright, SIZE).data is upright
+
+
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
 @pytest.mark.parametrize("size", [SIZE, 36])
 def test_of_several_frames_the_first_one_counts(kind: str, size: int) -> None:
