@@ -41,25 +41,50 @@ run_job() {
   export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1} # since Slurm 22.05 srun does not inherit it from the job
   rm -f "$MATL_STOP_FILE" "$MATL_STOP_FILE.stopped"
 
-  local code=0
+  local code srun_pid
   trap 'ask_to_stop SIGUSR2' USR2
   trap 'ask_to_stop SIGTERM' TERM
   srun --kill-on-bad-exit=1 launch/slurm/node.sh "$@" &
-  local srun_pid=$!
-  while wait "$srun_pid"; code=$?; kill -0 "$srun_pid" 2>/dev/null; do :; done # a trap interrupts `wait`
-  wait "$srun_pid" # once more: srun may have ended while a trap ran
+  srun_pid=$!
+  # what a stopped run still does (the copy to MLflow, the exit of every process) can outlast the time limit, so the job is put
+  # back as soon as the run says that its checkpoint is complete
+  while kill -0 "$srun_pid" 2>/dev/null; do
+    try_to_requeue "$job"
+    sleep 1 &
+    wait $! # a trap ends it at once
+  done
+  wait "$srun_pid"
   code=$?
+  for _ in {1..30}; do # the controller may be busy
+    try_to_requeue "$job" && break
+    sleep 1
+  done
   if [[ -e "$MATL_STOP_FILE.stopped" ]]; then
     code=$EXIT_STOPPED
   fi
   rm -f "$MATL_STOP_FILE" "$MATL_STOP_FILE.stopped"
   echo "job $SLURM_JOB_ID: the run ended with exit code $code" >&2
-  # scancel and `scontrol requeue` take a job out of RUNNING; a preempted job that ends by itself is still RUNNING, and Slurm
-  # would count it as failed
-  if [[ $code == "$EXIT_STOPPED" && $(scontrol show job "$job" --oneliner) == *" JobState=RUNNING "* ]]; then
+  if [[ $REQUEUED == true ]]; then # an exit code could be taken for that of the job's next start
     trap - TERM
-    # Slurm ends this script now; an exit code of ours could be taken for that of the job's next start
-    scontrol requeue "$job" && sleep 60
+    kill -TERM $$
   fi
   exit "$code"
+}
+
+REQUEUED=false # whether this start has put its job back into the queue
+
+# Puts the job of a stopped run back into the queue, unless it is there or was cancelled. Returns 1 if it has to be tried again.
+try_to_requeue() { # $1: the job
+  local about restarts
+  [[ $REQUEUED == false && -e "$MATL_STOP_FILE.stopped" ]] || return 0
+  about=$(scontrol show job "$1" --oneliner) || return 1
+  restarts=$(sed -n 's/.* Restarts=\([0-9]*\) .*/\1/p' <<<"$about")
+  # preemption, a lost node and the user's `scontrol requeue` count as a restart already
+  ((${restarts:-0} == ${SLURM_RESTART_COUNT:-0})) || return 0
+  # scancel takes a job out of RUNNING. The time limit does too, but Slurm waits for the job's processes (KillWait) and takes it
+  # back meanwhile. A preempted job that ends by itself is RUNNING, and Slurm would count it as failed.
+  [[ $about == *" JobState=RUNNING "* || $about == *" Reason=TimeLimit "* ]] || return 0
+  scontrol requeue "$1" || return 1
+  REQUEUED=true
+  echo "job $SLURM_JOB_ID: requeued, with a complete checkpoint" >&2
 }

@@ -107,8 +107,8 @@ class Recorder:
         if self.enabled:
             self._local.write_balance(table)
 
-    def close(self, status: str, wait_s: float = LAST_COPY_S) -> None:
-        """Leaves the run's final status (see `write_status`), and waits at most `wait_s` for its copy to MLflow.
+    def finish(self, status: str) -> None:
+        """Completes the local files, and leaves the run's final status among them (see `write_status`).
 
         Raises:
             OSError: A table could not be written.
@@ -123,6 +123,9 @@ class Recorder:
             if self.enabled:
                 with contextlib.suppress(OSError):  # a full disk: the run's own error message matters more
                     write_status(self._folder, status)
-            if self._mlflow is not None:
-                print("copying the last records to MLflow", file=sys.stderr, flush=True)
-                self._mlflow.close(wait_s)
+
+    def close(self, wait_s: float = LAST_COPY_S) -> None:
+        """Waits at most `wait_s` until everything is in MLflow. Call it after `finish`."""
+        if self._mlflow is not None:
+            print("copying the last records to MLflow", file=sys.stderr, flush=True)
+            self._mlflow.close(wait_s)

@@ -63,6 +63,7 @@ def evaluate_split(config: Config, accelerator: Accelerator, split: str, which: 
         LocalLog(folder).forget_evaluation(checkpoint.step, split)
         recorder = Recorder(folder, config.track, data.task_names, enabled=True)
         recorder.record_evaluation(checkpoint.step, split, metrics)
-        recorder.close(status)
+        recorder.finish(status)
+        recorder.close()
         if evaluator.data.damage.found:
             Console(stderr=True).print(evaluator.data.damage.describe(), highlight=False, markup=False)

@@ -10,6 +10,7 @@ from accelerate.utils import gather_object
 from matl_scale.device import device_name
 from matl_scale.progress import TrainProgress
 from matl_scale.runs.checkpoints.masks import find_old_tasks
+from matl_scale.tracking.recorder import LAST_COPY_S
 from matl_scale.train.build import build_components, build_recorder, build_resolved_config, build_schedule
 from matl_scale.train.build_routes import build_routes
 from matl_scale.train.choose_routes import ChosenRoutes
@@ -121,20 +122,27 @@ def describe_origin(
 
 def run_to_end(run: Run, lacks_evaluation: bool) -> bool:
     """Runs the steps, and closes the records with the run's final status. Returns whether it reached its end."""
-    status, wait = "FAILED", {}
+    status, stopped = "FAILED", False
     try:
         with run.progress:
-            finished = run_steps(run, lacks_evaluation)
-        status = "FINISHED"
-        if not finished:
-            status, wait = run.stop.status, {"wait_s": STOPPED_COPY_S}
-            if run.accelerator.is_main_process:
-                run.stop.confirm(run.state.step)
+            stopped = not run_steps(run, lacks_evaluation)
+        status = run.stop.status if stopped else "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
         raise
     finally:
+        close_run(run, status, stopped)
+    return not stopped
+
+
+def close_run(run: Run, status: str, stopped: bool) -> None:
+    """Completes the run's folder, says that a stopped run may be started again, and only then does what may take long: the end of
+    the loader processes and the copy to MLflow."""
+    run.watchdog.pause()
+    try:
+        run.recorder.finish(status)
+        if stopped and run.accelerator.is_main_process:
+            run.stop.confirm(run.state.step)
         run.components.batches.close()
-        run.watchdog.pause()
-        run.recorder.close(status, **wait)
-    return finished
+    finally:
+        run.recorder.close(STOPPED_COPY_S if stopped else LAST_COPY_S)

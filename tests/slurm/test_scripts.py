@@ -1,25 +1,44 @@
 """The job scripts without a Slurm: stand-ins for its commands record how they were called."""
 
 import os
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
+RUNNING = "JobState=RUNNING Reason=None Restarts=0"
 JOB = {"SLURM_JOB_ID": "1234567", "SLURM_JOB_NUM_NODES": "2", "SLURM_NTASKS": "2", "SLURM_JOB_NODELIST": "n[1-2]"}
+
+
+STAND_INS = {
+    # a busy controller refuses the first BUSY calls
+    "scontrol": """
+        case "$1 $2" in
+        "show hostnames") echo n1; echo n2 ;;
+        "show job") echo "JobId=1 $STATE x=y" ;;
+        *) echo "$@" >>"$CALLS"; (($(grep -c requeue "$CALLS") > ${BUSY:-0})) ;;
+        esac""",
+    # STOPS: the run stops when asked to; LINGERS: it ends only after its job was requeued
+    "srun": """
+        echo "$MASTER_HOST $MASTER_JOB_PORT $@" >>"$CALLS"
+        [[ -z ${STOPS:-} ]] || touch "$MATL_STOP_FILE.stopped"
+        if [[ -n ${LINGERS:-} ]]; then
+          until grep -q requeue "$CALLS"; do /bin/sleep 0.1; done
+          echo "the run ends" >>"$CALLS"
+        fi
+        exit ${CODE:-0}""",
+    "sleep": "exec /bin/sleep 0.05",
+}
 
 
 @pytest.fixture
 def commands(tmp_path: Path) -> Path:
-    """A folder with stand-ins for srun and scontrol."""
+    """A folder with stand-ins for srun, scontrol and sleep."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    scontrol = 'case "$1" in show) if [[ $2 == hostnames ]]; then echo n1; echo n2; else echo "JobId=1 JobState=$STATE x=y"; fi;;'
-    scontrol += ' *) echo "$@" >>"$CALLS";; esac'
-    srun = 'echo "$MASTER_HOST $MASTER_JOB_PORT $@" >>"$CALLS"; [[ -z ${STOPS:-} ]] || touch "$MATL_STOP_FILE.stopped"'
-    srun += "; exit ${CODE:-0}"
-    for name, body in (("scontrol", scontrol), ("srun", srun), ("sleep", 'echo "sleep $1" >>"$CALLS"')):
+    for name, body in STAND_INS.items():
         (folder / name).write_text(f"#!/bin/bash\n{body}\n")
         (folder / name).chmod(0o755)
     return folder
@@ -30,7 +49,7 @@ def run(script: str, commands: Path, *arguments: str, **environment: str) -> tup
     calls = commands / "calls"
     calls.unlink(missing_ok=True)
     path = environment.pop("PATH", f"{commands}:{os.environ['PATH']}")
-    values = {"PATH": path, "CALLS": str(calls), "STATE": "RUNNING", **environment}
+    values = {"PATH": path, "CALLS": str(calls), "STATE": RUNNING, **environment}
     command = ["/bin/bash", f"launch/slurm/{script}", *arguments]
     result = subprocess.run(command, cwd=ROOT, env=values, capture_output=True, text=True, check=False)
     return result.returncode, result.stderr, calls.read_text().splitlines() if calls.exists() else []
@@ -42,20 +61,48 @@ def test_arguments_reach_every_node(commands: Path) -> None:
     assert calls == ["n1 24567 --kill-on-bad-exit=1 launch/slurm/node.sh --config a b.yaml --train.steps 5"]
 
 
-@pytest.mark.parametrize(
-    ("state", "requeued"), [("RUNNING", True), ("CANCELLED", False), ("COMPLETING", False), ("PENDING", False)]
-)
-def test_a_stopped_run_is_requeued_unless_its_job_is_over(state: str, requeued: bool, commands: Path) -> None:
-    code, _, calls = run("train.sbatch", commands, **JOB, STOPS="1", STATE=state)
-    assert code == 75
-    assert ("requeue 1234567" in calls) == requeued
+STATES = {
+    "running": (RUNNING, True),
+    "beyond its time limit": ("JobState=COMPLETING Reason=TimeLimit Restarts=0", True),
+    "counted as timed out": ("JobState=TIMEOUT Reason=TimeLimit Restarts=0", True),
+    "cancelled": ("JobState=CANCELLED Reason=None Restarts=0", False),
+    "being cancelled": ("JobState=COMPLETING Reason=None Restarts=0", False),
+    "requeued by Slurm": ("JobState=COMPLETING Reason=None Restarts=1", False),
+    "requeued beyond its time limit": ("JobState=COMPLETING Reason=TimeLimit Restarts=1", False),
+    "back in the queue": ("JobState=PENDING Reason=BeginTime Restarts=1", False),
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_a_stopped_run_is_requeued_unless_its_job_is_cancelled_or_back(state: str, commands: Path) -> None:
+    about, requeued = STATES[state]
+    code, error, calls = run("train.sbatch", commands, **JOB, STOPS="1", STATE=about)
+    assert code == (-signal.SIGTERM if requeued else 75)
+    assert "the run ended with exit code 75" in error
+    assert calls.count("requeue 1234567") == requeued
+
+
+def test_a_second_start_is_requeued_too(commands: Path) -> None:
+    about = "JobState=RUNNING Reason=None Restarts=1"
+    _, _, calls = run("train.sbatch", commands, **JOB, STOPS="1", STATE=about, SLURM_RESTART_COUNT="1")
+    assert calls.count("requeue 1234567") == 1
+
+
+def test_the_job_is_requeued_while_the_stopped_run_still_ends(commands: Path) -> None:
+    _, _, calls = run("train.sbatch", commands, **JOB, STOPS="1", LINGERS="1")
+    assert calls[1:] == ["requeue 1234567", "the run ends"]
+
+
+def test_a_busy_controller_is_asked_again(commands: Path) -> None:
+    code, _, calls = run("train.sbatch", commands, **JOB, STOPS="1", BUSY="3")
+    assert code == -signal.SIGTERM
+    assert calls.count("requeue 1234567") == 4
 
 
 def test_a_task_of_an_array_requeues_itself_alone(commands: Path) -> None:
     """The last task of an array has the array's own number, which means all of them to scontrol."""
     array = {"SLURM_ARRAY_JOB_ID": "1234567", "SLURM_ARRAY_TASK_ID": "3"}
-    code, _, calls = run("train.sbatch", commands, **JOB, **array, STOPS="1")
-    assert code == 75
+    _, _, calls = run("train.sbatch", commands, **JOB, **array, STOPS="1")
     assert "requeue 1234567_3" in calls
 
 
