@@ -40,6 +40,11 @@ class Task:
     def num_classes(self) -> int:
         return len(self.classes)
 
+    @property
+    def positive(self) -> str | None:
+        """The name of class 1 of a binary task; None for more classes."""
+        return self.classes[1] if len(self.classes) == 2 else None
+
 
 def match_names(
     names: Sequence[str], patterns: str | Sequence[str], key: str, kind: Literal["tasks", "routes"] = "tasks"
