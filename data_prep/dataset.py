@@ -41,8 +41,8 @@ class Dataset:
     chunks: Callable[[], Iterator[Chunk]]
     images: Images
 
-    def select(self, patterns: Sequence[str]) -> "Dataset":
-        """Returns the data set with the tasks that match."""
+    def select(self, patterns: Sequence[str] | None) -> "Dataset":
+        """Returns the data set with the tasks that match; all without a pattern."""
         ids = match_names([task.name for task in self.tasks], patterns, "--tasks")
         if len(ids) == len(self.tasks):
             return self

@@ -47,13 +47,18 @@ class Task:
 
 
 def match_names(
-    names: Sequence[str], patterns: str | Sequence[str], key: str, kind: Literal["tasks", "routes"] = "tasks"
+    names: Sequence[str], patterns: str | Sequence[str] | None, key: str, kind: Literal["tasks", "routes"] = "tasks"
 ) -> list[int]:
-    """Returns the indices, ascending, of the names that a shell-style pattern, or one of several, matches.
+    """Returns the indices, ascending, of the names that a shell-style pattern, or one of several, matches; all without a pattern.
+
+    A name that is equal to a pattern wins: `*` is the task called `*` if there is one, and else stands for all. In brackets a
+    character is only itself: `[*]`, `[?]`, `[[]`.
 
     Raises:
         InputError: A pattern matches nothing; the message names the setting `key` that it came from, and the kind of things.
     """
+    if patterns is None:
+        return list(range(len(names)))
     chosen: set[int] = set()
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         # an exact name wins over a pattern: names may contain brackets

@@ -79,9 +79,7 @@ def add_command(commands: Subparsers) -> None:
         parser = names.add_parser(name, help=example.help)
         for option in example.options:
             parser.add_argument(option, **OPTIONS[option])
-        parser.add_argument(
-            "--tasks", nargs="+", default=["*"], metavar="PATTERN", help="tasks to include (default: all)"
-        )
+        parser.add_argument("--tasks", nargs="+", metavar="PATTERN", help="tasks to include (default: all)")
         add_output(parser)
         parser.set_defaults(run=run, build=example.build)
 

@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--images", required=True, metavar="SOURCE", help="a folder of images, tars or Parquet files, or a URL"
     )
-    parser.add_argument("--tasks", nargs="+", default=["*"], metavar="PATTERN", help="which tasks (default: all)")
+    parser.add_argument("--tasks", nargs="+", metavar="PATTERN", help="which tasks (default: all)")
     parser.add_argument("--out", type=Path, default=Path("predictions.parquet"), metavar="FILE")
     parser.add_argument("--checkpoint", default="best", metavar="WHICH", help=WHICH)
     parser.add_argument("--batch-size", type=int, default=256, metavar="N")

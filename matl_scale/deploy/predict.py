@@ -37,7 +37,7 @@ def predict(
     images: str,
     out: Path,
     *,
-    patterns: Sequence[str] = ("*",),
+    patterns: Sequence[str] | None = None,
     which: str = "best",
     batch_size: int = 256,
     workers: int = 2,

@@ -104,7 +104,8 @@ def build_run_data(config: DataConfig, version: str = "") -> RunData:
         InputError: The shard set is missing or damaged, or a pattern of `data.tasks` matches nothing.
     """
     manifest = read_manifest(config.path, config.version or version)
-    task_ids = match_names(manifest.task_names, config.tasks, "data.tasks")
+    patterns = None if config.tasks == "*" else config.tasks  # the default means all, even if a task is called so
+    task_ids = match_names(manifest.task_names, patterns, "data.tasks")
     return RunData(
         manifest=manifest,
         tasks=[manifest.tasks[task_id] for task_id in task_ids],

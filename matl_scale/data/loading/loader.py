@@ -35,7 +35,8 @@ class DataConfig:
     version: str = ""
     """Version of its labels: a number or the beginning of an id; the newest if empty (see matl-data info)."""
     tasks: list[str] | str = "*"
-    """The tasks to train: a name pattern, or a list of patterns."""
+    """The tasks to train: a name pattern, or a list of patterns; `*` means all. An exact name wins over a pattern:
+    in a list, `*` is the task of that name if there is one. `[*]`, `[?]` and `[[]` stand for these characters."""
     batch_size: int = 64
     """Samples per rank and micro-step, each with a label for one of the route's tasks; a route with fewer samples has smaller
     batches."""
