@@ -22,13 +22,19 @@ def add_shard_set(parser: argparse.ArgumentParser, with_version: bool = False) -
 def add_label_file(parser: argparse.ArgumentParser) -> None:
     """Adds `--labels` and the options that say what its columns mean."""
     parser.add_argument(
-        "--labels", required=True, metavar="FILE", help="CSV or Parquet, one row per image, a column per task; or a URL"
+        "--labels",
+        required=True,
+        metavar="FILE",
+        help="CSV (commas, semicolons, tabs or bars) or Parquet, one row per image, a column per task; or a URL",
     )
     parser.add_argument(
         "--image-column", default="image", metavar="NAME", help="column with the image's name (default: image)"
     )
     parser.add_argument(
-        "--tasks", nargs="+", default=["*"], metavar="PATTERN", help="columns to use as tasks (default: all others)"
+        "--tasks",
+        nargs="+",
+        metavar="PATTERN",
+        help="columns to use as tasks; an exact name wins over a pattern (default: all others that have a name)",
     )
     parser.add_argument(
         "--text-columns",
@@ -36,6 +42,17 @@ def add_label_file(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME",
         help="CSV columns whose cells are text even if they look like numbers (007 and 7 differ)",
+    )
+
+
+def add_positive(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--positive",
+        action="append",
+        default=[],
+        metavar="TASK=CLASS",
+        help="the positive class of a binary task, or of all that match a pattern and have it; may be repeated (default: the "
+        "one that is no denial, as yes of no/yes; else the later in order)",
     )
 
 

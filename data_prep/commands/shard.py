@@ -2,7 +2,7 @@
 
 import argparse
 
-from data_prep.commands.options import Subparsers, add_label_file, add_output
+from data_prep.commands.options import Subparsers, add_label_file, add_output, add_positive
 from data_prep.commands.output import write
 from data_prep.labels.matrix import ColumnRoles
 from data_prep.planning.splits import Draw, check_split_name, parse_fractions
@@ -19,6 +19,7 @@ def add_command(commands: Subparsers) -> None:
         "--images", required=True, metavar="DIR", help="folder of images, or Parquet with `name` and `image`; or a URL"
     )
     add_label_file(shard)
+    add_positive(shard)
     splits = shard.add_mutually_exclusive_group()
     splits.add_argument(
         "--split",
@@ -37,7 +38,11 @@ def add_command(commands: Subparsers) -> None:
 
 def run(options: argparse.Namespace) -> None:
     roles = ColumnRoles(
-        image=options.image_column, split=options.split_column, tasks=options.tasks, text=options.text_columns
+        image=options.image_column,
+        split=options.split_column,
+        tasks=options.tasks,
+        text=options.text_columns,
+        positive=options.positive,
     )
     fractions = parse_fractions(options.split_fractions) if options.split_fractions else None
     if options.stratify and not fractions:

@@ -10,9 +10,12 @@ from rich.table import Table
 from matl_scale.data.shards.layout import count_labels, mean_labels_per_image
 from matl_scale.data.shards.manifest import Manifest
 
+POSITIVE_WIDTH = 20
+
 
 def print_info(manifest: Manifest, console: Console, route_of: Mapping[str, str] | None = None) -> None:
-    """Prints the classes, labelled images per split, missing labels and largest class of each task; then splits and shards.
+    """Prints the classes, labelled images per split, missing labels, largest and positive class of each task; then splits and
+    shards.
 
     `route_of` has the names of routes by task, to be shown beside it.
     """
@@ -27,6 +30,7 @@ def print_info(manifest: Manifest, console: Console, route_of: Mapping[str, str]
         table.add_column("route", no_wrap=True)
     for name in ("classes", *split_names, "missing", "largest"):
         table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("positive", no_wrap=True, overflow="ellipsis", max_width=POSITIVE_WIDTH)
     table.add_column("labels per class", overflow="ellipsis", no_wrap=True, ratio=1)
     for column, task in enumerate(manifest.tasks):
         counts = count_labels(labels[:, column], task.num_classes)
@@ -39,6 +43,7 @@ def print_info(manifest: Manifest, console: Console, route_of: Mapping[str, str]
             *(f"{count:,}" for count in labelled),
             f"{missing:.1%}",
             f"{counts.max() / max(counts.sum(), 1):.1%}",
+            escape(task.positive or ""),
             escape(describe_counts(task.classes, counts)),
         )
     console.print(table)

@@ -2,75 +2,129 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
-import pyarrow.compute as pc
-
-from data_prep.labels.label_file import LabelFile, as_labels
+from data_prep.labels.cells import MISSING_WORDS, count_values, describe_missing, read_cells, too_many_classes
+from data_prep.labels.label_file import LabelFile
+from data_prep.labels.suspects import describe_suspects
+from data_prep.labels.white_space import trim
 from matl_scale.data.shards.layout import MAX_CLASSES
 from matl_scale.errors import InputError, nearest, shortened
 from matl_scale.tasks import Task
 
-INTEGER = re.compile(r"\s*[+-]?\d{1,1000}\s*")
-NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*|nan", re.IGNORECASE)
+INTEGER = re.compile(r"[+-]?\d{1,1000}")
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 BOOLEANS = ("false", "true")
+SHOWN_COLUMNS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnClasses:
+    """What the columns of a label file hold.
+
+    Attributes:
+        names: For each column the class name of each stored value that is a label, in the order of the classes.
+        missing: For each column with words that mean missing, these words and how often they occur.
+        suspects: Lines about columns that look like mistakes.
+    """
+
+    names: Mapping[str, Mapping[object, str]]
+    missing: Mapping[str, str] = field(default_factory=dict)
+    suspects: Sequence[str] = ()
+
+    def notes(self, path: str) -> list[str]:
+        """Returns what to tell the user, a line each."""
+        listed = [f"{words} in `{name}`" for name, words in self.missing.items()]
+        lines = [f"{path}: taken as missing labels: {shortened(listed, SHOWN_COLUMNS)}"] if listed else []
+        rest = len(self.suspects) - SHOWN_COLUMNS
+        lines += [f"{path}, {line}" for line in self.suspects[:SHOWN_COLUMNS]]
+        return lines + ([f"{path}: {rest} more columns are like these"] if rest > 0 else [])
 
 
 def find_classes(
-    file: LabelFile, names: Sequence[str], text_columns: Sequence[str], fewest: int = 2
-) -> dict[str, dict[object, str]]:
-    """Reads the file once and returns the distinct values of each column, with their class names, in the order of the classes.
+    file: LabelFile,
+    names: Sequence[str],
+    text_columns: Sequence[str],
+    missing: Collection[str] = MISSING_WORDS,
+    known: Mapping[str, Sequence[str]] | None = None,
+) -> ColumnClasses:
+    """Reads the file once and finds the classes of each column.
 
     Integers are ordered by value, strings alphabetically, and false comes before true. Cells of `text_columns` are text even if
-    they look like numbers.
+    they look like numbers. `missing` are words that mean that there is no label. Where the rows will join a shard set, `known`
+    has the classes of each of its tasks, and a column may have any number of them.
 
     Raises:
-        InputError: A column has fewer than `fewest` classes, more than 65,535, or values of several kinds.
+        InputError: A column has fewer than two classes, more than 65,535, or values of several kinds.
     """
-    values: dict[str, set[object]] = {name: set() for name in names}
-    for batch in file.batches(names):
-        for name in names:
-            column = as_labels(batch.column(batch.schema.get_field_index(name)), f"{file.path}, column `{name}`")
-            values[name].update(pc.unique(column.drop_null()).to_pylist())
-            if len(values[name]) > MAX_CLASSES:
-                raise InputError(
-                    f"{file.path}, column `{name}`: a task should have at most {MAX_CLASSES:,} classes. Got more: is this "
-                    "a name or an id instead of a label? Leave the column out with --tasks."
-                )
-    return {
-        name: name_classes(found, f"{file.path}, column `{name}`", file.is_parquet or name in text_columns, fewest)
-        for name, found in values.items()
-    }
+    texts = set(map(trim, text_columns))
+    counts = count_values(file, names)
+    classes, words, suspects = {}, {}, []
+    for name in names:
+        context = f"{file.path}, column `{name}`"
+        cells = read_cells(counts[name], missing, () if known is None else known[name])
+        words[name] = describe_missing(counts[name], cells)
+        classes[name] = name_classes(cells, context, file.is_parquet or trim(name) in texts)
+        if known is None:
+            check_count(classes[name], context, words[name])
+            suspects += describe_suspects(name, count_classes(counts[name], classes[name]))
+    return ColumnClasses(names=classes, missing={name: text for name, text in words.items() if text}, suspects=suspects)
 
 
-def name_classes(values: set[object], context: str, as_stored: bool, fewest: int = 2) -> dict[object, str]:
-    """Orders and names the classes of a column with these distinct values. `as_stored` says whether text stays text, as in
-    Parquet; otherwise it is read as numbers if all of it can be. Error messages begin with `context`.
-    """
-    if not as_stored:
-        if all(map(is_number, values)):
-            values = {value for value in values if str(value).strip().lower() != "nan"}
-        check_one_kind(values, context)
-    numbers = {value: as_number(value, as_stored, context) for value in values}
-    if None in numbers.values():
-        are_booleans = not as_stored and {str(value).lower() for value in values} <= set(BOOLEANS)
-        spell = str.lower if are_booleans else str
-        names = {value: spell(str(value)) for value in sorted(values, key=lambda value: spell(str(value)))}
-    else:
-        ordered = sorted(values, key=lambda value: numbers[value])  # type: ignore[arg-type,return-value]
-        names = {value: str(value).lower() if isinstance(value, bool) else str(numbers[value]) for value in ordered}
-    classes = list(dict.fromkeys(names.values()))
-    if len(classes) < fewest:
-        found = f"only {classes[0]!r}" if classes else "no value at all"
+def count_classes(counts: Mapping[object, int], classes: Mapping[object, str]) -> Counter[str]:
+    """Returns the number of labels of each class, in the order of the classes."""
+    sums: Counter[str] = Counter()
+    for value, name in classes.items():
+        sums[name] += counts[value]
+    return sums
+
+
+def check_count(classes: Mapping[object, str], context: str, missing: str) -> None:
+    """Raises `InputError` if a column has too few or too many classes to be a task."""
+    names = list(dict.fromkeys(classes.values()))
+    if len(names) > MAX_CLASSES:
+        raise too_many_classes(context)
+    if len(names) < 2:
+        found = f"only {names[0]!r}" if names else "no value at all"
         raise InputError(
-            f"{context}: a task should have at least two classes. Got {found}: leave the column out with --tasks."
+            f"{context}: a task should have at least two classes. Got {found}"
+            + (f", and {missing}, which mean that a label is missing" if missing else "")
+            + ": leave the column out with --tasks."
         )
-    return names
 
 
-def check_one_kind(values: set[object], context: str) -> None:
-    numbers = sorted(value for value in map(str, values) if is_number(value))
-    others = sorted(value for value in map(str, values) if not is_number(value))
+def name_classes(cells: Mapping[object, object | None], context: str, as_stored: bool) -> dict[object, str]:
+    """Returns the class name of each stored value that is a label, in the order of the classes.
+
+    Args:
+        cells: What each stored value means, as from `read_cells`.
+        context: How error messages begin.
+        as_stored: Whether text stays text, as in Parquet; otherwise it is read as numbers if all of it can be.
+    """
+    labels = {meaning for meaning in cells.values() if meaning is not None}
+    if not as_stored:
+        check_one_kind(labels, context)
+    numbers = {label: as_number(label, as_stored, context) for label in labels}
+    if None in numbers.values():
+        are_booleans = not as_stored and {str(label).lower() for label in labels} <= set(BOOLEANS)
+        spell = str.lower if are_booleans else str
+        ordered = sorted(labels, key=lambda label: spell(str(label)))
+        names = {label: spell(str(label)) for label in ordered}
+    else:
+        ordered = sorted(labels, key=lambda label: numbers[label])  # type: ignore[arg-type,return-value]
+        names = {label: str(label).lower() if isinstance(label, bool) else str(numbers[label]) for label in ordered}
+    rank = {label: index for index, label in enumerate(ordered)}
+    stored = sorted(
+        (value for value, label in cells.items() if label is not None), key=lambda value: rank[cells[value]]
+    )
+    return {value: names[cells[value]] for value in stored}
+
+
+def check_one_kind(labels: Collection[object], context: str) -> None:
+    numbers = sorted(label for label in map(str, labels) if is_number(label))
+    others = sorted(label for label in map(str, labels) if not is_number(label))
     if numbers and others:
         raise InputError(
             f"{context}: labels should be all numbers or all words. Got {shortened(numbers, 3)} and {shortened(others, 3)}. "
@@ -97,8 +151,12 @@ def is_number(value: object) -> bool:
 
 
 def find_known_classes(
-    file: LabelFile, candidates: Sequence[str], tasks: Sequence[Task], text_columns: Sequence[str]
-) -> dict[str, dict[object, str]]:
+    file: LabelFile,
+    candidates: Sequence[str],
+    tasks: Sequence[Task],
+    text_columns: Sequence[str],
+    missing: Collection[str] = MISSING_WORDS,
+) -> ColumnClasses:
     """Returns what `find_classes` returns, for the columns of the tasks of the set that the file's rows will join.
 
     `candidates` are the file's label columns.
@@ -107,13 +165,14 @@ def find_known_classes(
         InputError: The file has no column for a task, or the column holds a class that the task does not have.
     """
     for task in tasks:
-        if task.name not in candidates:
+        if trim(task.name) not in candidates:
             raise InputError(
                 f"{file.path} has no column `{task.name}`, which the shard set has." + nearest(task.name, candidates)
             )
-    found = find_classes(file, [task.name for task in tasks], text_columns, fewest=0)
+    known = {task.name: task.classes for task in tasks}
+    found = find_classes(file, list(known), text_columns, missing, known)
     for task in tasks:
-        if unknown := sorted(set(found[task.name].values()) - set(task.classes)):
+        if unknown := sorted(set(found.names[task.name].values()) - set(task.classes)):
             raise InputError(
                 f"{file.path}, column `{task.name}`: the shard set has no class {shortened(unknown)}. It has "
                 f"{shortened(task.classes)}. Prepare all splits in one call."

@@ -1,68 +1,83 @@
-"""A label file, CSV or Parquet, read in batches."""
+"""A label file, text or Parquet, read in batches."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from data_prep.labels.name_index import check_unique
+from data_prep.labels.header import check_header
+from data_prep.labels.text_format import BLOCK_SIZE, TextFormat, read_text_format
+from data_prep.labels.white_space import trim
 from matl_scale.errors import InputError, nearest, one_line, shortened
 from matl_scale.storage.store import Store
 
 BATCH_ROWS = 65_536
+PARQUET_MAGIC = b"PAR1"
 
 
 class LabelFile:
-    """A `.csv` or `.parquet` file with a header, on disk or behind a URL.
+    """A table with a header, on disk or behind a URL: Parquet, or text with commas, semicolons, tabs or bars between cells.
+
+    Attributes:
+        path: Path or URL of the file.
+        columns: The trimmed names of its columns; one that has no name is called "".
+        is_parquet: Whether cells have types; otherwise all are text.
+        text_format: How a file of text is written; None for Parquet.
 
     Raises:
         InputError: The file is missing or cannot be read.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, image_column: str = "image") -> None:
         self.path = path
         folder, _, self._name = path.rpartition("/")
         self._store = Store(folder or ("/" if path.startswith("/") else "."))
         if not self._store.exists(self._name):
             raise InputError(f"The label file {path} does not exist.")
-        self.is_parquet = path.lower().endswith(".parquet")
+        self.text_format: TextFormat | None = None
         with self._errors(), self._store.fetched(self._name) as local:
+            self.is_parquet = path.lower().endswith(".parquet") or starts_with(local, PARQUET_MAGIC)
             if self.is_parquet:
-                self.columns = list(pq.read_schema(local).names)
+                header = list(pq.read_schema(local).names)
             else:
-                with pyarrow.csv.open_csv(local) as reader:
-                    self.columns = list(reader.schema.names)
-        check_unique(self.columns, f"column of {path}")
+                self.text_format = read_text_format(local, path, image_column)
+                header = list(self.text_format.header)
+        self._header = header
+        self.columns = check_header(header, path)
+
+    def find_column(self, name: str) -> int | None:
+        """Returns the index of the column with a name, blanks around it aside; None if there is none or several."""
+        found = [column for column, known in enumerate(self.columns) if known == trim(name)]
+        return found[0] if len(found) == 1 else None
 
     def check_column(self, name: str) -> None:
         """Raises `InputError` if the file has no such column."""
-        if name not in self.columns:
+        if self.find_column(name) is None:
             raise InputError(
                 f"{self.path} has no column `{name}`. It has: {shortened(self.columns, 20)}."
                 + nearest(name, self.columns)
             )
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """Yields some columns in batches. CSV cells are text; empty ones are null."""
+        """Yields some columns in batches, under the names given. Cells of text files are text; empty ones are null."""
+        indices = [self.find_column(name) for name in columns]
+        assert None not in indices, columns
+        for batch in self.read_columns([index for index in indices if index is not None]):
+            yield batch.rename_columns(list(columns))
+
+    def read_columns(self, indices: Sequence[int]) -> Iterator[pa.RecordBatch]:
+        """Yields the columns with these indices in batches."""
         with self._errors(), self._store.fetched(self._name) as path:
-            if self.is_parquet:
-                for batch in pq.ParquetFile(path).iter_batches(batch_size=BATCH_ROWS, columns=list(columns)):
+            if self.text_format is None:
+                names = [self._header[index] for index in indices]
+                for batch in pq.ParquetFile(path).iter_batches(batch_size=BATCH_ROWS, columns=names):
                     batch.validate(full=True)  # finds text that is not UTF-8, for example
-                    yield batch
-                return
-            options = pyarrow.csv.ConvertOptions(
-                column_types={name: pa.string() for name in self.columns},
-                include_columns=list(columns),
-                null_values=[""],
-                strings_can_be_null=True,
-                quoted_strings_can_be_null=True,
-            )
-            read = pyarrow.csv.ReadOptions(block_size=1 << 24)
-            with pyarrow.csv.open_csv(path, read_options=read, convert_options=options) as reader:
-                yield from reader
+                    yield batch.select(names)
+            else:
+                yield from read_text(path, self.text_format, indices)
 
     def keys(self, column: str) -> Iterator[list[str]]:
         """Yields a column of names as text, in batches; raises `InputError` if it is missing or has an empty cell."""
@@ -91,24 +106,31 @@ class LabelFile:
             ) from error
 
 
-def as_labels(column: pa.Array, context: str) -> pa.Array:
-    """Returns a column as integers, booleans or strings, with nulls for missing labels; raises `InputError` for anything else."""
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    kind = column.type
-    if pa.types.is_null(kind):
-        return column.cast(pa.string())
-    if pa.types.is_floating(kind):
-        # integers with gaps are often stored as floats, with NaN for a gap
-        column = pc.if_else(pc.is_nan(column), None, column)
-        try:
-            return column.cast(pa.int64())
-        except pa.ArrowInvalid as error:
-            raise InputError(f"{context}: labels should be integers, booleans or strings. Got fractions.") from error
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return pc.if_else(pc.equal(column, ""), None, column).cast(pa.string())
-    if pa.types.is_integer(kind):
-        return column if kind == pa.uint64() else column.cast(pa.int64())
-    if not pa.types.is_boolean(kind):
-        raise InputError(f"{context}: labels should be integers, booleans or strings. Got {kind}.")
-    return column
+def starts_with(path: Path, magic: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(magic)) == magic
+
+
+def read_text(path: Path, text_format: TextFormat, indices: Sequence[int]) -> Iterator[pa.RecordBatch]:
+    """Yields columns of a text file in batches. They are read by index: names need not be unique."""
+    names = [str(index) for index in range(len(text_format.header))]
+    convert = pyarrow.csv.ConvertOptions(
+        column_types=dict.fromkeys(names, pa.string()),
+        include_columns=[str(index) for index in indices],
+        null_values=[""],
+        strings_can_be_null=True,
+        quoted_strings_can_be_null=True,
+    )
+    read = pyarrow.csv.ReadOptions(
+        block_size=BLOCK_SIZE,
+        column_names=names,
+        skip_rows=text_format.header_lines,
+        encoding=text_format.encoding,
+    )
+    # only quoted cells hold line breaks; to look for them makes reading slower
+    parse = pyarrow.csv.ParseOptions(delimiter=text_format.separator, newlines_in_values=text_format.has_quotes)
+    with (
+        pa.input_stream(str(path), compression=text_format.compression) as stream,
+        pyarrow.csv.open_csv(stream, read_options=read, parse_options=parse, convert_options=convert) as reader,
+    ):
+        yield from reader

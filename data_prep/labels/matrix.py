@@ -1,16 +1,29 @@
 """A label file as tasks and a label matrix on disk. An empty cell is a missing label, never a class."""
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from data_prep.labels.cells import MISSING_WORDS, stored_values
 from data_prep.labels.classes import find_classes, find_known_classes
-from data_prep.labels.label_file import LabelFile, as_labels
+from data_prep.labels.header import is_unnamed
+from data_prep.labels.label_file import LabelFile
 from data_prep.labels.name_index import NameIndex
+from data_prep.labels.positive import (
+    check_positive_kept,
+    choose_positive,
+    describe_guesses,
+    order_classes,
+    resolve_choice,
+)
+from data_prep.labels.unnamed import describe_unnamed
+from data_prep.labels.white_space import trim
 from matl_scale.data.shards.layout import MISSING, label_dtype
 from matl_scale.errors import InputError
 from matl_scale.tasks import Task, match_names
@@ -24,8 +37,10 @@ class ColumnRoles:
 
     image: str = "image"  # the column with the image's name
     split: str | None = None  # the column with its split, if there is one
-    tasks: Sequence[str] = ("*",)  # patterns for the columns that are tasks
+    tasks: Sequence[str] | None = None  # patterns for the columns that are tasks; None: all others
     text: Sequence[str] = ()  # columns whose cells are text even if all look like numbers
+    positive: Sequence[str] = ()  # TASK=CLASS: which class of a binary task is the positive one
+    missing: Collection[str] = MISSING_WORDS  # words that mean that there is no label
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,34 +74,78 @@ def read_labels(path: str, roles: ColumnRoles, work: Path, known_tasks: Sequence
     Raises:
         InputError: The file, a column or a value cannot be used; the message names it.
     """
-    file = LabelFile(path)
+    file = LabelFile(path, roles.image)
     for column in (roles.image, roles.split):
         if column is not None:
             file.check_column(column)
+    if file.text_format and file.text_format.encoding == "cp1252":
+        print(f"{path}: read as Windows-1252, as it is not UTF-8", file=sys.stderr)
     candidates = label_columns(file, roles)
     for name in roles.text:
         file.check_column(name)
     index = NameIndex(lambda: file.keys(roles.image), f"value of column `{roles.image}` of {path}")
     if not len(index):
         raise InputError(f"{path} has no row.")
-    tasks: Sequence[Task] = known_tasks
     if known_tasks:
-        classes = find_known_classes(file, candidates, known_tasks, roles.text)
+        tasks, classes = read_known_tasks(file, candidates, roles, known_tasks)
     else:
-        names = chosen_columns(candidates, roles)
-        classes = find_classes(file, names, roles.text)
-        tasks = [
-            Task(name=name, classes=tuple(dict.fromkeys(classes[name].values())), source=Path(path).name)
-            for name in names
-        ]
+        tasks, classes = read_new_tasks(file, candidates, roles)
     matrix = write_matrix(file, tasks, classes, len(index), work / "label_file.bin")
     splits = None if roles.split is None else read_splits(file, roles.split)
     return Labels(file=file, image_column=roles.image, tasks=tasks, index=index, matrix=matrix, splits=splits)
 
 
+Classes: TypeAlias = Mapping[str, Mapping[object, str]]  # for each task the class name of each stored value
+
+
+def read_new_tasks(file: LabelFile, candidates: Sequence[str], roles: ColumnRoles) -> tuple[list[Task], Classes]:
+    """Returns the tasks that a label file declares, and prints what was decided without being asked."""
+    notes = describe_unnamed(file, {*candidates, *named_columns(roles)}, is_needed=roles.tasks is None)
+    names = chosen_columns(candidates, roles)
+    found = find_classes(file, names, roles.text, roles.missing)
+    by_words = [
+        Task(
+            name=name,
+            classes=order_classes(tuple(dict.fromkeys(found.names[name].values())))[0],
+            source=Path(file.path).name,
+        )
+        for name in names
+    ]
+    tasks = choose_positive(by_words, roles.positive)
+    chosen = {task_id for choice in roles.positive for task_id, _ in resolve_choice(by_words, choice)}
+    notes += found.notes(file.path) + describe_guesses([task for i, task in enumerate(tasks) if i not in chosen])
+    print_notes(notes)
+    return tasks, found.names
+
+
+def read_known_tasks(
+    file: LabelFile, candidates: Sequence[str], roles: ColumnRoles, tasks: Sequence[Task]
+) -> tuple[Sequence[Task], Classes]:
+    """Returns the tasks of the shard set that a file's rows will join, and what the file's values are for them."""
+    check_positive_kept(tasks, roles.positive, file.path)
+    found = find_known_classes(file, candidates, tasks, roles.text, roles.missing)
+    print_notes(found.notes(file.path))
+    return tasks, found.names
+
+
+def print_notes(notes: Sequence[str]) -> None:
+    for note in notes:
+        print(note, file=sys.stderr)
+
+
+def named_columns(roles: ColumnRoles) -> set[str]:
+    """Returns the names of columns that are not labels."""
+    return {trim(name) for name in (roles.image, roles.split) if name is not None}
+
+
 def label_columns(file: LabelFile, roles: ColumnRoles) -> list[str]:
-    """Returns the columns that can be tasks; raises `InputError` if there is none."""
-    names = [name for name in file.columns if name not in (roles.image, roles.split)]
+    """Returns the columns that can be tasks; raises `InputError` if there is none. One without a name of its own, as
+    `Unnamed: 0`, is one only if the user asked for it by that name.
+    """
+    asked = set(roles.tasks or ())
+    names = [
+        name for name in file.columns if name not in named_columns(roles) and (name in asked or not is_unnamed(name))
+    ]
     if not names:
         raise InputError(f"{file.path} has no label column beside `{roles.image}`.")
     return names
@@ -113,7 +172,7 @@ def write_matrix(
         for batch in file.batches([task.name for task in tasks]):
             block = np.empty((batch.num_rows, len(tasks)), dtype=dtype)
             for column, (name, values, numbers) in enumerate(maps):
-                cells = as_labels(batch.column(batch.schema.get_field_index(name)), f"{file.path}, column `{name}`")
+                cells = stored_values(batch.column(batch.schema.get_field_index(name)), f"{file.path}, column `{name}`")
                 block[:, column] = numbers[find_indices(cells, values)]
             block.tofile(out)
     return map_matrix(path, dtype, num_rows, len(tasks))

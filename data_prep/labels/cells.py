@@ -1,0 +1,103 @@
+"""What a cell of a label file means: the one place that decides it, for CSV and Parquet, and for every pass over a file.
+
+White space around a word does not count. An empty cell, a blank one and a word for "missing" are no label; everything else is.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data_prep.labels.label_file import LabelFile
+from data_prep.labels.white_space import trim
+from matl_scale.data.shards.layout import MAX_CLASSES
+from matl_scale.errors import InputError
+
+# what pandas.read_csv takes as missing by default: STR_NA_VALUES in pandas/_libs/parsers.pyx, version 3.1, less the empty word
+MISSING_WORDS = frozenset(
+    {"#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA"}
+    | {"NULL", "NaN", "None", "n/a", "nan", "null"}
+)
+MAX_SPELLINGS = 4 * MAX_CLASSES  # distinct cells of a column: blanks and zeros make several spellings of one class
+
+
+def stored_values(column: pa.Array, context: str) -> pa.Array:
+    """Returns a column as integers, booleans or text, null where there is nothing; raises `InputError` for any other type."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    kind = column.type
+    if pa.types.is_null(kind) or is_text(kind):
+        try:
+            return column.cast(pa.string())
+        except pa.ArrowInvalid as error:
+            raise InputError(f"{context}: words should be UTF-8 text. Got other bytes.") from error
+    if pa.types.is_floating(kind):
+        # integers with gaps are often stored as floats, with NaN for a gap
+        column = pc.if_else(pc.is_nan(column), None, column)
+    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        try:
+            return column.cast(pa.int64())
+        except pa.ArrowInvalid as error:
+            raise InputError(f"{context}: labels should be integers, booleans or strings. Got fractions.") from error
+    if pa.types.is_integer(kind):
+        return column if kind == pa.uint64() else column.cast(pa.int64())
+    if not pa.types.is_boolean(kind):
+        remedy = " Give each value a column of its own, with 0 and 1." if pa.types.is_nested(kind) else ""
+        raise InputError(f"{context}: labels should be integers, booleans or strings. Got {kind}.{remedy}")
+    return column
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Returns whether a type holds words; some writers store words as bytes."""
+    kinds = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view")
+    return str(kind) in kinds
+
+
+def count_values(file: LabelFile, names: Sequence[str]) -> dict[str, Counter[object]]:
+    """Reads some columns and returns how often each stored value occurs in each of them; nulls are left out.
+
+    Raises:
+        InputError: A column has a type that labels cannot have, or far more values than a task may have classes.
+    """
+    counts: dict[str, Counter[object]] = {name: Counter() for name in names}
+    for batch in file.batches(names):
+        for name, column in zip(names, batch.columns, strict=True):
+            context = f"{file.path}, column `{name}`"
+            for pair in pc.value_counts(stored_values(column, context).drop_null()).to_pylist():
+                counts[name][pair["values"]] += pair["counts"]
+            if len(counts[name]) > MAX_SPELLINGS:
+                raise too_many_classes(context)
+    return counts
+
+
+def too_many_classes(context: str) -> InputError:
+    return InputError(
+        f"{context}: a task should have at most {MAX_CLASSES:,} classes. Got more: is this a name or an id instead of a label? "
+        "Leave the column out with --tasks."
+    )
+
+
+def read_cells(
+    values: Collection[object], missing: Collection[str] = MISSING_WORDS, known: Collection[str] = ()
+) -> dict[object, object | None]:
+    """Returns what stored values mean: text without white space around it, other values as they are, None where there is no
+    label. A class of the shard set that rows will join, one of `known`, stays a class whatever its name is.
+    """
+
+    def meaning(value: object) -> object | None:
+        if not isinstance(value, str) or value in known:
+            return value
+        text = trim(value)
+        return text if text in known or (text and text not in missing) else None
+
+    return {value: meaning(value) for value in values}
+
+
+def describe_missing(counts: Mapping[object, int], meanings: Mapping[object, object | None]) -> str:
+    """Returns the words of a column that mean missing, with their numbers of cells, as "3 `NA`, 1 `null`"; empty if none."""
+    words: Counter[str] = Counter()
+    for value, meaning in meanings.items():
+        if meaning is None and (word := trim(str(value))):
+            words[word] += counts[value]
+    return ", ".join(f"{count} `{word}`" for word, count in words.most_common(3))

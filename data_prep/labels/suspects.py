@@ -1,0 +1,60 @@
+"""Columns whose classes look like a mistake: nearly equal words, several values in one cell, a value of its own per row.
+
+They become tasks nevertheless; a line says what is odd and how to mend the file.
+"""
+
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+
+from matl_scale.errors import shortened
+
+SEPARATORS = ("|", ";", ",")
+FEWEST_ROWS = 20  # below, a value of its own in every row is no sign of an id
+
+
+def describe_suspects(column: str, counts: Mapping[str, int]) -> list[str]:
+    """Returns a line for each thing that is odd about a column, whose classes have these numbers of labels."""
+    lines = (describe_spellings(counts), describe_several_values(counts), describe_ids(counts))
+    return [f"column `{column}`: {line}" for line in lines if line]
+
+
+def describe_spellings(counts: Mapping[str, int]) -> str:
+    """Returns a line about classes that are equal but for case, blanks or Unicode form; an empty one if there are none."""
+    alike = defaultdict(list)
+    for name in counts:
+        alike[" ".join(unicodedata.normalize("NFKC", name).casefold().split())].append(name)
+    groups = [", ".join(f"`{name}`" for name in names) for names in alike.values() if len(names) > 1]
+    if not groups:
+        return ""
+    return (
+        f"these are different classes: {'; '.join(groups[:3])}{' …' if len(groups) > 3 else ''}. They are equal but for case, "
+        "blanks or Unicode form; spell them alike in the file to make them one"
+    )
+
+
+def describe_several_values(counts: Mapping[str, int]) -> str:
+    """Returns a line about cells that seem to hold several values; an empty one if there are none."""
+    for separator in SEPARATORS:
+        cells = [name for name in counts if separator in name.strip("[]")]
+        parts = Counter(part for name in counts for part in set(split_cell(name, separator)))
+        is_repeated = any(parts[part] > 1 for name in cells for part in split_cell(name, separator))
+        # a bar is hardly ever part of a word; commas and semicolons are
+        if is_repeated and (separator == "|" or len(parts) < len(counts)):
+            example = max(cells, key=lambda name: counts[name])
+            return (
+                f"cells seem to hold several values separated by `{separator}`, as `{shortened([example])}`: {len(counts)} "
+                f"classes made of {len(parts)} values. To learn each value, give it a column of its own with 0 and 1"
+            )
+    return ""
+
+
+def split_cell(text: str, separator: str) -> list[str]:
+    return [part for part in (part.strip(" '\"") for part in text.strip("[]").split(separator)) if part]
+
+
+def describe_ids(counts: Mapping[str, int]) -> str:
+    """Returns a line if every label has a class of its own; an empty one otherwise."""
+    if len(counts) < FEWEST_ROWS or max(counts.values()) > 1:
+        return ""
+    return f"all {len(counts)} labels differ. Is it a name or an id? Leave the column out with --tasks"
