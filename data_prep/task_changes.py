@@ -14,7 +14,15 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from data_prep.labels.label_file import LabelFile
-from data_prep.labels.matrix import ColumnRoles, Labels, chosen_columns, label_columns, read_labels
+from data_prep.labels.matrix import (
+    ColumnRoles,
+    Labels,
+    chosen_columns,
+    label_columns,
+    notes_on_unnamed,
+    print_notes,
+    read_labels,
+)
 from data_prep.labels.white_space import trim
 from data_prep.planning.splits import check_classes_in_train
 from data_prep.work_folder import locked_scratch
@@ -153,7 +161,10 @@ def opened_for_change(folder: str) -> Iterator[tuple[Manifest, Path]]:
 
 def relabelled_names(manifest: Manifest, labels: str, roles: ColumnRoles) -> list[str]:
     """Returns the columns of a label file that replace the labels of tasks."""
-    columns = chosen_columns(label_columns(LabelFile(labels, roles.image), roles), roles)
+    file = LabelFile(labels, roles.image)
+    candidates = label_columns(file, roles)
+    print_notes(notes_on_unnamed(file, candidates, roles))
+    columns = chosen_columns(candidates, roles)
     task_of = {trim(name): name for name in manifest.task_names}  # an older version kept blanks around names
     names = [task_of.get(column, column) for column in columns]
     if unknown := [name for name in names if name not in manifest.task_names]:

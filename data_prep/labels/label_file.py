@@ -56,9 +56,10 @@ class LabelFile:
     def check_column(self, name: str) -> None:
         """Raises `InputError` if the file has no such column."""
         if self.find_column(name) is None:
+            listed = shortened((known or "one without a name" for known in self.columns), 20)
+            unnamed = " The column without a name is chosen with ''." if self.columns.count("") == 1 else ""
             raise InputError(
-                f"{self.path} has no column `{name}`. It has: {shortened(self.columns, 20)}."
-                + nearest(name, self.columns)
+                f"{self.path} has no column `{name}`. It has: {listed}.{nearest(name, filter(None, self.columns))}{unnamed}"
             )
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:

@@ -100,7 +100,7 @@ Classes: TypeAlias = Mapping[str, Mapping[object, str]]  # for each task the cla
 
 def read_new_tasks(file: LabelFile, candidates: Sequence[str], roles: ColumnRoles) -> tuple[list[Task], Classes]:
     """Returns the tasks that a label file declares, and prints what was decided without being asked."""
-    notes = describe_unnamed(file, {*candidates, *named_columns(roles)}, is_needed=roles.tasks is None)
+    notes = notes_on_unnamed(file, candidates, roles)
     names = chosen_columns(candidates, roles)
     found = find_classes(file, names, roles.text, roles.missing)
     by_words = [
@@ -126,6 +126,11 @@ def read_known_tasks(
     found = find_known_classes(file, candidates, tasks, roles.text, roles.missing)
     print_notes(found.notes(file.path))
     return tasks, found.names
+
+
+def notes_on_unnamed(file: LabelFile, candidates: Sequence[str], roles: ColumnRoles) -> list[str]:
+    """Returns lines about columns without a name that are left out; raises `InputError` if one of them may be a task."""
+    return describe_unnamed(file, {*candidates, *named_columns(roles)}, is_needed=roles.tasks is None)
 
 
 def print_notes(notes: Sequence[str]) -> None:

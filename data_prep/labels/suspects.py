@@ -7,9 +7,8 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 
-from matl_scale.errors import shortened
-
 SEPARATORS = ("|", ";", ",")
+SHOWN_CHARACTERS = 60  # of a cell
 FEWEST_ROWS = 20  # below, a value of its own in every row is no sign of an id
 
 
@@ -24,7 +23,7 @@ def describe_spellings(counts: Mapping[str, int]) -> str:
     alike = defaultdict(list)
     for name in counts:
         alike[" ".join(unicodedata.normalize("NFKC", name).casefold().split())].append(name)
-    groups = [", ".join(f"`{name}`" for name in names) for names in alike.values() if len(names) > 1]
+    groups = [", ".join(f"`{name[:SHOWN_CHARACTERS]}`" for name in names) for names in alike.values() if len(names) > 1]
     if not groups:
         return ""
     return (
@@ -43,7 +42,7 @@ def describe_several_values(counts: Mapping[str, int]) -> str:
         if is_repeated and (separator == "|" or len(parts) < len(counts)):
             example = max(cells, key=lambda name: counts[name])
             return (
-                f"cells seem to hold several values separated by `{separator}`, as `{shortened([example])}`: {len(counts)} "
+                f"cells seem to hold several values separated by `{separator}`, as `{example[:SHOWN_CHARACTERS]}`: {len(counts)} "
                 f"classes made of {len(parts)} values. To learn each value, give it a column of its own with 0 and 1"
             )
     return ""

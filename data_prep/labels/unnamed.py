@@ -7,8 +7,10 @@ import pyarrow.compute as pc
 from data_prep.labels.cells import stored_values
 from data_prep.labels.header import is_unnamed
 from data_prep.labels.label_file import LabelFile
+from data_prep.labels.white_space import trim
 from matl_scale.errors import InputError, shortened
 
+SHOWN_CHARACTERS = 40  # of a cell
 EMPTY, NUMBERS, VALUES = "no name and no values", "it numbers the rows", "no name, and not asked for"
 
 
@@ -69,6 +71,7 @@ def classify(file: LabelFile, column: int) -> str:
     return NUMBERS if len(np.unique(joined)) == len(joined) else VALUES
 
 
-def first_values(file: LabelFile, column: int) -> list[object]:
+def first_values(file: LabelFile, column: int) -> list[str]:
     batch = next(iter(file.read_columns([column])))
-    return [value for value in batch.column(0).slice(0, 100).to_pylist() if value not in (None, "")]
+    values = (value for value in batch.column(0).slice(0, 100).to_pylist() if value is not None)
+    return [text for text in (trim(str(value))[:SHOWN_CHARACTERS] for value in values) if text]

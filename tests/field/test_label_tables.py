@@ -5,7 +5,6 @@ import tarfile
 import time
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet as pq
@@ -130,6 +129,14 @@ def test_columns_that_users_named_are_used(tmp_path: Path) -> None:
     assert decoded(read(tmp_path, text, image="Unnamed: 0")) == {"x": ["1", "0"]}
     text = "image,Unnamed: 1,x\na,0,1\nb,1,0\n"
     assert list(decoded(read(tmp_path, text, tasks=["Unnamed: 1"]))) == ["Unnamed: 1"]
+
+
+# Report: pandas' index held the images' names, and was written without a name
+def test_a_column_without_a_name_can_be_chosen(tmp_path: Path) -> None:
+    text = ",x\na,0\nb,1\n"
+    with pytest.raises(InputError, match=r"It has: one without a name, x. The column without a name is chosen with ''"):
+        read(tmp_path, text)
+    assert decoded(read(tmp_path, text, image="")) == {"x": ["0", "1"]}
 
 
 # Report: Excel writes the empty columns that somebody once touched
@@ -333,7 +340,7 @@ def test_classes_of_an_older_set_keep_their_names(tmp_path: Path) -> None:
     assert found.matrix[:, 0].tolist() == [0, 1, 0, -1]
 
 
-def test_relabelling_reads_cells_alike(tmp_path: Path) -> None:
+def test_relabelling_reads_cells_alike(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = write_images(tmp_path / "images", 4)
     (tmp_path / "labels.csv").write_text(
         "image,x\n" + "".join(f"{n},{w}\n" for n, w in zip(names, "abab", strict=True))
@@ -341,7 +348,9 @@ def test_relabelling_reads_cells_alike(tmp_path: Path) -> None:
     assert matl_data(shard_arguments(tmp_path, tmp_path / "set", "--workers", "1")) == 0
     (tmp_path / "new.csv").write_text(f"Unnamed: 0;image; x\n0;{names[0]}; b \n1;{names[1]};NA\n")
     relabel_tasks(str(tmp_path / "set"), str(tmp_path / "new.csv"), ColumnRoles())
+    said = capsys.readouterr().err
+    assert "new.csv: left out column 1 (`Unnamed: 0`): it numbers the rows" in said
+    assert "new.csv: taken as missing labels: 1 `NA` in `x`" in said
     manifest = read_manifest(tmp_path / "set")
     labels = dict(zip(manifest.samples["path"].to_pylist(), manifest.labels()[:, 0].tolist(), strict=True))
     assert [labels[name] for name in names] == [1, -1, 0, 1]
-    assert np.array_equal(manifest.labels() >= 0, manifest.labels() != -1)
