@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from data_prep.labels.cells import MISSING_WORDS, count_values, describe_missing, read_cells, too_many_classes
 from data_prep.labels.label_file import LabelFile
-from data_prep.labels.suspects import describe_suspects
+from data_prep.labels.suspects import describe_several, describe_suspects
 from data_prep.labels.white_space import trim
 from matl_scale.data.shards.layout import MAX_CLASSES
 from matl_scale.errors import InputError, nearest, shortened
@@ -126,9 +126,11 @@ def check_one_kind(labels: Collection[object], context: str) -> None:
     numbers = sorted(label for label in map(str, labels) if is_number(label))
     others = sorted(label for label in map(str, labels) if not is_number(label))
     if numbers and others:
+        several = describe_several(dict.fromkeys([*numbers, *others], 1))
         raise InputError(
             f"{context}: labels should be all numbers or all words. Got {shortened(numbers, 3)} and {shortened(others, 3)}. "
             "Leave cells without a label empty, or read the column as words with --text-columns."
+            + (f" Also, {several}." if several else "")
         )
 
 

@@ -79,13 +79,15 @@ def read_labels(path: str, roles: ColumnRoles, work: Path, known_tasks: Sequence
         if column is not None:
             file.check_column(column)
     if file.text_format and file.text_format.encoding == "cp1252":
-        print(f"{path}: read as Windows-1252, as it is not UTF-8", file=sys.stderr)
+        print(
+            f"{path}: read as Windows-1252, as it is not UTF-8. If words look wrong, save it as UTF-8", file=sys.stderr
+        )
     candidates = label_columns(file, roles)
     for name in roles.text:
         file.check_column(name)
     index = NameIndex(lambda: file.keys(roles.image), f"value of column `{roles.image}` of {path}")
     if not len(index):
-        raise InputError(f"{path} has no row.")
+        raise InputError(f"{path} has no row beside its header.")
     if known_tasks:
         tasks, classes = read_known_tasks(file, candidates, roles, known_tasks)
     else:

@@ -1,20 +1,23 @@
-"""Columns whose classes look like a mistake: nearly equal words, several values in one cell, a value of its own per row.
+"""Columns whose classes look like a mistake: nearly equal words, decimal commas, several values in one cell, a value
+of its own per row.
 
 They become tasks nevertheless; a line says what is odd and how to mend the file.
 """
 
+import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 
 SEPARATORS = ("|", ";", ",")
 SHOWN_CHARACTERS = 60  # of a cell
+DECIMAL_COMMA = re.compile(r"[+-]?\d+(, ?\d+)+")
 FEWEST_ROWS = 20  # below, a value of its own in every row is no sign of an id
 
 
 def describe_suspects(column: str, counts: Mapping[str, int]) -> list[str]:
     """Returns a line for each thing that is odd about a column, whose classes have these numbers of labels."""
-    lines = (describe_spellings(counts), describe_several_values(counts), describe_ids(counts))
+    lines = (describe_spellings(counts), describe_several(counts), describe_ids(counts))
     return [f"column `{column}`: {line}" for line in lines if line]
 
 
@@ -29,6 +32,22 @@ def describe_spellings(counts: Mapping[str, int]) -> str:
     return (
         f"these are different classes: {'; '.join(groups[:3])}{' …' if len(groups) > 3 else ''}. They are equal but for case, "
         "blanks or Unicode form; spell them alike in the file to make them one"
+    )
+
+
+def describe_several(counts: Mapping[str, int]) -> str:
+    """Returns a line about cells that are no single value; an empty one if there are none."""
+    return describe_decimal_commas(counts) or describe_several_values(counts)
+
+
+def describe_decimal_commas(counts: Mapping[str, int]) -> str:
+    """Returns a line if all cells are numbers, some of them with a comma; an empty one otherwise."""
+    found = [name for name in counts if DECIMAL_COMMA.fullmatch(name)]
+    if not found or not all(DECIMAL_COMMA.fullmatch(name) or name.lstrip("+-").isdigit() for name in counts):
+        return ""
+    return (
+        f"cells as `{found[0]}` are words here, not numbers. If they are fractions, they cannot be labels; if they are "
+        "several numbers, give each number a column of its own with 0 and 1"
     )
 
 

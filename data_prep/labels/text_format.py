@@ -128,9 +128,12 @@ def read_header(text: str, shown: str, image_column: str) -> tuple[str, list[str
 
 def first_row(text: str, separator: str, shown: str) -> tuple[list[str], int]:
     """Returns the first row that is not empty, and the number of lines up to its end."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    lines = io.StringIO(text, newline="")
+    reader = csv.reader(lines, delimiter=separator)
     try:
         for row in reader:
+            if row and not lines.read(1):
+                raise InputError(f"{shown} has no row beside its header.")
             if row:
                 return row, reader.line_num
     except csv.Error as error:

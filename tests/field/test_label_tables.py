@@ -327,6 +327,62 @@ def test_commas_in_words_are_no_list(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "several values" not in capsys.readouterr().err
 
 
+# Report: a European Excel's fractions became classes
+@pytest.mark.parametrize("text", ["image;x\na;1,5\nb;2,0\nc;-1,2\n", 'image,x\na,"1,2"\nb,"1, 3"\nc,"3,1"\n'])
+def test_numbers_with_commas_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
+    read(tmp_path, text)
+    said = capsys.readouterr().err
+    assert "column `x`: cells as `" in said
+    assert "are words here, not numbers. If they are fractions, they cannot be labels" in said
+
+
+def test_numbers_beside_several_numbers_are_refused_with_both_reasons(tmp_path: Path) -> None:
+    for cell, reason in (("1|2", "several values separated by `|`"), ('"1,2"', "are words here, not numbers")):
+        with pytest.raises(InputError, match="all numbers or all words") as caught:
+            read(tmp_path, column(cell, "1", "2"))
+        assert reason in str(caught.value)
+
+
+# Report: an export that was cut off behind its header
+@pytest.mark.parametrize("text", ["image,x", "image,x\n", "image,x\r\n\r\n", "image"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_header_alone_is_no_table(tmp_path: Path, text: str, encoding: str) -> None:
+    with pytest.raises(InputError, match=r"has no row beside its header|has no label column"):
+        read(tmp_path, text.encode(encoding))
+
+
+# Reports: how spreadsheets, dumps and scripts spell a table
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("image,x\ra,1\rb,0\r", ["1", "0"]),  # line ends of an old Mac
+        ("image,x\na,1\n\n\nb,0", ["1", "0"]),  # empty lines, no line end at the end
+        ('image,x\na,"say ""hi"""\nb,5" screen\n', ['say "hi"', '5" screen']),
+        ("image,x\na,1e3\nb,2E+3\n", ["1000", "2000"]),
+        ("\ufeff\ufeffimage,x\na,1\nb,0\n", ["1", "0"]),  # two byte order marks: saved twice
+        ("\ufeffsep=;\nimage;x\na;1\nb;0\n", ["1", "0"]),
+    ],
+)
+def test_spellings_of_a_table(tmp_path: Path, text: str, expected: list[str]) -> None:
+    assert decoded(read(tmp_path, text)) == {"x": expected}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("My survey,,\nimage,x,y\na,1,0\n", "It has: My survey, one without a name"),
+        ("Image,x\na,1\n", "Did you mean `Image`?"),
+        ("image,x\na,1,\nb,0,\n", "Expected 2 columns, got 3"),
+        ("image,x\na,1\nimage,x\nb,0\n", "all numbers or all words. Got 0, 1 and x"),
+        ("image,x\na,1\nb,?\nc,0\n", "all numbers or all words. Got 0, 1 and ?"),
+    ],
+)
+def test_tables_that_cannot_be_read_say_why(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read(tmp_path, text)
+    assert message in str(caught.value)
+
+
 def test_a_column_of_ids_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     read(tmp_path, column(*(f"id{i}" for i in range(40))))
     assert "column `x`: all 40 labels differ. Is it a name or an id?" in capsys.readouterr().err
