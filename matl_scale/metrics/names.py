@@ -29,6 +29,8 @@ SUMMARISED_METRICS = tuple(name for name in METRICS if name in MAIN_METRICS)  # 
 MAY_BE_UNDEFINED = (*SUMMARISED_METRICS, "precision")  # where a class, or a prediction of it, is missing
 RANKED_SUMMARIES = tuple(f"{kind}_{metric}" for metric in SUMMARISED_METRICS for kind in SUMMARIES)  # higher is better
 
+NOT_BETTER = "not better than the constant answer"  # what tasks are called that `TaskMetrics.not_better` marks
+
 # the metrics that follow from which samples were predicted correctly, so that runs can be compared sample by sample
 PairedMetric = Literal["balanced_accuracy", "accuracy"]
 PAIRED_METRICS: tuple[PairedMetric, ...] = get_args(PairedMetric)

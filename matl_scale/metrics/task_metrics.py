@@ -3,12 +3,12 @@
 An undefined value is NaN, and every summary leaves it out. No torch here: reports use it too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from matl_scale.metrics.names import MAIN_METRIC, SUMMARIES, SUMMARISED_METRICS
+from matl_scale.metrics.names import MAIN_METRIC, NOT_BETTER, SUMMARIES, SUMMARISED_METRICS
 from matl_scale.tasks import Task
 
 NO_LABEL = "no labelled sample"
@@ -24,9 +24,16 @@ class TaskMetrics:
     counts: np.ndarray  # labelled samples of each task
 
     @property
-    def below_baseline(self) -> np.ndarray:
-        """Tasks, as a bool array, whose accuracy is below that of always predicting the most frequent class."""
-        return self.values["accuracy"] < self.values["majority_accuracy"]
+    def not_better(self) -> np.ndarray:
+        """Tasks, as a bool array, on which the network answers no more samples correctly than a constant answer would, which is
+        always the most frequent class, and at least one wrongly: where one class alone occurs, nobody can be better than that.
+
+        Numbers of samples are compared, so that rounding does not decide between equals.
+        """
+        correct, constant = (np.rint(self.values[name] * self.counts) for name in ("accuracy", "majority_accuracy"))
+        # false where the task has no sample: both are NaN
+        not_better: np.ndarray = correct <= np.minimum(constant, self.counts - 1)
+        return not_better
 
     @property
     def unlabelled(self) -> np.ndarray:
@@ -57,9 +64,14 @@ class TaskMetrics:
         result = {"macro_loss": mean(self.values["loss"])}
         for metric in SUMMARISED_METRICS:
             result |= {f"{kind}_{metric}": value for kind, value in summarise(self.values[metric]).items()}
-        result["tasks_below_baseline"] = float(self.below_baseline.sum())
+        result["tasks_not_better"] = float(self.not_better.sum())
         result["tasks_evaluated"] = float((self.counts > 0).sum())
         return result
+
+
+def describe_not_better(summary: Mapping[str, float]) -> str:
+    """Says on how many of the evaluated tasks the network is not better than a constant answer."""
+    return f"{NOT_BETTER}: {summary['tasks_not_better']:.0f} of {summary['tasks_evaluated']:.0f}"
 
 
 def summarise(values: np.ndarray) -> dict[str, float]:

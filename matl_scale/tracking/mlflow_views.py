@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from matl_scale.metrics.names import MAIN_METRIC, MAIN_METRIC_LABELS, METRIC_LABELS, SUMMARIES, TASK_COLUMNS
-from matl_scale.metrics.task_metrics import worst_first
+from matl_scale.metrics.task_metrics import describe_not_better, worst_first
 from matl_scale.runs.history import RunHistory, TaskTable
 from matl_scale.runs.routes import describe_routes
 
@@ -33,7 +33,6 @@ def write_description(history: RunHistory) -> str:
 def describe_evaluation(table: TaskTable) -> str:
     """Returns the description of one evaluation, in Markdown."""
     metrics, summary = table.metrics, table.metrics.summary()
-    below = int(summary["tasks_below_baseline"])
     header, main = " | ".join(MAIN_METRIC_LABELS.values()), METRIC_LABELS[MAIN_METRIC]
     worst = ", ".join(
         f"{escape_markdown(table.tasks[i])} {four_digits(metrics.values[MAIN_METRIC][i])}"
@@ -43,7 +42,7 @@ def describe_evaluation(table: TaskTable) -> str:
     lines = [
         # MLflow shows the first lines only, until the reader unfolds the rest
         f"**{escape_markdown(table.split)} after {table.step:,} steps: {len(table.tasks)} tasks, mean {main} {mean} "
-        f"(10th percentile {p10}), {below} below the majority baseline**",
+        f"(10th percentile {p10}), {describe_not_better(summary)}**",
         f"Worst by {main}: {worst or 'none is defined'}",
         f"| over tasks | {header} |\n|---|{'---|' * len(MAIN_METRIC_LABELS)}\n"
         + "\n".join(

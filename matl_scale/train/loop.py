@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from accelerate import Accelerator
 
+from matl_scale.metrics.task_metrics import describe_not_better
 from matl_scale.progress import TrainProgress
 from matl_scale.tracking.recorder import Recorder
 from matl_scale.train.build import Components
@@ -166,16 +167,15 @@ def evaluate(run: Run) -> bool:
     on_main(run.accelerator, lambda: components.saver.save_best(state, summary))
     run.recorder.record_draws(state.step, state.draws[list(state.model.routes.route_of)], state.labels_seen)
     run.recorder.record_evaluation(state.step, components.split, metrics)
-    describe_evaluation(run, summary, len(metrics.counts))
+    describe_evaluation(run, summary)
     return True
 
 
-def describe_evaluation(run: Run, summary: Mapping[str, float], num_tasks: int) -> None:
+def describe_evaluation(run: Run, summary: Mapping[str, float]) -> None:
     """Says how an evaluation went, and which samples could not be read."""
     run.progress.say(
         f"step {run.state.step}: {run.components.split} balanced accuracy {summary['macro_balanced_accuracy']:.4f}, "
-        f"AUROC {summary['macro_auroc']:.4f}, below baseline {summary['tasks_below_baseline']:.0f} of "
-        f"{num_tasks} tasks"
+        f"AUROC {summary['macro_auroc']:.4f}, tasks {describe_not_better(summary)}"
     )
     for log in (run.components.damage, run.components.evaluator.data.damage):
         if log.found:

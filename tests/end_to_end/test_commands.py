@@ -70,7 +70,7 @@ def test_run_folder(finished: tuple[Path, str]) -> None:
     assert history.num_rows == 2 * 6 * 9
     assert set(history["metric"].to_pylist()) == METRICS
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["step-000000004", "step-000000006"]
-    assert "tasks below the majority baseline" in output
+    assert "tasks not better than the constant answer" in output
     assert "mlflow ui --backend-store-uri sqlite:///" in output
 
 

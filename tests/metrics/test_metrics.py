@@ -113,7 +113,7 @@ def test_what_is_undefined_is_nan_and_left_out_of_summaries() -> None:
     assert metrics.worst() == [2]
 
 
-def test_a_collapsed_task_is_below_no_baseline_but_among_the_worst() -> None:
+def test_a_collapsed_task_is_not_better_than_the_constant_answer() -> None:
     counters = TaskCounters([2, 2, 2])
     labels = torch.tensor([0] * 90 + [1] * 10)
     always_no = torch.tensor([[1.0, 0.0]]).repeat(100, 1)
@@ -122,6 +122,6 @@ def test_a_collapsed_task_is_below_no_baseline_but_among_the_worst() -> None:
         count(counters, task, logits, labels)
     metrics = counters.compute()
     assert metrics.values["balanced_accuracy"].tolist() == [0.5, 1.0, 0.0]
-    assert metrics.below_baseline.tolist() == [False, False, True]
+    assert metrics.not_better.tolist() == [True, False, True]  # a tie with the constant answer is not better
     assert metrics.worst(2) == [2, 0]
-    assert metrics.summary()["tasks_below_baseline"] == 1
+    assert metrics.summary()["tasks_not_better"] == 2

@@ -4,7 +4,7 @@ from datetime import datetime, timezone
 
 import numpy as np
 
-from matl_scale.metrics.names import MAIN_METRIC, MAIN_METRIC_LABELS, METRIC_LABELS
+from matl_scale.metrics.names import MAIN_METRIC, MAIN_METRIC_LABELS, METRIC_LABELS, NOT_BETTER
 from matl_scale.metrics.task_metrics import defined, mean, summarise
 from matl_scale.report.facts import RunFacts
 from matl_scale.report.page.table import MAX_LISTED, ShortList, Tile, format_number
@@ -37,7 +37,7 @@ def build_tiles(facts: RunFacts) -> list[Tile]:
     latest, change, metrics = facts.latest, facts.change, facts.latest.metrics
     values, worst = metrics.values[MAIN_METRIC], metrics.worst(1)
     now, before = mean(values), mean(facts.histories[MAIN_METRIC].values[:, -2]) if change.since is not None else np.nan
-    below, evaluated = int(metrics.below_baseline.sum()), int((~metrics.unlabelled).sum())
+    not_better, evaluated = int(metrics.not_better.sum()), int((~metrics.unlabelled).sum())
     unlabelled, single_class = int(metrics.unlabelled.sum()), int(metrics.single_class.sum())
     tiles = [
         Tile(
@@ -51,10 +51,10 @@ def build_tiles(facts: RunFacts) -> list[Tile]:
             detail=latest.tasks[worst[0]] if worst else "no task has two classes in the split",
         ),
         Tile(
-            label="tasks below the majority baseline",
-            value=f"{below:,}",
-            detail=f"of {evaluated:,}: worse than always predicting the most frequent class",
-            mark="bad" if below else "",
+            label=f"tasks {NOT_BETTER}",
+            value=f"{not_better:,}",
+            detail=f"of {evaluated:,}; the constant answer is always the most frequent class",
+            mark="bad" if not_better else "",
         ),
         Tile(
             label="tasks without a value",

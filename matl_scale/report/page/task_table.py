@@ -1,6 +1,6 @@
 """The table of a run's tasks, worst first, and what its columns mean."""
 
-from matl_scale.metrics.names import MAIN_METRIC, METRIC_LABELS, TASK_COLUMNS
+from matl_scale.metrics.names import MAIN_METRIC, METRIC_LABELS, NOT_BETTER, TASK_COLUMNS
 from matl_scale.metrics.task_metrics import worst_first
 from matl_scale.report.facts import RunFacts
 from matl_scale.report.page.table import Column, Mark, Table, rounded
@@ -36,11 +36,12 @@ def build_task_table(facts: RunFacts) -> Table:
     routes = [[facts.run.route_of[name] for name in latest.tasks]] if facts.run.shares_routes else []
     cells = [latest.tasks, *map(rounded, measured), counts, draws, *seen, *routes, notes]
     changes: list[Mark] = [mark_change(facts, i) for i in order]
-    below: list[Mark] = ["bad" if latest.metrics.below_baseline[i] else "" for i in order]
+    not_better = latest.metrics.not_better
+    accuracies: list[Mark] = ["bad" if not_better[i] else "" for i in order]
     return Table(
         columns=columns,
         rows=[[column[i] for column in cells] for i in order],
-        marks={CHANGE_COLUMN: changes, ACCURACY_COLUMN: below},
+        marks={CHANGE_COLUMN: changes, ACCURACY_COLUMN: accuracies},
         chosen=[row for row, i in enumerate(order) if notes[i]],
         choice="only tasks with a note",
     )
@@ -48,12 +49,12 @@ def build_task_table(facts: RunFacts) -> Table:
 
 def note_tasks(facts: RunFacts) -> list[str]:
     """Says of each task what is wrong with it; an empty text if nothing is."""
-    latest, notes = facts.latest, []
+    latest, notes, not_better = facts.latest, [], facts.latest.metrics.not_better
     trained = latest.draws if latest.labels_seen is None else latest.labels_seen
     for i, undefined in enumerate(explain_undefined(facts)):
-        below = "below baseline" if latest.metrics.below_baseline[i] else ""
+        ties = NOT_BETTER if not_better[i] else ""
         untrained = "not trained in this run" if trained is not None and trained[i] == 0 else ""
-        notes.append("; ".join(note for note in (undefined, below, untrained) if note))
+        notes.append("; ".join(note for note in (undefined, ties, untrained) if note))
     return notes
 
 

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from matl_scale.errors import shortened
 from matl_scale.metrics.names import MAIN_METRIC, MAIN_METRIC_LABELS, METRIC_LABELS, SUMMARIES, TASK_COLUMNS
+from matl_scale.metrics.task_metrics import describe_not_better
 from matl_scale.report.facts import RunFacts, collect_facts
 from matl_scale.report.terminal.console import add_row, build_table, format_value, print_line, print_table
 from matl_scale.report.undefined import find_undefined
@@ -39,9 +40,9 @@ def print_summary(console: Console, facts: RunFacts) -> None:
     for kind, label in SUMMARIES.items():
         add_row(table, label, *(format_value(summary[f"{kind}_{metric}"]) for metric in MAIN_METRIC_LABELS))
     print_table(console, title, table)
-    below = [latest.tasks[i] for i in np.flatnonzero(metrics.below_baseline)]
-    names = f": {shortened(below)}" if below else ""
-    print_line(console, f"tasks below the majority baseline: {len(below)} of {len(latest.tasks)}{names}")
+    not_better = [latest.tasks[i] for i in np.flatnonzero(metrics.not_better)]
+    names = f": {shortened(not_better)}" if not_better else ""
+    print_line(console, f"tasks {describe_not_better(summary)}{names}")
     print_line(console, describe_routes(facts.run.routes))
 
 
