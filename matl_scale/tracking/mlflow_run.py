@@ -18,25 +18,19 @@ import pyarrow.parquet as pq
 from matl_scale.runs.about import read_about
 from matl_scale.runs.history import RunHistory
 from matl_scale.runs.layout import RunFolder
-from matl_scale.runs.records import RecordTail, identifying_metric
+from matl_scale.runs.records import RecordTail, identifying_metric, read_records
 from matl_scale.storage.files import write_json
 from matl_scale.storage.locks import lock_folder
 from matl_scale.tracking import mlflow_views as views
+from matl_scale.tracking.metric_keys import MetricKeys, keys_of_earlier_version
 from matl_scale.tracking.mlflow_model import find_best, log_best_model
 from matl_scale.tracking.mlflow_store import default_store, without_password
 
 BATCH_METRICS = 900  # MLflow takes 1,000 at once
-KEY_LENGTH = 250
 VALUE_LENGTH = 6000
 TABLES_EVERY_S = 30.0
 # without it the UI opens the experiment with its pages for language models
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
-
-
-def metric_key(name: str) -> str:
-    """Returns a name that MLflow accepts: letters, digits and `_-./ :`, at most 250 characters, no `.` or `..` in its path."""
-    allowed = "".join(c if c.isascii() and (c.isalnum() or c in "_-./ :") else "_" for c in name)[:KEY_LENGTH]
-    return "/".join("_" if part.strip(".") == "" else part for part in allowed.split("/"))
 
 
 def shorten_value(value: str) -> str:
@@ -74,8 +68,17 @@ class MlflowRun:
         self._open_client = open_client
         self._client: Any = None  # None: not connected
         self._tail = RecordTail(self.files.metrics_file)
+        self._keys = MetricKeys(self._read_keys())
         self._copied_steps: dict[str, set[int]] = {}
         self._tables_at = -math.inf
+
+    def _read_keys(self) -> dict[str, str]:
+        """Returns the keys that the copy's metrics have so far, by groups; the state keeps those that are added."""
+        if "keys" not in self.state:
+            copied = (record for record in read_records(self.folder) if record["time"] <= self.state.get("time", 0.0))
+            self.state["keys"] = keys_of_earlier_version(name for record in copied for name in record)
+        keys: dict[str, str] = self.state["keys"]
+        return keys
 
     def connect(self) -> None:
         """Opens the store; creates the MLflow run, or continues the one that this folder has."""
@@ -98,7 +101,7 @@ class MlflowRun:
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
 
         about, run_id = read_about(self.folder), self.state["run_id"]
-        params = [Param(metric_key(key), shorten_value(value)) for key, value in about.get("params", {}).items()]
+        params = [Param(key, shorten_value(value)) for key, value in about.get("params", {}).items()]
         texts = {"matl_scale.folder": str(self.folder.resolve())} | views.environment_tags(about.get("environment", {}))
         self._client.log_batch(run_id, params=params, tags=[RunTag(key, value) for key, value in texts.items()])
         if "data" in about:
@@ -150,7 +153,7 @@ class MlflowRun:
             if self._is_copied(batch[-1]):
                 continue
             metrics += [
-                Metric(metric_key(name), value, int(batch[-1]["time"] * 1000), batch[-1]["step"])
+                Metric(self._keys[name], value, int(batch[-1]["time"] * 1000), batch[-1]["step"])
                 for name, value in batch[-1].items()
                 if name not in ("step", "time")
             ]
@@ -170,7 +173,7 @@ class MlflowRun:
         if metric is None:
             return False
         if metric not in self._copied_steps:
-            history = self._client.get_metric_history(self.state["run_id"], metric_key(metric))
+            history = self._client.get_metric_history(self.state["run_id"], self._keys[metric])
             self._copied_steps[metric] = {point.step for point in history}
         return record["step"] in self._copied_steps[metric]
 
@@ -190,7 +193,7 @@ class MlflowRun:
         views.draw_heatmap(history, files.per_task_picture)
         self._log_files(files.per_task_picture)
         for key, text in {**views.run_tags(history), "mlflow.note.content": views.write_description(history)}.items():
-            self._client.set_tag(run_id, metric_key(key), text)
+            self._client.set_tag(run_id, self._keys[key], text)
         self.state["tables"] = changed
         self._save()
 
