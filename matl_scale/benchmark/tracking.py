@@ -28,6 +28,7 @@ from matl_scale.data.loading.loader import DataConfig
 from matl_scale.models.backbones import ModelConfig
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.runs.history import RunHistory
+from matl_scale.tracking.mlflow_store import sqlite_uri
 from matl_scale.tracking.recorder import Recorder, TrackConfig
 from matl_scale.train import run as run_module
 from matl_scale.train.config import Config, RunConfig
@@ -129,7 +130,7 @@ def track_run() -> TrackedRun:
         write_shard_set(random_set, folder / "set", Options())
         with add_up_time(run_module, "run_steps") as loop_s, add_up_time(Recorder, *RECORDING) as ours_s:
             train(build_config(folder), build_accelerator("fp32"))
-        stores = [f"sqlite:///{folder}/naive.db", f"sqlite:///{folder}/mlflow.db"]
+        stores = [sqlite_uri(folder / "naive.db"), sqlite_uri(folder / "mlflow.db")]
         naive_s = log_naively(RunHistory(folder / "ours"), stores[0], folder / "naive")
         runs = [only_run(MlflowClient(store)) for store in stores]
         return TrackedRun(

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from matl_scale.cli import program_name, run_command
 from matl_scale.doctor.quick_checks import run_quick_checks
 from matl_scale.errors import InputError
-from matl_scale.report.terminal.console import build_console
+from matl_scale.report.terminal.console import build_console, print_line
 from matl_scale.report.terminal.run import print_latest
 from matl_scale.tracking.mlflow_store import how_to_view
 from matl_scale.train.config import Config
@@ -46,9 +46,9 @@ def print_outcome(config: Config, outcome: RunOutcome) -> None:
     console = build_console()
     if not outcome.stopped:
         print_latest(console, config.run.folder, config.eval.split)
-    console.print(f"results: {config.run.folder}", highlight=False, soft_wrap=True)
+    print_line(console, f"results: {config.run.folder}")
     if config.track.mlflow and (address := how_to_view(config.run.folder)):
-        console.print(f"look at it: {address}", highlight=False, soft_wrap=True)
+        print_line(console, f"look at it: {address}")
 
 
 if __name__ == "__main__":

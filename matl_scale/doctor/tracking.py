@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from matl_scale.doctor.finding import Finding
-from matl_scale.tracking.mlflow_store import default_store
+from matl_scale.tracking.mlflow_store import sqlite_file, store_of
 from matl_scale.train.config import Config
 
 NETWORK_FILE_SYSTEMS = (
@@ -35,13 +35,13 @@ def check_tracking(
     if not config.track.mlflow:
         yield Finding("note", "mlflow", "off (`track.mlflow`): results are in the run's folder only.")
         return
-    uri = default_store(config.run.folder.parent)
+    uri = store_of(config.run.folder)
     kind = uri.split(":", 1)[0].split("+", 1)[0] if "://" in uri or uri.startswith("file:") else "file"
     if kind in ("http", "https"):
         if ask:
             yield ask_server(uri)
     elif kind == "sqlite":
-        path = Path(uri.removeprefix("sqlite:///"))
+        path = sqlite_file(uri)
         yield check_sqlite(path, file_system_of(path))
     elif kind in ("postgresql", "mysql"):
         yield check_driver(uri, kind)

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -62,7 +63,9 @@ def follow(run: MlflowRun, pipe: int) -> int:
         available = False
         if time.monotonic() > deadline:
             run.try_to_set_status(read_status(run.folder))
-            complain(f"MLflow at {run.store} is still not available; `matl-sync {run.folder}` copies what it lacks")
+            complain(
+                f"MLflow at {run.store} is still not available; `matl-sync {shlex.quote(str(run.folder))}` copies what it lacks"
+            )
             return GAVE_UP
         time.sleep(POLL_S)
     return 0
@@ -165,7 +168,7 @@ class MlflowProcess:
             return
         if code not in (0, GAVE_UP):
             complain(
-                f"the process that copies to MLflow ended with {code}; `matl-sync {self.folder}` copies what it lacks"
+                f"the process that copies to MLflow ended with {code}; `matl-sync {shlex.quote(str(self.folder))}` copies what it lacks"
             )
 
 

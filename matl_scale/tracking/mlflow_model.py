@@ -63,7 +63,7 @@ def log_best_model(uri: str, best: Path, state: dict[str, Any], save: Callable[[
         name=MODEL_NAME,
         step=step,
         python_model=str(CODE / "deploy" / "pyfunc_model.py"),
-        artifacts={"network": str(best)},
+        artifacts={"network": best.resolve().as_uri()},  # as a path, MLflow would unescape `%20` in it
         code_paths=[str(CODE)],
         signature=build_signature(best),
         pip_requirements=[f"{name}=={version.partition('+')[0]}" for name, version in packages.items()],

@@ -24,7 +24,7 @@ from matl_scale.storage.locks import lock_folder
 from matl_scale.tracking import mlflow_views as views
 from matl_scale.tracking.metric_keys import MetricKeys, keys_of_earlier_version
 from matl_scale.tracking.mlflow_model import find_best, log_best_model
-from matl_scale.tracking.mlflow_store import default_store, without_password
+from matl_scale.tracking.mlflow_store import default_store, is_sqlite, read_copy, without_password
 
 BATCH_METRICS = 900  # MLflow takes 1,000 at once
 VALUE_LENGTH = 6000
@@ -57,8 +57,7 @@ class MlflowRun:
         self, folder: Path, experiment: str, uri: str | None = None, open_client: Callable[[str], Any] = open_client
     ) -> None:
         self.folder, self.files, self.experiment = folder, RunFolder(folder), experiment
-        path = self.files.mlflow_file
-        self.state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        self.state = read_copy(folder)
         if uri is not None and uri != self.state.get("tracking_uri"):
             others = self.state.pop("others", {})
             if "run_id" in self.state:
@@ -112,7 +111,7 @@ class MlflowRun:
 
     def _alone_in_new_store(self) -> contextlib.AbstractContextManager[None]:
         """Locks a SQLite store that may not exist yet: when two processes create its tables at once, both fail."""
-        if not self.uri.startswith("sqlite:"):
+        if not is_sqlite(self.uri):
             return contextlib.nullcontext()
         return lock_folder(self.folder.parent, ".mlflow-store.lock", wait=True)
 
@@ -120,7 +119,7 @@ class MlflowRun:
         experiment = client.get_experiment_by_name(self.experiment)
         if experiment is not None:
             return str(experiment.experiment_id)
-        local = self.uri.startswith("sqlite:")  # MLflow's default is a folder below the current one
+        local = is_sqlite(self.uri)  # MLflow's default is a folder below the current one
         location = (self.folder.parent / "mlartifacts").resolve().as_uri() if local else None
         return str(client.create_experiment(self.experiment, artifact_location=location, tags=EXPERIMENT_TAGS))
 

@@ -3,14 +3,52 @@
 import json
 import os
 import re
+import shlex
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 from matl_scale.runs.layout import RunFolder
 
 
 def default_store(runs: Path) -> str:
     """Returns the tracking URI: MLflow's own variable, else a SQLite file in the folder of runs."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(runs / 'mlflow.db').resolve()}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(runs / "mlflow.db")
+
+
+def store_of(folder: Path) -> str:
+    """Returns the tracking URI of a run's folder: that of its last copy, else the default store."""
+    return read_copy(folder).get("tracking_uri") or default_store(folder.parent)
+
+
+def read_copy(folder: Path) -> dict[str, Any]:
+    """Returns how far the copy of a run is, from mlflow.json; empty if it was never copied."""
+    path = RunFolder(folder).mlflow_file
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return content
+
+
+def sqlite_uri(path: Path) -> str:
+    """Returns the URI by which MLflow opens exactly this SQLite file, whatever the names of its folders hold."""
+    absolute = str(path.resolve())
+    uri = f"sqlite:///{absolute}"
+    if sqlite_file(uri) == Path(absolute):
+        return uri
+    # `?` and `%20` mean something in a URI. Named with its driver, since MLflow creates the folder that it reads in the
+    # shorter form, escapes included
+    return f"sqlite+pysqlite:///{quote(absolute, safe='/ ')}"
+
+
+def is_sqlite(uri: str) -> bool:
+    """Returns whether the URI is that of a SQLite file."""
+    return uri.partition(":")[0].partition("+")[0] == "sqlite"
+
+
+def sqlite_file(uri: str) -> Path:
+    """Returns the file that MLflow opens for the URI of a SQLite store."""
+    from sqlalchemy import make_url
+
+    return Path(make_url(uri).database or "")
 
 
 def without_password(uri: str) -> str:
@@ -19,14 +57,13 @@ def without_password(uri: str) -> str:
 
 
 def how_to_view(folder: Path) -> str | None:
-    """Returns the page of a run in MLflow's UI, or the command that shows it; None if the run has no copy yet."""
-    path = RunFolder(folder).mlflow_file
-    if not path.is_file():
+    """Returns the page of a run in MLflow's UI, or the shell command that shows it; None if the run has no copy yet."""
+    state = read_copy(folder)
+    if "run_id" not in state:
         return None
-    state = json.loads(path.read_text(encoding="utf-8"))
     # without `workflowType` the UI shows its pages for language models
     page = f"#/experiments/{state['experiment_id']}/runs/{state['run_id']}?workflowType=machine_learning"
     uri = without_password(state["tracking_uri"])
     if uri.startswith("http"):
         return f"{uri.rstrip('/')}/{page}"
-    return f"mlflow ui --backend-store-uri {uri}, then http://127.0.0.1:5000/{page}"
+    return f"mlflow ui --backend-store-uri {shlex.quote(uri)}, then http://127.0.0.1:5000/{page}"
