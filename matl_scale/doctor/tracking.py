@@ -11,7 +11,10 @@ from pathlib import Path
 import psutil
 
 from matl_scale.doctor.finding import Finding
-from matl_scale.tracking.mlflow_store import sqlite_file, store_of
+from matl_scale.errors import first_line
+from matl_scale.tracking.deletion import find_deletion
+from matl_scale.tracking.mlflow_run import open_client
+from matl_scale.tracking.mlflow_store import read_copy, sqlite_file, store_of, without_password
 from matl_scale.train.config import Config
 
 NETWORK_FILE_SYSTEMS = (
@@ -39,18 +42,38 @@ def check_tracking(
     kind = uri.split(":", 1)[0].split("+", 1)[0] if "://" in uri or uri.startswith("file:") else "file"
     if kind in ("http", "https"):
         if ask:
-            yield ask_server(uri)
+            reply = ask_server(uri)
+            yield reply
+            if reply.level == "ok":
+                yield from check_copy(config, uri)
     elif kind == "sqlite":
         path = sqlite_file(uri)
         yield check_sqlite(path, file_system_of(path))
+        if ask and path.is_file():
+            yield from check_copy(config, uri)
     elif kind in ("postgresql", "mysql"):
-        yield check_driver(uri, kind)
+        driver = check_driver(uri, kind)
+        yield driver
+        if ask and driver.level == "ok":
+            yield from check_copy(config, uri)
     elif kind == "databricks":
         remedy = "Its own command line shows whether you are logged in."
         yield Finding("note", "mlflow", "Databricks: not checked.", remedy)
     else:
         remedy = "Unset MLFLOW_TRACKING_URI for SQLite beside the runs, or name a server (http://…)."
         yield Finding("error", "mlflow", f"{uri}: MLflow 3.13 and later refuse stores of plain files.", remedy)
+
+
+def check_copy(config: Config, uri: str) -> Iterator[Finding]:
+    """Checks that nobody deleted the run's copy, or the experiment that it goes to, in a store that can be asked."""
+    try:
+        found = find_deletion(open_client(uri), uri, read_copy(config.run.folder), config.track.experiment)
+    except Exception as error:  # whatever a client raises
+        yield Finding("note", "mlflow", f"{without_password(uri)} cannot be asked for the run: {first_line(error)}.")
+        return
+    if found is not None:
+        way = "with `track.replace_deleted` everything is copied to a new MLflow run. Training goes on in any case."
+        yield Finding("warning", "mlflow", found.text, f"{found.remedy} Or {way}")
 
 
 def check_driver(uri: str, kind: str) -> Finding:

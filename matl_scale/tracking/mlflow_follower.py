@@ -29,6 +29,7 @@ POLL_S = 2.0
 RETRY_S = 15.0
 GIVE_UP_S = 60.0  # after the training has ended
 GAVE_UP = 3  # exit code of a follower that has printed a message itself
+REPLACE_OPTION = "--replace-deleted"
 STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR2}
 # a store that is away should be noticed soon: the follower tries again by itself
 DEFAULTS = {
@@ -53,7 +54,8 @@ def prepare_process() -> None:
 def follow(run: MlflowRun, pipe: int) -> int:
     """Copies records while the training process holds a pipe open, and everything else once it has closed it.
 
-    Returns the exit code: 0, or `GAVE_UP` if the store stays away after the end of the training.
+    Returns the exit code: 0, or `GAVE_UP` if the store stays away after the end of the training, or refuses the copy because
+    somebody deleted it.
     """
     available = True
     while not wait_for_close(pipe, POLL_S if available else RETRY_S):
@@ -61,43 +63,46 @@ def follow(run: MlflowRun, pipe: int) -> int:
     deadline = time.monotonic() + GIVE_UP_S
     while not attempt(run, lambda: copy_everything(run, read_status), quiet=not available):
         available = False
+        if run.deletion:
+            complain(f"{run.deletion} {how_to_sync(run.folder)} copies the rest. {how_to_replace(run.folder)}")
+            return GAVE_UP
         if time.monotonic() > deadline:
             run.try_to_set_status(read_status(run.folder))
-            complain(
-                f"MLflow at {run.store} is still not available; `matl-sync {shlex.quote(str(run.folder))}` copies what it lacks"
-            )
+            complain(f"MLflow at {run.store} is still not available; {how_to_sync(run.folder)} copies what it lacks")
             return GAVE_UP
         time.sleep(POLL_S)
     return 0
 
 
-def sync(folder: Path, uri: str | None = None) -> str:
+def sync(folder: Path, uri: str | None = None, replace_deleted: bool = False) -> str:
     """Copies what MLflow lacks of a run, by default to the store of the last copy, or else to the default store.
 
-    Returns a short description of what was done.
+    Returns a short description of what was done. With `replace_deleted`, a copy that was deleted gives way to a new one.
 
     Raises:
-        InputError: It is not a run, another process is copying it, or the store cannot be reached.
+        InputError: It is not a run, another process is copying it, its copy was deleted, or the store cannot be reached.
     """
     config_file = RunFolder(folder).config_file
     if not config_file.is_file():
         raise InputError(f"{folder} is not a run: it has no {CONFIG_FILE}.")
     config = yaml.safe_load(config_file.read_text(encoding="utf-8"))
     with lock_folder(folder, MLFLOW_LOCK_FILE):
-        run = MlflowRun(folder, config["track"]["experiment"], uri)
-        before = run.state.get("time", 0.0)
+        run = MlflowRun(folder, config["track"]["experiment"], uri, replace_deleted=replace_deleted)
+        before = run.state.get("run_id"), run.state.get("time", 0.0)
         try:
             status = copy_everything(run, lambda path: "RUNNING" if is_training(path) else read_status(path))
         except InputError:
             raise
         except Exception as error:  # whatever a client raises
+            if deletion := run.diagnose(error):
+                raise InputError(f"{deletion} {how_to_replace(folder)} {folder} keeps everything.") from error
             if not is_training(folder):
                 run.try_to_set_status(read_status(folder))
             raise InputError(
                 f"MLflow at {run.store} is not available: {first_line(error)}. {folder} keeps everything: start the server and "
                 "call this again, or name another store with --tracking-uri."
             ) from error
-    done = "nothing was missing" if run.state["time"] == before else "complete"
+    done = "nothing was missing" if (run.state["run_id"], run.state["time"]) == before else "complete"
     return f"{done}; run {run.state['run_id']}, {status}, in {run.store}"
 
 
@@ -112,15 +117,18 @@ def copy_everything(run: MlflowRun, status_of: Callable[[Path], str]) -> str:
 
 def attempt(run: MlflowRun, copy: Callable[[], object], quiet: bool) -> bool:
     """Tries to copy, and returns whether that succeeded. A failure is printed unless `quiet`."""
+    before = run.state.get("run_id")
     try:
         copy()
     except Exception as error:  # whatever a client raises: the local files are complete, and it is tried again
+        deletion = run.diagnose(error)
         if not quiet:
-            complain(
-                f"MLflow at {run.store} is not available ({first_line(error)}); the local files hold everything, trying again"
-            )
+            problem = str(deletion or f"MLflow at {run.store} is not available ({first_line(error)}).")
+            complain(f"{problem} The local files hold everything; trying again")
         run.disconnect()
         return False
+    if before not in (None, run.state["run_id"]):
+        complain(f"MLflow run {before} was deleted: everything is copied to a new one, {run.state['run_id']}")
     return True
 
 
@@ -137,6 +145,16 @@ def is_training(folder: Path) -> bool:
     return True
 
 
+def how_to_sync(folder: Path, *options: str) -> str:
+    """Returns the shell command that copies what MLflow lacks of a run."""
+    return f"`{shlex.join(['matl-sync', *options, str(folder)])}`"
+
+
+def how_to_replace(folder: Path) -> str:
+    """Says what can be done instead of restoring a deleted copy."""
+    return f"Or copy everything to a new MLflow run: {how_to_sync(folder, REPLACE_OPTION)}."
+
+
 def complain(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
@@ -144,9 +162,10 @@ def complain(text: str) -> None:
 class MlflowProcess:
     """Starts the process that follows a run, and waits for it at the end of the training."""
 
-    def __init__(self, folder: Path, experiment: str) -> None:
+    def __init__(self, folder: Path, experiment: str, replace_deleted: bool = False) -> None:
         self.folder = folder
-        command = [sys.executable, "-m", "matl_scale.tracking.mlflow_follower", str(folder), experiment]
+        options = [REPLACE_OPTION] if replace_deleted else []
+        command = [sys.executable, "-m", "matl_scale.tracking.mlflow_follower", str(folder), experiment, *options]
         # its thread pools would compete with the training
         environment = {**DEFAULTS, **os.environ, "OMP_NUM_THREADS": "1"}
         # a signal that stops the training must not stop the process that reports how the training ended: a process started
@@ -168,17 +187,18 @@ class MlflowProcess:
             return
         if code not in (0, GAVE_UP):
             complain(
-                f"the process that copies to MLflow ended with {code}; `matl-sync {shlex.quote(str(self.folder))}` copies what it lacks"
+                f"the process that copies to MLflow ended with {code}; {how_to_sync(self.folder)} copies what it lacks"
             )
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Entry point of the process: the run's folder and the experiment."""
+    """Entry point of the process: the run's folder, the experiment, and whether a deleted copy gives way to a new one."""
     prepare_process()
-    folder, experiment = arguments
+    folder, experiment, *options = arguments
     # the follower of an earlier start of this run may still be copying
     with lock_folder(Path(folder), MLFLOW_LOCK_FILE, wait=True):
-        return follow(MlflowRun(Path(folder), experiment), sys.stdin.fileno())
+        run = MlflowRun(Path(folder), experiment, replace_deleted=REPLACE_OPTION in options)
+        return follow(run, sys.stdin.fileno())
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from matl_scale.errors import Problem
 from matl_scale.runs.about import read_about
 from matl_scale.runs.history import RunHistory
 from matl_scale.runs.layout import RunFolder
@@ -22,6 +23,7 @@ from matl_scale.runs.records import RecordTail, identifying_metric, read_records
 from matl_scale.storage.files import write_json
 from matl_scale.storage.locks import lock_folder
 from matl_scale.tracking import mlflow_views as views
+from matl_scale.tracking.deletion import find_deletion, is_deleted, may_be_deletion
 from matl_scale.tracking.metric_keys import MetricKeys, keys_of_earlier_version
 from matl_scale.tracking.mlflow_model import find_best, log_best_model
 from matl_scale.tracking.mlflow_store import default_store, is_sqlite, read_copy, without_password
@@ -50,11 +52,17 @@ class MlflowRun:
     """Copies one run to MLflow. `state`, kept in `mlflow.json`, holds the id of the MLflow run and how far the copy is.
 
     `uri` is the address of the store, by default that of the last copy, or else the default store. In a store that the run was
-    not copied to before, a new MLflow run is created.
+    not copied to before, a new MLflow run is created; with `replace_deleted`, also in place of one that somebody deleted.
     """
 
     def __init__(
-        self, folder: Path, experiment: str, uri: str | None = None, open_client: Callable[[str], Any] = open_client
+        self,
+        folder: Path,
+        experiment: str,
+        uri: str | None = None,
+        open_client: Callable[[str], Any] = open_client,
+        *,
+        replace_deleted: bool = False,
     ) -> None:
         self.folder, self.files, self.experiment = folder, RunFolder(folder), experiment
         self.state = read_copy(folder)
@@ -64,6 +72,8 @@ class MlflowRun:
                 others[self.state["tracking_uri"]] = self.state
             self.state = {**others.pop(uri, {}), "others": others}
         self.uri: str = uri or self.state.get("tracking_uri") or default_store(folder.parent)
+        self.deletion: Problem | None = None  # what somebody deleted, if the last attempt failed for that
+        self._replaces_deleted = replace_deleted
         self._open_client = open_client
         self._client: Any = None  # None: not connected
         self._tail = RecordTail(self.files.metrics_file)
@@ -82,13 +92,29 @@ class MlflowRun:
     def connect(self) -> None:
         """Opens the store; creates the MLflow run, or continues the one that this folder has."""
         client = self._open_client(self.uri)
+        if self._replaces_deleted and find_deletion(client, self.uri, self.state, self.experiment):
+            self._start_over()
         if "run_id" not in self.state:
             run = client.create_run(self._experiment_id(client), run_name=self.folder.name)
             ids = {"experiment_id": run.info.experiment_id, "run_id": run.info.run_id}
             self.state |= {"tracking_uri": self.uri, **ids, "time": 0.0}
             self._save()  # at once: whatever fails after this, the run keeps this id
         client.update_run(self.state["run_id"], status="RUNNING")
-        self._client = client
+        self._client, self.deletion = client, None
+
+    def _start_over(self) -> None:
+        """Forgets the copy that was deleted, except for its ids, and how far it was."""
+        replaced = [*self.state.get("replaced", []), *([self.state["run_id"]] if "run_id" in self.state else [])]
+        kept = {name: self.state[name] for name in ("keys", "others") if name in self.state}
+        self.state, self._tables_at = {**kept, "replaced": replaced}, -math.inf
+
+    def diagnose(self, error: Exception) -> Problem | None:
+        """Returns what somebody deleted, if a client's error comes from that, and how to restore it; else None."""
+        self.deletion = None
+        if may_be_deletion(error):
+            with contextlib.suppress(Exception):  # the store may be away by now
+                self.deletion = find_deletion(self._open_client(self.uri), self.uri, self.state, self.experiment)
+        return self.deletion
 
     def disconnect(self) -> None:
         """Drops the connection after an error. What the store has received is asked for again."""
@@ -116,12 +142,17 @@ class MlflowRun:
         return lock_folder(self.folder.parent, ".mlflow-store.lock", wait=True)
 
     def _experiment_id(self, client: Any) -> str:
-        experiment = client.get_experiment_by_name(self.experiment)
-        if experiment is not None:
-            return str(experiment.experiment_id)
+        """Returns the id of the run's experiment, which is created if need be. One that was deleted keeps its name: a new run
+        that replaces a deleted one goes to `NAME 2` and so on."""
+        name, number = self.experiment, 1
+        while (experiment := client.get_experiment_by_name(name)) is not None:
+            if not (self._replaces_deleted and is_deleted(experiment)):
+                return str(experiment.experiment_id)
+            number += 1
+            name = f"{self.experiment} {number}"
         local = is_sqlite(self.uri)  # MLflow's default is a folder below the current one
         location = (self.folder.parent / "mlartifacts").resolve().as_uri() if local else None
-        return str(client.create_experiment(self.experiment, artifact_location=location, tags=EXPERIMENT_TAGS))
+        return str(client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS))
 
     def copy_new(self, everything: bool = False) -> None:
         """Copies every record that MLflow lacks, then the tables and the picture if there was an evaluation.

@@ -35,6 +35,8 @@ class TrackConfig:
     """Copy the run to MLflow (the store that MLFLOW_TRACKING_URI names, else run.dir/mlflow.db); off = local files only."""
     experiment: str = "matl_scale"
     """MLflow experiment."""
+    replace_deleted: bool = False
+    """If somebody deletes the run's copy in MLflow, or its experiment: copy everything to a new MLflow run."""
     every: int = 10
     """Steps between records of loss, learning rate and throughput."""
     curves: list[str] | str = field(default_factory=list)
@@ -70,7 +72,9 @@ class Recorder:
         self._folder = folder
         if enabled:
             RunFolder(folder).status_file.unlink(missing_ok=True)
-        self._mlflow = MlflowProcess(folder, config.experiment) if enabled and config.mlflow else None
+        self._mlflow = (
+            MlflowProcess(folder, config.experiment, config.replace_deleted) if enabled and config.mlflow else None
+        )
 
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
         """Records run-level metrics after `step` steps."""

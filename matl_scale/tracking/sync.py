@@ -7,7 +7,7 @@ from pathlib import Path
 
 from matl_scale.cli import run_command
 from matl_scale.errors import InputError
-from matl_scale.tracking.mlflow_follower import prepare_process, sync
+from matl_scale.tracking.mlflow_follower import REPLACE_OPTION, prepare_process, sync
 
 PROGRAM = "matl-sync"
 
@@ -21,12 +21,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="the store to copy to; a run that it does not have yet is created there (default: the run's own store, "
         "else MLFLOW_TRACKING_URI, else mlflow.db beside the runs)",
     )
+    parser.add_argument(
+        REPLACE_OPTION,
+        action="store_true",
+        help="if the run's copy in MLflow, or its experiment, was deleted: copy everything to a new MLflow run",
+    )
     options = parser.parse_args(arguments)
 
     def sync_runs() -> int:
         prepare_process()
         for folder in options.runs:
-            print(f"{folder}: {sync(folder, options.tracking_uri)}", flush=True)
+            print(f"{folder}: {sync(folder, options.tracking_uri, options.replace_deleted)}", flush=True)
         return 0
 
     return run_command(PROGRAM, sync_runs, InputError)

@@ -2,9 +2,12 @@
 
 import contextlib
 import json
+import os
+import re
 import shlex
 import shutil
 import sqlite3
+import time
 import unicodedata
 from pathlib import Path
 
@@ -15,9 +18,11 @@ from mlflow.utils.validation import _validate_length_limit, _validate_metric_nam
 from matl_scale.doctor.tracking import check_tracking
 from matl_scale.runs.records import LocalLog, read_records, write_status
 from matl_scale.tracking.metric_keys import KEY_LENGTH, MetricKeys
-from matl_scale.tracking.mlflow_follower import prepare_process, sync
+from matl_scale.tracking.mlflow_follower import GAVE_UP, GIVE_UP_S, attempt, follow, prepare_process, sync
 from matl_scale.tracking.mlflow_run import MlflowRun
-from matl_scale.tracking.mlflow_store import how_to_view, sqlite_uri
+from matl_scale.tracking.mlflow_store import how_to_view, read_copy, sqlite_uri
+from matl_scale.tracking.recorder import TrackConfig
+from matl_scale.tracking.sync import main as sync_command
 from matl_scale.train.config import Config, RunConfig
 
 # "all our Chinese attributes are one curve": names that MLflow accepts, and names that it does not
@@ -103,8 +108,8 @@ def test_a_copy_that_an_earlier_version_began_goes_on_under_its_keys(tmp_path: P
     """It told case apart, and changed every name that is not ASCII."""
     log = LocalLog(tmp_path)
     log.log(1, {curve("smiling"): 0.1, curve("Smiling"): 0.2, curve("café"): 0.3})
-    time = read_records(tmp_path)[0]["time"]
-    (tmp_path / "mlflow.json").write_text(json.dumps({"run_id": "r", "tracking_uri": "sqlite:///x", "time": time}))
+    copied = read_records(tmp_path)[0]["time"]
+    (tmp_path / "mlflow.json").write_text(json.dumps({"run_id": "r", "tracking_uri": "sqlite:///x", "time": copied}))
     keys = MetricKeys(MlflowRun(tmp_path, "experiment").state["keys"])
     assert [keys[curve(name)] for name in ("smiling", "Smiling", "café")] == [
         curve(name) for name in ("smiling", "Smiling", "café")
@@ -112,7 +117,7 @@ def test_a_copy_that_an_earlier_version_began_goes_on_under_its_keys(tmp_path: P
 
 
 # "my run is not in the database": a folder whose name means something in a URL, in a shell or in a terminal
-FOLDERS = ["two words", "a%20b", "what?now=1#top", '100% [bold]it\'s "mine"[/] é;&$HOME']
+FOLDERS = ["two words", "a%20b", "what?now=1#top", '100% [bold]it\'s "mine" é;&$HOME']
 
 
 @pytest.fixture(scope="module")
@@ -165,3 +170,121 @@ def test_a_store_is_created_in_a_folder_with_an_escape_in_its_name(tmp_path: Pat
     path.parent.mkdir()
     MlflowClient(sqlite_uri(path)).search_experiments()
     assert sorted(tmp_path.rglob("*")) == [path.parent, path]
+
+
+# "start the server and call this again", although the server runs: somebody tidied up in MLflow's pages
+
+
+@pytest.fixture
+def copied(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, MlflowClient]:
+    """A run that was copied to a store, and a client of that store."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    run = write_records(tmp_path / "my runs" / "run")
+    shutil.copy(empty_store, run.parent / "mlflow.db")
+    sync(run)
+    return run, MlflowClient(sqlite_uri(run.parent / "mlflow.db"))
+
+
+def mlflow_ids(run: Path) -> tuple[str, str]:
+    copy = read_copy(run)
+    return copy["run_id"], copy["experiment_id"]
+
+
+def restore(text: str) -> list[str]:
+    """Returns the words of the command in a message that restores something."""
+    found = re.search("Restore it: `(.*?)`", text)
+    assert found
+    return shlex.split(found[1])
+
+
+def check_doctor(run: Path) -> list[str]:
+    config = Config(run=RunConfig(dir=str(run.parent), name=run.name), track=TrackConfig(experiment="faces"))
+    return [finding.line() for finding in check_tracking(config, ask=True) if finding.level == "warning"]
+
+
+@pytest.mark.parametrize("kind", ["run", "experiment"])
+def test_a_deleted_copy_is_named_with_the_command_that_restores_it(
+    copied: tuple[Path, MlflowClient], kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, client = copied
+    run_id, experiment_id = mlflow_ids(run)
+    assert check_doctor(run) == []
+    delete = client.delete_run if kind == "run" else client.delete_experiment
+    delete(run_id if kind == "run" else experiment_id)
+    with pytest.raises(SystemExit) as ended:
+        sync_command([str(run)])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert f"MLflow run {run_id} was deleted" in said or f"`faces` ({experiment_id}) was deleted" in said
+    assert "start the server" not in said
+    (warning,) = check_doctor(run)
+    assert restore(warning) == restore(said)
+    uri, *command = restore(said)
+    assert MlflowClient(uri.removeprefix("MLFLOW_TRACKING_URI=")).get_run(run_id).info.lifecycle_stage == "deleted"
+    expected = {
+        "run": ["runs", "restore", "--run-id", run_id],
+        "experiment": ["experiments", "restore", "--experiment-id"],
+    }
+    assert command[1 : 1 + len(expected[kind])] == expected[kind]
+    (client.restore_run if kind == "run" else client.restore_experiment)(command[-1])
+    LocalLog(run).log(3, {"train/lr": 0.1, "train/loss": 0.3})
+    assert sync(run).startswith("complete")
+    assert [point.step for point in client.get_metric_history(run_id, "train/loss")] == [1, 2, 3]
+    assert check_doctor(run) == []
+
+
+@pytest.mark.parametrize("kind", ["run", "experiment"])
+def test_everything_is_copied_to_a_new_run_if_asked_to(copied: tuple[Path, MlflowClient], kind: str) -> None:
+    run, client = copied
+    run_id, experiment_id = mlflow_ids(run)
+    (client.delete_run if kind == "run" else client.delete_experiment)(run_id if kind == "run" else experiment_id)
+    assert sync(run, replace_deleted=True).startswith("complete")
+    new_id, new_experiment = mlflow_ids(run)
+    assert new_id != run_id
+    assert client.get_experiment(new_experiment).name == ("faces" if kind == "run" else "faces 2")
+    assert [point.step for point in client.get_metric_history(new_id, "train/loss")] == [1, 2]
+    assert client.get_run(new_id).info.status == "FINISHED"
+    assert sync(run, replace_deleted=True).startswith("nothing was missing")
+    assert mlflow_ids(run) == (new_id, new_experiment)
+
+
+def test_a_copy_that_is_gone_for_good_is_not_waited_for(
+    copied: tuple[Path, MlflowClient], empty_store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`mlflow gc`, or the file of the store was replaced."""
+    run, _ = copied
+    run_id, _ = mlflow_ids(run)
+    shutil.copy(empty_store, run.parent / "mlflow.db")
+    reading, writing = os.pipe()
+    os.close(writing)  # the training has ended
+    begun = time.monotonic()
+    assert follow(MlflowRun(run, "faces"), reading) == GAVE_UP
+    os.close(reading)
+    assert time.monotonic() - begun < GIVE_UP_S / 2
+    said = capsys.readouterr().err
+    assert f"MLflow run {run_id} is no longer in sqlite:///" in said
+    assert f"matl-sync --replace-deleted '{run}'" in said
+    assert sync(run, replace_deleted=True).startswith("complete")
+
+
+@pytest.mark.parametrize("replace_deleted", [False, True])
+def test_a_run_whose_copy_is_deleted_meanwhile_goes_on(
+    copied: tuple[Path, MlflowClient], replace_deleted: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, client = copied
+    run_id, _ = mlflow_ids(run)
+    following = MlflowRun(run, "faces", replace_deleted=replace_deleted)
+    log = LocalLog(run)
+    log.log(3, {"train/lr": 0.1, "train/loss": 0.3})
+    assert attempt(following, following.copy_new, quiet=False)
+    client.delete_run(run_id)
+    log.log(4, {"train/lr": 0.1, "train/loss": 0.2})
+    assert not attempt(following, following.copy_new, quiet=False)
+    assert f"MLflow run {run_id} was deleted" in capsys.readouterr().err
+    if not replace_deleted:
+        client.restore_run(run_id)
+    assert attempt(following, following.copy_new, quiet=True)
+    assert (f"MLflow run {run_id} was deleted" in capsys.readouterr().err) == replace_deleted
+    assert (mlflow_ids(run)[0] == run_id) != replace_deleted
+    steps = [point.step for point in client.get_metric_history(mlflow_ids(run)[0], "train/loss")]
+    assert steps == [1, 2, 3, 4]
