@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 
 from data_prep.commands.options import Subparsers, add_shard_set
 from data_prep.inspect.association_picture import draw_picture
@@ -13,6 +12,7 @@ from data_prep.inspect.info import print_info
 from data_prep.inspect.routes import read_routes
 from matl_scale.data.shards.label_association import associate, strongest_pairs
 from matl_scale.data.shards.manifest import read_manifest
+from matl_scale.display import printable
 from matl_scale.errors import InputError
 
 NUM_PAIRS = 10
@@ -45,5 +45,6 @@ def run(options: argparse.Namespace) -> None:
         values = associate(manifest)
         draw_picture(values, manifest.task_names, path)
         for one, other, value in strongest_pairs(values, manifest.task_names, NUM_PAIRS):
-            console.print(f"  {value:.3f}  {escape(one)}, {escape(other)}")
-        console.print(f"Bias-corrected Cramér's V of all pairs: {path}")
+            line = printable(f"  {value:.3f}  {one}, {other}")
+            console.print(line, markup=False, emoji=False, soft_wrap=True)
+        console.print(f"Bias-corrected Cramér's V of all pairs: {path}", markup=False, emoji=False, soft_wrap=True)

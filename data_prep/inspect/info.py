@@ -5,12 +5,10 @@ from collections.abc import Mapping
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from matl_scale.data.shards.layout import count_labels, mean_labels_per_image
 from matl_scale.data.shards.manifest import Manifest
-
-POSITIVE_WIDTH = 20
+from matl_scale.terminal_table import TableColumn, TerminalTable
 
 
 def print_info(manifest: Manifest, console: Console, route_of: Mapping[str, str] | None = None) -> None:
@@ -22,32 +20,33 @@ def print_info(manifest: Manifest, console: Console, route_of: Mapping[str, str]
     labels = manifest.labels()
     split_names = list(manifest.splits)
     ids_of = {split: manifest.sample_ids(split) for split in split_names}
-    table = Table(
-        box=None, header_style="bold", pad_edge=False, caption="labelled images per split", expand=console.is_terminal
+    names = ("task", *(() if route_of is None else ("route",)))
+    figures = ("classes", *split_names, "missing", "largest")
+    table = TerminalTable(
+        columns=[
+            *(TableColumn(title=title, kind="name") for title in names),
+            *(TableColumn(title=title, kind="figure") for title in figures),
+            TableColumn(title="positive", kind="name"),
+            TableColumn(title="labels per class", kind="note"),
+        ]
     )
-    table.add_column("task", no_wrap=True)
-    if route_of is not None:
-        table.add_column("route", no_wrap=True)
-    for name in ("classes", *split_names, "missing", "largest"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("positive", no_wrap=True, overflow="ellipsis", max_width=POSITIVE_WIDTH)
-    table.add_column("labels per class", overflow="ellipsis", no_wrap=True, ratio=1)
     for column, task in enumerate(manifest.tasks):
         counts = count_labels(labels[:, column], task.num_classes)
         labelled = [int((labels[ids, column] >= 0).sum()) for ids in ids_of.values()]
         missing = 1 - counts.sum() / len(labels)
         table.add_row(
-            escape(task.name),
-            *([] if route_of is None else [escape(route_of.get(task.name, ""))]),
+            task.name,
+            *([] if route_of is None else [route_of.get(task.name, "")]),
             str(task.num_classes),
             *(f"{count:,}" for count in labelled),
             f"{missing:.1%}",
             f"{counts.max() / max(counts.sum(), 1):.1%}",
-            escape(task.positive or ""),
-            escape(describe_counts(task.classes, counts)),
+            task.positive or "",
+            describe_counts(task.classes, counts),
         )
-    console.print(table)
-    console.print(f"\n[bold]{manifest.root}[/bold]  id {manifest.id[:12]}")
+    table.print(console)
+    console.print("columns of splits: labelled images; positive: the class that precision, recall and AUROC are of")
+    console.print(f"\n[bold]{escape(str(manifest.root))}[/bold]  id {manifest.id[:12]}")
     shards = manifest.shards.to_pylist()
     for split in split_names:
         sizes = [shard["bytes"] for shard in shards if shard["split"] == split]

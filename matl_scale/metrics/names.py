@@ -23,6 +23,13 @@ MAIN_METRICS = (MAIN_METRIC, "auroc", "average_precision", "accuracy")
 MAIN_METRIC_LABELS = {name: METRIC_LABELS[name] for name in MAIN_METRICS}
 TASK_COLUMNS = (*MAIN_METRICS, "majority_accuracy")  # of tables with a row per task
 
+# the metrics of a task with two classes that are of one of them, its positive class, with what is to be said about that
+POSITIVE_METRICS = ("precision", "recall", "f1", "auroc", "average_precision")
+POSITIVE_HINT = "of the positive class, in a task with two classes"
+POSITIVE_NOTE = (
+    "Precision, recall, F1, AUROC and average precision of a task with two classes are of class 1, the positive one."
+)
+
 # the summaries of a metric over tasks, with their labels
 SUMMARIES = {"macro": "mean", "median": "median", "p10": "10th percentile", "worst": "worst"}
 SUMMARISED_METRICS = tuple(name for name in METRICS if name in MAIN_METRICS)  # in the order of files

@@ -43,6 +43,7 @@ def run_to_json(facts: RunFacts) -> dict[str, Any]:
     tasks = [
         {
             "task": task,
+            "positive": facts.run.positives.get(task),
             "route": facts.run.route_of[task],
             "count": latest.metrics.counts[i],
             "draws": None if latest.draws is None else latest.draws[i],

@@ -18,6 +18,7 @@ from matl_scale.metrics.names import METRICS
 from matl_scale.metrics.task_metrics import TaskMetrics, worst_first
 from matl_scale.runs.about import read_about
 from matl_scale.runs.layout import CONFIG_FILE, RunFolder
+from matl_scale.runs.positive_classes import read_positive_classes
 from matl_scale.runs.predictions import Predictions, read_predictions
 from matl_scale.runs.records import read_records
 from matl_scale.runs.routes import read_routes
@@ -135,6 +136,11 @@ class RunHistory:
     def route_of(self) -> dict[str, str]:
         """The route of each task, by names."""
         return {task: route for route, tasks in self.routes.items() for task in tasks}
+
+    @cached_property
+    def positives(self) -> dict[str, str]:
+        """The positive class of each task of two classes, by the task's name, as far as the run tells the classes."""
+        return read_positive_classes(self.folder)
 
     @property
     def shares_routes(self) -> bool:

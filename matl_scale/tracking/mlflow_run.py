@@ -105,8 +105,8 @@ class MlflowRun:
     def _start_over(self) -> None:
         """Forgets the copy that was deleted, except for its ids, and how far it was."""
         replaced = [*self.state.get("replaced", []), *([self.state["run_id"]] if "run_id" in self.state else [])]
-        kept = {name: self.state[name] for name in ("keys", "others") if name in self.state}
-        self.state, self._tables_at = {**kept, "replaced": replaced}, -math.inf
+        kept: dict[str, Any] = {name: self.state[name] for name in ("keys", "others") if name in self.state}
+        self.state, self._tables_at = kept | {"replaced": replaced}, -math.inf
 
     def diagnose(self, error: Exception) -> Problem | None:
         """Returns what somebody deleted, if a client's error comes from that, and how to restore it; else None."""

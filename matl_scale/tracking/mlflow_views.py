@@ -8,13 +8,22 @@ from typing import Any
 
 import numpy as np
 
-from matl_scale.metrics.names import MAIN_METRIC, MAIN_METRIC_LABELS, METRIC_LABELS, SUMMARIES, TASK_COLUMNS
+from matl_scale.display import show_name
+from matl_scale.metrics.names import (
+    MAIN_METRIC,
+    MAIN_METRIC_LABELS,
+    METRIC_LABELS,
+    POSITIVE_NOTE,
+    SUMMARIES,
+    TASK_COLUMNS,
+)
 from matl_scale.metrics.task_metrics import describe_not_better, worst_first
 from matl_scale.runs.history import RunHistory, TaskTable
 from matl_scale.runs.routes import describe_routes
 
 DIGEST_LENGTH = 36  # the longest that MLflow accepts
 NUM_WORST = 10
+MAX_LABEL_WIDTH = 40
 MAX_LABELS = 50  # beside an axis of the picture
 
 
@@ -25,6 +34,8 @@ def write_description(history: RunHistory) -> str:
         "All tasks: artifact `per_task.json` (a table), `per_task.png` (tasks × evaluations), `per_task.parquet` (the whole "
         "history)."
     )
+    if history.positives:
+        paragraphs.append(f"{POSITIVE_NOTE} `per_task.json` names it in the column `positive`.")
     if history.shares_routes:
         paragraphs.append(f"{describe_routes(history.routes)}: artifact `routes.parquet`, parameter `routing.routes`.")
     return "\n\n".join(paragraphs)
@@ -35,7 +46,7 @@ def describe_evaluation(table: TaskTable) -> str:
     metrics, summary = table.metrics, table.metrics.summary()
     header, main = " | ".join(MAIN_METRIC_LABELS.values()), METRIC_LABELS[MAIN_METRIC]
     worst = ", ".join(
-        f"{escape_markdown(table.tasks[i])} {four_digits(metrics.values[MAIN_METRIC][i])}"
+        f"{escape_markdown(show_name(table.tasks[i]))} {four_digits(metrics.values[MAIN_METRIC][i])}"
         for i in metrics.worst(NUM_WORST)
     )
     mean, p10 = (four_digits(summary[f"{kind}_{MAIN_METRIC}"]) for kind in ("macro", "p10"))
@@ -63,7 +74,7 @@ def run_tags(history: RunHistory) -> dict[str, str]:
         table = history.latest(split)
         for task_id in table.metrics.worst(1):
             value = four_digits(table.metrics.values[MAIN_METRIC][task_id])
-            tags[f"{split}/worst_task"] = f"{table.tasks[task_id]} ({value})"
+            tags[f"{split}/worst_task"] = f"{show_name(table.tasks[task_id])} ({value})"
     return tags
 
 
@@ -101,11 +112,13 @@ def escape_markdown(text: str) -> str:
 def latest_table(history: RunHistory) -> dict[str, Any]:
     """Returns the last evaluation of each split, as `{"columns": [...], "data": [[...], ...]}`.
 
-    One row per task, worst first, with the main metrics in the first columns, and the task's route if tasks share routes.
+    One row per task, worst first, with the main metrics in the first columns, its positive class if it is known, and the task's
+    route if tasks share routes.
     Values are text with four decimals, empty where they are undefined: MLflow's page sorts numbers as the text that it shows,
     0.95 below 0.922.
     """
     rows: list[list[Any]] = []
+    positives = history.positives
     tables = [history.latest(split) for split in history.steps]
     metrics = sorted({name for table in tables for name in table.metrics.values}, key=column_rank)
     shows_labels = any(table.labels_seen is not None for table in tables)
@@ -114,10 +127,12 @@ def latest_table(history: RunHistory) -> dict[str, Any]:
         amounts = [table.metrics.counts, table.draws, *([table.labels_seen] if shows_labels else [])]
         counts = [[None] * len(table.tasks) if amount is None else amount.tolist() for amount in amounts]
         routes = [[history.route_of[name] for name in table.tasks]] if history.shares_routes else []
-        columns = [table.tasks, *values, *counts, *routes]
+        classes = [[positives.get(name, "") for name in table.tasks]] if positives else []
+        columns = [table.tasks, *values, *classes, *counts, *routes]
         order = worst_first(table.metrics.values[MAIN_METRIC])
         rows += [[*(column[i] for column in columns), table.split, table.step] for i in order]
     titles = [
+        *(["positive"] if positives else []),
         "count",
         "draws",
         *(["labels_seen"] if shows_labels else []),
@@ -150,6 +165,7 @@ def draw_heatmap(history: RunHistory, picture: Path) -> None:
     columns = range(0, len(steps), max(1, -(-len(steps) // MAX_LABELS)))
     axes.set_xticks(list(columns), [str(steps[i]) for i in columns], rotation=90 if len(columns) > 8 else 0)
     labelled = range(0, len(tasks), max(1, -(-len(tasks) // MAX_LABELS)))
-    axes.set_yticks(list(labelled), [tasks[i] for i in labelled], fontsize=6)
+    names = [show_name(tasks[i], MAX_LABEL_WIDTH) for i in labelled]
+    axes.set_yticks(list(labelled), names, fontsize=6, parse_math=False)
     figure.colorbar(image, ax=axes)
     figure.savefig(picture, dpi=110)

@@ -120,7 +120,7 @@ def draw_differences(comparison: Comparison) -> Figure:
         if chosen:
             name = f"{comparison.heading(verdict)} ({len(chosen)})"
             traces.append(build_trace(chosen) | {"name": name, "marker": {"size": 5, "color": color}})
-    title = f"{escape_markup(comparison.name_b)} − {escape_markup(comparison.name_a)}"
+    title = f"{escape_markup(shorten_name(comparison.name_b))} − {escape_markup(shorten_name(comparison.name_a))}"
     layout = {
         "xaxis": axis("tasks, by difference", zeroline=False),
         "yaxis": axis(title, tickformat="+.2f"),

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from matl_scale.display import show_name
 from matl_scale.metrics.names import MAIN_METRIC, MAIN_METRIC_LABELS, METRIC_LABELS, SUMMARIES
 from matl_scale.metrics.task_metrics import mean, summarise
 from matl_scale.report.facts import RunFacts
@@ -73,7 +74,7 @@ def draw_tasks(facts: RunFacts) -> list[Figure]:
     if len(history.tasks) > MAX_CURVES:
         return []
     traces = [
-        curve(escape_markup(name), history.steps, rounded(values))
+        curve(escape_markup(show_name(name)), history.steps, rounded(values))
         for name, values in zip(history.tasks, history.values, strict=True)
     ]
     title = f"{METRIC_LABELS[MAIN_METRIC].capitalize()} of each task"

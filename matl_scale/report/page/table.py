@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-MAX_NAME_LENGTH = 30
+from matl_scale.display import show_name
+
+MAX_NAME_WIDTH = 30
 MAX_LISTED = 6  # tasks in a short list
 PAGE_LENGTH = 25  # rows on a page of the table; the first page is in the HTML, for the first paint
 Cell = str | float | None
@@ -78,9 +80,7 @@ class ShortList:
 
 def shorten_name(name: str) -> str:
     """Leaves out the middle of a name that is too long for an axis or a header."""
-    if len(name) <= MAX_NAME_LENGTH:
-        return name
-    return name[: MAX_NAME_LENGTH - 11] + "…" + name[-10:]
+    return show_name(name, MAX_NAME_WIDTH)
 
 
 def rounded(values: np.ndarray, digits: int = 3) -> list[float | None]:

@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from matl_scale.display import show_name
 from matl_scale.metrics.names import MAIN_METRIC, MAIN_METRIC_LABELS, METRIC_LABELS
 from matl_scale.metrics.task_metrics import defined
 from matl_scale.report.facts import RunFacts
@@ -53,7 +54,11 @@ def draw_scatters(facts: RunFacts) -> list[Figure]:
     }
     amounts = {title: amount for title, amount in known.items() if amount is not None}
     span: Literal[4, 6] = 4 if len(amounts) > 2 else 6
-    names = [escape_markup(name) for name in latest.tasks]
+    positives = facts.run.positives
+    names = [
+        escape_markup(show_name(name) + (f" (positive: {show_name(positives[name])})" if name in positives else ""))
+        for name in latest.tasks
+    ]
     figures = []
     for title, amount in amounts.items():
         shown = np.flatnonzero(amount > 0)  # the axis is logarithmic

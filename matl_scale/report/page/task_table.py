@@ -1,13 +1,23 @@
 """The table of a run's tasks, worst first, and what its columns mean."""
 
-from matl_scale.metrics.names import MAIN_METRIC, METRIC_LABELS, NOT_BETTER, TASK_COLUMNS
+from matl_scale.metrics.names import (
+    MAIN_METRIC,
+    METRIC_LABELS,
+    NOT_BETTER,
+    POSITIVE_HINT,
+    POSITIVE_METRICS,
+    POSITIVE_NOTE,
+    TASK_COLUMNS,
+)
 from matl_scale.metrics.task_metrics import worst_first
 from matl_scale.report.facts import RunFacts
 from matl_scale.report.page.table import Column, Mark, Table, rounded
 from matl_scale.report.undefined import explain_undefined
 
 OTHER_METRICS = TASK_COLUMNS[1:]
-HINTS = {"majority_accuracy": "of always predicting the most frequent class"}
+HINTS = dict.fromkeys(POSITIVE_METRICS, POSITIVE_HINT) | {
+    "majority_accuracy": "of always predicting the most frequent class"
+}
 CHANGE_COLUMN, ACCURACY_COLUMN = 3, 4 + OTHER_METRICS.index("accuracy")
 
 
@@ -15,13 +25,14 @@ def build_task_table(facts: RunFacts) -> Table:
     """Builds the table."""
     latest, change = facts.latest, facts.change
     since = "the previous evaluation" if change.since is None else f"step {change.since:,}"
-    main = METRIC_LABELS[MAIN_METRIC]
+    main, positives = METRIC_LABELS[MAIN_METRIC], facts.run.positives
     columns = [
         Column(title="task"),
         Column(title=main, digits=3),
         Column(title="±", digits=3, hint=f"half of the 95 % interval of the {main}"),
         Column(title="change", digits=3, signed=True, hint=f"of the {main} since {since}"),
         *(Column(title=METRIC_LABELS[name], digits=3, hint=HINTS.get(name, "")) for name in OTHER_METRICS),
+        *([Column(title="positive", hint="the positive class of a task with two classes")] if positives else []),
         Column(title="samples", digits=0, hint="with a label for the task"),
         Column(title="draws", digits=0, hint="how often the task's route was trained"),
         *([] if latest.labels_seen is None else [Column(title="labels seen", digits=0, hint="in training")]),
@@ -34,7 +45,8 @@ def build_task_table(facts: RunFacts) -> Table:
     notes, order = note_tasks(facts), worst_first(values[MAIN_METRIC])
     seen = [] if latest.labels_seen is None else [latest.labels_seen.tolist()]
     routes = [[facts.run.route_of[name] for name in latest.tasks]] if facts.run.shares_routes else []
-    cells = [latest.tasks, *map(rounded, measured), counts, draws, *seen, *routes, notes]
+    classes = [[positives.get(name) for name in latest.tasks]] if positives else []
+    cells = [latest.tasks, *map(rounded, measured), *classes, counts, draws, *seen, *routes, notes]
     changes: list[Mark] = [mark_change(facts, i) for i in order]
     not_better = latest.metrics.not_better
     accuracies: list[Mark] = ["bad" if not_better[i] else "" for i in order]
@@ -66,13 +78,14 @@ def mark_change(facts: RunFacts, task_id: int) -> Mark:
 
 
 def explain_columns(facts: RunFacts) -> str:
-    """Says what the columns ± and change mean, or why they are empty."""
+    """Says what the columns ± and change mean, or why they are empty, and of which class some metrics are."""
     main = METRIC_LABELS[MAIN_METRIC]
+    positive = f" {POSITIVE_NOTE}" if facts.run.positives else ""
     if facts.predictions is None:
         width, colour = f"± and the colour of changes are missing. {facts.no_predictions}", ""
     else:
         width = f"± is half of the 95 % interval of the {main}, for other samples of the same kind."
         colour = "; coloured if chance alone would rarely cause one so large (once in 20 tasks)"
     if facts.change.since is None:
-        return f"{width} This is the first evaluation, so nothing has changed yet."
-    return f"{width} Change is that of the {main} since step {facts.change.since:,}{colour}."
+        return f"{width} This is the first evaluation, so nothing has changed yet.{positive}"
+    return f"{width} Change is that of the {main} since step {facts.change.since:,}{colour}.{positive}"

@@ -3,13 +3,14 @@
 import numpy as np
 from rich.console import Console
 
+from matl_scale.display import show_name
 from matl_scale.errors import shortened
 from matl_scale.metrics.names import METRIC_LABELS
 from matl_scale.report.comparison.results import SIGNIFICANT, VERDICTS, Comparison, SeedSpread, TaskDifference, Verdict
 from matl_scale.report.terminal.console import (
-    add_row,
     build_table,
     format_value,
+    list_names,
     print_line,
     print_remaining,
     print_table,
@@ -33,7 +34,7 @@ def print_comparison(console: Console, comparison: Comparison, limit: int) -> No
     )
     for verdict in VERDICTS:
         tasks = comparison.with_verdict(verdict)
-        names = f": {shortened([task.task for task in tasks], limit)}" if tasks else ""
+        names = f": {list_names((task.task for task in tasks), limit)}" if tasks else ""
         print_line(console, f"{SIGNS[verdict]} {comparison.heading(verdict)} {len(tasks)}{names}")
     print_differences(console, comparison, limit)
     print_reasons(console, comparison, limit)
@@ -60,7 +61,6 @@ def print_differences(console: Console, comparison: Comparison, limit: int) -> N
     sides = (("sd A", comparison.spread_a), ("sd B", comparison.spread_b))
     spreads = {title: spread for title, spread in sides if spread is not None}
     table = build_table("task", "A", "B", "B − A", INTERVAL, "adjusted p", "n", *spreads, "")
-    next(column for column in table.columns if column.header == INTERVAL).no_wrap = True
     index_of = {task.task: i for i, task in enumerate(comparison.tasks)}
     for task in tasks:
         values = (f"{task.value_a:.3f}", f"{task.value_b:.3f}", f"{task.difference:+.3f}")
@@ -69,19 +69,19 @@ def print_differences(console: Console, comparison: Comparison, limit: int) -> N
         sds = [format_value(spread[index_of[task.task]], ".3f") for spread in spreads.values()]
         sign = SIGNS[task.verdict] + (" !" if task.reason else "  ")
         cells = (*values, interval, p, f"{task.count:,}", *sds, sign)
-        add_row(table, task.task, *cells, style=STYLES[task.verdict])
-    console.print(table)
+        table.add_row(task.task, *cells, style=STYLES[task.verdict])
+    table.print(console)
 
 
 def print_reasons(console: Console, comparison: Comparison, limit: int) -> None:
     """Says why tasks are undefined, and which of those listed call for caution."""
     undefined = comparison.with_verdict("undefined")
     for task in undefined[:limit]:
-        print_line(console, f"  {task.task} is undefined: {task.reason}")
+        print_line(console, f"  {show_name(task.task)} is undefined: {task.reason}")
     print_remaining(console, len(undefined) - limit)
     for task in choose_tasks(comparison, limit):
         if task.reason:
-            print_line(console, f"  ! {task.task}: {task.reason}")
+            print_line(console, f"  ! {show_name(task.task)}: {task.reason}")
 
 
 def print_spread(console: Console, spread: SeedSpread, limit: int) -> None:
@@ -96,7 +96,7 @@ def print_spread(console: Console, spread: SeedSpread, limit: int) -> None:
     listed = [i for i in spread.most_different_first() if np.isfinite(columns["sd"][i])][:limit]
     table = build_table("task", *columns)
     for i in listed:
-        add_row(table, spread.tasks[i], *(format_value(column[i]) for column in columns.values()))
+        table.add_row(spread.tasks[i], *(format_value(column[i]) for column in columns.values()))
     print_table(console, f"the {len(listed)} tasks that differ most between runs", table)
     if spread.left_out:
         print_line(console, f"not compared: {shortened(spread.left_out)}")

@@ -1,11 +1,13 @@
 """How lines and tables are printed. Names of runs, tasks and classes are arbitrary text, and never read as rich's markup."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+
+from matl_scale.display import printable, show_name
+from matl_scale.errors import shortened
+from matl_scale.terminal_table import TableColumn, TerminalTable
 
 FILE_WIDTH = 160  # columns where standard output is no terminal
 
@@ -17,8 +19,8 @@ def build_console() -> Console:
 
 
 def print_line(console: Console, text: str) -> None:
-    """Prints a text unchanged, however long."""
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    """Prints a text as one line, however long; what a terminal would obey in it is escaped."""
+    console.print(printable(text), highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def print_remaining(console: Console, count: int) -> None:
@@ -27,24 +29,20 @@ def print_remaining(console: Console, count: int) -> None:
         print_line(console, f"  and {count} more: --limit shows more, --json all")
 
 
-def build_table(first: str, *others: str, more_names: Sequence[str] = ()) -> Table:
-    """Returns an empty table: a column of names, more of them if `more_names` has their titles, and columns of numbers."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in (first, *more_names):
-        table.add_column(title, no_wrap=True, overflow="ellipsis")
-    for title in others:
-        table.add_column(title, justify="right")
-    return table
+def list_names(names: Iterable[str], limit: int = 10) -> str:
+    """Joins the first `limit` names with commas, long ones cut, and says how many more there are."""
+    return shortened(map(show_name, names), limit)
 
 
-def add_row(table: Table, name: str, *cells: str, style: str = "") -> None:
-    """Adds a row that begins with a name."""
-    table.add_row(*map(escape, (name, *cells)), style=style)
+def build_table(first: str, *others: str, more_names: Sequence[str] = ()) -> TerminalTable:
+    """Returns an empty table: a column of names, more of them if `more_names` has their titles, and columns of figures."""
+    names = [TableColumn(title=title, kind="name") for title in (first, *more_names)]
+    return TerminalTable(columns=names + [TableColumn(title=title, kind="figure") for title in others])
 
 
-def print_table(console: Console, title: str, table: Table) -> None:
-    console.print(title, style="italic", highlight=False, markup=False, soft_wrap=True)
-    console.print(table)
+def print_table(console: Console, title: str, table: TerminalTable) -> None:
+    console.print(printable(title), style="italic", highlight=False, markup=False, emoji=False, soft_wrap=True)
+    table.print(console)
 
 
 def format_value(value: float, pattern: str = ".4f") -> str:

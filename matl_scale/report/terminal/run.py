@@ -6,11 +6,18 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from matl_scale.errors import shortened
-from matl_scale.metrics.names import MAIN_METRIC, MAIN_METRIC_LABELS, METRIC_LABELS, SUMMARIES, TASK_COLUMNS
+from matl_scale.display import show_name
+from matl_scale.metrics.names import (
+    MAIN_METRIC,
+    MAIN_METRIC_LABELS,
+    METRIC_LABELS,
+    POSITIVE_NOTE,
+    SUMMARIES,
+    TASK_COLUMNS,
+)
 from matl_scale.metrics.task_metrics import describe_not_better
 from matl_scale.report.facts import RunFacts, collect_facts
-from matl_scale.report.terminal.console import add_row, build_table, format_value, print_line, print_table
+from matl_scale.report.terminal.console import build_table, format_value, list_names, print_line, print_table
 from matl_scale.report.undefined import find_undefined
 from matl_scale.runs.history import RunHistory
 from matl_scale.runs.routes import describe_routes
@@ -35,13 +42,14 @@ def print_run(console: Console, facts: RunFacts, limit: int) -> None:
 def print_summary(console: Console, facts: RunFacts) -> None:
     latest, metrics = facts.latest, facts.latest.metrics
     summary = metrics.summary()
-    title = f"{facts.run.name}: {latest.split} after {latest.step:,} steps, {int(summary['tasks_evaluated'])} tasks"
+    title = f"{show_name(facts.run.name)}: {show_name(latest.split)} after {latest.step:,} steps"
+    title += f", {int(summary['tasks_evaluated'])} tasks"
     table = build_table("over tasks", *MAIN_METRIC_LABELS.values())
     for kind, label in SUMMARIES.items():
-        add_row(table, label, *(format_value(summary[f"{kind}_{metric}"]) for metric in MAIN_METRIC_LABELS))
+        table.add_row(label, *(format_value(summary[f"{kind}_{metric}"]) for metric in MAIN_METRIC_LABELS))
     print_table(console, title, table)
     not_better = [latest.tasks[i] for i in np.flatnonzero(metrics.not_better)]
-    names = f": {shortened(not_better)}" if not_better else ""
+    names = f": {list_names(not_better)}" if not_better else ""
     print_line(console, f"tasks {describe_not_better(summary)}{names}")
     print_line(console, describe_routes(facts.run.routes))
 
@@ -50,11 +58,16 @@ def print_worst(console: Console, facts: RunFacts, limit: int) -> None:
     metrics = facts.latest.metrics
     worst = metrics.worst(limit)
     titles = ("samples", *(METRIC_LABELS[name] for name in TASK_COLUMNS))
-    table = build_table("task", *titles, more_names=route_titles(facts))
+    positives = facts.run.positives
+    more_names = [*route_titles(facts), *(["positive"] if positives else [])]
+    table = build_table("task", *titles, more_names=more_names)
     for i in worst:
         values = (format_value(metrics.values[name][i]) for name in TASK_COLUMNS)
-        add_row(table, *name_task(facts, i), f"{metrics.counts[i]:,}", *values)
+        positive = [positives.get(facts.latest.tasks[i], "")] if positives else []
+        table.add_row(*name_task(facts, i), *positive, f"{metrics.counts[i]:,}", *values)
     print_table(console, f"worst {len(worst)} by {METRIC_LABELS[MAIN_METRIC]}", table)
+    if positives:
+        print_line(console, POSITIVE_NOTE)
 
 
 def print_changes(console: Console, facts: RunFacts, limit: int) -> None:
@@ -72,7 +85,7 @@ def print_changes(console: Console, facts: RunFacts, limit: int) -> None:
         for i in largest:
             change = facts.change.values[i]
             values = (format_value(now[i] - change), format_value(now[i]), format_value(change, "+.4f"))
-            add_row(table, *name_task(facts, i), *values)
+            table.add_row(*name_task(facts, i), *values)
         print_table(console, f"greatest {word} in {METRIC_LABELS[MAIN_METRIC]} since step {since:,}", table)
 
 
@@ -97,7 +110,7 @@ def print_undefined(console: Console, facts: RunFacts, limit: int) -> None:
         alike.setdefault((each.reason, metrics), []).append(each.task)
     print_line(console, f"tasks with undefined values: {len(undefined)}")
     for (reason, metrics), names in alike.items():
-        print_line(console, f"  {reason}, so no {metrics}: {shortened(names, limit)}")
+        print_line(console, f"  {reason}, so no {metrics}: {list_names(names, limit)}")
 
 
 def print_draws(console: Console, facts: RunFacts, limit: int) -> None:
@@ -121,6 +134,7 @@ def print_extremes(console: Console, title: str, names: Sequence[str], counts: n
         return
     order, count = np.argsort(counts, kind="stable"), min(limit, MAX_DRAWS_LISTED)
     least, most = (
-        ", ".join(f"{names[i]} {counts[i]:,}" for i in chosen) for chosen in (order[:count], order[::-1][:count])
+        ", ".join(f"{show_name(names[i])} {counts[i]:,}" for i in chosen)
+        for chosen in (order[:count], order[::-1][:count])
     )
     print_line(console, f"{title}: least {least}; most {most}")
