@@ -288,3 +288,18 @@ def test_a_run_whose_copy_is_deleted_meanwhile_goes_on(
     assert (mlflow_ids(run)[0] == run_id) != replace_deleted
     steps = [point.step for point in client.get_metric_history(mlflow_ids(run)[0], "train/loss")]
     assert steps == [1, 2, 3, 4]
+
+
+@pytest.mark.filterwarnings("ignore")  # MLflow warns that type hints are missing; the signature replaces them
+def test_the_best_network_is_logged_from_any_folder(
+    tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Paths of artifacts are URLs too, by MLflow's reading."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    runs = tmp_path / "a%20b?c#d"
+    shutil.copytree(Path(__file__).parents[1] / "data/old/runs/old", runs / "old")
+    shutil.copy(empty_store, runs / "mlflow.db")
+    write_status(runs / "old", "FINISHED")
+    assert "FINISHED" in sync(runs / "old")
+    (model,) = (runs / "mlartifacts").rglob("MLmodel")
+    assert len(list(model.parent.rglob("state.pt"))) == 1
