@@ -4,9 +4,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
+from data_prep.labels.array_labels import as_class_indices
+from data_prep.labels.name_index import check_unique
 from matl_scale.data.images.interface import CHUNK_SIZE, Images
-from matl_scale.data.shards.layout import label_dtype
+from matl_scale.errors import InputError
 from matl_scale.tasks import Task, match_names
 
 
@@ -54,19 +57,25 @@ class Dataset:
 
 
 def from_arrays(
-    tasks: Sequence[Task], names: Sequence[str], labels: np.ndarray, splits: Sequence[str], images: Images
+    tasks: Sequence[Task], names: Sequence[str], labels: npt.ArrayLike, splits: Sequence[str], images: Images
 ) -> Dataset:
     """Makes a data set of what fits into memory; `names[i]`, `labels[i]` and `splits[i]` belong to image i of the source.
 
     Args:
         tasks: The tasks, one per column of `labels`.
         names: Unique names.
-        labels: Shape `(num_images, num_tasks)`.
+        labels: Class indices, shape `(num_images, num_tasks)`; −1, NaN, None or a masked cell is a missing label.
         splits: The split of each image.
         images: Reads images by index or name.
+
+    Raises:
+        InputError: Lengths do not agree, a name is no text or occurs twice, or a label is no class of its task.
     """
-    assert len(names) == len(labels) == len(splits)
-    labels = labels.astype(label_dtype(tasks))
+    names, splits = as_texts(names, "names"), as_texts(splits, "splits")
+    if len(names) != len(splits):
+        raise InputError(f"`splits` should have one split for each of the {len(names)} names. Got {len(splits)}.")
+    check_unique(names, "image name")
+    labels = as_class_indices(labels, tasks, names)
 
     def chunks() -> Iterator[Chunk]:
         for start in range(0, len(names), CHUNK_SIZE):
@@ -75,6 +84,17 @@ def from_arrays(
             yield Chunk(names=names[part], indices=indices, labels=labels[part], splits=splits[part])
 
     return Dataset(tasks=tasks, chunks=chunks, images=images)
+
+
+def as_texts(values: Sequence[str], what: str) -> list[str]:
+    """Returns texts as a list; raises `InputError` for one text instead of many, and for what is no text."""
+    if isinstance(values, str):
+        raise InputError(f"`{what}` should be a list with one text per image. Got the text {values!r}.")
+    texts = [str(value) if isinstance(value, str) else value for value in values]  # numpy's texts too
+    for row, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(f"`{what}` should be texts. Got {text!r} in row {row}.")
+    return texts
 
 
 def binary_tasks(names: Iterable[str], source: str) -> list[Task]:

@@ -14,7 +14,7 @@ from data_prep.labels.name_index import NameIndex
 from data_prep.planning.copies import drop_copies
 from data_prep.planning.plan import DROPPED, Plan, cut_shards
 from data_prep.planning.row_tables import LABELS_FILE, SPLITS_FILE, RowTables, read_names
-from data_prep.planning.splits import Draw, check_classes_in_train, draw_splits
+from data_prep.planning.splits import Draw, check_classes_in_train, check_two_classes, draw_splits
 from matl_scale.data.images.gate import MAX_PIXELS, BadImage
 from matl_scale.data.images.interface import CHUNK_SIZE, Images
 from matl_scale.data.shards.layout import HEADER_BYTES, encode_label_row, label_dtype, padded
@@ -75,6 +75,8 @@ def make_plan(tables: RowTables, id: str, dataset: Dataset, existing: Manifest |
     if existing:
         check_new(existing, list(counts), folder, numbers)
         counts |= count_existing(existing)
+    else:
+        check_two_classes(counts, tasks)
     check_classes_in_train(counts, tasks)
     numbers.tofile(folder / SPLITS_FILE)
     label_member = encode_label_row(np.zeros(len(tasks), dtype=labels.dtype))

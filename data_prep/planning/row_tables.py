@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 
 from data_prep.dataset import Chunk, Dataset
-from data_prep.labels.name_index import check_repeated, hash_names
+from data_prep.labels.array_labels import as_class_indices
+from data_prep.labels.name_index import check_repeated, check_unique, hash_names
 from data_prep.planning.splits import check_split_name
 from matl_scale.data.images.interface import CHUNK_SIZE
-from matl_scale.data.shards.layout import label_dtype
 from matl_scale.errors import InputError
 
 NAMES_FILE, LABELS_FILE, SPLITS_FILE = PLAN_TABLES = "names.arrow", "labels.bin", "splits.bin"
@@ -34,10 +34,10 @@ def write_row_tables(dataset: Dataset, folder: Path) -> RowTables:
     """Writes the rows of a data set to `folder`.
 
     Raises:
-        InputError: There is no row, a name occurs twice, or a split has an unusable name.
+        InputError: There is no row, a name occurs twice, a label is no class of its task, or a split has an unusable name.
     """
     digest, splits, hashes = hashlib.sha256(), dict[str, int](), list[np.ndarray]()
-    dtype = label_dtype(dataset.tasks)
+    check_unique((task.name for task in dataset.tasks), "task name")
     with (
         (folder / LABELS_FILE).open("wb") as labels_file,
         (folder / SPLITS_FILE).open("wb") as splits_file,
@@ -45,10 +45,11 @@ def write_row_tables(dataset: Dataset, folder: Path) -> RowTables:
         pa.ipc.new_file(names_file, NAMES_SCHEMA) as names_writer,
     ):
         for chunk in even_chunks(dataset.chunks()):
+            check_lengths(chunk)
             for name in dict.fromkeys(chunk.splits):
                 splits.setdefault(check_split_name(name), len(splits))
             numbers = np.fromiter((splits[name] for name in chunk.splits), dtype=np.uint8, count=len(chunk.splits))
-            labels = np.ascontiguousarray(chunk.labels, dtype=dtype)
+            labels = as_class_indices(chunk.labels, dataset.tasks, chunk.names, sum(map(len, hashes)))
             digest.update("\0".join(chunk.names).encode("utf-8", "surrogateescape"))
             for file, values in ((labels_file, labels), (splits_file, numbers)):
                 digest.update(values.data)
@@ -67,6 +68,15 @@ def write_row_tables(dataset: Dataset, folder: Path) -> RowTables:
         check_repeated(suspects, chunks, "image name")
     digest.update(json.dumps(list(splits)).encode())
     return RowTables(folder=folder, splits=list(splits), num_rows=num_rows, sha256=digest.hexdigest())
+
+
+def check_lengths(chunk: Chunk) -> None:
+    """Raises `InputError` if a source yields a chunk whose parts have unequal lengths."""
+    if not len(chunk.names) == len(chunk.indices) == len(chunk.splits):
+        raise InputError(
+            "A chunk should have as many indices and splits as names. "
+            f"Got {len(chunk.names)} names, {len(chunk.indices)} indices and {len(chunk.splits)} splits."
+        )
 
 
 def as_text(names: Sequence[str]) -> pa.Array:

@@ -140,6 +140,22 @@ def apportion(have: np.ndarray, shares: np.ndarray, total: int) -> np.ndarray:
     return given
 
 
+def check_two_classes(counts: Mapping[str, Sequence[np.ndarray]], tasks: Sequence[Task]) -> None:
+    """Raises `InputError` if a task has no label, or labels of one class only: there is nothing to learn. `counts` is as for
+    `check_classes_in_train`.
+    """
+    found = []
+    for i, task in enumerate(tasks):
+        present = np.flatnonzero(sum(split_counts[i] for split_counts in counts.values()))
+        if len(present) < 2:
+            found.append(f"`{task.name}` has " + (f"only `{task.classes[present[0]]}`" if len(present) else "no label"))
+    if found:
+        raise InputError(
+            f"Every task should have labels of at least two classes among the images of the set. Of {len(tasks)} tasks, "
+            f"{len(found)} do not: {shortened(found, 5)}. Leave the tasks out, or label more images."
+        )
+
+
 def check_classes_in_train(counts: Mapping[str, Sequence[np.ndarray]], tasks: Sequence[Task]) -> None:
     """Raises `InputError` if a class occurs in other splits but not in train: nothing can learn it, and its task's metrics would
     mislead. `counts` is the number of samples of each class of each task, by split.

@@ -226,12 +226,15 @@ def write_shapes(root: Path, made_up: MadeUp, size: int = 48) -> Manifest:
         along, across = x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)
         inside = np.abs(along / 0.8) ** power + np.abs(across / 0.8 / stretch) ** power < 1
         image[:] = np.where(inside[..., None], paint, light) + generator.integers(0, 25, (size, size, 1))
+    tasks = made_up.tasks()
+    # a set has two classes of every task; those that the split lacks are in another one
+    both = [[0] * len(tasks), [1] * len(tasks)]
     dataset = from_arrays(
-        tasks=made_up.tasks(),
-        names=[f"shapes/{i:05d}.png" for i in range(len(labels))],
-        labels=labels,
-        splits=[made_up.split] * len(labels),
-        images=ArrayImages(root="memory", pixels=pixels),
+        tasks=tasks,
+        names=[f"shapes/{i:05d}.png" for i in range(len(labels) + 2)],
+        labels=np.concatenate([labels, both]),
+        splits=[made_up.split] * len(labels) + ["unused"] * 2,
+        images=ArrayImages(root="memory", pixels=np.concatenate([pixels, ~pixels[:2]])),
     )
     manifest = write_shard_set(lambda _: dataset, root, Options())
     assert manifest is not None
