@@ -55,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def report(program: str, out: Path, summary: PredictionSummary) -> None:
     print(f"{out}: {summary.num_images:,} images × {summary.num_tasks} tasks, step {summary.step}")
+    if summary.passed_over:
+        print(f"{program}: {summary.passed_over}", file=sys.stderr)
     if summary.damaged:
         names = shortened(name for name, _ in summary.damaged)
         message = f"{len(summary.damaged)} images were left out: {names}; reasons in {skipped_path(out)}"

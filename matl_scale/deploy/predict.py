@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import torch
 
+from matl_scale.data.images.file_kinds import PassedOver
 from matl_scale.data.images.gate import MAX_PIXELS
 from matl_scale.data.images.sources import open_images
 from matl_scale.deploy.prediction_table import build_schema, build_table
@@ -30,6 +31,7 @@ class PredictionSummary:
     num_tasks: int
     step: int
     damaged: list[tuple[str, str]]  # name and reason of every image that could not be decoded and is not in the table
+    passed_over: str = ""  # how many files are no images, and which; empty if there are none
 
 
 def predict(
@@ -63,7 +65,8 @@ def predict(
     source = open_images(images)
     config, model = NetworkConfig.read(checkpoint.config), restore_network(checkpoint, choose_device())
     batches = load_unlabelled(source, batch_size, checkpoint.image_size, workers, max_pixels)
-    progress = ItemProgress(sum(len(names) for names, _ in source.names()), "images")
+    passed_over = PassedOver()
+    progress = ItemProgress(sum(len(names) for names, _ in source.names(passed_over)), "images")
     damaged: list[tuple[str, str]] = []
 
     def write(partial: Path) -> None:
@@ -79,7 +82,13 @@ def predict(
     write_atomic(out, write)
     write_skipped(skipped_path(out), damaged)
     num_images = progress.done - len(damaged)
-    return PredictionSummary(num_images=num_images, num_tasks=len(task_ids), step=checkpoint.step, damaged=damaged)
+    return PredictionSummary(
+        num_images=num_images,
+        num_tasks=len(task_ids),
+        step=checkpoint.step,
+        damaged=damaged,
+        passed_over=passed_over.describe(),
+    )
 
 
 def predict_batches(

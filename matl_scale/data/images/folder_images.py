@@ -7,11 +7,20 @@ from pathlib import Path
 
 import numpy as np
 
+from matl_scale.data.images.file_kinds import (
+    BROKEN_LINK,
+    HIDDEN,
+    NO_FILE,
+    START_BYTES,
+    UNREADABLE,
+    PassedOver,
+    kind_by_content,
+    kind_by_name,
+)
 from matl_scale.data.images.interface import RUN_AGAIN, in_chunks
 from matl_scale.errors import InputError
 from matl_scale.storage.store import Store
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 READ_BYTES = 1 << 17
 REMOTE_BATCH = 64  # files that are read at once from a store with latency
 
@@ -22,10 +31,13 @@ class FolderImages:
 
     root: str  # the folder's path or URL
 
-    def names(self) -> Iterator[tuple[list[str], np.ndarray]]:
-        """Yields the paths of all image files below the folder, sorted folder by folder."""
-        files = list_files(Store(self.root))
-        yield from in_chunks(name for name in files if name.lower().endswith(IMAGE_SUFFIXES))
+    def names(self, passed_over: PassedOver | None = None) -> Iterator[tuple[list[str], np.ndarray]]:
+        """Yields the paths of all image files below the folder, sorted folder by folder; counts other files in `passed_over`."""
+        yield from in_chunks(image_names(Store(self.root), PassedOver() if passed_over is None else passed_over))
+
+    def has_image(self) -> bool:
+        """Returns whether there is an image; looks no further than to the first one."""
+        return next(image_names(Store(self.root), PassedOver()), None) is not None
 
     def read(self, names: Sequence[str], indices: np.ndarray) -> Iterator[bytes]:  # noqa: ARG002
         store = Store(self.root)
@@ -62,23 +74,57 @@ def read_file(path: str) -> bytes:
         raise InputError(f"{path} cannot be read: {error.strerror}. {RUN_AGAIN}") from error
 
 
-def list_files(store: Store) -> Iterator[str]:
-    """Yields the relative paths of all files of a folder except hidden ones, sorted folder by folder."""
-    if store.local is not None:
-        yield from list_local(store.local, "")  # fsspec follows no links, and lists millions of files before the first
-        return
-    paths = [str(path).split("/") for path in store.fs.find("")]
-    yield from ("/".join(path) for path in sorted(paths) if not any(part.startswith(".") for part in path))
+def image_names(store: Store, passed_over: PassedOver) -> Iterator[str]:
+    """Yields the relative paths of all image files of a folder, sorted folder by folder, and counts the others."""
+    for name, kind in list_files(store) if store.local is None else list_local(store.local, ""):
+        if kind:
+            passed_over.add(kind, name)
+        else:
+            yield name
 
 
-def list_local(root: Path, prefix: str) -> Iterator[str]:
+def list_files(store: Store) -> Iterator[tuple[str, str]]:
+    """Yields what `list_local` does, for a folder behind a URL; the starts of files are read many at once."""
+    paths = ["/".join(path) for path in sorted(str(path).split("/") for path in store.fs.find(""))]
+    kinds = {name: kind_by_name(name) for name in paths}
+    unknown = [name for name, kind in kinds.items() if kind is None]
+    for start in range(0, len(unknown), REMOTE_BATCH):
+        batch = unknown[start : start + REMOTE_BATCH]
+        found = store.read_ranges(batch, [0] * len(batch), [START_BYTES] * len(batch))
+        for name, data in zip(batch, found, strict=True):
+            kinds[name] = kind_by_content(name, data) if isinstance(data, bytes) else UNREADABLE
+    yield from ((name, kind or "") for name, kind in kinds.items())
+
+
+def list_local(root: Path, prefix: str) -> Iterator[tuple[str, str]]:
+    """Yields the relative path of every entry below a folder, and what it is if it is no image, sorted folder by folder. Hidden
+    folders are not entered; fsspec, which would do this too, follows no links and lists millions of files before the first.
+    """
     with os.scandir(root / prefix) as found:
-        entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda entry: entry.name)
+        entries = sorted(found, key=lambda entry: entry.name)
     for entry in entries:
-        if entry.is_dir():
+        name = f"{prefix}{entry.name}"
+        if entry.name.startswith("."):
+            yield name, HIDDEN
+        elif entry.is_dir():
             path = Path(entry.path)
             leads_back = entry.is_symlink() and path.parent.resolve().is_relative_to(path.resolve())
             if not leads_back:
-                yield from list_local(root, f"{prefix}{entry.name}/")
+                yield from list_local(root, f"{name}/")
         elif entry.is_file():
-            yield f"{prefix}{entry.name}"
+            kind = kind_by_name(name)
+            yield name, kind_of_file(entry.path) if kind is None else kind
+        else:
+            yield name, BROKEN_LINK if entry.is_symlink() else NO_FILE
+
+
+def kind_of_file(path: str) -> str:
+    """Returns what a file is by its first bytes: "" for an image."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            return kind_by_content(path, os.read(descriptor, START_BYTES))
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return UNREADABLE

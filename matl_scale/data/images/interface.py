@@ -6,6 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
+from matl_scale.data.images.file_kinds import PassedOver
+
 CHUNK_SIZE = 16_384  # images whose names are handled at once
 RUN_AGAIN = "What is finished is kept: run the same command again."
 
@@ -31,8 +33,12 @@ class Images(Protocol):
 class ListedImages(Images, Protocol):
     """Images that know their names."""
 
-    def names(self) -> Iterator[tuple[list[str], np.ndarray]]:
-        """Yields all names in chunks, always in the same order, each with the indices to read them by."""
+    def names(self, passed_over: PassedOver | None = None) -> Iterator[tuple[list[str], np.ndarray]]:
+        """Yields all names in chunks, always in the same order, each with the indices to read them by.
+
+        Args:
+            passed_over: Counts what is there and is not taken as an image.
+        """
         ...
 
 

@@ -1,13 +1,14 @@
 """Images in Parquet files with the columns `name` and `image` (bytes, or a struct with the field `bytes`)."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from matl_scale.data.images.file_kinds import PassedOver
 from matl_scale.data.images.interface import CHUNK_SIZE
 from matl_scale.data.shards.tables import parquet_errors
 from matl_scale.errors import InputError
@@ -22,9 +23,12 @@ class ParquetImages:
     root: str  # what the user gave
     files: Sequence[Path]
     sizes: Sequence[int]  # number of rows of each file
+    others: PassedOver = field(default_factory=PassedOver)  # files of the folder that are not read
 
-    def names(self) -> Iterator[tuple[list[str], np.ndarray]]:
+    def names(self, passed_over: PassedOver | None = None) -> Iterator[tuple[list[str], np.ndarray]]:
         """Yields the column `name` of all rows."""
+        if passed_over is not None:
+            passed_over.update(self.others)
         start = 0
         for file in self.files:
             for names in read_name_column(file):
@@ -70,20 +74,28 @@ def read_image_rows(file: pq.ParquetFile, rows: np.ndarray) -> Iterator[bytes]:
                 break
 
 
-def open_parquet_images(files: Sequence[Path], root: str) -> ParquetImages:
-    """Opens Parquet files; raises `InputError` if one cannot be read, or lacks one of the columns."""
+def open_parquet_images(files: Sequence[Path], root: str, others: PassedOver | None = None) -> ParquetImages:
+    """Opens Parquet files; raises `InputError` if one cannot be read or lacks a column. `others` are files that are not read."""
     sizes = []
     for file in files:
         with parquet_errors(str(file)):
             opened = pq.ParquetFile(file)
         if missing := {"name", "image"} - set(opened.schema_arrow.names):
             raise InputError(f"{file} should have the columns `name` and `image`. It lacks {sorted(missing)}.")
-        kind = opened.schema_arrow.field("image").type
-        if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-            kind = kind.field("bytes").type
-        if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+        if not holds_images(opened.schema_arrow):
             raise InputError(
-                f"{file}: the column `image` should hold bytes, or a struct with the field `bytes`. Got {kind}."
+                f"{file}: the column `image` should hold bytes, or a struct with the field `bytes`. "
+                f"Got {opened.schema_arrow.field('image').type}."
             )
         sizes.append(opened.metadata.num_rows)
-    return ParquetImages(root=root, files=files, sizes=sizes)
+    return ParquetImages(root=root, files=files, sizes=sizes, others=others or PassedOver())
+
+
+def holds_images(schema: pa.Schema) -> bool:
+    """Returns whether a Parquet file has a column `image` of bytes; one of labels or predictions has none, or one of names."""
+    if schema.get_field_index("image") < 0:
+        return False
+    kind = schema.field("image").type
+    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        kind = kind.field("bytes").type
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
