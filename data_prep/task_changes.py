@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.labels.label_file import LabelFile
@@ -23,6 +24,7 @@ from data_prep.labels.matrix import (
     print_notes,
     read_labels,
 )
+from data_prep.labels.mismatches import MOST_NAMES, explain_mismatches
 from data_prep.labels.white_space import trim
 from data_prep.planning.splits import check_classes_in_train
 from data_prep.work_folder import locked_scratch
@@ -190,14 +192,19 @@ def find_rows(manifest: Manifest, labels: Labels, allow_unmatched: bool) -> list
         groups.append(rows)
     unknown = np.flatnonzero(used == 0)
     if len(unknown) and not allow_unmatched:
-        raise InputError(
-            f"{labels.file.path} names {len(unknown)} images that are not in {manifest.root}: "
-            f"{shortened(labels.names_of(unknown))}. Correct them, or leave these rows out with --allow-unmatched."
-        )
+        without_row = paths.filter(pa.array(np.concatenate(groups) < 0)).to_pylist()
+        why = explain_mismatches(without_row, labels.names_of(unknown, MOST_NAMES))
+        names = shortened(labels.names_of(unknown), total=len(unknown))
+        sentences = [
+            f"{labels.file.path} names {len(unknown):,} images that are not in {manifest.root}: {names}.",
+            why,
+            "Correct them, or leave these rows out with --allow-unmatched.",
+        ]
+        raise InputError(" ".join(filter(None, sentences)))
     if shared := np.flatnonzero(used > 1).tolist():
+        names = shortened(labels.names_of(np.array(shared)), total=len(shared))
         raise InputError(
-            f"{labels.file.path}: each row should belong to one image. {shortened(labels.names_of(np.array(shared)))} belong to "
-            "several: give names with extensions."
+            f"{labels.file.path}: each row should belong to one image. {names} belong to several: give names with extensions."
         )
     return groups
 

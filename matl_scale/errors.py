@@ -62,10 +62,12 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     return f" Did you mean `{matches[0]}`?" if matches else ""
 
 
-def shortened(names: Iterable[object], limit: int = 10) -> str:
-    """Joins the first `limit` names with commas and says how many more there are; bytes that are no text are escaped."""
+def shortened(names: Iterable[object], limit: int = 10, total: int | None = None) -> str:
+    """Joins the first `limit` names with commas and says how many more there are; bytes that are no text are escaped. `total` is
+    the number of names where not all are given."""
     listed = [str(name).encode("utf-8", "backslashreplace").decode() for name in names]
-    rest = f" and {len(listed) - limit} more" if len(listed) > limit else ""
+    total = len(listed) if total is None else total
+    rest = f" and {total - limit:,} more" if total > limit else ""
     return ", ".join(listed[:limit]) + rest
 
 

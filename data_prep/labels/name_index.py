@@ -4,18 +4,53 @@ The chance that two of ten million names share a hash is 3 in a million; suspect
 themselves.
 """
 
+import posixpath
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 
 from matl_scale.errors import InputError, shortened
 
+SPECIAL = re.compile(r"^\s|\s$|\\|//|(^|/)\.\.?(/|$)")
+
 
 def hash_names(names: Sequence[str]) -> np.ndarray:
     """Returns a hash of each name, int64, shape `(num_names,)`: equal within this process only."""
     return np.fromiter(map(hash, names), dtype=np.int64, count=len(names))
+
+
+def plain_name(name: str) -> str:
+    """Returns the form by which names that differ in writing only are equal: composed Unicode (macOS stores `é` as two
+    characters), `/` for a backslash, no `./`, no doubled slash, no blanks around it. Case and ending stay.
+    """
+    if name.isascii() and not SPECIAL.search(name):
+        return name
+    name = unicodedata.normalize("NFC", name).strip().replace("\\", "/")
+    return posixpath.normpath(name) if name else name
+
+
+class HashIndex(NamedTuple):
+    """Sorted hashes of names and the row of each."""
+
+    hashes: np.ndarray
+    order: np.ndarray
+
+    def find(self, hashes: np.ndarray) -> np.ndarray:
+        """Returns the row of each hash, −1 if there is none."""
+        if not len(self.hashes):
+            return np.full(len(hashes), -1)
+        found = np.minimum(np.searchsorted(self.hashes, hashes), len(self.hashes) - 1)
+        return np.where(self.hashes[found] == hashes, self.order[found].astype(np.int64), -1)
+
+
+def sort_hashes(hashes: np.ndarray) -> HashIndex:
+    order = np.argsort(hashes, kind="stable").astype(np.uint32 if len(hashes) < 2**32 else np.int64)
+    return HashIndex(hashes[order], order)
 
 
 class NameIndex:
@@ -26,33 +61,48 @@ class NameIndex:
     """
 
     def __init__(self, chunks: Callable[[], Iterator[Sequence[str]]], what: str) -> None:
-        hashes = [hash_names(names) for names in chunks()]
-        joined = np.concatenate(hashes) if hashes else np.zeros(0, dtype=np.int64)
+        hashes, plain = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
+        for names in chunks():
+            hashes.append(hash_names(names))
+            plain_names = list(map(plain_name, names))
+            plain.append(hashes[-1] if plain_names == list(names) else hash_names(plain_names))
+        is_plain = all(a is b for a, b in zip(hashes[1:], plain[1:], strict=True))
+        self._exact = sort_hashes(np.concatenate(hashes))
         del hashes
-        self.order = np.argsort(joined, kind="stable").astype(np.uint32 if len(joined) < 2**32 else np.int64)
-        self.hashes = joined[self.order]
-        del joined
-        is_repeated = self.hashes[1:] == self.hashes[:-1]
+        is_repeated = self._exact.hashes[1:] == self._exact.hashes[:-1]
         if is_repeated.any():
-            check_repeated(set(self.hashes[1:][is_repeated].tolist()), chunks(), what)
+            check_repeated(set(self._exact.hashes[1:][is_repeated].tolist()), chunks(), what)
+        self._plain = self._exact if is_plain else without_repeated(sort_hashes(np.concatenate(plain)))
 
     def __len__(self) -> int:
-        return len(self.order)
+        return len(self._exact.order)
 
     def find(self, names: Sequence[str]) -> np.ndarray:
-        """Returns the row of each name, or else of the name without its extension; −1 if neither exists."""
-        rows = self._find(hash_names(names))
-        unknown = np.flatnonzero(rows < 0).tolist()
-        if unknown and len(self):
-            stems = [PurePosixPath(names[i]).with_suffix("").as_posix() if names[i] else "" for i in unknown]
-            rows[unknown] = self._find(hash_names(stems))
+        """Returns the row of each name, −1 if there is none: the row of that very name, or else of the name without its
+        extension, or else of a name that differs in writing only (see `plain_name`), if there is one alone.
+        """
+        rows = self._exact.find(hash_names(names))
+        for index, change in ((self._exact, without_ending), (self._plain, plain_name), (self._plain, plain_stem)):
+            unknown = np.flatnonzero(rows < 0).tolist()
+            if not unknown or not len(self):
+                break
+            rows[unknown] = index.find(hash_names([change(names[i]) for i in unknown]))
         return rows
 
-    def _find(self, hashes: np.ndarray) -> np.ndarray:
-        if not len(self):
-            return np.full(len(hashes), -1)
-        found = np.minimum(np.searchsorted(self.hashes, hashes), len(self) - 1)
-        return np.where(self.hashes[found] == hashes, self.order[found].astype(np.int64), -1)
+
+def without_repeated(index: HashIndex) -> HashIndex:
+    """Leaves out hashes of several rows: which of them is meant is not known."""
+    is_same = index.hashes[1:] == index.hashes[:-1]
+    alone = ~(np.append(is_same, False) | np.insert(is_same, 0, False))
+    return HashIndex(index.hashes[alone], index.order[alone])
+
+
+def without_ending(name: str) -> str:
+    return PurePosixPath(name).with_suffix("").as_posix() if name else ""
+
+
+def plain_stem(name: str) -> str:
+    return without_ending(plain_name(name))
 
 
 def check_repeated(suspects: set[int], chunks: Iterable[Sequence[str]], what: str) -> None:

@@ -8,6 +8,8 @@ import numpy as np
 
 from data_prep.dataset import Chunk, Dataset
 from data_prep.labels.matrix import ColumnRoles, Labels, read_labels
+from data_prep.labels.mismatches import MOST_NAMES, explain_mismatches
+from matl_scale.data.images.file_kinds import PassedOver
 from matl_scale.data.images.interface import ListedImages
 from matl_scale.data.images.sources import open_images
 from matl_scale.errors import InputError, shortened
@@ -47,7 +49,8 @@ def match(images: ListedImages, labels: Labels, split: str, allow_unmatched: boo
     """
     used = np.zeros(len(labels.index), dtype=np.uint8)
     without_row: list[str] = []
-    for names, indices in images.names():
+    passed_over = PassedOver()
+    for names, indices in images.names(passed_over):
         rows = labels.index.find(names)
         found = np.flatnonzero(rows >= 0)
         without_row += [names[i] for i in np.flatnonzero(rows < 0).tolist()]
@@ -59,17 +62,42 @@ def match(images: ListedImages, labels: Labels, split: str, allow_unmatched: boo
             labels=labels.matrix[rows[found]],
             splits=[split] * len(found) if labels.splits is None else splits_of(labels.splits, rows[found]),
         )
+    report_unmatched(images.root, labels, without_row, np.flatnonzero(used == 0), passed_over, allow_unmatched)
+
+
+def report_unmatched(
+    root: str,
+    labels: Labels,
+    without_row: Sequence[str],
+    without_image: np.ndarray,
+    passed_over: PassedOver,
+    allow_unmatched: bool,
+) -> None:
+    """Prints which images and rows are left out, and which files are no images.
+
+    Raises:
+        InputError: Images or rows have no partner and `allow_unmatched` is false; the message says why where it can be seen.
+    """
     complaints = []
     if without_row:
-        complaints.append(f"{len(without_row)} images have no label row ({shortened(without_row)})")
-    if len(without_image := np.flatnonzero(used == 0)):
-        listed = shortened(sorted(labels.names_of(without_image)))
-        complaints.append(f"{len(without_image)} label rows have no image ({listed})")
+        complaints.append(f"{len(without_row):,} images have no label row ({shortened(without_row)})")
+    if len(without_image):
+        listed = shortened(sorted(labels.names_of(without_image)), total=len(without_image))
+        complaints.append(f"{len(without_image):,} label rows have no image ({listed})")
     if complaints and not allow_unmatched:
-        raise InputError(
-            f"{images.root} and {labels.file.path} should match: {'; '.join(complaints)}. "
-            "Correct them, or leave these out with --allow-unmatched."
-        )
+        why = ""
+        if without_row and len(without_image):
+            why = explain_mismatches(without_row, labels.names_of(without_image, MOST_NAMES), root)
+        seen = passed_over.describe()
+        sentences = [
+            f"{root} and {labels.file.path} should match: {'; '.join(complaints)}.",
+            why,
+            f"Also {seen}" if seen else "",
+            "Correct them, or leave these out with --allow-unmatched.",
+        ]
+        raise InputError(" ".join(filter(None, sentences)))
+    if text := passed_over.describe():
+        print(f"{root}: {text}", file=sys.stderr)
     if complaints:
         print(f"left out: {'; '.join(complaints)}", file=sys.stderr)
 
