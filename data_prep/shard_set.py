@@ -125,6 +125,10 @@ def finish(out: Store, plan: Plan, existing: Manifest | None, scratch: Path) -> 
     manifest = finalise(out, plan, existing, scratch)
     if report := report_copies(manifest):
         print(report, file=sys.stderr)
+    if "train" not in manifest.splits:
+        print(
+            f"{out} has no split `train`, which training reads. It has: {', '.join(manifest.splits)}", file=sys.stderr
+        )
     return manifest
 
 

@@ -1,11 +1,13 @@
 """`matl-data shard`: your own images and labels."""
 
 import argparse
+import sys
 
 from data_prep.commands.options import Subparsers, add_label_file, add_output, add_positive
 from data_prep.commands.output import write
 from data_prep.labels.matrix import ColumnRoles
-from data_prep.planning.splits import Draw, check_split_name, parse_fractions
+from data_prep.labels.split_names import check_split_name, describe_changes, usual_names
+from data_prep.planning.splits import Draw, parse_fractions
 from data_prep.sources import labelled
 from matl_scale.data.shards.manifest import read_manifest
 from matl_scale.data.shards.versions import is_shard_set
@@ -27,7 +29,11 @@ def add_command(commands: Subparsers) -> None:
         metavar="NAME",
         help="the split of all these images (default: train); a second call with another name adds it",
     )
-    splits.add_argument("--split-column", metavar="NAME", help="column with the split of each image")
+    splits.add_argument(
+        "--split-column",
+        metavar="NAME",
+        help="column with the split of each image; usual words (Training, dev; or 0, 1, 2) are read as train, val, test",
+    )
     splits.add_argument("--split-fractions", metavar="LIST", help="draw splits: train=0.8,val=0.1,test=0.1")
     shard.add_argument(
         "--allow-unmatched", action="store_true", help="leave out images without a label row, and rows without an image"
@@ -47,7 +53,10 @@ def run(options: argparse.Namespace) -> None:
     fractions = parse_fractions(options.split_fractions) if options.split_fractions else None
     if options.stratify and not fractions:
         raise InputError("--stratify needs --split-fractions: it says how splits are drawn.")
-    split = check_split_name(options.split)
+    split = usual_names([options.split])[options.split]
+    if split != options.split:
+        print(f"--split: {describe_changes({options.split: split})}", file=sys.stderr)
+    check_split_name(split)
     out = Store(options.out)
     write(
         options,

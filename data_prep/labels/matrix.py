@@ -1,7 +1,7 @@
 """A label file as tasks and a label matrix on disk. An empty cell is a missing label, never a class."""
 
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from data_prep.labels.cells import MISSING_WORDS, stored_values
 from data_prep.labels.classes import find_classes, find_known_classes
 from data_prep.labels.header import is_unnamed
+from data_prep.labels.image_column import check_image_column
 from data_prep.labels.label_file import LabelFile
 from data_prep.labels.name_index import NameIndex
 from data_prep.labels.positive import (
@@ -22,6 +23,7 @@ from data_prep.labels.positive import (
     order_classes,
     resolve_choice,
 )
+from data_prep.labels.split_names import check_split_name, describe_changes, usual_names
 from data_prep.labels.unnamed import describe_unnamed
 from data_prep.labels.white_space import trim
 from matl_scale.data.shards.layout import MISSING, label_dtype
@@ -75,9 +77,9 @@ def read_labels(path: str, roles: ColumnRoles, work: Path, known_tasks: Sequence
         InputError: The file, a column or a value cannot be used; the message names it.
     """
     file = LabelFile(path, roles.image)
-    for column in (roles.image, roles.split):
-        if column is not None:
-            file.check_column(column)
+    check_image_column(file, roles.image)
+    if roles.split is not None:
+        file.check_column(roles.split)
     if file.text_format and file.text_format.encoding == "cp1252":
         print(
             f"{path}: read as Windows-1252, as it is not UTF-8. If words look wrong, save it as UTF-8", file=sys.stderr
@@ -202,15 +204,39 @@ def map_matrix(path: Path, dtype: np.dtype, num_rows: int, num_columns: int) -> 
 
 
 def read_splits(file: LabelFile, column: str) -> tuple[list[str], np.ndarray]:
-    """Returns the names of the splits in a column, and the number of each row's split, shape `(num_rows,)`, uint8; raises
-    `InputError` if there are more than 100 names, so that it is no column of splits.
+    """Returns the names of the splits in a column, and the number of each row's split, shape `(num_rows,)`, uint8. Usual
+    words for train, val and test are read as these, and a line says so.
+
+    Raises:
+        InputError: A name cannot be one of a split, or there are more than 100, so that it is no column of splits.
     """
     number_of: dict[str, int] = {}
+    first_rows: list[int] = []
     numbers = [np.zeros(0, dtype=np.uint8)]
-    for names in file.keys(column):
-        for name in names:
-            number_of.setdefault(name, len(number_of))
+    for start, names in with_starts(file.keys(column)):
+        for row, name in enumerate(names, start=start):
+            if name not in number_of:
+                number_of[name] = len(number_of)
+                first_rows.append(row)
         if len(number_of) > 100:
             raise InputError(f"{file.path}: column `{column}` should name splits. Got more than 100 names.")
         numbers.append(np.fromiter((number_of[name] for name in names), dtype=np.uint8, count=len(names)))
-    return list(number_of), np.concatenate(numbers)
+    split_of = usual_names(number_of)
+    for name, row in zip(number_of, first_rows, strict=True):
+        try:
+            check_split_name(split_of[name])
+        except InputError as error:
+            raise InputError(f"{file.path}, column `{column}`, data row {row + 1}: {error}") from error
+    if changes := describe_changes(split_of):
+        print(f"{file.path}, column `{column}`: {changes}", file=sys.stderr)
+    splits = list(dict.fromkeys(split_of.values()))
+    renumbered = np.array([splits.index(split_of[name]) for name in number_of], dtype=np.uint8)
+    return splits, renumbered[np.concatenate(numbers)]
+
+
+def with_starts(chunks: Iterable[list[str]]) -> Iterator[tuple[int, list[str]]]:
+    """Yields each chunk with the index of its first row."""
+    start = 0
+    for chunk in chunks:
+        yield start, chunk
+        start += len(chunk)

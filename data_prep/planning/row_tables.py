@@ -12,7 +12,7 @@ import pyarrow as pa
 from data_prep.dataset import Chunk, Dataset
 from data_prep.labels.array_labels import as_class_indices
 from data_prep.labels.name_index import check_repeated, check_unique, hash_names
-from data_prep.planning.splits import check_split_name
+from data_prep.labels.split_names import check_split_name
 from matl_scale.data.images.interface import CHUNK_SIZE
 from matl_scale.errors import InputError
 

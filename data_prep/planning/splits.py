@@ -1,11 +1,11 @@
 """Draws the split of each image by fractions, either plainly or so that rare classes reach every split."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from data_prep.labels.split_names import check_split_name, usual_names
 from matl_scale.data.shards.layout import MISSING, count_labels, split_rank
 from matl_scale.errors import InputError, shortened
 from matl_scale.tasks import Task
@@ -21,15 +21,9 @@ class Draw:
     seed: int = 0
 
 
-def check_split_name(name: str) -> str:
-    """Returns `name` if it can be part of a file name; raises `InputError` otherwise."""
-    if not re.fullmatch(r"[A-Za-z0-9_]{1,50}", name):
-        raise InputError(f"A split name should be up to 50 letters, digits and underscores. Got {name!r}.")
-    return name
-
-
 def parse_fractions(text: str) -> dict[str, float]:
-    """Reads `train=0.8,val=0.1,test=0.1`; raises `InputError` if it is malformed or does not add up to 1."""
+    """Reads `train=0.8,val=0.1,test=0.1`; raises `InputError` if it is malformed or does not add up to 1. Usual words are
+    read as `usual_names` says."""
     fractions: dict[str, float] = {}
     for part in text.split(","):
         name, _, value = part.partition("=")
@@ -41,7 +35,10 @@ def parse_fractions(text: str) -> dict[str, float]:
             raise InputError(f"--split-fractions should look like train=0.8,val=0.1,test=0.1. Got {text!r}.") from error
     if not min(fractions.values()) > 0 or not abs(sum(fractions.values()) - 1) < 1e-6:
         raise InputError(f"--split-fractions should be positive and add up to 1. Got {text!r}.")
-    return fractions
+    split_of = usual_names(fractions)
+    if len(set(split_of.values())) < len(split_of):
+        raise InputError(f"--split-fractions should name each split once. Got {text!r}.")
+    return {split_of[name]: share for name, share in fractions.items()}
 
 
 def draw_splits(labels: np.ndarray, tasks: Sequence[Task], draw: Draw) -> np.ndarray:

@@ -10,14 +10,16 @@ import numpy as np
 from matl_scale.errors import InputError
 
 
-def locate(root: Path, name: str, folders: Sequence[str]) -> Path:
-    """Returns the first of `root/folder/name` that exists; raises `InputError` if none does."""
+def locate(root: Path, name: str | Sequence[str], folders: Sequence[str]) -> Path:
+    """Returns the first of `root/folder/name` that exists, trying all names in each folder; raises `InputError` if none does."""
+    names = [name] if isinstance(name, str) else name
     for folder in folders:
-        if (root / folder / name).exists():
-            return root / folder / name
+        for file in names:
+            if (root / folder / file).exists():
+                return root / folder / file
     listed = ", ".join(str(root / folder) for folder in folders)
     raise InputError(
-        f"{name} should be in one of {listed}. Unpack the published archives there, or give another --root."
+        f"{' or '.join(names)} should be in one of {listed}. Unpack the published archives there, or give another --root."
     )
 
 

@@ -125,7 +125,8 @@ class Manifest:
         """
         if split not in self.splits:
             raise InputError(
-                f"{self.root} has no split `{split}`. It has: {', '.join(self.splits)}." + nearest(split, self.splits)
+                f"{self.root} has no split `{split}`. It has: {', '.join(self.splits)}.{nearest(split, self.splits)} "
+                + how_to_get(split)
             )
         return np.flatnonzero(self.split_numbers() == list(self.splits).index(split))
 
@@ -202,6 +203,15 @@ class Manifest:
                 f"table. Got {table.num_rows}."
             )
         return table
+
+
+def how_to_get(split: str) -> str:
+    """Returns what to do if a set lacks a split that is to be read."""
+    if split == "train":
+        return (
+            "Training reads `train` and no other: write it with `matl-data shard --split train`, into this set or anew."
+        )
+    return "Name one of these: in training with `eval.split`, in commands with --split."
 
 
 def read_manifest(folder: str | Path | Store, version: str = "") -> Manifest:
