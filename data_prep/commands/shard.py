@@ -18,7 +18,11 @@ from matl_scale.storage.store import Store
 def add_command(commands: Subparsers) -> None:
     shard = commands.add_parser("shard", help="write your own images and labels as a shard set")
     shard.add_argument(
-        "--images", required=True, metavar="DIR", help="folder of images, or Parquet with `name` and `image`; or a URL"
+        "--images",
+        required=True,
+        metavar="DIR",
+        help="folder of images, of tars (whose images are named TAR/MEMBER), or of Parquet with `name` and `image`; or one such "
+        "file, or a URL",
     )
     add_label_file(shard)
     add_positive(shard)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 
+from data_prep.labels.white_space import trim
 from matl_scale.errors import InputError
 
 USUAL_WORDS = {
@@ -27,7 +28,7 @@ def usual_names(names: Iterable[str]) -> dict[str, str]:
     in use too: with `val` and `dev`, both stay as they are. 0, 1 and 2 are train, val and test where all names are such numbers
     and 2 is among them; 0 and 1 alone could also say whether an image is in a split.
     """
-    trimmed = {name: name.strip() for name in names}
+    trimmed = {name: trim(name) for name in names}
     used = set(trimmed.values())
     if "2" in used and used <= set(NUMBERS):
         return {name: NUMBERS[word] for name, word in trimmed.items()}

@@ -18,7 +18,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog=program, description=__doc__)
     parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="the run's folder, or a checkpoint")
     parser.add_argument(
-        "--images", required=True, metavar="SOURCE", help="a folder of images, tars or Parquet files, or a URL"
+        "--images",
+        required=True,
+        metavar="SOURCE",
+        help="a folder of images, of tars (whose images are named TAR/MEMBER) or of Parquet files; one such file; or a URL",
     )
     parser.add_argument("--tasks", nargs="+", metavar="PATTERN", help="which tasks (default: all)")
     parser.add_argument("--out", type=Path, default=Path("predictions.parquet"), metavar="FILE")
