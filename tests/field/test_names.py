@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from data_prep.labels.mismatches import explain_mismatches
-from data_prep.labels.name_index import NameIndex, plain_name
+from data_prep.labels.name_index import NameIndex, are_plain, plain_name
 from helpers.commands import matl_data, shard_arguments
 from matl_scale.data.images.array_images import encode_png
 from matl_scale.data.shards.manifest import read_manifest
@@ -49,6 +49,15 @@ def test_an_exact_name_wins_and_rows_that_cannot_be_told_apart_match_nothing() -
 @pytest.mark.parametrize("name", ["a/b.png", "a b.png", "..a.png", "a..b/c.png", ".a", "0.5/x"])
 def test_a_plain_name_stays_as_it_is(name: str) -> None:
     assert plain_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "row", [row for _, row in SAME.values()] + ["", ".", "..", "a/.", "a ", "\x1fa", "a\u2003", "a\n", "\na"]
+)
+def test_a_chunk_is_plain_only_if_every_name_is(row: str) -> None:
+    changes = plain_name(row) != row
+    assert not (changes and are_plain(["b.png", row, "c.png"]))
+    assert are_plain(["a/b.png", "a b.png", "c"])
 
 
 WHY = {
