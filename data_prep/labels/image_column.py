@@ -3,7 +3,7 @@
 import pyarrow as pa
 
 from data_prep.labels.label_file import LabelFile
-from matl_scale.errors import InputError, shortened
+from matl_scale.errors import InputError
 
 IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
 USUAL_NAMES = (
@@ -23,27 +23,24 @@ USUAL_NAMES = (
 
 def check_image_column(file: LabelFile, name: str) -> None:
     """Raises `InputError` if a label file has no such column; the message suggests the one whose cells are file names."""
-    if file.find_column(name) is not None:
-        return
-    if (suggested := find_image_column(file)) is None:
+    try:
         file.check_column(name)
-    listed = shortened(filter(None, file.columns), 20)
-    raise InputError(
-        f"{file.path} has no column `{name}`. It has: {listed}. Is the column of images --image-column {suggested}?"
-    )
+    except InputError as error:
+        suggested = find_image_column(file)
+        if suggested is None:
+            raise
+        raise InputError(f"{error} Use --image-column {suggested}, if images are named there.") from error
 
 
 def find_image_column(file: LabelFile) -> str | None:
     """Returns the only column whose first cells all look like names of image files, or else the first with a usual name."""
-    for batch in file.batches(file.columns):
-        found: list[str] = [
-            name for name in file.columns if holds_file_names(batch.column(batch.schema.get_field_index(name)))
-        ]
+    names = [name for name in file.columns if name and file.columns.count(name) == 1]
+    first = next(iter(file.batches(names)), None)
+    if first is not None:
+        found = [name for i, name in enumerate(names) if holds_file_names(first.column(i))]
         if len(found) == 1:
             return found[0]
-        break
-    usual = [name for word in USUAL_NAMES for name in names if name.strip().lower() == word]
-    return usual[0] if usual else None
+    return next((name for word in USUAL_NAMES for name in names if name.lower() == word), None)
 
 
 def holds_file_names(column: pa.Array) -> bool:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data_prep.labels.white_space import trim
 from matl_scale.errors import InputError, shortened
 
 SPECIAL = re.compile(r"^\s|\s$|\\|//|(^|/)\.\.?(/|$)")
@@ -33,7 +34,7 @@ def plain_name(name: str) -> str:
     """
     if name.isascii() and not SPECIAL.search(name):
         return name
-    name = unicodedata.normalize("NFC", name).strip().replace("\\", "/")
+    name = trim(unicodedata.normalize("NFC", name)).replace("\\", "/")
     return posixpath.normpath(name) if name else name
 
 
