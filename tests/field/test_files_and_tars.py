@@ -215,8 +215,9 @@ def test_labels_and_predictions_beside_images_are_passed_over(
     for tables in (1, 2):  # the second call finds the predictions of the first
         assert predict.main(arguments) == 0
         said = capsys.readouterr().err
-        assert f"{tables} .parquet (labels.parquet" in said
-        assert "1 .tar (texts.tar)" in said
+        assert f"{tables} .parquet without images (labels.parquet" in said
+        assert "1 .tar without images (texts.tar)" in said
+        assert "Unpack" not in said
     labels = "images/labels.parquet"
     assert matl_data(shard_arguments(tmp_path, tmp_path / "set", "--workers", "1", labels=labels)) == 0
 
@@ -226,7 +227,7 @@ def test_a_parquet_file_of_labels_among_those_of_images_is_passed_over(tmp_path:
     write_table(tmp_path / "labels.parquet", image=["a.png"], x=[1])
     names, passed_over = names_of(tmp_path)
     assert names == ["a.png"]
-    assert passed_over.counts == {".parquet": 1}
+    assert passed_over.counts == {".parquet without images": 1}
 
 
 def test_a_folder_of_label_tables_alone_is_refused_by_name(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ REMEDIES = (
     ),
 )
 HIDDEN, BROKEN_LINK, NO_FILE, UNREADABLE = "hidden", "links that lead nowhere", "not regular", "unreadable"
+SOURCES = (".tar", ".parquet")  # may hold images themselves
 START_BYTES = 32  # that tell what a file is
 BITMAP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)  # sizes of the second header of a BMP
 
@@ -77,6 +78,11 @@ def starts_like_image(start: bytes) -> bool:
         return len(start) >= 18 and struct.unpack_from("<I", start, 14)[0] in BITMAP_HEADERS
     is_pnm = start[:1] == b"P" and start[1:2] in b"123456" and start[2:3] in b" \t\r\n"
     return is_pnm and (start[3:4].isdigit() or start[3:4] == b"#")
+
+
+def without_images(kind: str) -> str:
+    """Returns the kind of a tar or Parquet file that was looked into and holds no image, as a table of labels."""
+    return f"{kind} without images"
 
 
 @dataclass

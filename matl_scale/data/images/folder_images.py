@@ -11,11 +11,13 @@ from matl_scale.data.images.file_kinds import (
     BROKEN_LINK,
     HIDDEN,
     NO_FILE,
+    SOURCES,
     START_BYTES,
     UNREADABLE,
     PassedOver,
     kind_by_content,
     kind_by_name,
+    without_images,
 )
 from matl_scale.data.images.interface import RUN_AGAIN, in_chunks
 from matl_scale.errors import InputError
@@ -77,7 +79,9 @@ def read_file(path: str) -> bytes:
 def image_names(store: Store, passed_over: PassedOver) -> Iterator[str]:
     """Yields the relative paths of all image files of a folder, sorted folder by folder, and counts the others."""
     for name, kind in list_files(store) if store.local is None else list_local(store.local, ""):
-        if kind:
+        if kind in SOURCES and "/" not in name:  # `open_images` has looked into them
+            passed_over.add(without_images(kind), name)
+        elif kind:
             passed_over.add(kind, name)
         else:
             yield name

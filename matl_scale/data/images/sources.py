@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from matl_scale.data.images.file_kinds import IMAGE_SUFFIXES, PassedOver
+from matl_scale.data.images.file_kinds import IMAGE_SUFFIXES, SOURCES, PassedOver, without_images
 from matl_scale.data.images.folder_images import FolderImages
 from matl_scale.data.images.interface import ListedImages
 from matl_scale.data.images.parquet_images import holds_images, open_parquet_images
@@ -44,9 +44,8 @@ def open_folder(store: Store, root: str) -> ListedImages:
     if not tars and not tables and not images.has_image():
         passed_over = PassedOver()
         next(images.names(passed_over), None)
-        raise InputError(
-            f"{root} holds no image ({', '.join(IMAGE_SUFFIXES)}), no tar and no Parquet file. {passed_over.describe()}".strip()
-        )
+        seen = "; ".join(filter(None, ["no tar and no Parquet file", passed_over.describe()]))
+        raise InputError(f"{root} holds no image ({', '.join(IMAGE_SUFFIXES)}), {seen}".removesuffix(".") + ".")
     image_tables = [name for name in tables if is_image_table(store, name)]
     has_files = (bool(tars) or bool(tables)) and images.has_image()
     if tars and (has_files or image_tables):
@@ -74,8 +73,8 @@ def all_but(names: Sequence[str], chosen: Sequence[str]) -> PassedOver:
     """Counts the tars and Parquet files of a folder that are not among those chosen."""
     others = PassedOver()
     for name in names:
-        if name not in chosen and name.lower().endswith((".tar", ".parquet")):
-            others.add(Path(name).suffix.lower(), name)
+        if name not in chosen and (kind := Path(name).suffix.lower()) in SOURCES:
+            others.add(without_images(kind), name)
     return others
 
 
