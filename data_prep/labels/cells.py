@@ -35,6 +35,8 @@ def stored_values(column: pa.Array, context: str) -> pa.Array:
     if pa.types.is_floating(kind):
         # integers with gaps are often stored as floats, with NaN for a gap
         column = pc.if_else(pc.is_nan(column), None, column)
+        if pc.any(pc.is_inf(column)).as_py():
+            raise InputError(f"{context}: labels should be integers, booleans or strings. Got infinity.")
     if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         try:
             return column.cast(pa.int64())
@@ -43,8 +45,10 @@ def stored_values(column: pa.Array, context: str) -> pa.Array:
     if pa.types.is_integer(kind):
         return column if kind == pa.uint64() else column.cast(pa.int64())
     if not pa.types.is_boolean(kind):
-        remedy = " Give each value a column of its own, with 0 and 1." if pa.types.is_nested(kind) else ""
-        raise InputError(f"{context}: labels should be integers, booleans or strings. Got {kind}.{remedy}")
+        remedy = "Give each value a column of its own, with 0 and 1, or leave" if pa.types.is_nested(kind) else "Leave"
+        raise InputError(
+            f"{context}: labels should be integers, booleans or strings. Got {kind}. {remedy} the column out with --tasks."
+        )
     return column
 
 
@@ -54,21 +58,27 @@ def is_text(kind: pa.DataType) -> bool:
     return str(kind) in kinds
 
 
-def count_values(file: LabelFile, names: Sequence[str]) -> dict[str, Counter[object]]:
-    """Reads some columns and returns how often each stored value occurs in each of them; nulls are left out.
-
-    Raises:
-        InputError: A column has a type that labels cannot have, or far more values than a task may have classes.
+def count_values(file: LabelFile, names: Sequence[str]) -> tuple[dict[str, Counter[object]], dict[str, InputError]]:
+    """Reads some columns, and returns how often each stored value occurs in each of them, without nulls; and for the columns that
+    cannot be labels, because of their type or because they have far too many values, what is wrong with them.
     """
     counts: dict[str, Counter[object]] = {name: Counter() for name in names}
+    refused: dict[str, InputError] = {}
     for batch in file.batches(names):
         for name, column in zip(names, batch.columns, strict=True):
+            if name in refused:
+                continue
             context = f"{file.path}, column `{name}`"
-            for pair in pc.value_counts(stored_values(column, context).drop_null()).to_pylist():
+            try:
+                values = stored_values(column, context).drop_null()
+            except InputError as error:
+                refused[name] = error
+                continue
+            for pair in pc.value_counts(values).to_pylist():
                 counts[name][pair["values"]] += pair["counts"]
             if len(counts[name]) > MAX_SPELLINGS:
-                raise too_many_classes(context)
-    return counts
+                refused[name] = too_many_classes(context)
+    return counts, refused
 
 
 def too_many_classes(context: str) -> InputError:

@@ -3,7 +3,7 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from data_prep.labels.cells import MISSING_WORDS, count_values, describe_missing, read_cells, too_many_classes
@@ -17,6 +17,9 @@ from matl_scale.tasks import Task
 INTEGER = re.compile(r"[+-]?\d{1,1000}")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 BOOLEANS = ("false", "true")
+SPREADSHEET_ERRORS = frozenset(
+    {"#BLOCKED!", "#CALC!", "#DIV/0!", "#FIELD!", "#NAME?", "#NULL!", "#NUM!", "#REF!", "#SPILL!", "#VALUE!"}
+)
 SHOWN_COLUMNS = 5
 
 
@@ -57,20 +60,45 @@ def find_classes(
     has the classes of each of its tasks, and a column may have any number of them.
 
     Raises:
-        InputError: A column has fewer than two classes, more than 65,535, or values of several kinds.
+        InputError: Columns have fewer than two classes, more than 65,535, or values that cannot be labels; all are named.
     """
     texts = set(map(trim, text_columns))
-    counts = count_values(file, names)
+    counts, refused = count_values(file, names)
     classes, words, suspects = {}, {}, []
-    for name in names:
+    for name in [name for name in names if name not in refused]:
         context = f"{file.path}, column `{name}`"
         cells = read_cells(counts[name], missing, () if known is None else known[name])
         words[name] = describe_missing(counts[name], cells)
-        classes[name] = name_classes(cells, context, file.is_parquet or trim(name) in texts)
-        if known is None:
-            check_count(classes[name], context, words[name])
-            suspects += describe_suspects(name, count_classes(counts[name], classes[name]))
+        try:
+            if known is None:
+                check_formulas(cells.values(), context)
+            classes[name] = name_classes(cells, context, file.is_parquet or trim(name) in texts)
+            if known is None:
+                check_count(classes[name], context, words[name])
+                suspects += describe_suspects(name, count_classes(counts[name], classes[name]))
+        except InputError as error:
+            refused[name] = error
+    raise_refused(file.path, [refused[name] for name in names if name in refused])
     return ColumnClasses(names=classes, missing={name: text for name, text in words.items() if text}, suspects=suspects)
+
+
+def raise_refused(path: str, refused: Sequence[InputError]) -> None:
+    """Raises what is wrong with some columns of a file in one error, if there are any."""
+    if len(refused) == 1:
+        raise refused[0]
+    if refused:
+        listed = [str(error).removeprefix(f"{path}, ").rstrip(".") for error in refused[:SHOWN_COLUMNS]]
+        rest = f"; and {len(refused) - SHOWN_COLUMNS} more" if len(refused) > SHOWN_COLUMNS else ""
+        raise InputError(f"{path}: {len(refused)} columns cannot be tasks: {'; '.join(listed)}{rest}.")
+
+
+def check_formulas(labels: Iterable[object], context: str) -> None:
+    """Raises `InputError` if a formula that failed in a spreadsheet would be a class."""
+    if failed := sorted(label for label in map(str, labels) if label in SPREADSHEET_ERRORS):
+        raise InputError(
+            f"{context}: formulas of a spreadsheet have failed ({shortened(failed, 3)}). Correct or empty these cells, or leave "
+            "the column out with --tasks."
+        )
 
 
 def count_classes(counts: Mapping[object, int], classes: Mapping[object, str]) -> Counter[str]:

@@ -4,7 +4,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
@@ -26,6 +28,8 @@ class LabelFile:
         columns: The trimmed names of its columns; one that has no name is called "".
         is_parquet: Whether cells have types; otherwise all are text.
         text_format: How a file of text is written; None for Parquet.
+        blank_rows: Indices of the rows in which every cell is empty, as spreadsheets leave them, ascending. They are left out;
+            `keys` looks for them.
 
     Raises:
         InputError: The file is missing or cannot be read.
@@ -38,6 +42,7 @@ class LabelFile:
         if not self._store.exists(self._name):
             raise InputError(f"The label file {path} does not exist.")
         self.text_format: TextFormat | None = None
+        self.blank_rows: np.ndarray | None = None
         with self._errors(), self._store.fetched(self._name) as local:
             self.is_parquet = path.lower().endswith(".parquet") or starts_with(local, PARQUET_MAGIC)
             if self.is_parquet:
@@ -60,14 +65,17 @@ class LabelFile:
             unnamed = " The column without a name is chosen with ''." if self.columns.count("") == 1 else ""
             raise InputError(
                 f"{self.path} has no column `{name}`. It has: {listed}.{nearest(name, filter(None, self.columns))}{unnamed}"
+                + (" Is its first line a comment? Delete it." if self.columns[0].startswith(("#", "//", "%")) else "")
             )
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Yields some columns in batches, under the names given. Cells of text files are text; empty ones are null."""
         indices = [self.find_column(name) for name in columns]
         assert None not in indices, columns
+        start = 0
         for batch in self.read_columns([index for index in indices if index is not None]):
-            yield batch.rename_columns(list(columns))
+            yield self._without_blank_rows(batch, start).rename_columns(list(columns))
+            start += batch.num_rows
 
     def read_columns(self, indices: Sequence[int]) -> Iterator[pa.RecordBatch]:
         """Yields the columns with these indices in batches."""
@@ -81,21 +89,44 @@ class LabelFile:
                 yield from read_text(path, self.text_format, indices)
 
     def keys(self, column: str) -> Iterator[list[str]]:
-        """Yields a column of names as text, in batches; raises `InputError` if it is missing or has an empty cell."""
+        """Yields a column of names as text, in batches; raises `InputError` if it is missing, or a row has other cells only."""
         self.check_column(column)
-        row = 0
-        for batch in self.batches([column]):
+        index, start = self.find_column(column), 0
+        assert index is not None
+        for batch in self.read_columns([index]):
             with self._errors():
                 texts = batch.column(0).cast(pa.string())
                 texts.validate(full=True)
-                names = texts.to_pylist()
-            if texts.null_count or "" in names:
-                first = next(i for i, name in enumerate(names) if not name)
+            if self.blank_rows is None and is_blank(texts).any():
+                self.blank_rows = self._find_blank_rows()
+            batch = pa.record_batch([texts, np.arange(start, start + len(texts))], ["name", "row"])
+            named = self._without_blank_rows(batch, start)
+            names = named["name"].to_pylist()
+            if not all(names):
+                row = named["row"][next(i for i, name in enumerate(names) if not name)]
                 raise InputError(
-                    f"{self.path}: every row should have a `{column}`. Data row {row + first + 1} has none."
+                    f"{self.path}: every row should have a `{column}`. Data row {row.as_py() + 1} has none."
                 )
-            row += len(names)
+            start += len(texts)
             yield names
+
+    def _find_blank_rows(self) -> np.ndarray:
+        blank = [
+            np.logical_and.reduce([is_blank(column) for column in batch.columns])
+            for batch in self.read_columns(range(len(self.columns)))
+        ]
+        return np.flatnonzero(np.concatenate(blank))
+
+    def _without_blank_rows(self, batch: pa.RecordBatch, start: int) -> pa.RecordBatch:
+        """Returns a batch, whose first row is row `start` of the file, without its blank rows."""
+        if self.blank_rows is None:
+            return batch
+        first, last = np.searchsorted(self.blank_rows, [start, start + batch.num_rows])
+        if first == last:
+            return batch
+        is_kept = np.ones(batch.num_rows, dtype=bool)
+        is_kept[self.blank_rows[first:last] - start] = False
+        return batch.filter(pa.array(is_kept))
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -110,6 +141,15 @@ class LabelFile:
 def starts_with(path: Path, magic: bytes) -> bool:
     with path.open("rb") as file:
         return file.read(len(magic)) == magic
+
+
+def is_blank(column: pa.Array) -> np.ndarray:
+    """Returns which cells of a column are empty or blank, bool, shape `(num_rows,)`."""
+    blank = column.is_null()
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        blank = pc.or_(blank, pc.equal(pc.fill_null(pc.utf8_trim_whitespace(column), ""), ""))
+    found: np.ndarray = blank.to_numpy(zero_copy_only=False)
+    return found
 
 
 def read_text(path: Path, text_format: TextFormat, indices: Sequence[int]) -> Iterator[pa.RecordBatch]:

@@ -90,6 +90,8 @@ def read_labels(path: str, roles: ColumnRoles, work: Path, known_tasks: Sequence
     index = NameIndex(lambda: file.keys(roles.image), f"value of column `{roles.image}` of {path}")
     if not len(index):
         raise InputError(f"{path} has no row beside its header.")
+    if file.blank_rows is not None and len(file.blank_rows):
+        print(f"{path}: left out {len(file.blank_rows)} rows without any cell", file=sys.stderr)
     if known_tasks:
         tasks, classes = read_known_tasks(file, candidates, roles, known_tasks)
     else:
