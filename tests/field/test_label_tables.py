@@ -7,35 +7,18 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.feather
-import pyarrow.parquet as pq
 import pytest
 
 from data_prep.labels.cells import MISSING_WORDS
-from data_prep.labels.matrix import ColumnRoles, Labels, read_labels
+from data_prep.labels.matrix import ColumnRoles, read_labels
 from data_prep.labels.white_space import trim
 from data_prep.task_changes import relabel_tasks
 from helpers.commands import matl_data, shard_arguments
+from helpers.label_tables import decoded, read
 from helpers.sources_on_disk import write_images
 from matl_scale.data.shards.manifest import read_manifest
 from matl_scale.errors import InputError
 from matl_scale.tasks import Task, match_names
-
-
-def read(path: Path, content: str | bytes | pa.Table, name: str = "labels.csv", **roles: object) -> Labels:
-    path /= name
-    if isinstance(content, pa.Table):
-        pq.write_table(content, path)
-    else:
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return read_labels(str(path), ColumnRoles(**roles), path.parent)  # type: ignore[arg-type]
-
-
-def decoded(found: Labels) -> dict[str, list[str | None]]:
-    """Returns the class name of every row, None where there is no label, by task."""
-    return {
-        task.name: [None if label < 0 else task.classes[label] for label in found.matrix[:, column].tolist()]
-        for column, task in enumerate(found.tasks)
-    }
 
 
 def column(*cells: str) -> str:
