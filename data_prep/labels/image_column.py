@@ -26,10 +26,19 @@ def check_image_column(file: LabelFile, name: str) -> None:
     try:
         file.check_column(name)
     except InputError as error:
+        hint = describe_way_out(file)
+        raise InputError(f"{error} {hint}" if hint else str(error)) from error
+
+
+def describe_way_out(file: LabelFile) -> str:
+    """Says which column probably holds the images' names, or that there is no header; empty if nothing can be seen."""
+    if any(map(is_image_name, file.columns)):
+        return "Its first line looks like a row: put a line with the columns' names above it."
+    try:
         suggested = find_image_column(file)
-        if suggested is None:
-            raise
-        raise InputError(f"{error} Use --image-column {suggested}, if images are named there.") from error
+    except InputError:  # rows that do not fit the first line, below a comment for example
+        return ""
+    return f"Use --image-column {suggested}, if images are named there." if suggested else ""
 
 
 def find_image_column(file: LabelFile) -> str | None:
@@ -45,5 +54,11 @@ def find_image_column(file: LabelFile) -> str | None:
 
 def holds_file_names(column: pa.Array) -> bool:
     """Returns whether the first cells, of which there is one at least, end as image files do."""
-    cells = [str(cell).strip().lower() for cell in column.slice(0, 20).to_pylist() if cell is not None]
-    return bool(cells) and all(cell.rpartition(".")[2] in IMAGE_ENDINGS and "." in cell for cell in cells)
+    cells = [str(cell) for cell in column.slice(0, 20).to_pylist() if cell is not None]
+    return bool(cells) and all(map(is_image_name, cells))
+
+
+def is_image_name(text: str) -> bool:
+    """Returns whether a text ends as image files do."""
+    _, dot, ending = text.strip().lower().rpartition(".")
+    return bool(dot) and ending in IMAGE_ENDINGS

@@ -27,6 +27,11 @@ def folded_stem(name: str) -> str:
     return plain_stem(name).casefold()
 
 
+def without_zeros(name: str) -> str:
+    folder, stem = posixpath.split(plain_stem(name))
+    return posixpath.join(folder, stem.lstrip("0") or "0")
+
+
 def without_url(name: str) -> str:
     return plain_name(unquote(name).removeprefix("file://").partition("?")[0])
 
@@ -43,6 +48,11 @@ DIFFERENCES = (
     Difference(folded, "in upper and lower case", "Names are compared with case: rename one of the two."),
     Difference(plain_stem, "in the ending", "Give the ending that the file has, or none."),
     Difference(folded_stem, "in case and ending", "Give the name as the file has it."),
+    Difference(
+        without_zeros,
+        "in leading zeros",
+        "The table holds numbers: write names as text, with the zeros that the files have.",
+    ),
     Difference(without_url, "by being a URL", "Give paths below --images."),
     Difference(base_name, "in the folder", ""),
     Difference(folded_base_stem, "in folder, and in case or ending", ""),

@@ -168,8 +168,15 @@ def check_not_packed(path: Path, start: bytes) -> None:
 
 
 def check_end(path: Path, end: int) -> None:
-    """Raises `tarfile.ReadError` if a tar does not end properly: tarfile mistakes a damaged header for the end."""
+    """Raises `tarfile.ReadError` if a tar does not end properly: tarfile mistakes a damaged header for the end, and does not see
+    what follows the end."""
     with path.open("rb") as file:
         file.seek(end)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise tarfile.ReadError(f"it is damaged or cut off at byte {end:,}")
+        while block := file.read(1 << 20):
+            if any(block):
+                raise tarfile.ReadError(
+                    f"more follows its end at byte {end:,}. If tars were joined with cat, give them apart, or join them with "
+                    "`tar --concatenate`"
+                )
