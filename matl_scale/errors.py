@@ -9,15 +9,26 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
+from matl_scale.text import escape_name, without_addresses
+
 REMEDIES = {
     errno.ENOSPC: "Free some space, then start again.",
     errno.EDQUOT: "Free some of your quota, then start again.",
     errno.EROFS: "Choose a folder that can be written.",
-    errno.EACCES: "Choose a folder that you may write, or change its permissions.",
-    errno.EPERM: "Choose a folder that you may write, or change its permissions.",
     errno.EIO: "The disk or the network file system fails; look at the system's log.",
     errno.ESTALE: "The network file system was mounted anew; start again.",
+    errno.EMFILE: "Raise the limit on open files (ulimit -n), or use fewer workers.",
+    errno.ENFILE: "The machine has too many files open; end some other processes.",
 }
+PATH_REMEDIES = {  # of errors that say something only if they name a path
+    errno.ENOENT: "Check the path; nothing of that name is there now.",
+    errno.ENOTDIR: "Check the path: it leads through a file as if that were a folder.",
+    errno.EISDIR: "Give the path of a file; this is a folder.",
+    errno.ENAMETOOLONG: "Choose a shorter name.",
+    errno.ELOOP: "Correct the links of the path, which lead in a circle.",
+}
+MAY_NOT_READ = "Choose one that you may read, or change its permissions."
+MAY_NOT_WRITE = "Choose a folder that you may write, or change its permissions."
 
 
 class InputError(ValueError):
@@ -53,7 +64,7 @@ def first_line(error: Exception) -> str:
 
 def one_line(error: Exception) -> str:
     """Returns an error's text as one line of at most 300 characters, to be quoted in another message."""
-    return " ".join(str(error).split())[:300]
+    return without_addresses(" ".join(str(error).split()))[:300]
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
@@ -65,7 +76,7 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 def shortened(names: Iterable[object], limit: int = 10, total: int | None = None) -> str:
     """Joins the first `limit` names with commas and says how many more there are; bytes that are no text are escaped. `total` is
     the number of names where not all are given."""
-    listed = [str(name).encode("utf-8", "backslashreplace").decode() for name in names]
+    listed = [escape_name(str(name)) for name in names]
     total = len(listed) if total is None else total
     rest = f" and {total - limit:,} more" if total > limit else ""
     return ", ".join(listed[:limit]) + rest
@@ -74,21 +85,46 @@ def shortened(names: Iterable[object], limit: int = 10, total: int | None = None
 def check_writable(option: str, path: Path) -> None:
     """Raises `InputError` if a file that `option` asks for, as `--out`, cannot be written; called before the work for it."""
     folder = path.parent
-    if path.is_dir():
-        raise InputError(f"`{option}` should be a file. {path} is a folder.")
-    if not folder.is_dir():
-        raise InputError(f"`{option}` {path} cannot be written: there is no folder {folder}. Make it first.")
     try:
+        if path.is_dir():
+            raise InputError(f"`{option}` should be a file. {path} is a folder.")
+        if not folder.is_dir():
+            raise InputError(f"`{option}` {path} cannot be written: there is no folder {folder}. Make it first.")
         with tempfile.NamedTemporaryFile(dir=folder, prefix=f".partial-{path.name}-"):
             pass
     except OSError as error:
-        raise InputError(f"`{option}` {path} cannot be written: {error.strerror}. Choose another folder.") from error
+        reason = f"{error.strerror or error}. {remedy_of(error) or 'Choose another folder.'}"
+        raise InputError(f"`{option}` {path} cannot be written: {reason}") from error
 
 
 def explain_os_error(error: OSError) -> str | None:
-    """Returns what is wrong with a disk or a permission, and what to do; None for errors of any other kind."""
-    remedy = REMEDIES.get(error.errno or 0)
+    """Returns what is wrong with a disk, a path or a permission, and what to do; None for errors of any other kind."""
+    remedy = remedy_of(error)
     if remedy is None:
         return None
-    prefix = f"{os.fsdecode(error.filename)}: " if error.filename is not None else ""
+    path = path_of(error)
+    prefix = f"{escape_name(path)}: " if path is not None else ""
     return f"{prefix}{error.strerror}. {remedy}"
+
+
+def remedy_of(error: OSError) -> str | None:
+    """Returns what to do about an error of the operating system; None where nothing general can be said."""
+    number, path = error.errno or 0, path_of(error)
+    if number in (errno.EACCES, errno.EPERM):
+        return MAY_NOT_READ if path is not None and is_unreadable(Path(path)) else MAY_NOT_WRITE
+    if path is not None and number in PATH_REMEDIES:
+        return PATH_REMEDIES[number]
+    return REMEDIES.get(number)
+
+
+def path_of(error: OSError) -> str | None:
+    """Returns the path that an error names; None if it names none, or an open file by its number."""
+    return None if error.filename is None or isinstance(error.filename, int) else os.fsdecode(error.filename)
+
+
+def is_unreadable(path: Path) -> bool:
+    """Returns whether this process may not read a file, list a folder, or enter the folders above one."""
+    path = path.absolute()
+    if os.path.lexists(path):
+        return not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0))
+    return any(not os.access(folder, os.X_OK) for folder in path.parents if os.path.lexists(folder))
