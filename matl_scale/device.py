@@ -7,6 +7,8 @@ from typing import Literal
 
 import torch
 
+from matl_scale.launcher import read_launch
+
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
@@ -19,7 +21,7 @@ def choose_cpu() -> bool:
     """Returns whether to use the CPU: on request, without a GPU, or with more processes on this machine than GPUs."""
     # accelerate's launcher for several processes drops `use_cpu` from its config file, but passes the environment on
     requested = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1")
-    return requested or int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > torch.cuda.device_count()
+    return requested or read_launch().local_world_size > torch.cuda.device_count()
 
 
 def choose_device() -> torch.device:

@@ -21,6 +21,7 @@ from matl_scale.benchmark import evaluation, export, memory, reading, routes, sh
 from matl_scale.benchmark.figure import Conditions, Figure, Result
 from matl_scale.device import device_name
 from matl_scale.errors import InputError, check_at_least, check_writable, nearest
+from matl_scale.launcher import read_launch
 from matl_scale.storage.files import write_json
 from matl_scale.train.process_group import build_accelerator
 
@@ -61,7 +62,7 @@ def run_benchmark(options: BenchmarkOptions) -> None:
         InputError: An option cannot be used.
     """
     check_options(options)
-    suites = choose_suites(options.suites, int(os.environ.get("WORLD_SIZE", "1")))
+    suites = choose_suites(options.suites, read_launch().world_size)
     accelerator = build_accelerator("fp32", timeout_s=TIMEOUT_S)
     conditions = Conditions(
         device=accelerator.device,

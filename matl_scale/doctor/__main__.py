@@ -1,7 +1,6 @@
 """matl-doctor: checks a run before it starts. It takes the arguments of `matl-train`, and --ranks."""
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -18,6 +17,7 @@ from matl_scale.doctor.routes import check_routes
 from matl_scale.doctor.tracking import check_tracking
 from matl_scale.doctor.versions import check_versions
 from matl_scale.errors import InputError
+from matl_scale.launcher import read_count, read_launch
 from matl_scale.train.build import build_resolved_config
 from matl_scale.train.build_routes import build_routes
 from matl_scale.train.choose_routes import ChosenRoutes
@@ -31,6 +31,11 @@ STYLES = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "bold red
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    return run_command(PROGRAM, lambda: read_and_run(arguments))
+
+
+def read_and_run(arguments: Sequence[str] | None) -> int:
+    """Reads the command line and runs the doctor."""
     parser = argparse.ArgumentParser(prog=PROGRAM, add_help=False, allow_abbrev=False)
     parser.add_argument(
         "--ranks", type=int, metavar="N", help="ranks of the run (default: the job's or this machine's)"
@@ -39,11 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if {"-h", "--help"} & set(others):
         print(f"usage: {PROGRAM} --config FILE [--section.key VALUE ...] [--ranks N]\n\n{__doc__}")
         return 0
-    return run_command(PROGRAM, lambda: run_doctor(parse_config(others, PROGRAM, __doc__ or ""), options.ranks))
+    return run_doctor(parse_config(others, PROGRAM, __doc__ or ""), options.ranks)
 
 
 def run_doctor(config: Config, num_ranks: int | None) -> int:
     """Prints the findings of all checks. Returns 1 if one of them is an error, else 0."""
+    read_launch()
     nodes, per_node = count_ranks(num_ranks)
     data = build_run_data(config.data)
     chosen = build_routes(config, data, None, find_start(config.run.start_from))
@@ -75,12 +81,12 @@ def count_ranks(asked: int | None) -> tuple[int, int]:
     Raises:
         InputError: --ranks is not a multiple of the nodes.
     """
-    nodes = int(os.environ.get("SLURM_JOB_NUM_NODES", "1"))
+    nodes = read_count("SLURM_JOB_NUM_NODES", 1) or 1
     if asked is not None:
         if asked < 1 or asked % nodes:
             raise InputError(f"--ranks should be a multiple of the {nodes} nodes. Got {asked}.")
         return nodes, asked // nodes
-    return nodes, int(os.environ.get("SLURM_GPUS_ON_NODE", "0")) or torch.cuda.device_count() or 1
+    return nodes, read_count("SLURM_GPUS_ON_NODE", 0) or torch.cuda.device_count() or 1
 
 
 def print_findings(findings: Sequence[Finding]) -> None:

@@ -5,6 +5,7 @@ import socket
 from collections.abc import Iterator, Mapping
 
 from matl_scale.doctor.finding import Finding
+from matl_scale.launcher import read_count
 from matl_scale.train.config import Config
 
 DEFAULT_PORT = 29500
@@ -15,8 +16,9 @@ def check_processors(
 ) -> Iterator[Finding]:
     """Checks that this node has a processor for every rank and every loader process."""
     num_cpus = len(os.sched_getaffinity(0))
-    if num_slurm_cpus := environment.get("SLURM_CPUS_ON_NODE"):
-        num_cpus = min(num_cpus, int(num_slurm_cpus))
+    num_slurm_cpus = read_count("SLURM_CPUS_ON_NODE", 0, environment)
+    if num_slurm_cpus:
+        num_cpus = min(num_cpus, num_slurm_cpus)
     needed = ranks_per_node * (1 + config.data.workers)
     text = f"{needed} processes on {num_cpus} CPUs of this node ({ranks_per_node} ranks × 1 + {config.data.workers} workers)"
     if needed > num_cpus:
@@ -28,7 +30,7 @@ def check_processors(
 
 def check_port(environment: Mapping[str, str] = os.environ) -> Iterator[Finding]:
     """Checks that the port by which ranks find each other is free. Not for a rank: its own launcher uses the port."""
-    port = int(environment.get("MASTER_JOB_PORT") or environment.get("MASTER_PORT") or DEFAULT_PORT)
+    port = read_count("MASTER_JOB_PORT", read_count("MASTER_PORT", DEFAULT_PORT, environment), environment)
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -1,6 +1,5 @@
 """The memory that a rank will need: for the network, its optimizer, and what a batch saves for the backward pass."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,6 +8,7 @@ import torch
 from torch import nn
 
 from matl_scale.doctor.finding import Finding
+from matl_scale.launcher import read_count
 from matl_scale.models.network import RoutedModel, count_bytes
 from matl_scale.routes import Routes
 from matl_scale.routing.subnetwork import Subnetwork
@@ -110,8 +110,8 @@ def compare(text: str, needed: int, available: int, remedy: str) -> Finding:
 def host_memory() -> int:
     """Returns the bytes that this machine, or this Slurm job on it, can still use."""
     available = int(psutil.virtual_memory().available)
-    limit = os.environ.get("SLURM_MEM_PER_NODE")
-    return min(available, int(limit) * 2**20) if limit and limit != "0" else available
+    limit = read_count("SLURM_MEM_PER_NODE", 0)
+    return min(available, limit * 2**20) if limit else available
 
 
 def gigabytes(size: int) -> str:

@@ -11,6 +11,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 
 from matl_scale.device import Precision, choose_cpu, resolve_precision
 from matl_scale.errors import InputError, RunError, explain_os_error
+from matl_scale.launcher import LaunchedRank, read_launch
 
 WATCHDOG_FIRST_S = 30.0  # a collective that gives up knows neither the step nor who is missing; the watchdog does
 MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -46,8 +47,10 @@ def build_accelerator(precision: Precision, timeout_s: float = 1800) -> Accelera
     """Joins the process group that the launcher describes (gloo without a GPU) and sets the precision.
 
     Raises:
-        InputError: The launcher started fewer processes than it was asked for, or the device lacks the precision.
+        InputError: The launcher's variables are incomplete, it started fewer processes than it was asked for, or the device
+            lacks the precision.
     """
+    launched = read_launch()
     use_cpu = choose_cpu()
     by_simple_launcher = "RANK" not in os.environ and os.environ.get("ACCELERATE_USE_CPU") == "True"
     if by_simple_launcher and "MASTER_ADDR" in os.environ:
@@ -59,7 +62,7 @@ def build_accelerator(precision: Precision, timeout_s: float = 1800) -> Accelera
         raise InputError("`train.precision` should be fp32 or bf16 on a machine without a GPU. Got fp16.")
     timeout = timedelta(seconds=timeout_s + WATCHDOG_FIRST_S)
     if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
-        join_after_restart("gloo" if use_cpu else "nccl", timeout)
+        join_after_restart("gloo" if use_cpu else "nccl", launched, timeout)
     return Accelerator(
         cpu=use_cpu,
         mixed_precision=MIXED_PRECISION[resolve_precision(precision)],
@@ -71,13 +74,13 @@ def build_accelerator(precision: Precision, timeout_s: float = 1800) -> Accelera
     )
 
 
-def join_after_restart(backend: str, timeout: timedelta) -> None:
+def join_after_restart(backend: str, launched: LaunchedRank, timeout: timedelta) -> None:
     """Joins the process group of a launcher that has started its ranks again.
 
     The launcher's store outlives the ranks, and with a static rendezvous torch reads in it the addresses of those that are gone
     (torch 2.13 expects a new store for every attempt); so each attempt gets names of its own.
     """
-    world_size, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
+    world_size, rank = launched.world_size, launched.rank
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     store = dist.TCPStore(address, port, world_size, is_master=False, timeout=timeout)  # type: ignore[attr-defined]
     attempt = dist.PrefixStore(f"attempt-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)  # type: ignore[attr-defined]
