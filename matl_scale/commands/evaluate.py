@@ -18,8 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="the run's folder, as runs/NAME")
     parser.add_argument("--split", metavar="NAME", help="the split to evaluate (default: the run's eval.split)")
     parser.add_argument("--checkpoint", default="best", metavar="WHICH", help=WHICH)
-    options = parser.parse_args(arguments)
-    return run_command(program, lambda: evaluate_and_print(options))
+    return run_command(program, lambda: evaluate_and_print(parser.parse_args(arguments)))
 
 
 def evaluate_and_print(options: argparse.Namespace) -> int:

@@ -38,9 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--format", choices=FORMATS, default="safetensors", help="of the files (default: safetensors)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the files (default: DIR/export of the run)")
     parser.add_argument("--checkpoint", default="best", metavar="WHICH", help=WHICH)
-    options = parser.parse_args(arguments)
 
     def export() -> int:
+        options = parser.parse_args(arguments)
         console = Console()
         for exported in export_run(
             options.run,

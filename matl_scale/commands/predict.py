@@ -1,7 +1,6 @@
 """Predicts all tasks, or some, for images that need no labels. Each image is read and decoded once for all tasks."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from matl_scale.cli import program_name, run_command
 from matl_scale.data.images.gate import MAX_PIXELS
 from matl_scale.deploy.predict import PredictionSummary, predict, skipped_path
 from matl_scale.errors import InputError, shortened
+from matl_scale.launcher import read_launch
 from matl_scale.runs.checkpoints.network import WHICH
 
 
@@ -35,10 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="N",
         help=f"leave out images with more pixels, of whatever format (default: {MAX_PIXELS})",
     )
-    options = parser.parse_args(arguments)
 
     def run() -> int:
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        options = parser.parse_args(arguments)
+        if read_launch().world_size > 1:
             raise InputError("This is one process. Start it without a launcher, once for each part of the images.")
         summary = predict(
             options.run,
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report(program, options.out, summary)
         return 1 if summary.damaged else 0
 
-    return run_command(program, run)
+    return run_command(program, run, InputError, "run the same command again to go on")
 
 
 def report(program: str, out: Path, summary: PredictionSummary) -> None:

@@ -45,8 +45,7 @@ def main(
 
     `write_page` writes the page of `--out`, from the file, the results, and patterns of the tasks to show.
     """
-    options = build_parser().parse_args(arguments)
-    return run_command(PROGRAM, lambda: report(options, write_page), InputError)
+    return run_command(PROGRAM, lambda: report(build_parser().parse_args(arguments), write_page), InputError)
 
 
 def build_parser() -> argparse.ArgumentParser:

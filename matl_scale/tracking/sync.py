@@ -26,9 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="store_true",
         help="if the run's copy in MLflow, or its experiment, was deleted: copy everything to a new MLflow run",
     )
-    options = parser.parse_args(arguments)
 
     def sync_runs() -> int:
+        options = parser.parse_args(arguments)
         prepare_process()
         for folder in options.runs:
             print(f"{folder}: {sync(folder, options.tracking_uri, options.replace_deleted)}", flush=True)

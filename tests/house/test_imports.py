@@ -21,6 +21,8 @@ GROUND = (
     "extras",
     "display",
     "terminal_table",
+    "text",
+    "launcher",
 )
 FRONT_DOOR = ROOT / "matl_scale/__init__.py"  # imports any room lazily; no room imports it
 # A room may import itself, the ground, and the rooms listed behind it. A room is a folder; the longest match counts.
