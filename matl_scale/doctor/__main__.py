@@ -16,6 +16,7 @@ from matl_scale.doctor.memory import check_memory
 from matl_scale.doctor.routes import check_routes
 from matl_scale.doctor.tracking import check_tracking
 from matl_scale.doctor.versions import check_versions
+from matl_scale.doctor.weights import check_weights
 from matl_scale.errors import InputError
 from matl_scale.launcher import read_count, read_launch
 from matl_scale.train.build import build_resolved_config
@@ -67,6 +68,7 @@ def examine(config: Config, data: RunData, chosen: ChosenRoutes, nodes: int, per
         yield Finding("error", "data", str(error))
     yield from check_data(config, data, nodes * per_node)
     yield from check_routes(config, data, chosen)
+    yield from check_weights(config)
     yield from check_memory(config, data, chosen.routes, per_node)
     yield from check_tracking(config, ask=True)
     yield from check_port()

@@ -12,7 +12,7 @@ from matl_scale.launcher import read_count
 from matl_scale.models.network import RoutedModel, count_bytes
 from matl_scale.routes import Routes
 from matl_scale.routing.subnetwork import Subnetwork
-from matl_scale.train.build import build_network
+from matl_scale.train.build import build_network, without_download
 from matl_scale.train.config import Config
 from matl_scale.train.run_data import RunData
 
@@ -41,7 +41,7 @@ class MemoryNeed:
 
 def estimate_memory(config: Config, data: RunData, routes: Routes) -> MemoryNeed:
     """Estimates the need from the network itself, with two images through its first route."""
-    model = build_network(config, data, routes, torch.device("cpu"))
+    model = build_network(without_download(config), data, routes, torch.device("cpu"))
     weights = count_bytes(model)
     heads = count_bytes(model.heads)
     head_share = heads // routes.num_routes  # only active heads have gradients

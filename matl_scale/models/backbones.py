@@ -9,9 +9,12 @@ import torch
 from torch import nn
 
 from matl_scale.errors import InputError, first_line, nearest
+from matl_scale.models.pretrained import fetch_weights
 from matl_scale.seeds import derive_seed
 from matl_scale.vision import models
 
+# torchvision gives them other layers with weights than without, and a checkpoint is read without
+CHANGED_BY_WEIGHTS = ("googlenet", "inception_v3")
 Stem = Literal["standard", "small"]
 
 
@@ -26,7 +29,8 @@ class ModelConfig:
     stem: Stem = "standard"
     """`small` for images below 64 pixels: the first conv keeps the resolution and the first max-pool is dropped."""
     pretrained: bool = False
-    """Start from torchvision's default weights (downloaded at the first use). Needs width 1 and the standard stem."""
+    """Start from torchvision's default weights, downloaded at the first use; a run that resumes, or starts from another run,
+    needs none. Needs width 1 and the standard stem."""
 
     def __post_init__(self) -> None:
         if not self.width > 0:
@@ -39,13 +43,14 @@ def build_backbone(config: ModelConfig, seed: int) -> nn.Module:
     """Builds a torchvision CNN without its classifier: `(batch, 3, height, width) → (batch, num_features)`.
 
     Raises:
-        InputError: torchvision has no such model, or the model has no classifier that can be removed.
+        InputError: torchvision has no such model, the model has no classifier that can be removed, or its weights cannot be
+            had.
     """
-    names = models.list_models(module=models)
-    if config.name not in names:
-        raise InputError(
-            f"`model.name` should be a torchvision model. Got {config.name!r}." + nearest(config.name, names)
-        )
+    check_name(config.name)
+    if config.pretrained:
+        if config.name in CHANGED_BY_WEIGHTS:
+            raise InputError(f"`model.pretrained` should be false for {config.name}: its weights change its layers.")
+        fetch_weights(config.name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "backbone"))
         backbone: nn.Module = models.get_model(config.name, weights="DEFAULT" if config.pretrained else None)
@@ -55,6 +60,13 @@ def build_backbone(config: ModelConfig, seed: int) -> nn.Module:
         if config.width != 1:
             scale_width(backbone, config.width)
     return backbone
+
+
+def check_name(name: str) -> None:
+    """Raises `InputError` if torchvision has no CNN of that name."""
+    names = models.list_models(module=models)
+    if name not in names:
+        raise InputError(f"`model.name` should be a torchvision model. Got {name!r}." + nearest(name, names))
 
 
 def remove_classifier(backbone: nn.Module, name: str) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 
 from matl_scale.data.loading.augment import build_augment
 from matl_scale.data.loading.damage import DamageLog
@@ -16,6 +17,7 @@ from matl_scale.data.loading.stream import StreamBatches
 from matl_scale.device import resolve_precision
 from matl_scale.errors import InputError
 from matl_scale.models.network import RoutedModel, build_ema, build_model, move_model
+from matl_scale.models.pretrained import fetch_weights
 from matl_scale.models.routing_config import Setting
 from matl_scale.routes import Routes
 from matl_scale.routing.masks import EarlierMasks
@@ -107,7 +109,7 @@ def build_state(
     There are three cases:
     1. a checkpoint of this run: everything comes from it;
     2. a checkpoint of another run (`run.start_from`): the network comes from it, as far as it goes; the rest is new;
-    3. neither: everything is new.
+    3. neither: everything is new, or torchvision's weights (`model.pretrained`), which the other cases do not ask for.
 
     Raises:
         InputError: The checkpoint does not fit.
@@ -116,7 +118,10 @@ def build_state(
     saved = load_state(source) if source else {}
     if opened.start:
         check_start(opened.start, config, data.tasks)
-        config = replace(config, model=replace(config.model, pretrained=False))
+    if source:
+        config = without_download(config)
+    elif config.model.pretrained:
+        fetch_on_every_machine(config.model.name, accelerator)
     earlier = masks_of_checkpoint(source, saved, routes.names) if source and opened.has_foreign_masks else None
     model = build_network(config, data, routes, accelerator.device, earlier)
     if opened.start:
@@ -142,6 +147,27 @@ def build_state(
             )
         state.load_state_dict(saved)
     return state, trunk
+
+
+def without_download(config: Config) -> Config:
+    """Returns the config of a network whose weights come from elsewhere, or do not matter."""
+    return replace(config, model=replace(config.model, pretrained=False))
+
+
+def fetch_on_every_machine(name: str, accelerator: Accelerator) -> None:
+    """Fetches torchvision's weights by one rank of each machine. All ranks have to call it.
+
+    Raises:
+        InputError: One of the machines cannot have them; on all ranks.
+    """
+    problem = None
+    if accelerator.is_local_main_process:
+        try:
+            fetch_weights(name)
+        except InputError as error:
+            problem = str(error)
+    if problems := [found for found in gather_object([problem]) if found]:
+        raise InputError(problems[0])
 
 
 def check_checkpoint(checkpoint: CheckpointInfo, config: Config, data: RunData, model: RoutedModel) -> None:

@@ -32,7 +32,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "matl_scale/data/images": ("matl_scale/storage", "matl_scale/data/shards"),
     "matl_scale/data/loading": ("matl_scale/data/shards", "matl_scale/data/images"),
     "matl_scale/routing": (),
-    "matl_scale/models": ("matl_scale/routing",),
+    "matl_scale/models": ("matl_scale/routing", "matl_scale/storage"),
     "matl_scale/metrics": (),
     "matl_scale/runs": ("matl_scale/storage", "matl_scale/data/shards", "matl_scale/metrics"),
     "matl_scale/runs/checkpoints": (
