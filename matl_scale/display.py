@@ -7,6 +7,8 @@ import unicodedata
 
 from rich.cells import cell_len
 
+from matl_scale.text import escape_name
+
 ELLIPSIS = "…"
 MAX_LISTED_WIDTH = 60  # of a name in a line of text
 # kinds of characters that move the cursor, break lines, hide or reorder text, or are no text, and two that Persian words and
@@ -16,7 +18,7 @@ HIDDEN, JOINERS = {"Cc", "Cf", "Cs", "Zl", "Zp"}, "\u200c\u200d"
 
 def printable(text: str) -> str:
     """Returns a text with escapes in place of characters that a terminal obeys or does not show, as `\\n` or `\\x1b`."""
-    return "".join(escape_hidden(each) for each in text)
+    return "".join(escape_hidden(each) for each in escape_name(text))
 
 
 def escape_hidden(character: str) -> str:

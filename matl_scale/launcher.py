@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from matl_scale.errors import InputError
 
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 COUNTS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 REQUIRED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 MPI_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # accelerate goes by them on a CPU
@@ -35,7 +36,7 @@ def read_launch(environment: Mapping[str, str] = os.environ) -> LaunchedRank:
     Raises:
         InputError: Some of the variables are missing, no number, or contradict each other.
     """
-    found = {name: value for name in (*REQUIRED, *COUNTS) if (value := environment.get(name, ""))}
+    found = {name: value for name in VARIABLES if (value := environment.get(name, ""))}
     for name in (*COUNTS, "MASTER_PORT"):
         read_count(name, 0, found)
     check_mpi(environment, found)

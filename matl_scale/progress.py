@@ -61,8 +61,8 @@ class ItemProgress(ProgressDisplay):
 
     SEPARATOR = ", "
 
-    def __init__(self, total: int, unit: str) -> None:
-        super().__init__(total)
+    def __init__(self, total: int, unit: str, done: int = 0) -> None:
+        super().__init__(total, done)
         self.unit = unit
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -76,7 +76,7 @@ class ItemProgress(ProgressDisplay):
             self._print()
 
     def _rate(self, done: int) -> str:
-        return f"{done / max(time.monotonic() - self._start, 1e-9):.0f} {self.unit}/s"
+        return f"{(done - self._first) / max(time.monotonic() - self._start, 1e-9):.0f} {self.unit}/s"
 
     def _print(self) -> None:
         self._say_with_time_left(f"{self.done}/{self.total} {self.unit}", self._rate(self.done))

@@ -15,6 +15,7 @@ from data_prep.labels.name_index import check_repeated, check_unique, hash_names
 from data_prep.labels.split_names import check_split_name
 from matl_scale.data.images.interface import CHUNK_SIZE
 from matl_scale.errors import InputError
+from matl_scale.text import escape_name
 
 NAMES_FILE, LABELS_FILE, SPLITS_FILE = PLAN_TABLES = "names.arrow", "labels.bin", "splits.bin"
 NAMES_SCHEMA = pa.schema({"name": pa.string(), "source": pa.int64()})
@@ -84,7 +85,10 @@ def as_text(names: Sequence[str]) -> pa.Array:
     try:
         texts = pa.array(names, pa.string())
     except UnicodeEncodeError as error:
-        raise InputError(f"File names should be UTF-8. {error.object!r} is not: rename it.") from error
+        raise InputError(
+            "Names of images in a shard set should be UTF-8, as labels are found by them. "
+            f"{escape_name(str(error.object))} is not: rename it."
+        ) from error
     if wrong := [name for name in names if "\0" in name]:
         raise InputError(f"File names should hold no zero byte. Got {wrong[0]!r}.")
     return texts

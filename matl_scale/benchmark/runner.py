@@ -21,7 +21,7 @@ from matl_scale.benchmark import evaluation, export, memory, reading, routes, sh
 from matl_scale.benchmark.figure import Conditions, Figure, Result
 from matl_scale.device import device_name
 from matl_scale.errors import InputError, check_at_least, check_writable, nearest
-from matl_scale.launcher import read_launch
+from matl_scale.launcher import VARIABLES, read_launch
 from matl_scale.storage.files import write_json
 from matl_scale.train.process_group import build_accelerator
 
@@ -41,7 +41,6 @@ BY_NAME = ("routes", "data", "export", "tracking")
 DATA_SETS = ("fashion_mnist", "cifar100")  # of the suite data
 COLUMNS = ("ratio of minima", "median", "10 % to 90 % of rounds", "minima", "numerator ÷ denominator, goal")
 TIMEOUT_S = 24 * 3600.0  # how long the other ranks may wait for the suites on rank 0
-LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +147,7 @@ def print_table(figures: Sequence[Figure], results: Sequence[Result], conditions
 
 def measure_alone(suites: Sequence[str], options: BenchmarkOptions) -> list[Result]:
     """Measures suites in a process that knows nothing of the other ranks."""
-    environment = {key: value for key, value in os.environ.items() if key not in LAUNCHER_VARIABLES}
+    environment = {key: value for key, value in os.environ.items() if key not in VARIABLES}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "results.json"
         arguments = [*suites, "--rounds", str(options.rounds), "--only", options.only, "--json", str(file)]

@@ -1,16 +1,21 @@
 """Predictions of many tasks for images that need no labels. Each image is read and decoded once for all tasks."""
 
 import csv
+import hashlib
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-import pyarrow.parquet as pq
+import pyarrow as pa
 import torch
 
 from matl_scale.data.images.file_kinds import PassedOver
 from matl_scale.data.images.gate import MAX_PIXELS
+from matl_scale.data.images.interface import ListedImages
 from matl_scale.data.images.sources import open_images
+from matl_scale.deploy.prediction_parts import open_parts
 from matl_scale.deploy.prediction_table import build_schema, build_table
 from matl_scale.deploy.unlabelled import UnlabelledBatch, load_unlabelled
 from matl_scale.device import Precision, autocast, choose_device
@@ -19,8 +24,11 @@ from matl_scale.models.network import RoutedModel, normalise
 from matl_scale.models.predictor import Predictor
 from matl_scale.progress import ItemProgress
 from matl_scale.runs.checkpoints.network import NetworkConfig, open_network, restore_network
-from matl_scale.storage.files import write_atomic
+from matl_scale.storage.files import write_text
 from matl_scale.tasks import Task, match_names
+from matl_scale.text import escape_name
+
+PART_IMAGES = 4096  # what an interruption may lose
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +59,11 @@ def predict(
     images, tars or Parquet files, or a URL; images of more than `max_pixels` pixels are left out. With 0 workers this process
     reads and decodes.
 
+    An equal call goes on where one that was interrupted has ended, up to `PART_IMAGES` images before; images whose content has
+    changed in between, under the same name, are not predicted again.
+
     Raises:
-        InputError: Something given cannot be used; nothing is written then.
+        InputError: Something given cannot be used; the table is not written then.
     """
     check_writable("--out", out)
     check_at_least(1, {"--batch-size": batch_size})
@@ -64,31 +75,71 @@ def predict(
     tasks = [Task(name=names[task_id], classes=tuple(checkpoint.classes[names[task_id]])) for task_id in task_ids]
     source = open_images(images)
     config, model = NetworkConfig.read(checkpoint.config), restore_network(checkpoint, choose_device())
-    batches = load_unlabelled(source, batch_size, checkpoint.image_size, workers, max_pixels)
     passed_over = PassedOver()
-    progress = ItemProgress(sum(len(names) for names, _ in source.names(passed_over)), "images")
-    damaged: list[tuple[str, str]] = []
-
-    def write(partial: Path) -> None:
-        schema = build_schema(tasks, {"run": str(run), "step": checkpoint.step, "sha256": checkpoint.sha256})
-        with progress, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
-            for batch, probabilities in predict_batches(model, config, batches, task_ids):
-                if batch.names:
-                    arrays = [values.numpy() for values in probabilities]
-                    writer.write_table(build_table(batch.names, tasks, arrays, schema))
-                damaged.extend(batch.damaged)
-                progress.update(progress.done + len(batch.names) + len(batch.damaged))
-
-    write_atomic(out, write)
-    write_skipped(skipped_path(out), damaged)
-    num_images = progress.done - len(damaged)
+    listed = list_work(source, batch_size, passed_over)
+    about = {"run": str(run), "step": checkpoint.step, "sha256": checkpoint.sha256}
+    call = {
+        "--run, --checkpoint": checkpoint.sha256,
+        "--images": images if "://" in images else str(Path(images).resolve()),
+        "names of the images": listed.sha256,
+        "--tasks": [task.name for task in tasks],
+        "--batch-size": batch_size,
+        "--max-pixels": max_pixels,
+    }
+    with open_parts(out, call, build_schema(tasks, about)) as parts:
+        num_finished = len(parts.finished())
+        first = min(num_finished * listed.batches_per_part, len(listed.sizes))
+        batches = load_unlabelled(source, batch_size, checkpoint.image_size, workers, max_pixels, first)
+        predicted = predict_batches(model, config, batches, task_ids)
+        with ItemProgress(sum(listed.sizes), "images", sum(listed.sizes[:first])) as progress:
+            if first:
+                progress.say(f"{progress.done:,} of {progress.total:,} images were finished already")
+            for _ in range(num_finished, listed.num_parts):
+                with parts.new_part() as part:
+                    for batch, probabilities in islice(predicted, listed.batches_per_part):
+                        part.add(tabulate(batch, tasks, probabilities, parts.schema), batch.damaged)
+                        progress.update(progress.done + len(batch.names) + len(batch.damaged))
+        damaged = parts.join(out)
+        write_skipped(skipped_path(out), damaged)
     return PredictionSummary(
-        num_images=num_images,
+        num_images=sum(listed.sizes) - len(damaged),
         num_tasks=len(task_ids),
         step=checkpoint.step,
         damaged=damaged,
         passed_over=passed_over.describe(),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListedWork:
+    """The images of a call: how many each batch has, how many batches are a part, and a hash of all names."""
+
+    sizes: list[int]
+    batches_per_part: int
+    sha256: str
+
+    @property
+    def num_parts(self) -> int:
+        """The number of parts; the last one may be smaller."""
+        return -(-len(self.sizes) // self.batches_per_part)
+
+
+def list_work(images: ListedImages, batch_size: int, passed_over: PassedOver) -> ListedWork:
+    """Lists the images, in the batches of `load_unlabelled`, and counts the files that are passed over."""
+    digest, sizes = hashlib.sha256(), list[int]()
+    for names, _ in images.names(passed_over):
+        digest.update("\0".join(map(escape_name, [*names, ""])).encode())
+        sizes += [min(batch_size, len(names) - start) for start in range(0, len(names), batch_size)]
+    return ListedWork(sizes=sizes, batches_per_part=max(PART_IMAGES // batch_size, 1), sha256=digest.hexdigest())
+
+
+def tabulate(
+    batch: UnlabelledBatch, tasks: Sequence[Task], probabilities: Sequence[torch.Tensor], schema: pa.Schema
+) -> pa.Table | None:
+    """Returns the predictions for a batch; None if all its images are damaged."""
+    if not batch.names:
+        return None
+    return build_table(batch.names, tasks, [values.numpy() for values in probabilities], schema)
 
 
 def predict_batches(
@@ -119,7 +170,9 @@ def skipped_path(out: Path) -> Path:
 
 def write_skipped(path: Path, damaged: Sequence[tuple[str, str]]) -> None:
     """Writes the list of damaged images, or deletes that of an earlier call if there are none."""
-    path.unlink(missing_ok=True)
-    if damaged:
-        with path.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([("image", "reason"), *damaged])
+    if not damaged:
+        path.unlink(missing_ok=True)
+        return
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([("image", "reason"), *damaged])
+    write_text(path, text.getvalue())

@@ -29,6 +29,7 @@ from matl_scale.data.images.orientation import (
 )
 from matl_scale.data.images.png import ORIENTATION_TEXTS, PNG_START, check_png, check_rows, without_texts
 from matl_scale.data.shards.layout import EXTENSIONS, OPENED_FORMATS
+from matl_scale.errors import one_line
 
 PNG_ONLY = ("PNG",)
 JPEG_START = b"\xff\xd8\xff"
@@ -116,7 +117,7 @@ def read_with_pillow(data: bytes, max_pixels: int | None) -> UprightImage:
     except UnidentifiedImageError as error:  # its text contains a memory address
         raise BadImage(UNKNOWN_KIND) from error
     except Exception as error:  # Pillow's codecs raise many kinds of errors for damaged data
-        raise BadImage(f"it cannot be decoded ({len(data)} bytes): {error}") from error
+        raise BadImage(f"it cannot be decoded ({len(data)} bytes): {one_line(error)}") from error
 
 
 def _read_png(data: bytes, max_pixels: int | None) -> UprightImage:
