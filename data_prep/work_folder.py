@@ -10,7 +10,7 @@ from pathlib import Path
 
 from data_prep.planning.plan import PLAN_FILE
 from matl_scale.data.shards.layout import WORK
-from matl_scale.errors import InputError
+from matl_scale.errors import InputError, explain_os_error
 from matl_scale.storage.locks import lock_folder
 from matl_scale.storage.store import Store
 
@@ -44,7 +44,8 @@ def locked_scratch(out: Store, partition: tuple[int, int] | None = None) -> Iter
             with tempfile.TemporaryDirectory(prefix="scratch-", dir=work) as folder:
                 yield Path(folder)
     except OSError as error:
-        raise InputError(f"{error.filename or out}: {error.strerror or error}. Run the same command again.") from error
+        reason = explain_os_error(error) or f"{error.filename or out}: {error.strerror or error}."
+        raise InputError(f"{reason} Run the same command again.") from error
     finally:
         remove_if_empty(out.local, is_new)
 

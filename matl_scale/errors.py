@@ -93,8 +93,9 @@ def check_writable(option: str, path: Path) -> None:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=f".partial-{path.name}-"):
             pass
     except OSError as error:
-        reason = f"{error.strerror or error}. {remedy_of(error) or 'Choose another folder.'}"
-        raise InputError(f"`{option}` {path} cannot be written: {reason}") from error
+        raise InputError(
+            f"`{option}` {path} cannot be written: {reason_of(error, 'Choose another folder.')}"
+        ) from error
 
 
 def explain_os_error(error: OSError) -> str | None:
@@ -105,6 +106,11 @@ def explain_os_error(error: OSError) -> str | None:
     path = path_of(error)
     prefix = f"{escape_name(path)}: " if path is not None else ""
     return f"{prefix}{error.strerror}. {remedy}"
+
+
+def reason_of(error: OSError, otherwise: str) -> str:
+    """Returns an error without its path, and what to do about it: `otherwise` where nothing general can be said."""
+    return f"{error.strerror or without_addresses(str(error))}. {remedy_of(error) or otherwise}"
 
 
 def remedy_of(error: OSError) -> str | None:

@@ -19,10 +19,10 @@ from data_prep.planning.row_tables import read_names
 from data_prep.pool import Advance, run_jobs
 from data_prep.writing.tar import TarWriter
 from matl_scale.data.images.gate import BadImage
-from matl_scale.data.images.interface import Images
+from matl_scale.data.images.interface import RUN_AGAIN, Images
 from matl_scale.data.images.orientation import UPRIGHT
 from matl_scale.data.shards.layout import DIGEST_BYTES, WORK, sample_key
-from matl_scale.errors import InputError, shortened
+from matl_scale.errors import InputError, explain_os_error, shortened
 from matl_scale.storage.store import Store
 
 BLOCK_BYTES, BLOCK_SAMPLES = 4 << 20, 1024
@@ -80,10 +80,8 @@ class ShardWork:
             write_record(out, record, blocks)
             return ShardOutcome(file=shard.file, was_finished=False, bad=bad)
         except OSError as error:
-            raise InputError(
-                f"{out}/{shard.file} cannot be written: {error.strerror or error}. What is finished is kept: run the same "
-                "command again."
-            ) from error
+            reason = explain_os_error(error) or f"{error.strerror or error}."
+            raise InputError(f"{out}/{shard.file} cannot be written: {reason} {RUN_AGAIN}") from error
         finally:
             tar.abandon()
             path.unlink(missing_ok=True)

@@ -211,7 +211,9 @@ def test_what_the_command_refuses(
     assert "`--task` should match names of tasks. `tusk_3` matches none of the 6 tasks. Did you mean `task_3`?" in line
     (tmp_path / "file").touch()
     line = refusal("--run", run, "--task", "task_0", "--out", tmp_path / "file" / "below")
-    assert line.endswith("/file/below cannot be written: Not a directory. Choose another folder.")
+    assert line.endswith(
+        "/file/below cannot be written: Not a directory. Check the path: it leads through a file as if that were a folder."
+    )
     line = refusal("--run", next((run / "best").iterdir()), "--task", "task_0")
     assert "--out should be given" in line
     monkeypatch.setattr(export_run, "open_exported", lambda path: lambda images: torch.zeros(len(images), 1) + 9)  # noqa: ARG005

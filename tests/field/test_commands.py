@@ -21,6 +21,7 @@ from matl_scale.doctor.__main__ import main as matl_doctor
 from matl_scale.errors import InputError, check_writable, explain_os_error, one_line
 from matl_scale.launcher import LaunchedRank, read_launch
 from matl_scale.text import escape_name
+from matl_scale.train.health.slurm import read_job
 from matl_scale.train.process_group import build_accelerator
 
 ROOT = Path(__file__).parents[2]
@@ -260,3 +261,14 @@ def test_no_message_has_a_memory_address() -> None:
 )
 def test_names_that_are_not_utf_8_are_escaped(name: str, shown: str) -> None:
     assert escape_name(name) == shown
+
+
+def test_half_of_an_array_jobs_variables_ask_about_the_job_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interactive shell inside an array job; a node whose answer is in Latin-1."""
+    (tmp_path / "scontrol").write_bytes(b"#!/bin/sh\nprintf 'JobId=%s Comment=caf\\351\\n' \"$3\"\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert read_job({"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "5"})["JobId"] == "7"
+    assert read_job({"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "2"})["JobId"] == "5_2"

@@ -10,7 +10,7 @@ import torch
 from matl_scale.deploy.export.dense import dense_network
 from matl_scale.deploy.export.description import ONE_OUTPUT, Description, FileNames
 from matl_scale.deploy.export.formats import Format, check_format, open_exported, write_network
-from matl_scale.errors import InputError, RunError
+from matl_scale.errors import InputError, RunError, reason_of
 from matl_scale.models.network import MEAN, STD, RoutedModel, count_bytes, normalise
 from matl_scale.models.predictor import Predictor
 from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo
@@ -102,7 +102,7 @@ def export_run(
             stem.parent.mkdir(parents=True, exist_ok=True)
             yield export_file(model, task_ids, describe_tasks(checkpoint, task_ids, names.tasks), stem, kind)
     except OSError as error:
-        raise InputError(f"--out {out} cannot be written: {error.strerror or error}. Choose another folder.") from error
+        raise InputError(f"--out {out} cannot be written: {reason_of(error, 'Choose another folder.')}") from error
 
 
 def choose_files(

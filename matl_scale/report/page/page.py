@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from matl_scale.errors import InputError
+from matl_scale.errors import InputError, reason_of
 from matl_scale.metrics.names import SUMMARIES
 from matl_scale.report.comparison.results import METHOD, Results
 from matl_scale.report.facts import collect_facts
@@ -52,7 +52,7 @@ def write_page(path: Path, results: Results, task_patterns: Sequence[str]) -> No
     try:
         write_text(path, text)
     except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}. Choose another --out.") from error
+        raise InputError(f"{path} cannot be written: {reason_of(error, 'Choose another --out.')}") from error
 
 
 def render(**content: Any) -> str:

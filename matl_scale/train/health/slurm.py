@@ -18,11 +18,13 @@ def read_job(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     if not job:
         return {}
     # an array's own number, which its last task has too, means all of its tasks
-    if "SLURM_ARRAY_JOB_ID" in environment:
-        job = f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
+    if (array := environment.get("SLURM_ARRAY_JOB_ID")) and (task := environment.get("SLURM_ARRAY_TASK_ID")):
+        job = f"{array}_{task}"
     command = ["scontrol", "show", "job", job, "--oneliner"]
     try:
-        reply = subprocess.run(command, capture_output=True, text=True, timeout=REPLY_S, check=True).stdout
+        reply = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=REPLY_S, check=True
+        ).stdout
     except (OSError, subprocess.SubprocessError):
         return {}
     return dict(re.findall(r"(\S+?)=(\S*)", reply))
