@@ -43,6 +43,14 @@ def add_label_file(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="CSV columns whose cells are text even if they look like numbers (007 and 7 differ)",
     )
+    parser.add_argument(
+        "--missing-values",
+        action="append",
+        default=[],
+        metavar="WORDS",
+        help="words between commas that mean a missing label, or COLUMN=WORDS for one column; '' for none; may be repeated "
+        "(default: pandas' words, as NA, N/A, NaN, null, None). Empty cells always do",
+    )
 
 
 def add_positive(parser: argparse.ArgumentParser) -> None:

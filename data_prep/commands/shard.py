@@ -53,6 +53,7 @@ def run(options: argparse.Namespace) -> None:
         tasks=options.tasks,
         text=options.text_columns,
         positive=options.positive,
+        missing=options.missing_values,
     )
     fractions = parse_fractions(options.split_fractions) if options.split_fractions else None
     if options.stratify and not fractions:

@@ -39,7 +39,11 @@ def add_command(commands: Subparsers) -> None:
 
 def change_from_file(options: argparse.Namespace, change: Callable[[str, str, ColumnRoles, bool], Manifest]) -> None:
     roles = ColumnRoles(
-        image=options.image_column, tasks=options.tasks, text=options.text_columns, positive=options.positive
+        image=options.image_column,
+        tasks=options.tasks,
+        text=options.text_columns,
+        positive=options.positive,
+        missing=options.missing_values,
     )
     print_change(change(options.folder, options.labels, roles, options.allow_unmatched))
 

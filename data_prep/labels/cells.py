@@ -4,21 +4,17 @@ White space around a word does not count. An empty cell, a blank one and a word 
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_prep.labels.label_file import LabelFile
+from data_prep.labels.missing_words import DEFAULT_WORDS
 from data_prep.labels.white_space import trim
 from matl_scale.data.shards.layout import MAX_CLASSES
 from matl_scale.errors import InputError
 
-# what pandas.read_csv takes as missing by default: STR_NA_VALUES in pandas/_libs/parsers.pyx, version 3.1, less the empty word
-MISSING_WORDS = frozenset(
-    {"#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA"}
-    | {"NULL", "NaN", "None", "n/a", "nan", "null"}
-)
 MAX_SPELLINGS = 4 * MAX_CLASSES  # distinct cells of a column: blanks and zeros make several spellings of one class
 
 
@@ -89,10 +85,11 @@ def too_many_classes(context: str) -> InputError:
 
 
 def read_cells(
-    values: Collection[object], missing: Collection[str] = MISSING_WORDS, known: Collection[str] = ()
+    values: Collection[object], missing: Collection[str] = DEFAULT_WORDS, known: Collection[str] = ()
 ) -> dict[object, object | None]:
     """Returns what stored values mean: text without white space around it, other values as they are, None where there is no
-    label. A class of the shard set that rows will join, one of `known`, stays a class whatever its name is.
+    label: an empty cell, or a word of `missing`. A class of the shard set that rows will join, one of `known`, stays a class
+    whatever its name is.
     """
 
     def meaning(value: object) -> object | None:
@@ -102,12 +99,3 @@ def read_cells(
         return text if text in known or (text and text not in missing) else None
 
     return {value: meaning(value) for value in values}
-
-
-def describe_missing(counts: Mapping[object, int], meanings: Mapping[object, object | None]) -> str:
-    """Returns the words of a column that mean missing, with their numbers of cells, as "3 `NA`, 1 `null`"; empty if none."""
-    words: Counter[str] = Counter()
-    for value, meaning in meanings.items():
-        if meaning is None and (word := trim(str(value))):
-            words[word] += counts[value]
-    return ", ".join(f"{count} `{word}`" for word, count in words.most_common(3))

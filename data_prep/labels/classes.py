@@ -6,8 +6,15 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from data_prep.labels.cells import MISSING_WORDS, count_values, describe_missing, read_cells, too_many_classes
+from data_prep.labels.cells import count_values, read_cells, too_many_classes
 from data_prep.labels.label_file import LabelFile
+from data_prep.labels.missing_words import (
+    MissingWords,
+    count_missing,
+    describe_doubtful,
+    describe_missing,
+    describe_taken,
+)
 from data_prep.labels.suspects import describe_several, describe_suspects
 from data_prep.labels.white_space import trim
 from matl_scale.data.shards.layout import MAX_CLASSES
@@ -31,16 +38,20 @@ class ColumnClasses:
         names: For each column the class name of each stored value that is a label, in the order of the classes.
         missing: For each column with words that mean missing, these words and how often they occur.
         suspects: Lines about columns that look like mistakes.
+        empty: Columns without any label, which are left out.
     """
 
     names: Mapping[str, Mapping[object, str]]
-    missing: Mapping[str, str] = field(default_factory=dict)
+    missing: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     suspects: Sequence[str] = ()
+    empty: Sequence[str] = ()
 
     def notes(self, path: str) -> list[str]:
         """Returns what to tell the user, a line each."""
-        listed = [f"{words} in `{name}`" for name, words in self.missing.items()]
-        lines = [f"{path}: taken as missing labels: {shortened(listed, SHOWN_COLUMNS)}"] if listed else []
+        lines = [f"{path}: left out {shortened(self.empty, SHOWN_COLUMNS)}: no values"] if self.empty else []
+        lines += [f"{path}: {line}" for line in describe_taken(self.missing, SHOWN_COLUMNS)]
+        classes = {name: list(dict.fromkeys(values.values())) for name, values in self.names.items()}
+        lines += [f"{path}: {line}" for line in describe_doubtful(classes, SHOWN_COLUMNS)]
         rest = len(self.suspects) - SHOWN_COLUMNS
         lines += [f"{path}, {line}" for line in self.suspects[:SHOWN_COLUMNS]]
         return lines + ([f"{path}: {rest} more columns are like these"] if rest > 0 else [])
@@ -50,14 +61,17 @@ def find_classes(
     file: LabelFile,
     names: Sequence[str],
     text_columns: Sequence[str],
-    missing: Collection[str] = MISSING_WORDS,
+    missing: MissingWords = MissingWords(),  # noqa: B008 - frozen
     known: Mapping[str, Sequence[str]] | None = None,
+    *,
+    skip_empty: bool = False,
 ) -> ColumnClasses:
     """Reads the file once and finds the classes of each column.
 
     Integers are ordered by value, strings alphabetically, and false comes before true. Cells of `text_columns` are text even if
     they look like numbers. `missing` are words that mean that there is no label. Where the rows will join a shard set, `known`
-    has the classes of each of its tasks, and a column may have any number of them.
+    has the classes of each of its tasks, and a column may have any number of them. `skip_empty` leaves out columns without any
+    value.
 
     Raises:
         InputError: Columns have fewer than two classes, more than 65,535, or values that cannot be labels; all are named.
@@ -65,10 +79,15 @@ def find_classes(
     texts = set(map(trim, text_columns))
     counts, refused = count_values(file, names)
     classes, words, suspects = {}, {}, []
-    for name in [name for name in names if name not in refused]:
+    empty = [
+        name
+        for name in names
+        if skip_empty and name not in refused and not any(trim(str(value)) for value in counts[name])
+    ]
+    for name in [name for name in names if name not in refused and name not in empty]:
         context = f"{file.path}, column `{name}`"
-        cells = read_cells(counts[name], missing, () if known is None else known[name])
-        words[name] = describe_missing(counts[name], cells)
+        cells = read_cells(counts[name], missing.of(name), () if known is None else known[name])
+        words[name] = count_missing(counts[name], cells)
         try:
             if known is None:
                 check_formulas(cells.values(), context)
@@ -79,7 +98,7 @@ def find_classes(
         except InputError as error:
             refused[name] = error
     raise_refused(file.path, [refused[name] for name in names if name in refused])
-    return ColumnClasses(names=classes, missing={name: text for name, text in words.items() if text}, suspects=suspects)
+    return ColumnClasses(names=classes, missing=words, suspects=suspects, empty=empty)
 
 
 def raise_refused(path: str, refused: Sequence[InputError]) -> None:
@@ -109,7 +128,7 @@ def count_classes(counts: Mapping[object, int], classes: Mapping[object, str]) -
     return sums
 
 
-def check_count(classes: Mapping[object, str], context: str, missing: str) -> None:
+def check_count(classes: Mapping[object, str], context: str, missing: Mapping[str, int]) -> None:
     """Raises `InputError` if a column has too few or too many classes to be a task."""
     names = list(dict.fromkeys(classes.values()))
     if len(names) > MAX_CLASSES:
@@ -118,7 +137,7 @@ def check_count(classes: Mapping[object, str], context: str, missing: str) -> No
         found = f"only {names[0]!r}" if names else "no value at all"
         raise InputError(
             f"{context}: a task should have at least two classes. Got {found}"
-            + (f", and {missing}, which mean that a label is missing" if missing else "")
+            + (f", and {describe_missing(missing)}, which mean that a label is missing" if missing else "")
             + ": leave the column out with --tasks."
         )
 
@@ -185,7 +204,7 @@ def find_known_classes(
     candidates: Sequence[str],
     tasks: Sequence[Task],
     text_columns: Sequence[str],
-    missing: Collection[str] = MISSING_WORDS,
+    missing: MissingWords = MissingWords(),  # noqa: B008 - frozen
 ) -> ColumnClasses:
     """Returns what `find_classes` returns, for the columns of the tasks of the set that the file's rows will join.
 

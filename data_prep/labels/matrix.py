@@ -1,7 +1,7 @@
 """A label file as tasks and a label matrix on disk. An empty cell is a missing label, never a class."""
 
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -10,11 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_prep.labels.cells import MISSING_WORDS, stored_values
+from data_prep.labels.cells import stored_values
 from data_prep.labels.classes import find_classes, find_known_classes
 from data_prep.labels.header import is_unnamed
 from data_prep.labels.image_column import check_image_column
 from data_prep.labels.label_file import LabelFile
+from data_prep.labels.missing_words import parse_missing
 from data_prep.labels.name_index import NameIndex
 from data_prep.labels.positive import (
     check_positive_kept,
@@ -42,7 +43,7 @@ class ColumnRoles:
     tasks: Sequence[str] | None = None  # patterns for the columns that are tasks; None: all others
     text: Sequence[str] = ()  # columns whose cells are text even if all look like numbers
     positive: Sequence[str] = ()  # TASK=CLASS: which class of a binary task is the positive one
-    missing: Collection[str] = MISSING_WORDS  # words that mean that there is no label
+    missing: Sequence[str] = ()  # WORD,WORD or COLUMN=WORD,WORD: cells without a label; pandas' words if empty
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,14 +109,17 @@ def read_new_tasks(file: LabelFile, candidates: Sequence[str], roles: ColumnRole
     """Returns the tasks that a label file declares, and prints what was decided without being asked."""
     notes = notes_on_unnamed(file, candidates, roles)
     names = chosen_columns(candidates, roles)
-    found = find_classes(file, names, roles.text, roles.missing)
+    missing = parse_missing(roles.missing, file.columns, file.path)
+    found = find_classes(file, names, roles.text, missing, skip_empty=roles.tasks is None)
+    if not found.names:
+        raise InputError(f"{file.path} has no label beside `{roles.image}`: every cell is empty.")
     by_words = [
         Task(
             name=name,
             classes=order_classes(tuple(dict.fromkeys(found.names[name].values())))[0],
             source=Path(file.path).name,
         )
-        for name in names
+        for name in found.names
     ]
     tasks = choose_positive(by_words, roles.positive)
     chosen = {task_id for choice in roles.positive for task_id, _ in resolve_choice(by_words, choice)}
@@ -129,7 +133,9 @@ def read_known_tasks(
 ) -> tuple[Sequence[Task], Classes]:
     """Returns the tasks of the shard set that a file's rows will join, and what the file's values are for them."""
     check_positive_kept(tasks, roles.positive, file.path)
-    found = find_known_classes(file, candidates, tasks, roles.text, roles.missing)
+    found = find_known_classes(
+        file, candidates, tasks, roles.text, parse_missing(roles.missing, file.columns, file.path)
+    )
     print_notes(found.notes(file.path))
     return tasks, found.names
 

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.feather
 import pytest
 
-from data_prep.labels.cells import MISSING_WORDS
 from data_prep.labels.matrix import ColumnRoles, read_labels
+from data_prep.labels.missing_words import DEFAULT_WORDS
 from data_prep.labels.white_space import trim
 from data_prep.task_changes import relabel_tasks
 from helpers.commands import matl_data, shard_arguments
@@ -26,7 +26,7 @@ def column(*cells: str) -> str:
 
 
 # Reports: "NaN as string class", "pandas turned my None into a label": words for missing in columns of every kind
-@pytest.mark.parametrize("word", [*sorted(MISSING_WORDS), " ", "\t", "\u00a0", " NA ", '""', '" "'])
+@pytest.mark.parametrize("word", [*sorted(DEFAULT_WORDS), " ", "\t", "\u00a0", " NA ", '""', '" "'])
 def test_missing_words_are_missing_in_every_kind_of_column(tmp_path: Path, word: str) -> None:
     lines = ["image,word,flag,number,code", "a,cat,True,1,007", f"b,{word},{word},{word},{word}", "c,dog,false,0,7"]
     found = decoded(read(tmp_path, "\n".join(lines), text=["code"]))
@@ -43,13 +43,14 @@ def test_missing_words_are_missing_in_every_kind_of_column(tmp_path: Path, word:
 
 def test_missing_words_are_those_of_pandas() -> None:
     parsers = pytest.importorskip("pandas._libs.parsers")
-    assert parsers.STR_NA_VALUES - {""} <= MISSING_WORDS  # older versions have fewer
+    assert parsers.STR_NA_VALUES - {""} <= DEFAULT_WORDS  # older versions have fewer
 
 
 def test_missing_words_are_reported_once_with_their_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     read(tmp_path, "image,hair,x\na,NA,1\nb,NA,0\nc,None,\nd,red,1\ne,black, \n")
     assert capsys.readouterr().err.splitlines()[0] == (
-        f"{tmp_path}/labels.csv: taken as missing labels: 2 `NA`, 1 `None` in `hair`"
+        f"{tmp_path}/labels.csv: taken as missing labels: 2 `NA`, 1 `None` in `hair`. "
+        "--missing-values '' keeps all words as classes"
     )
 
 
