@@ -5,6 +5,8 @@ import os
 import re
 from typing import TypeAlias
 
+from data_prep.labels.matrix import ColumnRoles
+from data_prep.labels.rare_classes import RARE, RareRule
 from matl_scale.data.images.gate import MAX_PIXELS
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -53,7 +55,8 @@ def add_label_file(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_positive(parser: argparse.ArgumentParser) -> None:
+def add_classes(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that decide the classes of new tasks."""
     parser.add_argument(
         "--positive",
         action="append",
@@ -61,6 +64,32 @@ def add_positive(parser: argparse.ArgumentParser) -> None:
         metavar="TASK=CLASS",
         help="the positive class of a binary task, or of all that match a pattern and have it; may be repeated (default: the "
         "one that is no denial, as yes of no/yes; else the later in order)",
+    )
+    parser.add_argument(
+        "--min-class-count",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="classes with fewer labels in the file are rare (default: 1, none is)",
+    )
+    parser.add_argument(
+        "--rare",
+        choices=RARE,
+        default="drop",
+        help="rare classes become missing labels, or one class `other` (default: drop)",
+    )
+
+
+def column_roles(options: argparse.Namespace, split: str | None = None) -> ColumnRoles:
+    """Returns what the options of `add_label_file` and `add_classes` say about the columns of a label file."""
+    return ColumnRoles(
+        image=options.image_column,
+        split=split,
+        tasks=options.tasks,
+        text=options.text_columns,
+        missing=options.missing_values,
+        positive=options.positive,
+        rare=RareRule(min_count=options.min_class_count, become=options.rare),
     )
 
 

@@ -3,9 +3,8 @@
 import argparse
 import sys
 
-from data_prep.commands.options import Subparsers, add_label_file, add_output, add_positive
+from data_prep.commands.options import Subparsers, add_classes, add_label_file, add_output, column_roles
 from data_prep.commands.output import write
-from data_prep.labels.matrix import ColumnRoles
 from data_prep.labels.split_names import check_split_name, describe_changes, usual_names
 from data_prep.planning.splits import Draw, parse_fractions
 from data_prep.sources import labelled
@@ -25,7 +24,7 @@ def add_command(commands: Subparsers) -> None:
         "file, or a URL",
     )
     add_label_file(shard)
-    add_positive(shard)
+    add_classes(shard)
     splits = shard.add_mutually_exclusive_group()
     splits.add_argument(
         "--split",
@@ -47,14 +46,7 @@ def add_command(commands: Subparsers) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    roles = ColumnRoles(
-        image=options.image_column,
-        split=options.split_column,
-        tasks=options.tasks,
-        text=options.text_columns,
-        positive=options.positive,
-        missing=options.missing_values,
-    )
+    roles = column_roles(options, options.split_column)
     fractions = parse_fractions(options.split_fractions) if options.split_fractions else None
     if options.stratify and not fractions:
         raise InputError("--stratify needs --split-fractions: it says how splits are drawn.")

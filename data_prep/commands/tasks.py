@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable
 
-from data_prep.commands.options import Subparsers, add_label_file, add_positive, add_shard_set
+from data_prep.commands.options import Subparsers, add_classes, add_label_file, add_shard_set, column_roles
 from data_prep.labels.matrix import ColumnRoles
 from data_prep.task_changes import add_tasks, drop_tasks, relabel_tasks, rename_tasks
 from matl_scale.data.shards.manifest import Manifest
@@ -31,20 +31,14 @@ def add_command(commands: Subparsers) -> None:
         parser.add_argument(
             "--allow-unmatched", action="store_true", help="leave out rows whose image is not in the set"
         )
-    add_positive(add)
-    relabel.set_defaults(positive=[])  # the set has its classes
+    add_classes(add)
+    relabel.set_defaults(positive=[], min_class_count=1, rare="drop")  # the set has its classes
     rename.add_argument("names", nargs="+", metavar="OLD=NEW", help="a task and its new name")
     drop.add_argument("patterns", nargs="+", metavar="PATTERN", help="names or patterns of tasks")
 
 
 def change_from_file(options: argparse.Namespace, change: Callable[[str, str, ColumnRoles, bool], Manifest]) -> None:
-    roles = ColumnRoles(
-        image=options.image_column,
-        tasks=options.tasks,
-        text=options.text_columns,
-        positive=options.positive,
-        missing=options.missing_values,
-    )
+    roles = column_roles(options)
     print_change(change(options.folder, options.labels, roles, options.allow_unmatched))
 
 

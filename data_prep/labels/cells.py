@@ -73,15 +73,18 @@ def count_values(file: LabelFile, names: Sequence[str]) -> tuple[dict[str, Count
             for pair in pc.value_counts(values).to_pylist():
                 counts[name][pair["values"]] += pair["counts"]
             if len(counts[name]) > MAX_SPELLINGS:
-                refused[name] = too_many_classes(context)
+                refused[name] = TooManyClasses(context)
     return counts, refused
 
 
-def too_many_classes(context: str) -> InputError:
-    return InputError(
-        f"{context}: a task should have at most {MAX_CLASSES:,} classes. Got more: is this a name or an id instead of a label? "
-        "Leave the column out with --tasks."
-    )
+class TooManyClasses(InputError):
+    """A column has more classes than a task may have."""
+
+    def __init__(self, context: str) -> None:
+        super().__init__(
+            f"{context}: a task should have at most {MAX_CLASSES:,} classes. Got more: is this a name or an id instead of a "
+            "label? Leave the column out with --tasks."
+        )
 
 
 def read_cells(

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from data_prep.labels.cells import count_values, read_cells, too_many_classes
+from data_prep.labels.cells import TooManyClasses, count_values, read_cells
 from data_prep.labels.label_file import LabelFile
 from data_prep.labels.missing_words import (
     MissingWords,
@@ -15,6 +15,7 @@ from data_prep.labels.missing_words import (
     describe_missing,
     describe_taken,
 )
+from data_prep.labels.rare_classes import RareRule, list_classes
 from data_prep.labels.suspects import describe_several, describe_suspects
 from data_prep.labels.white_space import trim
 from matl_scale.data.shards.layout import MAX_CLASSES
@@ -28,6 +29,10 @@ SPREADSHEET_ERRORS = frozenset(
     {"#BLOCKED!", "#CALC!", "#DIV/0!", "#FIELD!", "#NAME?", "#NULL!", "#NUM!", "#REF!", "#SPILL!", "#VALUE!"}
 )
 SHOWN_COLUMNS = 5
+LABELS_PER_CLASS = 10  # with fewer in the mean, a column is rather an identifier or free text than a task
+FEWEST_IDS = 20  # classes: a small table has few labels of each
+NO_VALUES = "no values"
+LIKE_IDS = "so many different values look like an identifier or free text. Named in --tasks, such a column is a task"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,17 +43,27 @@ class ColumnClasses:
         names: For each column the class name of each stored value that is a label, in the order of the classes.
         missing: For each column with words that mean missing, these words and how often they occur.
         suspects: Lines about columns that look like mistakes.
-        empty: Columns without any label, which are left out.
+        left_out: Columns that are left out as tasks, each with the reason.
+        rare: Lines about classes with few labels, and what became of them.
     """
 
     names: Mapping[str, Mapping[object, str]]
     missing: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     suspects: Sequence[str] = ()
-    empty: Sequence[str] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    rare: Sequence[str] = ()
+
+    def describe_left_out(self) -> list[str]:
+        """Returns a line for each reason to leave out columns."""
+        columns_of: dict[str, list[str]] = {}
+        for name, reason in self.left_out.items():
+            columns_of.setdefault(reason, []).append(f"`{name}`")
+        return [f"left out {shortened(columns, SHOWN_COLUMNS)}: {reason}" for reason, columns in columns_of.items()]
 
     def notes(self, path: str) -> list[str]:
         """Returns what to tell the user, a line each."""
-        lines = [f"{path}: left out {shortened(self.empty, SHOWN_COLUMNS)}: no values"] if self.empty else []
+        lines = [f"{path}: {line}" for line in self.describe_left_out()]
+        lines += [f"{path}, {line}" for line in self.rare]
         lines += [f"{path}: {line}" for line in describe_taken(self.missing, SHOWN_COLUMNS)]
         classes = {name: list(dict.fromkeys(values.values())) for name, values in self.names.items()}
         lines += [f"{path}: {line}" for line in describe_doubtful(classes, SHOWN_COLUMNS)]
@@ -64,41 +79,50 @@ def find_classes(
     missing: MissingWords = MissingWords(),  # noqa: B008 - frozen
     known: Mapping[str, Sequence[str]] | None = None,
     *,
-    skip_empty: bool = False,
+    rare: RareRule = RareRule(),  # noqa: B008 - frozen
+    leave_out: bool = False,
 ) -> ColumnClasses:
     """Reads the file once and finds the classes of each column.
 
     Integers are ordered by value, strings alphabetically, and false comes before true. Cells of `text_columns` are text even if
     they look like numbers. `missing` are words that mean that there is no label. Where the rows will join a shard set, `known`
-    has the classes of each of its tasks, and a column may have any number of them. `skip_empty` leaves out columns without any
-    value.
+    has the classes of each of its tasks, and a column may have any number of them. `rare` says what becomes of classes with few
+    labels. `leave_out` leaves out columns that nobody asked for and that look like no task: without a value, or with nearly as
+    many classes as labels.
 
     Raises:
         InputError: Columns have fewer than two classes, more than 65,535, or values that cannot be labels; all are named.
     """
     texts = set(map(trim, text_columns))
     counts, refused = count_values(file, names)
-    classes, words, suspects = {}, {}, []
-    empty = [
-        name
-        for name in names
-        if skip_empty and name not in refused and not any(trim(str(value)) for value in counts[name])
-    ]
-    for name in [name for name in names if name not in refused and name not in empty]:
+    classes, words, suspects, rare_of = {}, {}, [], {}
+    left_out = {name: LIKE_IDS for name in names if leave_out and isinstance(refused.get(name), TooManyClasses)}
+    for name in [name for name in names if name not in refused]:
         context = f"{file.path}, column `{name}`"
+        if leave_out and not any(trim(str(value)) for value in counts[name]):
+            left_out[name] = NO_VALUES
+            continue
         cells = read_cells(counts[name], missing.of(name), () if known is None else known[name])
         words[name] = count_missing(counts[name], cells)
         try:
             if known is None:
                 check_formulas(cells.values(), context)
-            classes[name] = name_classes(cells, context, file.is_parquet or trim(name) in texts)
+            found = name_classes(cells, context, file.is_parquet or trim(name) in texts)
             if known is None:
-                check_count(classes[name], context, words[name])
-                suspects += describe_suspects(name, count_classes(counts[name], classes[name]))
+                found, rare_of[name] = rare.apply(found, count_classes(counts[name], found))
+                labels = count_classes(counts[name], found)
+                if leave_out and looks_like_ids(labels):
+                    left_out[name] = LIKE_IDS
+                    continue
+                check_count(labels, context, words[name], rare_of[name])
+                suspects += describe_suspects(name, labels)
+            classes[name] = found
         except InputError as error:
             refused[name] = error
-    raise_refused(file.path, [refused[name] for name in names if name in refused])
-    return ColumnClasses(names=classes, missing=words, suspects=suspects, empty=empty)
+    raise_refused(file.path, [refused[name] for name in names if name in refused and name not in left_out])
+    return ColumnClasses(
+        names=classes, missing=words, suspects=suspects, left_out=left_out, rare=rare.describe(rare_of)
+    )
 
 
 def raise_refused(path: str, refused: Sequence[InputError]) -> None:
@@ -128,18 +152,23 @@ def count_classes(counts: Mapping[object, int], classes: Mapping[object, str]) -
     return sums
 
 
-def check_count(classes: Mapping[object, str], context: str, missing: Mapping[str, int]) -> None:
-    """Raises `InputError` if a column has too few or too many classes to be a task."""
-    names = list(dict.fromkeys(classes.values()))
-    if len(names) > MAX_CLASSES:
-        raise too_many_classes(context)
-    if len(names) < 2:
-        found = f"only {names[0]!r}" if names else "no value at all"
+def check_count(labels: Mapping[str, int], context: str, missing: Mapping[str, int], rare: Mapping[str, int]) -> None:
+    """Raises `InputError` if a column with these labels of each class has too few or too many classes to be a task."""
+    if len(labels) > MAX_CLASSES:
+        raise TooManyClasses(context)
+    if len(labels) < 2:
+        found = f"only {next(iter(labels))!r}" if labels else "no value at all"
         raise InputError(
             f"{context}: a task should have at least two classes. Got {found}"
             + (f", and {describe_missing(missing)}, which mean that a label is missing" if missing else "")
+            + (f", beside rare classes: {list_classes(rare)}" if rare else "")
             + ": leave the column out with --tasks."
         )
+
+
+def looks_like_ids(labels: Mapping[str, int]) -> bool:
+    """Returns whether a column with these labels of each class looks like an identifier or free text."""
+    return len(labels) > FEWEST_IDS and len(labels) > sum(labels.values()) / LABELS_PER_CLASS
 
 
 def name_classes(cells: Mapping[object, object | None], context: str, as_stored: bool) -> dict[object, str]:

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
@@ -24,6 +24,7 @@ from data_prep.labels.positive import (
     order_classes,
     resolve_choice,
 )
+from data_prep.labels.rare_classes import RareRule
 from data_prep.labels.split_names import check_split_name, describe_changes, usual_names
 from data_prep.labels.unnamed import describe_unnamed
 from data_prep.labels.white_space import trim
@@ -43,6 +44,7 @@ class ColumnRoles:
     tasks: Sequence[str] | None = None  # patterns for the columns that are tasks; None: all others
     text: Sequence[str] = ()  # columns whose cells are text even if all look like numbers
     positive: Sequence[str] = ()  # TASK=CLASS: which class of a binary task is the positive one
+    rare: RareRule = field(default_factory=RareRule)  # what becomes of classes with few labels
     missing: Sequence[str] = ()  # WORD,WORD or COLUMN=WORD,WORD: cells without a label; pandas' words if empty
 
 
@@ -110,9 +112,10 @@ def read_new_tasks(file: LabelFile, candidates: Sequence[str], roles: ColumnRole
     notes = notes_on_unnamed(file, candidates, roles)
     names = chosen_columns(candidates, roles)
     missing = parse_missing(roles.missing, file.columns, file.path)
-    found = find_classes(file, names, roles.text, missing, skip_empty=roles.tasks is None)
+    found = find_classes(file, names, roles.text, missing, rare=roles.rare, leave_out=roles.tasks is None)
     if not found.names:
-        raise InputError(f"{file.path} has no label beside `{roles.image}`: every cell is empty.")
+        reasons = "; ".join(found.describe_left_out())
+        raise InputError(f"{file.path} has no column beside `{roles.image}` that can be a task by itself: {reasons}.")
     by_words = [
         Task(
             name=name,
@@ -133,6 +136,8 @@ def read_known_tasks(
 ) -> tuple[Sequence[Task], Classes]:
     """Returns the tasks of the shard set that a file's rows will join, and what the file's values are for them."""
     check_positive_kept(tasks, roles.positive, file.path)
+    if roles.rare.min_count > 1:
+        raise InputError("`--min-class-count` is for new tasks. The rows will join a shard set, whose classes stay.")
     found = find_known_classes(
         file, candidates, tasks, roles.text, parse_missing(roles.missing, file.columns, file.path)
     )

@@ -195,7 +195,7 @@ BAD_LABELS = {
         "column `x`",
         "only '1'",
     ),
-    "empty column": ("image,x\na.png,\nsub/b.jpg,\nc.png,\nd.png,\ne.png,\n", "column `x`", "no value at all"),
+    "empty column": ("image,x\na.png,\nsub/b.jpg,\nc.png,\nd.png,\ne.png,\n", "left out `x`", "no values"),
     "fractions": ("image,x\na.png,0.5\nsub/b.jpg,1\nc.png,1\nd.png,0\ne.png,0\n", "column `x`", "fractions"),
     "duplicate row": ("image,x\na.png,1\na.png,0\nsub/b.jpg,1\nc.png,1\nd.png,0\ne.png,1\n", "a.png", "more than once"),
     "no image column": ("picture,x\na.png,1\n", "no column `image`", "picture"),

@@ -368,7 +368,7 @@ def test_tables_that_cannot_be_read_say_why(tmp_path: Path, text: str, message: 
 
 
 def test_a_column_of_ids_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    read(tmp_path, column(*(f"id{i}" for i in range(40))))
+    read(tmp_path, column(*(f"id{i}" for i in range(40))), tasks=["x"])
     assert "column `x`: all 40 labels differ. Is it a name or an id?" in capsys.readouterr().err
 
 

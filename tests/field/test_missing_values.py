@@ -57,12 +57,12 @@ def test_columns_without_any_value_are_left_out_unless_asked_for(
 ) -> None:
     table = "image,note,x, \na,,1,\nb, ,0,\n"
     assert decoded(read(tmp_path, table)) == {"x": ["1", "0"]}
-    assert "left out note: no values" in capsys.readouterr().err
+    assert "left out `note`: no values" in capsys.readouterr().err
     with pytest.raises(
         InputError, match=r"column `note`: a task should have at least two classes\. Got no value at all"
     ):
         read(tmp_path, table, tasks=["*"])
-    with pytest.raises(InputError, match="every cell is empty"):
+    with pytest.raises(InputError, match="can be a task by itself: left out `note`: no values"):
         read(tmp_path, "image,note\na,\nb,\n")
 
 
