@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from matl_scale.data.images.decode import UprightImage, read_image, to_square
+from matl_scale.data.images.decode import UprightImage, fit_square, read_image, to_square
 from matl_scale.data.images.gate import MAX_PIXELS
 from matl_scale.data.images.orientation import UPRIGHT
 from matl_scale.data.images.png import PNG_START, check_png, size_of_plain_png
@@ -60,9 +60,15 @@ def check_image(data: bytes, resize: int | None = None, max_pixels: int = MAX_PI
 
 def encode_square(image: UprightImage, size: int) -> CheckedImage:
     """Encodes the square of an image, in one channel if it is grey."""
-    pixels = to_square(image.pixels, size)
-    is_grey = np.array_equal(pixels[..., 0], pixels[..., 1]) and np.array_equal(pixels[..., 0], pixels[..., 2])
-    square, buffer = Image.fromarray(pixels[..., 0] if is_grey else pixels), io.BytesIO()
+    pixels = image.pixels
+    if isinstance(pixels, Image.Image) and pixels.mode == "L":
+        square = fit_square(pixels, size)
+        square.info = {}  # among it a colour profile, which nobody applies
+    else:
+        values = to_square(pixels, size)
+        is_grey = np.array_equal(values[..., 0], values[..., 1]) and np.array_equal(values[..., 0], values[..., 2])
+        square = Image.fromarray(values[..., 0] if is_grey else values)
+    buffer = io.BytesIO()
     if image.extension == "jpg":
         square.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=FULL_COLOURS)
     else:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, ImageCms
 
 from data_prep.image_check import check_image
 from helpers.commands import matl_data, shard_arguments
@@ -222,6 +222,33 @@ def test_of_several_frames_the_first_one_counts(kind: str, size: int) -> None:
     assert check_image(data)[2:] == (36, 36, 1)
     assert np.array_equal(decode_image(data, size), expected)
     assert np.array_equal(decode_image(check_image(data, size).data, size), expected)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+@pytest.mark.parametrize("size", [SIZE, 36])
+def test_grey_images_are_those_with_three_equal_channels(kind: str, size: int) -> None:
+    """Scans in grey, with the colour profile of their scanner: other tools of the same data stored three channels."""
+    grey, exif = scene(36, 36).convert("L"), Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    data = encode(grey, kind, exif=exif, icc_profile=profile)
+    colour = decode_image(encode(grey.convert("RGB"), kind, exif=exif), size)
+    assert np.array_equal(decode_image(data, size), colour)
+    resized = check_image(data, size)
+    assert (resized.width, resized.height, resized.orientation) == (size, size, 6)
+    assert np.array_equal(decode_image(resized.data, size), colour)
+    with Image.open(io.BytesIO(resized.data)) as opened:
+        assert opened.mode == "L"
+        assert "icc_profile" not in opened.info
+
+
+def test_a_reason_is_never_empty() -> None:
+    """A PNG of palette colours whose palette is lost: Pillow's own error has no text."""
+    data = encode(scene(36, 36).quantize(8), "PNG")
+    start = data.index(b"PLTE") - 4
+    end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+    with pytest.raises(BadImage, match=r"cannot be decoded \(\d+ bytes\): \w+"):
+        check_image(data[:start] + data[end:])
 
 
 @pytest.mark.parametrize("name", deep_images())

@@ -39,7 +39,7 @@ BACKGROUND = (255, 255, 255, 255)  # of transparent pixels
 class UprightImage(NamedTuple):
     """An image as everything after decoding sees it, and how it was stored."""
 
-    pixels: Image.Image | np.ndarray  # RGB; a JPEG may be scaled down
+    pixels: Image.Image | np.ndarray  # RGB, or one channel of an image that is stored grey; a JPEG may be scaled down
     extension: str  # of its format
     width: int  # in pixels, upright
     height: int
@@ -59,23 +59,25 @@ def decode_image(data: bytes, size: int, max_pixels: int | None = None) -> np.nd
         BadImage: The image is damaged, or one that the gate refuses.
     """
     jpeg = read_jpeg(data, size, max_pixels)
-    return to_square(read_with_pillow(data, max_pixels).pixels if jpeg is None else jpeg, size)
+    return to_square(read_with_pillow(data, max_pixels).pixels if jpeg is None else jpeg[0], size)
 
 
 def read_image(data: bytes, min_side: int, max_pixels: int | None) -> UprightImage:
     """Decodes as `decode_image` does, and tells what kind of image it was. The sides of the pixels are at least `min_side` if
     the image's are; raises `BadImage` likewise.
     """
-    pixels = read_jpeg(data, min_side, max_pixels)
-    if pixels is None:
+    jpeg = read_jpeg(data, min_side, max_pixels)
+    if jpeg is None:
         return read_with_pillow(data, max_pixels)
+    pixels, orientation = jpeg
     height, width, *_ = simplejpeg.decode_jpeg_header(data)
-    orientation = orientation_of_jpeg(data)
     return UprightImage(pixels, "jpg", *upright_size(width, height, orientation), orientation)
 
 
-def read_jpeg(data: bytes, min_side: int, max_pixels: int | None) -> np.ndarray | None:
-    """Decodes a JPEG, scaled down as far as `min_side` allows; shape `(height, width, 3)`. None leaves the image to Pillow."""
+def read_jpeg(data: bytes, min_side: int, max_pixels: int | None) -> tuple[np.ndarray, int] | None:
+    """Decodes a JPEG, scaled down as far as `min_side` allows. Returns its upright pixels, shape `(height, width, 3)`, and the
+    orientation that they were stored in; None leaves the image to Pillow.
+    """
     if not data.startswith(JPEG_START):
         return None
     try:
@@ -87,9 +89,10 @@ def read_jpeg(data: bytes, min_side: int, max_pixels: int | None) -> np.ndarray 
         raise
     except ValueError:
         return None  # simplejpeg rejects harmless flaws and CMYK
-    if has_app1(data) and (orientation := orientation_of_jpeg(data)) != UPRIGHT:
-        return np.asarray(turn_upright(Image.fromarray(pixels), orientation))
-    return pixels
+    orientation = orientation_of_jpeg(data)
+    if orientation != UPRIGHT:
+        pixels = np.asarray(turn_upright(Image.fromarray(pixels), orientation))
+    return pixels, orientation
 
 
 def orientation_of_jpeg(data: bytes) -> int:
@@ -117,7 +120,7 @@ def read_with_pillow(data: bytes, max_pixels: int | None) -> UprightImage:
     except UnidentifiedImageError as error:  # its text contains a memory address
         raise BadImage(UNKNOWN_KIND) from error
     except Exception as error:  # Pillow's codecs raise many kinds of errors for damaged data
-        raise BadImage(f"it cannot be decoded ({len(data)} bytes): {one_line(error)}") from error
+        raise BadImage(f"it cannot be decoded ({len(data)} bytes): {one_line(error) or type(error).__name__}") from error
 
 
 def _read_png(data: bytes, max_pixels: int | None) -> UprightImage:
@@ -144,8 +147,8 @@ def _read(data: bytes, formats: tuple[str, ...], max_pixels: int | None) -> Upri
             check_rows(data)
         if not turned_by_pillow:  # a PNG may hold its note behind the pixels
             orientation = read_orientation(image)
-        rgb = turn_upright(on_background(image), UPRIGHT if turned_by_pillow else orientation)
-    return UprightImage(rgb, extension, *rgb.size, orientation)
+        pixels = turn_upright(on_background(image), UPRIGHT if turned_by_pillow else orientation)
+    return UprightImage(pixels, extension, *pixels.size, orientation)
 
 
 def may_lack_rows(png: Image.Image) -> bool:
@@ -155,20 +158,21 @@ def may_lack_rows(png: Image.Image) -> bool:
 
 
 def on_background(image: Image.Image) -> Image.Image:
-    """Converts to RGB; what is transparent shows white, whatever colour is stored below it."""
+    """Converts to RGB, unless the image is grey; what is transparent shows white, whatever colour is stored below it."""
     if not image.has_transparency_data:
-        return image if image.mode == "RGB" else image.convert("RGB")
+        return image if image.mode in ("RGB", "L") else image.convert("RGB")
     background = Image.new("RGBA", image.size, BACKGROUND)
     return Image.alpha_composite(background, image.convert("RGBA")).convert("RGB")
 
 
 def to_square(pixels: Image.Image | np.ndarray, size: int) -> np.ndarray:
-    """Scales and centre-crops RGB pixels to uint8, shape `(size, size, 3)`."""
+    """Scales and centre-crops pixels to uint8 RGB, shape `(size, size, 3)`."""
     if isinstance(pixels, np.ndarray):
         if pixels.shape[:2] == (size, size):
             return pixels
         pixels = Image.fromarray(pixels)
-    return np.asarray(fit_square(pixels, size))
+    square = fit_square(pixels, size)  # grey is scaled in one channel: the same values in a third of the time
+    return np.asarray(square if square.mode == "RGB" else square.convert("RGB"))
 
 
 def fit_square(image: Image.Image, size: int) -> Image.Image:
