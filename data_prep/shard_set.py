@@ -16,7 +16,7 @@ from data_prep.writing.finalise import finalise
 from data_prep.writing.lists import report_copies
 from data_prep.writing.shard import ShardWork, write_shards
 from matl_scale.data.shards.layout import MANIFEST_FILE, WORK
-from matl_scale.data.shards.manifest import Manifest, read_manifest
+from matl_scale.data.shards.manifest import Manifest, how_to_get, read_manifest
 from matl_scale.data.shards.versions import is_shard_set
 from matl_scale.errors import InputError, shortened
 from matl_scale.storage.files import hash_text, sync_to_disk
@@ -127,7 +127,7 @@ def finish(out: Store, plan: Plan, existing: Manifest | None, scratch: Path) -> 
         print(report, file=sys.stderr)
     if "train" not in manifest.splits:
         print(
-            f"{out} has no split `train`, which training reads. It has: {', '.join(manifest.splits)}", file=sys.stderr
+            f"{out} has no split `train`. It has: {', '.join(manifest.splits)}. {how_to_get('train')}", file=sys.stderr
         )
     return manifest
 

@@ -123,7 +123,7 @@ def rename_tasks(folder: str, names: Sequence[str]) -> Manifest:
                 )
             if old in new_of:
                 raise InputError(f"Task `{old}` should get one new name. Got two.")
-            new_of[old] = pair[len(old) + 1 :]
+            new_of[old] = trim(pair[len(old) + 1 :])  # as names in the header of a label file
         columns = [
             column._replace(task=replace(column.task, name=new_of.get(column.task.name, column.task.name)))
             for column in columns_of(manifest)

@@ -3,11 +3,13 @@
 The ending of a name says little (`labels.csv` may be a spreadsheet that was renamed), so the content decides.
 """
 
+import json
 import re
 
 from matl_scale.errors import InputError
 
 PANDAS = "Convert it, for example with pandas: pd.{reader}({path!r}).to_csv('labels.csv', index=False)."
+NO_RECORDS = "Write a table from it: a row per image with its name, and a column per task."
 SAVE_AS = "Save the sheet as CSV (in Excel: Save as, CSV UTF-8)."
 UNPACK = "Unpack it first."
 DOWNLOAD = "Download the file itself again."
@@ -54,14 +56,24 @@ def describe_foreign(path: str, head: bytes) -> tuple[str, str] | None:
         if head.startswith(magic):
             return what, remedy
     if JSON.match(head):
-        is_lines = not head.lstrip().startswith(b"[")
-        reader = "pd.read_json({path!r}, lines=True)" if is_lines else "pd.read_json({path!r})"
-        return ("JSON lines" if is_lines else "JSON"), (
-            f"Convert it, for example with pandas: {reader}.to_csv('labels.csv', index=False)."
-        )
+        return describe_json(head)
     if HTML.match(head):
         return "a web page or XML", f"{DOWNLOAD} A page that asks to log in often takes its place."
     return None
+
+
+def describe_json(head: bytes) -> tuple[str, str]:
+    """Tells records in lines, a list of records and any other object apart; the latter, as in COCO, is often no table."""
+    if head.lstrip().startswith(b"["):
+        return "JSON", PANDAS.replace("{reader}", "read_json")
+    first, *others = head.strip().splitlines()[:2]
+    try:
+        values = json.loads(first).values()
+    except ValueError:  # the object goes on in the next line
+        return "a JSON object", NO_RECORDS
+    if not others and any(isinstance(value, (list, dict)) for value in values):
+        return "a JSON object", NO_RECORDS
+    return "JSON lines", PANDAS.replace("{reader}({path!r})", "read_json({path!r}, lines=True)")
 
 
 def describe_zip(path: str, head: bytes) -> tuple[str, str]:

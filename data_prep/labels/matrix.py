@@ -100,7 +100,7 @@ def read_labels(path: str, roles: ColumnRoles, work: Path, known_tasks: Sequence
     else:
         tasks, classes = read_new_tasks(file, candidates, roles)
     matrix = write_matrix(file, tasks, classes, len(index), work / "label_file.bin")
-    splits = None if roles.split is None else read_splits(file, roles.split)
+    splits = None if roles.split is None else read_splits(file, roles.split, roles.missing)
     return Labels(file=file, image_column=roles.image, tasks=tasks, index=index, matrix=matrix, splits=splits)
 
 
@@ -164,7 +164,7 @@ def label_columns(file: LabelFile, roles: ColumnRoles) -> list[str]:
     """Returns the columns that can be tasks; raises `InputError` if there is none. One without a name of its own, as
     `Unnamed: 0`, is one only if the user asked for it by that name.
     """
-    asked = set(roles.tasks or ())
+    asked = set(roles.tasks or ()) - {""}  # a task needs a name
     names = [
         name for name in file.columns if name not in named_columns(roles) and (name in asked or not is_unnamed(name))
     ]
@@ -216,12 +216,13 @@ def map_matrix(path: Path, dtype: np.dtype, num_rows: int, num_columns: int) -> 
     return np.memmap(path, dtype=dtype, mode="r", shape=(num_rows, num_columns))
 
 
-def read_splits(file: LabelFile, column: str) -> tuple[list[str], np.ndarray]:
+def read_splits(file: LabelFile, column: str, missing: Collection[str] = MISSING_WORDS) -> tuple[list[str], np.ndarray]:
     """Returns the names of the splits in a column, and the number of each row's split, shape `(num_rows,)`, uint8. Usual
     words for train, val and test are read as these, and a line says so.
 
     Raises:
-        InputError: A name cannot be one of a split, or there are more than 100, so that it is no column of splits.
+        InputError: A row has no split or a word that means so, a name cannot be one of a split, or there are more than 100, so
+            that it is no column of splits.
     """
     number_of: dict[str, int] = {}
     first_rows: list[int] = []
@@ -236,6 +237,11 @@ def read_splits(file: LabelFile, column: str) -> tuple[list[str], np.ndarray]:
         numbers.append(np.fromiter((number_of[name] for name in names), dtype=np.uint8, count=len(names)))
     split_of = usual_names(number_of)
     for name, row in zip(number_of, first_rows, strict=True):
+        if not trim(name) or trim(name) in missing:
+            raise InputError(
+                f"{file.path}: every row should have a split in column `{column}`. Data row {row + 1} has {name!r}, which means "
+                "that it is missing: write one there, or remove the row."
+            )
         try:
             check_split_name(split_of[name])
         except InputError as error:

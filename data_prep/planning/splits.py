@@ -1,11 +1,12 @@
 """Draws the split of each image by fractions, either plainly or so that rare classes reach every split."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from data_prep.labels.split_names import check_split_name, usual_names
+from data_prep.labels.split_names import check_split_name, describe_changes, usual_names
 from matl_scale.data.shards.layout import MISSING, count_labels, split_rank
 from matl_scale.errors import InputError, shortened
 from matl_scale.tasks import Task
@@ -23,7 +24,8 @@ class Draw:
 
 def parse_fractions(text: str) -> dict[str, float]:
     """Reads `train=0.8,val=0.1,test=0.1`; raises `InputError` if it is malformed or does not add up to 1. Usual words are
-    read as `usual_names` says."""
+    read as `usual_names` says, and a line says so.
+    """
     fractions: dict[str, float] = {}
     for part in text.split(","):
         name, _, value = part.partition("=")
@@ -38,6 +40,8 @@ def parse_fractions(text: str) -> dict[str, float]:
     split_of = usual_names(fractions)
     if len(set(split_of.values())) < len(split_of):
         raise InputError(f"--split-fractions should name each split once. Got {text!r}.")
+    if changes := describe_changes(split_of):
+        print(f"--split-fractions: {changes}", file=sys.stderr)
     return {split_of[name]: share for name, share in fractions.items()}
 
 

@@ -62,7 +62,7 @@ def test_added_tasks_are_a_new_version(made: Path) -> None:
 
 def test_rename_drop_and_relabel(made: Path) -> None:
     first = read_manifest(made / "set")
-    assert matl_data(["tasks", "rename", str(made / "set"), "t0=smiling", "t1=t0"]) == 0
+    assert matl_data(["tasks", "rename", str(made / "set"), "t0= smiling ", "t1=t0"]) == 0
     assert read_manifest(made / "set").task_names == ["smiling", "t0", "t2"]
     assert labels_by_path(made, "smiling") == labels_by_path(made, "t0", "1")
     assert labels_by_path(made, "t0") == labels_by_path(made, "t1", "1")

@@ -121,6 +121,8 @@ def test_a_column_without_a_name_can_be_chosen(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"It has: one without a name, x. The column without a name is chosen with ''"):
         read(tmp_path, text)
     assert decoded(read(tmp_path, text, image="")) == {"x": ["0", "1"]}
+    with pytest.raises(InputError, match=r"`--tasks` should match names of tasks. `` matches none of the 1 tasks"):
+        read(tmp_path, ",image,x\n0,a,0\n1,b,1\n", tasks=[""])
 
 
 # Report: Excel writes the empty columns that somebody once touched
@@ -228,7 +230,14 @@ def feather_bytes(folder: Path) -> bytes:
 # Reports: "UnicodeDecodeError", "invalid column": a file of another kind under any name
 FOREIGN = {
     "labels.jsonl": (lambda _: b'{"image": "a", "x": 1}\n', "Got JSON lines", "lines=True).to_csv"),
+    "lists.jsonl": (
+        lambda _: b'{"image": "a", "x": [1]}\n{"image": "b", "x": []}\n',
+        "Got JSON lines",
+        "lines=True).to_csv",
+    ),
     "labels.json": (lambda _: b'[\n {"image": "a"}]', "Got JSON.", "pd.read_json('"),
+    "coco.json": (lambda _: b'{"images": [{"id": 1}], "annotations": []}', "Got a JSON object", "a row per image"),
+    "indented.json": (lambda _: b'{\n  "images": []\n}\n', "Got a JSON object", "a row per image"),
     "labels.xlsx": (lambda _: b"PK\x03\x04rest", "an Excel workbook", "Save the sheet as CSV"),
     "renamed.csv": (lambda _: b"PK\x03\x04..[Content_Types].xml", "an Excel workbook", "Save the sheet as CSV"),
     "labels.xls": (lambda _: b"\xd0\xcf\x11\xe0\xa1\xb1", "an old Excel workbook", "Save the sheet as CSV"),

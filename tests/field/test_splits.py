@@ -78,10 +78,19 @@ def test_a_name_that_no_split_can_have_is_refused_with_its_row(
     assert "column `part`, data row 5: A split name should be" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("word", ["NA", "None", " ", " nan"])
+def test_a_row_without_a_split_is_refused(source: Path, capsys: pytest.CaptureFixture[str], word: str) -> None:
+    """A table merged from parts, of which one had no splits: a split called `NA` would be read by nobody."""
+    write_column(source, ["train"] * 4 + [word, "val"])
+    assert shard(source, "--split-column", "part") == 2
+    assert f"a split in column `part`. Data row 5 has {word!r}, which means that" in capsys.readouterr().err
+
+
 def test_a_set_without_train_says_so_when_it_is_written(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_column(source, ["fold_1"] * 4 + ["fold_2"] * 2)
     assert shard(source, "--split-column", "part") == 0
-    assert "has no split `train`, which training reads. It has: fold_1, fold_2" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "has no split `train`. It has: fold_1, fold_2. Training reads `train` and no other: write it with" in said
     with pytest.raises(InputError, match=r"Training reads `train`.*matl-data shard --split train"):
         read_manifest(source / "set").sample_ids("train")
     with pytest.raises(InputError, match=r"with `eval.split`"):
@@ -94,6 +103,7 @@ def test_options_are_read_alike(source: Path, capsys: pytest.CaptureFixture[str]
     assert "--split: `Training` is read as train" in capsys.readouterr().err
     assert read_manifest(source / "set").splits == {"train": 6}
     assert parse_fractions("Train=0.8, validation=0.2") == {"train": 0.8, "val": 0.2}
+    assert capsys.readouterr().err == "--split-fractions: `Train` is read as train, `validation` is read as val\n"
 
 
 def test_two_spellings_of_one_split_in_the_fractions_are_refused() -> None:
