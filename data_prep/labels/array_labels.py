@@ -50,9 +50,9 @@ def fill_masked(labels: npt.ArrayLike) -> np.ndarray:
         if isinstance(labels, np.ma.MaskedArray) and np.ma.is_masked(labels):
             return np.ma.filled(labels.astype(np.float64), np.nan)  # exact up to 2⁵³; no task has so many classes
         return np.asarray(labels)
-    except (ValueError, TypeError) as error:  # rows of unequal length, for example
+    except (ValueError, TypeError, RuntimeError) as error:  # rows of unequal length, or a tensor with gradients
         raise InputError(
-            f"`labels` should be an array of the shape (images, tasks). It cannot be read: {error}."
+            f"`labels` should be an array of the shape (images, tasks). It cannot be read: {str(error).rstrip('.')}."
         ) from error
 
 

@@ -3,10 +3,12 @@
 Stands for reports such as "my class 256 was trained as class 0" or "NaN became the first class" with data frames that have gaps.
 """
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from data_prep.dataset import Chunk, Dataset, from_arrays
 from data_prep.planning.make_plan import Options
@@ -130,3 +132,34 @@ def test_chunks_of_an_own_source_are_checked_alike(tmp_path: Path) -> None:
     short = Chunk(names=NAMES, indices=np.arange(4), labels=GOOD, splits=["train"] * 3)
     with pytest.raises(InputError, match="4 names, 4 indices and 3 splits"):
         write(Dataset(tasks=TASKS, chunks=lambda: iter([short]), images=IMAGES), tmp_path / "set")
+
+
+# pixels as `ToTensor` leaves them, as a detector stores them, as matplotlib reads a PNG
+WRONG_PIXELS = {
+    "floats": np.zeros((2, 8, 8)),
+    "16 bits": np.zeros((2, 8, 8), dtype=np.uint16),
+    "channels first": np.zeros((2, 3, 8, 8), dtype=np.uint8),
+    "one channel": np.zeros((2, 8, 8, 1), dtype=np.uint8),
+    "a single image": np.zeros((8, 8), dtype=np.uint8),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_PIXELS)
+def test_pixels_of_another_type_or_shape_are_refused_at_once(case: str) -> None:
+    pixels = WRONG_PIXELS[case]
+    with pytest.raises(InputError, match=rf"should be uint8.*Got {pixels.dtype}, shape {re.escape(str(pixels.shape))}"):
+        ArrayImages(root="memory", pixels=pixels)
+
+
+def test_names_without_pixels_are_refused(tmp_path: Path) -> None:
+    images = ArrayImages(root="memory", pixels=IMAGES.pixels[:3])
+    labels = np.array([[0, 0], [1, 1], [0, 2], [1, 0]])
+    with pytest.raises(InputError, match=r"an image for every name\. Got 3 images"):
+        write_shard_set(
+            lambda _: from_arrays(TASKS, NAMES, labels, ["train"] * 4, images), str(tmp_path / "set"), Options()
+        )
+
+
+def test_labels_that_need_a_gradient_are_refused_with_the_way_out() -> None:
+    with pytest.raises(InputError, match=r"cannot be read: .*Use tensor.detach\(\).numpy\(\) instead\.$"):
+        build(torch.tensor(GOOD).float().requires_grad_())
