@@ -9,7 +9,10 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 
-SEPARATORS = ("|", ";", ",")
+# between values of one cell, and how many classes there should be for each value: a bar is hardly ever part of a word, blanks
+# often are
+SEPARATORS = {"|": 0.0, ";": 1.0, ",": 1.0, "/": 1.0, " ": 3.0}
+BRACKETS = "[]{}"
 SHOWN_CHARACTERS = 60  # of a cell
 DECIMAL_COMMA = re.compile(r"[+-]?\d+(, ?\d+)+")
 FEWEST_ROWS = 20  # below, a value of its own in every row is no sign of an id
@@ -53,22 +56,24 @@ def describe_decimal_commas(counts: Mapping[str, int]) -> str:
 
 def describe_several_values(counts: Mapping[str, int]) -> str:
     """Returns a line about cells that seem to hold several values; an empty one if there are none."""
-    for separator in SEPARATORS:
-        cells = [name for name in counts if separator in name.strip("[]")]
+    for separator, share in SEPARATORS.items():
+        cells = [name for name in counts if separator in name.strip(BRACKETS)]
+        if not cells:
+            continue
         parts = Counter(part for name in counts for part in set(split_cell(name, separator)))
         is_repeated = any(parts[part] > 1 for name in cells for part in split_cell(name, separator))
-        # a bar is hardly ever part of a word; commas and semicolons are
-        if is_repeated and (separator == "|" or len(parts) < len(counts)):
+        if is_repeated and len(counts) > share * len(parts):
             example = max(cells, key=lambda name: counts[name])
+            between = "blanks" if separator == " " else f"`{separator}`"
             return (
-                f"cells seem to hold several values separated by `{separator}`, as `{example[:SHOWN_CHARACTERS]}`: {len(counts)} "
+                f"cells seem to hold several values separated by {between}, as `{example[:SHOWN_CHARACTERS]}`: {len(counts)} "
                 f"classes made of {len(parts)} values. To learn each value, give it a column of its own with 0 and 1"
             )
     return ""
 
 
 def split_cell(text: str, separator: str) -> list[str]:
-    return [part for part in (part.strip(" '\"") for part in text.strip("[]").split(separator)) if part]
+    return [part for part in (part.strip(" '\"") for part in text.strip(BRACKETS).split(separator)) if part]
 
 
 def describe_ids(counts: Mapping[str, int]) -> str:

@@ -10,6 +10,7 @@ import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
@@ -54,7 +55,7 @@ def read_text_format(path: Path, shown: str, image_column: str) -> TextFormat:
     blocks = read_blocks(path, compression)
     head = next(blocks, b"")
     check_is_table(shown, head)
-    has_quotes, encoding = scan([head], blocks)
+    has_quotes, encoding = scan(head, blocks)
     text = codecs.getincrementaldecoder(encoding)("replace").decode(head).removeprefix("\ufeff")
     separator, header, lines = read_header(text, shown, image_column)
     return TextFormat(
@@ -80,15 +81,14 @@ def read_blocks(path: Path, compression: str | None) -> Iterator[bytes]:
             yield block
 
 
-def scan(first: list[bytes], rest: Iterator[bytes]) -> tuple[bool, str]:
-    """Returns whether there are quotes in the blocks of a file, and its encoding."""
-    head = first[0]
+def scan(head: bytes, others: Iterator[bytes]) -> tuple[bool, str]:
+    """Returns whether there are quotes in a file, and its encoding; `head` and `others` are its blocks."""
     for mark, encoding in BYTE_ORDER_MARKS:
         if head.startswith(mark):
             return True, encoding  # quotes may be anywhere: such files are small
     utf8, windows = (codecs.getincrementaldecoder(name)() for name in ("utf-8", "cp1252"))
     has_quotes, is_utf8, is_windows, has_pair = False, True, True, False
-    for block in (part for parts in (first, rest) for part in parts):
+    for block in chain([head], others):
         has_quotes = has_quotes or b'"' in block
         if block.isascii() and not utf8.getstate()[0]:
             continue

@@ -11,6 +11,7 @@ from data_prep.labels.white_space import trim
 from matl_scale.errors import InputError, shortened
 
 SHOWN_CHARACTERS = 40  # of a cell
+FEWEST_ASCENTS = 0.98  # share of rows with a larger number than the row before: tables that were joined begin anew
 EMPTY, NUMBERS, VALUES = "no name and no values", "it numbers the rows", "no name, and not asked for"
 
 
@@ -46,7 +47,7 @@ def shown(file: LabelFile, column: int) -> str:
 
 
 def classify(file: LabelFile, column: int) -> str:
-    """Returns what a column holds: nothing, a different whole number in every row, or something else."""
+    """Returns what a column holds: nothing, numbers of rows, which are whole and differ or count up, or something else."""
     numbers: list[np.ndarray] = []
     is_empty, are_numbers = True, True
     for batch in file.read_columns([column]):
@@ -60,7 +61,7 @@ def classify(file: LabelFile, column: int) -> str:
         is_empty = is_empty and cells.null_count == len(cells)
         if are_numbers := are_numbers and not cells.null_count:
             try:
-                numbers.append(cells.cast(pa.int64()).to_numpy())
+                numbers.append(as_integers(cells))
             except pa.ArrowInvalid:
                 are_numbers = False
         if not is_empty and not are_numbers:
@@ -68,7 +69,18 @@ def classify(file: LabelFile, column: int) -> str:
     if is_empty:
         return EMPTY
     joined = np.concatenate(numbers)
-    return NUMBERS if len(np.unique(joined)) == len(joined) else VALUES
+    are_row_numbers = len(np.unique(joined)) == len(joined) or np.mean(np.diff(joined) > 0) > FEWEST_ASCENTS
+    return NUMBERS if are_row_numbers else VALUES
+
+
+def as_integers(cells: pa.Array) -> np.ndarray:
+    """Returns numbers or their texts as int64; raises `pa.ArrowInvalid` for fractions and words."""
+    try:
+        integers = cells.cast(pa.int64())
+    except pa.ArrowInvalid:
+        # pandas writes `1.0` after a join
+        integers = cells.cast(pa.float64()).cast(pa.int64())
+    return np.asarray(integers)
 
 
 def first_values(file: LabelFile, column: int) -> list[str]:

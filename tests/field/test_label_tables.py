@@ -3,6 +3,7 @@
 import gzip
 import tarfile
 import time
+from itertools import combinations
 from pathlib import Path
 
 import pyarrow as pa
@@ -105,6 +106,27 @@ def test_row_numbers_are_left_out(
     said = capsys.readouterr().err
     assert "labels.parquet: left out column 1 (" in said
     assert "it numbers the rows" in said
+
+
+# Report: tables that were joined with pd.concat keep the row numbers of each; after a join they have gaps and are floats
+@pytest.mark.parametrize(
+    "numbers", [[*range(60), *range(80)], [*range(0, 200, 2), *range(5, 45)], [i + 0.0 for i in range(140)]]
+)
+def test_row_numbers_of_joined_tables_are_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], numbers: list[float]
+) -> None:
+    rows = "".join(f"{number},i{i},{i % 2}\n" for i, number in enumerate(numbers))
+    assert list(decoded(read(tmp_path, f"Unnamed: 0,image,x\n{rows}"))) == ["x"]
+    assert "left out column 1 (`Unnamed: 0`): it numbers the rows" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "values", [[i % 2 for i in range(140)], [i // 20 for i in range(140)], [i % 10 for i in range(140)]]
+)
+def test_classes_in_a_column_without_a_name_are_asked_about(tmp_path: Path, values: list[int]) -> None:
+    rows = "".join(f"{value},i{i},{i % 2}\n" for i, value in enumerate(values))
+    with pytest.raises(InputError, match="Column 1 has no name and values"):
+        read(tmp_path, f",image,x\n{rows}")
 
 
 def test_columns_that_users_named_are_used(tmp_path: Path) -> None:
@@ -299,6 +321,9 @@ def test_lists_in_parquet_are_refused_with_the_way_out(tmp_path: Path) -> None:
         (['"a, b"', '"a, c"', '"b, c"', "a", "b", "c"], 3),
         (["a;b", "b;a", "a", "b"], 2),
         (["\"['a', 'b']\"", "\"['a', 'c']\"", "\"['a']\"", "\"['b', 'c']\""], 3),
+        (['"{a,b}"', "{a}", "{b}"], 2),
+        (["a/b", "a", "b"], 2),
+        ([" ".join(tags) for size in (1, 2, 3) for tags in combinations("abcd", size)], 4),
     ],
 )
 def test_several_values_in_a_cell_are_recognised(
@@ -313,9 +338,17 @@ def test_several_values_in_a_cell_are_recognised(
 
 @pytest.mark.parametrize(
     "cells",
-    [['"Paris, France"', '"Lyon, France"', '"Rome, Italy"'], ['"brown, dark"', '"brown, light"', "black"], ["a", "b"]],
+    [
+        ['"Paris, France"', '"Lyon, France"', '"Rome, Italy"'],
+        ['"brown, dark"', '"brown, light"', "black"],
+        ["light red", "dark red", "red", "light blue", "dark blue", "blue"],
+        ["animal/cat", "animal/dog", "plant/fern"],
+        ["a", "b"],
+    ],
 )
-def test_commas_in_words_are_no_list(tmp_path: Path, capsys: pytest.CaptureFixture[str], cells: list[str]) -> None:
+def test_words_with_commas_blanks_and_slashes_are_no_list(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], cells: list[str]
+) -> None:
     read(tmp_path, column(*cells))
     assert "several values" not in capsys.readouterr().err
 
