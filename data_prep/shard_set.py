@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from data_prep.dataset import Dataset
-from data_prep.planning.make_plan import Options, check_same_tasks, make_plan
+from data_prep.planning.make_plan import Options, check_same_tasks, count_existing, make_plan
 from data_prep.planning.plan import DROPPED_FILE, PLAN_FILE, Plan, read_plan, write_plan
 from data_prep.planning.row_tables import PLAN_TABLES, RowTables, write_row_tables
+from data_prep.planning.splits import check_classes_in_train, check_two_classes
 from data_prep.pool import prepare_workers
 from data_prep.work_folder import finished_shards, locked_scratch, remove_unused_plan
 from data_prep.writing.finalise import finalise
@@ -125,11 +126,25 @@ def finish(out: Store, plan: Plan, existing: Manifest | None, scratch: Path) -> 
     manifest = finalise(out, plan, existing, scratch)
     if report := report_copies(manifest):
         print(report, file=sys.stderr)
+    warn_of_lost_classes(manifest, plan, existing)
     if "train" not in manifest.splits:
         print(
             f"{out} has no split `train`. It has: {', '.join(manifest.splits)}. {how_to_get('train')}", file=sys.stderr
         )
     return manifest
+
+
+def warn_of_lost_classes(manifest: Manifest, plan: Plan, existing: Manifest | None) -> None:
+    """Says if the plan's classes were only on images that turned out bad and were left out: plans are checked before that."""
+    planned = sum(shard.samples for shard in plan.shards) + (existing.num_samples if existing else 0)
+    if manifest.num_samples == planned:
+        return
+    counts = count_existing(manifest)
+    for check in (check_two_classes, check_classes_in_train):
+        try:
+            check(counts, manifest.tasks)
+        except InputError as error:
+            print(f"{manifest.root}, without the bad images: {error}", file=sys.stderr)
 
 
 def check_target(out: Store) -> None:

@@ -93,6 +93,22 @@ def test_pages_and_pointers_saved_as_images_are_named(
     assert read_manifest(tmp_path / "set").num_samples == 3
 
 
+# Report: all positive examples of a class came from one broken download, and the task was trained on the rest
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_classes_that_bad_images_take_along_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], split: str
+) -> None:
+    folder = write_source(tmp_path, {"a.png": PNG, "b.png": b"no image", "c.png": PNG, "d.png": PNG})
+    rows = ["a.png,0,train", "b.png,1,train", "c.png,0,train", f"d.png,{int(split == 'val')},{split}"]
+    (folder / "labels.csv").write_text("\n".join(["image,x,part", *rows]))
+    options = ("--skip-bad", "--split-column", "part", "--workers", "1")
+    assert matl_data(shard_arguments(folder, tmp_path / "set", *options)) == 0
+    lost = "`x` has only `0`" if split == "train" else "class `1` of task `x` in val"
+    said = [line for line in capsys.readouterr().err.splitlines() if "without the bad images: " in line]
+    assert len(said) == 1
+    assert lost in said[0]
+
+
 # Reports: "file names with commas / quotes / line breaks / leading dashes are not found"
 def test_names_of_any_kind_keep_their_labels(tmp_path: Path) -> None:
     names = [
