@@ -1,7 +1,9 @@
 """Logs a run's best network as an MLflow model, which takes images and the name of a task and returns logits."""
 
+import contextlib
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import numpy as np
 
 from matl_scale.runs.about import PACKAGE, installed_packages
 from matl_scale.runs.layout import CHECKPOINT_FILE, RunFolder
+from matl_scale.tracking.mlflow_store import STORE_VARIABLE
 
 MODEL_NAME = "best"
 CODE = Path(__file__).parents[1]
@@ -34,6 +37,23 @@ def build_signature(best: Path) -> Any:
     )
 
 
+@contextlib.contextmanager
+def chosen_store(uri: str) -> Iterator[None]:
+    """Makes a store MLflow's own for a `with` block. MLflow writes it into its environment variable too, where the next run that
+    this process copies would take it for the user's choice.
+    """
+    import mlflow
+
+    before = os.environ.get(STORE_VARIABLE)
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        os.environ.pop(STORE_VARIABLE, None)
+        if before is not None:
+            os.environ[STORE_VARIABLE] = before
+
+
 def log_best_model(uri: str, best: Path, state: dict[str, Any], save: Callable[[], None]) -> None:
     """Logs the best network of a run, from `find_best`, as its model, once, however often that is tried.
 
@@ -45,28 +65,28 @@ def log_best_model(uri: str, best: Path, state: dict[str, Any], save: Callable[[
     step = int(best.name.removeprefix("step-"))
     if state.get("model_step") == step:
         return
-    mlflow.set_tracking_uri(uri)
-    if state.get("model_begun") != step:
-        # `Model.log` alone would choose MLflow's default experiment, and a folder below the current one
-        model = mlflow.initialize_logged_model(
-            name=MODEL_NAME, source_run_id=state["run_id"], experiment_id=state["experiment_id"]
+    with chosen_store(uri):
+        if state.get("model_begun") != step:
+            # `Model.log` alone would choose MLflow's default experiment, and a folder below the current one
+            model = mlflow.initialize_logged_model(
+                name=MODEL_NAME, source_run_id=state["run_id"], experiment_id=state["experiment_id"]
+            )
+            state |= {"model_id": model.model_id, "model_begun": step}
+            save()
+        packages = installed_packages()
+        packages.pop(PACKAGE, None)  # it is logged as code
+        Model.log(
+            artifact_path=None,
+            flavor=mlflow.pyfunc,
+            run_id=state["run_id"],
+            model_id=state["model_id"],
+            name=MODEL_NAME,
+            step=step,
+            python_model=str(CODE / "deploy" / "pyfunc_model.py"),
+            artifacts={"network": best.resolve().as_uri()},  # as a path, MLflow would unescape `%20` in it
+            code_paths=[str(CODE)],
+            signature=build_signature(best),
+            pip_requirements=[f"{name}=={version.partition('+')[0]}" for name, version in packages.items()],
         )
-        state |= {"model_id": model.model_id, "model_begun": step}
-        save()
-    packages = installed_packages()
-    packages.pop(PACKAGE, None)  # it is logged as code
-    Model.log(
-        artifact_path=None,
-        flavor=mlflow.pyfunc,
-        run_id=state["run_id"],
-        model_id=state["model_id"],
-        name=MODEL_NAME,
-        step=step,
-        python_model=str(CODE / "deploy" / "pyfunc_model.py"),
-        artifacts={"network": best.resolve().as_uri()},  # as a path, MLflow would unescape `%20` in it
-        code_paths=[str(CODE)],
-        signature=build_signature(best),
-        pip_requirements=[f"{name}=={version.partition('+')[0]}" for name, version in packages.items()],
-    )
     state["model_step"] = step
     save()

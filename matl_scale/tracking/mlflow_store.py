@@ -10,10 +10,12 @@ from urllib.parse import quote
 
 from matl_scale.runs.layout import RunFolder
 
+STORE_VARIABLE = "MLFLOW_TRACKING_URI"
+
 
 def default_store(runs: Path) -> str:
     """Returns the tracking URI: MLflow's own variable, else a SQLite file in the folder of runs."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(runs / "mlflow.db")
+    return os.environ.get(STORE_VARIABLE) or sqlite_uri(runs / "mlflow.db")
 
 
 def store_of(folder: Path) -> str:

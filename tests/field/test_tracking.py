@@ -303,3 +303,24 @@ def test_the_best_network_is_logged_from_any_folder(
     assert "FINISHED" in sync(runs / "old")
     (model,) = (runs / "mlartifacts").rglob("MLmodel")
     assert len(list(model.parent.rglob("state.pt"))) == 1
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("chosen", [False, True])
+def test_runs_of_several_folders_are_copied_to_their_own_stores(
+    tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch, chosen: bool
+) -> None:
+    """`matl-sync a/run b/run`: the second copy was in the store of the first, as soon as that had logged a model."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    if chosen:
+        shutil.copy(empty_store, tmp_path / "chosen.db")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", sqlite_uri(tmp_path / "chosen.db"))
+    runs = [tmp_path / name / "old" for name in ("a", "b")]
+    for run in runs:
+        shutil.copytree(Path(__file__).parents[1] / "data/old/runs/old", run)
+        shutil.copy(empty_store, run.parent / "mlflow.db")
+        write_status(run, "FINISHED")
+    assert sync_command([str(run) for run in runs]) == 0
+    stores = [tmp_path / "chosen.db"] * 2 if chosen else [run.parent / "mlflow.db" for run in runs]
+    assert [read_copy(run)["tracking_uri"] for run in runs] == list(map(sqlite_uri, stores))
+    assert "model_step" in read_copy(runs[0])
