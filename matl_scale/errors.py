@@ -63,8 +63,8 @@ def first_line(error: Exception) -> str:
 
 
 def one_line(error: Exception) -> str:
-    """Returns an error's text as one line of at most 300 characters, to be quoted in another message."""
-    return without_addresses(" ".join(str(error).split()))[:300]
+    """Returns an error's text as one line of at most 300 characters, to be quoted in another message; its kind if it has none."""
+    return without_addresses(" ".join(str(error).split()))[:300] or type(error).__name__
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

@@ -40,7 +40,10 @@ class LabelFile:
         folder, _, self._name = path.rpartition("/")
         self._store = Store(folder or ("/" if path.startswith("/") else "."))
         if not self._store.exists(self._name):
-            raise InputError(f"The label file {path} does not exist.")
+            kind = (
+                "is a folder" if self._store.local and (self._store.local / self._name).is_dir() else "does not exist"
+            )
+            raise InputError(f"The label file {path} {kind}.")
         self.text_format: TextFormat | None = None
         self.blank_rows: np.ndarray | None = None
         with self._errors(), self._store.fetched(self._name) as local:
@@ -105,7 +108,7 @@ class LabelFile:
             if not all(names):
                 row = named["row"][next(i for i, name in enumerate(names) if not name)]
                 raise InputError(
-                    f"{self.path}: every row should have a `{column}`. Data row {row.as_py() + 1} has none."
+                    f"{self.path}: every row should have a value in column `{column}`. Data row {row.as_py() + 1} has none."
                 )
             start += len(texts)
             yield names
@@ -134,7 +137,7 @@ class LabelFile:
             yield
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise InputError(
-                f"{self.path} cannot be read: {one_line(error)}. It should be CSV with a header, or Parquet."
+                f"{self.path} cannot be read: {one_line(error).rstrip('.')}. It should be CSV with a header, or Parquet."
             ) from error
 
 

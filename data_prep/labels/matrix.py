@@ -1,7 +1,7 @@
 """A label file as tasks and a label matrix on disk. An empty cell is a missing label, never a class."""
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -15,7 +15,7 @@ from data_prep.labels.classes import find_classes, find_known_classes
 from data_prep.labels.header import is_unnamed
 from data_prep.labels.image_column import check_image_column
 from data_prep.labels.label_file import LabelFile
-from data_prep.labels.missing_words import parse_missing
+from data_prep.labels.missing_words import MissingWords, parse_missing
 from data_prep.labels.name_index import NameIndex
 from data_prep.labels.positive import (
     check_positive_kept,
@@ -25,7 +25,7 @@ from data_prep.labels.positive import (
     resolve_choice,
 )
 from data_prep.labels.rare_classes import RareRule
-from data_prep.labels.split_names import check_split_name, describe_changes, usual_names
+from data_prep.labels.split_column import read_splits
 from data_prep.labels.unnamed import describe_unnamed
 from data_prep.labels.white_space import trim
 from matl_scale.data.shards.layout import MISSING, label_dtype
@@ -95,23 +95,25 @@ def read_labels(path: str, roles: ColumnRoles, work: Path, known_tasks: Sequence
         raise InputError(f"{path} has no row beside its header.")
     if file.blank_rows is not None and len(file.blank_rows):
         print(f"{path}: left out {len(file.blank_rows)} rows without any cell", file=sys.stderr)
+    missing = parse_missing(roles.missing, file.columns, path)
     if known_tasks:
-        tasks, classes = read_known_tasks(file, candidates, roles, known_tasks)
+        tasks, classes = read_known_tasks(file, candidates, roles, missing, known_tasks)
     else:
-        tasks, classes = read_new_tasks(file, candidates, roles)
+        tasks, classes = read_new_tasks(file, candidates, roles, missing)
     matrix = write_matrix(file, tasks, classes, len(index), work / "label_file.bin")
-    splits = None if roles.split is None else read_splits(file, roles.split, roles.missing)
+    splits = None if roles.split is None else read_splits(file, roles.split, missing.of(roles.split))
     return Labels(file=file, image_column=roles.image, tasks=tasks, index=index, matrix=matrix, splits=splits)
 
 
 Classes: TypeAlias = Mapping[str, Mapping[object, str]]  # for each task the class name of each stored value
 
 
-def read_new_tasks(file: LabelFile, candidates: Sequence[str], roles: ColumnRoles) -> tuple[list[Task], Classes]:
+def read_new_tasks(
+    file: LabelFile, candidates: Sequence[str], roles: ColumnRoles, missing: MissingWords
+) -> tuple[list[Task], Classes]:
     """Returns the tasks that a label file declares, and prints what was decided without being asked."""
     notes = notes_on_unnamed(file, candidates, roles)
     names = chosen_columns(candidates, roles)
-    missing = parse_missing(roles.missing, file.columns, file.path)
     found = find_classes(file, names, roles.text, missing, rare=roles.rare, leave_out=roles.tasks is None)
     if not found.names:
         reasons = "; ".join(found.describe_left_out())
@@ -132,15 +134,13 @@ def read_new_tasks(file: LabelFile, candidates: Sequence[str], roles: ColumnRole
 
 
 def read_known_tasks(
-    file: LabelFile, candidates: Sequence[str], roles: ColumnRoles, tasks: Sequence[Task]
+    file: LabelFile, candidates: Sequence[str], roles: ColumnRoles, missing: MissingWords, tasks: Sequence[Task]
 ) -> tuple[Sequence[Task], Classes]:
     """Returns the tasks of the shard set that a file's rows will join, and what the file's values are for them."""
     check_positive_kept(tasks, roles.positive, file.path)
     if roles.rare.min_count > 1:
         raise InputError("`--min-class-count` is for new tasks. The rows will join a shard set, whose classes stay.")
-    found = find_known_classes(
-        file, candidates, tasks, roles.text, parse_missing(roles.missing, file.columns, file.path)
-    )
+    found = find_known_classes(file, candidates, tasks, roles.text, missing)
     print_notes(found.notes(file.path))
     return tasks, found.names
 
@@ -214,48 +214,3 @@ def map_matrix(path: Path, dtype: np.dtype, num_rows: int, num_columns: int) -> 
     if not num_rows * num_columns:
         return np.empty((num_rows, num_columns), dtype=dtype)
     return np.memmap(path, dtype=dtype, mode="r", shape=(num_rows, num_columns))
-
-
-def read_splits(file: LabelFile, column: str, missing: Collection[str] = MISSING_WORDS) -> tuple[list[str], np.ndarray]:
-    """Returns the names of the splits in a column, and the number of each row's split, shape `(num_rows,)`, uint8. Usual
-    words for train, val and test are read as these, and a line says so.
-
-    Raises:
-        InputError: A row has no split or a word that means so, a name cannot be one of a split, or there are more than 100, so
-            that it is no column of splits.
-    """
-    number_of: dict[str, int] = {}
-    first_rows: list[int] = []
-    numbers = [np.zeros(0, dtype=np.uint8)]
-    for start, names in with_starts(file.keys(column)):
-        for row, name in enumerate(names, start=start):
-            if name not in number_of:
-                number_of[name] = len(number_of)
-                first_rows.append(row)
-        if len(number_of) > 100:
-            raise InputError(f"{file.path}: column `{column}` should name splits. Got more than 100 names.")
-        numbers.append(np.fromiter((number_of[name] for name in names), dtype=np.uint8, count=len(names)))
-    split_of = usual_names(number_of)
-    for name, row in zip(number_of, first_rows, strict=True):
-        if not trim(name) or trim(name) in missing:
-            raise InputError(
-                f"{file.path}: every row should have a split in column `{column}`. Data row {row + 1} has {name!r}, which means "
-                "that it is missing: write one there, or remove the row."
-            )
-        try:
-            check_split_name(split_of[name])
-        except InputError as error:
-            raise InputError(f"{file.path}, column `{column}`, data row {row + 1}: {error}") from error
-    if changes := describe_changes(split_of):
-        print(f"{file.path}, column `{column}`: {changes}", file=sys.stderr)
-    splits = list(dict.fromkeys(split_of.values()))
-    renumbered = np.array([splits.index(split_of[name]) for name in number_of], dtype=np.uint8)
-    return splits, renumbered[np.concatenate(numbers)]
-
-
-def with_starts(chunks: Iterable[list[str]]) -> Iterator[tuple[int, list[str]]]:
-    """Yields each chunk with the index of its first row."""
-    start = 0
-    for chunk in chunks:
-        yield start, chunk
-        start += len(chunk)

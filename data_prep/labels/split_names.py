@@ -8,10 +8,12 @@ from matl_scale.errors import InputError
 
 USUAL_WORDS = {
     "train": ("train", "training", "trn", "tr"),
-    "val": ("val", "valid", "validation", "dev", "development"),
+    "val": ("val", "valid", "validation"),
     "test": ("test", "testing", "tst", "te"),
 }
+DEV_WORDS = ("dev", "development")  # another word for val, or a split beside it
 NUMBERS = {"0": "train", "1": "val", "2": "test"}  # as CelebA's partition file has them
+NUMBER = re.compile(r"(\d)(\.0+)?")  # pandas writes numbers with gaps as 1.0
 
 
 def check_split_name(name: str) -> str:
@@ -24,20 +26,19 @@ def check_split_name(name: str) -> str:
 def usual_names(names: Iterable[str]) -> dict[str, str]:
     """Returns the split that each name in use stands for.
 
-    Names are trimmed. A usual word for train, val or test, in any case, stands for that split, unless another word for it is
-    in use too: with `val` and `dev`, both stay as they are. 0, 1 and 2 are train, val and test where all names are such numbers
-    and 2 is among them; 0 and 1 alone could also say whether an image is in a split.
+    Names are trimmed. A usual word for train, val or test, in any case, stands for that split; `dev` too, unless there is a val
+    beside it. 0, 1 and 2 are train, val and test where all names are such numbers and 2 is among them; 0 and 1 alone could also
+    say whether an image is in a split.
     """
     trimmed = {name: trim(name) for name in names}
-    used = set(trimmed.values())
-    if "2" in used and used <= set(NUMBERS):
-        return {name: NUMBERS[word] for name, word in trimmed.items()}
-    folded = {word.casefold() for word in used}
-    split_of = dict(trimmed)
-    for split, words in USUAL_WORDS.items():
-        if len(folded & set(words)) == 1:
-            split_of |= {name: split for name, word in trimmed.items() if word.casefold() in words}
-    return split_of
+    numbers = {name: found[1] for name, word in trimmed.items() if (found := NUMBER.fullmatch(word))}
+    used = set(numbers.values())
+    if len(numbers) == len(trimmed) and "2" in used and used <= set(NUMBERS):
+        return {name: NUMBERS[number] for name, number in numbers.items()}
+    split_of_word = {word: split for split, words in USUAL_WORDS.items() for word in words}
+    if not {word.casefold() for word in trimmed.values()} & set(USUAL_WORDS["val"]):
+        split_of_word |= dict.fromkeys(DEV_WORDS, "val")
+    return {name: split_of_word.get(word.casefold(), word) for name, word in trimmed.items()}
 
 
 def describe_changes(split_of: Mapping[str, str]) -> str:

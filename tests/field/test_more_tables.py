@@ -28,7 +28,7 @@ def test_rows_without_any_cell_are_left_out_of_parquet_too(tmp_path: Path) -> No
 
 
 def test_a_row_with_labels_and_no_image_is_refused_by_its_number(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"every row should have a `image`\. Data row 3 has none"):
+    with pytest.raises(InputError, match=r"every row should have a value in column `image`\. Data row 3 has none"):
         read(tmp_path, "image,x\na,1\n,\n,0\nb,0\n")
 
 

@@ -25,7 +25,9 @@ READ_AS = {
     ("2", "0"): ("test", "train"),
     ("0", "1"): ("0", "1"),  # may say whether an image is for training, or for testing
     ("0", "1", "2", "3"): ("0", "1", "2", "3"),  # folds
-    ("train", "val", "dev"): ("train", "val", "dev"),  # two words for one split stay apart
+    ("train", "val", "dev"): ("train", "val", "dev"),  # as some sets have them
+    ("train", "training", "validation"): ("train", "train", "val"),
+    ("0.0", "1.0", "2.0"): ("train", "val", "test"),  # as pandas writes numbers in a column with gaps
     ("Train", "fold_1"): ("train", "fold_1"),
 }
 

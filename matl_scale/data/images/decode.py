@@ -120,9 +120,7 @@ def read_with_pillow(data: bytes, max_pixels: int | None) -> UprightImage:
     except UnidentifiedImageError as error:  # its text contains a memory address
         raise BadImage(UNKNOWN_KIND) from error
     except Exception as error:  # Pillow's codecs raise many kinds of errors for damaged data
-        raise BadImage(
-            f"it cannot be decoded ({len(data)} bytes): {one_line(error) or type(error).__name__}"
-        ) from error
+        raise BadImage(f"it cannot be decoded ({len(data)} bytes): {one_line(error)}") from error
 
 
 def _read_png(data: bytes, max_pixels: int | None) -> UprightImage:
