@@ -6,6 +6,7 @@ import re
 from typing import TypeAlias
 
 from data_prep.labels.matrix import ColumnRoles
+from data_prep.labels.one_vs_rest import OneVsRest
 from data_prep.labels.rare_classes import RARE, RareRule
 from matl_scale.data.images.gate import MAX_PIXELS
 
@@ -78,6 +79,20 @@ def add_classes(parser: argparse.ArgumentParser) -> None:
         default="drop",
         help="rare classes become missing labels, or one class `other` (default: drop)",
     )
+    parser.add_argument(
+        "--one-vs-rest",
+        nargs="+",
+        default=[],
+        metavar="COLUMN",
+        help="make a binary task COLUMN:CLASS of each class of these columns, instead of the column, or "
+        "beside it if --tasks names it",
+    )
+    parser.add_argument(
+        "--separator",
+        default="",
+        metavar="TEXT",
+        help="what stands between several values in a cell of these columns, as '|' in red|blue",
+    )
 
 
 def column_roles(options: argparse.Namespace, split: str | None = None) -> ColumnRoles:
@@ -90,6 +105,7 @@ def column_roles(options: argparse.Namespace, split: str | None = None) -> Colum
         missing=options.missing_values,
         positive=options.positive,
         rare=RareRule(min_count=options.min_class_count, become=options.rare),
+        one_vs_rest=OneVsRest(columns=options.one_vs_rest, separator=options.separator),
     )
 
 

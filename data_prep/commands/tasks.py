@@ -32,7 +32,8 @@ def add_command(commands: Subparsers) -> None:
             "--allow-unmatched", action="store_true", help="leave out rows whose image is not in the set"
         )
     add_classes(add)
-    relabel.set_defaults(positive=[], min_class_count=1, rare="drop")  # the set has its classes
+    # the set has its tasks and classes
+    relabel.set_defaults(positive=[], min_class_count=1, rare="drop", one_vs_rest=[], separator="")
     rename.add_argument("names", nargs="+", metavar="OLD=NEW", help="a task and its new name")
     drop.add_argument("patterns", nargs="+", metavar="PATTERN", help="names or patterns of tasks")
 

@@ -91,14 +91,14 @@ def read_cells(
     values: Collection[object], missing: Collection[str] = DEFAULT_WORDS, known: Collection[str] = ()
 ) -> dict[object, object | None]:
     """Returns what stored values mean: text without white space around it, other values as they are, None where there is no
-    label: an empty cell, or a word of `missing`. A class of the shard set that rows will join, one of `known`, stays a class
-    whatever its name is.
+    label: an empty cell, or a word or number of `missing`. A class of the shard set that rows will join, one of `known`, stays a
+    class whatever its name is.
     """
 
     def meaning(value: object) -> object | None:
-        if not isinstance(value, str) or value in known:
-            return value
-        text = trim(value)
-        return text if text in known or (text and text not in missing) else None
+        text = trim(str(value))
+        if value in known or text in known or (text and text not in missing):
+            return text if isinstance(value, str) and value not in known else value
+        return None
 
     return {value: meaning(value) for value in values}

@@ -41,6 +41,7 @@ class ColumnClasses:
 
     Attributes:
         names: For each column the class name of each stored value that is a label, in the order of the classes.
+        labels: For each column the number of labels of each class, in the order of the classes.
         missing: For each column with words that mean missing, these words and how often they occur.
         suspects: Lines about columns that look like mistakes.
         left_out: Columns that are left out as tasks, each with the reason.
@@ -48,6 +49,7 @@ class ColumnClasses:
     """
 
     names: Mapping[str, Mapping[object, str]]
+    labels: Mapping[str, Mapping[str, int]]
     missing: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     suspects: Sequence[str] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
@@ -93,6 +95,8 @@ def find_classes(
     Raises:
         InputError: Columns have fewer than two classes, more than 65,535, or values that cannot be labels; all are named.
     """
+    if not names:  # which would read all columns
+        return ColumnClasses(names={}, labels={})
     texts = set(map(trim, text_columns))
     counts, refused = count_values(file, names)
     classes, words, suspects, rare_of = {}, {}, [], {}
@@ -121,7 +125,12 @@ def find_classes(
             refused[name] = error
     raise_refused(file.path, [refused[name] for name in names if name in refused and name not in left_out])
     return ColumnClasses(
-        names=classes, missing=words, suspects=suspects, left_out=left_out, rare=rare.describe(rare_of)
+        names=classes,
+        labels={name: count_classes(counts[name], found) for name, found in classes.items()},
+        missing=words,
+        suspects=suspects,
+        left_out=left_out,
+        rare=rare.describe(rare_of),
     )
 
 
@@ -244,8 +253,14 @@ def find_known_classes(
     """
     for task in tasks:
         if trim(task.name) not in candidates:
+            column = next((name for name in candidates if task.name.startswith(f"{name}:")), None)
             raise InputError(
-                f"{file.path} has no column `{task.name}`, which the shard set has." + nearest(task.name, candidates)
+                f"{file.path} has no column `{task.name}`, which the shard set has."
+                + (
+                    f" Was it made with --one-vs-rest {column}? Give that again."
+                    if column
+                    else nearest(task.name, candidates)
+                )
             )
     known = {task.name: task.classes for task in tasks}
     found = find_classes(file, list(known), text_columns, missing, known)

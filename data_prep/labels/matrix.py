@@ -1,22 +1,20 @@
 """A label file as tasks and a label matrix on disk. An empty cell is a missing label, never a class."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from data_prep.labels.cells import stored_values
 from data_prep.labels.classes import find_classes, find_known_classes
 from data_prep.labels.header import is_unnamed
 from data_prep.labels.image_column import check_image_column
+from data_prep.labels.label_column import LabelColumn, write_matrix
 from data_prep.labels.label_file import LabelFile
 from data_prep.labels.missing_words import MissingWords, parse_missing
-from data_prep.labels.name_index import NameIndex
+from data_prep.labels.name_index import NameIndex, check_unique
+from data_prep.labels.one_vs_rest import NO_YES, OneVsRest, known_column, new_column, take_apart
 from data_prep.labels.positive import (
     check_positive_kept,
     choose_positive,
@@ -28,11 +26,8 @@ from data_prep.labels.rare_classes import RareRule
 from data_prep.labels.split_column import read_splits
 from data_prep.labels.unnamed import describe_unnamed
 from data_prep.labels.white_space import trim
-from matl_scale.data.shards.layout import MISSING, label_dtype
 from matl_scale.errors import InputError
 from matl_scale.tasks import Task, match_names
-
-MAX_INT64 = 2**63 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +39,7 @@ class ColumnRoles:
     tasks: Sequence[str] | None = None  # patterns for the columns that are tasks; None: all others
     text: Sequence[str] = ()  # columns whose cells are text even if all look like numbers
     positive: Sequence[str] = ()  # TASK=CLASS: which class of a binary task is the positive one
+    one_vs_rest: OneVsRest = field(default_factory=OneVsRest)  # columns whose classes are tasks
     rare: RareRule = field(default_factory=RareRule)  # what becomes of classes with few labels
     missing: Sequence[str] = ()  # WORD,WORD or COLUMN=WORD,WORD: cells without a label; pandas' words if empty
 
@@ -97,25 +93,38 @@ def read_labels(path: str, roles: ColumnRoles, work: Path, known_tasks: Sequence
         print(f"{path}: left out {len(file.blank_rows)} rows without any cell", file=sys.stderr)
     missing = parse_missing(roles.missing, file.columns, path)
     if known_tasks:
-        tasks, classes = read_known_tasks(file, candidates, roles, missing, known_tasks)
+        columns = read_known_columns(file, candidates, roles, missing, known_tasks)
+        tasks = known_tasks
     else:
-        tasks, classes = read_new_tasks(file, candidates, roles, missing)
-    matrix = write_matrix(file, tasks, classes, len(index), work / "label_file.bin")
+        columns = read_new_columns(file, candidates, roles, missing)
+        tasks = [task for column in columns for task in column.tasks]
+    check_unique([task.name for task in tasks], f"task of {path}")
+    matrix = write_matrix(file, columns, tasks, len(index), work / "label_file.bin")
     splits = None if roles.split is None else read_splits(file, roles.split, missing.of(roles.split))
     return Labels(file=file, image_column=roles.image, tasks=tasks, index=index, matrix=matrix, splits=splits)
 
 
-Classes: TypeAlias = Mapping[str, Mapping[object, str]]  # for each task the class name of each stored value
-
-
-def read_new_tasks(
+def read_new_columns(
     file: LabelFile, candidates: Sequence[str], roles: ColumnRoles, missing: MissingWords
-) -> tuple[list[Task], Classes]:
-    """Returns the tasks that a label file declares, and prints what was decided without being asked."""
+) -> list[LabelColumn]:
+    """Returns the columns of the tasks that a label file declares, and prints what was decided without being asked."""
     notes = notes_on_unnamed(file, candidates, roles)
-    names = chosen_columns(candidates, roles)
+    apart = list(map(trim, roles.one_vs_rest.columns))
+    whole = [name for name in chosen_columns(candidates, roles) if roles.tasks is not None or name not in apart]
+    columns = read_whole_columns(file, whole, roles, missing, notes)
+    for name in apart:
+        found = take_apart(file, name, roles.one_vs_rest, roles.text, missing)
+        columns.append(new_column(file, name, roles.one_vs_rest, found, roles.rare))
+    print_notes(notes)
+    return columns
+
+
+def read_whole_columns(
+    file: LabelFile, names: Sequence[str], roles: ColumnRoles, missing: MissingWords, notes: list[str]
+) -> list[LabelColumn]:
+    """Returns the columns that are one task each; what was decided without being asked is added to `notes`."""
     found = find_classes(file, names, roles.text, missing, rare=roles.rare, leave_out=roles.tasks is None)
-    if not found.names:
+    if not found.names and not roles.one_vs_rest.columns:
         reasons = "; ".join(found.describe_left_out())
         raise InputError(f"{file.path} has no column beside `{roles.image}` that can be a task by itself: {reasons}.")
     by_words = [
@@ -129,20 +138,26 @@ def read_new_tasks(
     tasks = choose_positive(by_words, roles.positive)
     chosen = {task_id for choice in roles.positive for task_id, _ in resolve_choice(by_words, choice)}
     notes += found.notes(file.path) + describe_guesses([task for i, task in enumerate(tasks) if i not in chosen])
-    print_notes(notes)
-    return tasks, found.names
+    return [LabelColumn.of_task(task, found.names[task.name]) for task in tasks]
 
 
-def read_known_tasks(
+def read_known_columns(
     file: LabelFile, candidates: Sequence[str], roles: ColumnRoles, missing: MissingWords, tasks: Sequence[Task]
-) -> tuple[Sequence[Task], Classes]:
-    """Returns the tasks of the shard set that a file's rows will join, and what the file's values are for them."""
+) -> list[LabelColumn]:
+    """Returns the columns of the tasks of the shard set that a file's rows will join."""
     check_positive_kept(tasks, roles.positive, file.path)
     if roles.rare.min_count > 1:
         raise InputError("`--min-class-count` is for new tasks. The rows will join a shard set, whose classes stay.")
-    found = find_known_classes(file, candidates, tasks, roles.text, missing)
+    rule, columns, whole = roles.one_vs_rest, list[LabelColumn](), list(tasks)
+    for name in map(trim, rule.columns):
+        own = [task for task in whole if task.name.startswith(rule.task_name(name, "")) and task.classes == NO_YES]
+        if not own:
+            raise InputError(f"`--one-vs-rest` {name}: the shard set has no task `{rule.task_name(name, 'CLASS')}`.")
+        whole = [task for task in whole if task not in own]
+        columns.append(known_column(file, name, rule, take_apart(file, name, rule, roles.text, missing), own))
+    found = find_known_classes(file, candidates, whole, roles.text, missing)
     print_notes(found.notes(file.path))
-    return tasks, found.names
+    return [LabelColumn.of_task(task, found.names[task.name]) for task in whole] + columns
 
 
 def notes_on_unnamed(file: LabelFile, candidates: Sequence[str], roles: ColumnRoles) -> list[str]:
@@ -176,41 +191,3 @@ def label_columns(file: LabelFile, roles: ColumnRoles) -> list[str]:
 def chosen_columns(names: Sequence[str], roles: ColumnRoles) -> list[str]:
     """Returns the label columns that match `roles.tasks`; raises `InputError` for a pattern that matches none."""
     return [names[i] for i in match_names(names, roles.tasks, "--tasks")]
-
-
-def write_matrix(
-    file: LabelFile, tasks: Sequence[Task], classes: Mapping[str, Mapping[object, str]], num_rows: int, path: Path
-) -> np.ndarray:
-    """Writes the file's label matrix to `path` and returns it, shape `(num_rows, num_tasks)`, mapped into memory."""
-    dtype = label_dtype(tasks)
-    maps = []
-    for task in tasks:
-        index_of = {name: i for i, name in enumerate(task.classes)}
-        values = list(classes[task.name])
-        numbers = np.array([index_of[classes[task.name][value]] for value in values] + [MISSING], dtype=dtype)
-        is_big = any(isinstance(value, int) and value > MAX_INT64 for value in values)
-        maps.append((task.name, pa.array(values, pa.uint64() if is_big else None), numbers))
-    with path.open("wb") as out:
-        for batch in file.batches([task.name for task in tasks]):
-            block = np.empty((batch.num_rows, len(tasks)), dtype=dtype)
-            for column, (name, values, numbers) in enumerate(maps):
-                cells = stored_values(batch.column(batch.schema.get_field_index(name)), f"{file.path}, column `{name}`")
-                block[:, column] = numbers[find_indices(cells, values)]
-            block.tofile(out)
-    return map_matrix(path, dtype, num_rows, len(tasks))
-
-
-def find_indices(cells: pa.Array, values: pa.Array) -> np.ndarray:
-    """Returns the index of each cell in `values`, −1 for missing ones."""
-    if not len(values):
-        return np.full(len(cells), -1)
-    found = pc.index_in(cells.cast(values.type), value_set=values)
-    indices: np.ndarray = found.fill_null(-1).to_numpy(zero_copy_only=False)
-    return indices
-
-
-def map_matrix(path: Path, dtype: np.dtype, num_rows: int, num_columns: int) -> np.ndarray:
-    """Maps a file of numbers into memory, shape `(num_rows, num_columns)`."""
-    if not num_rows * num_columns:
-        return np.empty((num_rows, num_columns), dtype=dtype)
-    return np.memmap(path, dtype=dtype, mode="r", shape=(num_rows, num_columns))

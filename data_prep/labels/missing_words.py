@@ -92,15 +92,16 @@ def describe_taken(words_of: Mapping[str, Mapping[str, int]], shown_columns: int
 
 def describe_doubtful(classes_of: Mapping[str, Collection[str]], shown_columns: int) -> list[str]:
     """Returns a line about classes whose names often mean missing; empty without any."""
-    listed = [
-        f"`{name}` of `{column}`"
-        for column, names in classes_of.items()
-        for name in names
-        if name.lower() in DOUBTFUL_WORDS
-    ]
+    listed = [f"`{name}` of `{column}`" for column, names in classes_of.items() for name in find_doubtful(names)]
     if not listed:
         return []
     return [
         f"classes that may mean a missing label: {shortened(listed, shown_columns)}. --missing-values names the words that do, "
         "as 'NA,?', or for one column as 'COLUMN=NA,?'"
     ]
+
+
+def find_doubtful(names: Collection[str]) -> list[str]:
+    """Returns those of a column's classes that may mean that a label is missing; beside 0 and 1, −1 may."""
+    found = [name for name in names if name.lower() in DOUBTFUL_WORDS]
+    return ["-1", *found] if {"-1", "0", "1"} == set(names) else found

@@ -67,7 +67,7 @@ def describe_several_values(counts: Mapping[str, int]) -> str:
             between = "blanks" if separator == " " else f"`{separator}`"
             return (
                 f"cells seem to hold several values separated by {between}, as `{example[:SHOWN_CHARACTERS]}`: {len(counts)} "
-                f"classes made of {len(parts)} values. To learn each value, give it a column of its own with 0 and 1"
+                f"classes made of {len(parts)} values. --one-vs-rest with --separator '{separator}' makes a task of each value"
             )
     return ""
 

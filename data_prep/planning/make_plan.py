@@ -9,7 +9,7 @@ import numpy as np
 
 from data_prep.dataset import Dataset
 from data_prep.image_check import check_image
-from data_prep.labels.matrix import map_matrix
+from data_prep.labels.label_column import map_matrix
 from data_prep.labels.name_index import NameIndex
 from data_prep.planning.copies import drop_copies
 from data_prep.planning.plan import DROPPED, Plan, cut_shards

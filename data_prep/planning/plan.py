@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.labels.matrix import map_matrix
+from data_prep.labels.label_column import map_matrix
 from data_prep.planning.row_tables import LABELS_FILE, SPLITS_FILE
 from matl_scale.data.shards.layout import label_dtype, shard_name, split_rank
 from matl_scale.errors import InputError

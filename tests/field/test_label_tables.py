@@ -333,7 +333,7 @@ def test_several_values_in_a_cell_are_recognised(
     said = capsys.readouterr().err
     assert "column `x`: cells seem to hold several values" in said
     assert f"{len(cells)} classes made of {values} values" in said
-    assert "a column of its own with 0 and 1" in said
+    assert "--one-vs-rest with --separator" in said
 
 
 @pytest.mark.parametrize(

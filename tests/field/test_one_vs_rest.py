@@ -1,0 +1,119 @@
+"""Columns whose classes, or whose several values in a cell, become tasks of their own. Stands for reports such as "my tags are
+in one column, separated by bars", "one-hot this column for me", "the Planet data set has space-separated tags".
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from data_prep.labels.one_vs_rest import OneVsRest
+from data_prep.labels.rare_classes import RareRule
+from helpers.commands import matl_data, shard_arguments
+from helpers.label_tables import decoded, read
+from helpers.sources_on_disk import write_images
+from matl_scale.data.shards.manifest import read_manifest
+from matl_scale.errors import InputError
+
+COLOURS = "image,x,colour\na,1,red\nb,0,blue\nc,1,\nd,0,red\ne,1,NA\nf,0,green\n"
+TAGS = "image,x,tags\na,1,sea|sky\nb,0,sky\nc,1, sea | sand |\nd,0,\ne,1,NA\n"
+RED = ["yes", "no", None, "yes", None, "no"]
+
+
+def test_each_class_becomes_a_task_instead_of_its_column(tmp_path: Path) -> None:
+    found = decoded(read(tmp_path, COLOURS, one_vs_rest=OneVsRest(columns=["colour"])))
+    assert list(found) == ["x", "colour:blue", "colour:green", "colour:red"]
+    assert found["colour:red"] == RED
+    assert found["colour:blue"] == ["no", "yes", None, "no", None, "no"]
+
+
+def test_the_column_stays_beside_its_classes_if_it_is_named(tmp_path: Path) -> None:
+    found = decoded(read(tmp_path, COLOURS, tasks=["colour"], one_vs_rest=OneVsRest(columns=["colour"])))
+    assert list(found) == ["colour", "colour:blue", "colour:green", "colour:red"]
+    assert found["colour"] == ["red", "blue", None, "red", None, "green"]
+
+
+def test_each_of_several_values_in_a_cell_becomes_a_task(tmp_path: Path) -> None:
+    found = decoded(read(tmp_path, TAGS, one_vs_rest=OneVsRest(columns=["tags"], separator="|")))
+    assert found == {
+        "x": ["1", "0", "1", "0", "1"],
+        "tags:sand": ["no", "no", "yes", None, None],
+        "tags:sea": ["yes", "no", "yes", None, None],
+        "tags:sky": ["yes", "yes", "no", None, None],
+    }
+
+
+def test_labels_equal_those_of_columns_written_by_hand(tmp_path: Path) -> None:
+    """Against a slow, obvious reference: many tags, in any order, repeated in a cell, with missing cells."""
+    generator = np.random.default_rng(0)
+    cells = [" ".join(generator.choice([f"t{i:02d}" for i in range(30)], generator.integers(0, 6))) for _ in range(200)]
+    rows = "".join(f"{i},{cell}\n" for i, cell in enumerate(cells))
+    found = read(tmp_path, f"image,tags\n{rows}", one_vs_rest=OneVsRest(columns=["tags"], separator=" "))
+    names = sorted({tag for cell in cells for tag in cell.split()})
+    assert [task.name for task in found.tasks] == [f"tags:{name}" for name in names]
+    expected = [[int(name in cell.split()) if cell else -1 for name in names] for cell in cells]
+    np.testing.assert_array_equal(found.matrix, expected)
+
+
+def test_numbers_and_parquet_are_taken_apart_too(tmp_path: Path) -> None:
+    table = pa.table({"image": ["a", "b", "c"], "grade": pa.array([10, 9, None], pa.int16())})
+    found = decoded(read(tmp_path, table, "labels.parquet", one_vs_rest=OneVsRest(columns=["grade"])))
+    assert found == {"grade:9": ["no", "yes", None], "grade:10": ["yes", "no", None]}
+
+
+def test_rare_values_have_no_task_or_one_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rule = OneVsRest(columns=["colour"])
+    found = decoded(read(tmp_path, COLOURS, one_vs_rest=rule, rare=RareRule(min_count=2)))
+    assert found == {"x": ["1", "0", "1", "0", "1", "0"], "colour:red": RED}
+    assert "2 values in fewer than 2 cells became no task: `blue` (1), `green` (1)" in capsys.readouterr().err
+    found = decoded(read(tmp_path, COLOURS, one_vs_rest=rule, rare=RareRule(min_count=2, become="other")))
+    assert found["colour:other"] == ["no", "yes", None, "no", None, "yes"]
+
+
+def test_what_every_cell_holds_is_no_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rule = OneVsRest(columns=["t"], separator=";")
+    assert list(decoded(read(tmp_path, "image,t\na,all;u\nb,all\nc,all;v\n", one_vs_rest=rule))) == ["t:u", "t:v"]
+    assert "left out what every cell holds: all" in capsys.readouterr().err
+
+
+BAD = {
+    "no column": ({"columns": ["color"]}, "has no column `color`"),
+    "numbers": ({"columns": ["x"], "separator": "|"}, "column `x`: `--separator` is for cells of several words"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line(case: str, tmp_path: Path) -> None:
+    options, message = BAD[case]
+    with pytest.raises(InputError, match=message):
+        read(tmp_path, TAGS, one_vs_rest=OneVsRest(**options))  # type: ignore[arg-type]
+
+
+def test_a_separator_needs_columns() -> None:
+    with pytest.raises(InputError, match="--one-vs-rest: name them there"):
+        OneVsRest(separator="|")
+
+
+def test_splits_join_a_set_whose_columns_were_taken_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = write_images(tmp_path / "images", 4)
+    more = write_images(tmp_path / "more", 3, prefix="m")
+    for file, images, cells in (("labels", names, ["u|v", "v", "u", ""]), ("more", more, ["v|w", "", "u"])):
+        rows = "".join(f"{name},{i % 2},{cell}\n" for i, (name, cell) in enumerate(zip(images, cells, strict=True)))
+        (tmp_path / f"{file}.csv").write_text(f"image,x,t\n{rows}")
+    apart = ["--one-vs-rest", "t", "--separator", "|"]
+    assert matl_data(shard_arguments(tmp_path, tmp_path / "set", *apart)) == 0
+    join = shard_arguments(tmp_path, tmp_path / "set", "--split", "val", images="more", labels="more.csv")
+    assert matl_data(join) == 2
+    assert "Was it made with --one-vs-rest t? Give that again" in capsys.readouterr().err
+    assert matl_data([*join, *apart]) == 0
+    assert "1 values have no task in the shard set: w" in capsys.readouterr().err
+    manifest = read_manifest(tmp_path / "set")
+    assert manifest.task_names == ["x", "t:u", "t:v"]
+    val = manifest.sample_ids("val")
+    paths = manifest.sample_columns("path").column(0).to_pylist()
+    assert {paths[i]: manifest.labels()[i].tolist() for i in val} == {
+        more[0]: [0, 0, 1],
+        more[1]: [1, -1, -1],
+        more[2]: [0, 1, 0],
+    }
