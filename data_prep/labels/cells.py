@@ -3,6 +3,7 @@
 White space around a word does not count. An empty cell, a blank one and a word for "missing" are no label; everything else is.
 """
 
+import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 
@@ -15,6 +16,7 @@ from data_prep.labels.white_space import trim
 from matl_scale.data.shards.layout import MAX_CLASSES
 from matl_scale.errors import InputError
 
+WHOLE = re.compile(r"([+-]?\d+)\.0*")
 MAX_SPELLINGS = 4 * MAX_CLASSES  # distinct cells of a column: blanks and zeros make several spellings of one class
 
 
@@ -92,12 +94,16 @@ def read_cells(
 ) -> dict[object, object | None]:
     """Returns what stored values mean: text without white space around it, other values as they are, None where there is no
     label: an empty cell, or a word or number of `missing`. A class of the shard set that rows will join, one of `known`, stays a
-    class whatever its name is.
+    class whatever its name is. `-1.0`, as pandas writes −1 beside gaps, is missing where `-1` is.
     """
+
+    def is_missing(text: str) -> bool:
+        whole = WHOLE.fullmatch(text)
+        return not text or text in missing or (whole is not None and whole[1] in missing)
 
     def meaning(value: object) -> object | None:
         text = trim(str(value))
-        if value in known or text in known or (text and text not in missing):
+        if value in known or text in known or not is_missing(text):
             return text if isinstance(value, str) and value not in known else value
         return None
 

@@ -74,3 +74,9 @@ def test_minus_one_beside_0_and_1_is_a_class_that_is_pointed_out(
 def test_numbers_in_parquet_can_mean_missing_too(tmp_path: Path) -> None:
     table = pa.table({"image": ["a", "b", "c"], "x": [1, 0, -1]})
     assert decoded(read(tmp_path, table, "labels.parquet", missing=["x=-1"]))["x"] == ["1", "0", None]
+
+
+@pytest.mark.parametrize("cell", ["-1", "-1.0", " -1. "])
+def test_a_number_means_missing_however_pandas_wrote_it(cell: str, tmp_path: Path) -> None:
+    table = f"image,x\na,1.0\nb,0.0\nc,{cell}\n"
+    assert decoded(read(tmp_path, table, missing=["-1"]))["x"] == ["1", "0", None]
