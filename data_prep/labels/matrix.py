@@ -14,7 +14,7 @@ from data_prep.labels.label_column import LabelColumn, write_matrix
 from data_prep.labels.label_file import LabelFile
 from data_prep.labels.missing_words import MissingWords, parse_missing
 from data_prep.labels.name_index import NameIndex, check_unique
-from data_prep.labels.one_vs_rest import NO_YES, OneVsRest, known_column, new_column, take_apart
+from data_prep.labels.one_vs_rest import OneVsRest, known_column, new_column, take_apart
 from data_prep.labels.positive import (
     check_positive_kept,
     choose_positive,
@@ -109,20 +109,28 @@ def read_new_columns(
 ) -> list[LabelColumn]:
     """Returns the columns of the tasks that a label file declares, and prints what was decided without being asked."""
     notes = notes_on_unnamed(file, candidates, roles)
-    apart = list(map(trim, roles.one_vs_rest.columns))
+    apart = columns_apart(file, roles)
     whole = [name for name in chosen_columns(candidates, roles) if roles.tasks is not None or name not in apart]
-    columns = read_whole_columns(file, whole, roles, missing, notes)
+    parts = []
     for name in apart:
         found = take_apart(file, name, roles.one_vs_rest, roles.text, missing)
-        columns.append(new_column(file, name, roles.one_vs_rest, found, roles.rare))
+        parts.append(new_column(file, name, roles.one_vs_rest, found, roles.rare))
+    columns = read_whole_columns(file, whole, roles, missing, notes, [task for part in parts for task in part.tasks])
     print_notes(notes)
-    return columns
+    return columns + parts
 
 
 def read_whole_columns(
-    file: LabelFile, names: Sequence[str], roles: ColumnRoles, missing: MissingWords, notes: list[str]
+    file: LabelFile,
+    names: Sequence[str],
+    roles: ColumnRoles,
+    missing: MissingWords,
+    notes: list[str],
+    other_tasks: Sequence[Task],
 ) -> list[LabelColumn]:
-    """Returns the columns that are one task each; what was decided without being asked is added to `notes`."""
+    """Returns the columns that are one task each; what was decided without being asked is added to `notes`. `other_tasks` are
+    those of columns that are taken apart.
+    """
     found = find_classes(file, names, roles.text, missing, rare=roles.rare, leave_out=roles.tasks is None)
     if not found.names and not roles.one_vs_rest.columns:
         reasons = "; ".join(found.describe_left_out())
@@ -135,8 +143,11 @@ def read_whole_columns(
         )
         for name in found.names
     ]
-    tasks = choose_positive(by_words, roles.positive)
-    chosen = {task_id for choice in roles.positive for task_id, _ in resolve_choice(by_words, choice)}
+    tasks = choose_positive([*by_words, *other_tasks], roles.positive)
+    if tasks[len(by_words) :] != other_tasks:
+        raise InputError("`--positive`: in the tasks of --one-vs-rest, `yes` is positive, and stays so.")
+    tasks = tasks[: len(by_words)]
+    chosen = {task_id for choice in roles.positive for task_id, _ in resolve_choice([*by_words, *other_tasks], choice)}
     notes += found.notes(file.path) + describe_guesses([task for i, task in enumerate(tasks) if i not in chosen])
     return [LabelColumn.of_task(task, found.names[task.name]) for task in tasks]
 
@@ -149,12 +160,15 @@ def read_known_columns(
     if roles.rare.min_count > 1:
         raise InputError("`--min-class-count` is for new tasks. The rows will join a shard set, whose classes stay.")
     rule, columns, whole = roles.one_vs_rest, list[LabelColumn](), list(tasks)
-    for name in map(trim, rule.columns):
-        own = [task for task in whole if task.name.startswith(rule.task_name(name, "")) and task.classes == NO_YES]
+    apart = columns_apart(file, roles)
+    # the columns of `a` and `a:b` both have tasks `a:b:CLASS`: those of the longer name first
+    for name in sorted(apart, key=len, reverse=True):
+        own = rule.own_tasks(name, whole, set(candidates) - set(apart))
         if not own:
             raise InputError(f"`--one-vs-rest` {name}: the shard set has no task `{rule.task_name(name, 'CLASS')}`.")
         whole = [task for task in whole if task not in own]
-        columns.append(known_column(file, name, rule, take_apart(file, name, rule, roles.text, missing), own))
+        found_apart = take_apart(file, name, rule, roles.text, missing, rule.values_with_task(name, own))
+        columns.append(known_column(file, name, rule, found_apart, own))
     found = find_known_classes(file, candidates, whole, roles.text, missing)
     print_notes(found.notes(file.path))
     return [LabelColumn.of_task(task, found.names[task.name]) for task in whole] + columns
@@ -162,7 +176,8 @@ def read_known_columns(
 
 def notes_on_unnamed(file: LabelFile, candidates: Sequence[str], roles: ColumnRoles) -> list[str]:
     """Returns lines about columns without a name that are left out; raises `InputError` if one of them may be a task."""
-    return describe_unnamed(file, {*candidates, *named_columns(roles)}, is_needed=roles.tasks is None)
+    used = {*candidates, *named_columns(roles), *map(trim, roles.one_vs_rest.columns)}
+    return describe_unnamed(file, used, is_needed=roles.tasks is None)
 
 
 def print_notes(notes: Sequence[str]) -> None:
@@ -173,6 +188,18 @@ def print_notes(notes: Sequence[str]) -> None:
 def named_columns(roles: ColumnRoles) -> set[str]:
     """Returns the names of columns that are not labels."""
     return {trim(name) for name in (roles.image, roles.split) if name is not None}
+
+
+def columns_apart(file: LabelFile, roles: ColumnRoles) -> list[str]:
+    """Returns the columns that are taken apart; raises `InputError` for one that is not there or holds no labels."""
+    names = list(dict.fromkeys(map(trim, roles.one_vs_rest.columns)))
+    for name in names:
+        file.check_column(name)
+        if name in named_columns(roles):
+            raise InputError(
+                f"`--one-vs-rest` should name columns of labels. `{name}` is that of the images or of the splits."
+            )
+    return names
 
 
 def label_columns(file: LabelFile, roles: ColumnRoles) -> list[str]:

@@ -9,10 +9,12 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 
+from data_prep.labels.white_space import trim
+
 # between values of one cell, and how many classes there should be for each value: a bar is hardly ever part of a word, blanks
 # often are
 SEPARATORS = {"|": 0.0, ";": 1.0, ",": 1.0, "/": 1.0, " ": 3.0}
-BRACKETS = "[]{}"
+BRACKETS = ("[]", "{}")
 SHOWN_CHARACTERS = 60  # of a cell
 DECIMAL_COMMA = re.compile(r"[+-]?\d+(, ?\d+)+")
 FEWEST_ROWS = 20  # below, a value of its own in every row is no sign of an id
@@ -57,7 +59,7 @@ def describe_decimal_commas(counts: Mapping[str, int]) -> str:
 def describe_several_values(counts: Mapping[str, int]) -> str:
     """Returns a line about cells that seem to hold several values; an empty one if there are none."""
     for separator, share in SEPARATORS.items():
-        cells = [name for name in counts if separator in name.strip(BRACKETS)]
+        cells = [name for name in counts if len(split_cell(name, separator)) > 1]
         if not cells:
             continue
         parts = Counter(part for name in counts for part in set(split_cell(name, separator)))
@@ -73,7 +75,11 @@ def describe_several_values(counts: Mapping[str, int]) -> str:
 
 
 def split_cell(text: str, separator: str) -> list[str]:
-    return [part for part in (part.strip(" '\"") for part in text.strip(BRACKETS).split(separator)) if part]
+    """Returns the values in a cell. One in brackets is a list as programs print it: brackets and quotes are no part of values."""
+    is_list = text[:1] + text[-1:] in BRACKETS
+    parts = text[1:-1].split(separator) if is_list else text.split(separator)
+    trimmed = (trim(trim(part).strip("'\"")) if is_list else trim(part) for part in parts)
+    return [part for part in trimmed if part]
 
 
 def describe_ids(counts: Mapping[str, int]) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from data_prep.labels.matrix import ColumnRoles, read_labels
 from data_prep.labels.one_vs_rest import OneVsRest
 from data_prep.labels.rare_classes import RareRule
 from helpers.commands import matl_data, shard_arguments
@@ -77,8 +78,81 @@ def test_what_every_cell_holds_is_no_task(tmp_path: Path, capsys: pytest.Capture
     assert "left out what every cell holds: all" in capsys.readouterr().err
 
 
+def test_lists_as_programs_print_them_lose_brackets_and_quotes(tmp_path: Path) -> None:
+    """Stands for "pandas wrote my list of tags as text". An empty list is no value: a missing label."""
+    table = "image,t\na,\"['x', 'y']\"\nb,\"['y']\"\nc,[]\nd,z [old]\n"
+    assert decoded(read(tmp_path, table, one_vs_rest=OneVsRest(columns=["t"], separator=","))) == {
+        "t:x": ["yes", "no", None, "no"],
+        "t:y": ["yes", "yes", None, "no"],
+        "t:z [old]": ["no", "no", None, "yes"],
+    }
+
+
+def test_missing_words_and_odd_values_are_said_as_for_other_columns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = "image,t\na,NA\nb,red\nc,Red|blue\nd,unknown\n"
+    read(tmp_path, table, one_vs_rest=OneVsRest(columns=["t"], separator="|"))
+    lines = capsys.readouterr().err
+    assert "taken as missing labels: 1 `NA` in `t`" in lines
+    assert "`unknown` of `t`" in lines
+    assert "these are different classes: `Red`, `red`" in lines
+
+
+def test_yes_is_the_positive_class_of_each_task(tmp_path: Path) -> None:
+    rule = OneVsRest(columns=["colour"])
+    found = read(tmp_path, COLOURS, one_vs_rest=rule, positive=["colour:red=yes", "x=0"])
+    assert [task.positive for task in found.tasks] == ["0", "yes", "yes", "yes"]
+    with pytest.raises(InputError, match="in the tasks of --one-vs-rest, `yes` is positive"):
+        read(tmp_path, COLOURS, one_vs_rest=rule, positive=["colour:red=no"])
+
+
+def join(path: Path, table: str, more: str, **roles: object) -> dict[str, list[str | None]]:
+    """Returns the labels of a table whose rows join the tasks of another one."""
+    tasks = read(path, table, **roles).tasks
+    (path / "more.csv").write_text(more)
+    return decoded(read_labels(str(path / "more.csv"), ColumnRoles(**roles), path, known_tasks=tasks))  # type: ignore[arg-type]
+
+
+JOINED = {
+    "one value": (COLOURS, "image,x,colour\nm,1,red\nn,0,red\n", "", {"blue": ["no", "no"], "red": ["yes", "yes"]}),
+    "no value": (COLOURS, "image,x,colour\nm,1,\nn,0,NA\n", "", {"blue": [None, None], "red": [None, None]}),
+    "numbers alone": (
+        "image,colour\na,1;2\nb,2\nc,3\n",
+        "image,colour\nm,1\nn,3\n",
+        ";",
+        {"1": ["yes", "no"], "2": ["no", "no"], "3": ["no", "yes"]},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", JOINED)
+def test_a_split_that_joins_may_hold_any_of_the_values(case: str, tmp_path: Path) -> None:
+    table, more, separator, labels = JOINED[case]
+    found = join(tmp_path, table, more, one_vs_rest=OneVsRest(columns=["colour"], separator=separator))
+    assert {name: found[f"colour:{name}"] for name in labels} == labels
+
+
+def test_a_column_whose_name_begins_like_the_tasks_keeps_its_labels(tmp_path: Path) -> None:
+    table = "image,colour:bright,colour\na,yes,red\nb,no,blue\n"
+    found = join(tmp_path, table, table, one_vs_rest=OneVsRest(columns=["colour"]))
+    assert found["colour:bright"] == ["yes", "no"]
+    table = "image,a,a:b\n1,x,p\n2,b,q\n"
+    found = join(tmp_path, table, table, one_vs_rest=OneVsRest(columns=["a", "a:b"]))
+    assert found["a:b"] == ["no", "yes"]
+    assert found["a:b:q"] == ["no", "yes"]
+
+
+def test_new_values_that_become_other_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = "image,t\na,red\nb,other\n"
+    found = join(tmp_path, table, "image,t\nm,mauve\nn,red\n", one_vs_rest=OneVsRest(columns=["t"]))
+    assert found["t:other"] == ["yes", "no"]
+    assert "1 values have no task in the shard set, and are `t:other`: mauve" in capsys.readouterr().err
+
+
 BAD = {
     "no column": ({"columns": ["color"]}, "has no column `color`"),
+    "names of images": ({"columns": ["image"]}, "should name columns of labels"),
     "numbers": ({"columns": ["x"], "separator": "|"}, "column `x`: `--separator` is for cells of several words"),
 }
 
