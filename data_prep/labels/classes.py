@@ -117,6 +117,8 @@ def find_classes(
                 labels = count_classes(counts[name], found)
                 if leave_out and looks_like_ids(labels):
                     left_out[name] = LIKE_IDS
+                    if several := describe_several(labels):
+                        suspects.append(f"column `{name}`: {several}")
                     continue
                 check_count(labels, context, words[name], rare_of[name])
                 suspects += describe_suspects(name, labels)

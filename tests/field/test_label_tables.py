@@ -436,3 +436,12 @@ def test_relabelling_reads_cells_alike(tmp_path: Path, capsys: pytest.CaptureFix
     manifest = read_manifest(tmp_path / "set")
     labels = dict(zip(manifest.samples["path"].to_pylist(), manifest.labels()[:, 0].tolist(), strict=True))
     assert [labels[name] for name in names] == [1, -1, 0, 1]
+
+
+def test_tags_left_out_as_an_identifier_are_recognised(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Stands for "my column of tags was left out": every combination is a class, so there are nearly as many as images."""
+    rows = "".join(f"{i},{i % 2},t{i % 9}|t{i // 9}|t{i % 7}\n" for i in range(60))
+    assert list(decoded(read(tmp_path, f"image,x,tags\n{rows}"))) == ["x"]
+    lines = capsys.readouterr().err
+    assert "left out `tags`: so many different values" in lines
+    assert "cells seem to hold several values separated by `|`" in lines
