@@ -111,13 +111,15 @@ def read_new_columns(
     notes = notes_on_unnamed(file, candidates, roles)
     apart = columns_apart(file, roles)
     whole = [name for name in chosen_columns(candidates, roles) if roles.tasks is not None or name not in apart]
-    parts = []
+    columns_of_values = []
     for name in apart:
         found = take_apart(file, name, roles.one_vs_rest, roles.text, missing)
-        parts.append(new_column(file, name, roles.one_vs_rest, found, roles.rare))
-    columns = read_whole_columns(file, whole, roles, missing, notes, [task for part in parts for task in part.tasks])
+        columns_of_values.append(new_column(file, name, roles.one_vs_rest, found, roles.rare))
+    columns = read_whole_columns(
+        file, whole, roles, missing, notes, [task for column in columns_of_values for task in column.tasks]
+    )
     print_notes(notes)
-    return columns + parts
+    return columns + columns_of_values
 
 
 def read_whole_columns(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.labels.cells import count_values, read_cells
+from data_prep.labels.cells import TooManyClasses, count_values, read_cells
 from data_prep.labels.classes import ColumnClasses, check_formulas, count_classes, is_number, name_classes
 from data_prep.labels.label_column import LabelColumn
 from data_prep.labels.label_file import LabelFile
@@ -20,6 +20,7 @@ from data_prep.labels.missing_words import MissingWords, count_missing
 from data_prep.labels.rare_classes import OTHER, RareRule, list_classes
 from data_prep.labels.suspects import describe_suspects, split_cell
 from data_prep.labels.white_space import trim
+from matl_scale.data.shards.layout import MAX_CLASSES
 from matl_scale.errors import InputError, shortened
 from matl_scale.tasks import Task
 
@@ -111,18 +112,9 @@ def new_column(file: LabelFile, column: str, rule: OneVsRest, found: TakenApart,
         raise InputError(
             f"{context}: `--separator` is for cells of several words. This column holds numbers: leave the separator out."
         )
-    print_notes(file, column, found, describe_suspects(column, found.counts) if found.counts else ())
-    rest = {name: count for name, count in found.counts.items() if count < rare.min_count}
-    held = {name: frozenset([name]) for name in found.counts if name not in rest}
-    if rest and rare.become == "other":
-        held[OTHER] = frozenset([*rest, OTHER])
-    if rest:
-        become = f"task `{rule.task_name(column, OTHER)}`" if rare.become == "other" else "no task"
-        print(
-            f"{context}: {len(rest)} values in fewer than {rare.min_count} cells became {become}: {list_classes(rest)}",
-            file=sys.stderr,
-        )
-    table = label_table(found, list(held.values()))
+    print_findings(file, column, found, describe_suspects(column, found.counts) if found.counts else ())
+    held = values_of_tasks(context, rule.task_name(column, OTHER), found, rare)
+    table = holds_table(found, list(held.values()))
     is_constant: np.ndarray = np.logical_and.reduce(table, axis=0)
     if constant := [name for name, is_same in zip(held, is_constant, strict=True) if is_same]:
         print(f"{context}: left out what every cell holds: {shortened(constant, SHOWN)}", file=sys.stderr)
@@ -133,13 +125,37 @@ def new_column(file: LabelFile, column: str, rule: OneVsRest, found: TakenApart,
     return LabelColumn(name=column, tasks=tasks, labels=dict(zip(found.values, table[:, ~is_constant], strict=True)))
 
 
+def values_of_tasks(context: str, other_task: str, found: TakenApart, rare: RareRule) -> dict[str, frozenset[str]]:
+    """Returns the values that each task is about, by the end of its name, and prints what becomes of rare ones.
+
+    Args:
+        context: How messages begin.
+        other_task: Name of the task that all rare values may have together.
+        found: The values of the column.
+        rare: Which values are rare, and what becomes of them.
+    """
+    rest = {name: count for name, count in found.counts.items() if count < rare.min_count}
+    held = {name: frozenset([name]) for name in found.counts if name not in rest}
+    if rest and rare.become == "other":
+        held[OTHER] = frozenset([*rest, OTHER])
+    if rest:
+        become = f"task `{other_task}`" if rare.become == "other" else "no task"
+        print(
+            f"{context}: {len(rest)} values in fewer than {rare.min_count} cells became {become}: {list_classes(rest)}",
+            file=sys.stderr,
+        )
+    if len(held) > MAX_CLASSES:
+        raise TooManyClasses(context)
+    return held
+
+
 def known_column(
     file: LabelFile, column: str, rule: OneVsRest, found: TakenApart, tasks: Sequence[Task]
 ) -> LabelColumn:
     """Returns a column for the tasks of a shard set that were made of it. Values without a task are named; they are `other`, if
     there is such a task.
     """
-    print_notes(file, column, found)
+    print_findings(file, column, found)
     names = rule.values_with_task(column, tasks)
     unknown = [name for name in found.counts if name not in names]
     if unknown:
@@ -150,11 +166,11 @@ def known_column(
             file=sys.stderr,
         )
     held = [frozenset([OTHER, *unknown]) if name == OTHER else frozenset([name]) for name in names]
-    labels = dict(zip(found.values, label_table(found, held), strict=True))
+    labels = dict(zip(found.values, holds_table(found, held), strict=True))
     return LabelColumn(name=column, tasks=tasks, labels=labels)
 
 
-def print_notes(file: LabelFile, column: str, found: TakenApart, suspects: Sequence[str] = ()) -> None:
+def print_findings(file: LabelFile, column: str, found: TakenApart, suspects: Sequence[str] = ()) -> None:
     """Prints what is said of columns that are one task, too: the words taken as missing, and what is odd."""
     values: dict[object, str] = {name: name for name in found.counts}
     notes = ColumnClasses(
@@ -164,7 +180,7 @@ def print_notes(file: LabelFile, column: str, found: TakenApart, suspects: Seque
         print(note, file=sys.stderr)
 
 
-def label_table(found: TakenApart, held: Sequence[frozenset[str]]) -> np.ndarray:
+def holds_table(found: TakenApart, held: Sequence[frozenset[str]]) -> np.ndarray:
     """Returns for each stored value whether it holds one of the values of each task, shape `(num_values, num_tasks)`."""
     index_of = {value: index for index, values in enumerate(held) for value in values}
     table = np.zeros((len(found.values), len(held)), dtype=np.int8)
