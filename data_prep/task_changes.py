@@ -170,9 +170,14 @@ def relabelled_names(manifest: Manifest, labels: str, roles: ColumnRoles) -> lis
     task_of = {trim(name): name for name in manifest.task_names}  # an older version kept blanks around names
     names = [task_of.get(column, column) for column in columns]
     if unknown := [name for name in names if name not in manifest.task_names]:
+        apart = [name for name in manifest.task_names if name.startswith(f"{unknown[0]}:")]
         raise InputError(
-            f"{manifest.root} has no task {shortened(unknown)}.{nearest(unknown[0], manifest.task_names)} Add new tasks with "
-            "`matl-data tasks add`."
+            f"{manifest.root} has no task {shortened(unknown)}."
+            + (
+                f" It has a task of each of its values ({shortened(apart, 3)}): relabel them in columns of these names."
+                if apart
+                else f"{nearest(unknown[0], manifest.task_names)} Add new tasks with `matl-data tasks add`."
+            )
         )
     return names
 

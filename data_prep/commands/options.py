@@ -51,8 +51,9 @@ def add_label_file(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="WORDS",
-        help="words between commas that mean a missing label, or COLUMN=WORDS for one column; '' for none; may be repeated "
-        "(default: pandas' words, as NA, N/A, NaN, null, None). Empty cells always do",
+        help="words between commas that mean a missing label, or COLUMN=WORDS for one column; '' for none; may be repeated; "
+        "--missing-values=-,? for words that begin with a minus (default: pandas' words, as NA, N/A, NaN, null, None). Empty "
+        "cells always do",
     )
 
 

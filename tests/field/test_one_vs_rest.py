@@ -191,3 +191,22 @@ def test_splits_join_a_set_whose_columns_were_taken_apart(tmp_path: Path, capsys
         more[1]: [1, -1, -1],
         more[2]: [0, 1, 0],
     }
+
+
+def test_tasks_of_values_are_added_and_relabelled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names, target = write_images(tmp_path / "images", 4), str(tmp_path / "set")
+    (tmp_path / "labels.csv").write_text("image,x\n" + "".join(f"{name},{i % 2}\n" for i, name in enumerate(names)))
+    cells = ["u|v", "v", "", "u"]
+    tags = "".join(f"{name},{cell}\n" for name, cell in zip(names, cells, strict=True))
+    (tmp_path / "tags.csv").write_text(f"image,t\n{tags}")
+    (tmp_path / "new.csv").write_text(f"image,t:u\n{names[0]},no\n{names[2]},yes\n{names[3]},\n")
+    assert matl_data(shard_arguments(tmp_path, target)) == 0
+    add = ["tasks", "add", target, "--labels", str(tmp_path / "tags.csv"), "--one-vs-rest", "t", "--separator", "|"]
+    assert matl_data(add) == 0
+    assert matl_data(["tasks", "relabel", target, "--labels", str(tmp_path / "new.csv")]) == 0
+    manifest = read_manifest(tmp_path / "set")
+    paths = manifest.sample_columns("path").column(0).to_pylist()
+    found = dict(zip(paths, manifest.labels().tolist(), strict=True))
+    assert [found[name][1:] for name in names] == [[0, 1], [0, 1], [1, -1], [-1, 0]]
+    assert matl_data(["tasks", "relabel", target, "--labels", str(tmp_path / "tags.csv")]) == 2
+    assert "It has a task of each of its values (t:u, t:v): relabel them in columns" in capsys.readouterr().err
