@@ -113,6 +113,13 @@ class LabelFile:
             start += len(texts)
             yield names
 
+    def data_row(self, index: int) -> int:
+        """Returns the number, from 1, in the file of a row of `batches` or `keys`: blank rows count."""
+        if self.blank_rows is None:
+            return index + 1
+        rows_before = self.blank_rows - np.arange(len(self.blank_rows))
+        return index + 1 + int(np.searchsorted(rows_before, index, side="right"))
+
     def _find_blank_rows(self) -> np.ndarray:
         blank = [
             np.logical_and.reduce([is_blank(column) for column in batch.columns])

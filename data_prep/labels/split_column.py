@@ -34,13 +34,13 @@ def read_splits(file: LabelFile, column: str, missing: Collection[str]) -> tuple
     for name, row in zip(number_of, first_rows, strict=True):
         if not trim(name) or trim(name) in missing:
             raise InputError(
-                f"{file.path}: every row should have a split in column `{column}`. Data row {row + 1} has {name!r}, which means "
-                "that it is missing: write one there, or remove the row."
+                f"{file.path}: every row should have a split in column `{column}`. Data row {file.data_row(row)} has {name!r}, "
+                "which means that it is missing: write one there, or remove the row."
             )
         try:
             check_split_name(split_of[name])
         except InputError as error:
-            raise InputError(f"{file.path}, column `{column}`, data row {row + 1}: {error}") from error
+            raise InputError(f"{file.path}, column `{column}`, data row {file.data_row(row)}: {error}") from error
     if changes := describe_changes(split_of):
         print(f"{file.path}, column `{column}`: {changes}", file=sys.stderr)
     splits = list(dict.fromkeys(split_of.values()))

@@ -11,6 +11,7 @@ from PIL import Image
 from data_prep.labels.split_names import usual_names
 from data_prep.planning.splits import parse_fractions
 from helpers.commands import matl_data, shard_arguments
+from helpers.label_tables import read
 from matl_scale.data.images.array_images import encode_png
 from matl_scale.data.shards.manifest import read_manifest
 from matl_scale.errors import InputError
@@ -165,3 +166,9 @@ def test_the_column_and_folder_of_images_are_suggested(kaggle: Path, capsys: pyt
     arguments[arguments.index("--images") + 1] += "/img_align_celeba"
     assert matl_data(arguments) == 0
     assert read_manifest(kaggle / "set").labels().tolist() == [[0, 1], [1, 0], [0, 1], [1, 1], [0, 0]]
+
+
+@pytest.mark.parametrize("cell", ["NA", "a b"])
+def test_a_wrong_split_is_named_with_its_row_in_the_file_blank_rows_too(cell: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"(?i)data row 5"):
+        read(tmp_path, f"image,x,s\n,,\na,1,train\n,,\nb,1,val\nc,0,{cell}\n,,\n", split="s")
