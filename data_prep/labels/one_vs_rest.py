@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.labels.cells import TooManyClasses, count_values, read_cells
+from data_prep.labels.cells import MAX_SPELLINGS, TooManyClasses, count_values, read_cells
 from data_prep.labels.classes import ColumnClasses, check_formulas, count_classes, is_number, name_classes
 from data_prep.labels.label_column import LabelColumn
 from data_prep.labels.label_file import LabelFile
@@ -82,6 +82,11 @@ def take_apart(
     """
     context = f"{file.path}, column `{column}`"
     stored, refused = count_values(file, [column])
+    if rule.separator and isinstance(refused.get(column), TooManyClasses):
+        raise InputError(
+            f"{context}: more than {MAX_SPELLINGS:,} cells differ from each other, too many to take them apart. Give each "
+            "value a column of its own, with 0 and 1."
+        )
     if refused:
         raise refused[column]
     words = set(missing.of(column)) - set(known)

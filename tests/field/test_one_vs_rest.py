@@ -210,3 +210,13 @@ def test_tasks_of_values_are_added_and_relabelled(tmp_path: Path, capsys: pytest
     assert [found[name][1:] for name in names] == [[0, 1], [0, 1], [1, -1], [-1, 0]]
     assert matl_data(["tasks", "relabel", target, "--labels", str(tmp_path / "tags.csv")]) == 2
     assert "It has a task of each of its values (t:u, t:v): relabel them in columns" in capsys.readouterr().err
+
+
+def test_too_many_different_cells_are_not_called_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("cells", "one_vs_rest"):
+        monkeypatch.setattr(f"data_prep.labels.{module}.MAX_SPELLINGS", 3)
+    table = "image,t\n" + "".join(f"{i},a|{i}\n" for i in range(5))
+    with pytest.raises(
+        InputError, match=r"column `t`: more than 3 cells differ .* Give each value a column of its own"
+    ):
+        read(tmp_path, table, one_vs_rest=OneVsRest(columns=["t"], separator="|"))
