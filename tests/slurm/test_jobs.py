@@ -133,8 +133,8 @@ def test_weights_equal_those_of_an_uninterrupted_run(name: str, jobs: dict[str, 
     reason = {"preempted": "SIGTERM", "limited": "SIGUSR2"}[name]
     assert f"({reason}), with a checkpoint" in log
     assert "the run ended with exit code 0" in log
-    if name == "limited":  # its copy to MLflow hung
-        assert log.index("requeued, with a complete checkpoint") < log.index("MLflow is slow")
+    if name == "limited":  # while its copy to MLflow hung
+        assert log.count("requeued, with a complete checkpoint") == 1
     assert_identical(jobs["whole"].state(), jobs[name].state())
 
 
