@@ -1,12 +1,10 @@
-"""What counts as a class in each column of a label file."""
+"""Which columns of a label file can be tasks, and their classes: what is refused, left out, and pointed out."""
 
-import math
-import re
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from data_prep.labels.cells import TooManyClasses, count_values, read_cells
+from data_prep.labels.class_names import count_classes, name_classes
 from data_prep.labels.label_file import LabelFile
 from data_prep.labels.missing_words import (
     MissingWords,
@@ -22,9 +20,6 @@ from matl_scale.data.shards.layout import MAX_CLASSES
 from matl_scale.errors import InputError, nearest, shortened
 from matl_scale.tasks import Task
 
-INTEGER = re.compile(r"[+-]?\d{1,1000}")
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-BOOLEANS = ("false", "true")
 SPREADSHEET_ERRORS = frozenset(
     {"#BLOCKED!", "#CALC!", "#DIV/0!", "#FIELD!", "#NAME?", "#NULL!", "#NUM!", "#REF!", "#SPILL!", "#VALUE!"}
 )
@@ -155,14 +150,6 @@ def check_formulas(labels: Iterable[object], context: str) -> None:
         )
 
 
-def count_classes(counts: Mapping[object, int], classes: Mapping[object, str]) -> Counter[str]:
-    """Returns the number of labels of each class, in the order of the classes."""
-    sums: Counter[str] = Counter()
-    for value, name in classes.items():
-        sums[name] += counts[value]
-    return sums
-
-
 def check_count(labels: Mapping[str, int], context: str, missing: Mapping[str, int], rare: Mapping[str, int]) -> None:
     """Raises `InputError` if a column with these labels of each class has too few or too many classes to be a task."""
     if len(labels) > MAX_CLASSES:
@@ -180,63 +167,6 @@ def check_count(labels: Mapping[str, int], context: str, missing: Mapping[str, i
 def looks_like_ids(labels: Mapping[str, int]) -> bool:
     """Returns whether a column with these labels of each class looks like an identifier or free text."""
     return len(labels) > FEWEST_IDS and len(labels) > sum(labels.values()) / LABELS_PER_CLASS
-
-
-def name_classes(cells: Mapping[object, object | None], context: str, as_stored: bool) -> dict[object, str]:
-    """Returns the class name of each stored value that is a label, in the order of the classes.
-
-    Args:
-        cells: What each stored value means, as from `read_cells`.
-        context: How error messages begin.
-        as_stored: Whether text stays text, as in Parquet; otherwise it is read as numbers if all of it can be.
-    """
-    labels = {meaning for meaning in cells.values() if meaning is not None}
-    if not as_stored:
-        check_one_kind(labels, context)
-    numbers = {label: as_number(label, as_stored, context) for label in labels}
-    if None in numbers.values():
-        are_booleans = not as_stored and {str(label).lower() for label in labels} <= set(BOOLEANS)
-        spell = str.lower if are_booleans else str
-        ordered = sorted(labels, key=lambda label: spell(str(label)))
-        names = {label: spell(str(label)) for label in ordered}
-    else:
-        ordered = sorted(labels, key=lambda label: numbers[label])  # type: ignore[arg-type,return-value]
-        names = {label: str(label).lower() if isinstance(label, bool) else str(numbers[label]) for label in ordered}
-    rank = {label: index for index, label in enumerate(ordered)}
-    stored = sorted(
-        (value for value, label in cells.items() if label is not None), key=lambda value: rank[cells[value]]
-    )
-    return {value: names[cells[value]] for value in stored}
-
-
-def check_one_kind(labels: Collection[object], context: str) -> None:
-    numbers = sorted(label for label in map(str, labels) if is_number(label))
-    others = sorted(label for label in map(str, labels) if not is_number(label))
-    if numbers and others:
-        several = describe_several(dict.fromkeys([*numbers, *others], 1))
-        raise InputError(
-            f"{context}: labels should be all numbers or all words. Got {shortened(numbers, 3)} and {shortened(others, 3)}. "
-            "Leave cells without a label empty, or read the column as words with --text-columns."
-            + (f" Also, {several}." if several else "")
-        )
-
-
-def as_number(value: object, as_stored: bool, context: str) -> int | None:
-    """Returns a value as an integer, None for words; raises `InputError` for a fraction."""
-    if isinstance(value, int):
-        return int(value)
-    if as_stored or not is_number(value):
-        return None
-    text = str(value)
-    if INTEGER.fullmatch(text):
-        return int(text)
-    if not math.isfinite(float(text)) or float(text) != int(float(text)):
-        raise InputError(f"{context}: labels should be integers, booleans or strings. Got fractions ({text}).")
-    return int(float(text))
-
-
-def is_number(value: object) -> bool:
-    return bool(NUMBER.fullmatch(str(value)))
 
 
 def find_known_classes(

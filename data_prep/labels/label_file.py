@@ -94,7 +94,7 @@ class LabelFile:
     def keys(self, column: str) -> Iterator[list[str]]:
         """Yields a column of names as text, in batches; raises `InputError` if it is missing, or a row has other cells only."""
         self.check_column(column)
-        index, start = self.find_column(column), 0
+        index, start, num_named = self.find_column(column), 0, 0
         assert index is not None
         for batch in self.read_columns([index]):
             with self._errors():
@@ -102,15 +102,13 @@ class LabelFile:
                 texts.validate(full=True)
             if self.blank_rows is None and is_blank(texts).any():
                 self.blank_rows = self._find_blank_rows()
-            batch = pa.record_batch([texts, np.arange(start, start + len(texts))], ["name", "row"])
-            named = self._without_blank_rows(batch, start)
-            names = named["name"].to_pylist()
+            names = self._without_blank_rows(pa.record_batch([texts], ["name"]), start)["name"].to_pylist()
             if not all(names):
-                row = named["row"][next(i for i, name in enumerate(names) if not name)]
+                row = self.data_row(num_named + next(i for i, name in enumerate(names) if not name))
                 raise InputError(
-                    f"{self.path}: every row should have a value in column `{column}`. Data row {row.as_py() + 1} has none."
+                    f"{self.path}: every row should have a value in column `{column}`. Data row {row} has none."
                 )
-            start += len(texts)
+            start, num_named = start + len(texts), num_named + len(names)
             yield names
 
     def data_row(self, index: int) -> int:

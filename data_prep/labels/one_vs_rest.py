@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.labels.cells import MAX_SPELLINGS, TooManyClasses, count_values, read_cells
-from data_prep.labels.classes import ColumnClasses, check_formulas, count_classes, is_number, name_classes
+from data_prep.labels.class_names import count_classes, is_number, name_classes
+from data_prep.labels.classes import ColumnClasses, check_formulas
 from data_prep.labels.label_column import LabelColumn
 from data_prep.labels.label_file import LabelFile
 from data_prep.labels.missing_words import MissingWords, count_missing

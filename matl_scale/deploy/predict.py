@@ -66,8 +66,7 @@ def predict(
         InputError: Something given cannot be used; the table is not written then.
     """
     check_writable("--out", out)
-    check_at_least(1, {"--batch-size": batch_size})
-    check_at_least(1, {"--max-pixels": max_pixels})
+    check_at_least(1, {"--batch-size": batch_size, "--max-pixels": max_pixels})
     check_at_least(0, {"--workers": workers})
     checkpoint = open_network(run, which)
     names = list(checkpoint.classes)
