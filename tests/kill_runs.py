@@ -143,7 +143,7 @@ def compare(killed: Config, whole: Config) -> None:
     assert [folder.name for folder in best[0]] == [folder.name for folder in best[1]]
     assert_identical(saved_state(whole, best[0][0]), saved_state(killed, best[1][0]))
     predictions = [read_predictions(RunFolder(config.run.folder).predictions_file("val")) for config in (whole, killed)]
-    for name in ("samples", "labels", "predicted", "confidences"):
+    for name in ("samples", "labels", "predicted", "confidences", "log_odds"):
         np.testing.assert_array_equal(getattr(predictions[0], name), getattr(predictions[1], name))
     if killed.track.mlflow:
         compare_mlflow(killed)

@@ -12,11 +12,11 @@ import torch
 from torch.nn import functional
 
 from matl_scale.metrics.names import METRICS
+from matl_scale.metrics.scores import SCORE_LIMIT
 from matl_scale.metrics.task_metrics import TaskMetrics, mean, ratio
 
 NO_LABEL = -1
 NUM_BINS = 2048
-SCORE_LIMIT = 60.0  # log-odds beyond it share the outermost bins
 
 
 class TaskCounters:
@@ -106,11 +106,16 @@ def class_scores(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tens
 
     A binary task has one score, that of class 1.
     """
-    if logits.shape[1] == 2:
-        return (logits[:, 1] - logits[:, 0])[:, None], labels[:, None]
-    log_probabilities = functional.log_softmax(logits.double(), dim=1)
-    scores = log_probabilities - torch.log(-torch.expm1(log_probabilities))
-    return scores, functional.one_hot(labels, logits.shape[1])
+    scores = class_log_odds(logits)
+    return scores, labels[:, None] if logits.shape[1] == 2 else functional.one_hot(labels, logits.shape[1])
+
+
+def class_log_odds(logits: torch.Tensor) -> torch.Tensor:
+    """Returns the log-odds of each class for logits of shape `(…, num_classes)`; for two classes those of class 1 alone."""
+    if logits.shape[-1] == 2:
+        return logits[..., 1:] - logits[..., :1]
+    log_probabilities = functional.log_softmax(logits.double(), dim=-1)
+    return log_probabilities - torch.log(-torch.expm1(log_probabilities))
 
 
 def score_bins(scores: torch.Tensor) -> torch.Tensor:

@@ -1,12 +1,14 @@
 """`predictions-SPLIT.parquet`: the predictions for every sample of a split, by which runs are compared sample by sample.
 
-One row per sample. Labels, predictions (in the column `answers`) and confidences are lists with one value per task; the file's
-metadata holds split, step and tasks.
+One row per sample. Labels and predictions (in the column `answers`) are lists with one value per task, `log_odds` are lists of
+scores (see `metrics/scores.py`); the file's metadata holds split, step and tasks. Files of format 1 have the probability of the
+predicted class instead of scores.
 """
 
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +16,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from matl_scale.errors import InputError
+from matl_scale.metrics.scores import ScoreLayout, find_confidences
 from matl_scale.storage.files import write_atomic
 from matl_scale.tasks import Task
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, 2)
 METADATA_KEY = b"matl_scale"
-COLUMNS = ("sample", "labels", "answers", "confidences")
+COLUMNS = ("sample", "labels", "answers", "log_odds")
+OLD_CONFIDENCES = "confidences"  # the column of format 1
 UNREADABLE = (OSError, ValueError, KeyError, TypeError)  # raised by a damaged file, or one of another kind
 
 
@@ -32,6 +37,11 @@ class PredictionsInfo:
     tasks: tuple[Task, ...]  # a task for each column of the matrices
     test_set: str  # hash of the split's tars. Equal hashes mean the same images under the same keys.
 
+    @cached_property
+    def layout(self) -> ScoreLayout:
+        """The columns of each task's scores."""
+        return ScoreLayout.build([task.num_classes for task in self.tasks])
+
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionBlock:
@@ -40,29 +50,38 @@ class PredictionBlock:
     samples: np.ndarray  # keys of the samples, shape `(num_samples,)`
     labels: np.ndarray  # class indices, −1 = no label, shape `(num_samples, num_tasks)`
     predicted: np.ndarray  # indices of the most probable classes, −1 where there is no label; same shape
-    confidences: np.ndarray  # probabilities of these classes, float16, NaN where there is no label; same shape
+    log_odds: np.ndarray  # scores, float16, NaN where there is no label, shape `(num_samples, num_scores)`
 
 
 @dataclass(frozen=True, kw_only=True)
-class Predictions(PredictionBlock):
+class Predictions:
     """The predictions for all samples of a split, in ascending order of their keys."""
 
+    samples: np.ndarray  # keys of the samples, shape `(num_samples,)`
+    labels: np.ndarray  # class indices, −1 = no label, shape `(num_samples, num_tasks)`
+    predicted: np.ndarray  # indices of the most probable classes, −1 where there is no label; same shape
+    confidences: np.ndarray  # probabilities of these classes, float32, NaN where there is no label; same shape
+    # scores, float16, NaN where there is no label, shape `(num_samples, num_scores)`; None in files of format 1
+    log_odds: np.ndarray | None
     info: PredictionsInfo
+
+    def scores_of(self, column: int) -> np.ndarray | None:
+        """Returns the scores of a task, shape `(num_samples, its scores)`; None if the file has none."""
+        return None if self.log_odds is None else self.log_odds[:, self.info.layout.columns_of(column)]
 
 
 def write_predictions(path: Path, info: PredictionsInfo, blocks: Iterable[PredictionBlock]) -> None:
     """Writes the file, block by block. It appears under its name when it is complete."""
     about = {"format_version": FORMAT_VERSION, **asdict(info)}
-    width = len(info.tasks)
-    classes = pa.list_(pa.int16(), width)
-    types = (pa.int64(), classes, classes, pa.list_(pa.float16(), width))
+    classes = pa.list_(pa.int16(), len(info.tasks))
+    types = (pa.int64(), classes, classes, pa.list_(pa.float16(), info.layout.width))
     schema = pa.schema(list(zip(COLUMNS, types, strict=True)), metadata={METADATA_KEY: json.dumps(about)})
 
     def write(partial: Path) -> None:
         with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
             for block in blocks:
-                matrices = (block.labels.astype(np.int16), block.predicted.astype(np.int16), block.confidences)
-                lists = [pa.FixedSizeListArray.from_arrays(pa.array(m.reshape(-1)), width) for m in matrices]
+                matrices = (block.labels.astype(np.int16), block.predicted.astype(np.int16), block.log_odds)
+                lists = [pa.FixedSizeListArray.from_arrays(pa.array(m.reshape(-1)), m.shape[1]) for m in matrices]
                 writer.write_table(pa.table([pa.array(block.samples), *lists], schema=schema))
 
     write_atomic(path, write)
@@ -77,14 +96,24 @@ def read_predictions(path: Path) -> Predictions:
         info, table = parse_info(file.schema_arrow), file.read()
         samples = table["sample"].to_numpy()
         order = np.argsort(samples, kind="stable")
-        shape = (len(samples), len(info.tasks))
-        labels, predicted, confidences = (
-            table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(shape)[order]
-            for name in COLUMNS[1:]
+        labels, predicted, last = (
+            table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(len(samples), -1)[order]
+            for name in (*COLUMNS[1:3], OLD_CONFIDENCES if OLD_CONFIDENCES in table.column_names else COLUMNS[3])
         )
+        if labels.shape[1] != len(info.tasks):
+            raise ValueError(f"{labels.shape[1]} columns of labels for {len(info.tasks)} tasks")
+        is_old = OLD_CONFIDENCES in table.column_names
+        confidences = last.astype(np.float32) if is_old else find_confidences(last, predicted, info.layout)
     except UNREADABLE as error:
         raise explain_unreadable(path, error) from error
-    return Predictions(samples=samples[order], labels=labels, predicted=predicted, confidences=confidences, info=info)
+    return Predictions(
+        samples=samples[order],
+        labels=labels,
+        predicted=predicted,
+        confidences=confidences,
+        log_odds=None if is_old else last,
+        info=info,
+    )
 
 
 def read_predictions_info(path: Path) -> PredictionsInfo:
@@ -97,8 +126,8 @@ def read_predictions_info(path: Path) -> PredictionsInfo:
 
 def parse_info(schema: pa.Schema) -> PredictionsInfo:
     about = json.loads((schema.metadata or {})[METADATA_KEY])
-    if about["format_version"] != FORMAT_VERSION:
-        raise ValueError(f"format {about['format_version']}, not {FORMAT_VERSION}")
+    if about["format_version"] not in READABLE_VERSIONS:
+        raise ValueError(f"format {about['format_version']}, not one of {READABLE_VERSIONS}")
     tasks = tuple(
         Task(name=task["name"], classes=tuple(task["classes"]), source=task["source"]) for task in about["tasks"]
     )

@@ -55,7 +55,7 @@ def evaluate_split(config: Config, accelerator: Accelerator, split: str, which: 
     evaluator = build_evaluator(
         config, accelerator, restore_network(checkpoint, accelerator.device), data.evaluation(split)
     )
-    predictions = PredictionLog()
+    predictions = PredictionLog(list(data.num_classes.values()))
     metrics = evaluator.run(lambda: True, predictions)
     assert metrics is not None
     save_predictions(accelerator, predictions, data, split, checkpoint.step, folder)

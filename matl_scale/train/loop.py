@@ -154,7 +154,7 @@ def evaluate(run: Run) -> bool:
 
     run.recorder.wait_for_tables()
     keep_predictions = components.keep_predictions and state.step == run.schedule.num_steps
-    predictions = PredictionLog() if keep_predictions else None
+    predictions = PredictionLog(state.model.num_classes) if keep_predictions else None
     metrics = components.evaluator.run(keep_on, predictions)
     if metrics is None:
         return False

@@ -1,6 +1,6 @@
 """What an evaluation predicts for every sample, collected on each rank and brought to the first one."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +9,8 @@ import torch.distributed as dist
 from accelerate import Accelerator
 
 from matl_scale.data.shards.layout import MISSING
+from matl_scale.metrics.counters import class_log_odds
+from matl_scale.metrics.scores import MAX_SCORED_CLASSES, SCORE_LIMIT, ScoreLayout
 
 BATCHES_AT_ONCE = 64  # how many of each rank's batches are sent to the first rank together
 
@@ -18,20 +20,28 @@ class BatchPredictions(NamedTuple):
 
     sample_ids: np.ndarray  # rows of the samples in the label matrix, shape `(batch,)`
     classes: np.ndarray  # the most probable class, −1 where the sample has no label, int16, shape `(batch, num_tasks)`
-    confidences: np.ndarray  # the probability of that class, NaN where the sample has no label, float16, same shape
+    log_odds: np.ndarray  # scores, NaN where the sample has no label, float16, shape `(batch, num_scores)`
 
 
 class PredictionLog:
-    """Collects predictions batch by batch; those of the current batch stay on the device."""
+    """Collects predictions batch by batch; those of the current batch stay on the device.
 
-    def __init__(self) -> None:
+    `num_classes` are those of each task.
+    """
+
+    def __init__(self, num_classes: Sequence[int]) -> None:
+        self.layout = ScoreLayout.build(num_classes)
         self.batches: list[BatchPredictions] = []
 
     def begin(self, labelled: torch.Tensor) -> None:
         """Begins a batch; `labelled` says which sample has a label for which task, shape `(num_samples, num_tasks)`."""
         self._labelled = labelled
-        self._classes = torch.zeros(labelled.shape, dtype=torch.int16, device=labelled.device)
-        self._confidences = torch.zeros(labelled.shape, dtype=torch.float16, device=labelled.device)
+        device = labelled.device
+        self._classes = torch.zeros(labelled.shape, dtype=torch.int16, device=device)
+        self._scores = torch.zeros(len(labelled), self.layout.width, dtype=torch.float16, device=device)
+        self._starts, self._counts = (
+            torch.from_numpy(each).to(device) for each in (self.layout.starts, self.layout.counts)
+        )
 
     def add(self, task_ids: torch.Tensor, indices: torch.Tensor | None, logits: torch.Tensor) -> None:
         """Adds the predictions of some tasks.
@@ -42,17 +52,21 @@ class PredictionLog:
             logits: Shape `(num_chosen, num_chosen_tasks, num_classes)`.
         """
         classes = logits.argmax(dim=2)
-        confidences = logits.float().softmax(dim=2).gather(2, classes[:, :, None])[:, :, 0]
+        scores = class_log_odds(logits.float()).clamp(-SCORE_LIMIT, SCORE_LIMIT).to(torch.float16)
+        if logits.shape[2] > MAX_SCORED_CLASSES:
+            scores = scores.gather(2, classes[:, :, None])
         if indices is None:
             indices = torch.arange(len(logits), device=logits.device)
         self._classes[indices[:, None], task_ids] = classes.to(torch.int16)
-        self._confidences[indices[:, None], task_ids] = confidences.to(torch.float16)
+        columns = self._starts[task_ids][:, None] + torch.arange(scores.shape[2], device=logits.device)
+        self._scores[indices[:, None], columns.flatten()] = scores.flatten(1)
 
     def end(self, sample_ids: np.ndarray) -> None:
         """Ends a batch of these samples, shape `(num_samples,)`. What has no label is left out."""
         classes = self._classes.masked_fill(~self._labelled, MISSING).cpu().numpy()
-        confidences = self._confidences.masked_fill(~self._labelled, torch.nan).cpu().numpy()
-        self.batches.append(BatchPredictions(sample_ids, classes, confidences))
+        labelled = self._labelled.repeat_interleave(self._counts, dim=1)
+        scores = self._scores.masked_fill(~labelled, torch.nan).cpu().numpy()
+        self.batches.append(BatchPredictions(sample_ids, classes, scores))
 
 
 def gather_predictions(accelerator: Accelerator, log: PredictionLog) -> Iterator[BatchPredictions]:

@@ -221,7 +221,7 @@ def assert_same_evaluation(results: dict[int, TaskMetrics], predictions: dict[in
         for name in METRICS:
             equal = np.testing.assert_allclose if name == "loss" else np.testing.assert_array_equal
             equal(results[world_size].values[name], results[1].values[name])
-        for name in ("samples", "labels", "predicted", "confidences"):
+        for name in ("samples", "labels", "predicted", "confidences", "log_odds"):
             np.testing.assert_array_equal(getattr(predictions[world_size], name), getattr(predictions[1], name))
 
 

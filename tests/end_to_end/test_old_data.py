@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -68,6 +69,8 @@ def test_the_shard_set_is_described_and_sound(capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize(("which", "step"), [("best", 20), ("newest", 40)])
 def test_an_evaluation_gives_the_values_recorded_then(which: str, step: int) -> None:
     before, predictions = read_values(step), pq.read_table(RUN / "predictions-val.parquet")
+    old = read_predictions(RUN / "predictions-val.parquet")
+    assert old.log_odds is None
     assert {task for task, _ in before} == set(TASKS)
     assert matl_evaluate(["--run", str(RUN), "--checkpoint", which]) == 0
     after = read_values(step)
@@ -76,7 +79,9 @@ def test_an_evaluation_gives_the_values_recorded_then(which: str, step: int) -> 
         assert after[key] == (None if value is None else pytest.approx(value, rel=1e-5), count), key
     if which == "newest":
         again = pq.read_table(RUN / "predictions-val.parquet")
-        assert again.drop(["confidences"]).equals(predictions.drop(["confidences"]))
+        assert again.drop(["log_odds"]).equals(predictions.drop(["confidences"]))
+        confidences = read_predictions(RUN / "predictions-val.parquet").confidences
+        np.testing.assert_allclose(confidences, old.confidences, atol=0.002)  # float16, now and then
 
 
 def test_predictions_are_those_of_the_evaluation() -> None:

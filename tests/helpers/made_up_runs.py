@@ -15,6 +15,7 @@ from scipy.special import ndtri
 from data_prep.dataset import from_arrays
 from data_prep.planning.make_plan import Options
 from data_prep.shard_set import write_shard_set
+from helpers.made_up_scores import make_scores
 from matl_scale.data.images.array_images import ArrayImages
 from matl_scale.data.shards.manifest import Manifest, read_manifest
 from matl_scale.data.shards.reader import SampleReader
@@ -111,7 +112,8 @@ def write_run(folder: Path, made_up: MadeUp, shards: Path | None = None) -> RunH
     write_config(folder, made_up, steps[-1], labels.shape, shards)
     write_history(LocalLog(folder), made_up, [task.name for task in tasks], final, steps)
     info = PredictionsInfo(split=made_up.split, step=steps[-1], tasks=tuple(tasks), test_set=test_set)
-    block = PredictionBlock(samples=keys, labels=labels, predicted=predicted, confidences=confidences)
+    scores = make_scores(tasks, predicted, confidences)
+    block = PredictionBlock(samples=keys, labels=labels, predicted=predicted, log_odds=scores)
     write_predictions(RunFolder(folder).predictions_file(made_up.split), info, [block])
     return RunHistory(folder)
 

@@ -68,7 +68,7 @@ def evaluate_runs(configs: dict[str, Config], split: str, batch_size: int, folde
     for name, config in configs.items():
         data = build_run_data(config.data)
         model = restore_network(open_checkpoint(config.run.folder), accelerator.device)
-        log = PredictionLog()
+        log = PredictionLog(model.num_classes)
         metrics = Evaluator(accelerator, model, data.evaluation(split), batch_size=batch_size).run(lambda: True, log)
         save_predictions(accelerator, log, data, split, 1, folder / name)
         assert metrics is not None

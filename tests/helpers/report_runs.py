@@ -7,6 +7,7 @@ import numpy as np
 import torch
 import yaml
 
+from helpers.made_up_scores import make_scores
 from matl_scale.metrics.counters import TaskCounters
 from matl_scale.metrics.task_metrics import TaskMetrics
 from matl_scale.runs.layout import RunFolder
@@ -66,8 +67,8 @@ def write_run(
     log.log_per_task(step, split, names, metrics)
     draws = np.arange(len(names)) * step
     log.log_draws(step, names, draws, 32 * draws)
-    confidences = np.where(labels < 0, np.nan, 0.75).astype(np.float16)
-    block = PredictionBlock(samples=np.arange(len(labels)), labels=labels, predicted=predicted, confidences=confidences)
+    scores = make_scores(tasks, np.where(labels < 0, -1, predicted), np.full(labels.shape, 0.75))
+    block = PredictionBlock(samples=np.arange(len(labels)), labels=labels, predicted=predicted, log_odds=scores)
     info = PredictionsInfo(split=split, step=step, tasks=tuple(tasks), test_set=test_set)
     write_predictions(RunFolder(folder).predictions_file(split), info, [block])
     sections = {"run": {"name": folder.name, "dir": str(folder.parent), "seed": 0}, "eval": {"split": split}}

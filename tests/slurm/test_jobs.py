@@ -88,15 +88,24 @@ class Job:
         return torch.load(self.folder / "checkpoints" / f"step-{STEPS:09d}" / "state.pt", weights_only=True)
 
 
-def start_again(job: str) -> None:
+ENDS = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
+
+
+def start_again(job: str, log: Path) -> None:
     """Waits until a job is in the queue again, and takes away the minutes that Slurm lets requeued jobs wait."""
-    wait_until(lambda: facts(job)["Restarts"] == "1" and facts(job)["JobState"] == "PENDING", "requeue")
+
+    def is_queued() -> bool:
+        now = facts(job)
+        assert now["Restarts"] == "1" or now["JobState"] not in ENDS, f"{now}\n{log.read_text()}"
+        return now["Restarts"] == "1" and now["JobState"] == "PENDING"
+
+    wait_until(is_queued, "requeue")
     time.sleep(10)  # that wait is there for the nodes, which still end the earlier start
     command("scontrol", "update", f"JobId={job}", "StartTime=now")
 
 
 def wait_for_end(job: str, log: Path) -> None:
-    wait_until(lambda: facts(job)["JobState"] in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL"), "end")
+    wait_until(lambda: facts(job)["JobState"] in ENDS, "end")
     assert facts(job)["JobState"] == "COMPLETED", log.read_text()
 
 
@@ -117,7 +126,7 @@ def jobs(tmp_path_factory: pytest.TempPathFactory, small_set: ShardSet) -> Itera
         started["preempted"].wait_for_steps()
         submit("--partition=main", "--nodes=2", "--ntasks-per-node=3", "--output=/dev/null", "--wrap", "srun sleep 1")
         for name in ("preempted", "limited"):
-            start_again(started[name].id)
+            start_again(started[name].id, started[name].log)
         command("scontrol", "update", f"JobId={started['limited'].id}", "TimeLimit=60")
         for job in started.values():
             wait_for_end(job.id, job.log)
@@ -180,7 +189,7 @@ def test_a_job_goes_on_if_its_checkpoint_is_complete_only_after_the_fault(fault:
             command("scontrol", "update", "NodeName=n2", "State=DOWN", "Reason=test")
             wait_until(lambda: facts(job)["Restarts"] == "1", "requeue by Slurm")
             command("scontrol", "update", "NodeName=n2", "State=RESUME")
-        start_again(job)
+        start_again(job, log)
         wait_for_end(job, log)
     finally:
         subprocess.run(["scancel", job], check=False)

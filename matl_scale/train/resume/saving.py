@@ -83,10 +83,10 @@ def save_predictions(
     batches = gather_predictions(accelerator, log)
 
     def blocks() -> Iterator[PredictionBlock]:
-        for sample_ids, classes, confidences in batches:
+        for sample_ids, classes, log_odds in batches:
             labels = np.where(classes == MISSING, MISSING, data.labels[sample_ids])
             yield PredictionBlock(
-                samples=data.reader.keys(sample_ids), labels=labels, predicted=classes, confidences=confidences
+                samples=data.reader.keys(sample_ids), labels=labels, predicted=classes, log_odds=log_odds
             )
 
     info = PredictionsInfo(split=split, step=step, tasks=tuple(data.tasks), test_set=data.manifest.hash_shards(split))
