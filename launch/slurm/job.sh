@@ -81,8 +81,8 @@ try_to_requeue() { # $1: the job
   restarts=$(sed -n 's/.* Restarts=\([0-9]*\) .*/\1/p' <<<"$about")
   # preemption, a lost node and the user's `scontrol requeue` count as a restart already
   ((${restarts:-0} == ${SLURM_RESTART_COUNT:-0})) || return 0
-  # scancel takes a job out of RUNNING. The time limit does too, but Slurm waits for the job's processes (KillWait) and takes it
-  # back meanwhile. A preempted job that ends by itself is RUNNING, and Slurm would count it as failed.
+  # scancel takes a job out of RUNNING. The time limit does too, and ends the run at once, but Slurm takes the job back while this
+  # script still runs (KillWait): a checkpoint may have become complete in the last moment. A preempted job that ends by itself is RUNNING, and Slurm would count it as failed.
   [[ $about == *" JobState=RUNNING "* || $about == *" Reason=TimeLimit "* ]] || return 0
   scontrol requeue "$1" || return 1
   REQUEUED=true

@@ -175,26 +175,19 @@ sleep 600
 """
 
 
-@pytest.mark.parametrize("fault", ["time limit", "lost node"])
-def test_a_job_goes_on_if_its_checkpoint_is_complete_only_after_the_fault(fault: str, tmp_path: Path) -> None:
-    """A node so slow that the time limit strikes, or another node is lost, before the checkpoint is complete."""
+def test_a_job_that_lost_a_node_goes_on(tmp_path: Path) -> None:
+    """Slurm requeues it, and the script does not do so once more when the run on the remaining node says that it has stopped."""
     shutil.copytree(ROOT / "launch" / "slurm", tmp_path / "launch" / "slurm")
     (tmp_path / "launch" / "slurm" / "node.sh").write_text(NODE)
-    limit = ["--time=1", "--signal=B:USR2@20"] if fault == "time limit" else ["--time=60"]
     log = tmp_path / "log"
-    job = submit("--nodes=2", *limit, f"--output={log}", "launch/slurm/train.sbatch", cwd=tmp_path)
+    job = submit("--nodes=2", "--time=60", f"--output={log}", "launch/slurm/train.sbatch", cwd=tmp_path)
     try:
-        if fault == "lost node":
-            wait_until(lambda: facts(job)["JobState"] == "RUNNING", "start")
-            command("scontrol", "update", "NodeName=n2", "State=DOWN", "Reason=test")
-            wait_until(lambda: facts(job)["Restarts"] == "1", "requeue by Slurm")
-            command("scontrol", "update", "NodeName=n2", "State=RESUME")
+        wait_until(lambda: facts(job)["JobState"] == "RUNNING", "start")
+        command("scontrol", "update", "NodeName=n2", "State=DOWN", "Reason=test")
+        wait_until(lambda: facts(job)["Restarts"] == "1", "requeue by Slurm")
+        command("scontrol", "update", "NodeName=n2", "State=RESUME")
         start_again(job, log)
         wait_for_end(job, log)
     finally:
         subprocess.run(["scancel", job], check=False)
-    text = log.read_text()
-    if fault == "time limit":
-        assert text.index("DUE TO TIME LIMIT") < text.index("requeued, with a complete checkpoint")
-    else:
-        assert "requeued, with" not in text  # Slurm did it
+    assert "requeued, with" not in log.read_text()
