@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from matl_scale.metrics.names import METRICS
+from matl_scale.metrics.baseline import baseline_p_values
+from matl_scale.metrics.names import COUNTED_METRICS
 from matl_scale.metrics.scores import SCORE_LIMIT
 from matl_scale.metrics.task_metrics import TaskMetrics, mean, ratio
 
@@ -68,20 +69,27 @@ class TaskCounters:
     def _histogram(self, task_id: int) -> torch.Tensor:
         return self.counts[self._histogram_start[task_id] : self._histogram_start[task_id + 1]]
 
-    def compute(self) -> TaskMetrics:
-        """Returns every metric of every task; NaN where it is undefined."""
-        task_ids = range(len(self.num_classes))
-        computed = [self._compute_task(task_id) for task_id in task_ids]
-        values = {name: np.array([metrics[name] for metrics in computed]) for name in METRICS}
-        return TaskMetrics(values=values, counts=np.array([int(self._confusion(i).sum()) for i in task_ids]))
+    def confusions(self) -> list[np.ndarray]:
+        """Returns the confusion of every task, true class × class with the largest logit, shape `(num_classes, num_classes)`."""
+        return [
+            self._confusion(task_id).cpu().numpy().reshape(num_classes, num_classes)
+            for task_id, num_classes in enumerate(self.num_classes)
+        ]
 
-    def _compute_task(self, task_id: int) -> dict[str, float]:
+    def compute(self) -> TaskMetrics:
+        """Returns every metric of every task that counts tell, which are `COUNTED_METRICS`; NaN where it is undefined."""
+        confusions = self.confusions()
+        tasks = enumerate(zip(confusions, baseline_p_values(confusions).tolist(), strict=True))
+        computed = [self._compute_task(task_id, confusion, p) for task_id, (confusion, p) in tasks]
+        values = {name: np.array([metrics[name] for metrics in computed]) for name in COUNTED_METRICS}
+        return TaskMetrics(values=values, counts=np.array([int(confusion.sum()) for confusion in confusions]))
+
+    def _compute_task(self, task_id: int, confusion: np.ndarray, baseline_p: float) -> dict[str, float]:
         num_classes, num_scores = self.num_classes[task_id], self.num_scores[task_id]
-        confusion = self._confusion(task_id).cpu().numpy().reshape(num_classes, num_classes)  # true × predicted
         histogram = self._histogram(task_id).cpu().numpy().reshape(num_scores, 2, NUM_BINS)
         total = confusion.sum()
         if total == 0:
-            return dict.fromkeys(METRICS, float("nan"))
+            return dict.fromkeys(COUNTED_METRICS, float("nan")) | {"smallest_class": 0.0}
         support, predicted, hits = confusion.sum(axis=1), confusion.sum(axis=0), confusion.diagonal()
         recall, precision = ratio(hits, support), ratio(hits, predicted)
         f1 = ratio(2 * hits, support + predicted)
@@ -98,6 +106,8 @@ class TaskCounters:
             "auroc": mean(np.array([auroc(*counts) for counts in histogram])),
             "average_precision": mean(np.array([average_precision(*counts) for counts in histogram])),
             "majority_accuracy": support.max() / total,
+            "baseline_p": baseline_p,
+            "smallest_class": float(support.min()),
         }
 
 

@@ -4,11 +4,22 @@ An undefined value is NaN, and every summary leaves it out. No torch here: repor
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from matl_scale.metrics.names import MAIN_METRIC, NOT_BETTER, SUMMARIES, SUMMARISED_METRICS
+from matl_scale.display import show_name
+from matl_scale.errors import shortened
+from matl_scale.metrics.baseline import beats_baseline
+from matl_scale.metrics.names import (
+    AVERAGED_METRICS,
+    DECIDED_METRICS,
+    MAIN_METRIC,
+    METRICS,
+    NOT_LEARNED,
+    SUMMARIES,
+    SUMMARISED_METRICS,
+)
 from matl_scale.tasks import Task
 
 NO_LABEL = "no labelled sample"
@@ -20,20 +31,39 @@ NEVER_PREDICTED = "the positive class is never predicted"
 class TaskMetrics:
     """Metrics of all tasks after one evaluation."""
 
-    values: dict[str, np.ndarray]  # per metric of `names.METRICS`, one value per task, NaN where it is undefined
+    # by the metric's name, one value per task, NaN where it is undefined. A metric that was not measured has no entry: those
+    # of decisions if none were fitted, or one that the version that evaluated did not know
+    values: dict[str, np.ndarray]
     counts: np.ndarray  # labelled samples of each task
+    min_count: int = 0  # summaries are over the tasks that have at least as many samples of each class
 
     @property
-    def not_better(self) -> np.ndarray:
-        """Tasks, as a bool array, on which the network answers no more samples correctly than a constant answer would, which is
-        always the most frequent class, and at least one wrongly: where one class alone occurs, nobody can be better than that.
+    def tested(self) -> np.ndarray:
+        """Tasks, as a bool array, that can be better than the baseline: those of which two classes occur. None of them if an
+        earlier version evaluated, which did not test."""
+        tested: np.ndarray = ~np.isnan(self.column("baseline_p"))
+        return tested
 
-        Numbers of samples are compared, so that rounding does not decide between equals.
+    @property
+    def not_learned(self) -> np.ndarray:
+        """Tasks, as a bool array, that could be better than the baseline, a constant answer, and are not beyond chance, by an
+        exact test that is corrected over the tasks at hand (see `baseline`)."""
+        not_learned: np.ndarray = self.tested & ~beats_baseline(self.column("baseline_p"))
+        return not_learned
+
+    @property
+    def in_means(self) -> np.ndarray:
+        """Tasks, as a bool array, that summaries are over: those with a labelled sample, and `min_count` of each class.
+
+        If an earlier version evaluated, which did not count the smallest class, only a `min_count` of 0 keeps any.
         """
-        correct, constant = (np.rint(self.values[name] * self.counts) for name in ("accuracy", "majority_accuracy"))
-        # false where the task has no sample: both are NaN
-        not_better: np.ndarray = correct <= np.minimum(constant, self.counts - 1)
-        return not_better
+        enough = self.column("smallest_class") >= self.min_count if self.min_count else True
+        in_means: np.ndarray = ~self.unlabelled & enough
+        return in_means
+
+    def column(self, metric: str) -> np.ndarray:
+        """Returns a metric of every task; all NaN if it was not measured."""
+        return self.values.get(metric, np.full(len(self.counts), np.nan))
 
     @property
     def unlabelled(self) -> np.ndarray:
@@ -50,9 +80,19 @@ class TaskMetrics:
     def select(self, task_ids: Sequence[int]) -> "TaskMetrics":
         """Returns the metrics of some tasks, in the order given."""
         chosen = list(task_ids)
-        return TaskMetrics(
-            values={name: column[chosen] for name, column in self.values.items()}, counts=self.counts[chosen]
-        )
+        values = {name: column[chosen] for name, column in self.values.items()}
+        return replace(self, values=values, counts=self.counts[chosen])
+
+    def with_values(self, values: Mapping[str, np.ndarray]) -> "TaskMetrics":
+        """Returns the metrics with some columns added or replaced, each of shape `(num_tasks,)`, in the order of files."""
+        together = self.values | dict(values)
+        assert set(together) <= set(METRICS), sorted(set(together) - set(METRICS))
+        assert all(column.shape == self.counts.shape for column in values.values())
+        return replace(self, values={name: together[name] for name in METRICS if name in together})
+
+    def measured(self, metrics: Sequence[str]) -> list[str]:
+        """Returns those of some metrics that tables show: all but those of decisions, if none were fitted."""
+        return [name for name in metrics if name not in DECIDED_METRICS or np.isfinite(self.column(name)).any()]
 
     def worst(self, limit: int = 10, metric: str = MAIN_METRIC) -> list[int]:
         """Returns the tasks with the lowest values of a metric, worst first; undefined ones are left out."""
@@ -60,18 +100,46 @@ class TaskMetrics:
         return [task_id for task_id in worst_first(values) if np.isfinite(values[task_id])][:limit]
 
     def summary(self) -> dict[str, float]:
-        """Returns the summaries over tasks by their keys in records, as `macro_auroc`; NaN where no task has a value."""
-        result = {"macro_loss": mean(self.values["loss"])}
-        for metric in SUMMARISED_METRICS:
-            result |= {f"{kind}_{metric}": value for kind, value in summarise(self.values[metric]).items()}
-        result["tasks_not_better"] = float(self.not_better.sum())
-        result["tasks_evaluated"] = float((self.counts > 0).sum())
+        """Returns the summaries over tasks by their keys in records, as `macro_auroc`; NaN where no task has a value. Metrics of
+        decisions have none if none were fitted.
+
+        `tasks_in_means` is the number of tasks that they are over; `tasks_not_learned` and `tasks_evaluated` are of all tasks.
+        The former is NaN if an earlier version evaluated, which did not test.
+        """
+        chosen = self.in_means
+        result = {"macro_loss": mean(self.values["loss"][chosen])}
+        for metric in self.measured(SUMMARISED_METRICS):
+            result |= {f"{kind}_{metric}": value for kind, value in summarise(self.values[metric][chosen]).items()}
+        result |= {f"macro_{metric}": mean(self.values[metric][chosen]) for metric in self.measured(AVERAGED_METRICS)}
+        result["tasks_not_learned"] = float(self.not_learned.sum()) if is_tested(self) else float("nan")
+        result["tasks_evaluated"] = float((~self.unlabelled).sum())
+        result["tasks_in_means"] = float(chosen.sum())
         return result
 
 
-def describe_not_better(summary: Mapping[str, float]) -> str:
-    """Says on how many of the evaluated tasks the network is not better than a constant answer."""
-    return f"{NOT_BETTER}: {summary['tasks_not_better']:.0f} of {summary['tasks_evaluated']:.0f}"
+def is_tested(metrics: TaskMetrics) -> bool:
+    """Returns whether tasks were tested against the baseline; an earlier version did not."""
+    return "baseline_p" in metrics.values
+
+
+def describe_not_learned(metrics: TaskMetrics, tasks: Sequence[str] = (), limit: int = 10) -> str:
+    """Says on how many tasks, of those of which two classes occur, the network is not better than a constant answer; with the
+    first `limit` names of them, if the names of all `tasks` are given."""
+    if not is_tested(metrics):
+        return f"{NOT_LEARNED}: not known, as an earlier version evaluated"
+    count = f"{NOT_LEARNED}: {metrics.not_learned.sum()} of {metrics.tested.sum()}"
+    names = [show_name(tasks[i]) for i in np.flatnonzero(metrics.not_learned)] if tasks else []
+    return f"{count}: {shortened(names, limit)}" if names else count
+
+
+def describe_means(metrics: TaskMetrics) -> str:
+    """Says how many tasks the summaries are over, if `min_count` limits them; else an empty text."""
+    if not metrics.min_count:
+        return ""
+    tasks = f"means over {metrics.in_means.sum()} of {(~metrics.unlabelled).sum()} tasks"
+    if "smallest_class" not in metrics.values:
+        return f"{tasks}: an earlier version evaluated, which did not count the samples of each class"
+    return f"{tasks}: at least {metrics.min_count} samples of each class"
 
 
 def summarise(values: np.ndarray) -> dict[str, float]:

@@ -81,6 +81,13 @@ def build_parser() -> argparse.ArgumentParser:
         default=0.05,
         help="the false discovery rate: the share of false findings among the significant ones (default: %(default)s)",
     )
+    parser.add_argument(
+        "--min-count",
+        type=int,
+        metavar="N",
+        help="means only over tasks with at least N samples of each class (default: the run's eval.min_count; of several runs, "
+        "the largest)",
+    )
     parser.add_argument("--limit", type=int, default=10, metavar="N", help="entries per list (default: %(default)s)")
     return parser
 
@@ -107,6 +114,8 @@ def check_options(options: argparse.Namespace) -> None:
         raise InputError(f"`--alpha` should be between 0 and 1, as 0.05. Got {options.alpha}.")
     if options.limit < 1:
         raise InputError(f"`--limit` should be at least 1. Got {options.limit}.")
+    if options.min_count is not None and options.min_count < 0:
+        raise InputError(f"`--min-count` should be at least 0. Got {options.min_count}.")
     if options.baseline and len(options.runs) > 1:
         raise InputError(f"`--baseline` should be asked of one RUN. Got {len(options.runs)}.")
     for key, path in (("--out", options.out), ("--json", options.json)):
@@ -124,13 +133,14 @@ def compute_results(runs: list[RunHistory], split: str, options: argparse.Namesp
         alpha=options.alpha,
         patterns=options.tasks,
         common_tasks=options.common_tasks,
+        min_count=max(run.min_count for run in runs) if options.min_count is None else options.min_count,
     )
     if len(runs) > 1:
         comparisons, spread = compare_runs(runs, question)
-        return Results(runs=runs, split=split, comparisons=comparisons, spread=spread)
-    facts = collect_facts(runs[0], split, options.tasks)
+        return Results(runs=runs, split=split, min_count=question.min_count, comparisons=comparisons, spread=spread)
+    facts = collect_facts(runs[0], split, options.tasks, question.min_count)
     comparisons = [compare_with_single_tasks(runs[0], question)] if options.baseline else []
-    return Results(runs=runs, split=split, facts=facts, comparisons=comparisons)
+    return Results(runs=runs, split=split, min_count=question.min_count, facts=facts, comparisons=comparisons)
 
 
 def choose_patterns(results: Results, patterns: list[str]) -> list[str]:

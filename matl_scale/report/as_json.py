@@ -40,6 +40,9 @@ def run_to_json(facts: RunFacts) -> dict[str, Any]:
     """Returns the last evaluation of a run, every metric of every task, and the tasks of every route: of those that the facts
     leave out too, so that `routing.routes` takes it."""
     latest, undefined = facts.latest, {each.task: each for each in find_undefined(facts)}
+    # None where it is not known: one class alone occurs, or an earlier version evaluated
+    pairs = zip(latest.metrics.tested.tolist(), latest.metrics.not_learned.tolist(), strict=True)
+    not_learned = [chance if tested else None for tested, chance in pairs]
     tasks = [
         {
             "task": task,
@@ -49,6 +52,8 @@ def run_to_json(facts: RunFacts) -> dict[str, Any]:
             "draws": None if latest.draws is None else latest.draws[i],
             "labels_seen": None if latest.labels_seen is None else latest.labels_seen[i],
             "metrics": {name: column[i] for name, column in latest.metrics.values.items()},
+            "not_learned": not_learned[i],
+            "in_means": latest.metrics.in_means[i],
             "balanced_accuracy_change": facts.change.values[i],
             "undefined": undefined.get(task),
         }
@@ -59,6 +64,7 @@ def run_to_json(facts: RunFacts) -> dict[str, Any]:
         {
             "step": latest.step,
             "previous_step": facts.change.since,
+            "min_count": latest.metrics.min_count,
             "summary": summary,
             "routes": facts.run.routes,
             "tasks": tasks,

@@ -44,13 +44,17 @@ class RunFacts:
     change: Change
 
 
-def collect_facts(run: RunHistory, split: str, patterns: Sequence[str] = ()) -> RunFacts:
+def collect_facts(run: RunHistory, split: str, patterns: Sequence[str] = (), min_count: int | None = None) -> RunFacts:
     """Reads what the report of a run needs, of the tasks that match the patterns; of all if there are none.
+
+    Summaries are over tasks with `min_count` samples of each class; None is the run's `eval.min_count`.
 
     Raises:
         InputError: A pattern matches no task.
     """
     latest = run.latest(split)
+    if min_count is not None:
+        latest = replace(latest, metrics=replace(latest.metrics, min_count=min_count))
     histories = {
         metric: run.over_time(split, metric).until(latest.step).of_tasks(latest.tasks) for metric in MAIN_METRICS
     }

@@ -99,6 +99,15 @@ class RunHistory:
         return dict(yaml.safe_load(self.files.config_file.read_text(encoding="utf-8")))
 
     @cached_property
+    def min_count(self) -> int:
+        """`eval.min_count` of the run's config; 0 if it has no such key, as in an earlier version, or cannot be read: a report
+        does without a config."""
+        try:
+            return int(self.config["eval"]["min_count"])
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, LookupError, TypeError, ValueError):
+            return 0
+
+    @cached_property
     def about(self) -> dict[str, Any]:
         """`params`, `data` and `environment` of the run; empty if it has no such file."""
         return read_about(self.folder)
@@ -184,7 +193,9 @@ class RunHistory:
             split=split,
             step=step,
             tasks=tasks,
-            metrics=TaskMetrics(values=values, counts=np.array([counts[name] for name in tasks])),
+            metrics=TaskMetrics(
+                values=values, counts=np.array([counts[name] for name in tasks]), min_count=self.min_count
+            ),
             draws=self._counts("draws", tasks, step),
             labels_seen=self._counts("labels", tasks, step),
         )

@@ -11,13 +11,13 @@ import numpy as np
 from matl_scale.display import show_name
 from matl_scale.metrics.names import (
     MAIN_METRIC,
-    MAIN_METRIC_LABELS,
     METRIC_LABELS,
     POSITIVE_NOTE,
     SUMMARIES,
+    SUMMARY_COLUMNS,
     TASK_COLUMNS,
 )
-from matl_scale.metrics.task_metrics import describe_not_better, worst_first
+from matl_scale.metrics.task_metrics import TaskMetrics, describe_means, describe_not_learned, worst_first
 from matl_scale.runs.history import RunHistory, TaskTable
 from matl_scale.runs.routes import describe_routes
 
@@ -44,7 +44,7 @@ def write_description(history: RunHistory) -> str:
 def describe_evaluation(table: TaskTable) -> str:
     """Returns the description of one evaluation, in Markdown."""
     metrics, summary = table.metrics, table.metrics.summary()
-    header, main = " | ".join(MAIN_METRIC_LABELS.values()), METRIC_LABELS[MAIN_METRIC]
+    columns, main, limited = metrics.measured(SUMMARY_COLUMNS), METRIC_LABELS[MAIN_METRIC], describe_means(metrics)
     worst = ", ".join(
         f"{escape_markdown(show_name(table.tasks[i]))} {four_digits(metrics.values[MAIN_METRIC][i])}"
         for i in metrics.worst(NUM_WORST)
@@ -53,11 +53,17 @@ def describe_evaluation(table: TaskTable) -> str:
     lines = [
         # MLflow shows the first lines only, until the reader unfolds the rest
         f"**{escape_markdown(table.split)} after {table.step:,} steps: {len(table.tasks)} tasks, mean {main} {mean} "
-        f"(10th percentile {p10}), {describe_not_better(summary)}**",
+        f"(10th percentile {p10}), {describe_not_learned(metrics)}**",
         f"Worst by {main}: {worst or 'none is defined'}",
-        f"| over tasks | {header} |\n|---|{'---|' * len(MAIN_METRIC_LABELS)}\n"
+        *(
+            [f"Tasks {escape_markdown(describe_not_learned(metrics, table.tasks))}"]
+            if metrics.not_learned.any()
+            else []
+        ),
+        *([limited.capitalize()] if limited else []),
+        f"| over tasks | {' | '.join(METRIC_LABELS[name] for name in columns)} |\n|---|{'---|' * len(columns)}\n"
         + "\n".join(
-            f"| {label} | " + " | ".join(four_digits(summary[f"{kind}_{name}"]) for name in MAIN_METRIC_LABELS) + " |"
+            f"| {label} | " + " | ".join(four_digits(summary.get(f"{kind}_{name}", np.nan)) for name in columns) + " |"
             for kind, label in SUMMARIES.items()
         ),
     ]
@@ -112,19 +118,25 @@ def escape_markdown(text: str) -> str:
 def latest_table(history: RunHistory) -> dict[str, Any]:
     """Returns the last evaluation of each split, as `{"columns": [...], "data": [[...], ...]}`.
 
-    One row per task, worst first, with the main metrics in the first columns, its positive class if it is known, and the task's
-    route if tasks share routes.
+    One row per task, worst first, with the main metrics in the first columns, its positive class if it is known, the samples of
+    its smallest class, and the task's route if tasks share routes.
     Values are text with four decimals, empty where they are undefined: MLflow's page sorts numbers as the text that it shows,
     0.95 below 0.922.
     """
     rows: list[list[Any]] = []
     positives = history.positives
     tables = [history.latest(split) for split in history.steps]
-    metrics = sorted({name for table in tables for name in table.metrics.values}, key=column_rank)
+    metrics = sorted({name for table in tables for name in table.metrics.values} - {"smallest_class"}, key=column_rank)
     shows_labels = any(table.labels_seen is not None for table in tables)
+    shows_smallest = any("smallest_class" in table.metrics.values for table in tables)
     for table in tables:
-        values = [list(map(four_digits, table.metrics.values[name].tolist())) for name in metrics]
-        amounts = [table.metrics.counts, table.draws, *([table.labels_seen] if shows_labels else [])]
+        values = [list(map(four_digits, table.metrics.column(name).tolist())) for name in metrics]
+        amounts = [
+            table.metrics.counts,
+            *([count_smallest(table.metrics)] if shows_smallest else []),
+            table.draws,
+            *([table.labels_seen] if shows_labels else []),
+        ]
         counts = [[None] * len(table.tasks) if amount is None else amount.tolist() for amount in amounts]
         routes = [[history.route_of[name] for name in table.tasks]] if history.shares_routes else []
         classes = [[positives.get(name, "") for name in table.tasks]] if positives else []
@@ -134,11 +146,18 @@ def latest_table(history: RunHistory) -> dict[str, Any]:
     titles = [
         *(["positive"] if positives else []),
         "count",
+        *(["smallest_class"] if shows_smallest else []),
         "draws",
         *(["labels_seen"] if shows_labels else []),
         *(["route"] if history.shares_routes else []),
     ]
     return {"columns": ["task", *metrics, *titles, "split", "step"], "data": rows}
+
+
+def count_smallest(metrics: TaskMetrics) -> np.ndarray | None:
+    """Returns the samples of each task's smallest class; None if an earlier version evaluated, which did not count them."""
+    counts = metrics.column("smallest_class")
+    return None if np.isnan(counts).any() else counts.astype(np.int64)
 
 
 def column_rank(metric: str) -> tuple[int, str]:

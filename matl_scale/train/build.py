@@ -243,6 +243,7 @@ def build_evaluator(config: Config, accelerator: Accelerator, model: RoutedModel
         execution=config.routing.execution,
         channels_last=config.train.channels_last,
         folder=config.run.folder,
+        min_count=config.eval.min_count,
     )
 
 

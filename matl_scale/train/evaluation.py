@@ -4,7 +4,7 @@ No collective runs inside the loop, so ranks may have different numbers of batch
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -42,9 +42,12 @@ class EvalConfig:
     predictions: bool = True
     """Keep what the last evaluation predicted for every sample (predictions-SPLIT.parquet, some 2 bytes per label): reports
     compare runs by it."""
+    min_count: int = 0
+    """Means and other summaries over tasks, and the choice of the best network, are over the tasks with at least so many samples
+    of each class in the split: of three positive samples, one more or less changes a recall by a third. All tasks are listed."""
 
     def __post_init__(self) -> None:
-        check_at_least(0, {"eval.every": self.every})
+        check_at_least(0, {"eval.every": self.every, "eval.min_count": self.min_count})
         check_at_least(1, {"eval.batch_size": self.batch_size, "eval.task_chunk": self.task_chunk})
 
 
@@ -64,7 +67,7 @@ class Evaluator:
     """Evaluates all tasks of a network; every rank gets the metrics of all samples.
 
     The network is not wrapped: no rank waits for another inside the loop. `route_chunk` sub-networks stay in memory. The run's
-    `folder` gets the list of damaged samples; None keeps no list.
+    `folder` gets the list of damaged samples; None keeps no list. `min_count` is `eval.min_count`.
     """
 
     def __init__(
@@ -78,9 +81,10 @@ class Evaluator:
         execution: Execution = "subnetwork",
         channels_last: bool = False,
         folder: Path | None = None,
+        min_count: int = 0,
     ) -> None:
         self.accelerator, self.model, self.data, self.folder = accelerator, model, data, folder
-        self.batch_size, self.channels_last = batch_size, channels_last
+        self.batch_size, self.channels_last, self.min_count = batch_size, channels_last, min_count
         self.predictor = Predictor(model, execution, route_chunk)
 
     def __call__(self) -> TaskMetrics:
@@ -125,7 +129,7 @@ class Evaluator:
             dist.all_reduce(counters.losses)
             dist.all_reduce(broken_off)
         self.model.train(was_training)
-        return None if broken_off.item() else counters.compute()
+        return None if broken_off.item() else replace(counters.compute(), min_count=self.min_count)
 
     def _count(self, counters: TaskCounters, batch: ImageBatch, labels: np.ndarray, log: PredictionLog | None) -> None:
         """Runs every route on the images of a batch that carry a label for it, `labels` being `(batch, num_tasks)`."""

@@ -1,12 +1,13 @@
 """The steps of a run, with records, evaluations and checkpoints where they are due."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from accelerate import Accelerator
 
-from matl_scale.metrics.task_metrics import describe_not_better
+from matl_scale.metrics.names import MAIN_METRIC, METRIC_LABELS
+from matl_scale.metrics.task_metrics import TaskMetrics, describe_means, describe_not_learned
 from matl_scale.progress import TrainProgress
 from matl_scale.tracking.recorder import Recorder
 from matl_scale.train.build import Components
@@ -22,6 +23,9 @@ from matl_scale.train.run_data import RunData
 from matl_scale.train.schedule import Schedule
 from matl_scale.train.state import TrainState
 from matl_scale.train.step.optim import set_learning_rate
+
+PROGRESS_METRICS = (MAIN_METRIC, "decided_balanced_accuracy", "auroc")
+MAX_NAMED = 3  # tasks in a line of progress
 
 
 def do_nothing(run: "Run") -> None:
@@ -167,15 +171,17 @@ def evaluate(run: Run) -> bool:
     on_main(run.accelerator, lambda: components.saver.save_best(state, summary))
     run.recorder.record_draws(state.step, state.draws[list(state.model.routes.route_of)], state.labels_seen)
     run.recorder.record_evaluation(state.step, components.split, metrics)
-    describe_evaluation(run, summary)
+    describe_evaluation(run, metrics)
     return True
 
 
-def describe_evaluation(run: Run, summary: Mapping[str, float]) -> None:
+def describe_evaluation(run: Run, metrics: TaskMetrics) -> None:
     """Says how an evaluation went, and which samples could not be read."""
+    summary, limited = metrics.summary(), describe_means(metrics)
+    means = [f"{METRIC_LABELS[name]} {summary[f'macro_{name}']:.4f}" for name in metrics.measured(PROGRESS_METRICS)]
     run.progress.say(
-        f"step {run.state.step}: {run.components.split} balanced accuracy {summary['macro_balanced_accuracy']:.4f}, "
-        f"AUROC {summary['macro_auroc']:.4f}, tasks {describe_not_better(summary)}"
+        f"step {run.state.step}: {run.components.split} {', '.join(means)}{f' ({limited})' if limited else ''}, tasks "
+        f"{describe_not_learned(metrics, run.data.task_names, MAX_NAMED)}"
     )
     for log in (run.components.damage, run.components.evaluator.data.damage):
         if log.found:

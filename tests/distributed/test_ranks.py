@@ -19,7 +19,7 @@ from helpers.run_configs import ADAMW, assert_identical, build_config, saved_sta
 from helpers.shard_sets import ShardSet
 from matl_scale.data.images.array_images import ArrayImages
 from matl_scale.data.loading.loader import DataConfig
-from matl_scale.metrics.names import METRICS
+from matl_scale.metrics.names import COUNTED_METRICS
 from matl_scale.metrics.task_metrics import TaskMetrics
 from matl_scale.models.backbones import ModelConfig
 from matl_scale.models.routing_config import RoutingConfig, Setting
@@ -218,7 +218,7 @@ def assert_same_evaluation(results: dict[int, TaskMetrics], predictions: dict[in
     """Compares the metrics and predictions of several world sizes with those of one rank."""
     for world_size in results.keys() - {1}:
         np.testing.assert_array_equal(results[world_size].counts, results[1].counts)
-        for name in METRICS:
+        for name in COUNTED_METRICS:
             equal = np.testing.assert_allclose if name == "loss" else np.testing.assert_array_equal
             equal(results[world_size].values[name], results[1].values[name])
         for name in ("samples", "labels", "predicted", "confidences", "log_odds"):

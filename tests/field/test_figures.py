@@ -1,5 +1,5 @@
 """Reports whose figures could not be read: names that are too long or that terminals and pages interpret, figures of an unnamed
-class, networks no better than a constant answer."""
+class, networks that answer by chance."""
 
 import io
 import json
@@ -10,19 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from mlflow.utils.validation import MAX_TAG_VAL_LENGTH
 from rich.cells import cell_len
 from rich.console import Console
 
 from data_prep.__main__ import main as matl_data
-from helpers.report_runs import binary_tasks, draw_labels, draw_predictions, measure, write_run
+from helpers.report_runs import binary_tasks, draw_labels, draw_predictions, write_run
 from helpers.shard_sets import ShardSet
 from matl_scale.data.shards.manifest import read_manifest
 from matl_scale.display import printable, shorten_middle
-from matl_scale.metrics.counters import TaskCounters
 from matl_scale.metrics.names import POSITIVE_NOTE, TASK_COLUMNS
-from matl_scale.metrics.task_metrics import describe_not_better
+from matl_scale.metrics.task_metrics import describe_not_learned
 from matl_scale.report.__main__ import main as report
 from matl_scale.report.as_json import run_to_json
 from matl_scale.report.facts import RunFacts, collect_facts
@@ -45,8 +43,11 @@ def print_report(facts: RunFacts, width: int = 160) -> str:
 # "all tasks at 50 %, and the tool says that none is below the baseline": the network always gives one answer
 
 
+NOT_LEARNED = "not better than the baseline beyond chance"
+
+
 @pytest.mark.parametrize("num_samples", [3, 7, 49, 1000])
-def test_a_network_at_chance_is_better_than_the_constant_answer_on_no_task(tmp_path: Path, num_samples: int) -> None:
+def test_a_network_with_one_answer_has_learned_no_task(tmp_path: Path, num_samples: int) -> None:
     tasks = binary_tasks(*(f"task {i}" for i in range(50)))
     labels = draw_labels(num_samples, tasks, missing=0.0)
     labels[:2] = [[0], [1]]
@@ -54,39 +55,55 @@ def test_a_network_at_chance_is_better_than_the_constant_answer_on_no_task(tmp_p
     write_run(tmp_path / "run", tasks, labels, np.broadcast_to(frequent, labels.shape).copy())
     history = RunHistory(tmp_path / "run")
     facts = collect_facts(history, "test")
-    expected = "not better than the constant answer: 50 of 50"
-    assert describe_not_better(facts.latest.metrics.summary()) == expected
-    assert f"tasks {expected}" in print_report(facts)
-    assert expected in write_description(history)
-    tile = next(tile for tile in build_tiles(facts) if tile.label == "tasks not better than the constant answer")
+    names = ", ".join(f"task {i}" for i in range(10)) + " and 40 more"
+    expected = f"{NOT_LEARNED}: 50 of 50"
+    assert describe_not_learned(facts.latest.metrics) == expected
+    assert f"tasks {expected}: {names}" in print_report(facts)
+    assert f"{expected}**" in write_description(history)
+    assert f"Tasks {expected}: {names}" in write_description(history)
+    tile = next(tile for tile in build_tiles(facts) if tile.label == f"tasks {NOT_LEARNED}")
     assert (tile.value, tile.mark) == ("50", "bad")
-    assert all("not better than the constant answer" in str(row[-1]) for row in build_task_table(facts).rows)
+    assert tile.detail == "of 50 with two classes in the split: task 0, task 1, task 2 and 47 more"
+    assert all(NOT_LEARNED in str(row[-1]) for row in build_task_table(facts).rows)
+    content = run_to_json(facts)
+    assert content["summary"]["tasks_not_learned"] == 50
+    assert all(task["not_learned"] for task in content["tasks"])
 
 
-def test_one_more_correct_answer_than_the_constant_one_is_better() -> None:
-    """Thirds and sevenths of samples are rounded; the numbers of correct answers are not."""
-    for num_samples in range(3, 200):
-        labels = torch.tensor([0] * (num_samples - 1) + [1])
-        counters = TaskCounters([2, 2])
-        constant, perfect = torch.zeros_like(labels), labels
-        for task, answers in enumerate((constant, perfect)):
-            logits = torch.nn.functional.one_hot(answers, 2).float()[:, None]
-            counters.update(torch.tensor([task]), logits, labels[:, None])
-        assert counters.compute().not_better.tolist() == [True, False]
+def test_answers_by_chance_are_not_called_better(tmp_path: Path) -> None:
+    """Some have an accuracy above that of the constant answer, by luck; one task is learned."""
+    tasks = binary_tasks(*(f"task {i}" for i in range(50)), "learned")
+    labels = draw_labels(200, tasks, missing=0.0)
+    skill = np.array([0.5] * 50 + [0.9])
+    write_run(tmp_path / "run", tasks, labels, draw_predictions(labels, tasks, skill, 1))
+    facts = collect_facts(RunHistory(tmp_path / "run"), "test")
+    values = facts.latest.metrics.values
+    assert (values["accuracy"][:50] > values["majority_accuracy"][:50]).sum() > 5
+    assert f"tasks {NOT_LEARNED}: 50 of 51: task 0" in print_report(facts)
+    assert [task["task"] for task in run_to_json(facts)["tasks"] if not task["not_learned"]] == ["learned"]
 
 
-def test_where_one_class_occurs_only_mistakes_count() -> None:
-    tasks = binary_tasks("right", "wrong")
-    labels = np.zeros((5, 2), dtype=np.int64)
-    predicted = np.array([[0, 0]] * 4 + [[0, 1]])
-    assert measure(tasks, labels, predicted).not_better.tolist() == [False, True]
+def test_tasks_without_two_classes_are_not_counted(tmp_path: Path) -> None:
+    tasks = binary_tasks("known", "unknown", "one class")
+    labels = np.array([[0, -1, 1], [1, -1, 1], [0, -1, 1]])
+    write_run(tmp_path / "run", tasks, labels, np.where(labels < 0, -1, 0))
+    facts = collect_facts(RunHistory(tmp_path / "run"), "test")
+    assert f"tasks {NOT_LEARNED}: 1 of 1: known\n" in print_report(facts)
+    assert [task["not_learned"] for task in run_to_json(facts)["tasks"]] == [True, None, None]
 
 
-def test_tasks_without_a_sample_are_not_counted() -> None:
-    tasks = binary_tasks("known", "unknown")
-    labels = np.array([[0, -1], [1, -1], [0, -1]])
-    summary = measure(tasks, labels, np.zeros_like(labels)).summary()
-    assert describe_not_better(summary) == "not better than the constant answer: 1 of 1"
+def test_runs_of_earlier_versions_say_that_the_baseline_is_not_known() -> None:
+    history = RunHistory(Path(__file__).parents[1] / "data/old/runs/old")
+    facts = collect_facts(history, "val")
+    assert f"tasks {NOT_LEARNED}: not known, as an earlier version evaluated\n" in print_report(facts)
+    assert f"{NOT_LEARNED}: not known" in write_description(history)
+    tile = next(tile for tile in build_tiles(facts) if tile.label == f"tasks {NOT_LEARNED}")
+    assert (tile.value, tile.mark) == ("", "")
+    assert not any(NOT_LEARNED in str(row[-1]) for row in build_task_table(facts).rows)
+    assert run_to_json(facts)["summary"]["tasks_not_learned"] is None
+    assert "smallest_class" not in latest_table(history)["columns"]
+    assert "decided" not in print_report(facts)
+    assert not any("decided" in column.title for column in build_task_table(facts).columns)
 
 
 # "of which class is the precision?": figures of a class that nothing names
@@ -177,7 +194,7 @@ def test_names_never_cost_a_figure(tmp_path: Path, width: int) -> None:
     begin = f"worst {len(NAMES)} by balanced accuracy"
     worst = shown[shown.index(begin) : shown.index(POSITIVE_NOTE)].splitlines()[1:]
     assert max(map(cell_len, worst)) <= width
-    figures = [*TASK_COLUMNS]
+    figures = facts.latest.metrics.measured(TASK_COLUMNS)
     for i in range(len(NAMES)):
         for metric in figures:
             assert any(f"{facts.latest.metrics.values[metric][i]:.4f}" in line for line in worst)

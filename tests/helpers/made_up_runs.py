@@ -19,7 +19,8 @@ from helpers.made_up_scores import make_scores
 from matl_scale.data.images.array_images import ArrayImages
 from matl_scale.data.shards.manifest import Manifest, read_manifest
 from matl_scale.data.shards.reader import SampleReader
-from matl_scale.metrics.names import METRICS
+from matl_scale.metrics.baseline import baseline_p
+from matl_scale.metrics.names import COUNTED_METRICS
 from matl_scale.metrics.task_metrics import TaskMetrics
 from matl_scale.runs import about
 from matl_scale.runs.history import RunHistory
@@ -62,6 +63,7 @@ class MadeUp:
     seed: int = 0  # the seed of the run
     gain: Any = 0.0  # what is added to the recall of rare classes: a number, or an array with one per task
     names: tuple[str, ...] | None = None  # the names of the tasks, instead of made-up ones
+    decided: bool = False  # whether decisions were fitted
     classes: tuple[str, ...] = ("no", "yes")  # the classes of the binary tasks
     config: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # sections that replace those of the config
 
@@ -108,6 +110,8 @@ def write_run(folder: Path, made_up: MadeUp, shards: Path | None = None) -> RunH
         keys = SampleReader(manifest).keys(sample_ids)
     predicted, confidences, skill = predict(made_up, tasks, labels)
     final = measure(labels, predicted, skill)
+    if made_up.decided:
+        final = final.with_values(decide(final))
     steps = [STEPS_BETWEEN * (i + 1) for i in range(made_up.num_evaluations)]
     write_config(folder, made_up, steps[-1], labels.shape, shards)
     write_history(LocalLog(folder), made_up, [task.name for task in tasks], final, steps)
@@ -139,7 +143,8 @@ def predict(made_up: MadeUp, tasks: list[Task], labels: np.ndarray) -> tuple[np.
 
 def measure(labels: np.ndarray, predicted: np.ndarray, skill: np.ndarray) -> TaskMetrics:
     """Computes the metrics of all tasks from their predictions; AUROC and average precision are made up from the skill."""
-    values = {name: np.full(labels.shape[1], np.nan) for name in METRICS}
+    values = {name: np.full(labels.shape[1], np.nan) for name in COUNTED_METRICS}
+    values["smallest_class"] = np.zeros(labels.shape[1])
     for i in range(labels.shape[1]):
         labelled = labels[:, i] >= 0
         truth, found = labels[labelled, i], predicted[labelled, i]
@@ -154,7 +159,19 @@ def measure(labels: np.ndarray, predicted: np.ndarray, skill: np.ndarray) -> Tas
             values["average_precision"][i] = skill[i] ** 0.4
             for name in ("precision", "recall", "f1"):
                 values[name][i] = recall[-1]
+            classes = int(max(truth.max(), found.max())) + 1
+            confusion = np.bincount(truth * classes + found, minlength=classes**2).reshape(classes, classes)
+            values["baseline_p"][i] = baseline_p(confusion)
+            values["smallest_class"][i] = np.bincount(truth, minlength=2).min()
     return TaskMetrics(values=values, counts=(labels >= 0).sum(axis=0))
+
+
+def decide(metrics: TaskMetrics) -> dict[str, np.ndarray]:
+    """Makes up the metrics of decisions: half way from those at argmax to perfect ones."""
+    names = ("balanced_accuracy", "accuracy", "precision", "recall", "f1")
+    decided = {f"decided_{name}": (1 + metrics.values[name]) / 2 for name in names}
+    wrong = 1 - metrics.values["accuracy"]
+    return decided | {"ece": wrong / 4, "brier": wrong / 2}
 
 
 def write_history(log: LocalLog, made_up: MadeUp, names: list[str], final: TaskMetrics, steps: list[int]) -> None:
@@ -167,7 +184,7 @@ def write_history(log: LocalLog, made_up: MadeUp, names: list[str], final: TaskM
         values = dict(final.values)
         if step < steps[-1]:
             left, late = np.exp(-step / pace), sudden * (step == steps[-2])
-            for name in set(METRICS) - {"loss", "majority_accuracy"}:
+            for name in set(COUNTED_METRICS) - {"loss", "majority_accuracy", "baseline_p", "smallest_class"}:
                 wobble = generator.normal(0, 0.012, len(names))
                 values[name] = np.clip(final.values[name] * (1 - left) + 0.5 * left + wobble + late, 0, 1)
             values["loss"] = final.values["loss"] * (1 + left)

@@ -1,12 +1,15 @@
 """Per-task metrics against scikit-learn, and that counters add up."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from sklearn import metrics as reference
 
 from matl_scale.metrics.counters import TaskCounters
-from matl_scale.metrics.names import METRICS
+from matl_scale.metrics.names import COUNTED_METRICS, DECIDED_METRICS, METRICS, NOT_LEARNED, RANKED_SUMMARIES
+from matl_scale.metrics.task_metrics import TaskMetrics, describe_means, describe_not_learned
 
 
 def draw(
@@ -72,7 +75,7 @@ def test_counters_of_parts_add_up_to_the_whole() -> None:
     total.counts = sum(part.counts for part in parts)  # type: ignore[assignment]
     total.losses = sum(part.losses for part in parts)  # type: ignore[assignment]
     assert torch.equal(total.counts, whole.counts)
-    for name in METRICS:
+    for name in COUNTED_METRICS:
         np.testing.assert_allclose(total.compute().values[name], whole.compute().values[name], rtol=1e-12)
 
 
@@ -108,12 +111,17 @@ def test_what_is_undefined_is_nan_and_left_out_of_summaries() -> None:
     for name in ("balanced_accuracy", "recall", "f1", "auroc", "average_precision"):
         assert np.isnan(metrics.values[name][0]), name
     assert metrics.values["majority_accuracy"][0] == 1
-    assert all(np.isnan(metrics.values[name][1]) for name in METRICS)
+    assert all(np.isnan(metrics.values[name][1]) for name in set(COUNTED_METRICS) - {"smallest_class"})
+    assert metrics.values["smallest_class"].tolist() == [
+        0,
+        0,
+        float((labels == 0).sum().clamp(max=(labels == 1).sum())),
+    ]
     assert metrics.summary()["macro_auroc"] == metrics.values["auroc"][2]
     assert metrics.worst() == [2]
 
 
-def test_a_collapsed_task_is_not_better_than_the_constant_answer() -> None:
+def test_a_collapsed_task_is_not_learned() -> None:
     counters = TaskCounters([2, 2, 2])
     labels = torch.tensor([0] * 90 + [1] * 10)
     always_no = torch.tensor([[1.0, 0.0]]).repeat(100, 1)
@@ -122,6 +130,65 @@ def test_a_collapsed_task_is_not_better_than_the_constant_answer() -> None:
         count(counters, task, logits, labels)
     metrics = counters.compute()
     assert metrics.values["balanced_accuracy"].tolist() == [0.5, 1.0, 0.0]
-    assert metrics.not_better.tolist() == [True, False, True]  # a tie with the constant answer is not better
+    assert metrics.not_learned.tolist() == [True, False, True]
     assert metrics.worst(2) == [2, 0]
-    assert metrics.summary()["tasks_not_better"] == 2
+    assert metrics.summary()["tasks_not_learned"] == 2
+
+
+def draw_metrics(smallest: list[float], **columns: list[float]) -> TaskMetrics:
+    """Returns metrics of tasks with so many samples of their smallest class, all metrics random but those given."""
+    generator = np.random.default_rng(0)
+    values = {name: generator.random(len(smallest)) for name in METRICS}
+    values |= {"smallest_class": np.array(smallest)} | {name: np.array(column) for name, column in columns.items()}
+    return TaskMetrics(values=values, counts=np.array([100 if count else 0 for count in smallest]))
+
+
+def test_summaries_are_over_tasks_with_enough_samples_of_each_class() -> None:
+    metrics = draw_metrics([5.0, 20.0, 19.0, 0.0, 30.0])
+    enough = metrics.select([1, 4])
+    limited = replace(metrics, min_count=20)
+    differing = {"tasks_not_learned", "tasks_evaluated"}
+    found, expected = limited.summary(), enough.summary()
+    assert {key: found[key] for key in found.keys() - differing} == {
+        key: expected[key] for key in found.keys() - differing
+    }
+    assert (found["tasks_in_means"], found["tasks_evaluated"]) == (2, 4)
+    assert found["tasks_not_learned"] == metrics.summary()["tasks_not_learned"]
+    assert describe_means(limited) == "means over 2 of 4 tasks: at least 20 samples of each class"
+    assert describe_means(metrics) == ""
+    assert limited.worst() == metrics.worst()  # tasks with few samples are still shown
+    assert limited.select([0, 1]).summary()["tasks_in_means"] == 1
+
+
+def test_metrics_of_decisions_are_summarised_where_there_are_any() -> None:
+    counted = draw_metrics([9.0, 9.0])
+    decided = {name: counted.values[name] for name in DECIDED_METRICS}
+    counted = replace(counted, values={name: counted.values[name] for name in COUNTED_METRICS})
+    nowhere = counted.with_values(dict.fromkeys(DECIDED_METRICS, np.full(2, np.nan)))
+    assert not [key for key in counted.summary() if "decided" in key or key.endswith(("ece", "brier"))]
+    assert nowhere.summary() == counted.summary()
+    both = counted.with_values(decided)
+    assert list(both.values) == list(METRICS)
+    added = both.summary().keys() - counted.summary().keys()
+    assert added == {
+        *(f"{kind}_decided_balanced_accuracy" for kind in ("macro", "median", "p10", "worst")),
+        "macro_decided_f1",
+        "macro_ece",
+        "macro_brier",
+    }
+    assert both.summary()["macro_ece"] == decided["ece"].mean()
+    assert set(RANKED_SUMMARIES) <= both.summary().keys()
+
+
+def test_metrics_of_an_earlier_version_say_that_the_baseline_is_not_known() -> None:
+    metrics = draw_metrics([9.0, 9.0])
+    old = replace(metrics, values={name: metrics.values[name] for name in METRICS[:9]})
+    assert not old.not_learned.any()
+    assert not old.tested.any()
+    assert np.isnan(old.summary()["tasks_not_learned"])
+    assert describe_not_learned(old) == f"{NOT_LEARNED}: not known, as an earlier version evaluated"
+    assert old.summary()["tasks_in_means"] == 2
+    limited = replace(old, min_count=3)
+    assert limited.summary()["tasks_in_means"] == 0
+    assert np.isnan(limited.summary()["macro_accuracy"])
+    assert "an earlier version" in describe_means(limited)

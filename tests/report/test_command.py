@@ -1,5 +1,6 @@
 """`matl-report` from the command line: what is printed and written, and how wrong input is refused."""
 
+import io
 import json
 import re
 import sys
@@ -8,7 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+from helpers.made_up_runs import MadeUp
+from helpers.made_up_runs import write_run as write_made_up_run
 from helpers.report_runs import (
     LABELS,
     SKILL_A,
@@ -21,12 +25,18 @@ from helpers.report_runs import (
     write_single_runs,
 )
 from matl_scale.report.__main__ import main
+from matl_scale.report.as_json import run_to_json
 from matl_scale.report.comparison.results import Question, Results
 from matl_scale.report.comparison.runs import compare_runs
+from matl_scale.report.facts import collect_facts
 from matl_scale.report.open_runs import open_runs
+from matl_scale.report.page.run_summary import build_overview, build_tiles
+from matl_scale.report.page.task_table import build_task_table
+from matl_scale.report.terminal.run import print_run
 from matl_scale.runs.history import RunHistory
 from matl_scale.runs.records import LocalLog
 from matl_scale.tasks import Task
+from matl_scale.tracking.mlflow_views import write_description
 
 
 def refuse(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -76,6 +86,63 @@ def test_one_run_is_summarised(write: Write, tmp_path: Path, capsys: pytest.Capt
     expected = RunHistory(run).latest("test").metrics
     assert content["tasks"][3]["metrics"]["balanced_accuracy"] == expected.values["balanced_accuracy"][3]
     assert content["summary"]["macro_accuracy"] == expected.summary()["macro_accuracy"]
+
+
+def test_means_leave_out_tasks_with_few_samples_of_a_class(
+    write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run's config says how few; an option says otherwise."""
+    labels = LABELS.copy()
+    labels[labels[:, 1] > 0, 1] = -1
+    labels[:3, 1] = 1  # three samples of one class
+    run = write("one", labels=labels, config={"eval": {"min_count": 20}})
+    other = write("two", SKILL_B, 1, labels=labels, config={"eval": {"min_count": 20}})
+    metrics = RunHistory(run).latest("test").metrics
+    chosen, [worse] = [0, 2, 3], [1]
+    assert metrics.values["smallest_class"][worse] == 3
+    said = "means over 3 of 4 tasks: at least 20 samples of each class"
+    for arguments, tasks in (([], chosen), (["--min-count", "3"], range(4)), (["--min-count", "0"], range(4))):
+        page, content = tmp_path / "one.html", tmp_path / "one.json"
+        assert main([str(run), *arguments, "--json", str(content), "--out", str(page)]) == 0
+        shown, limited = capsys.readouterr().out, len(tasks) < 4
+        mean = metrics.values["balanced_accuracy"][list(tasks)].mean()
+        assert re.search(rf"^mean +{mean:.4f} ", shown, re.MULTILINE)
+        assert (said in shown) == (said in page.read_text(encoding="utf-8")) == limited
+        found = json.loads(content.read_text())["run"]
+        assert found["summary"]["macro_balanced_accuracy"] == pytest.approx(mean)
+        assert found["summary"]["tasks_in_means"] == len(tasks)
+        assert [task["in_means"] for task in found["tasks"]] == [i in tasks for i in range(4)]
+        assert "worse" in shown  # among the worst tasks all the same
+    assert main([str(run), str(other), "--json", str(tmp_path / "two.json")]) == 0
+    [comparison] = json.loads((tmp_path / "two.json").read_text())["comparisons"]
+    assert comparison["min_count"] == 20
+    assert [task["smallest_class"] >= 20 for task in comparison["tasks"]] == [True, False, True, True]
+    capsys.readouterr()
+    assert "`--min-count` should be at least 0. Got -1." in refuse([str(run), "--min-count", "-1"], capsys)
+
+
+def test_metrics_of_decisions_stand_beside_those_at_argmax(tmp_path: Path) -> None:
+    """In the terminal, in MLflow, on the page and in JSON."""
+    made_up = MadeUp(num_tasks=6, num_samples=300, num_evaluations=2, decided=True)
+    history = write_made_up_run(tmp_path / "run", made_up)
+    facts, console = collect_facts(history, "test"), Console(width=160, record=True, file=io.StringIO())
+    print_run(console, facts, 10)
+    shown, summary = console.export_text(), facts.latest.metrics.summary()
+    both = r"balanced accuracy +decided balanced accuracy"
+    assert re.search(rf"over tasks +{both} .* ECE", shown)
+    assert re.search(rf"task +positive +samples +{both} ", shown)
+    for key in ("macro_decided_balanced_accuracy", "p10_decided_balanced_accuracy", "macro_ece"):
+        assert f"{summary[key]:.4f}" in shown
+        assert f"{summary[key]:.4f}" in write_description(history)
+    tiles = {tile.label: tile for tile in build_tiles(facts)}
+    assert tiles["mean decided balanced accuracy"].value == f"{summary['macro_decided_balanced_accuracy']:.3f}"
+    assert f"mean ECE {summary['macro_ece']:.3f}" in tiles["mean decided balanced accuracy"].detail
+    overview = dict(build_overview(facts))
+    assert overview["Brier score"] == [f"{summary['macro_brier']:.3f}", "", "", ""]
+    assert overview["decided balanced accuracy"][3] == f"{summary['worst_decided_balanced_accuracy']:.3f}"
+    titles = [column.title for column in build_task_table(facts).columns]
+    assert {"decided balanced accuracy", "decided F1", "ECE", "Brier score"} < set(titles)
+    assert run_to_json(facts)["summary"]["macro_decided_f1"] == summary["macro_decided_f1"]
 
 
 def test_without_predictions_the_reason_names_no_class(write: Write, capsys: pytest.CaptureFixture[str]) -> None:

@@ -70,6 +70,7 @@ def compare_made_up(tasks: list[str], name: str = "b") -> Comparison:
         TaskDifference(
             task=task,
             count=50,
+            smallest_class=20,
             value_a=0.5,
             value_b=0.5 + 0.1 * (i % 4 - 1),
             difference=float("nan") if i % 4 == 3 else 0.1 * (i % 4 - 1),
@@ -113,6 +114,7 @@ def test_names_are_never_markup(tmp_path: Path) -> None:
         metric="accuracy",
         tasks=list(HOSTILE),
         values=np.full((2, 6), 0.5),
+        in_means=np.full(6, True),
         left_out=["<s>x: y"],
     )
     page = Page(write(tmp_path, run, comparisons=[comparison], spread=spread))

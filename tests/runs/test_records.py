@@ -8,7 +8,7 @@ import pytest
 
 from helpers.local_records import log_evaluation
 from matl_scale import InputError
-from matl_scale.metrics.names import METRICS
+from matl_scale.metrics.names import COUNTED_METRICS
 from matl_scale.runs.history import RunHistory
 from matl_scale.runs.records import LocalLog, RecordTail
 
@@ -34,7 +34,7 @@ def test_per_task_history_is_long_and_null_where_undefined(tmp_path: Path) -> No
     log_evaluation(log, 2, "test")
     table = pq.read_table(tmp_path / "per_task.parquet")
     assert table.column_names == ["step", "split", "task", "metric", "value", "count"]
-    assert table.num_rows == 3 * 2 * len(METRICS)
+    assert table.num_rows == 3 * 2 * len(COUNTED_METRICS)
     rows = {(r["step"], r["split"], r["task"], r["metric"]): (r["value"], r["count"]) for r in table.to_pylist()}
     assert rows[(2, "val", "a", "balanced_accuracy")] == (0.52, 7)
     assert rows[(2, "test", "b", "balanced_accuracy")] == (None, 8)

@@ -7,13 +7,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_PARAMS_TAGS_PER_BATCH
 
 from helpers.local_records import log_evaluation
 from matl_scale import InputError
-from matl_scale.metrics.names import METRICS
+from matl_scale.metrics.names import COUNTED_METRICS
 from matl_scale.metrics.task_metrics import TaskMetrics
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.routes import Routes
@@ -36,13 +37,13 @@ def test_latest_table_has_one_row_per_task_and_split(tmp_path: Path) -> None:
     log_evaluation(log, 5, "test")
     table = latest_table(RunHistory(tmp_path))
     assert table["columns"][:3] == ["task", "balanced_accuracy", "auroc"]
-    assert table["columns"][-5:] == ["count", "draws", "labels_seen", "split", "step"]
-    assert set(table["columns"][1:-5]) == set(METRICS)
-    assert [[*row[:3], *row[-5:]] for row in table["data"]] == [
-        ["a", "0.5500", "0.9000", 7, 5, 35, "val", 5],
-        ["b", "", "0.8000", 8, 10, 40, "val", 5],  # undefined values come last
-        ["a", "0.5500", "0.9000", 7, 5, 35, "test", 5],
-        ["b", "", "0.8000", 8, 10, 40, "test", 5],
+    assert table["columns"][-6:] == ["count", "smallest_class", "draws", "labels_seen", "split", "step"]
+    assert set(table["columns"][1:-6]) == set(COUNTED_METRICS) - {"smallest_class"}
+    assert [[*row[:3], *row[-6:]] for row in table["data"]] == [
+        ["a", "0.5500", "0.9000", 7, 2, 5, 35, "val", 5],
+        ["b", "", "0.8000", 8, 0, 10, 40, "val", 5],  # undefined values come last
+        ["a", "0.5500", "0.9000", 7, 2, 5, 35, "test", 5],
+        ["b", "", "0.8000", 8, 0, 10, 40, "test", 5],
     ]
 
 
@@ -59,8 +60,10 @@ def test_latest_table_names_routes_that_tasks_share(tmp_path: Path) -> None:
 
 
 def test_latest_table_of_an_older_version(tmp_path: Path) -> None:
-    """It did not count labels."""
+    """It did not count labels, nor the samples of each class."""
     log_evaluation(LocalLog(tmp_path), 5)
+    history = pq.read_table(tmp_path / "per_task.parquet")
+    pq.write_table(history.filter(pc.field("metric") != "smallest_class"), tmp_path / "per_task.parquet")
     draws = tmp_path / "draws.parquet"
     pq.write_table(pq.read_table(draws).drop(["labels"]), draws)
     table = latest_table(RunHistory(tmp_path))
@@ -191,13 +194,14 @@ def test_a_lost_reply_doubles_nothing(tmp_path: Path) -> None:
 
 def test_what_mlflow_shows_first(tmp_path: Path) -> None:
     log = LocalLog(tmp_path)
-    values = {name: np.array([0.25, 0.5]) for name in METRICS}
+    values = {name: np.array([0.25, 0.5]) for name in COUNTED_METRICS}
     log.log_per_task(7, "val", ["<b>x_y</b>", "plain"], TaskMetrics(values=values, counts=np.array([3, 3])))
     client = FakeClient()
     run_at(tmp_path, client).copy_new()
     text = client.tags["mlflow.note.content"]
-    first = "**val after 7 steps: 2 tasks, mean balanced accuracy 0.3750 (10th percentile 0.2750), not better"
-    assert text.startswith(first)
+    first = "**val after 7 steps: 2 tasks, mean balanced accuracy 0.3750 (10th percentile 0.2750), not better than the "
+    assert text.startswith(first + "baseline beyond chance: 2 of 2**")
+    assert r"Tasks not better than the baseline beyond chance: 2 of 2: \<b\>x\_y\</b\>, plain" in text
     assert r"\<b\>x\_y\</b\> 0.2500, plain 0.5000" in text
     assert "| worst | 0.2500 | 0.2500 | 0.2500 | 0.2500 |" in text
     assert client.tags["val/worst_task"] == "<b>x_y</b> (0.2500)"

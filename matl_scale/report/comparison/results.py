@@ -45,6 +45,7 @@ class Question:
     metric: PairedMetric
     alpha: float  # the false discovery rate
     patterns: Sequence[str] = ()  # which tasks; all if empty
+    min_count: int = 0  # means are over tasks with at least as many samples of each class
     common_tasks: bool = False  # leave out tasks that not all runs have with equal labels, instead of refusing
 
 
@@ -54,6 +55,7 @@ class TaskDifference:
 
     task: str
     count: int  # the number of labelled samples that were compared
+    smallest_class: int  # the number of those of the class that has the fewest; 0 if one does not occur
     value_a: float = NAN  # the metric of A, the mean over its runs
     value_b: float = NAN
     difference: float = NAN  # B − A
@@ -83,12 +85,19 @@ class Comparison:
     spread_a: np.ndarray | None = None
     spread_b: np.ndarray | None = None  # the same of B
     kind: Kind = "runs"  # `single-task`: A is one run per task, trained on that task alone, and B the run that shares
+    min_count: int = 0  # the mean difference is over tasks with at least as many samples of each class
     notes: list[str] = field(default_factory=list)  # what a reader should know besides the numbers, a sentence each
 
     def with_verdict(self, verdict: Verdict) -> list[TaskDifference]:
         """Returns the tasks of one verdict, the largest differences first."""
         chosen = [task for task in self.tasks if task.verdict == verdict]
         return sorted(chosen, key=lambda task: 0.0 if np.isnan(task.difference) else -abs(task.difference))
+
+    @property
+    def in_means(self) -> list[TaskDifference]:
+        """The tasks that the mean difference is over: those with a difference and enough samples of each class."""
+        enough = (task for task in self.tasks if task.smallest_class >= self.min_count)
+        return [task for task in enough if np.isfinite(task.difference)]
 
     def heading(self, verdict: Verdict) -> str:
         """Returns the heading of the tasks of one verdict."""
@@ -104,12 +113,15 @@ class SeedSpread:
     metric: PairedMetric
     tasks: list[str]
     values: np.ndarray  # shape `(num_runs, num_tasks)`, NaN where it is undefined
+    in_means: (
+        np.ndarray
+    )  # which tasks have enough samples of each class for the runs' means, bool, shape `(num_tasks,)`
     left_out: list[str]  # tasks that are not in all runs, as `name: why`
 
     @property
     def run_means(self) -> np.ndarray:
-        """Mean over tasks of each run, undefined values left out, shape `(num_runs,)`."""
-        return np.array([mean(values) for values in self.values])
+        """Mean over tasks of each run, undefined values and tasks with too few samples left out, shape `(num_runs,)`."""
+        return np.array([mean(values[self.in_means]) for values in self.values])
 
     @property
     def over_runs(self) -> dict[str, np.ndarray]:
@@ -134,6 +146,7 @@ class Results:
 
     runs: list[RunHistory]
     split: str
+    min_count: int = 0  # means are over tasks with at least as many samples of each class
     facts: RunFacts | None = None  # of the chosen tasks, if there is one run; else None
     comparisons: list[Comparison] = field(default_factory=list)
     spread: SeedSpread | None = None

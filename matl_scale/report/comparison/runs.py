@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from matl_scale.report.comparison.alignment import AlignedRuns, align, read_outcomes
 from matl_scale.report.comparison.configs import SEED_KEY, group_by_config, list_changes, read_settings
 from matl_scale.report.comparison.results import Comparison, Question, SeedSpread
@@ -52,12 +54,14 @@ def compare_groups(
 
 def measure_spread(aligned: AlignedRuns, question: Question) -> SeedSpread:
     """Measures how much the runs differ, task by task."""
+    smallest = [np.bincount(aligned.labels(task.name), minlength=task.num_classes).min() for task in aligned.tasks]
     return SeedSpread(
         runs=[outcomes.label for outcomes in aligned.outcomes],
         split=question.split,
         metric=question.metric,
         tasks=[task.name for task in aligned.tasks],
         values=values_of_runs(aligned, range(len(aligned.outcomes)), question.metric),
+        in_means=np.array(smallest) >= question.min_count,
         left_out=aligned.left_out,
     )
 

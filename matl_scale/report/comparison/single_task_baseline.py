@@ -67,6 +67,7 @@ def compare_with_single_tasks(run: RunHistory, question: Question) -> Comparison
         config_changes=count_changes(used, settings),
         left_out=left_out,
         kind="single-task",
+        min_count=question.min_count,
     )
 
 

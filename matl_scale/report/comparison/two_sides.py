@@ -42,6 +42,7 @@ def compare_sides(aligned: AlignedRuns, side_a: Sequence[int], side_b: Sequence[
         tasks=tasks,
         config_changes=[],
         left_out=aligned.left_out,
+        min_count=question.min_count,
         spread_a=spread_a,
         spread_b=spread_b,
     )
@@ -74,14 +75,17 @@ def compare_task(
 ) -> TaskDifference:
     """Compares one task, regardless of the others; the arguments are those of `count_pairs`."""
     counts = np.bincount(labels, minlength=task.num_classes)
-    reason = why_undefined(task, counts)
+    reason, smallest = why_undefined(task, counts), int(counts.min())
     if reason:
-        return TaskDifference(task=task.name, count=len(labels), verdict="undefined", reason=reason)
+        return TaskDifference(
+            task=task.name, count=len(labels), smallest_class=smallest, verdict="undefined", reason=reason
+        )
     pairs = count_pairs(labels, correct_a, correct_b, metric)
     low, high = bootstrap_interval(pairs.padded())
     return TaskDifference(
         task=task.name,
         count=len(labels),
+        smallest_class=smallest,
         value_a=float(metric_of_runs(labels, correct_a, metric).mean()),
         value_b=float(metric_of_runs(labels, correct_b, metric).mean()),
         difference=pairs.difference,

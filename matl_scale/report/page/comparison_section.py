@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from matl_scale.metrics.names import METRIC_LABELS
-from matl_scale.metrics.task_metrics import defined, mean
+from matl_scale.metrics.task_metrics import mean
 from matl_scale.report.comparison.results import SIGNIFICANT, Comparison, TaskDifference, Verdict
 from matl_scale.report.page.figure import Figure, axis, escape_markup, scatter
 from matl_scale.report.page.table import (
@@ -45,11 +45,12 @@ def build_comparison_section(comparison: Comparison) -> dict[str, Any]:
 def build_comparison_tiles(comparison: Comparison) -> list[Tile]:
     """Returns the mean difference, and how many tasks have which verdict."""
     counts = {verdict: len(comparison.with_verdict(verdict)) for verdict in ORDER}
-    differences = defined(np.array([task.difference for task in comparison.tasks]))
+    differences = np.array([task.difference for task in comparison.in_means])
+    limit = f" with at least {comparison.min_count:,} samples of each class" if comparison.min_count else ""
     first = Tile(
         label=f"mean difference of {METRIC_LABELS[comparison.metric]}",
         value=format_number(mean(differences), signed=True),
-        detail=f"on {comparison.split}, over {len(differences):,} tasks",
+        detail=f"on {comparison.split}, over {len(differences):,} tasks{limit}",
     )
     return [first] + [
         Tile(label=comparison.heading(verdict), value=f"{count:,}", mark=MARKS[verdict] if count else "")

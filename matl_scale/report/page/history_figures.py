@@ -57,14 +57,16 @@ def draw_heatmap(facts: RunFacts) -> Figure:
 
 def draw_summaries(facts: RunFacts) -> list[Figure]:
     """Draws the summaries of the main metric, and the means of all metrics, at every evaluation."""
-    summaries = [summarise(column) for column in facts.histories[MAIN_METRIC].values.T]
+    chosen = facts.latest.metrics.in_means
+    summaries = [summarise(column[chosen]) for column in facts.histories[MAIN_METRIC].values.T]
     steps = facts.histories[MAIN_METRIC].steps
     by_summary = [curve(label, steps, [summary[kind] for summary in summaries]) for kind, label in SUMMARIES.items()]
     means = [
-        curve(label, steps, [mean(column) for column in facts.histories[metric].values.T])
+        curve(label, steps, [mean(column[chosen]) for column in facts.histories[metric].values.T])
         for metric, label in MAIN_METRIC_LABELS.items()
     ]
-    figures = {f"{METRIC_LABELS[MAIN_METRIC].capitalize()} over all tasks": by_summary, "Mean over all tasks": means}
+    over = "all tasks" if chosen.all() or not facts.latest.metrics.min_count else f"{chosen.sum()} tasks"
+    figures = {f"{METRIC_LABELS[MAIN_METRIC].capitalize()} over {over}": by_summary, f"Mean over {over}": means}
     return [Figure(title=title, data=curves, layout=over_steps("")) for title, curves in figures.items()]
 
 

@@ -40,7 +40,7 @@ def write_page(path: Path, results: Results, task_patterns: Sequence[str]) -> No
     text = render(
         title=", ".join(run.name for run in results.runs),
         runs=[
-            build_run_section(results.facts or collect_facts(run, results.split, task_patterns))
+            build_run_section(results.facts or collect_facts(run, results.split, task_patterns, results.min_count))
             for run in results.runs[:MAX_RUNS]
         ],
         runs_left_out=[run.name for run in results.runs[MAX_RUNS:]],

@@ -1,15 +1,22 @@
 """The top of a run's sections: what was evaluated, the numbers over all tasks, and the few tasks to look at first."""
 
+from collections.abc import Mapping
 from datetime import datetime, timezone
 
 import numpy as np
 
-from matl_scale.metrics.names import MAIN_METRIC, MAIN_METRIC_LABELS, METRIC_LABELS, NOT_BETTER
-from matl_scale.metrics.task_metrics import defined, mean, summarise
+from matl_scale.display import show_name
+from matl_scale.errors import shortened
+from matl_scale.metrics.names import MAIN_METRIC, METRIC_LABELS, NOT_LEARNED, SUMMARIES, SUMMARY_COLUMNS
+from matl_scale.metrics.task_metrics import defined, describe_means, is_tested, mean
 from matl_scale.report.facts import RunFacts
 from matl_scale.report.page.table import MAX_LISTED, ShortList, Tile, format_number
 from matl_scale.report.shard_set import data_path
+from matl_scale.runs.history import TaskTable
 from matl_scale.runs.routes import describe_routes
+
+OVERVIEW_METRICS = (*SUMMARY_COLUMNS, "decided_f1", "brier")
+MAX_NAMED = 3  # tasks in a tile
 
 
 def list_origin(facts: RunFacts) -> list[tuple[str, str]]:
@@ -24,6 +31,7 @@ def list_origin(facts: RunFacts) -> list[tuple[str, str]]:
         ("step", f"{latest.step:,}"),
         ("tasks", f"{len(latest.tasks):,}"),
         ("routes", describe_routes(facts.run.routes) if facts.run.shares_routes else ""),
+        ("summaries", describe_means(latest.metrics)),
         ("samples", labels if images is None else f"{images:,} images with {labels}"),
         ("data", data_path(facts.run)),
         ("label version", version),
@@ -35,9 +43,10 @@ def list_origin(facts: RunFacts) -> list[tuple[str, str]]:
 def build_tiles(facts: RunFacts) -> list[Tile]:
     """Returns the numbers to read first."""
     latest, change, metrics = facts.latest, facts.change, facts.latest.metrics
-    values, worst = metrics.values[MAIN_METRIC], metrics.worst(1)
-    now, before = mean(values), mean(facts.histories[MAIN_METRIC].values[:, -2]) if change.since is not None else np.nan
-    not_better, evaluated = int(metrics.not_better.sum()), int((~metrics.unlabelled).sum())
+    values, worst, summary = metrics.values[MAIN_METRIC], metrics.worst(1), metrics.summary()
+    now, before = summary[f"macro_{MAIN_METRIC}"], np.nan
+    if change.since is not None:
+        before = mean(facts.histories[MAIN_METRIC].values[metrics.in_means, -2])
     unlabelled, single_class = int(metrics.unlabelled.sum()), int(metrics.single_class.sum())
     tiles = [
         Tile(
@@ -45,17 +54,20 @@ def build_tiles(facts: RunFacts) -> list[Tile]:
             value=format_number(now),
             detail="" if np.isnan(now - before) else f"{now - before:+.3f} since step {change.since:,}",
         ),
+        *(
+            Tile(
+                label=f"mean {METRIC_LABELS[name]}",
+                value=format_number(summary[f"macro_{name}"]),
+                detail="with the decisions that were fitted" + describe_calibration(summary),
+            )
+            for name in metrics.measured(["decided_balanced_accuracy"])
+        ),
         Tile(
             label="worst task",
             value=format_number(values[worst[0]]) if worst else "",
             detail=latest.tasks[worst[0]] if worst else "no task has two classes in the split",
         ),
-        Tile(
-            label=f"tasks {NOT_BETTER}",
-            value=f"{not_better:,}",
-            detail=f"of {evaluated:,}; the constant answer is always the most frequent class",
-            mark="bad" if not_better else "",
-        ),
+        count_not_learned(latest),
         Tile(
             label="tasks without a value",
             value=f"{unlabelled + single_class:,}",
@@ -71,12 +83,33 @@ def build_tiles(facts: RunFacts) -> list[Tile]:
     return tiles
 
 
+def count_not_learned(latest: TaskTable) -> Tile:
+    """Returns how many tasks are not better than the baseline, and the names of the first."""
+    metrics, label = latest.metrics, f"tasks {NOT_LEARNED}"
+    if not is_tested(metrics):
+        return Tile(label=label, value="", detail="not known, as an earlier version evaluated")
+    names = [show_name(latest.tasks[i]) for i in np.flatnonzero(metrics.not_learned)]
+    detail = f"of {metrics.tested.sum():,} with two classes in the split"
+    return Tile(
+        label=label,
+        value=f"{len(names):,}",
+        detail=f"{detail}: {shortened(names, MAX_NAMED)}" if names else detail,
+        mark="bad" if names else "",
+    )
+
+
+def describe_calibration(summary: Mapping[str, float]) -> str:
+    """Says how well calibrated the probabilities are, if that was measured."""
+    error = summary.get("macro_ece", np.nan)
+    return f"; mean {METRIC_LABELS['ece']} {format_number(error)}" if np.isfinite(error) else ""
+
+
 def build_overview(facts: RunFacts) -> list[tuple[str, list[str]]]:
-    """Returns the summaries of the main metrics: of each metric its label, and its summaries in the order of `SUMMARIES`."""
-    values = facts.latest.metrics.values
+    """Returns the summaries over tasks: of each metric its label, and its summaries in the order of `SUMMARIES`."""
+    metrics, summary = facts.latest.metrics, facts.latest.metrics.summary()
     return [
-        (label, [format_number(value) for value in summarise(values[metric]).values()])
-        for metric, label in MAIN_METRIC_LABELS.items()
+        (METRIC_LABELS[metric], [format_number(summary.get(f"{kind}_{metric}")) for kind in SUMMARIES])
+        for metric in metrics.measured(OVERVIEW_METRICS)
     ]
 
 

@@ -28,7 +28,9 @@ def build_spread_tiles(spread: SeedSpread) -> list[Tile]:
     means, most = spread.run_means, spread.most_different_first()[0]
     return [
         Tile(
-            label="mean over tasks and runs",
+            label="mean over tasks and runs"
+            if spread.in_means.all()
+            else f"mean over {spread.in_means.sum():,} tasks and the runs",
             value=format_number(means.mean()),
             detail=f"the runs' means have an sd of {means.std(ddof=1):.4f}",
         ),

@@ -17,7 +17,8 @@ MAX_WHOLE_TICKS = 5  # counts up to it need to be told to have whole ticks
 
 def draw_distribution(facts: RunFacts, metric: str) -> Figure:
     """Draws how many tasks reach which value of a metric."""
-    values = defined(facts.latest.metrics.values[metric])
+    metrics = facts.latest.metrics
+    values, in_means = defined(metrics.values[metric]), defined(metrics.values[metric][metrics.in_means])
     edges = np.linspace(0, 1, NUM_BINS + 1)
     counts, _ = np.histogram(values, edges)
     first = int(np.flatnonzero(counts)[0]) if counts.any() else 0
@@ -34,8 +35,8 @@ def draw_distribution(facts: RunFacts, metric: str) -> Figure:
         "yaxis": axis("tasks") | ({"dtick": 1} if counts.max(initial=0) <= MAX_WHOLE_TICKS else {}),
         "bargap": 0.04,
     }
-    if len(values):
-        mean = float(values.mean())
+    if len(in_means):
+        mean = float(in_means.mean())
         ends = {"x0": mean, "x1": mean, "yref": "paper", "y0": 0, "y1": 1}
         layout["shapes"] = [{"type": "line", "line": {"dash": "dot", "width": 1}, **ends}]
         layout["annotations"] = [

@@ -3,7 +3,7 @@
 from matl_scale.metrics.names import (
     MAIN_METRIC,
     METRIC_LABELS,
-    NOT_BETTER,
+    NOT_LEARNED,
     POSITIVE_HINT,
     POSITIVE_METRICS,
     POSITIVE_NOTE,
@@ -14,11 +14,15 @@ from matl_scale.report.facts import RunFacts
 from matl_scale.report.page.table import Column, Mark, Table, rounded
 from matl_scale.report.undefined import explain_undefined
 
-OTHER_METRICS = TASK_COLUMNS[1:]
+OTHER_METRICS = (*TASK_COLUMNS[1:], "decided_f1", "ece", "brier")
 HINTS = dict.fromkeys(POSITIVE_METRICS, POSITIVE_HINT) | {
-    "majority_accuracy": "of always predicting the most frequent class"
+    "majority_accuracy": "of always predicting the most frequent class",
+    "decided_balanced_accuracy": "with the decision that was fitted for the task",
+    "decided_f1": f"with the decision that was fitted for the task; {POSITIVE_HINT}",
+    "ece": "expected calibration error: how far probabilities are from the shares of correct answers; the lower the better",
+    "brier": "mean squared error of the probabilities; the lower the better",
 }
-CHANGE_COLUMN, ACCURACY_COLUMN = 3, 4 + OTHER_METRICS.index("accuracy")
+MAIN_COLUMN, CHANGE_COLUMN = 1, 3
 
 
 def build_task_table(facts: RunFacts) -> Table:
@@ -26,12 +30,13 @@ def build_task_table(facts: RunFacts) -> Table:
     latest, change = facts.latest, facts.change
     since = "the previous evaluation" if change.since is None else f"step {change.since:,}"
     main, positives = METRIC_LABELS[MAIN_METRIC], facts.run.positives
+    others = latest.metrics.measured(OTHER_METRICS)
     columns = [
         Column(title="task"),
         Column(title=main, digits=3),
         Column(title="±", digits=3, hint=f"half of the 95 % interval of the {main}"),
         Column(title="change", digits=3, signed=True, hint=f"of the {main} since {since}"),
-        *(Column(title=METRIC_LABELS[name], digits=3, hint=HINTS.get(name, "")) for name in OTHER_METRICS),
+        *(Column(title=METRIC_LABELS[name], digits=3, hint=HINTS.get(name, "")) for name in others),
         *([Column(title="positive", hint="the positive class of a task with two classes")] if positives else []),
         Column(title="samples", digits=0, hint="with a label for the task"),
         Column(title="draws", digits=0, hint="how often the task's route was trained"),
@@ -41,19 +46,19 @@ def build_task_table(facts: RunFacts) -> Table:
     ]
     values, counts = latest.metrics.values, latest.metrics.counts.tolist()
     draws = [None] * len(counts) if latest.draws is None else latest.draws.tolist()
-    measured = [values[MAIN_METRIC], facts.half_widths, change.values, *(values[name] for name in OTHER_METRICS)]
+    measured = [values[MAIN_METRIC], facts.half_widths, change.values, *(values[name] for name in others)]
     notes, order = note_tasks(facts), worst_first(values[MAIN_METRIC])
     seen = [] if latest.labels_seen is None else [latest.labels_seen.tolist()]
     routes = [[facts.run.route_of[name] for name in latest.tasks]] if facts.run.shares_routes else []
     classes = [[positives.get(name) for name in latest.tasks]] if positives else []
     cells = [latest.tasks, *map(rounded, measured), *classes, counts, draws, *seen, *routes, notes]
     changes: list[Mark] = [mark_change(facts, i) for i in order]
-    not_better = latest.metrics.not_better
-    accuracies: list[Mark] = ["bad" if not_better[i] else "" for i in order]
+    not_learned = latest.metrics.not_learned
+    mains: list[Mark] = ["bad" if not_learned[i] else "" for i in order]
     return Table(
         columns=columns,
         rows=[[column[i] for column in cells] for i in order],
-        marks={CHANGE_COLUMN: changes, ACCURACY_COLUMN: accuracies},
+        marks={CHANGE_COLUMN: changes, MAIN_COLUMN: mains},
         chosen=[row for row, i in enumerate(order) if notes[i]],
         choice="only tasks with a note",
     )
@@ -61,12 +66,14 @@ def build_task_table(facts: RunFacts) -> Table:
 
 def note_tasks(facts: RunFacts) -> list[str]:
     """Says of each task what is wrong with it; an empty text if nothing is."""
-    latest, notes, not_better = facts.latest, [], facts.latest.metrics.not_better
+    latest, notes, metrics = facts.latest, [], facts.latest.metrics
+    not_learned, few = metrics.not_learned, ~metrics.in_means & ~metrics.unlabelled
     trained = latest.draws if latest.labels_seen is None else latest.labels_seen
     for i, undefined in enumerate(explain_undefined(facts)):
-        ties = NOT_BETTER if not_better[i] else ""
+        at_chance = NOT_LEARNED if not_learned[i] else ""
+        rare = f"not in means: fewer than {metrics.min_count:,} samples of a class" if few[i] else ""
         untrained = "not trained in this run" if trained is not None and trained[i] == 0 else ""
-        notes.append("; ".join(note for note in (undefined, ties, untrained) if note))
+        notes.append("; ".join(note for note in (undefined, at_chance, rare, untrained) if note))
     return notes
 
 

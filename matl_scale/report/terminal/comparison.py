@@ -87,10 +87,12 @@ def print_reasons(console: Console, comparison: Comparison, limit: int) -> None:
 def print_spread(console: Console, spread: SeedSpread, limit: int) -> None:
     """Prints how much the runs of one config differ."""
     means, metric = spread.run_means, METRIC_LABELS[spread.metric]
+    over = "tasks" if spread.in_means.all() else f"{spread.in_means.sum()} of {len(spread.tasks)} tasks"
     print_line(console, f"{len(spread.runs)} runs of one config on {spread.split}, {metric}: {', '.join(spread.runs)}")
     print_line(
         console,
-        f"mean over tasks: {means.mean():.4f}, sd over runs {means.std(ddof=1):.4f}, from {means.min():.4f} to {means.max():.4f}",
+        f"mean over {over}: {means.mean():.4f}, sd over runs {means.std(ddof=1):.4f}, from {means.min():.4f} to "
+        f"{means.max():.4f}",
     )
     columns = spread.over_runs
     listed = [i for i in spread.most_different_first() if np.isfinite(columns["sd"][i])][:limit]

@@ -9,13 +9,13 @@ from rich.console import Console
 from matl_scale.display import show_name
 from matl_scale.metrics.names import (
     MAIN_METRIC,
-    MAIN_METRIC_LABELS,
     METRIC_LABELS,
     POSITIVE_NOTE,
     SUMMARIES,
+    SUMMARY_COLUMNS,
     TASK_COLUMNS,
 )
-from matl_scale.metrics.task_metrics import describe_not_better
+from matl_scale.metrics.task_metrics import describe_means, describe_not_learned
 from matl_scale.report.facts import RunFacts, collect_facts
 from matl_scale.report.terminal.console import build_table, format_value, list_names, print_line, print_table
 from matl_scale.report.undefined import find_undefined
@@ -44,25 +44,27 @@ def print_summary(console: Console, facts: RunFacts) -> None:
     summary = metrics.summary()
     title = f"{show_name(facts.run.name)}: {show_name(latest.split)} after {latest.step:,} steps"
     title += f", {int(summary['tasks_evaluated'])} tasks"
-    table = build_table("over tasks", *MAIN_METRIC_LABELS.values())
+    columns = metrics.measured(SUMMARY_COLUMNS)
+    table = build_table("over tasks", *(METRIC_LABELS[name] for name in columns))
     for kind, label in SUMMARIES.items():
-        table.add_row(label, *(format_value(summary[f"{kind}_{metric}"]) for metric in MAIN_METRIC_LABELS))
+        table.add_row(label, *(format_value(summary.get(f"{kind}_{name}", np.nan)) for name in columns))
     print_table(console, title, table)
-    not_better = [latest.tasks[i] for i in np.flatnonzero(metrics.not_better)]
-    names = f": {list_names(not_better)}" if not_better else ""
-    print_line(console, f"tasks {describe_not_better(summary)}{names}")
+    if limited := describe_means(metrics):
+        print_line(console, limited)
+    print_line(console, f"tasks {describe_not_learned(metrics, latest.tasks)}")
     print_line(console, describe_routes(facts.run.routes))
 
 
 def print_worst(console: Console, facts: RunFacts, limit: int) -> None:
     metrics = facts.latest.metrics
     worst = metrics.worst(limit)
-    titles = ("samples", *(METRIC_LABELS[name] for name in TASK_COLUMNS))
+    columns = metrics.measured(TASK_COLUMNS)
+    titles = ("samples", *(METRIC_LABELS[name] for name in columns))
     positives = facts.run.positives
     more_names = [*route_titles(facts), *(["positive"] if positives else [])]
     table = build_table("task", *titles, more_names=more_names)
     for i in worst:
-        values = (format_value(metrics.values[name][i]) for name in TASK_COLUMNS)
+        values = (format_value(metrics.values[name][i]) for name in columns)
         positive = [positives.get(facts.latest.tasks[i], "")] if positives else []
         table.add_row(*name_task(facts, i), *positive, f"{metrics.counts[i]:,}", *values)
     print_table(console, f"worst {len(worst)} by {METRIC_LABELS[MAIN_METRIC]}", table)

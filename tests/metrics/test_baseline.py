@@ -1,0 +1,104 @@
+"""Which tasks are better than a constant answer beyond chance: against scipy's exact test, a slow correction, and chance."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from matl_scale.metrics.baseline import baseline_p, baseline_p_values, beats_baseline
+
+
+def count(labels: np.ndarray, answers: np.ndarray, num_classes: int = 2) -> np.ndarray:
+    """Returns the confusion, true × predicted."""
+    return np.bincount(labels * num_classes + answers, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def one_against_all(confusion: np.ndarray, which: int) -> list[list[int]]:
+    hits = confusion[which, which]
+    missed, false = confusion[which].sum() - hits, confusion[:, which].sum() - hits
+    return [[hits, missed], [false, confusion.sum() - hits - missed - false]]
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 7])
+def test_p_is_that_of_fishers_exact_test(num_classes: int) -> None:
+    generator = np.random.default_rng(num_classes)
+    confusions = []
+    for num_samples in (2, 5, 40, 300):
+        for share in (0.1, 0.5, 0.9):
+            labels = generator.binomial(num_classes - 1, share, num_samples)
+            guesses = generator.integers(0, num_classes, num_samples)
+            answers = np.where(generator.random(num_samples) < 0.3, labels, guesses)
+            confusions.append(count(labels, answers, num_classes))
+    found = baseline_p_values(confusions)
+    for confusion, p in zip(confusions, found.tolist(), strict=True):
+        present = np.flatnonzero(confusion.sum(axis=1))
+        if len(present) < 2:
+            assert np.isnan(p)
+            continue
+        alone = [stats.fisher_exact(one_against_all(confusion, i), alternative="greater").pvalue for i in present]
+        assert p == pytest.approx(alone[1] if num_classes == 2 else min(1, len(present) * min(alone)))
+        assert baseline_p(confusion) == p
+
+
+def test_holms_correction_is_the_slow_one() -> None:
+    generator = np.random.default_rng(0)
+    for num_tasks in (1, 2, 10, 50):
+        p_values = generator.random(num_tasks) ** 6 * 0.2
+        p_values[generator.random(num_tasks) < 0.2] = np.nan
+        expected, remaining = np.zeros(num_tasks, dtype=bool), np.flatnonzero(~np.isnan(p_values)).tolist()
+        while remaining:
+            smallest = min(remaining, key=lambda i: p_values[i])
+            if p_values[smallest] * len(remaining) >= 0.05:
+                break
+            expected[smallest] = True
+            remaining.remove(smallest)
+        assert beats_baseline(p_values).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("num_classes", [2, 5])
+def test_whoever_always_gives_one_answer_has_learned_nothing(num_classes: int) -> None:
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, num_classes, 100_000)
+    constant = [count(labels, np.full_like(labels, answer), num_classes) for answer in range(num_classes)]
+    assert baseline_p_values(constant) == pytest.approx(np.ones(num_classes))
+
+
+def test_a_perfect_network_has_learned_what_samples_can_tell() -> None:
+    """Of three samples of each class, all right by chance once in twenty times: with four, it is beyond chance."""
+    p_values = baseline_p_values([np.diag([count, count]) for count in (1, 3, 4, 5000)])
+    assert p_values.tolist() == pytest.approx([1 / 2, 1 / 20, 1 / 70, 0])
+    assert beats_baseline(baseline_p_values([np.diag([50, 50])] * 1000)).all()
+    assert beats_baseline(baseline_p_values([np.diag([20, 30, 40])] * 1000)).all()
+
+
+def test_rare_positives_are_learned_once_they_are_decided() -> None:
+    """Scores with an AUROC of 0.99 and 0.5 % positives: nothing is above one half, and the right threshold finds most."""
+    generator = np.random.default_rng(0)
+    labels = (np.arange(10_000) < 50).astype(int)
+    scores = generator.normal(size=len(labels)) + 3.3 * labels - 8
+    at_one_half, decided = (count(labels, (scores > threshold).astype(int)) for threshold in (0, -6))
+    assert baseline_p(at_one_half) == 1
+    assert baseline_p(decided) < 1e-20
+
+
+def test_a_class_that_does_not_occur_is_not_tested() -> None:
+    confusion = np.array([[6, 2, 1], [1, 7, 0], [0, 0, 0]])
+    alone = [stats.fisher_exact(one_against_all(confusion, i), alternative="greater").pvalue for i in (0, 1)]
+    assert baseline_p(confusion) == pytest.approx(2 * min(alone))
+    assert np.isnan(baseline_p(np.array([[5, 5], [0, 0]])))
+    assert np.isnan(baseline_p(np.zeros((3, 3), dtype=np.int64)))
+    assert baseline_p_values([]).shape == (0,)
+
+
+@pytest.mark.parametrize("num_classes", [2, 4])
+def test_chance_seldom_names_a_task(num_classes: int) -> None:
+    """Answers without any relation to the labels, of 200 tasks with classes of any frequency that share their samples."""
+    num_seeds, num_tasks, num_samples = 200, 200, 120
+    named = 0
+    for seed in range(num_seeds):
+        generator = np.random.default_rng([num_classes, seed])
+        frequencies, habits = generator.dirichlet(np.full(num_classes, 0.7), (2, num_tasks)).cumsum(axis=2)
+        draws = generator.random((2, num_samples, num_tasks, 1))
+        labels, answers = ((draws[i] > each[None, :, :-1]).sum(axis=2) for i, each in enumerate((frequencies, habits)))
+        confusions = [count(labels[:, i], answers[:, i], num_classes) for i in range(num_tasks)]
+        named += bool(beats_baseline(baseline_p_values(confusions)).any())
+    assert named <= 0.05 * num_seeds
