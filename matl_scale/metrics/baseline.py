@@ -60,13 +60,9 @@ def _tested_classes(confusion: np.ndarray) -> np.ndarray:
 
 def _one_against_all(confusion: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """Returns, for each class, its hits, its samples, the answers that name it, and all samples: shape `(len(classes), 4)`."""
-    columns = (
-        confusion.diagonal(),
-        confusion.sum(axis=1),
-        confusion.sum(axis=0),
-        np.full(len(confusion), confusion.sum()),
-    )
-    return np.stack(columns, axis=1)[classes]
+    hits, support, predicted = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+    table: np.ndarray = np.stack([hits, support, predicted, np.full(len(hits), support.sum())], axis=1)[classes]
+    return table
 
 
 def beats_baseline(p_values: np.ndarray, level: float = LEVEL) -> np.ndarray:

@@ -128,7 +128,7 @@ def describe_not_learned(metrics: TaskMetrics, tasks: Sequence[str] = (), limit:
     if not is_tested(metrics):
         return f"{NOT_LEARNED}: not known, as an earlier version evaluated"
     count = f"{NOT_LEARNED}: {metrics.not_learned.sum()} of {metrics.tested.sum()}"
-    names = [show_name(tasks[i]) for i in np.flatnonzero(metrics.not_learned)] if tasks else []
+    names = [show_name(tasks[i]) for i in np.flatnonzero(metrics.not_learned).tolist()] if tasks else []
     return f"{count}: {shortened(names, limit)}" if names else count
 
 
