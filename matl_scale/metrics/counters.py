@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional
 
 from matl_scale.metrics.baseline import baseline_p_values
+from matl_scale.metrics.confusion import measure_confusion
 from matl_scale.metrics.names import COUNTED_METRICS
 from matl_scale.metrics.scores import SCORE_LIMIT
 from matl_scale.metrics.task_metrics import TaskMetrics, mean, ratio
@@ -85,29 +86,18 @@ class TaskCounters:
         return TaskMetrics(values=values, counts=np.array([int(confusion.sum()) for confusion in confusions]))
 
     def _compute_task(self, task_id: int, confusion: np.ndarray, baseline_p: float) -> dict[str, float]:
-        num_classes, num_scores = self.num_classes[task_id], self.num_scores[task_id]
-        histogram = self._histogram(task_id).cpu().numpy().reshape(num_scores, 2, NUM_BINS)
+        histogram = self._histogram(task_id).cpu().numpy().reshape(-1, 2, NUM_BINS)
         total = confusion.sum()
         if total == 0:
             return dict.fromkeys(COUNTED_METRICS, float("nan")) | {"smallest_class": 0.0}
-        support, predicted, hits = confusion.sum(axis=1), confusion.sum(axis=0), confusion.diagonal()
-        recall, precision = ratio(hits, support), ratio(hits, predicted)
-        f1 = ratio(2 * hits, support + predicted)
-        present = support > 0
-        chosen = np.array([False, True]) if num_classes == 2 else present  # a binary task reports its class 1
-        several = present.sum() > 1
         return {
             "loss": float(self.losses[task_id]) / total,
-            "accuracy": hits.sum() / total,
-            "balanced_accuracy": mean(recall[present]) if several else float("nan"),
-            "precision": mean(precision[chosen]),
-            "recall": mean(recall[chosen]),
-            "f1": mean(f1[chosen & (present | (num_classes > 2))]),
+            **measure_confusion(confusion),
             "auroc": mean(np.array([auroc(*counts) for counts in histogram])),
             "average_precision": mean(np.array([average_precision(*counts) for counts in histogram])),
-            "majority_accuracy": support.max() / total,
+            "majority_accuracy": confusion.sum(axis=1).max() / total,
             "baseline_p": baseline_p,
-            "smallest_class": float(support.min()),
+            "smallest_class": float(confusion.sum(axis=1).min()),
         }
 
 

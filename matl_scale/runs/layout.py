@@ -7,6 +7,7 @@ from urllib.parse import quote
 CONFIG_FILE = "config.yaml"
 CHECKPOINT_FILE = "checkpoint.json"  # the description in a checkpoint's folder
 STATE_FILE = "state.pt"  # the tensors in a checkpoint's folder
+DECISIONS_FILE = "decisions.parquet"  # beside the tensors of a best network
 LOCK_FILE = ".lock"
 MLFLOW_LOCK_FILE = ".mlflow.lock"
 
@@ -45,6 +46,10 @@ class RunFolder:
     checkpoints_folder = Entry("checkpoints")  #: to resume from, a folder `step-NNNNNNNNN` each
     best_folder = Entry("best")  #: the network of the best evaluation, without its optimizer, in such a folder
     export_folder = Entry("export")  #: where `matl-export` writes by default
+
+    def best_predictions_file(self, split: str) -> Path:
+        """What the best network predicted for every sample of a split, if it is not the network that was evaluated last."""
+        return self.path / f"best-predictions-{quote(split, safe='')}.parquet"
 
     def predictions_file(self, split: str) -> Path:
         """What the last evaluation of a split predicted for every sample."""

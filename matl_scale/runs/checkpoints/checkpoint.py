@@ -39,6 +39,8 @@ class CheckpointInfo:
         world_size: W when it was written.
         config: The run's config, in sections.
         frozen: The tasks for which everything stays as it is (`run.freeze`).
+        prior_offsets: What to add to the logits of a task, class by class, for probabilities at the class frequencies of the
+            training split; of tasks that were trained for other ones (`data.balance`, `loss.class_weight`, logit adjustment).
         score: What the network was chosen for as the best so far, if it was.
         sha256: SHA-256 of the file with the tensors.
     """
@@ -54,6 +56,7 @@ class CheckpointInfo:
     world_size: int
     config: dict[str, dict[str, Any]]
     frozen: list[str]
+    prior_offsets: dict[str, list[float]]
     score: float | None
     sha256: str
 
@@ -132,6 +135,7 @@ def read_info(folder: Path) -> CheckpointInfo:
             world_size=content["world_size"],
             config=content["config"],
             frozen=content.get("frozen", []),
+            prior_offsets=content.get("prior_offsets", {}),
             score=content.get("score"),
             sha256=content["sha256"],
         )

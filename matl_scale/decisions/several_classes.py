@@ -1,0 +1,81 @@
+"""Decisions of one task of more than two classes."""
+
+import numpy as np
+
+from matl_scale.decisions.aim import Aim
+from matl_scale.decisions.calibration import calibrate_classes
+from matl_scale.decisions.calibration_error import expected_calibration_error
+from matl_scale.decisions.histogram import NUM_FOLDS
+from matl_scale.decisions.rule import DecisionRule
+from matl_scale.decisions.threshold import PSEUDO_SAMPLES
+
+MAX_SCORES = (
+    1_000_000  # that one task is fitted on; further samples would cost time and change nothing that can be seen
+)
+
+
+def fit_classes(
+    labels: np.ndarray, logits: np.ndarray, prior_offsets: np.ndarray, aim: Aim, start: DecisionRule | None = None
+) -> DecisionRule:
+    """Fits the rule of a task.
+
+    The decision is the most probable class; for balanced accuracy that with the largest ratio of probability to frequency.
+
+    Args:
+        labels: Class indices, shape `(num_samples,)`.
+        logits: As trained, shape `(num_samples, num_classes)`.
+        prior_offsets: Shape `(num_classes,)`.
+        aim: What the decision should be best at.
+        start: A similar rule to start from.
+    """
+    limit = max(MAX_SCORES // logits.shape[1], 1)
+    labels, logits = labels[:limit], logits[:limit] + prior_offsets
+    first = None if start is None else np.concatenate([[start.scale], start.biases])
+    scale, *biases = calibrate_classes(logits, labels, first)
+    rule = DecisionRule(
+        prior_offsets=prior_offsets,
+        scale=float(scale),
+        biases=np.array(biases),
+        decision_offsets=np.zeros(logits.shape[1]),
+    )
+    if aim.metric != "balanced_accuracy":
+        return rule
+    expected = rule.probabilities(logits - prior_offsets).mean(axis=0)
+    counts = np.bincount(labels, minlength=logits.shape[1])
+    frequencies = (counts + PSEUDO_SAMPLES * expected) / (len(labels) + PSEUDO_SAMPLES)
+    return DecisionRule(
+        prior_offsets=prior_offsets,
+        scale=rule.scale,
+        biases=rule.biases,
+        decision_offsets=-np.log(np.maximum(frequencies, 1e-12)),
+    )
+
+
+def measure_classes(
+    labels: np.ndarray, logits: np.ndarray, folds: np.ndarray, rules: list[DecisionRule]
+) -> tuple[np.ndarray, float, float]:
+    """Returns confusion (true × decided), expected calibration error (of the most probable class) and Brier score (the mean of
+    Σ (p − y)² over classes). A sample of fold i is treated by rule i."""
+    num_classes = logits.shape[1]
+    probabilities, decided = np.empty(logits.shape), np.empty(len(labels), dtype=np.int64)
+    for fold, rule in enumerate(rules):
+        own = folds == fold
+        probabilities[own], decided[own] = rule.probabilities(logits[own]), rule.decide(logits[own])
+    confusion = np.bincount(labels * num_classes + decided, minlength=num_classes**2)
+    confidences, predicted = probabilities.max(axis=1), probabilities.argmax(axis=1)
+    ones, right = np.ones((1, len(labels))), (predicted == labels)[None].astype(float)
+    error = expected_calibration_error(confidences[None], ones, right)
+    of_label = probabilities[np.arange(len(labels)), labels]
+    brier = ((probabilities**2).sum(axis=1) - 2 * of_label + 1).mean() if len(labels) else float("nan")
+    return confusion.reshape(num_classes, num_classes), float(error[0]), float(brier)
+
+
+def cross_fit_classes(
+    labels: np.ndarray, logits: np.ndarray, folds: np.ndarray, aim: Aim, start: DecisionRule
+) -> list[DecisionRule]:
+    """Returns a rule for each fold, fitted on the others."""
+    rules = []
+    for fold in range(NUM_FOLDS):
+        rest = folds != fold
+        rules.append(fit_classes(labels[rest], logits[rest], start.prior_offsets, aim, start))
+    return rules
