@@ -1,9 +1,9 @@
 """Thresholds of binary tasks for an aim.
 
-What a threshold brings is estimated from the samples, and from the calibrated probabilities as if `PSEUDO_SAMPLES` further samples
-of each class were spread as these say. With many samples of a class the samples decide; with three of them the probabilities do,
-for which every aim has a threshold of its own (½ for accuracy, the frequency of class 1 for balanced accuracy, half the best F1 for
-F1: Lipton, Elkan, Naryanaswamy, *Optimal Thresholding of Classifiers to Maximize F1 Measure*, ECML 2014).
+What a threshold brings is estimated from the samples, and from the calibrated probabilities as if `PSEUDO_SAMPLES` further
+samples of each class were spread as these say. With many samples of a class the samples decide; with three of them the
+probabilities do, for which every aim has a threshold of its own: ½ for accuracy, the frequency of class 1 for balanced accuracy,
+half the best F1 for F1 (Lipton, Elkan, Naryanaswamy, *Optimal Thresholding of Classifiers to Maximize F1 Measure*, ECML 2014).
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Above:
 
 
 def count_above(negatives: np.ndarray, positives: np.ndarray) -> Above:
-    """Returns the numbers above the lower bound of every bin, and above the last bin, by counts of shape `(num_tasks, num_bins)`."""
+    """Returns the numbers above the lower bound of every bin, and above the last one, by counts `(num_tasks, num_bins)`."""
     hits, false = reversed_sums(positives), reversed_sums(negatives)
     return Above(hits=hits, false=false, positives=hits[:, :1], negatives=false[:, :1])
 

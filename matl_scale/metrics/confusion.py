@@ -8,7 +8,8 @@ from matl_scale.metrics.task_metrics import mean, ratio
 def measure_confusion(confusion: np.ndarray) -> dict[str, float]:
     """Returns accuracy, balanced accuracy, precision, recall and F1 for counts by true × predicted class.
 
-    `confusion` has shape `(num_classes, num_classes)`. A task of two classes reports those of its class 1, one of more the means over the classes that occur. NaN where undefined.
+    `confusion` has shape `(num_classes, num_classes)`. A task of two classes reports precision, recall and F1 of its class 1, one
+    of more the means over the classes that occur. NaN where undefined.
     """
     num_classes, total = len(confusion), confusion.sum()
     support, predicted, hits = confusion.sum(axis=1), confusion.sum(axis=0), confusion.diagonal()

@@ -6,7 +6,6 @@ predicted class instead of scores.
 """
 
 import json
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +23,7 @@ FORMAT_VERSION = 2
 READABLE_VERSIONS = (1, 2)
 METADATA_KEY = b"matl_scale"
 COLUMNS = ("sample", "labels", "answers", "log_odds")
+ROWS = 16_384  # of a row group
 OLD_CONFIDENCES = "confidences"  # the column of format 1
 UNREADABLE = (OSError, ValueError, KeyError, TypeError)  # raised by a damaged file, or one of another kind
 
@@ -44,47 +44,40 @@ class PredictionsInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictionBlock:
-    """The predictions for some samples."""
-
-    samples: np.ndarray  # keys of the samples, shape `(num_samples,)`
-    labels: np.ndarray  # class indices, −1 = no label, shape `(num_samples, num_tasks)`
-    predicted: np.ndarray  # indices of the most probable classes, −1 where there is no label; same shape
-    log_odds: np.ndarray  # scores, float16, NaN where there is no label, shape `(num_samples, num_scores)`
-
-
-@dataclass(frozen=True, kw_only=True)
 class Predictions:
     """The predictions for all samples of a split, in ascending order of their keys."""
 
     samples: np.ndarray  # keys of the samples, shape `(num_samples,)`
     labels: np.ndarray  # class indices, −1 = no label, shape `(num_samples, num_tasks)`
     predicted: np.ndarray  # indices of the most probable classes, −1 where there is no label; same shape
-    confidences: np.ndarray  # probabilities of these classes, float32, NaN where there is no label; same shape
     # scores, float16, NaN where there is no label, shape `(num_samples, num_scores)`; None in files of format 1
     log_odds: np.ndarray | None
     info: PredictionsInfo
+    old_confidences: np.ndarray | None = None  # the confidences of a file of format 1
+
+    @cached_property
+    def confidences(self) -> np.ndarray:
+        """The probabilities of the predicted classes as trained, NaN where there is no label; of the shape of `predicted`."""
+        if self.log_odds is None:
+            assert self.old_confidences is not None
+            return self.old_confidences
+        return find_confidences(self.log_odds, self.predicted, self.info.layout)
 
     def scores_of(self, column: int) -> np.ndarray | None:
         """Returns the scores of a task, shape `(num_samples, its scores)`; None if the file has none."""
         return None if self.log_odds is None else self.log_odds[:, self.info.layout.columns_of(column)]
 
 
-def write_predictions(path: Path, info: PredictionsInfo, blocks: Iterable[PredictionBlock]) -> None:
-    """Writes the file, block by block. It appears under its name when it is complete."""
+def write_predictions(path: Path, predictions: Predictions) -> None:
+    """Writes the file. It appears under its name when it is complete."""
+    info = predictions.info
+    assert predictions.log_odds is not None
+    matrices = (predictions.labels.astype(np.int16), predictions.predicted.astype(np.int16), predictions.log_odds)
+    lists = [pa.FixedSizeListArray.from_arrays(pa.array(m.reshape(-1)), m.shape[1]) for m in matrices]
+    table = pa.table([pa.array(predictions.samples, pa.int64()), *lists], names=list(COLUMNS))
     about = {"format_version": FORMAT_VERSION, **asdict(info)}
-    classes = pa.list_(pa.int16(), len(info.tasks))
-    types = (pa.int64(), classes, classes, pa.list_(pa.float16(), info.layout.width))
-    schema = pa.schema(list(zip(COLUMNS, types, strict=True)), metadata={METADATA_KEY: json.dumps(about)})
-
-    def write(partial: Path) -> None:
-        with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
-            for block in blocks:
-                matrices = (block.labels.astype(np.int16), block.predicted.astype(np.int16), block.log_odds)
-                lists = [pa.FixedSizeListArray.from_arrays(pa.array(m.reshape(-1)), m.shape[1]) for m in matrices]
-                writer.write_table(pa.table([pa.array(block.samples), *lists], schema=schema))
-
-    write_atomic(path, write)
+    table = table.replace_schema_metadata({METADATA_KEY: json.dumps(about)})
+    write_atomic(path, lambda partial: pq.write_table(table, partial, compression="zstd", row_group_size=ROWS))
 
 
 def read_predictions(path: Path) -> Predictions:
@@ -103,16 +96,15 @@ def read_predictions(path: Path) -> Predictions:
         if labels.shape[1] != len(info.tasks):
             raise ValueError(f"{labels.shape[1]} columns of labels for {len(info.tasks)} tasks")
         is_old = OLD_CONFIDENCES in table.column_names
-        confidences = last.astype(np.float32) if is_old else find_confidences(last, predicted, info.layout)
     except UNREADABLE as error:
         raise explain_unreadable(path, error) from error
     return Predictions(
         samples=samples[order],
         labels=labels,
         predicted=predicted,
-        confidences=confidences,
         log_odds=None if is_old else last,
         info=info,
+        old_confidences=last.astype(np.float32) if is_old else None,
     )
 
 

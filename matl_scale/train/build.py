@@ -29,6 +29,7 @@ from matl_scale.tracking.recorder import Recorder
 from matl_scale.train.config import Config, with_absolute_paths
 from matl_scale.train.evaluation import EvalData, Evaluator
 from matl_scale.train.health.nonfinite import NonfiniteGuard
+from matl_scale.train.keep_evaluation import EvaluationKeeper
 from matl_scale.train.meter import Meter
 from matl_scale.train.resume.check_config import check_resumable, check_start
 from matl_scale.train.resume.open_run import OpenedRun
@@ -59,8 +60,8 @@ class Components:
     nonfinite: NonfiniteGuard  # counts steps with numbers that are not finite
     evaluator: Evaluator  # evaluates the network
     split: str  # the split that it evaluates
-    keep_predictions: bool  # whether the last evaluation keeps its predictions
     saver: Saver  # writes checkpoints and best networks
+    keeper: EvaluationKeeper  # fits decisions and keeps what an evaluation found
     epochs_per_step: float  # passes over the training split per step
 
 
@@ -197,6 +198,7 @@ def build_components(
     if config.data.reading == "stream":
         source = StreamBatches(data.manifest, TRAIN_SPLIT, plan, data.reader, rank, config.data.stream_buffer)
     folder = RunFolder(config.run.folder)
+    saver = build_saver(config, data, world_size, [data.task_names[task_id] for task_id in frozen])
     return Components(
         state=state,
         learning_rate=LearningRate(
@@ -226,8 +228,14 @@ def build_components(
         ),
         evaluator=build_evaluator(config, accelerator, state.evaluated, data.evaluation(config.eval.split)),
         split=config.eval.split,
-        keep_predictions=config.eval.predictions,
-        saver=build_saver(config, data, world_size, [data.task_names[task_id] for task_id in frozen]),
+        saver=saver,
+        keeper=EvaluationKeeper(
+            folder=folder,
+            saver=saver,
+            aims=config.decide.aims(data.task_names),
+            prior_offsets={},
+            keep_predictions=config.eval.predictions,
+        ),
         epochs_per_step=num_slots * config.data.batch_size / len(train_ids),
     )
 

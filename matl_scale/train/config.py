@@ -12,6 +12,7 @@ from typing import Any, Literal
 import yaml
 
 from matl_scale.data.loading.loader import DataConfig
+from matl_scale.decisions.config import DecideConfig
 from matl_scale.errors import InputError
 from matl_scale.models.backbones import ModelConfig
 from matl_scale.models.routing_config import RoutingConfig, Setting
@@ -67,6 +68,7 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    decide: DecideConfig = field(default_factory=DecideConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     guard: GuardConfig = field(default_factory=GuardConfig)
     track: TrackConfig = field(default_factory=TrackConfig)

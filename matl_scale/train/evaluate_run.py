@@ -1,6 +1,7 @@
 """Evaluates a network of a finished or running run on one split, and adds the result to its folder."""
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,18 +10,22 @@ from rich.console import Console
 
 from matl_scale.cli import program_name
 from matl_scale.errors import InputError
+from matl_scale.metrics.task_metrics import TaskMetrics
 from matl_scale.runs.checkpoints.compatibility import check_tasks
+from matl_scale.runs.checkpoints.decisions import open_decisions
 from matl_scale.runs.checkpoints.network import open_network, restore_network
+from matl_scale.runs.decided import measure_with, with_decided
 from matl_scale.runs.layout import CONFIG_FILE, RunFolder
+from matl_scale.runs.predictions import write_predictions
 from matl_scale.runs.records import LocalLog, read_status
 from matl_scale.storage.locks import lock_folder
 from matl_scale.tracking.recorder import Recorder
 from matl_scale.train.build import build_evaluator
+from matl_scale.train.collect_predictions import collect_predictions
 from matl_scale.train.config import Config
 from matl_scale.train.parse_config import parse_config
 from matl_scale.train.prediction_log import PredictionLog
 from matl_scale.train.process_group import build_accelerator, on_main
-from matl_scale.train.resume.saving import save_predictions
 from matl_scale.train.run_data import build_run_data
 
 
@@ -31,11 +36,7 @@ def run_evaluation(folder: Path, split: str | None, which: str) -> str | None:
     Returns:
         The split that was evaluated, on the first rank; None on the others.
     """
-    if not RunFolder(folder).config_file.is_file():
-        raise InputError(f"--run {folder} is not a run: it has no {CONFIG_FILE}.")
-    config = parse_config(["--config", str(RunFolder(folder).config_file)], program_name("matl-evaluate"), "")
-    # the folder may have been moved or renamed since
-    config = replace(config, run=replace(config.run, name=folder.resolve().name, dir=str(folder.resolve().parent)))
+    config = read_run_config(folder, "matl-evaluate")
     split = split or config.eval.split
     accelerator = build_accelerator(config.train.precision, config.guard.timeout_s)
     with contextlib.ExitStack() as stack:
@@ -45,25 +46,49 @@ def run_evaluation(folder: Path, split: str | None, which: str) -> str | None:
     return split if accelerator.is_main_process else None
 
 
+def read_run_config(folder: Path, program: str) -> Config:
+    """Returns the config of a run, for a command that works on its folder later; raises `InputError` if it is none."""
+    if not RunFolder(folder).config_file.is_file():
+        raise InputError(f"--run {folder} is not a run: it has no {CONFIG_FILE}.")
+    config = parse_config(["--config", str(RunFolder(folder).config_file)], program_name(program), "")
+    # the folder may have been moved or renamed since
+    return replace(config, run=replace(config.run, name=folder.resolve().name, dir=str(folder.resolve().parent)))
+
+
 def evaluate_split(config: Config, accelerator: Accelerator, split: str, which: str) -> None:
     """Evaluates a network of a run on a split. All ranks have to call it."""
     folder = config.run.folder
-    status = read_status(folder)
     data = build_run_data(config.data)
     checkpoint = on_main(accelerator, lambda: open_network(folder, which))
     check_tasks(checkpoint, tasks=data.num_classes)
     evaluator = build_evaluator(
         config, accelerator, restore_network(checkpoint, accelerator.device), data.evaluation(split)
     )
-    predictions = PredictionLog(list(data.num_classes.values()))
-    metrics = evaluator.run(lambda: True, predictions)
-    assert metrics is not None
-    save_predictions(accelerator, predictions, data, split, checkpoint.step, folder)
+    decisions = on_main(accelerator, lambda: open_decisions(checkpoint))
+    log = PredictionLog(list(data.num_classes.values()))
+    counted = evaluator.run(lambda: True, log)
+    assert counted is not None
+    predictions = collect_predictions(accelerator, log, data, split, checkpoint.step)
+
+    def measure() -> TaskMetrics:
+        assert predictions is not None
+        write_predictions(RunFolder(folder).predictions_file(split), predictions)
+        return with_decided(counted, measure_with(predictions, decisions))
+
+    metrics = on_main(accelerator, measure)
     if accelerator.is_main_process:
-        LocalLog(folder).forget_evaluation(checkpoint.step, split)
-        recorder = Recorder(folder, config.track, data.task_names, enabled=True)
-        recorder.record_evaluation(checkpoint.step, split, metrics)
-        recorder.finish(status)
-        recorder.close()
+        record_again(config, data.task_names, checkpoint.step, split, metrics)
         if evaluator.data.damage.found:
             Console(stderr=True).print(evaluator.data.damage.describe(), highlight=False, markup=False)
+
+
+def record_again(config: Config, tasks: Sequence[str], step: int, split: str, metrics: TaskMetrics) -> None:
+    """Records an evaluation of a run that is not under way, in the place of an earlier one of the same step and split. The run's
+    status stays as it is."""
+    folder = config.run.folder
+    status = read_status(folder)
+    LocalLog(folder).forget_evaluation(step, split)
+    recorder = Recorder(folder, config.track, tasks, enabled=True)
+    recorder.record_evaluation(step, split, metrics)
+    recorder.finish(status)
+    recorder.close()

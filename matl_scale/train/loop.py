@@ -11,6 +11,7 @@ from matl_scale.metrics.task_metrics import TaskMetrics, describe_means, describ
 from matl_scale.progress import TrainProgress
 from matl_scale.tracking.recorder import Recorder
 from matl_scale.train.build import Components
+from matl_scale.train.collect_predictions import collect_predictions
 from matl_scale.train.health.replicas import compare_replicas
 from matl_scale.train.health.share_damage import share_damage
 from matl_scale.train.health.slurm import find_interval_problem, read_job, time_left_s
@@ -18,7 +19,6 @@ from matl_scale.train.health.stop import StopRequest
 from matl_scale.train.health.watchdog import Watchdog
 from matl_scale.train.prediction_log import PredictionLog
 from matl_scale.train.process_group import on_main
-from matl_scale.train.resume.saving import save_predictions
 from matl_scale.train.run_data import RunData
 from matl_scale.train.schedule import Schedule
 from matl_scale.train.state import TrainState
@@ -157,18 +157,19 @@ def evaluate(run: Run) -> bool:
         return not run.stop.reason
 
     run.recorder.wait_for_tables()
-    keep_predictions = components.keep_predictions and state.step == run.schedule.num_steps
-    predictions = PredictionLog(state.model.num_classes) if keep_predictions else None
-    metrics = components.evaluator.run(keep_on, predictions)
-    if metrics is None:
+    log = PredictionLog(state.model.num_classes)
+    counted = components.evaluator.run(keep_on, log)
+    if counted is None:
         return False
-    # before the record, which says that the evaluation is complete
-    if predictions is not None:
-        save_predictions(
-            run.accelerator, predictions, run.data, components.split, state.step, components.saver.folder.path
-        )
-    summary = metrics.summary()
-    on_main(run.accelerator, lambda: components.saver.save_best(state, summary))
+    predictions = collect_predictions(run.accelerator, log, run.data, components.split, state.step)
+    del log
+
+    def keep() -> TaskMetrics:
+        assert predictions is not None
+        return components.keeper.keep(state, counted, predictions, run.schedule.is_last(state.step))
+
+    run.watchdog.beat(f"the decisions after step {state.step}")
+    metrics = on_main(run.accelerator, keep)
     run.recorder.record_draws(state.step, state.draws[list(state.model.routes.route_of)], state.labels_seen)
     run.recorder.record_evaluation(state.step, components.split, metrics)
     describe_evaluation(run, metrics)

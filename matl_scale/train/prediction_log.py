@@ -1,18 +1,14 @@
-"""What an evaluation predicts for every sample, collected on each rank and brought to the first one."""
+"""What an evaluation predicts for every sample of a rank."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.distributed as dist
-from accelerate import Accelerator
 
 from matl_scale.data.shards.layout import MISSING
 from matl_scale.metrics.counters import class_log_odds
 from matl_scale.metrics.scores import MAX_SCORED_CLASSES, SCORE_LIMIT, ScoreLayout
-
-BATCHES_AT_ONCE = 64  # how many of each rank's batches are sent to the first rank together
 
 
 class BatchPredictions(NamedTuple):
@@ -67,20 +63,3 @@ class PredictionLog:
         labelled = self._labelled.repeat_interleave(self._counts, dim=1)
         scores = self._scores.masked_fill(~labelled, torch.nan).cpu().numpy()
         self.batches.append(BatchPredictions(sample_ids, classes, scores))
-
-
-def gather_predictions(accelerator: Accelerator, log: PredictionLog) -> Iterator[BatchPredictions]:
-    """Yields what all ranks have collected, on the first rank; some batches at a time, so that no copy of all is made."""
-    if accelerator.num_processes == 1:
-        yield from log.batches
-        return
-    lengths: list[int] = [0] * accelerator.num_processes
-    dist.all_gather_object(lengths, len(log.batches))
-    for start in range(0, max(lengths), BATCHES_AT_ONCE):
-        mine = log.batches[start : start + BATCHES_AT_ONCE]
-        received: list[list[BatchPredictions]] | None = None
-        if accelerator.is_main_process:
-            received = [[]] * accelerator.num_processes
-        dist.gather_object(mine, received)
-        for batches in received or []:
-            yield from batches

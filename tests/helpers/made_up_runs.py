@@ -25,7 +25,7 @@ from matl_scale.metrics.task_metrics import TaskMetrics
 from matl_scale.runs import about
 from matl_scale.runs.history import RunHistory
 from matl_scale.runs.layout import RunFolder
-from matl_scale.runs.predictions import PredictionBlock, PredictionsInfo, write_predictions
+from matl_scale.runs.predictions import Predictions, PredictionsInfo, write_predictions
 from matl_scale.runs.records import LocalLog
 from matl_scale.tasks import Task
 
@@ -117,8 +117,8 @@ def write_run(folder: Path, made_up: MadeUp, shards: Path | None = None) -> RunH
     write_history(LocalLog(folder), made_up, [task.name for task in tasks], final, steps)
     info = PredictionsInfo(split=made_up.split, step=steps[-1], tasks=tuple(tasks), test_set=test_set)
     scores = make_scores(tasks, predicted, confidences)
-    block = PredictionBlock(samples=keys, labels=labels, predicted=predicted, log_odds=scores)
-    write_predictions(RunFolder(folder).predictions_file(made_up.split), info, [block])
+    found = Predictions(samples=keys, labels=labels, predicted=predicted, log_odds=scores, info=info)
+    write_predictions(RunFolder(folder).predictions_file(made_up.split), found)
     return RunHistory(folder)
 
 

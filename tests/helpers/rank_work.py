@@ -15,14 +15,16 @@ from matl_scale.routes import Routes
 from matl_scale.runs.checkpoints.checkpoint import open_checkpoint
 from matl_scale.runs.checkpoints.masks import hash_masks
 from matl_scale.runs.checkpoints.network import restore_network
+from matl_scale.runs.layout import RunFolder
+from matl_scale.runs.predictions import write_predictions
 from matl_scale.train.build import build_network
 from matl_scale.train.build_routes import build_routes
+from matl_scale.train.collect_predictions import collect_predictions
 from matl_scale.train.config import Config
 from matl_scale.train.evaluation import Evaluator
 from matl_scale.train.loop import Hooks, Run
 from matl_scale.train.prediction_log import PredictionLog
 from matl_scale.train.process_group import build_accelerator
-from matl_scale.train.resume.saving import save_predictions
 from matl_scale.train.run import train
 from matl_scale.train.run_data import build_run_data
 
@@ -70,7 +72,9 @@ def evaluate_runs(configs: dict[str, Config], split: str, batch_size: int, folde
         model = restore_network(open_checkpoint(config.run.folder), accelerator.device)
         log = PredictionLog(model.num_classes)
         metrics = Evaluator(accelerator, model, data.evaluation(split), batch_size=batch_size).run(lambda: True, log)
-        save_predictions(accelerator, log, data, split, 1, folder / name)
+        predictions = collect_predictions(accelerator, log, data, split, 1)
+        if predictions is not None:
+            write_predictions(RunFolder(folder / name).predictions_file(split), predictions)
         assert metrics is not None
         found[name] = metrics
     return found

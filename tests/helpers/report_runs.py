@@ -11,7 +11,7 @@ from helpers.made_up_scores import make_scores
 from matl_scale.metrics.counters import TaskCounters
 from matl_scale.metrics.task_metrics import TaskMetrics
 from matl_scale.runs.layout import RunFolder
-from matl_scale.runs.predictions import PredictionBlock, PredictionsInfo, write_predictions
+from matl_scale.runs.predictions import Predictions, PredictionsInfo, write_predictions
 from matl_scale.runs.records import LocalLog
 from matl_scale.tasks import Task
 
@@ -68,9 +68,9 @@ def write_run(
     draws = np.arange(len(names)) * step
     log.log_draws(step, names, draws, 32 * draws)
     scores = make_scores(tasks, np.where(labels < 0, -1, predicted), np.full(labels.shape, 0.75))
-    block = PredictionBlock(samples=np.arange(len(labels)), labels=labels, predicted=predicted, log_odds=scores)
     info = PredictionsInfo(split=split, step=step, tasks=tuple(tasks), test_set=test_set)
-    write_predictions(RunFolder(folder).predictions_file(split), info, [block])
+    found = Predictions(samples=np.arange(len(labels)), labels=labels, predicted=predicted, log_odds=scores, info=info)
+    write_predictions(RunFolder(folder).predictions_file(split), found)
     sections = {"run": {"name": folder.name, "dir": str(folder.parent), "seed": 0}, "eval": {"split": split}}
     for section, values in (config or {}).items():
         sections[section] = {**sections.get(section, {}), **values}

@@ -35,7 +35,12 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "matl_scale/models": ("matl_scale/routing", "matl_scale/storage"),
     "matl_scale/metrics": (),
     "matl_scale/decisions": ("matl_scale/metrics", "matl_scale/storage"),
-    "matl_scale/runs": ("matl_scale/storage", "matl_scale/data/shards", "matl_scale/metrics"),
+    "matl_scale/runs": (
+        "matl_scale/storage",
+        "matl_scale/data/shards",
+        "matl_scale/metrics",
+        "matl_scale/decisions",
+    ),
     "matl_scale/runs/checkpoints": (
         "matl_scale/runs",
         "matl_scale/storage",

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,12 +15,20 @@ from matl_scale.runs.layout import CHECKPOINT_FILE, STATE_FILE
 from matl_scale.storage.files import sync_to_disk, write_json
 
 
-def save_checkpoint(root: Path, step: int, state: dict[str, Any], info: dict[str, Any], keep: int) -> Path:
+def save_checkpoint(
+    root: Path,
+    step: int,
+    state: dict[str, Any],
+    info: dict[str, Any],
+    keep: int,
+    write_more: Callable[[Path, str], None] | None = None,
+) -> Path:
     """Writes `root/step-NNNNNNNNN`, then removes all but the newest `keep`.
 
     Args:
         state: Tensors, numbers and strings in dicts and lists: loadable with `weights_only`.
         info: The other fields of `CheckpointInfo`.
+        write_more: Writes further files into the folder that it gets, with the SHA-256 of the tensors.
 
     Raises:
         RunError: The disk is full or cannot be written; what was there before is untouched.
@@ -30,6 +39,8 @@ def save_checkpoint(root: Path, step: int, state: dict[str, Any], info: dict[str
     try:
         partial.mkdir(parents=True)
         sha256 = write_state(partial / STATE_FILE, state)
+        if write_more is not None:
+            write_more(partial, sha256)
         content = {**info, "format_version": FORMAT_VERSION, "step": step, "sha256": sha256}
         write_json(partial / CHECKPOINT_FILE, {**content, "checksum": hash_json(content)})
         if final.exists():  # not complete, or this run would have gone on from it

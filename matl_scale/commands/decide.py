@@ -1,0 +1,40 @@
+"""Fits the decisions of a run again, for another aim or on another split, without training and without reading images: from the
+predictions that the run has kept. They are written beside the network, where matl-predict, matl-export and matl-report find them.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from matl_scale.cli import program_name, run_command
+from matl_scale.decisions.aim import KINDS
+from matl_scale.report.terminal.console import build_console
+from matl_scale.report.terminal.decisions import print_decisions
+from matl_scale.runs.checkpoints.network import WHICH
+from matl_scale.train.decide_run import decide_run
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    program = program_name("matl-decide")
+    parser = argparse.ArgumentParser(prog=program, description=__doc__)
+    parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder, as runs/NAME")
+    parser.add_argument(
+        "--aim",
+        metavar="AIM",
+        help=f"what decisions should be best at: {', '.join(KINDS)} (default: the run's decide.aim)",
+    )
+    parser.add_argument("--split", metavar="NAME", help="the split to fit on (default: the run's eval.split)")
+    parser.add_argument("--checkpoint", default="best", metavar="WHICH", help=WHICH)
+    parser.add_argument("--limit", type=int, default=10, metavar="N", help="entries per list (default: %(default)s)")
+    return run_command(program, lambda: decide_and_print(parser.parse_args(arguments)))
+
+
+def decide_and_print(options: argparse.Namespace) -> int:
+    found = decide_run(options.run, options.aim, options.split, options.checkpoint)
+    print_decisions(build_console(), found.decisions, found.path, found.splits, options.limit)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""The decisions of a network in a terminal."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from matl_scale.decisions.table import Decisions
+from matl_scale.errors import shortened
+from matl_scale.metrics.names import METRIC_LABELS
+from matl_scale.metrics.task_metrics import mean
+from matl_scale.report.terminal.console import build_table, format_value, print_line, print_table
+
+SHOWN = ("decided_balanced_accuracy", "decided_f1", "decided_precision", "decided_recall", "decided_accuracy")
+
+
+def print_decisions(console: Console, decisions: Decisions, path: Path, splits: Sequence[str], limit: int) -> None:
+    """Prints what fitted decisions bring, over tasks, and what is to be said of single ones, at most `limit` of each kind."""
+    info = decisions.info
+    aims = ", ".join(sorted(set(decisions.aims.values())))
+    table = build_table("mean over tasks", f"on {info.split}, cross-fitted")
+    for name in SHOWN:
+        table.add_row(METRIC_LABELS[name], format_value(mean(decisions.measured[name])))
+    for name in ("ece", "brier"):
+        before, after = (format_value(mean(decisions.measured[key])) for key in (f"{name}_as_trained", name))
+        table.add_row(METRIC_LABELS[name], f"{after} (as trained {before})")
+    print_table(console, f"{len(decisions.rules)} tasks decided for {aims}, network of step {info.step:,}", table)
+    for line in describe_notes(decisions, limit):
+        print_line(console, line)
+    print_line(console, f"decisions: {path}")
+    others = [split for split in splits if split != info.split]
+    if others:
+        print_line(console, f"figures of these splits follow them now: {shortened(others)} (matl-report)")
+
+
+def describe_notes(decisions: Decisions, limit: int) -> list[str]:
+    """Returns a line for each thing that is to be said of some tasks, with their names."""
+    by_note: dict[str, list[str]] = {}
+    for name, note in decisions.notes().items():
+        by_note.setdefault(note, []).append(name)
+    frequent = sorted(by_note, key=lambda note: -len(by_note[note]))
+    lines = [f"{note}: {shortened(by_note[note], limit)}" for note in frequent[:limit]]
+    if len(frequent) > limit:
+        rest = int(np.sum([len(by_note[note]) for note in frequent[limit:]]))
+        lines.append(f"and {rest} more tasks with notes: column `note` of decisions.parquet")
+    return lines

@@ -1,0 +1,75 @@
+"""Fits the decisions of a finished run again, for another aim or on another split, from predictions that the run has kept."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from matl_scale.decisions.table import Decisions, write_decisions
+from matl_scale.errors import InputError
+from matl_scale.runs.checkpoints.decisions import decisions_path
+from matl_scale.runs.checkpoints.network import open_network
+from matl_scale.runs.decided import find_kept_predictions, fit_on, measure_with, name_decisions, with_decided
+from matl_scale.runs.history import RunHistory
+from matl_scale.storage.locks import lock_folder
+from matl_scale.train.config import Config
+from matl_scale.train.evaluate_run import read_run_config, record_again
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecidedRun:
+    """The decisions that were fitted, and the splits whose figures follow them now."""
+
+    decisions: Decisions
+    path: Path
+    splits: list[str]
+
+
+def decide_run(folder: Path, aim: str | dict[str, str] | None, split: str | None, which: str) -> DecidedRun:
+    """Fits the decisions of a network of a run (`which`, as for `open_network`), by default for the run's `decide.aim` and on its
+    `eval.split`, writes them beside the network, and records the figures of the splits that it has predicted anew.
+
+    No image is read.
+
+    Raises:
+        InputError: There is no such run, network, aim or split, or the run has not kept the predictions.
+    """
+    config = read_run_config(folder, "matl-decide")
+    if aim is not None:
+        config = replace(config, decide=replace(config.decide, aim=aim))
+    split = split or config.eval.split
+    with lock_folder(folder):
+        checkpoint = open_network(folder, which)
+        predictions = find_kept_predictions(folder, split, checkpoint.step)
+        tasks = {task.name: task.num_classes for task in predictions.info.tasks}
+        if tasks != checkpoint.tasks:
+            raise InputError(
+                f"The predictions for split `{split}` are of other tasks than the network {checkpoint.folder}. Evaluate it: "
+                f"matl-evaluate --run {folder} --split {split}."
+            )
+        aims = config.decide.aims(list(tasks))
+        fitted = fit_on(predictions, aims, checkpoint.prior_offsets)
+        decisions = name_decisions(fitted, predictions, aims, checkpoint.sha256)
+        write_decisions(decisions_path(checkpoint), decisions)
+        splits = record_splits(config, decisions, {split: fitted.measured})
+    return DecidedRun(decisions=decisions, path=decisions_path(checkpoint), splits=splits)
+
+
+def record_splits(config: Config, decisions: Decisions, measured: Mapping[str, Mapping[str, np.ndarray]]) -> list[str]:
+    """Records the decisions' figures for every split whose last evaluation is of their network and kept its predictions; returns
+    these splits. `measured` has the figures that are known, by split."""
+    folder, step = config.run.folder, decisions.info.step
+    history, splits = RunHistory(folder), []
+    for split in history.steps:
+        latest = history.latest(split)
+        if latest.step != step or latest.tasks != list(decisions.rules):
+            continue
+        try:
+            values = measured.get(split) or measure_with(find_kept_predictions(folder, split, step), decisions)
+        except InputError:  # not kept, or by an earlier version
+            continue
+        metrics = replace(with_decided(latest.metrics, values), min_count=config.eval.min_count)
+        record_again(config, latest.tasks, step, split, metrics)
+        splits.append(split)
+    return splits
