@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +13,7 @@ from helpers.shard_sets import ShardSet
 from matl_scale.errors import InputError
 from matl_scale.runs.checkpoints.checkpoint import checkpoint_folders, read_info
 from matl_scale.runs.checkpoints.network import open_network, restore_network
+from matl_scale.runs.history import RunHistory
 from matl_scale.runs.layout import RunFolder
 from matl_scale.train.config import RunConfig
 from matl_scale.train.evaluation import EvalConfig
@@ -49,6 +51,35 @@ def test_the_best_network_stays_and_stands_alone(small_set: ShardSet, tmp_path: 
     assert list(alone.classes) == list(small_set.manifest.task_names)
     for task_id in range(6):
         assert torch.equal(before(images, task_id), after(images, task_id))
+
+
+def test_the_best_network_is_chosen_by_tasks_with_enough_samples(small_set: ShardSet, tmp_path: Path) -> None:
+    labels, tasks = small_set.manifest.labels()[small_set.manifest.sample_ids("val")], small_set.manifest.tasks
+    smallest = np.array(
+        [np.bincount(x[x >= 0], minlength=t.num_classes).min() for x, t in zip(labels.T, tasks, strict=True)]
+    )
+    limit = int(np.sort(smallest)[len(tasks) // 2])
+    assert 0 < (smallest >= limit).sum() < len(tasks)
+    config = build_config(
+        tmp_path,
+        small_set,
+        "run",
+        train=TrainConfig(steps=6, precision="fp32"),
+        eval=EvalConfig(every=2, batch_size=7, min_count=limit),
+        checkpoint=CheckpointConfig(every=5, keep=1, best="macro_balanced_accuracy"),
+    )
+    train(config, build_accelerator("fp32"))
+    history = RunHistory(config.run.folder)
+    values = history.over_time("val", "balanced_accuracy").of_tasks([task.name for task in tasks]).values
+    evaluations = {r["step"]: r for r in records(config) if "val/tasks_in_means" in r}
+    means = dict(zip(evaluations, values[smallest >= limit].mean(axis=0).tolist(), strict=True))
+    for step, record in evaluations.items():
+        assert record["val/macro_balanced_accuracy"] == pytest.approx(means[step])
+        assert record["val/tasks_in_means"] == (smallest >= limit).sum()
+    assert open_network(config.run.folder).score == pytest.approx(max(means.values()))
+    latest = history.latest("val").metrics
+    assert latest.min_count == limit
+    assert latest.values["smallest_class"].tolist() == smallest.tolist()
 
 
 def test_a_run_that_goes_back_has_no_best_network_of_later_steps(small_set: ShardSet, tmp_path: Path) -> None:
