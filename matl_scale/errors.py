@@ -4,7 +4,7 @@ import errno
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -55,6 +55,12 @@ def check_at_least(minimum: float, values: Mapping[str, float]) -> None:
     for key, value in values.items():
         if not minimum <= value < math.inf:
             raise InputError(f"`{key}` should be at least {minimum}. Got {value}.")
+
+
+def check_choice(key: str, value: str, choices: Sequence[str]) -> None:
+    """Raises `InputError` if the value of a config key is not one of the valid choices."""
+    if value not in choices:
+        raise InputError(f"`{key}` should be one of {', '.join(choices)}. Got {value!r}." + nearest(value, choices))
 
 
 def first_line(error: Exception) -> str:

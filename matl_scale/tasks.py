@@ -1,11 +1,13 @@
 """What a task is, and how tasks are chosen by name patterns. No torch: data preparation uses this module too."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Literal, TypeVar
 
 from matl_scale.errors import InputError, nearest
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,3 +73,22 @@ def match_names(
             )
         chosen.update(found)
     return sorted(chosen)
+
+
+def values_by_pattern(
+    names: Sequence[str], setting: Value | Mapping[str, Value], key: str, default: Value
+) -> list[Value]:
+    """Returns the value of each task where a setting is one value for all tasks, or a mapping from task patterns to values.
+
+    The last pattern that matches a task counts; a task that none matches has `default`.
+
+    Raises:
+        InputError: A pattern matches nothing; the message names the setting `key`.
+    """
+    if not isinstance(setting, Mapping):
+        return [setting] * len(names)
+    values = [default] * len(names)
+    for pattern, value in setting.items():
+        for task_id in match_names(names, pattern, key):
+            values[task_id] = value
+    return values

@@ -1,6 +1,6 @@
 """A route's logits, split by task: tasks with as many classes are handled together, without a loop over tasks."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,30 +18,53 @@ class TaskLogits(NamedTuple):
 
 
 class LogitSplitter:
-    """Splits the logits of routes by task. `num_classes` are those of each task, in task order."""
+    """Splits the logits of routes by task. `num_classes` are those of each task, in task order; tasks of different `kinds`, if
+    given, are kept apart."""
 
-    def __init__(self, routes: Routes, num_classes: Sequence[int], device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        routes: Routes,
+        num_classes: Sequence[int],
+        device: torch.device | str = "cpu",
+        kinds: Sequence[Hashable] | None = None,
+    ) -> None:
         self.routes, self.num_classes, self.device = routes, list(num_classes), device
+        self.kinds = [None] * len(self.num_classes) if kinds is None else list(kinds)
         self._groups: dict[int, list[tuple[int, torch.Tensor, torch.Tensor, torch.Tensor | None]]] = {}
 
     def split(self, route_id: int, logits: torch.Tensor) -> Iterator[TaskLogits]:
-        """Yields the tasks of a route from its logits, shape `(batch, num_classes of all its tasks)`, by number of classes."""
+        """Yields the tasks of a route from its logits, shape `(batch, num_classes of all its tasks)`, by number of classes and
+        kind."""
         if route_id not in self._groups:
             self._groups[route_id] = self._group(self.routes.tasks_of[route_id])
         for num_classes, task_ids, positions, columns in self._groups[route_id]:
             chosen = logits if columns is None else logits.index_select(1, columns)
             yield TaskLogits(task_ids, positions, chosen.view(len(logits), len(task_ids), num_classes))
 
+    def tasks_of_parts(self, route_id: int) -> list[list[int]]:
+        """Returns the tasks of each part that `split` yields for a route."""
+        tasks = self.routes.tasks_of[route_id]
+        return [[tasks[i] for i in positions] for _, positions in self._positions(tasks)]
+
+    def _positions(self, tasks: Sequence[int]) -> list[tuple[int, list[int]]]:
+        """Returns the parts of a route with some tasks: a number of classes, and indices among these tasks."""
+        parts: dict[tuple[int, Hashable], list[int]] = {}
+        for position, task in enumerate(tasks):
+            parts.setdefault((self.num_classes[task], self.kinds[task]), []).append(position)
+        return [(key[0], parts[key]) for key in sorted(parts, key=lambda key: key[0])]
+
     def _group(self, tasks: Sequence[int]) -> list[tuple[int, torch.Tensor, torch.Tensor, torch.Tensor | None]]:
         counts = np.array([self.num_classes[task] for task in tasks])
         starts = np.cumsum(counts) - counts
         groups = []
-        for count in np.unique(counts).tolist():
-            positions = np.flatnonzero(counts == count)
+        for count, found in self._positions(tasks):
+            positions = np.array(found)
             columns = (starts[positions][:, None] + np.arange(count)).flatten()
-            tensors = [torch.from_numpy(array).to(self.device) for array in (np.array(tasks)[positions], positions)]
+            task_ids, at = (
+                torch.from_numpy(array).to(self.device) for array in (np.array(tasks)[positions], positions)
+            )
             alone = len(positions) == len(tasks)
-            groups.append((count, *tensors, None if alone else torch.from_numpy(columns).to(self.device)))
+            groups.append((count, task_ids, at, None if alone else torch.from_numpy(columns).to(self.device)))
         return groups
 
 

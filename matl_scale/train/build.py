@@ -1,6 +1,6 @@
 """Builds what the loop of a run works with. These functions alone take values out of a `Config` and hand them on."""
 
-from collections.abc import Generator
+from collections.abc import Collection, Generator, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -12,6 +12,7 @@ from accelerate.utils import gather_object
 from matl_scale.data.loading.augment import build_augment
 from matl_scale.data.loading.damage import DamageLog
 from matl_scale.data.loading.loader import ImageBatch, Source, TrainBatches, build_loader
+from matl_scale.data.loading.missing import SOFT, choose_fills
 from matl_scale.data.loading.plan import RouteOrder, SlotPlan
 from matl_scale.data.loading.stream import StreamBatches
 from matl_scale.device import resolve_precision
@@ -30,6 +31,8 @@ from matl_scale.train.config import Config, with_absolute_paths
 from matl_scale.train.evaluation import EvalData, Evaluator
 from matl_scale.train.health.nonfinite import NonfiniteGuard
 from matl_scale.train.keep_evaluation import EvaluationKeeper
+from matl_scale.train.losses.class_weights import ClassShares
+from matl_scale.train.losses.task_loss import TaskLoss, build_task_losses
 from matl_scale.train.meter import Meter
 from matl_scale.train.resume.check_config import check_resumable, check_start
 from matl_scale.train.resume.open_run import OpenedRun
@@ -55,6 +58,7 @@ class Components:
     train_step: TrainStep  # computes a step
     sampler: RouteSampler  # says which route runs in which slot
     order: RouteOrder  # the batches of every route
+    losses: list[TaskLoss]  # the loss of every task
     batches: Generator[ImageBatch, None, None]  # this rank's batches, without end
     damage: DamageLog  # log of damaged training samples
     nonfinite: NonfiniteGuard  # counts steps with numbers that are not finite
@@ -189,16 +193,20 @@ def build_components(
         find_frozen_tasks(config.run, opened.old_tasks, data.task_names),
     )
     trained = data.without_labels(frozen)
+    fills = choose_fills(config.data.missing, data.tasks, config.data.balance, frozen)
     order = RouteOrder(
-        seed, config.data.batch_size, trained.labels_of(TRAIN_SPLIT), train_ids, routes, config.data.balance
+        seed, config.data.batch_size, trained.labels_of(TRAIN_SPLIT), train_ids, routes, config.data.balance, fills
     )
+    losses = build_losses(config, data, order, fills)
+    frozen_names = [data.task_names[task_id] for task_id in frozen]
     sampler = build_sampler(config.tasks, routes.names, order.count_samples(), seed, num_slots)
     plan = SlotPlan(order, sampler.routes, world_size, state.sampling_step(num_slots), state.draws)
     source: Source = TrainBatches(plan, data.reader, rank)
     if config.data.reading == "stream":
         source = StreamBatches(data.manifest, TRAIN_SPLIT, plan, data.reader, rank, config.data.stream_buffer)
     folder = RunFolder(config.run.folder)
-    saver = build_saver(config, data, world_size, [data.task_names[task_id] for task_id in frozen])
+    offsets = collect_offsets(data, losses, frozen_names, opened)
+    saver = build_saver(config, data, world_size, frozen_names, offsets)
     return Components(
         state=state,
         learning_rate=LearningRate(
@@ -212,6 +220,8 @@ def build_components(
             optimizer=state.optimizer,
             labels=trained.labels,
             label_shares=order.label_shares(),
+            losses=losses,
+            fills=fills,
             seed=seed,
             transform=build_augment(config.data.augment, data.image_size),
             accumulate=config.train.accumulate,
@@ -221,6 +231,7 @@ def build_components(
         ),
         sampler=sampler,
         order=order,
+        losses=losses,
         batches=build_loader(source, data.image_size, config.data.workers, accelerator.device.type == "cuda"),
         damage=data.damage_log(TRAIN_SPLIT),
         nonfinite=NonfiniteGuard(
@@ -233,11 +244,41 @@ def build_components(
             folder=folder,
             saver=saver,
             aims=config.decide.aims(data.task_names),
-            prior_offsets={},
+            prior_offsets=offsets,
             keep_predictions=config.eval.predictions,
         ),
         epochs_per_step=num_slots * config.data.batch_size / len(train_ids),
     )
+
+
+def build_losses(config: Config, data: RunData, order: RouteOrder, fills: np.ndarray) -> list[TaskLoss]:
+    """Builds the loss of each task; `fills` says what missing labels count as."""
+
+    def shares_of(task_id: int) -> ClassShares:
+        arrays = (padded(array, data.tasks[task_id].num_classes) for array in order.class_shares(task_id))
+        return ClassShares(*arrays)
+
+    soft = set(np.flatnonzero(fills == SOFT).tolist())
+    return build_task_losses(config.loss, data.tasks, shares_of, soft, balanced=config.data.balance > 0)
+
+
+def padded(array: np.ndarray, length: int) -> np.ndarray:
+    """Returns an array of one dimension, with zeros behind up to a length."""
+    return np.pad(array, (0, length - len(array)))
+
+
+def collect_offsets(
+    data: RunData, losses: Sequence[TaskLoss], frozen: Collection[str], opened: OpenedRun
+) -> dict[str, list[float]]:
+    """Returns the `prior_offsets` of a run's checkpoints; those of a frozen task come with its logits from where these come."""
+    source = opened.checkpoint or opened.start
+    earlier = source.prior_offsets if source else {}
+    own = {
+        name: loss.prior_offsets.tolist()
+        for name, loss in zip(data.task_names, losses, strict=True)
+        if loss.prior_offsets is not None
+    }
+    return own | {name: offsets for name, offsets in earlier.items() if name in frozen}
 
 
 def build_evaluator(config: Config, accelerator: Accelerator, model: RoutedModel, split: EvalData) -> Evaluator:
@@ -255,8 +296,11 @@ def build_evaluator(config: Config, accelerator: Accelerator, model: RoutedModel
     )
 
 
-def build_saver(config: Config, data: RunData, world_size: int, frozen: list[str]) -> Saver:
-    """Builds what writes the checkpoints of a run; `frozen` names the tasks for which everything stays as it is."""
+def build_saver(
+    config: Config, data: RunData, world_size: int, frozen: list[str], prior_offsets: dict[str, list[float]]
+) -> Saver:
+    """Builds what writes the checkpoints of a run; `frozen` names the tasks for which everything stays as it is, and
+    `prior_offsets` are those of `CheckpointInfo`."""
     return Saver(
         folder=RunFolder(config.run.folder),
         description={
@@ -266,6 +310,7 @@ def build_saver(config: Config, data: RunData, world_size: int, frozen: list[str
             "manifest_id": data.manifest.id,
             "world_size": world_size,
             "frozen": frozen,
+            "prior_offsets": prior_offsets,
             "config": asdict(config),
         },
         keep=config.checkpoint.keep,
@@ -274,18 +319,24 @@ def build_saver(config: Config, data: RunData, world_size: int, frozen: list[str
     )
 
 
-def build_recorder(config: Config, data: RunData, order: RouteOrder, enabled: bool) -> Recorder:
+def build_recorder(config: Config, data: RunData, components: Components, enabled: bool) -> Recorder:
     """Builds what records the run, from the first rank alone if `enabled` says so."""
     recorder = Recorder(config.run.folder, config.track, data.task_names, enabled)
-    if enabled and config.data.balance:
-        recorder.record_balance(build_balance_table(order, data))
+    if enabled and (table := build_balance_table(config, data, components)).num_rows:
+        recorder.record_balance(table)
     return recorder
 
 
-def build_balance_table(order: RouteOrder, data: RunData) -> pa.Table:
-    """Returns a table with the share of the draws that each class of each task gets, beside its samples."""
+def build_balance_table(config: Config, data: RunData, components: Components) -> pa.Table:
+    """Returns a table of the classes of each task that does not train on its samples as they are: how many samples a class has,
+    the share of the draws that it gets, and how much each of its samples counts."""
     rows = []
-    for task_id, task in enumerate(data.tasks):
-        for name, count, share in zip(task.classes, *order.class_weights(task_id), strict=False):
-            rows.append({"task": task.name, "class": name, "samples": int(count), "share": float(share)})
+    for task_id, (task, loss) in enumerate(zip(data.tasks, components.losses, strict=True)):
+        if not (config.data.balance or loss.class_weights is not None or loss.prior_offsets is not None):
+            continue
+        counts, shares = (padded(array, task.num_classes) for array in components.order.class_shares(task_id))
+        weights = np.ones(task.num_classes) if loss.class_weights is None else loss.class_weights
+        for name, count, share, weight in zip(task.classes, counts, shares, weights, strict=True):
+            row = {"samples": int(count), "share": float(share), "weight": float(weight)}
+            rows.append({"task": task.name, "class": name} | row)
     return pa.Table.from_pylist(rows)

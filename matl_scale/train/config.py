@@ -19,6 +19,7 @@ from matl_scale.models.routing_config import RoutingConfig, Setting
 from matl_scale.tracking.recorder import TrackConfig
 from matl_scale.train.evaluation import EvalConfig
 from matl_scale.train.health.nonfinite import GuardConfig
+from matl_scale.train.losses.config import LossConfig
 from matl_scale.train.schedule import CheckpointConfig
 from matl_scale.train.step.optim import OptimConfig
 from matl_scale.train.step.sampling import TasksConfig
@@ -66,6 +67,7 @@ class Config:
     routing: RoutingConfig = field(default_factory=RoutingConfig)
     tasks: TasksConfig = field(default_factory=TasksConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     decide: DecideConfig = field(default_factory=DecideConfig)

@@ -18,6 +18,7 @@ from matl_scale.train.config import Config
 from matl_scale.train.health.stop import StopRequest
 from matl_scale.train.health.watchdog import Watchdog, explain_lost_ranks
 from matl_scale.train.loop import Hooks, Run, run_steps
+from matl_scale.train.losses.task_loss import check_losses
 from matl_scale.train.process_group import on_main
 from matl_scale.train.resume.open_run import OpenedRun, open_run
 from matl_scale.train.resume.prepare_folder import build_run_folder, describe_resumption
@@ -67,6 +68,7 @@ def train(
         # build: from here on the config has every automatic choice made
         data = build_run_data(config.data, opened.label_version)
         check_train_data(data, config.data, world_size)
+        check_losses(config.loss, data.tasks)
         chosen = on_main(accelerator, lambda: build_routes(config, data, opened.checkpoint, opened.start))
         config = build_resolved_config(config, data, chosen.setting)
         config.track.curve_tasks(
@@ -97,7 +99,7 @@ def train(
             data=data,
             components=components,
             schedule=schedule,
-            recorder=build_recorder(config, data, components.order, is_first_rank),
+            recorder=build_recorder(config, data, components, is_first_rank),
             progress=progress,
             stop=stop,
             watchdog=watchdog,

@@ -8,6 +8,7 @@ import numpy as np
 
 from matl_scale.data.loading.damage import DamageLog
 from matl_scale.data.loading.loader import DataConfig, choose_image_size
+from matl_scale.data.loading.missing import choose_fills
 from matl_scale.data.shards.layout import MISSING
 from matl_scale.data.shards.manifest import Manifest, read_manifest
 from matl_scale.data.shards.reader import SampleReader
@@ -125,7 +126,12 @@ def check_train_data(data: RunData, config: DataConfig, world_size: int) -> None
 
 
 def find_data_problems(data: RunData, config: DataConfig, world_size: int) -> Iterator[Problem]:
-    """Yields the reasons why the training split cannot feed a run on `world_size` ranks."""
+    """Yields the reasons why the training split cannot feed a run on `world_size` ranks.
+
+    Raises:
+        InputError: `data.missing` does not fit the tasks.
+    """
+    choose_fills(config.missing, data.tasks, config.balance)
     split = f"Split `{TRAIN_SPLIT}` of {data.manifest.root}"
     unlabelled = np.flatnonzero(data.count_labelled(TRAIN_SPLIT) == 0)
     if len(unlabelled):

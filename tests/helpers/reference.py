@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from helpers.reference_losses import TaskReference, build_references
 from helpers.shard_sets import ShardSet
+from matl_scale.data.loading.missing import choose_fills
 from matl_scale.data.loading.plan import RouteOrder
 from matl_scale.models.network import RoutedModel, build_model
 from matl_scale.routes import Routes
@@ -42,8 +44,10 @@ def run_steps(config: Config, data: ShardSet, num_slots: int) -> Reference:
     labels, classes = all_labels[train], [task.num_classes for task in manifest.tasks]
     image_index = [int(path[-7:-4]) for path in manifest.samples["path"].to_pylist()]
     routes = choose_routes(config.routing, TrainLabels(tasks=manifest.tasks, labels=labels, seed=seed)).routes
-    shares, num_samples = shares_of_labels(labels, routes)
-    order = RouteOrder(seed, config.data.batch_size, labels, train, routes, config.data.balance)
+    costs = build_references(config.loss, config.data.missing, manifest.tasks, labels)
+    shares, num_samples = shares_of_targets(labels, routes, costs)
+    fills = choose_fills(config.data.missing, manifest.tasks, config.data.balance)
+    order = RouteOrder(seed, config.data.batch_size, labels, train, routes, config.data.balance, fills)
     sampler = build_sampler(config.tasks, routes.names, np.array(num_samples), seed, num_slots)
     model = build_model(config.model, config.routing, classes, seed, 16, routes)
     optimizer = build_optimizer(config.optim, model)
@@ -57,15 +61,18 @@ def run_steps(config: Config, data: ShardSet, num_slots: int) -> Reference:
                 labels_seen[task] += sum(all_labels[sample, task] >= 0 for sample in sample_ids.tolist())
             pixels = torch.from_numpy(data.pixels[[image_index[sample] for sample in sample_ids]])
             targets = torch.from_numpy(all_labels[sample_ids][:, routes.tasks_of[route]]).long()
-            slots.append(run_slot(model, route, pixels, targets, shares))
+            slots.append(run_slot(model, route, pixels, targets, shares, costs))
         take_step(model, optimizer, slots, config, step)
     return Reference(model, draws, labels_seen)
 
 
-def shares_of_labels(labels: np.ndarray, routes: Routes) -> tuple[list[float], list[int]]:
-    """Returns the share of its route's samples that carry each task's label, and how many samples each route has."""
-    num_samples = [sum(any(row[task] >= 0 for task in tasks) for row in labels) for tasks in routes.tasks_of]
-    carrying = [sum(row[task] >= 0 for row in labels) for task in range(routes.num_tasks)]
+def shares_of_targets(
+    labels: np.ndarray, routes: Routes, costs: Sequence[TaskReference]
+) -> tuple[list[float], list[int]]:
+    """Returns the share of its route's samples that each task is trained on, and how many samples each route has."""
+    has = [[costs[task].has_target(label) for task, label in enumerate(row)] for row in labels.tolist()]
+    num_samples = [sum(any(row[task] for task in tasks) for row in has) for tasks in routes.tasks_of]
+    carrying = [sum(row[task] for row in has) for task in range(routes.num_tasks)]
     return [carrying[task] / num_samples[route] for task, route in enumerate(routes.route_of)], num_samples
 
 
@@ -76,10 +83,11 @@ def loss_of_route(
     route: int,
     logits: torch.Tensor,
     labels: torch.Tensor,
+    costs: Sequence[TaskReference],
 ) -> torch.Tensor:
-    """Returns the mean over the route's tasks of Σ over labelled samples of the cross-entropy ÷ (samples × the task's share).
+    """Returns the mean over the route's tasks of Σ over samples with a target of their cost ÷ (samples × the task's share).
 
-    `labels`, shape `(num_samples, num_tasks of the route)`, are those of the samples with a label for the route, which come
+    `labels`, shape `(num_samples, num_tasks of the route)`, are those of the samples with a target for the route, which come
     first in `logits`. A task with a share of 0 is not trained, and left out of the mean.
     """
     tasks = routes.tasks_of[route]
@@ -90,9 +98,8 @@ def loss_of_route(
         columns = logits[:, start : start + num_classes[task]]
         start += num_classes[task]
         for sample, label in enumerate(labels[:, position].tolist()):
-            if label >= 0:
-                cross_entropy = columns[sample].logsumexp(dim=0) - columns[sample, label]
-                loss = loss + cross_entropy / (len(labels) * shares[task]) / num_trained
+            if costs[task].has_target(label) and shares[task] > 0:
+                loss = loss + costs[task].cost(columns[sample], label) / (len(labels) * shares[task]) / num_trained
     return loss
 
 
@@ -104,26 +111,36 @@ class Slot:
     """What one slot did."""
 
     route: int
-    num_labelled: int  # samples with a label for the route
+    num_labelled: int  # samples with a target for the route
     gradients: Gradients  # by name of the parameter
     changes: dict[str, torch.Tensor]  # changes of running statistics, by name of the buffer
 
 
 def run_slot(
-    model: RoutedModel, route: int, pixels: torch.Tensor, labels: torch.Tensor, shares: Sequence[float]
+    model: RoutedModel,
+    route: int,
+    pixels: torch.Tensor,
+    labels: torch.Tensor,
+    shares: Sequence[float],
+    costs: Sequence[TaskReference],
 ) -> Slot:
     """Runs a slot on a copy of the network, with labels of shape `(batch, num_tasks of the route)`."""
     copied = copy.deepcopy(model).train()
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     images = ((pixels.to(mean.dtype) / 255 - mean) / std).permute(0, 3, 1, 2)
-    labelled = [sample for sample, row in enumerate(labels.tolist()) if max(row) >= 0]
+    tasks = model.routes.tasks_of[route]
+    labelled = [
+        sample
+        for sample, row in enumerate(labels.tolist())
+        if any(costs[task].has_target(label) for task, label in zip(tasks, row, strict=True))
+    ]
     if not labelled:
         return Slot(route, 0, {}, {})
     chosen = labelled
     if len(labelled) == 1:  # batch norm needs a companion
         chosen = labelled + [sample for sample in range(len(labels)) if sample not in labelled][:1]
     loss_of_route(
-        model.routes, model.num_classes, shares, route, copied(images[chosen], route), labels[labelled]
+        model.routes, model.num_classes, shares, route, copied(images[chosen], route), labels[labelled], costs
     ).backward()
     gradients = {name: p.grad for name, p in copied.named_parameters() if p.grad is not None}
     before = dict(model.named_buffers())

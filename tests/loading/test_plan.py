@@ -134,7 +134,7 @@ def test_balance_draws_classes_more_evenly(balance: float) -> None:
     labels[:20] = 1
     alone = Routes.one_per_task(["task"])
     order = RouteOrder(0, 50, labels, np.arange(1000), alone, balance)
-    counts, shares = order.class_weights(0)
+    counts, shares = order.class_shares(0)
     expected = np.array([980.0, 20.0]) ** (1 - balance)
     np.testing.assert_allclose(shares, expected / expected.sum())
     assert counts.tolist() == [980, 20]

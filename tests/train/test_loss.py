@@ -6,13 +6,17 @@ import torch
 from torch.nn import functional
 
 from helpers.reference import loss_of_route
+from helpers.reference_losses import build_references
 from matl_scale.routes import Routes
+from matl_scale.tasks import Task
+from matl_scale.train.losses.config import LossConfig
 from matl_scale.train.step.loss import RouteLoss
 from matl_scale.train.step.train_step import select_labelled
 
 CPU = torch.device("cpu")
 CLASSES = [2, 5, 3, 2, 5, 2]
 # binary and multi-class tasks mixed; task 5 joined the first route later, with a head matrix of its own
+TASKS = [Task(name=f"task_{i}", classes=tuple("abcde"[:count])) for i, count in enumerate(CLASSES)]
 ROUTES = Routes(names=("mixed", "binary", "five"), route_of=(0, 0, 0, 1, 2, 0), head_of=(0, 0, 0, 1, 2, 3))
 
 
@@ -64,7 +68,9 @@ def test_the_loss_is_the_mean_over_tasks_of_what_the_labels_say(route: int, untr
     labels = torch.from_numpy(draw_labels(7, tasks, seed=route))
     labels[:, [task in untrained for task in tasks]] = -1
     logits = torch.randn(8, sum(CLASSES[task] for task in tasks), dtype=torch.float64, requires_grad=True)
-    found, expected = loss(route, logits, labels), loss_of_route(ROUTES, CLASSES, shares, route, logits, labels)
+    costs = build_references(LossConfig(), "ignore", TASKS, np.zeros((1, 6), dtype=int))  # classes weigh alike
+    found = loss(route, logits, labels)
+    expected = loss_of_route(ROUTES, CLASSES, shares, route, logits, labels, costs)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
     ours, theirs = (torch.autograd.grad(value, logits, allow_unused=True)[0] for value in (found, expected))
     torch.testing.assert_close(ours, torch.zeros_like(logits) if theirs is None else theirs, rtol=1e-12, atol=1e-14)

@@ -20,10 +20,11 @@ from torch.utils.data import get_worker_info
 from matl_scale.data.images.decode import decode_image
 from matl_scale.data.images.gate import BadImage
 from matl_scale.data.loading.augment import Augment
+from matl_scale.data.loading.missing import FILLS
 from matl_scale.data.loading.plan import PlannedBatch, SlotPlan, plan_evaluation
 from matl_scale.data.shards.manifest import Manifest
 from matl_scale.data.shards.reader import Damage, SampleReader
-from matl_scale.errors import InputError
+from matl_scale.errors import InputError, check_choice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,10 @@ class DataConfig:
     """0 draws every sample of a task equally often, 1 every class; in between, a class is drawn in proportion to its number
     of samples to the power of 1 - balance. Above 0, samples are drawn with replacement, and every task needs a route of its
     own (routing.routes task)."""
+    missing: dict[str, str] | str = "ignore"
+    """What training takes for a missing label: `ignore` (nothing), `negative` (class 0, of binary tasks), or `soft` (a target
+    between the classes: their frequencies in the training split). Or task pattern → one of these; the last pattern that matches
+    counts, other tasks ignore. Evaluation ignores missing labels."""
     reading: Literal["offsets", "stream"] = "offsets"
     """`offsets` reads single samples, in an exact order that a resumed run continues. `stream` reads whole tars from front to
     back, for remote stores where single reads are slow: the order is approximate, and samples without a label for the
@@ -69,6 +74,8 @@ class DataConfig:
         for key, value in (("balance", self.balance), ("max_damaged", self.max_damaged)):
             if not 0 <= value <= 1:
                 raise InputError(f"`data.{key}` should be between 0 and 1. Got {value}.")
+        for missing in self.missing.values() if isinstance(self.missing, dict) else [self.missing]:
+            check_choice("data.missing", missing, list(FILLS))
         if self.reading == "stream" and self.balance:
             raise InputError(
                 "`data.balance` should be 0 with `data.reading` stream: a stream's order is that of its tars."

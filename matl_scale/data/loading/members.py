@@ -50,13 +50,23 @@ def find_labelled(labels: np.ndarray, tasks: Sequence[int]) -> Members:
     return Members(len(labels), partial(has_bit, bits))
 
 
-def find_class(column: np.ndarray, value: int) -> Members:
-    """Returns the samples of a class, from the labels of its task, shape `(num_samples,)`."""
-    return Members(len(column), partial(has_class, column, value))
+def find_all(num_samples: int) -> Members:
+    """Returns all samples."""
+    return Members(num_samples, partial(is_sample, num_samples))
 
 
-def has_class(column: np.ndarray, value: int, block: slice) -> np.ndarray:
-    return np.asarray(column[block] == value)
+def find_class(column: np.ndarray, value: int, fill: int = MISSING) -> Members:
+    """Returns the samples of a class, from the labels of its task, shape `(num_samples,)`, whose missing ones count as `fill`."""
+    return Members(len(column), partial(has_class, column, value, fill == value))
+
+
+def has_class(column: np.ndarray, value: int, or_missing: bool, block: slice) -> np.ndarray:
+    labels = column[block]
+    return np.asarray((labels == value) | (labels == MISSING)) if or_missing else np.asarray(labels == value)
+
+
+def is_sample(num_samples: int, block: slice) -> np.ndarray:
+    return np.ones(len(range(num_samples)[block]), dtype=bool)
 
 
 def has_label(column: np.ndarray, block: slice) -> np.ndarray:

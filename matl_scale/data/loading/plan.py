@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from matl_scale.data.loading.members import Members, find_class, find_labelled
+from matl_scale.data.loading.members import Members, find_all, find_class, find_labelled
 from matl_scale.data.shards.layout import MISSING, count_labels
 from matl_scale.routes import Routes
 from matl_scale.seeds import derive_seed
@@ -45,6 +45,8 @@ class RouteOrder:
 
     A route with fewer samples than a batch has smaller batches. Batch norm needs two samples, so a route with a single one
     gets an unlabelled companion. `balance` has the meaning of `data.balance`; above 0, every route has to serve a single task.
+    `fills`, shape `(num_tasks,)`, says what missing labels count as (see `missing.choose_fills`): a task whose missing labels are
+    filled has one for every sample.
 
     Labels are those of the training split, shape `(num_samples, num_tasks)`; sample ids say where these samples are in the set.
     """
@@ -57,14 +59,16 @@ class RouteOrder:
         sample_ids: np.ndarray,
         routes: Routes,
         balance: float = 0.0,
+        fills: np.ndarray | None = None,
     ) -> None:
         assert not (balance and routes.shared_by_tasks)
         self.seed, self.batch_size, self.sample_ids = seed, batch_size, sample_ids
         self.routes, self.balance = routes, balance
         self._labels = labels
+        self._fills = np.full(routes.num_tasks, MISSING) if fills is None else fills
         self._members: dict[tuple[int, int], Members] = {}
         self._labelled: dict[int, Members] = {}
-        self._weights: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._shares: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def batch(self, route: int, number: int) -> np.ndarray:
         """Returns the samples of a route's batch `number`, shape `(batch,)`."""
@@ -74,28 +78,34 @@ class RouteOrder:
         return np.asarray(self.sample_ids[chosen])
 
     def count_samples(self) -> np.ndarray:
-        """Returns how many samples carry a label for each route, shape `(num_routes,)`."""
+        """Returns how many samples carry a label for each route, or have one filled, shape `(num_routes,)`."""
         return np.array([self._labelled_for(route).count for route in range(self.routes.num_routes)])
 
     def label_shares(self) -> np.ndarray:
-        """Returns for each task the share of its route's samples that carry its label, shape `(num_tasks,)`; 0 without labels."""
-        labels = np.array([np.count_nonzero(column != MISSING) for column in self._labels.T])
+        """Returns for each task the share of its route's samples that carry its label, or have it filled, shape `(num_tasks,)`; 0
+        without labels."""
+        found = [np.count_nonzero(column != MISSING) for column in self._labels.T]
+        labels = np.where(self._fills == MISSING, found, len(self._labels))
         return np.asarray(labels / np.maximum(self.count_samples()[list(self.routes.route_of)], 1))
 
-    def class_weights(self, task: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the number of samples of each class of a task, and the share of the draws that each class gets."""
-        if task not in self._weights:
+    def class_shares(self, task: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the number of samples of each class of a task, and the share of the draws that each class gets; the last
+        classes are left out if they have no sample. A missing label that counts as a class is a sample of it; a soft one is of
+        none."""
+        if task not in self._shares:
             counts = count_labels(self._labels[:, task], 2)
+            if (fill := self._fills[task]) >= 0:
+                counts[fill] += len(self._labels) - counts.sum()
             weights = np.where(counts > 0, counts.astype(float), 1.0) ** (1 - self.balance) * (counts > 0)
-            self._weights[task] = counts, weights / max(weights.sum(), 1e-300)
-        return self._weights[task]
+            self._shares[task] = counts, weights / max(weights.sum(), 1e-300)
+        return self._shares[task]
 
     def _draw_balanced(self, route: int, number: int) -> np.ndarray:
         (task,) = self.routes.tasks_of[route]
-        counts, weights = self.class_weights(task)
+        counts, shares = self.class_shares(task)
         generator = np.random.default_rng(derive_seed(self.seed, "balance", route, number))
         size = min(self.batch_size, int(counts.sum()))
-        classes = generator.choice(len(weights), size=size, p=weights)
+        classes = generator.choice(len(shares), size=size, p=shares)
         chosen = np.empty(size, dtype=np.int64)
         for value in np.unique(classes).tolist():
             drawn = np.flatnonzero(classes == value)
@@ -118,13 +128,15 @@ class RouteOrder:
     def _members_of(self, task: int, value: int) -> Members:
         """Returns the samples of a class of a task."""
         if (task, value) not in self._members:
-            self._members[task, value] = find_class(self._labels[:, task], value)
+            self._members[task, value] = find_class(self._labels[:, task], value, int(self._fills[task]))
         return self._members[task, value]
 
     def _labelled_for(self, route: int) -> Members:
-        """Returns the samples that carry a label for a route."""
+        """Returns the samples that carry a label for a route, or have one filled."""
         if route not in self._labelled:
-            self._labelled[route] = find_labelled(self._labels, self.routes.tasks_of[route])
+            tasks = self.routes.tasks_of[route]
+            is_filled = bool((self._fills[tasks] != MISSING).any())
+            self._labelled[route] = find_all(len(self._labels)) if is_filled else find_labelled(self._labels, tasks)
         return self._labelled[route]
 
 

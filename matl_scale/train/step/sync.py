@@ -73,8 +73,8 @@ class StepSync:
         self._mean_changes: list[tuple[int, torch.Tensor, int]] = []
 
     def record(self, slot: int, route_id: int, loss: torch.Tensor, labels: np.ndarray, damaged: int) -> None:
-        """Notes the loss of one of this rank's slots, how many damaged samples it had, and the labels of the others, −1 = none,
-        shape `(num_labelled, num_tasks of the route)`."""
+        """Notes the loss of one of this rank's slots, how many damaged samples it had, and the labels of those that were trained
+        on, −1 = none, shape `(num_labelled, num_tasks of the route)`; a filled label is none."""
         self._losses[slot], self._counts[slot] = loss.detach(), (len(labels), damaged)
         self._labels[route_id] = self._labels.get(route_id, 0) + (labels != MISSING).sum(axis=0)
 

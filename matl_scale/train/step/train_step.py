@@ -6,7 +6,7 @@ Whatever happens in a step, all ranks come out of it with equal weights: a step 
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,12 +16,14 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from matl_scale.data.loading.augment import Transform, augment_batch
 from matl_scale.data.loading.loader import ImageBatch
+from matl_scale.data.loading.missing import fill_missing
 from matl_scale.data.shards.layout import MISSING
 from matl_scale.data.shards.reader import Damage
 from matl_scale.device import Precision
 from matl_scale.errors import InputError, check_at_least
 from matl_scale.models.network import RoutedModel, normalise
 from matl_scale.seeds import derive_seed
+from matl_scale.train.losses.task_loss import TaskLoss
 from matl_scale.train.step.execution import TrunkExecution
 from matl_scale.train.step.freeze import FrozenPart
 from matl_scale.train.step.loss import RouteLoss
@@ -84,6 +86,8 @@ class TrainStep:
         optimizer: Over all parameters of `model`, prepared by `accelerator`.
         labels: Label matrix of all samples and the run's tasks, shape `(num_samples, num_tasks)`.
         label_shares: Of each task, the share of its route's training samples that carry its label, shape `(num_tasks,)`.
+        losses: The loss of each task; None is cross-entropy.
+        fills: What the missing labels of each task count as (see `missing.choose_fills`), shape `(num_tasks,)`; None is nothing.
         transform: Augmentation of one image.
         frozen: What stays as it is; None trains everything.
     """
@@ -98,6 +102,8 @@ class TrainStep:
         labels: np.ndarray,
         label_shares: np.ndarray,
         seed: int,
+        losses: Sequence[TaskLoss] | None = None,
+        fills: np.ndarray | None = None,
         transform: Transform | None = None,
         accumulate: int = 1,
         clip_norm: float = 0.0,
@@ -108,7 +114,8 @@ class TrainStep:
         self.labels, self.seed, self.transform = labels, seed, transform
         self.accumulate, self.clip_norm, self.channels_last = accumulate, clip_norm, channels_last
         self.frozen = frozen
-        self.loss = RouteLoss(model.routes, model.num_classes, label_shares, accelerator.device)
+        self.fills = np.full(model.routes.num_tasks, MISSING) if fills is None else fills
+        self.loss = RouteLoss(model.routes, model.num_classes, label_shares, accelerator.device, losses)
         self.sync = StepSync(model, accelerator.num_processes, accumulate)
         self._trunk_parameters = list(model.trunk.parameters())
         self._with_gradient = list(model.parameters())  # those that may have one
@@ -171,18 +178,19 @@ class TrainStep:
         route_id = batch.active_route
         tasks = self.model.routes.tasks_of[route_id]
         labels = self.labels[batch.sample_ids[:, None], tasks]
-        chosen, labelled = select_labelled(np.where(batch.valid[:, None], labels, MISSING), batch.valid)
-        images = batch.images if len(labelled) == len(batch.sample_ids) else batch.images[chosen]
+        filled = fill_missing(labels, self.fills[tasks])
+        chosen, targets = select_labelled(np.where(batch.valid[:, None], filled, MISSING), batch.valid)
+        images = batch.images if len(targets) == len(batch.sample_ids) else batch.images[chosen]
         images = self.prepare_images(images, self._seed("augment", batch))
         self.sync.statistics.begin_slot(route_id)
         torch.manual_seed(self._seed("forward", batch))  # dropout and stochastic depth
         keeping = contextlib.nullcontext() if self.frozen is None else self.frozen.slot(route_id)
         with self.accelerator.autocast(), keeping:
             logits = self.model.classify(self.trunk.features(images, route_id), route_id)
-        loss = self.loss(route_id, logits, torch.from_numpy(labelled).to(self.accelerator.device))
+        loss = self.loss(route_id, logits, torch.from_numpy(targets).to(self.accelerator.device))
         self.accelerator.backward(loss / self.accumulate)
-        self.sync.statistics.end_slot(route_id, count=len(labelled) > 0)
-        self.sync.record(slot, route_id, loss, labelled, len(batch.damage))
+        self.sync.statistics.end_slot(route_id, count=len(targets) > 0)
+        self.sync.record(slot, route_id, loss, labels[chosen[: len(targets)]], len(batch.damage))
 
     def prepare_images(self, images: torch.Tensor, seed: int) -> torch.Tensor:
         """Returns decoded images, uint8, shape `(batch, 3, height, width)`, as the network expects them: on the device, augmented
@@ -207,7 +215,7 @@ def select_labelled(labels: np.ndarray, valid: np.ndarray | None = None) -> tupl
     """Chooses the samples of a batch on which a route trains.
 
     Args:
-        labels: The batch's labels for the route's tasks, shape `(batch, num_tasks)`, -1 = none.
+        labels: The batch's labels for the route's tasks, filled ones too, shape `(batch, num_tasks)`, -1 = none.
         valid: Which samples have an image, shape `(batch,)`; None if all have.
 
     Returns:
