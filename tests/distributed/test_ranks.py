@@ -4,6 +4,7 @@ import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -30,6 +31,7 @@ from matl_scale.tasks import Task
 from matl_scale.tracking.recorder import TrackConfig
 from matl_scale.train.config import Config, RunConfig
 from matl_scale.train.evaluation import EvalConfig
+from matl_scale.train.losses.config import LossConfig
 from matl_scale.train.schedule import CheckpointConfig
 from matl_scale.train.step.sampling import RouteSampler, TasksConfig
 from matl_scale.train.step.train_step import TrainConfig
@@ -43,8 +45,8 @@ BY_NAME: dict[str, list[str] | str] = {
     "binary": ["task_1", "task_3"],
     "three": "task_2",
 }
-# with several tasks per route; the labels are those of the sparse set
-SHARED_ROUTES = {
+# with several tasks per route; the labels are those of the sparse set. `missing` is `data.missing`
+SHARED_ROUTES: dict[str, dict[str, Any]] = {
     "by name": {"routing": RoutingConfig(sigma=0.5, routes=BY_NAME), "train": TrainConfig(steps=6, precision="fp32")},
     "by affinity": {
         "routing": RoutingConfig(sigma=0.5, routes=2),
@@ -54,6 +56,22 @@ SHARED_ROUTES = {
     },
     "from layer3": {"routing": RoutingConfig(sigma=0.5, routes=2, start="layer3"), "optim": ADAMW, "train": FEW_STEPS},
     "one": {"routing": RoutingConfig(sigma=1.0, routes="one"), "train": replace(FEW_STEPS, clip_norm=1.0)},
+    "losses": {
+        "routing": RoutingConfig(sigma=0.5, routes=BY_NAME),
+        "loss": LossConfig(
+            name={"task_[03]": "asymmetric", "task_1": "focal", "task_[24]": "logit_adjusted"},
+            class_weight={"*": "inverse", "task_0": "none", "task_2": {"class_1": 4.0}},
+            label_smoothing=0.1,
+            task_weight={"task_4": 0.5},
+        ),
+        "train": FEW_STEPS,
+    },
+    "filled": {
+        "routing": RoutingConfig(sigma=0.5, routes=BY_NAME),
+        "loss": LossConfig(class_weight="sqrt"),
+        "missing": {"task_[0135]": "negative", "task_4": "soft"},
+        "train": FEW_STEPS,
+    },
 }
 
 
@@ -78,7 +96,11 @@ def variants(
             train=FEW_STEPS,
         ),
     }
-    shared = {name: build_config(folder, sparse_set, name, **sections) for name, sections in SHARED_ROUTES.items()}
+    shared = {}
+    for name, sections in SHARED_ROUTES.items():
+        config = build_config(folder, sparse_set, name, **{key: sections[key] for key in sections if key != "missing"})
+        data = replace(config.data, missing=sections.get("missing", "ignore"))
+        shared[name] = replace(config, data=data)
     return {name: (config, small_set) for name, config in alone.items()} | {
         name: (config, sparse_set) for name, config in shared.items()
     }
