@@ -17,7 +17,7 @@ import torch.distributed as dist
 from rich.console import Console
 from rich.table import Table
 
-from matl_scale.benchmark import evaluation, export, memory, reading, routes, sharding, step, sync, tracking
+from matl_scale.benchmark import evaluation, export, losses, memory, reading, routes, sharding, step, sync, tracking
 from matl_scale.benchmark.figure import Conditions, Figure, Result
 from matl_scale.device import device_name
 from matl_scale.errors import InputError, check_at_least, check_writable, nearest
@@ -28,6 +28,7 @@ from matl_scale.train.process_group import build_accelerator
 SUITES: dict[str, Callable[[Conditions], list[Figure]]] = {
     "step": step.figures,
     "eval": evaluation.figures,
+    "losses": losses.figures,
     "routes": routes.figures,
     "sync": sync.figures,
     "memory": memory.figures,

@@ -1,7 +1,7 @@
 """The program's own training step on random images, which several suites measure."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from matl_scale.data.loading.loader import ImageBatch
 from matl_scale.models.network import RoutedModel
 from matl_scale.models.routing_config import Execution
+from matl_scale.train.losses.task_loss import TaskLoss
 from matl_scale.train.step.execution import TrunkExecution
 from matl_scale.train.step.optim import OptimConfig, build_optimizer
 from matl_scale.train.step.sampling import RouteSampler
@@ -21,7 +22,7 @@ BATCH = 32
 class OurStep:
     """Steps of a network of binary tasks, on a batch of random images of `size` pixels in which every task has labels.
 
-    A step runs `accumulate` slots of each rank.
+    A step runs `accumulate` slots of each rank. `losses` are those of the tasks; None is cross-entropy.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class OurStep:
         size: int,
         accumulate: int = 1,
         execution: Execution = "subnetwork",
+        losses: Sequence[TaskLoss] | None = None,
     ) -> None:
         self.accelerator, self.model = accelerator, model.to(accelerator.device)
         self.optimizer = accelerator.prepare_optimizer(build_optimizer(OptimConfig(), self.model))
@@ -50,6 +52,7 @@ class OurStep:
             optimizer=self.optimizer,
             labels=np.broadcast_to((sample_ids % 2)[:, None], (BATCH, num_tasks)),
             label_shares=np.ones(num_tasks),
+            losses=losses,
             seed=0,
             accumulate=accumulate,
             clip_norm=1.0,

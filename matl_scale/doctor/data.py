@@ -9,13 +9,19 @@ from matl_scale.data.shards.tables import count_classes
 from matl_scale.doctor.finding import Finding
 from matl_scale.errors import shortened
 from matl_scale.train.config import Config
+from matl_scale.train.losses.task_loss import check_losses
 from matl_scale.train.run_data import TRAIN_SPLIT, RunData, find_data_problems
 
 FEW_SAMPLES = 10
 
 
 def check_data(config: Config, data: RunData, world_size: int) -> Iterator[Finding]:
-    """Checks what a run reads."""
+    """Checks what a run reads, and whether its losses fit that.
+
+    Raises:
+        InputError: `data.missing` or the section `loss` does not fit the tasks.
+    """
+    check_losses(config.loss, data.tasks)
     for problem in find_data_problems(data, config.data, world_size):
         yield Finding("error", "data", problem.text, problem.remedy)
     yield from check_readers(config.data, data, world_size)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from matl_scale.data.loading.missing import choose_fills
 from matl_scale.data.loading.plan import RouteOrder
 from matl_scale.data.shards.layout import MISSING
 from matl_scale.doctor.finding import Finding
@@ -18,7 +19,9 @@ def check_routes(config: Config, data: RunData, chosen: ChosenRoutes) -> Iterato
     """Says which routes a run will have, what a pass costs beside the plain network, and which labels are too rare for it."""
     routes, batch_size = chosen.routes, config.data.batch_size
     sample_ids = data.manifest.sample_ids(TRAIN_SPLIT)
-    shares = RouteOrder(0, batch_size, data.labels_of(TRAIN_SPLIT), sample_ids, routes).label_shares()
+    fills = choose_fills(config.data.missing, data.tasks, config.data.balance)
+    order = RouteOrder(0, batch_size, data.labels_of(TRAIN_SPLIT), sample_ids, routes, fills=fills)
+    shares = order.label_shares()
     sizes = np.array([len(tasks) for tasks in routes.tasks_of])
     per_pass = np.mean([shares[tasks].sum() for tasks in routes.tasks_of])
     cost = measure_pass(config.model, config.routing, routes.num_routes, config.run.seed)

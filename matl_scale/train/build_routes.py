@@ -1,5 +1,9 @@
 """Builds the assignment of tasks to routes with which a run works."""
 
+import numpy as np
+
+from matl_scale.data.loading.missing import choose_fills
+from matl_scale.data.shards.layout import MISSING
 from matl_scale.errors import InputError
 from matl_scale.models.pass_cost import measure_pass
 from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo
@@ -24,6 +28,7 @@ def build_routes(
         labels=data.labels_of(TRAIN_SPLIT),
         seed=config.run.seed,
         balanced=config.data.balance > 0,
+        filled=np.flatnonzero(choose_fills(config.data.missing, data.tasks, config.data.balance) != MISSING).tolist(),
     )
     if checkpoint is not None:
         check_tasks(checkpoint, tasks=data.num_classes)

@@ -1,13 +1,13 @@
 """Which tasks share a route in a run: what `routing.routes` says, made from the labels of the training split."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from matl_scale.data.shards.label_association import cramers_v
-from matl_scale.data.shards.layout import mean_labels_per_image
+from matl_scale.data.shards.layout import MISSING, mean_labels_per_image
 from matl_scale.errors import InputError, shortened
 from matl_scale.models.routing_config import Grouping, RoutingConfig, Setting
 from matl_scale.routes import Routes
@@ -24,6 +24,7 @@ class TrainLabels:
     labels: np.ndarray  # labels of the training split, −1 = none, shape `(num_samples, num_tasks)`
     seed: int  # the run's seed
     balanced: bool = False  # whether `data.balance` is above 0
+    filled: Collection[int] = ()  # the tasks whose missing labels are filled (`data.missing`)
 
     @property
     def names(self) -> list[str]:
@@ -35,8 +36,21 @@ class TrainLabels:
 
     def select(self, task_ids: Sequence[int]) -> "TrainLabels":
         """Returns the same for some of the tasks."""
-        tasks = [self.tasks[task_id] for task_id in task_ids]
-        return TrainLabels(tasks=tasks, labels=self.labels[:, task_ids], seed=self.seed, balanced=self.balanced)
+        return TrainLabels(
+            tasks=[self.tasks[task_id] for task_id in task_ids],
+            labels=self.labels[:, task_ids],
+            seed=self.seed,
+            balanced=self.balanced,
+            filled=[i for i, task_id in enumerate(task_ids) if task_id in self.filled],
+        )
+
+    def labels_per_image(self) -> float:
+        """Returns the mean number of labels that an image trains, filled ones too, over the images that have one."""
+        if not self.filled:
+            return mean_labels_per_image(self.labels)
+        others = [task_id for task_id in range(len(self.tasks)) if task_id not in self.filled]
+        found = sum(np.count_nonzero(self.labels[:, task_id] != MISSING) for task_id in others)
+        return len(self.filled) + found / max(len(self.labels), 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,10 +95,11 @@ def choose_number(config: RoutingConfig, labels: TrainLabels, cost: float) -> tu
     Returns:
         The setting, and the choice with its reason in a line.
     """
-    per_image = mean_labels_per_image(labels.labels)
+    per_image = labels.labels_per_image()
     limit, num_tasks = 1 / max(cost, 1e-9), len(labels.tasks)
     number = max(round(limit), 2)  # a single route would leave units idle
-    seen, bound = f"an image has {per_image:.3g} labels on average", f"1 / cost of a pass = {limit:.3g}"
+    filled = ", filled ones too," if labels.filled else ""
+    seen, bound = f"an image has {per_image:.3g} labels{filled} on average", f"1 / cost of a pass = {limit:.3g}"
     choice: Setting
     if labels.balanced:
         choice, why = "task", "`data.balance` needs a route for every task"
