@@ -17,6 +17,7 @@ from matl_scale.report.comparison.results import METHOD, Comparison, Results, Se
 from matl_scale.report.facts import collect_facts
 from matl_scale.report.page.page import write_page
 from matl_scale.report.page.run_section import build_run_figures
+from matl_scale.report.page.run_summary import list_origin
 from matl_scale.report.page.task_table import build_task_table
 from matl_scale.runs.history import RunHistory
 
@@ -246,3 +247,15 @@ def test_config_that_is_not_yaml(tmp_path: Path) -> None:
     run.files.config_file.write_text("data: [")
     run.files.about_file.unlink()
     assert "does not say where its shard set was" in write(tmp_path, RunHistory(run.folder))
+
+
+def test_losses_are_said_where_they_are_not_the_default(tmp_path: Path, run: RunHistory) -> None:
+    assert "losses" not in dict(list_origin(collect_facts(run, "test")))
+    config = {
+        "loss": {"name": {"*": "focal"}, "class_weight": {"a*": {"yes": 5.0, "no": 1.0}, "b": "sqrt"}, "gamma": 3.0},
+        "data": {"missing": "negative", "balance": 0.0},
+    }
+    changed = write_run(tmp_path / "changed", replace(SMALL, config=config))
+    assert dict(list_origin(collect_facts(changed, "test")))["losses"] == (
+        "loss.name *: focal; loss.class_weight a*: (no: 1.0, yes: 5.0), b: sqrt; data.missing negative"
+    )

@@ -68,6 +68,15 @@ def test_auto_decides_by_labels_per_image(options: dict[str, Any], labels: Train
     assert choose_routes(config_of(chosen.setting, **options), labels).routes == chosen.routes
 
 
+def test_filled_labels_count_in_labels_per_image() -> None:
+    sparse = labels_of(present=0.2, filled=[0, 1, 2, 3])
+    labelled = (sparse.labels[:, 4:] >= 0).sum() / len(sparse.labels)
+    assert sparse.labels_per_image() == pytest.approx(4 + labelled)
+    chosen = choose_routes(config_of(sigma=0.6), sparse)
+    assert f"an image has {4 + labelled:.3g} labels, filled ones too, on average" in chosen.reason
+    assert sparse.select([1, 5]).filled == [0]
+
+
 def test_images_without_labels_do_not_count_in_labels_per_image() -> None:
     full = labels_of()
     labels = np.concatenate([full.labels, np.full_like(full.labels, -1).repeat(5, axis=0)])

@@ -24,6 +24,7 @@ from matl_scale.runs.checkpoints.checkpoint import open_checkpoint
 from matl_scale.runs.checkpoints.network import restore_network
 from matl_scale.tasks import Task
 from matl_scale.train.config import Config, RunConfig
+from matl_scale.train.losses.config import LossConfig
 from matl_scale.train.process_group import build_accelerator
 from matl_scale.train.run import train
 from matl_scale.train.schedule import CheckpointConfig
@@ -135,3 +136,24 @@ def test_freezing_needs_old_tasks_and_new_ones(shards: ShardSet, tmp_path: Path)
     config = config_of(tmp_path, shards, "second", OLD, RoutingConfig(), **arguments)
     with pytest.raises(InputError, match=r"leaves nothing to train: all 4 tasks are in .*first"):
         train(config, build_accelerator("fp32"))
+
+
+def test_prior_offsets_of_frozen_tasks_stay_those_of_the_run_that_trained_them(
+    shards: ShardSet, tmp_path: Path
+) -> None:
+    def offsets_of(config: Config) -> dict[str, list[float]]:
+        train(config, build_accelerator("fp32"))
+        return open_checkpoint(config.run.folder).prior_offsets
+
+    task = RoutingConfig(routes="task")
+    first = config_of(tmp_path, shards, "first", OLD, task)
+    trained = offsets_of(replace(first, loss=LossConfig(class_weight={"old_[23]": "inverse"})))
+    assert list(trained) == ["old_2", "old_3"]  # the others would not differ: their classes are equal
+    arguments = {"start_from": str(tmp_path / "first"), "freeze": "old"}
+    second = config_of(tmp_path, shards, "second", OLD + NEW, task, **arguments)
+    second = replace(second, loss=LossConfig(name="logit_adjusted"))
+    found = offsets_of(second)
+    assert {name: found[name] for name in found if name in OLD} == trained
+    assert set(found) - set(OLD) == {"new_1"}
+    (tmp_path / "first").rename(tmp_path / "moved")
+    assert offsets_of(replace(second, train=replace(second.train, steps=9))) == found

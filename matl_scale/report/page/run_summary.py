@@ -10,6 +10,7 @@ from matl_scale.errors import shortened
 from matl_scale.metrics.names import MAIN_METRIC, METRIC_LABELS, NOT_LEARNED, SUMMARIES, SUMMARY_COLUMNS
 from matl_scale.metrics.task_metrics import defined, describe_means, is_tested, mean
 from matl_scale.report.facts import RunFacts
+from matl_scale.report.losses import describe_losses
 from matl_scale.report.page.table import MAX_LISTED, ShortList, Tile, format_number
 from matl_scale.report.shard_set import data_path
 from matl_scale.runs.history import TaskTable
@@ -31,6 +32,7 @@ def list_origin(facts: RunFacts) -> list[tuple[str, str]]:
         ("step", f"{latest.step:,}"),
         ("tasks", f"{len(latest.tasks):,}"),
         ("routes", describe_routes(facts.run.routes) if facts.run.shares_routes else ""),
+        ("losses", describe_losses(facts.run)),
         ("summaries", describe_means(latest.metrics)),
         ("samples", labels if images is None else f"{images:,} images with {labels}"),
         ("data", data_path(facts.run)),
