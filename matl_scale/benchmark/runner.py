@@ -19,6 +19,8 @@ from rich.table import Table
 
 from matl_scale.benchmark import evaluation, export, losses, memory, reading, routes, sharding, step, sync, tracking
 from matl_scale.benchmark.figure import Conditions, Figure, Result
+from matl_scale.benchmark.studies.runner import STUDIES, run_studies
+from matl_scale.benchmark.studies.workbench import Workbench
 from matl_scale.device import device_name
 from matl_scale.errors import InputError, check_at_least, check_writable, nearest
 from matl_scale.launcher import VARIABLES, read_launch
@@ -39,7 +41,7 @@ SUITES: dict[str, Callable[[Conditions], list[Figure]]] = {
 ON_RANKS = ("sync",)  # these need several ranks; the others run on one
 # not by default. routes and data: take minutes; export: needs ONNX's packages; tracking: needs Chromium
 BY_NAME = ("routes", "data", "export", "tracking")
-DATA_SETS = ("fashion_mnist", "cifar100")  # of the suite data
+DATA_SETS = ("fashion_mnist", "cifar100")  # of the suite data and the studies
 COLUMNS = ("ratio of minima", "median", "10 % to 90 % of rounds", "minima", "numerator ÷ denominator, goal")
 TIMEOUT_S = 24 * 3600.0  # how long the other ranks may wait for the suites on rank 0
 
@@ -53,6 +55,7 @@ class BenchmarkOptions:
     only: str  # part of the names of the figures to measure
     json: Path | None  # file for the results
     data: Mapping[str, Path]  # folders of data sets, by name
+    work: Path | None = None  # folder of the studies: their data, runs and tables
 
 
 def run_benchmark(options: BenchmarkOptions) -> None:
@@ -62,6 +65,9 @@ def run_benchmark(options: BenchmarkOptions) -> None:
         InputError: An option cannot be used.
     """
     check_options(options)
+    if options.suites and all(suite in STUDIES for suite in options.suites):
+        run_studies(options.suites, open_workbench(options, read_launch().world_size))
+        return
     suites = choose_suites(options.suites, read_launch().world_size)
     accelerator = build_accelerator("fp32", timeout_s=TIMEOUT_S)
     conditions = Conditions(
@@ -90,14 +96,35 @@ def run_benchmark(options: BenchmarkOptions) -> None:
 def check_options(options: BenchmarkOptions) -> None:
     """Raises `InputError` if an option cannot be used."""
     for suite in options.suites:
-        if suite not in SUITES:
-            raise InputError(f"The suite should be one of {', '.join(SUITES)}. Got {suite!r}." + nearest(suite, SUITES))
+        known = (*SUITES, *STUDIES)
+        if suite not in known:
+            raise InputError(f"The suite should be one of {', '.join(known)}. Got {suite!r}." + nearest(suite, known))
+    studies = [suite for suite in options.suites if suite in STUDIES]
+    if studies and len(studies) < len(options.suites):
+        raise InputError(f"The studies {', '.join(studies)} should not be started together with suites of figures.")
     check_at_least(1, {"--rounds": options.rounds})
     if options.json is not None:
         check_writable("--json", options.json)
     for name, path in options.data.items():
         if not path.is_dir():
             raise InputError(f"{option_of(name)} should be a folder. Got {path}.")
+
+
+def open_workbench(options: BenchmarkOptions, world_size: int) -> Workbench:
+    """Returns the folder and the data of studies.
+
+    Raises:
+        InputError: An option that they need is missing, or there are several ranks.
+    """
+    if world_size > 1:
+        raise InputError(f"A study should run in one process. Got {world_size}.")
+    if options.work is None:
+        raise InputError("--work should be given for a study: the folder for its data, runs and tables.")
+    for suite in options.suites:
+        for name in STUDIES[suite].needs:
+            if name not in options.data:
+                raise InputError(f"{option_of(name)} should be given for the study `{suite}`.")
+    return Workbench(work=options.work, data=options.data, only=options.only)
 
 
 def choose_suites(wanted: Sequence[str], world_size: int) -> list[str]:

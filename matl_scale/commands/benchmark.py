@@ -1,5 +1,6 @@
 """Measures what routing costs and saves here, each figure beside its reference. Start it plainly, or with `accelerate launch`
-on at least two ranks for the suite `sync`; the other suites then run on the first rank alone."""
+on at least two ranks for the suite `sync`; the other suites then run on the first rank alone. Studies train small networks, and
+continue where they were interrupted."""
 
 import argparse
 import sys
@@ -7,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matl_scale.benchmark.runner import BY_NAME, DATA_SETS, SUITES, BenchmarkOptions, option_of, run_benchmark
+from matl_scale.benchmark.studies.runner import STUDIES
 from matl_scale.cli import program_name, run_command
 
 
@@ -17,15 +19,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "suites",
         nargs="*",
         metavar="SUITE",
-        help=f"{', '.join(SUITES)} (default: all for which there are enough ranks, but not {', '.join(BY_NAME)})",
+        help=f"{', '.join(SUITES)} (default: all for which there are enough ranks, but not {', '.join(BY_NAME)}), or studies: "
+        f"{', '.join(STUDIES)}",
     )
     parser.add_argument("--rounds", type=int, default=20, metavar="N", help="rounds per figure (default: 20)")
-    parser.add_argument("--only", metavar="TEXT", default="", help="figures whose name contains this")
+    parser.add_argument(
+        "--only", metavar="TEXT", default="", help="figures, or trainings of a study, whose name contains this"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE, as a list of objects")
     for name in DATA_SETS:
         parser.add_argument(
-            option_of(name), type=Path, metavar="DIR", help="the folder of its files, for the suite data"
+            option_of(name),
+            type=Path,
+            metavar="DIR",
+            help="the folder of its files, for the suite data and for studies",
         )
+    parser.add_argument("--work", type=Path, metavar="DIR", help="the folder of studies: their data, runs and tables")
     return run_command(program, lambda: start(parser.parse_args(arguments)))
 
 

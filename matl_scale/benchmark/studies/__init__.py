@@ -1,0 +1,1 @@
+"""What a choice does to trained networks, measured with real trainings on real images: tables with intervals over seeds."""

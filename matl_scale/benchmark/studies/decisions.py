@@ -1,0 +1,112 @@
+"""Study `decisions`: what fitted decisions make of trained networks, on digits and on CIFAR-100."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.dataset import Dataset
+from data_prep.sources import cifar100, digits
+from matl_scale.benchmark.studies.outcomes import count_above, macro, per_task
+from matl_scale.benchmark.studies.samples import draw_samples
+from matl_scale.benchmark.studies.study import Single, Study
+from matl_scale.benchmark.studies.workbench import Workbench
+
+DIGITS_SEEDS, CIFAR_SEEDS = (0, 1, 2), (0, 1)
+# as launch/configs/digits.yaml, but with a route for each task; its two ranks with two slots each are four slots here
+DIGITS: dict[str, Any] = {
+    "data.image_size": 16,
+    "data.batch_size": 64,
+    "model.name": "vgg11_bn",
+    "model.width": 0.125,
+    "model.stem": "small",
+    "routing.routes": "task",
+    "routing.sigma": 0.5,
+    "train.steps": 200,
+    "train.precision": "bf16",
+    "train.accumulate": 4,
+    "optim.lr": 0.003,
+    "optim.head_lr_scale": 3.0,
+    "optim.warmup_steps": 30,
+    "eval.every": 100,
+    "checkpoint.every": 100,
+}
+NUM_TRAIN, NUM_VAL = 40_000, 10_000
+CIFAR: dict[str, Any] = {
+    "data.batch_size": 128,
+    "data.augment": "flip",
+    "model.width": 0.25,
+    "routing.sigma": 1.0,
+    "train.precision": "fp32",
+    "optim.lr": 0.003,
+    "optim.warmup_steps": 100,
+    "eval.every": 0,
+}
+ARMS: dict[str, dict[str, Any]] = {
+    "one route, balance 0": {"routing.routes": "one", "train.steps": 1500},
+    "a route per task, balance 0": {"routing.routes": "task", "train.steps": 1500, "optim.head_lr_scale": 10.0},
+    "a route per task, balance 1": {
+        "routing.routes": "task", "train.steps": 1500, "optim.head_lr_scale": 10.0, "data.balance": 1.0,
+    },
+}  # fmt: skip
+
+
+def singles(bench: Workbench) -> Iterator[Single]:
+    yield from on_digits(bench)
+    for seed in CIFAR_SEEDS:
+        for row, changes in ARMS.items():
+            yield from on_cifar(bench, seed, row, changes)
+
+
+def on_digits(bench: Workbench) -> Iterator[Single]:
+    for seed in DIGITS_SEEDS:
+        values = bench.run(
+            f"digits-seed{seed}",
+            lambda: bench.shard_set("digits", lambda: digits.build(0)),
+            {**DIGITS, "run.seed": seed},
+            measure_digits,
+        )
+        if values:
+            yield Single(table="digits", row="175 tasks", seed=seed, values=values)
+
+
+def on_cifar(bench: Workbench, seed: int, row: str, changes: Mapping[str, Any]) -> Iterator[Single]:
+    name = f"cifar-{row.replace(', ', '-').replace(' ', '_')}-seed{seed}"
+    settings = {**CIFAR, **changes, "run.seed": seed}
+    values = bench.run(
+        name, lambda: bench.shard_set(f"cifar-seed{seed}", lambda: cifar(bench, seed)), settings, measure
+    )
+    if values:
+        yield Single(table="CIFAR-100", row=row, seed=seed, values=values)
+
+
+def cifar(bench: Workbench, seed: int) -> Dataset:
+    found = cifar100.build(bench.data["cifar100"], "fine")
+    return draw_samples(found, NUM_TRAIN, NUM_VAL, 10_000, seed).as_dataset()
+
+
+def measure_digits(folder: Path) -> Mapping[str, float]:
+    return {
+        "worst balanced accuracy, argmax": float(np.nanmin(per_task(folder, "balanced_accuracy"))),
+        "decided": float(np.nanmin(per_task(folder, "decided_balanced_accuracy"))),
+        "macro balanced accuracy, argmax": macro(folder, "balanced_accuracy"),
+        "macro, decided": macro(folder, "decided_balanced_accuracy"),
+    }
+
+
+def measure(folder: Path) -> Mapping[str, float]:
+    return {
+        "macro balanced accuracy, argmax": macro(folder, "balanced_accuracy"),
+        "decided for it": macro(folder, "decided_balanced_accuracy"),
+        "tasks higher": count_above(folder, "decided_balanced_accuracy", "balanced_accuracy"),
+        "macro F1, argmax": macro(folder, "f1"),
+    }
+
+
+STUDY = Study(
+    name="decisions",
+    needs=("cifar100",),
+    conditions="",
+    singles=singles,
+)

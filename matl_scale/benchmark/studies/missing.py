@@ -1,0 +1,45 @@
+"""Study `missing`: what `data.missing` makes of labels that are not there, on Fashion-MNIST with its labels thinned at random."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from matl_scale.benchmark.studies.fashion import CONDITIONS, SEEDS, SETTINGS, read_and_change
+from matl_scale.benchmark.studies.outcomes import macro
+from matl_scale.benchmark.studies.samples import keep_labels
+from matl_scale.benchmark.studies.study import Single, Study
+from matl_scale.benchmark.studies.workbench import Workbench
+
+SHARES = (0.5, 0.1, 0.02)  # of the labels of train that are kept
+MODES = ("ignore", "negative", "soft")
+
+
+def singles(bench: Workbench) -> Iterator[Single]:
+    for seed in SEEDS:
+        for share in SHARES:
+            for mode in MODES:
+                yield from train_one(bench, seed, share, mode)
+
+
+def train_one(bench: Workbench, seed: int, share: float, mode: str) -> Iterator[Single]:
+    def data() -> Path:
+        return bench.shard_set(
+            f"missing-{share:g}-seed{seed}",
+            lambda: read_and_change(bench, seed, lambda samples: keep_labels(samples, share, seed)),
+        )
+
+    settings = {**SETTINGS, "run.seed": seed, "data.missing": mode}
+    if values := bench.run(f"missing-{share:g}-{mode}-seed{seed}", data, settings, measure):
+        columns = {f"{name}, {share:.0%} of the labels": value for name, value in values.items()}
+        yield Single(table="data.missing", row=mode, seed=seed, values=columns)
+
+
+def measure(folder: Path) -> Mapping[str, float]:
+    return {"macro AP": macro(folder, "average_precision")}
+
+
+STUDY = Study(
+    name="missing",
+    needs=("fashion_mnist",),
+    conditions=f"{CONDITIONS} Each label of train is kept at random; val and test are whole.",
+    singles=singles,
+)
