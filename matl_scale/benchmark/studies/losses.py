@@ -12,7 +12,7 @@ from matl_scale.benchmark.studies.workbench import Workbench
 
 RATES = (10, 100, 1000)  # negatives per positive in train
 ARMS: dict[str, dict[str, Any]] = {
-    "cross-entropy": {"loss.name": "cross_entropy"},
+    "cross_entropy": {},
     "class_weight sqrt": {"loss.class_weight": "sqrt"},
     "class_weight inverse": {"loss.class_weight": "inverse"},
     "class_weight effective": {"loss.class_weight": "effective"},

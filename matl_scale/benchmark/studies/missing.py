@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from matl_scale.benchmark.studies.fashion import CONDITIONS, SEEDS, SETTINGS, read_and_change
 from matl_scale.benchmark.studies.outcomes import macro
@@ -10,27 +11,31 @@ from matl_scale.benchmark.studies.study import Single, Study
 from matl_scale.benchmark.studies.workbench import Workbench
 
 SHARES = (0.5, 0.1, 0.02)  # of the labels of train that are kept
-MODES = ("ignore", "negative", "soft")
+ARMS: dict[str, dict[str, Any]] = {
+    "ignore": {},
+    "negative": {"data.missing": "negative"},
+    "soft": {"data.missing": "soft"},
+}
 
 
 def singles(bench: Workbench) -> Iterator[Single]:
     for seed in SEEDS:
         for share in SHARES:
-            for mode in MODES:
-                yield from train_one(bench, seed, share, mode)
+            for row, changes in ARMS.items():
+                yield from train_one(bench, seed, share, row, changes)
 
 
-def train_one(bench: Workbench, seed: int, share: float, mode: str) -> Iterator[Single]:
+def train_one(bench: Workbench, seed: int, share: float, row: str, changes: Mapping[str, Any]) -> Iterator[Single]:
     def data() -> Path:
         return bench.shard_set(
             f"missing-{share:g}-seed{seed}",
             lambda: read_and_change(bench, seed, lambda samples: keep_labels(samples, share, seed)),
         )
 
-    settings = {**SETTINGS, "run.seed": seed, "data.missing": mode}
-    if values := bench.run(f"missing-{share:g}-{mode}-seed{seed}", data, settings, measure):
+    settings = {**SETTINGS, **changes, "run.seed": seed}
+    if values := bench.run(f"missing-{share:g}-{row}-seed{seed}", data, settings, measure):
         columns = {f"{name}, {share:.0%} of the labels": value for name, value in values.items()}
-        yield Single(table="data.missing", row=mode, seed=seed, values=columns)
+        yield Single(table="data.missing", row=row, seed=seed, values=columns)
 
 
 def measure(folder: Path) -> Mapping[str, float]:

@@ -1,0 +1,144 @@
+"""Studies on tiny data with a faked trainer: what is trained, what their tables hold, and that nothing is trained twice."""
+
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_prep.dataset import Dataset, binary_tasks, from_arrays, one_vs_rest
+from matl_scale.benchmark.studies import baseline, decisions, fashion, losses, missing
+from matl_scale.benchmark.studies.runner import STUDIES, run_study
+from matl_scale.benchmark.studies.workbench import RESULT_FILE, Workbench
+from matl_scale.commands.benchmark import main
+from matl_scale.data.images.array_images import ArrayImages
+from matl_scale.data.shards.manifest import read_manifest
+from matl_scale.errors import InputError
+from matl_scale.metrics.names import METRICS
+from matl_scale.metrics.task_metrics import TaskMetrics
+from matl_scale.runs.records import LocalLog
+from matl_scale.train.config import Config
+
+NUM_TRAIN, NUM_TEST = 300, 40
+
+
+def tiny_dataset(*_: object) -> Dataset:
+    """Returns 340 random images of ten classes, as ten one-vs-rest tasks."""
+    pixels = np.random.default_rng(0).integers(0, 256, (NUM_TRAIN + NUM_TEST, 28, 28), dtype=np.uint8)
+    return from_arrays(
+        tasks=binary_tasks([f"class_{i}" for i in range(10)], "tiny"),
+        names=[f"{i:04d}.png" for i in range(len(pixels))],
+        labels=one_vs_rest(np.arange(len(pixels)) % 10, 10),
+        splits=["train"] * NUM_TRAIN + ["test"] * NUM_TEST,
+        images=ArrayImages(root="memory", pixels=pixels),
+    )
+
+
+@dataclass
+class FakeTrainer:
+    """Notes what it is asked to train, and writes an evaluation instead, whose values grow with each training."""
+
+    configs: list[Config] = field(default_factory=list)
+
+    def __call__(self, config: Config) -> None:
+        self.configs.append(config)
+        tasks = [task.name for task in read_manifest(config.data.path).tasks]
+        base = len(self.configs) / 1000
+        values = {name: np.full(len(tasks), base) for name in METRICS}
+        values |= {"decided_balanced_accuracy": np.full(len(tasks), base + 0.5)}
+        metrics = TaskMetrics(values=values, counts=np.full(len(tasks), 40))
+        config.run.folder.mkdir(parents=True)
+        for split in ("val", "test"):
+            LocalLog(config.run.folder).log_per_task(1, split, tasks, metrics)
+
+
+Bench = Callable[..., Workbench]
+
+
+@pytest.fixture
+def trainer() -> FakeTrainer:
+    return FakeTrainer()
+
+
+@pytest.fixture
+def bench(tmp_path: Path, trainer: FakeTrainer, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    monkeypatch.setattr(fashion.fashion_mnist, "build", tiny_dataset)
+    monkeypatch.setattr(decisions.cifar100, "build", tiny_dataset)
+    monkeypatch.setattr(decisions.digits, "build", tiny_dataset)
+    data = {"fashion_mnist": tmp_path, "cifar100": tmp_path}
+    return lambda only="": Workbench(work=tmp_path / "work", data=data, only=only, train=trainer)
+
+
+def only_singles(work: Path, name: str) -> list[dict[str, str]]:
+    with (work / f"{name}.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_missing_labels(bench: Bench, trainer: FakeTrainer) -> None:
+    text = run_study(missing.STUDY, bench())
+    assert len(trainer.configs) == 27
+    rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ")]
+    assert rows == ["| data.missing", "| ---", "| ignore", "| negative", "| soft"]
+    shares = [np.mean(kept_labels(config) >= 0) for config in trainer.configs[:9:3]]
+    np.testing.assert_allclose(shares, missing.SHARES, atol=0.05)
+    singles = only_singles(bench().work, "missing")
+    assert len(singles) == 27
+    assert [float(single["value"]) for single in singles[:2]] == [0.001, 0.002]  # what was trained first and second
+
+
+def test_losses_where_positives_are_rare(bench: Bench, trainer: FakeTrainer) -> None:
+    text = run_study(losses.STUDY, bench())
+    assert len(trainer.configs) == 3 * len(losses.RATES) * len(losses.ARMS)
+    tables = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| macro")]
+    assert tables == ["| macro AP", "| macro balanced accuracy as decided", "| macro balanced accuracy at argmax"]
+    labels = kept_labels(trainer.configs[0])
+    assert ((labels == 1).sum(axis=0) == 22).all()  # of 216 negatives, a tenth
+    test = read_manifest(trainer.configs[0].data.path)
+    assert (test.labels()[test.sample_ids("test")] >= 0).all()
+
+
+def kept_labels(config: Config) -> np.ndarray:
+    manifest = read_manifest(config.data.path)
+    return manifest.labels()[manifest.sample_ids("train")]
+
+
+def test_a_study_continues_where_it_was_interrupted(bench: Bench, trainer: FakeTrainer) -> None:
+    seen = run_study(missing.STUDY, bench(only="missing-0.5-soft-seed0"))
+    assert len(trainer.configs) == 1
+    assert "| soft | 1 | 0.001 |" in seen
+    run_study(missing.STUDY, bench(only="missing-0.5-soft"))
+    assert [config.run.name for config in trainer.configs[1:]] == ["missing-0.5-soft-seed1", "missing-0.5-soft-seed2"]
+    text = run_study(missing.STUDY, bench(only="missing-0.5-soft"))
+    assert len(trainer.configs) == 3
+    assert "| soft | 3 | 0.002 ± 0.002 |" in text
+
+
+def test_a_run_with_other_settings_is_not_taken_for_the_same(bench: Bench) -> None:
+    run_study(missing.STUDY, bench(only="missing-0.5-soft-seed0"))
+    result = bench().work / "runs" / "missing-0.5-soft-seed0" / RESULT_FILE
+    kept = json.loads(result.read_text())
+    kept["settings"]["train.steps"] = 7
+    result.write_text(json.dumps(kept))
+    with pytest.raises(InputError, match=r"other settings than this study has now: train.steps. Give another --work"):
+        run_study(missing.STUDY, bench(only="missing-0.5-soft-seed0"))
+
+
+def test_what_a_study_needs_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, message in (
+        (["losses"], "--work should be given for a study"),
+        (["losses", "--work", str(tmp_path)], "--fashion-mnist should be given for the study `losses`."),
+        (["losses", "step"], "losses should not be started together with suites of figures"),
+        (["loses"], "did you mean `losses`?"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert ended.value.code == 2
+        assert message.lower() in capsys.readouterr().err.lower()
+
+
+def test_every_study_has_a_name_of_its_own() -> None:
+    assert list(STUDIES) == ["decisions", "missing", "losses", "baseline"]
+    assert baseline.STUDY.are_shares
