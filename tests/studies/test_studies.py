@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from data_prep.dataset import Dataset, binary_tasks, from_arrays, one_vs_rest
-from matl_scale.benchmark.studies import baseline, decisions, fashion, losses, missing
+from data_prep.sources import cifar100, digits, fashion_mnist
+from matl_scale.benchmark.studies import baseline, losses, missing
 from matl_scale.benchmark.studies.runner import STUDIES, run_study
 from matl_scale.benchmark.studies.workbench import RESULT_FILE, Workbench
 from matl_scale.commands.benchmark import main
@@ -65,9 +66,8 @@ def trainer() -> FakeTrainer:
 
 @pytest.fixture
 def bench(tmp_path: Path, trainer: FakeTrainer, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    monkeypatch.setattr(fashion.fashion_mnist, "build", tiny_dataset)
-    monkeypatch.setattr(decisions.cifar100, "build", tiny_dataset)
-    monkeypatch.setattr(decisions.digits, "build", tiny_dataset)
+    for source in (fashion_mnist, cifar100, digits):
+        monkeypatch.setattr(source, "build", tiny_dataset)
     data = {"fashion_mnist": tmp_path, "cifar100": tmp_path}
     return lambda only="": Workbench(work=tmp_path / "work", data=data, only=only, train=trainer)
 
@@ -102,7 +102,8 @@ def test_losses_where_positives_are_rare(bench: Bench, trainer: FakeTrainer) -> 
 
 def kept_labels(config: Config) -> np.ndarray:
     manifest = read_manifest(config.data.path)
-    return manifest.labels()[manifest.sample_ids("train")]
+    labels: np.ndarray = manifest.labels()[manifest.sample_ids("train")]
+    return labels
 
 
 def test_a_study_continues_where_it_was_interrupted(bench: Bench, trainer: FakeTrainer) -> None:

@@ -8,10 +8,12 @@ import numpy as np
 
 from data_prep.dataset import Dataset
 from data_prep.sources import cifar100, digits
-from matl_scale.benchmark.studies.outcomes import count_above, macro, per_task
+from matl_scale.benchmark.studies.outcomes import decide_by, decide_unfitted, macro, num_higher, per_task
 from matl_scale.benchmark.studies.samples import draw_samples
 from matl_scale.benchmark.studies.study import Single, Study
 from matl_scale.benchmark.studies.workbench import Workbench
+from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo
+from matl_scale.runs.checkpoints.network import open_network
 
 DIGITS_SEEDS, CIFAR_SEEDS = (0, 1, 2), (0, 1)
 # as launch/configs/digits.yaml, but with a route for each task; its two ranks with two slots each are four slots here
@@ -52,6 +54,13 @@ ARMS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+TABLES = {
+    "CIFAR-100, balanced accuracy": ("argmax", "decided for it", "tasks above argmax"),
+    "CIFAR-100, F1": ("argmax", "decided for it", "tasks above argmax"),
+    "CIFAR-100, ECE": ("as trained", "prior corrected", "fitted", "corrected ÷ as trained", "fitted ÷ as trained"),
+}
+
+
 def singles(bench: Workbench) -> Iterator[Single]:
     yield from on_digits(bench)
     for seed in CIFAR_SEEDS:
@@ -75,10 +84,12 @@ def on_cifar(bench: Workbench, seed: int, row: str, changes: Mapping[str, Any]) 
     name = f"cifar-{row.replace(', ', '-').replace(' ', '_')}-seed{seed}"
     settings = {**CIFAR, **changes, "run.seed": seed}
     values = bench.run(
-        name, lambda: bench.shard_set(f"cifar-seed{seed}", lambda: cifar(bench, seed)), settings, measure
+        name, lambda: bench.shard_set(f"cifar-seed{seed}", lambda: cifar(bench, seed)), settings, measure_cifar
     )
-    if values:
-        yield Single(table="CIFAR-100", row=row, seed=seed, values=values)
+    for table, columns in TABLES.items() if values else ():
+        yield Single(
+            table=table, row=row, seed=seed, values={column: values[f"{table}, {column}"] for column in columns}
+        )
 
 
 def cifar(bench: Workbench, seed: int) -> Dataset:
@@ -95,18 +106,43 @@ def measure_digits(folder: Path) -> Mapping[str, float]:
     }
 
 
-def measure(folder: Path) -> Mapping[str, float]:
+def measure_cifar(folder: Path) -> Mapping[str, float]:
+    """Returns the values of `TABLES`, under table and column."""
+    offsets = best_checkpoint(folder).prior_offsets
+    trained, corrected = decide_unfitted(folder, {}), decide_unfitted(folder, offsets)
+    for_f1, ece = decide_by(folder, "f1", offsets)["decided_f1"], per_task(folder, "ece")
+    decided, argmax = per_task(folder, "decided_balanced_accuracy"), per_task(folder, "balanced_accuracy")
+    f1 = per_task(folder, "f1")
+    values = [
+        (argmax.mean(), decided.mean(), num_higher(decided, argmax)),
+        (f1.mean(), for_f1.mean(), num_higher(for_f1, f1)),
+        (
+            trained["ece"].mean(),
+            corrected["ece"].mean(),
+            ece.mean(),
+            corrected["ece"].mean() / trained["ece"].mean(),
+            ece.mean() / trained["ece"].mean(),
+        ),
+    ]
     return {
-        "macro balanced accuracy, argmax": macro(folder, "balanced_accuracy"),
-        "decided for it": macro(folder, "decided_balanced_accuracy"),
-        "tasks higher": count_above(folder, "decided_balanced_accuracy", "balanced_accuracy"),
-        "macro F1, argmax": macro(folder, "f1"),
+        f"{table}, {column}": float(value)
+        for (table, columns), found in zip(TABLES.items(), values, strict=True)
+        for column, value in zip(columns, found, strict=True)
     }
+
+
+def best_checkpoint(folder: Path) -> CheckpointInfo:
+    return open_network(folder, "best")
 
 
 STUDY = Study(
     name="decisions",
     needs=("cifar100",),
-    conditions="",
+    conditions=(
+        "Digits: the 175 tasks of the demo on 1,797 images, its network and budget, a route for each task. CIFAR-100: 100 "
+        "one-vs-rest tasks, 1 % positive; 40,000 images for train, 10,000 for val, on which is decided, and 10,000 for test, on "
+        "which all is measured; ResNet-18 at a quarter of its width, 1,500 steps with 128 images. Means over tasks, then over "
+        "seeds, with 95 % intervals over seeds."
+    ),
     singles=singles,
 )
