@@ -86,7 +86,9 @@ def on_cifar(bench: Workbench, seed: int, row: str, changes: Mapping[str, Any]) 
     values = bench.run(
         name, lambda: bench.shard_set(f"cifar-seed{seed}", lambda: cifar(bench, seed)), settings, measure_cifar
     )
-    for table, columns in TABLES.items() if values else ():
+    if values is None:
+        return
+    for table, columns in TABLES.items():
         yield Single(
             table=table, row=row, seed=seed, values={column: values[f"{table}, {column}"] for column in columns}
         )
