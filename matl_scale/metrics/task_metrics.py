@@ -95,9 +95,13 @@ class TaskMetrics:
         return [name for name in metrics if name not in DECIDED_METRICS or np.isfinite(self.column(name)).any()]
 
     def worst(self, limit: int = 10, metric: str = MAIN_METRIC) -> list[int]:
-        """Returns the tasks with the lowest values of a metric, worst first; undefined ones are left out."""
+        """Returns the tasks with the lowest values of a metric, worst first; undefined ones are left out.
+
+        Of equal ones, as of all tasks whose rare class is never predicted, that comes first which is decided worse.
+        """
         values = self.values[metric]
-        return [task_id for task_id in worst_first(values) if np.isfinite(values[task_id])][:limit]
+        order = worst_first(values, self.column("decided_balanced_accuracy"))
+        return [task_id for task_id in order if np.isfinite(values[task_id])][:limit]
 
     def summary(self) -> dict[str, float]:
         """Returns the summaries over tasks by their keys in records, as `macro_auroc`; NaN where no task has a value. Metrics of
@@ -166,9 +170,10 @@ def why_undefined(task: Task, class_counts: np.ndarray) -> str:
     return f"only class `{task.classes[present[0]]}` occurs" if len(present) == 1 else ""
 
 
-def worst_first(values: np.ndarray) -> list[int]:
-    """Returns the indices of values, lowest first, undefined ones last."""
-    order: list[int] = np.argsort(np.where(np.isfinite(values), values, np.inf), kind="stable").tolist()
+def worst_first(values: np.ndarray, ties: np.ndarray | None = None) -> list[int]:
+    """Returns the indices of values, lowest first, undefined ones last; of equal ones those with the lower value in `ties`."""
+    keys = [np.where(np.isfinite(each), each, np.inf) for each in (values if ties is None else ties, values)]
+    order: list[int] = np.lexsort(keys).tolist()
     return order
 
 

@@ -52,10 +52,16 @@ def name_decisions(fitted: FittedDecisions, predictions: Predictions, aims: Sequ
 def with_decided(metrics: TaskMetrics, measured: Mapping[str, np.ndarray]) -> TaskMetrics:
     """Returns the metrics of an evaluation together with those of its decisions.
 
-    Whether a task beats the baseline is then asked of its decisions, except where they could not be measured.
+    Whether a task beats the baseline is then asked of its decisions. A task with more classes than have scores is decided for the
+    most probable class, so that its metrics are those that were counted.
     """
-    p = np.where(np.isnan(measured["baseline_p"]), metrics.column("baseline_p"), measured["baseline_p"])
-    return metrics.with_values({**measured, "baseline_p": p})
+    same = np.isnan(measured["ece"])  # nothing was measured
+    decided = {
+        name: np.where(same, metrics.column(name.removeprefix("decided_")), column)
+        for name, column in measured.items()
+        if name.startswith("decided_") or name == "baseline_p"
+    }
+    return metrics.with_values({**measured, **decided})
 
 
 def find_kept_predictions(folder: Path, split: str, step: int) -> Predictions:

@@ -49,7 +49,7 @@ def run_evaluation(folder: Path, split: str | None, which: str) -> str | None:
 def read_run_config(folder: Path, program: str) -> Config:
     """Returns the config of a run, for a command that works on its folder later; raises `InputError` if it is none."""
     if not RunFolder(folder).config_file.is_file():
-        raise InputError(f"--run {folder} is not a run: it has no {CONFIG_FILE}.")
+        raise InputError(f"{folder} is not a run: it has no {CONFIG_FILE}.")
     config = parse_config(["--config", str(RunFolder(folder).config_file)], program_name(program), "")
     # the folder may have been moved or renamed since
     return replace(config, run=replace(config.run, name=folder.resolve().name, dir=str(folder.resolve().parent)))

@@ -14,7 +14,7 @@ class CheckpointConfig:
     """Steps between checkpoints; there is always one at the end."""
     keep: int = 2
     """How many checkpoints to keep; the oldest are deleted first."""
-    best: str = "macro_balanced_accuracy"
+    best: str = "macro_decided_balanced_accuracy"
     """Summary over the tasks of `eval.split`, the higher the better: the network of the evaluation where it was highest
     stays in the run's folder `best`. Empty keeps none."""
 

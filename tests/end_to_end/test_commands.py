@@ -28,7 +28,8 @@ SETTINGS = [
 ]  # fmt: skip
 METRICS = {
     "loss", "accuracy", "balanced_accuracy", "precision", "recall", "f1", "auroc", "average_precision",
-    "majority_accuracy", "baseline_p", "smallest_class",
+    "majority_accuracy", "baseline_p", "smallest_class", "decided_accuracy", "decided_balanced_accuracy",
+    "decided_precision", "decided_recall", "decided_f1", "ece", "brier",
 }  # fmt: skip
 
 

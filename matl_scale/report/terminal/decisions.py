@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 
 from matl_scale.decisions.table import Decisions
@@ -35,13 +34,9 @@ def print_decisions(console: Console, decisions: Decisions, path: Path, splits: 
 
 
 def describe_notes(decisions: Decisions, limit: int) -> list[str]:
-    """Returns a line for each thing that is to be said of some tasks, with their names."""
+    """Returns a line for each thing that is to be said of some tasks, with the names of at most `limit` of them."""
     by_note: dict[str, list[str]] = {}
     for name, note in decisions.notes().items():
-        by_note.setdefault(note, []).append(name)
-    frequent = sorted(by_note, key=lambda note: -len(by_note[note]))
-    lines = [f"{note}: {shortened(by_note[note], limit)}" for note in frequent[:limit]]
-    if len(frequent) > limit:
-        rest = int(np.sum([len(by_note[note]) for note in frequent[limit:]]))
-        lines.append(f"and {rest} more tasks with notes: column `note` of decisions.parquet")
-    return lines
+        what, _, detail = note.partition("; ")
+        by_note.setdefault(what, []).append(f"{name} ({detail})" if detail else name)
+    return [f"{what}: {len(names)} tasks: {shortened(names, limit)}" for what, names in by_note.items()]
