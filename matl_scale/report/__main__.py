@@ -7,6 +7,7 @@ configs are compared group against group, each with the first.
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -21,9 +22,11 @@ from matl_scale.report.comparison.runs import compare_runs
 from matl_scale.report.comparison.single_task_baseline import compare_with_single_tasks
 from matl_scale.report.facts import collect_facts
 from matl_scale.report.open_runs import choose_split, open_runs
+from matl_scale.report.suspects.suspect_list import SuspectList, write_suspects
 from matl_scale.report.terminal.comparison import print_comparison, print_spread
 from matl_scale.report.terminal.console import build_console, print_line
 from matl_scale.report.terminal.run import print_run
+from matl_scale.report.terminal.suspects import print_suspects
 from matl_scale.runs.history import RunHistory
 from matl_scale.storage.files import write_json
 
@@ -35,6 +38,13 @@ def write_html_page(path: Path, results: Results, task_patterns: Sequence[str]) 
     from matl_scale.report.page.page import write_page
 
     write_page(path, results, task_patterns)
+
+
+def search_labels(run: RunHistory, split: str | None, task_patterns: Sequence[str]) -> SuspectList:
+    """Looks for labels that are likely wrong; loads SciPy's optimiser only now."""
+    from matl_scale.report.suspects.search import search_run
+
+    return search_run(run, split, task_patterns)
 
 
 def main(
@@ -53,6 +63,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder, as runs/NAME")
     parser.add_argument("--out", type=Path, metavar="FILE.html", help="write a page that opens offline")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all results, unrounded, as JSON")
+    parser.add_argument(
+        "--suspects",
+        type=Path,
+        metavar="FILE.csv",
+        help="list the labels of one RUN that are likely wrong, on --split (default: all splits with predictions but train)",
+    )
     parser.add_argument(
         "--split", metavar="NAME", help="the evaluated split (default: test, else the one evaluated most often)"
     )
@@ -97,11 +113,16 @@ def report(options: argparse.Namespace, write_page: Callable[[Path, Results, Seq
     check_options(options)
     runs = open_runs(options.runs)
     results = compute_results(runs, choose_split(runs, options.split), options)
+    if options.suspects:
+        results = replace(results, suspects=search_labels(runs[0], options.split, options.tasks))
     console = build_console()
     print_results(console, results, options.limit)
     if options.json:
         write_json(options.json, results_to_json(results))
         print_line(console, f"numbers: {options.json}")
+    if options.suspects and results.suspects is not None:
+        write_suspects(options.suspects, results.suspects)
+        print_line(console, f"suspects: {options.suspects}")
     if options.out:
         write_page(options.out, results, choose_patterns(results, options.tasks))
         print_line(console, f"page: {options.out}")
@@ -118,7 +139,9 @@ def check_options(options: argparse.Namespace) -> None:
         raise InputError(f"`--min-count` should be at least 0. Got {options.min_count}.")
     if options.baseline and len(options.runs) > 1:
         raise InputError(f"`--baseline` should be asked of one RUN. Got {len(options.runs)}.")
-    for key, path in (("--out", options.out), ("--json", options.json)):
+    if options.suspects and len(options.runs) > 1:
+        raise InputError(f"`--suspects` should be asked of one RUN. Got {len(options.runs)}.")
+    for key, path in (("--out", options.out), ("--json", options.json), ("--suspects", options.suspects)):
         if path is not None:
             check_writable(key, path)
     if options.out:
@@ -161,6 +184,9 @@ def print_results(console: Console, results: Results, limit: int) -> None:
         if number or results.facts or results.spread:
             print_line(console, "")
         print_comparison(console, comparison, limit)
+    if results.suspects is not None:
+        print_line(console, "")
+        print_suspects(console, results.suspects, limit)
 
 
 if __name__ == "__main__":

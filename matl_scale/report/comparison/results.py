@@ -12,6 +12,7 @@ import numpy as np
 from matl_scale.metrics.names import PairedMetric
 from matl_scale.metrics.task_metrics import mean
 from matl_scale.report.facts import RunFacts
+from matl_scale.report.suspects.suspect_list import SuspectList
 from matl_scale.runs.history import RunHistory
 
 NAN = float("nan")
@@ -150,3 +151,4 @@ class Results:
     facts: RunFacts | None = None  # of the chosen tasks, if there is one run; else None
     comparisons: list[Comparison] = field(default_factory=list)
     spread: SeedSpread | None = None
+    suspects: SuspectList | None = None  # labels of one run that are likely wrong, if they were asked for

@@ -23,6 +23,7 @@ from matl_scale.report.facts import collect_facts
 from matl_scale.report.page.comparison_section import build_comparison_section
 from matl_scale.report.page.run_section import build_run_section
 from matl_scale.report.page.seed_section import build_seed_section
+from matl_scale.report.page.suspect_section import build_suspect_section
 from matl_scale.report.page.table import format_cell
 from matl_scale.storage.files import write_text
 
@@ -48,6 +49,7 @@ def write_page(path: Path, results: Results, task_patterns: Sequence[str]) -> No
         method=METHOD,
         summary_labels=list(SUMMARIES.values()),
         seeds=None if results.spread is None else build_seed_section(results.spread),
+        suspects=None if results.suspects is None else build_suspect_section(results.runs[0], results.suspects),
     )
     try:
         write_text(path, text)
