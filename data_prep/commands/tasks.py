@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable
 
 from data_prep.commands.options import Subparsers, add_classes, add_label_file, add_shard_set, column_roles
+from data_prep.corrections import correct_labels
 from data_prep.labels.matrix import ColumnRoles
 from data_prep.task_changes import add_tasks, drop_tasks, relabel_tasks, rename_tasks
 from matl_scale.data.shards.manifest import Manifest
@@ -11,7 +12,7 @@ from matl_scale.data.shards.manifest import Manifest
 
 def add_command(commands: Subparsers) -> None:
     tasks = commands.add_parser(
-        "tasks", help="add, relabel, rename or drop tasks; tars and older versions stay as they are"
+        "tasks", help="add, relabel, correct, rename or drop tasks; tars and older versions stay as they are"
     )
     actions = tasks.add_subparsers(required=True, metavar="ACTION")
     add = actions.add_parser("add", help="add columns of a label file as new tasks")
@@ -20,11 +21,15 @@ def add_command(commands: Subparsers) -> None:
         "relabel", help="replace labels; images without a row keep theirs, an empty cell removes a label"
     )
     relabel.set_defaults(run=lambda options: change_from_file(options, relabel_tasks))
+    correct = actions.add_parser(
+        "correct", help="correct single labels by a list, as `matl-report --suspects` writes it and people fill it"
+    )
+    correct.set_defaults(run=lambda options: print_change(correct_labels(options.folder, options.list)))
     rename = actions.add_parser("rename", help="give tasks other names")
     rename.set_defaults(run=lambda options: print_change(rename_tasks(options.folder, options.names)))
     drop = actions.add_parser("drop", help="leave tasks out of the newest version")
     drop.set_defaults(run=lambda options: print_change(drop_tasks(options.folder, options.patterns)))
-    for parser in (add, relabel, rename, drop):
+    for parser in (add, relabel, correct, rename, drop):
         add_shard_set(parser)
     for parser in (add, relabel):
         add_label_file(parser)
@@ -34,6 +39,13 @@ def add_command(commands: Subparsers) -> None:
     add_classes(add)
     # the set has its tasks and classes
     relabel.set_defaults(positive=[], min_class_count=1, rare="drop", one_vs_rest=[], separator="")
+    correct.add_argument(
+        "--list",
+        required=True,
+        metavar="FILE",
+        help="CSV or Parquet with the columns image, task and correct: the right class, NA to remove the label, or empty to "
+        "leave it",
+    )
     rename.add_argument("names", nargs="+", metavar="OLD=NEW", help="a task and its new name")
     drop.add_argument("patterns", nargs="+", metavar="PATTERN", help="names or patterns of tasks")
 
