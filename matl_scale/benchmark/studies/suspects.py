@@ -1,4 +1,4 @@
-"""Study `suspects`: labels of Fashion-MNIST that were made wrong on purpose, and how many of them `matl-report --suspects` finds."""
+"""Study `suspects`: labels of Fashion-MNIST made wrong on purpose, and how many of them `matl-report --suspects` finds."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -36,7 +36,9 @@ def train_one(bench: Workbench, seed: int) -> Iterator[Single]:
 
     settings = {**SETTINGS, "run.seed": seed}
     values = bench.run(f"suspects-seed{seed}", data, settings, lambda folder: measure(bench, seed, folder))
-    for row in ROWS if values else ():
+    if not values:
+        return
+    for row in ROWS:
         columns = {key.removeprefix(f"{row}, "): value for key, value in values.items() if key.startswith(f"{row}, ")}
         yield Single(table="labels", row=row, seed=seed, values=columns)
 
@@ -65,7 +67,7 @@ def measure(bench: Workbench, seed: int, folder: Path) -> Mapping[str, float]:
     """Returns the values of every row of the table, under row and column."""
     found = search_run(RunHistory(folder))
     wrong = list_wrong(draw(bench, seed), seed, [info.split for info in found.splits])
-    values = {}
+    values: dict[str, float] = {}
     for row, has in ROWS.items():
         counted = count_found(
             [suspect for suspect in found.ranked if has(suspect.task)], {label for label in wrong if has(label[0])}
@@ -95,8 +97,8 @@ STUDY = Study(
     name="suspects",
     needs=("fashion_mnist",),
     conditions=(
-        f"{CONDITIONS} Beside the ten tasks, one of all ten classes. {WRONG:.0%} of the labels of every task are wrong, in train, "
-        "val and test alike; suspects are looked for on val and test."
+        f"{CONDITIONS} Beside the ten tasks, one of all ten classes. {WRONG:.0%} of the labels of every task are made wrong, in "
+        "train, val and test alike; suspects are looked for on val and test."
     ),
     singles=singles,
 )
