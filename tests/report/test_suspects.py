@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from scipy.special import expit, log_expit, log_softmax
 
+from helpers.commands import matl_data
 from helpers.made_up_runs import MadeUp, write_shapes
 from helpers.made_up_runs import write_run as write_made_up
 from helpers.report_runs import binary_tasks, draw_labels, draw_predictions, write_run
 from matl_scale.data.shards.layout import MISSING
+from matl_scale.data.shards.manifest import read_manifest
 from matl_scale.errors import InputError
 from matl_scale.report.__main__ import main
 from matl_scale.report.suspects.confident_learning import find_label_errors
@@ -276,6 +278,31 @@ def test_the_list_and_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str
     section = section[: section.index("</section>")]
     assert section.count('src="data:image/png;base64,') == sum(min(count, 8) for count in of_task.values())
     assert rows[0]["image"] in section
+
+
+def test_a_filled_list_corrects_the_shard_set(tmp_path: Path) -> None:
+    made_up = MadeUp(num_tasks=8, num_samples=300, num_evaluations=2)
+    before = write_shapes(tmp_path / "set", made_up)
+    run = write_made_up(tmp_path / "made", made_up, tmp_path / "set")
+    contradict(run)
+    list_file = tmp_path / "out.csv"
+    assert main([str(run.folder), "--suspects", str(list_file)]) == 0
+    with list_file.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows[:5]:
+        row["correct"] = row["suggested"]
+    with list_file.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, HEADER)
+        writer.writeheader()
+        writer.writerows(rows)
+    assert matl_data(["tasks", "correct", str(tmp_path / "set"), "--list", str(list_file)]) == 0
+    after = read_manifest(tmp_path / "set")
+    assert int((after.labels() != before.labels()).sum()) == 5
+    paths = after.sample_columns("path").column(0).to_pylist()
+    for row in rows[:5]:
+        column = after.task_names.index(row["task"])
+        label = after.labels([column])[paths.index(row["image"]), 0]
+        assert after.tasks[column].classes[label] == row["correct"]
 
 
 def test_without_the_shard_set_images_have_no_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
