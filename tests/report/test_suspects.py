@@ -21,7 +21,7 @@ from matl_scale.report.suspects.confident_learning import find_label_errors
 from matl_scale.report.suspects.search import calibrate, log_probabilities, search_run
 from matl_scale.report.suspects.suspect_list import HEADER
 from matl_scale.runs.history import RunHistory
-from matl_scale.runs.predictions import PredictionBlock, PredictionsInfo, write_predictions
+from matl_scale.runs.predictions import Predictions, PredictionsInfo, write_predictions
 from matl_scale.tasks import Task
 
 THREE = Task(name="three", classes=("x", "y", "z"))
@@ -110,10 +110,14 @@ def write_scores(
     stand_ins = binary_tasks(*(task.name for task in tasks))
     write_run(folder, stand_ins, np.minimum(labels, 1), predicted, split=split, test_set=test_set)
     info = PredictionsInfo(split=split, step=100, tasks=tuple(tasks), test_set=test_set)
-    block = PredictionBlock(
-        samples=np.arange(len(labels)), labels=labels, predicted=predicted, log_odds=scores.astype(np.float16)
+    found = Predictions(
+        samples=np.arange(len(labels)),
+        labels=labels,
+        predicted=predicted,
+        log_odds=scores.astype(np.float16),
+        info=info,
     )
-    write_predictions(RunHistory(folder).files.predictions_file(split), info, [block])
+    write_predictions(RunHistory(folder).files.predictions_file(split), found)
     return RunHistory(folder)
 
 
@@ -218,7 +222,7 @@ def test_old_predictions_have_the_log_odds_of_two_classes(tmp_path: Path) -> Non
     new = write_scores(tmp_path / "run", binary_tasks("a"), labels[:, None], scores[:, None]).predictions("test")
     predicted = (scores[:, None] > 0).astype(np.int16)
     confidences = expit(np.abs(scores[:, None])).astype(np.float16).astype(np.float32)
-    old = replace(new, predicted=predicted, confidences=confidences, log_odds=None)
+    old = replace(new, predicted=predicted, old_confidences=confidences, log_odds=None)
     found, expected = log_probabilities(old, 0), log_probabilities(new, 0)
     assert found is not None
     assert expected is not None
@@ -240,8 +244,7 @@ def contradict(run: RunHistory, share: float = 0.05) -> None:
         scores = found - np.log(-np.expm1(found))
         columns.append(np.where(labels[:, None] < 0, np.nan, scores[:, 1:] if task.num_classes == 2 else scores))
     scores = np.concatenate(columns, axis=1).astype(np.float16)
-    block = PredictionBlock(samples=old.samples, labels=old.labels, predicted=old.predicted, log_odds=scores)
-    write_predictions(run.files.predictions_file("test"), old.info, [block])
+    write_predictions(run.files.predictions_file("test"), replace(old, log_odds=scores))
 
 
 def test_the_list_and_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from matl_scale.benchmark.studies.workbench import Workbench
 from matl_scale.data.images.array_images import ArrayImages
 from matl_scale.data.shards.manifest import read_manifest
 from matl_scale.runs.layout import RunFolder
-from matl_scale.runs.predictions import PredictionBlock, PredictionsInfo, write_predictions
+from matl_scale.runs.predictions import Predictions, PredictionsInfo, write_predictions
 from matl_scale.train.config import Config
 
 NUM_TRAIN, NUM_TEST = 1000, 500
@@ -42,15 +42,16 @@ def pretend_to_train(config: Config) -> None:
         true = np.eye(10)[[int(paths[i][0]) for i in ids]]
         scores = 12 * true - 6 + generator.normal(size=true.shape)
         info = PredictionsInfo(split=split, step=1, tasks=tuple(manifest.tasks), test_set=manifest.hash_shards(split))
-        block = PredictionBlock(
+        found = Predictions(
             samples=np.array([int(keys[i]) for i in ids]),
             labels=labels,
             predicted=labels,
             log_odds=np.concatenate([scores, scores], axis=1).astype(np.float16),
+            info=info,
         )
         sections = {"data": {"path": config.data.path}}
         write_run(config.run.folder, manifest.tasks, labels, labels, split=split, config=sections)
-        write_predictions(RunFolder(config.run.folder).predictions_file(split), info, [block])
+        write_predictions(RunFolder(config.run.folder).predictions_file(split), found)
 
 
 def test_labels_made_wrong_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,7 @@ def search_run(run: RunHistory, split: str | None = None, patterns: Sequence[str
     found = SuspectList(
         splits=[each.info for each in all_predictions],
         tasks=[join(parts[name]) for name in chosen if name in parts],
-        left_out=[f"{name}: {', '.join(reasons[name])}" for name in chosen if name not in parts],
+        left_out=[f"{name}: {', '.join(reasons[name])}" for name in chosen if name in reasons],
     )
     return name_images(run, found)
 

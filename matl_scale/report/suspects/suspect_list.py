@@ -56,7 +56,7 @@ class SuspectList:
 
     splits: list[PredictionsInfo]  # what was looked at
     tasks: list[SearchedTask]  # in the run's order
-    left_out: list[str]  # tasks that could not be searched, as `name: why`
+    left_out: list[str]  # tasks that could not be searched on every split, as `name: why`
     no_images: str = ""  # why images have no names; empty if they have
 
     @cached_property

@@ -22,7 +22,7 @@ def print_suspects(console: Console, found: SuspectList, limit: int) -> None:
             table.add_row(task.name, name_sample(first), first.given, first.suggested, *counts)
         print_table(console, f"{len(tasks[:limit])} tasks with the labels that are most likely wrong", table)
     if found.left_out:
-        print_line(console, f"tasks whose labels were not searched: {len(found.left_out)}")
+        print_line(console, f"not searched: {len(found.left_out)} tasks")
         for line in found.left_out[:limit]:
             print_line(console, f"  {line}")
         print_remaining(console, len(found.left_out) - limit)
