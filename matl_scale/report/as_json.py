@@ -67,10 +67,23 @@ def run_to_json(facts: RunFacts) -> dict[str, Any]:
             "min_count": latest.metrics.min_count,
             "summary": summary,
             "routes": facts.run.routes,
+            "decisions": decisions_to_json(facts),
             "tasks": tasks,
         }
     )
     return content
+
+
+def decisions_to_json(facts: RunFacts) -> dict[str, Any] | None:
+    """Returns the decisions of the run's best network, the rule of every task included; None if there are none."""
+    decisions = facts.run.decisions
+    if decisions is None:
+        return None
+    rules = {
+        name: {"aim": decisions.aims[name], "threshold": rule.threshold, **to_json(rule)}
+        for name, rule in decisions.rules.items()
+    }
+    return {**to_json(decisions.info), "tasks": rules}
 
 
 def comparison_to_json(comparison: Comparison) -> dict[str, Any]:

@@ -13,11 +13,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
+from matl_scale.decisions.table import Decisions, read_decisions
 from matl_scale.errors import InputError, nearest, shortened
 from matl_scale.metrics.names import METRICS
 from matl_scale.metrics.task_metrics import TaskMetrics, worst_first
 from matl_scale.runs.about import read_about
-from matl_scale.runs.layout import CONFIG_FILE, RunFolder
+from matl_scale.runs.layout import CONFIG_FILE, DECISIONS_FILE, RunFolder
 from matl_scale.runs.positive_classes import read_positive_classes
 from matl_scale.runs.predictions import Predictions, read_predictions
 from matl_scale.runs.records import read_records
@@ -150,6 +151,15 @@ class RunHistory:
     def positives(self) -> dict[str, str]:
         """The positive class of each task of two classes, by the task's name, as far as the run tells the classes."""
         return read_positive_classes(self.folder)
+
+    @cached_property
+    def decisions(self) -> Decisions | None:
+        """The decisions that were fitted for the run's best network; None if there are none that can be read."""
+        found = sorted(self.files.best_folder.glob(f"step-*/{DECISIONS_FILE}"))
+        try:
+            return read_decisions(found[-1]) if found else None
+        except InputError:
+            return None  # what uses the network says so
 
     @property
     def shares_routes(self) -> bool:

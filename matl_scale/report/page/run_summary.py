@@ -9,6 +9,7 @@ from matl_scale.display import show_name
 from matl_scale.errors import shortened
 from matl_scale.metrics.names import MAIN_METRIC, METRIC_LABELS, NOT_LEARNED, SUMMARIES, SUMMARY_COLUMNS
 from matl_scale.metrics.task_metrics import defined, describe_means, is_tested, mean
+from matl_scale.report.decisions import describe_decisions
 from matl_scale.report.facts import RunFacts
 from matl_scale.report.losses import describe_losses
 from matl_scale.report.page.table import MAX_LISTED, ShortList, Tile, format_number
@@ -33,6 +34,7 @@ def list_origin(facts: RunFacts) -> list[tuple[str, str]]:
         ("tasks", f"{len(latest.tasks):,}"),
         ("routes", describe_routes(facts.run.routes) if facts.run.shares_routes else ""),
         ("losses", describe_losses(facts.run)),
+        ("decisions", "" if facts.run.decisions is None else describe_decisions(facts.run.decisions)),
         ("summaries", describe_means(latest.metrics)),
         ("samples", labels if images is None else f"{images:,} images with {labels}"),
         ("data", data_path(facts.run)),

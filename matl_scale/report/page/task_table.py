@@ -22,6 +22,7 @@ HINTS = dict.fromkeys(POSITIVE_METRICS, POSITIVE_HINT) | {
     "ece": "expected calibration error: how far probabilities are from the shares of correct answers; the lower the better",
     "brier": "mean squared error of the probabilities; the lower the better",
 }
+THRESHOLD_HINT = "the calibrated probability from which the best network decides for the positive class"
 MAIN_COLUMN, CHANGE_COLUMN = 1, 3
 
 
@@ -30,13 +31,14 @@ def build_task_table(facts: RunFacts) -> Table:
     latest, change = facts.latest, facts.change
     since = "the previous evaluation" if change.since is None else f"step {change.since:,}"
     main, positives = METRIC_LABELS[MAIN_METRIC], facts.run.positives
-    others = latest.metrics.measured(OTHER_METRICS)
+    others, thresholds = latest.metrics.measured(OTHER_METRICS), list_thresholds(facts)
     columns = [
         Column(title="task"),
         Column(title=main, digits=3),
         Column(title="±", digits=3, hint=f"half of the 95 % interval of the {main}"),
         Column(title="change", digits=3, signed=True, hint=f"of the {main} since {since}"),
         *(Column(title=METRIC_LABELS[name], digits=3, hint=HINTS.get(name, "")) for name in others),
+        *([Column(title="threshold", digits=3, hint=THRESHOLD_HINT)] if thresholds else []),
         *([Column(title="positive", hint="the positive class of a task with two classes")] if positives else []),
         Column(title="samples", digits=0, hint="with a label for the task"),
         Column(title="draws", digits=0, hint="how often the task's route was trained"),
@@ -47,11 +49,12 @@ def build_task_table(facts: RunFacts) -> Table:
     values, counts = latest.metrics.values, latest.metrics.counts.tolist()
     draws = [None] * len(counts) if latest.draws is None else latest.draws.tolist()
     measured = [values[MAIN_METRIC], facts.half_widths, change.values, *(values[name] for name in others)]
-    notes, order = note_tasks(facts), worst_first(values[MAIN_METRIC])
+    notes = note_tasks(facts)
+    order = worst_first(values[MAIN_METRIC], latest.metrics.column("decided_balanced_accuracy"))
     seen = [] if latest.labels_seen is None else [latest.labels_seen.tolist()]
     routes = [[facts.run.route_of[name] for name in latest.tasks]] if facts.run.shares_routes else []
     classes = [[positives.get(name) for name in latest.tasks]] if positives else []
-    cells = [latest.tasks, *map(rounded, measured), *classes, counts, draws, *seen, *routes, notes]
+    cells = [latest.tasks, *map(rounded, measured), *thresholds, *classes, counts, draws, *seen, *routes, notes]
     changes: list[Mark] = [mark_change(facts, i) for i in order]
     not_learned = latest.metrics.not_learned
     mains: list[Mark] = ["bad" if not_learned[i] else "" for i in order]
@@ -62,6 +65,15 @@ def build_task_table(facts: RunFacts) -> Table:
         chosen=[row for row, i in enumerate(order) if notes[i]],
         choice="only tasks with a note",
     )
+
+
+def list_thresholds(facts: RunFacts) -> list[list[float | None]]:
+    """Returns the thresholds of all tasks as the cells of a column; no column if no decisions were fitted."""
+    decisions = facts.run.decisions
+    if decisions is None:
+        return []
+    rules = [decisions.rules.get(name) for name in facts.latest.tasks]
+    return [[None if rule is None or rule.threshold is None else round(rule.threshold, 3) for rule in rules]]
 
 
 def note_tasks(facts: RunFacts) -> list[str]:

@@ -9,6 +9,7 @@ from matl_scale.decisions.table import Decisions
 from matl_scale.errors import shortened
 from matl_scale.metrics.names import METRIC_LABELS
 from matl_scale.metrics.task_metrics import mean
+from matl_scale.report.decisions import describe_notes
 from matl_scale.report.terminal.console import build_table, format_value, print_line, print_table
 
 SHOWN = ("decided_balanced_accuracy", "decided_f1", "decided_precision", "decided_recall", "decided_accuracy")
@@ -31,12 +32,3 @@ def print_decisions(console: Console, decisions: Decisions, path: Path, splits: 
     others = [split for split in splits if split != info.split]
     if others:
         print_line(console, f"figures of these splits follow them now: {shortened(others)} (matl-report)")
-
-
-def describe_notes(decisions: Decisions, limit: int) -> list[str]:
-    """Returns a line for each thing that is to be said of some tasks, with the names of at most `limit` of them."""
-    by_note: dict[str, list[str]] = {}
-    for name, note in decisions.notes().items():
-        what, _, detail = note.partition("; ")
-        by_note.setdefault(what, []).append(f"{name} ({detail})" if detail else name)
-    return [f"{what}: {len(names)} tasks: {shortened(names, limit)}" for what, names in by_note.items()]

@@ -16,6 +16,7 @@ from matl_scale.metrics.names import (
     TASK_COLUMNS,
 )
 from matl_scale.metrics.task_metrics import describe_means, describe_not_learned
+from matl_scale.report.decisions import describe_decisions
 from matl_scale.report.facts import RunFacts, collect_facts
 from matl_scale.report.terminal.console import build_table, format_value, list_names, print_line, print_table
 from matl_scale.report.undefined import find_undefined
@@ -52,6 +53,8 @@ def print_summary(console: Console, facts: RunFacts) -> None:
     if limited := describe_means(metrics):
         print_line(console, limited)
     print_line(console, f"tasks {describe_not_learned(metrics, latest.tasks)}")
+    if (decisions := facts.run.decisions) is not None:
+        print_line(console, f"decisions {describe_decisions(decisions)}")
     print_line(console, describe_routes(facts.run.routes))
 
 
