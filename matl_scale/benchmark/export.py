@@ -12,6 +12,7 @@ from matl_scale.benchmark.inputs import build_resnet
 from matl_scale.deploy.export.dense import dense_network
 from matl_scale.deploy.export.description import Description
 from matl_scale.deploy.export.formats import Format, open_exported, write_network
+from matl_scale.deploy.task_rules import TaskRules
 from matl_scale.models.network import MEAN, STD, RoutedModel, count_bytes
 from matl_scale.tasks import Task
 
@@ -22,6 +23,8 @@ NUM_TASKS, TASK = 10, 3
 def write_task(model: RoutedModel, folder: str, kind: Format) -> Path:
     description = Description(
         tasks=(Task(name=f"task_{TASK}", classes=("no", "yes")),),
+        outputs=("logits",),
+        rules=TaskRules.unfitted([2]),
         image_size=SIZE,
         mean=MEAN,
         std=STD,

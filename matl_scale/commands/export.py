@@ -1,7 +1,7 @@
 """Writes the sub-networks of tasks as networks of their own, dense and without routing: a file per task or per route, with σ² of
 the size, or one file with all tasks.
 
-Every file is read back and compared with the run's network. Exit codes: 0 equal, 1 a file gives other logits, 2 something
+Every file is read back and compared with the run's network. Exit codes: 0 equal, 1 a file gives something else, 2 something
 given cannot be used.
 """
 
@@ -15,6 +15,7 @@ from rich.console import Console
 from matl_scale.cli import program_name, run_command
 from matl_scale.deploy.export.export_run import export_run
 from matl_scale.deploy.export.formats import FORMATS
+from matl_scale.deploy.task_rules import OUTPUTS
 from matl_scale.runs.checkpoints.network import WHICH
 
 
@@ -36,6 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--all", action="store_true", help="one file with all tasks, which computes what routes share once"
     )
     parser.add_argument("--format", choices=FORMATS, default="safetensors", help="of the files (default: safetensors)")
+    parser.add_argument(
+        "--output",
+        choices=OUTPUTS,
+        default="logits",
+        help="what the files give: logits as trained, calibrated probabilities, or indices of decided classes (default: logits)",
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the files (default: DIR/export of the run)")
     parser.add_argument("--checkpoint", default="best", metavar="WHICH", help=WHICH)
 
@@ -49,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             routes=options.route,
             out=options.out,
             which=options.checkpoint,
+            output=options.output,
         ):
             console.print(exported.describe(), highlight=False, markup=False, soft_wrap=True)
             exported.check()

@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def report(program: str, out: Path, summary: PredictionSummary) -> None:
-    print(f"{out}: {summary.num_images:,} images × {summary.num_tasks} tasks, step {summary.step}")
+    print(f"{out}: {summary.num_images:,} images × {summary.num_tasks} tasks, step {summary.step}; {summary.decided}")
     if summary.passed_over:
         print(f"{program}: {summary.passed_over}", file=sys.stderr)
     if summary.damaged:

@@ -9,14 +9,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from matl_scale.decisions.fit import DECIDED
 from matl_scale.decisions.rule import DecisionRule
 from matl_scale.errors import InputError, one_line
+from matl_scale.metrics.names import DECIDED_METRICS
 from matl_scale.storage.files import write_atomic
 
 FORMAT_VERSION = 1
 METADATA_KEY = b"matl_scale"
-MEASURES = (*(f"decided_{name}" for name in DECIDED), "ece", "brier")
+MEASURES = DECIDED_METRICS
 _NUMBERS = pa.list_(pa.float64())
 SCHEMA = pa.schema(
     [

@@ -17,14 +17,16 @@ from matl_scale.data.images.interface import ListedImages
 from matl_scale.data.images.sources import open_images
 from matl_scale.deploy.prediction_parts import open_parts
 from matl_scale.deploy.prediction_table import build_schema, build_table
+from matl_scale.deploy.task_rules import TaskRules
 from matl_scale.deploy.unlabelled import UnlabelledBatch, load_unlabelled
 from matl_scale.device import Precision, autocast, choose_device
 from matl_scale.errors import check_at_least, check_writable
 from matl_scale.models.network import RoutedModel, normalise
 from matl_scale.models.predictor import Predictor
 from matl_scale.progress import ItemProgress
+from matl_scale.runs.checkpoints.decisions import open_decisions
 from matl_scale.runs.checkpoints.network import NetworkConfig, open_network, restore_network
-from matl_scale.storage.files import write_text
+from matl_scale.storage.files import as_json, hash_text, write_text
 from matl_scale.tasks import Task, match_names
 from matl_scale.text import escape_name
 
@@ -39,6 +41,7 @@ class PredictionSummary:
     num_tasks: int
     step: int
     damaged: list[tuple[str, str]]  # name and reason of every image that could not be decoded and is not in the table
+    decided: str  # what decisions were made for, and what they were fitted on
     passed_over: str = ""  # how many files are no images, and which; empty if there are none
 
 
@@ -72,6 +75,7 @@ def predict(
     names = list(checkpoint.classes)
     task_ids = match_names(names, patterns, "--tasks")
     tasks = [Task(name=names[task_id], classes=tuple(checkpoint.classes[names[task_id]])) for task_id in task_ids]
+    rules = TaskRules.choose(open_decisions(checkpoint), [task.name for task in tasks])
     source = open_images(images)
     config, model = NetworkConfig.read(checkpoint.config), restore_network(checkpoint, choose_device())
     passed_over = PassedOver()
@@ -79,13 +83,14 @@ def predict(
     about = {"run": str(run), "step": checkpoint.step, "sha256": checkpoint.sha256}
     call = {
         "--run, --checkpoint": checkpoint.sha256,
+        "decisions (matl-decide)": hash_text(as_json({**rules.columns(), "fitted_on": rules.fitted_on})),
         "--images": images if "://" in images else str(Path(images).resolve()),
         "names of the images": listed.sha256,
         "--tasks": [task.name for task in tasks],
         "--batch-size": batch_size,
         "--max-pixels": max_pixels,
     }
-    with open_parts(out, call, build_schema(tasks, about)) as parts:
+    with open_parts(out, call, build_schema(tasks, rules, about)) as parts:
         num_finished = len(parts.finished())
         first = min(num_finished * listed.batches_per_part, len(listed.sizes))
         batches = load_unlabelled(source, batch_size, checkpoint.image_size, workers, max_pixels, first)
@@ -95,8 +100,8 @@ def predict(
                 progress.say(f"{progress.done:,} of {progress.total:,} images were finished already")
             for _ in range(num_finished, listed.num_parts):
                 with parts.new_part() as part:
-                    for batch, probabilities in islice(predicted, listed.batches_per_part):
-                        part.add(tabulate(batch, tasks, probabilities, parts.schema), batch.damaged)
+                    for batch, logits in islice(predicted, listed.batches_per_part):
+                        part.add(tabulate(batch, tasks, rules, logits, parts.schema), batch.damaged)
                         progress.update(progress.done + len(batch.names) + len(batch.damaged))
         damaged = parts.join(out)
         write_skipped(skipped_path(out), damaged)
@@ -105,6 +110,7 @@ def predict(
         num_tasks=len(task_ids),
         step=checkpoint.step,
         damaged=damaged,
+        decided=rules.describe(),
         passed_over=passed_over.describe(),
     )
 
@@ -133,18 +139,18 @@ def list_work(images: ListedImages, batch_size: int, passed_over: PassedOver) ->
 
 
 def tabulate(
-    batch: UnlabelledBatch, tasks: Sequence[Task], probabilities: Sequence[torch.Tensor], schema: pa.Schema
+    batch: UnlabelledBatch, tasks: Sequence[Task], rules: TaskRules, logits: Sequence[torch.Tensor], schema: pa.Schema
 ) -> pa.Table | None:
     """Returns the predictions for a batch; None if all its images are damaged."""
     if not batch.names:
         return None
-    return build_table(batch.names, tasks, [values.numpy() for values in probabilities], schema)
+    return build_table(batch.names, tasks, rules, [values.numpy() for values in logits], schema)
 
 
 def predict_batches(
     model: RoutedModel, config: NetworkConfig, batches: Iterator[UnlabelledBatch], task_ids: Sequence[int]
 ) -> Iterator[tuple[UnlabelledBatch, list[torch.Tensor]]]:
-    """Yields each batch with the class probabilities of every task, each `(num_images, num_classes)`, on the CPU."""
+    """Yields each batch with the logits of every task, each float32, `(num_images, num_classes)`, on the CPU."""
     device = next(model.parameters()).device
     # fp16 does not run on a CPU, and bf16 is slow on most
     precision: Precision = "fp32" if device.type == "cpu" else config.precision
@@ -159,7 +165,7 @@ def predict_batches(
             images = images.to(memory_format=torch.channels_last)
         with autocast(device, precision):
             logits = predictor.logits_of_tasks(images, task_ids)
-            yield batch, [values.float().softmax(dim=1).cpu() for values in logits.values()]
+            yield batch, [values.float().cpu() for values in logits.values()]
 
 
 def skipped_path(out: Path) -> Path:

@@ -9,7 +9,8 @@ import numpy as np
 
 
 class TaskClassifier(mlflow.pyfunc.PythonModel):
-    """Classifies images for one task, `model.predict(images, params={"task": "smiling"})`, or for all that a pattern matches."""
+    """Classifies images for one task, `model.predict(images, params={"task": "smiling", "output": "decisions"})`, or for all
+    that a pattern matches."""
 
     def load_context(self, context: Any) -> None:
         """Loads the network from the model's files."""
@@ -17,10 +18,11 @@ class TaskClassifier(mlflow.pyfunc.PythonModel):
 
         from matl_scale.device import choose_device
         from matl_scale.models.predictor import Predictor
+        from matl_scale.runs.checkpoints.decisions import open_decisions
         from matl_scale.runs.checkpoints.network import NetworkConfig, open_network, restore_network
 
         checkpoint = open_network(Path(context.artifacts["network"]))
-        self.tasks = list(checkpoint.classes)
+        self.tasks, self.rules = list(checkpoint.classes), open_decisions(checkpoint).rules
         self.device = choose_device()
         model, config = restore_network(checkpoint, self.device), NetworkConfig.read(checkpoint.config)
         self.predictor = Predictor(model, config.routing.execution, config.route_chunk)
@@ -28,24 +30,36 @@ class TaskClassifier(mlflow.pyfunc.PythonModel):
 
     # without annotations, from which MLflow would derive another signature
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ARG002
-        """Returns the logits of a task, float32, shape `(batch, num_classes)`, for uint8 images of the network's size, shape
-        `(batch, 3, size, size)`. `params` is `{"task": name}`; a pattern, as `*`, gives a dict from the names that it matches to
-        their logits. Every route runs once per call.
+        """Returns what the network says of a task, in float32, for uint8 images of its size, shape `(batch, 3, size, size)`.
+
+        `params["task"]` is the task's name; a pattern, as `*`, gives a dict by the names that it matches. Every route runs once
+        per call. `params["output"]` is one of `probabilities` (the default: calibrated, shape `(batch, num_classes)`),
+        `decisions` (the index of the decided class, shape `(batch, 1)`) and `logits` (as trained, shape
+        `(batch, num_classes)`).
 
         Raises:
-            InputError: There is no such task.
+            InputError: There is no such task or output.
         """
         import torch
 
+        from matl_scale.deploy.task_rules import OUTPUTS, apply_rule
+        from matl_scale.errors import InputError
         from matl_scale.models.network import normalise
         from matl_scale.tasks import match_names
 
-        task = (params or {}).get("task", self.tasks[0])
+        params = params or {}
+        task, output = params.get("task", self.tasks[0]), params.get("output", "probabilities")
+        if output not in OUTPUTS:
+            raise InputError(f"`output` should be one of {', '.join(OUTPUTS)}. Got {output!r}.")
         task_ids = match_names(self.tasks, task, "task")
         images = torch.from_numpy(np.array(model_input)).to(self.device)
         by_task = self.predictor.logits_of_tasks(normalise(images), task_ids)
-        logits = {self.tasks[task_id]: values.float().cpu().numpy() for task_id, values in by_task.items()}
-        return logits[task] if task in self.tasks else logits
+        answers = {}
+        for task_id, logits in by_task.items():
+            name = self.tasks[task_id]
+            values = apply_rule(self.rules[name], logits.float().cpu().numpy(), output)
+            answers[name] = values.reshape(len(logits), -1).astype(np.float32)
+        return answers[task] if task in self.tasks else answers
 
 
 mlflow.models.set_model(TaskClassifier())

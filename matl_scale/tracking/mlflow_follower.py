@@ -88,7 +88,7 @@ def sync(folder: Path, uri: str | None = None, replace_deleted: bool = False) ->
     config = yaml.safe_load(config_file.read_text(encoding="utf-8"))
     with lock_folder(folder, MLFLOW_LOCK_FILE):
         run = MlflowRun(folder, config["track"]["experiment"], uri, replace_deleted=replace_deleted)
-        before = run.state.get("run_id"), run.state.get("time", 0.0)
+        before = run.state.get("run_id"), run.state.get("time", 0.0), run.state.get("model_id")
         try:
             status = copy_everything(run, lambda path: "RUNNING" if is_training(path) else read_status(path))
         except InputError:
@@ -102,7 +102,8 @@ def sync(folder: Path, uri: str | None = None, replace_deleted: bool = False) ->
                 f"MLflow at {run.store} is not available: {first_line(error)}. {folder} keeps everything: start the server and "
                 "call this again, or name another store with --tracking-uri."
             ) from error
-    done = "nothing was missing" if (run.state["run_id"], run.state["time"]) == before else "complete"
+    after = run.state["run_id"], run.state["time"], run.state.get("model_id")
+    done = "nothing was missing" if after == before else "complete"
     return f"{done}; run {run.state['run_id']}, {status}, in {run.store}"
 
 

@@ -1,4 +1,5 @@
-"""Logs a run's best network as an MLflow model, which takes images and the name of a task and returns logits."""
+"""Logs a run's best network as an MLflow model, which takes images and the name of a task and returns its
+probabilities, decisions or logits."""
 
 import contextlib
 import json
@@ -10,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from matl_scale.runs.about import PACKAGE, installed_packages
-from matl_scale.runs.layout import CHECKPOINT_FILE, RunFolder
+from matl_scale.runs.layout import CHECKPOINT_FILE, DECISIONS_FILE, RunFolder
+from matl_scale.storage.files import file_sha256
 from matl_scale.tracking.mlflow_store import STORE_VARIABLE
 
 MODEL_NAME = "best"
@@ -24,7 +26,8 @@ def find_best(folder: Path) -> Path | None:
 
 
 def build_signature(best: Path) -> Any:
-    """Returns the signature: uint8 images `(batch, 3, size, size)` and a task name in, float32 logits `(batch, classes)` out."""
+    """Returns the signature: uint8 images `(batch, 3, size, size)`, a task name and the kind of output in, float32 out, `(batch,
+    num_classes)` or, of decisions, `(batch, 1)`."""
     from mlflow.models import ModelSignature
     from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
@@ -33,7 +36,12 @@ def build_signature(best: Path) -> Any:
     return ModelSignature(
         inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, 3, size, size))]),
         outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, -1))]),
-        params=ParamSchema([ParamSpec("task", DataType.string, default=first_task)]),
+        params=ParamSchema(
+            [
+                ParamSpec("task", DataType.string, default=first_task),
+                ParamSpec("output", DataType.string, default="probabilities"),
+            ]
+        ),
     )
 
 
@@ -55,23 +63,26 @@ def chosen_store(uri: str) -> Iterator[None]:
 
 
 def log_best_model(uri: str, best: Path, state: dict[str, Any], save: Callable[[], None]) -> None:
-    """Logs the best network of a run, from `find_best`, as its model, once, however often that is tried.
+    """Logs the best network of a run, from `find_best`, as its model, once, however often that is tried; and once more when its
+    decisions were fitted again.
 
-    The state of the run's copy gets the id of the model, and its step once the model is complete; `save` writes it to disk.
+    The state of the run's copy gets the id of the model, and its step and the hash of its decisions once the model is complete;
+    `save` writes it to disk. Earlier versions wrote no hash, of models without decisions.
     """
     import mlflow
     from mlflow.models import Model
 
-    step = int(best.name.removeprefix("step-"))
-    if state.get("model_step") == step:
+    step, file = int(best.name.removeprefix("step-")), best / DECISIONS_FILE
+    decisions = file_sha256(file) if file.is_file() else ""
+    if (state.get("model_step"), state.get("model_decisions", "")) == (step, decisions):
         return
     with chosen_store(uri):
-        if state.get("model_begun") != step:
+        if (state.get("model_begun"), state.get("begun_decisions", "")) != (step, decisions):
             # `Model.log` alone would choose MLflow's default experiment, and a folder below the current one
             model = mlflow.initialize_logged_model(
                 name=MODEL_NAME, source_run_id=state["run_id"], experiment_id=state["experiment_id"]
             )
-            state |= {"model_id": model.model_id, "model_begun": step}
+            state |= {"model_id": model.model_id, "model_begun": step, "begun_decisions": decisions}
             save()
         packages = installed_packages()
         packages.pop(PACKAGE, None)  # it is logged as code
@@ -88,5 +99,5 @@ def log_best_model(uri: str, best: Path, state: dict[str, Any], save: Callable[[
             signature=build_signature(best),
             pip_requirements=[f"{name}=={version.partition('+')[0]}" for name, version in packages.items()],
         )
-    state["model_step"] = step
+    state |= {"model_step": step, "model_decisions": decisions}
     save()

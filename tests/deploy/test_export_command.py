@@ -2,23 +2,36 @@
 
 import re
 import runpy
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.decision_rules import (
+    forget_decisions,
+    give_decisions,
+    give_prior_offsets,
+    slow_decisions,
+    slow_probabilities,
+)
 from helpers.exported_networks import count_layers
 from helpers.run_configs import build_config
 from helpers.shard_sets import ShardSet
 from matl_scale.commands import export as command
+from matl_scale.decisions.rule import DecisionRule
 from matl_scale.deploy.export import export_run
 from matl_scale.deploy.export.description import FileNames, safe_names
 from matl_scale.deploy.export.formats import open_exported
+from matl_scale.deploy.task_rules import Output
+from matl_scale.models.network import normalise
 from matl_scale.models.routing_config import RoutingConfig
+from matl_scale.runs.checkpoints.checkpoint import read_info
 from matl_scale.train.evaluation import EvalConfig
 from matl_scale.train.process_group import build_accelerator
 from matl_scale.train.run import train
@@ -160,6 +173,57 @@ def test_the_command_writes_one_file_for_all(
     logits = open_exported(tmp_path / files[-1])(torch.zeros(2, 3, 16, 16))
     assert [found.shape[1] for found in logits] == [2, 2, 3, 2, 5, 2]
     assert count_layers(tmp_path / files[-1], "conv") == 10 + 2 * 10  # those in front of layer3 once
+
+
+@pytest.mark.parametrize("output", ["probabilities", "decisions"])
+def test_files_with_another_output_are_compared_with_the_rules_of_the_run(
+    run_on_routes: Path,
+    output: Output,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    run = Path(shutil.copytree(run_on_routes, tmp_path / "run"))
+    (network,) = (run / "best").glob("step-*")
+    forget_decisions(network)
+    give_prior_offsets(network, {"task_1": [0.0, 3.0]})
+    unfitted = [DecisionRule.unfitted(count) for count in read_info(network).tasks.values()]
+    unfitted[1] = DecisionRule.unfitted(2, [0.0, 3.0])
+    images = normalise(
+        torch.randint(256, (6, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    )
+    assert call(monkeypatch, "--run", run, "--all", "--out", tmp_path / "logits") == 0
+    logits = open_exported(tmp_path / "logits/all/network.safetensors")(images)
+    for fitted in (False, True):
+        rules = list(give_decisions(network).rules.values()) if fitted else unfitted
+        capsys.readouterr()
+        assert call(monkeypatch, "--run", run, "--all", "--output", output, "--out", tmp_path) == 0
+        line = capsys.readouterr().out
+        assert ("max |Δ probability| " if output == "probabilities" else "equal decisions") in line
+        for rule, own, found in zip(
+            rules, logits, open_exported(tmp_path / "all/network.safetensors")(images), strict=True
+        ):
+            if output == "probabilities":
+                np.testing.assert_allclose(found.detach(), slow_probabilities(rule, own.detach().numpy()), atol=1e-5)
+            else:
+                assert found.tolist() == slow_decisions(rule, own.detach().numpy())
+    assert runpy.run_path(str(tmp_path / "all/network.py"))["FITTED_ON"] == "val"
+
+
+def test_wrong_decisions_of_a_file_and_decisions_of_another_network_are_refused(
+    run_on_routes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(run_on_routes, tmp_path / "run"))
+    (network,) = (run / "best").glob("step-*")
+    give_decisions(network)
+    wrong = lambda path: lambda images: 1 - open_exported(path)(images)  # noqa: E731
+    monkeypatch.setattr(export_run, "open_exported", wrong)
+    assert call(monkeypatch, "--run", run, "--task", "task_1", "--output", "decisions") == 1
+    assert "gives other decisions than the run's network for task `task_1`: they" in capsys.readouterr().err
+    give_decisions(network, sha256="0" * 64)
+    assert call(monkeypatch, "--run", run, "--task", "task_1") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "has the decisions of another network, of step 3. Fit them again" in line
 
 
 def test_a_file_is_compared_task_by_task(

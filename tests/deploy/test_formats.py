@@ -81,6 +81,9 @@ def test_files_say_what_they_are(tmp_path: Path) -> None:
             "mean": "[0.485, 0.456, 0.406]",
         },
         **{"std": "[0.229, 0.224, 0.225]", "run": "first", "step": "30", "checkpoint_sha256": "ab12"},
+        # no decisions were fitted
+        **{"output": "logits", "aim": "", "fitted_on": "", "note": "", "threshold": "null"},
+        **{"scale": "1.0", "shift": "[0.0, 0.0, 0.0]", "decision_offsets": "[0.0, 0.0, 0.0]"},
     }
     weights = write_network(dense, DESCRIPTION, tmp_path / "file", "safetensors")
     with safe_open(weights, "pt") as file:

@@ -1,11 +1,12 @@
-"""Predictions for images without labels equal the evaluation's, from folders and tars alike; damaged images are listed."""
+"""Predictions for images without labels equal the evaluation's, from folders and tars alike, and are decided by the rules of the
+network; damaged images are listed."""
 
 import csv
 import json
 import re
 import runpy
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,21 @@ import pytest
 from PIL import Image
 
 from data_prep.image_check import check_image
+from helpers.decision_rules import (
+    forget_decisions,
+    give_decisions,
+    give_prior_offsets,
+    slow_decisions,
+    slow_probabilities,
+)
 from helpers.run_configs import build_config
 from helpers.shard_sets import ShardSet
 from matl_scale.data.images.gate import BadImage
 from matl_scale.data.shards.manifest import read_manifest
+from matl_scale.decisions.rule import DecisionRule
 from matl_scale.models.routing_config import RoutingConfig
-from matl_scale.runs.layout import RunFolder
+from matl_scale.runs.checkpoints.checkpoint import read_info
+from matl_scale.runs.layout import CHECKPOINT_FILE, DECISIONS_FILE, RunFolder
 from matl_scale.runs.predictions import read_predictions
 from matl_scale.train.config import Config
 from matl_scale.train.process_group import build_accelerator
@@ -32,7 +42,14 @@ SCRIPT = Path(__file__).parents[2] / "launch/predict.py"
 def train_run(folder: Path, shards: ShardSet, routing: RoutingConfig) -> Config:
     config = build_config(folder, shards, "run", train=TrainConfig(steps=12, precision="fp32"), routing=routing)
     train(config, build_accelerator("fp32"))
+    forget_decisions(network_of(config))
     return config
+
+
+def network_of(config: Config) -> Path:
+    """Returns the checkpoint of a run's best network."""
+    (found,) = RunFolder(config.run.folder).best_folder.glob("step-*")
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +109,80 @@ def compare_with_evaluation(run: Config, small_set: ShardSet, tmp_path: Path) ->
     about = json.loads(pq.read_schema(tmp_path / "all.parquet").metadata[b"matl_scale"])
     assert about["step"] == 12
     assert about["classes"]["task_2"] == ["class_0", "class_1", "class_2"]
+
+
+def logits_of(table: Path, classes: dict[str, list[str]]) -> dict[str, np.ndarray]:
+    """Returns logits, up to a constant per image, from a table that was written without decisions, by task."""
+    rows = pq.read_table(table).to_pylist()
+    return {name: np.log([row["probabilities"] for row in rows if row["task"] == name]) for name in classes}
+
+
+@pytest.fixture
+def decided(run: Config) -> Iterator[Path]:
+    """The run's best network, whose decisions and prior offsets are forgotten after the test."""
+    network = network_of(run)
+    before = (network / CHECKPOINT_FILE).read_bytes()
+    yield network
+    forget_decisions(network)
+    (network / CHECKPOINT_FILE).write_bytes(before)
+
+
+@pytest.mark.parametrize("fitted", [True, False])
+def test_probabilities_and_decisions_follow_the_rules_of_the_network(
+    run: Config,
+    decided: Path,
+    small_set: ShardSet,
+    tmp_path: Path,
+    fitted: bool,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Without decisions, the prior correction alone applies, where a task has one."""
+    chosen = ["--images", small_set.root, "--tasks", "task_[124]"]
+    assert predict(run, *chosen, "--out", tmp_path / "raw.parquet") == 0
+    line = capsys.readouterr().out
+    assert line.endswith("; not calibrated: decisions are fitted for the best network of a run (matl-decide RUN)\n")
+    classes = {name: read_info(decided).classes[name] for name in ("task_1", "task_2", "task_4")}
+    prior = {"task_1": [0.0, 2.0], "task_4": [0.5, 0.0, 2.0, 0.0, -1.0]}
+    give_prior_offsets(decided, prior)
+    rules = {name: DecisionRule.unfitted(len(own), prior.get(name)) for name, own in classes.items()}
+    if fitted:
+        rules = {name: give_decisions(decided).rules[name] for name in classes}
+    assert predict(run, *chosen, "--out", tmp_path / "out.parquet") == 0
+    if fitted:
+        assert capsys.readouterr().out.endswith("; decided for f1, fitted on val\n")
+    table = pq.read_table(tmp_path / "out.parquet")
+    assert table.column_names == ["image", "task", "prediction", "probability", "decision", "probabilities"]
+    rows = table.to_pylist()
+    changed = 0
+    for name, logits in logits_of(tmp_path / "raw.parquet", classes).items():
+        own = [row for row in rows if row["task"] == name]
+        expected = slow_probabilities(rules[name], logits)
+        np.testing.assert_allclose([row["probabilities"] for row in own], expected, atol=1e-5)
+        assert [row["prediction"] for row in own] == [classes[name][k] for k in expected.argmax(axis=1)]
+        assert [row["decision"] for row in own] == [classes[name][k] for k in slow_decisions(rules[name], logits)]
+        np.testing.assert_allclose([row["probability"] for row in own], expected.max(axis=1), atol=1e-5)
+        changed += sum(row["decision"] != row["prediction"] for row in own)
+    assert (changed > 0) == fitted
+    about = json.loads(table.schema.metadata[b"matl_scale"])["decisions"]
+    assert about["fitted_on"] == ("val" if fitted else "")
+    assert about["aims"] == dict.fromkeys(classes, "f1" if fitted else "")
+    assert about["thresholds"] == {"task_1": rules["task_1"].threshold}
+
+
+def test_decisions_of_another_network_are_refused_in_a_line(
+    run: Config, decided: Path, small_set: ShardSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    give_decisions(decided, sha256="0" * 64)
+    assert predict(run, "--images", small_set.root, "--out", tmp_path / "out.parquet") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert (
+        "decisions.parquet has the decisions of another network, of step 12. Fit them again (matl-decide RUN)" in line
+    )
+    (decided / DECISIONS_FILE).write_bytes(b"no table")
+    assert predict(run, "--images", small_set.root, "--out", tmp_path / "out.parquet") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "decisions.parquet does not hold decisions" in line
+    assert not (tmp_path / "out.parquet").exists()
 
 
 def test_folders_and_tars_give_the_same(run: Config, small_set: ShardSet, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from helpers.commands import matl_data, shard_arguments
+from helpers.decision_rules import forget_decisions, give_decisions
 from helpers.run_configs import build_config
 from helpers.shard_sets import ShardSet
 from matl_scale.commands.predict import main
@@ -195,6 +196,26 @@ def test_another_call_does_not_mix_with_what_is_kept(
     (photos / "new.png").write_bytes(b"")
     assert call(run, photos, out) == 2
     assert "other values of: names of the images." in capsys.readouterr().err
+
+
+def test_new_decisions_do_not_mix_with_what_is_kept(
+    run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Decisions are fitted again (`matl-decide`) between an interrupted call and its repetition."""
+    (network,) = (run / "checkpoints").glob("step-*")
+    interruption, out = Interruption(monkeypatch), tmp_path / "out.parquet"
+    interruption.after = 2
+    try:
+        give_decisions(network, seed=1)
+        assert call(run, photos, out) == 130
+        give_decisions(network, seed=2)
+        assert call(run, photos, out) == 2
+        assert "begun by a call with other values of: decisions (matl-decide). Its" in capsys.readouterr().err
+        give_decisions(network, seed=1)
+        interruption.after, interruption.done = NUM_IMAGES, 0
+        assert call(run, photos, out) == 1
+    finally:
+        forget_decisions(network)
 
 
 def test_a_call_without_a_finished_part_leaves_nothing(

@@ -14,6 +14,7 @@ from helpers.network_outputs import images_of
 from helpers.torchvision_models import backbone_of, small_convnext
 from matl_scale import route
 from matl_scale.deploy.export.description import Description
+from matl_scale.deploy.task_rules import TaskRules
 from matl_scale.models.logits import find_columns
 from matl_scale.models.network import RoutedModel
 from matl_scale.routes import Routes
@@ -28,6 +29,8 @@ MANY_CLASSES = (2, 3, 2, 4, 2)
 ROUTES = Routes(names=("first", "second"), route_of=(0, 1, 0, 0, 1), head_of=(0, 1, 2, 0, 1))
 DESCRIPTION = Description(
     tasks=(Task(name='a/"b"\n', classes=("ja", "nein", "né'e")),),
+    outputs=("logits",),
+    rules=TaskRules.unfitted([3]),
     image_size=SIZE,
     mean=(0.485, 0.456, 0.406),
     std=(0.229, 0.224, 0.225),
@@ -39,6 +42,7 @@ MANY_TASKS = replace(
     DESCRIPTION,
     tasks=tuple(Task(name=f"{i}-é", classes=tuple("abcd"[:count])) for i, count in enumerate(MANY_CLASSES)),
     outputs=tuple(f"logits_{i}" for i in range(len(MANY_CLASSES))),
+    rules=TaskRules.unfitted(MANY_CLASSES),
 )
 
 

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from matl_scale.deploy.task_rules import Output, TaskRules
 from matl_scale.storage.files import hash_text
 from matl_scale.tasks import Task
 
 SAFE_NAME = re.compile(r"(?!.*__)[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
-ONE_OUTPUT = ("logits",)
+OUTPUT_NAMES: dict[Output, str] = {"logits": "logits", "probabilities": "probabilities", "decisions": "decision"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +20,9 @@ class Description:
     """What a user needs to know who has only the file."""
 
     tasks: tuple[Task, ...]  # one for each output, in their order
-    outputs: tuple[str, ...] = ONE_OUTPUT  # names of the outputs
+    outputs: tuple[str, ...]  # names of the outputs
+    output: Output = "logits"  # what they are
+    rules: TaskRules  # how the tasks' logits become probabilities and decisions
     image_size: int  # in pixels
     mean: tuple[float, ...]  # what to subtract from each channel (R, G, B) of images in 0 to 1
     std: tuple[float, ...]  # what to divide each channel by after that
@@ -28,18 +31,15 @@ class Description:
     checkpoint_sha256: str  # of its tensors
 
     def content(self) -> dict[str, Any]:
-        """Returns every value by its key. One task is described by `task` and `classes`; several by `tasks`, with their names and
-        classes in lists, and the `outputs` of the file that belong to them."""
+        """Returns every value by its key. One task is described by `task` and `classes`; several by `tasks`, with their names,
+        classes and decision rules in lists, and the `outputs` of the file that belong to them."""
+        columns = {"classes": [task.classes for task in self.tasks], **self.rules.columns()}
         if len(self.tasks) == 1:
-            about: dict[str, Any] = {"task": self.tasks[0].name, "classes": self.tasks[0].classes}
+            about: dict[str, Any] = {"task": self.tasks[0].name, **{key: own for key, (own,) in columns.items()}}
         else:
-            about = {
-                "tasks": [task.name for task in self.tasks],
-                "classes": [task.classes for task in self.tasks],
-                "outputs": self.outputs,
-            }
-        common = ("image_size", "mean", "std", "run", "step", "checkpoint_sha256")
-        return about | {key: getattr(self, key) for key in common}
+            about = {"tasks": [task.name for task in self.tasks], **columns, "outputs": self.outputs}
+        common = ("output", "image_size", "mean", "std", "run", "step", "checkpoint_sha256")
+        return about | {"fitted_on": self.rules.fitted_on} | {key: getattr(self, key) for key in common}
 
     def texts(self) -> dict[str, str]:
         """Returns every value as text; numbers and lists as JSON."""

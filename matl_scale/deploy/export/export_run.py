@@ -5,30 +5,44 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from matl_scale.decisions.rule import DecisionRule
+from matl_scale.decisions.table import Decisions
 from matl_scale.deploy.export.dense import dense_network
-from matl_scale.deploy.export.description import ONE_OUTPUT, Description, FileNames
+from matl_scale.deploy.export.description import OUTPUT_NAMES, Description, FileNames
 from matl_scale.deploy.export.formats import Format, check_format, open_exported, write_network
+from matl_scale.deploy.task_rules import Output, TaskRules, apply_rule
 from matl_scale.errors import InputError, RunError, reason_of
 from matl_scale.models.network import MEAN, STD, RoutedModel, count_bytes, normalise
 from matl_scale.models.predictor import Predictor
 from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo
+from matl_scale.runs.checkpoints.decisions import open_decisions
 from matl_scale.runs.checkpoints.network import open_network, restore_network
 from matl_scale.runs.layout import CHECKPOINT_FILE, RunFolder
 from matl_scale.tasks import Task, match_names
 
 NUM_IMAGES = 4
 TOLERANCE = 1e-4  # of the task's largest logit, or of 1; rounding in float32 stays far below
+DIFFERENCES: dict[Output, str] = {
+    "logits": "max |Δ logit|",
+    "probabilities": "max |Δ probability|",
+    "decisions": "score of the decided class below the best by at most",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """One task's logits from a file beside those of the run's network."""
+    """One task's output from a file beside that of the run's network.
+
+    Of decisions, the difference is by how much the score of the decided class (its calibrated logit and decision offset) is below
+    the best one: more than 0 only where decisions differ, and more than rounding only where they should not.
+    """
 
     task: str
     max_difference: float
-    largest_logit: float  # of the run's network, by absolute value
+    largest_logit: float  # of the run's network and, unless it is the output, of what it becomes; by absolute value
 
     @property
     def limit(self) -> float:
@@ -41,6 +55,7 @@ class Exported:
     """A file with the weights of a network, compared with the run's network task by task."""
 
     path: Path
+    output: Output
     num_bytes: int
     share: float  # of the size of the trunk with the heads of these tasks
     comparisons: tuple[Comparison, ...]
@@ -51,14 +66,17 @@ class Exported:
         difference, largest = (
             max(getattr(found, name) for found in self.comparisons) for name in ("max_difference", "largest_logit")
         )
-        return f"{self.path}: {tasks}{size}, max |Δ logit| {difference:.1e} (logits to {largest:.3g})"
+        compared = f"{DIFFERENCES[self.output]} {difference:.1e} (logits to {largest:.3g})"
+        if self.output == "decisions" and difference == 0:
+            compared = "equal decisions"
+        return f"{self.path}: {tasks}{size}, {compared}"
 
     def check(self) -> None:
-        """Raises `RunError` if the logits of a task differ by more than rounding explains."""
+        """Raises `RunError` if the output of a task differs by more than rounding explains."""
         for found in self.comparisons:
             if not found.max_difference <= found.limit:
                 raise RunError(
-                    f"{self.path} gives other logits than the run's network for task `{found.task}`: they differ by "
+                    f"{self.path} gives other {self.output} than the run's network for task `{found.task}`: they differ by "
                     f"{found.max_difference:.3g}, where rounding explains {found.limit:.3g}. Do not use the file; please "
                     "report this."
                 )
@@ -72,6 +90,7 @@ def export_run(
     routes: Sequence[str] | None = None,
     out: Path | None = None,
     which: str = "best",
+    output: Output = "logits",
 ) -> Iterator[Exported]:
     """Writes sub-networks to a folder, and yields each file when it is written and compared.
 
@@ -84,12 +103,14 @@ def export_run(
         routes: Patterns of route names, for a file per route with all its tasks. With neither, one file has all tasks.
         out: The folder; by default `export` in the run's folder.
         which: As in `open_network`.
+        output: What the files give: logits as trained, calibrated probabilities, or decisions.
 
     Raises:
         InputError: There is no such network, task or route, a package is missing, or the folder cannot be written.
     """
     check_format(kind)
     checkpoint = open_network(run, which)
+    decisions = open_decisions(checkpoint)
     names = FileNames.choose(list(checkpoint.classes), checkpoint.routes.names)
     files = choose_files(checkpoint, names, kind, tasks, routes)
     if out is None and (run / CHECKPOINT_FILE).is_file():
@@ -100,7 +121,8 @@ def export_run(
         for path, task_ids in files:
             stem = out / path
             stem.parent.mkdir(parents=True, exist_ok=True)
-            yield export_file(model, task_ids, describe_tasks(checkpoint, task_ids, names.tasks), stem, kind)
+            description = describe_network(checkpoint, decisions, task_ids, names.tasks, output)
+            yield export_file(model, task_ids, description, stem, kind)
     except OSError as error:
         raise InputError(f"--out {out} cannot be written: {reason_of(error, 'Choose another folder.')}") from error
 
@@ -123,12 +145,20 @@ def choose_files(
     return [(name, list(range(len(checkpoint.classes))))]
 
 
-def describe_tasks(checkpoint: CheckpointInfo, task_ids: Sequence[int], safe_names: Sequence[str]) -> Description:
+def describe_network(
+    checkpoint: CheckpointInfo,
+    decisions: Decisions,
+    task_ids: Sequence[int],
+    safe_names: Sequence[str],
+    output: Output,
+) -> Description:
     """Describes the network of some tasks; `safe_names` are those of all tasks."""
-    names = list(checkpoint.classes)
+    names, prefix = list(checkpoint.classes), OUTPUT_NAMES[output]
     return Description(
         tasks=tuple(Task(name=names[i], classes=tuple(checkpoint.classes[names[i]])) for i in task_ids),
-        outputs=ONE_OUTPUT if len(task_ids) == 1 else tuple(f"logits_{safe_names[i]}" for i in task_ids),
+        outputs=(prefix,) if len(task_ids) == 1 else tuple(f"{prefix}_{safe_names[i]}" for i in task_ids),
+        output=output,
+        rules=TaskRules.choose(decisions, [names[i] for i in task_ids]),
         image_size=checkpoint.image_size,
         mean=MEAN,
         std=STD,
@@ -147,24 +177,36 @@ def export_file(
     pixels = (NUM_IMAGES, 3, description.image_size, description.image_size)
     images = normalise(torch.randint(256, pixels, dtype=torch.uint8, generator=torch.Generator().manual_seed(0)))
     found = open_exported(path)(images)
-    logits = [found] if isinstance(found, torch.Tensor) else found
+    outputs = [found] if isinstance(found, torch.Tensor) else found
     masked = Predictor(model, "masked", route_chunk=0)
     masked.start()
-    compared = zip(description.tasks, logits, masked.logits_of_tasks(images, task_ids).values(), strict=True)
+    logits = masked.logits_of_tasks(images, task_ids).values()
+    compared = zip(description.tasks, description.rules.rules, outputs, logits, strict=True)
     head = model.heads_of(model.routes.route_of[task_ids[0]])[0]
     num_classes = sum(model.num_classes[task_id] for task_id in task_ids)
     full = count_bytes(model.trunk) + (head.in_features + 1) * num_classes * head.weight.itemsize
     num_bytes = path.stat().st_size
     return Exported(
         path=path,
+        output=description.output,
         num_bytes=num_bytes,
         share=num_bytes / full,
         comparisons=tuple(
-            Comparison(
-                task=task.name,
-                max_difference=float((actual - expected).abs().max()),
-                largest_logit=float(expected.abs().max()),
-            )
-            for task, actual, expected in compared
+            compare(task.name, rule, description.output, actual.numpy(), expected.numpy())
+            for task, rule, actual, expected in compared
         ),
     )
+
+
+def compare(task: str, rule: DecisionRule, output: Output, actual: np.ndarray, logits: np.ndarray) -> Comparison:
+    """Compares what a file gives for a task with what follows from the logits of the run's network, `(batch, num_classes)`."""
+    largest = np.abs(logits).max()
+    if output != "logits":
+        largest = max(rule.scale * largest, np.abs(rule.calibrated(logits)).max())
+    if output == "decisions":
+        scores = rule.calibrated(logits.astype(np.float64)) + rule.decision_offsets
+        chosen = scores[np.arange(len(scores)), actual]
+        difference = (scores.max(axis=1) - chosen).max()
+    else:
+        difference = np.abs(actual - apply_rule(rule, logits, output)).max()
+    return Comparison(task=task, max_difference=float(difference), largest_logit=float(largest))

@@ -6,7 +6,8 @@
 | `onnx` | `NAME.onnx` | any ONNX runtime |
 | `torch.export` | `NAME.pt2` | torch |
 
-All accept any number of images and carry the network's `Description`. With several tasks they return a tuple of logits.
+All accept any number of images and carry the network's `Description`. They return logits, or what else that asks for;
+with several tasks, a tuple of them.
 """
 
 import io
@@ -21,6 +22,7 @@ import torch
 from torch import fx, nn
 
 from matl_scale.deploy.export.description import Description
+from matl_scale.deploy.export.outputs import end_with
 from matl_scale.deploy.export.source import write_source
 from matl_scale.errors import InputError
 from matl_scale.extras import require
@@ -37,7 +39,8 @@ Network = Callable[[torch.Tensor], torch.Tensor | tuple[torch.Tensor, ...]]
 
 
 def write_network(network: fx.GraphModule, description: Description, stem: Path, kind: Format) -> Path:
-    """Writes a network from `dense_network` to the path `stem` with the suffix of its format. Returns the path.
+    """Writes a network from `dense_network`, with the output that the description asks for, to the path `stem` with the suffix
+    of its format. Returns the path.
 
     Raises:
         InputError: A package is not installed, or a layer has no counterpart in the format.
@@ -45,7 +48,7 @@ def write_network(network: fx.GraphModule, description: Description, stem: Path,
     check_format(kind)
     path = stem.with_name(stem.name + SUFFIXES[kind])
     writers = {"safetensors": write_safetensors, "onnx": write_onnx, "torch.export": write_torch_export}
-    writers[kind](network, description, path)
+    writers[kind](end_with(network, description.rules.rules, description.output), description, path)
     return path
 
 
@@ -71,8 +74,7 @@ def write_torch_export(network: nn.Module, description: Description, path: Path)
 
 
 def write_onnx(network: nn.Module, description: Description, path: Path) -> None:
-    """Writes the graph for ONNX runtimes; input `images`, output `logits`, or one output per task with the names that the
-    description lists."""
+    """Writes the graph for ONNX runtimes; its input is `images`, its outputs, one per task, have the description's names."""
     import onnx
 
     num_bytes = count_bytes(network)
@@ -122,7 +124,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def open_exported(path: Path) -> Network:
     """Reads a file that `write_network` wrote; for safetensors this runs the Python module beside it. Returns a function from
-    images, shape `(batch, 3, height, width)`, to logits; with several tasks, to a tuple of logits."""
+    images, shape `(batch, 3, height, width)`, to what its description says; with several tasks, to a tuple of that."""
     if path.suffix == ".pt2":
         return cast(Network, torch.export.load(path).module())
     if path.suffix == ".onnx":
@@ -139,7 +141,7 @@ def open_onnx(path: Path) -> Network:
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def run(images: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        logits = tuple(torch.from_numpy(array) for array in session.run(None, {"images": images.numpy()}))
-        return logits[0] if len(logits) == 1 else logits
+        outputs = tuple(torch.from_numpy(array) for array in session.run(None, {"images": images.numpy()}))
+        return outputs[0] if len(outputs) == 1 else outputs
 
     return run

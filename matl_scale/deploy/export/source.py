@@ -6,19 +6,20 @@
 import ast
 import inspect
 import textwrap
-from collections.abc import Sequence
 from typing import Any
 
 from torch import fx, nn
 
 from matl_scale.deploy.export.description import Description
 from matl_scale.deploy.export.layers import UnevenGroupNorm
+from matl_scale.deploy.export.task_texts import describe_tasks
 from matl_scale.errors import InputError
-from matl_scale.tasks import Task
 
 TEMPLATE = '''"""A network for {purpose}; its weights are in the file beside this one.
 
 Needs torch and safetensors.
+
+{use}
 """
 
 {imports}
@@ -66,11 +67,11 @@ def write_source(network: fx.GraphModule, description: Description) -> str:
     Raises:
         InputError: A layer cannot be written as Python; names it.
     """
-    tasks, layers = description.tasks, ""
+    layers = ""
     if any(isinstance(module, UnevenGroupNorm) for module in network.modules()):
         layers = f"\n{inspect.getsource(UnevenGroupNorm)}\n"
     body: dict[str, Any] = {
-        **(describe_task(tasks[0]) if len(tasks) == 1 else describe_tasks(tasks)),
+        **describe_tasks(description),
         "image_size": description.image_size,
         "mean": repr(list(description.mean)),
         "std": repr(list(description.std)),
@@ -80,24 +81,6 @@ def write_source(network: fx.GraphModule, description: Description) -> str:
         "forward": textwrap.indent(network.code.strip(), " " * 4),
     }
     return TEMPLATE.format(imports=import_lines(TEMPLATE.format(imports="", **body)), **body)
-
-
-def describe_task(task: Task) -> dict[str, str]:
-    return {
-        "purpose": "one image-classification task",
-        "tasks": f"TASK = {task.name!r}\nCLASSES = {list(task.classes)!r}",
-        "returned": "logits, shape `(batch, len(CLASSES))`",
-    }
-
-
-def describe_tasks(tasks: Sequence[Task]) -> dict[str, str]:
-    names = "".join(f"    {task.name!r},\n" for task in tasks)
-    classes = "".join(f"    {list(task.classes)!r},\n" for task in tasks)
-    return {
-        "purpose": f"{len(tasks)} image-classification tasks",
-        "tasks": f"TASKS = [\n{names}]\nCLASSES = [\n{classes}]",
-        "returned": "a tuple of logits, one for each of TASKS, of shape `(batch, len(CLASSES[i]))`",
-    }
 
 
 def import_lines(text: str) -> str:
