@@ -26,7 +26,7 @@ from matl_scale.models.predictor import Predictor
 from matl_scale.progress import ItemProgress
 from matl_scale.runs.checkpoints.decisions import open_decisions
 from matl_scale.runs.checkpoints.network import NetworkConfig, open_network, restore_network
-from matl_scale.storage.files import as_json, hash_text, write_text
+from matl_scale.storage.files import write_text
 from matl_scale.tasks import Task, match_names
 from matl_scale.text import escape_name
 
@@ -75,7 +75,8 @@ def predict(
     names = list(checkpoint.classes)
     task_ids = match_names(names, patterns, "--tasks")
     tasks = [Task(name=names[task_id], classes=tuple(checkpoint.classes[names[task_id]])) for task_id in task_ids]
-    rules = TaskRules.choose(open_decisions(checkpoint), [task.name for task in tasks])
+    decisions = open_decisions(checkpoint)
+    rules = TaskRules.choose(decisions, [task.name for task in tasks])
     source = open_images(images)
     config, model = NetworkConfig.read(checkpoint.config), restore_network(checkpoint, choose_device())
     passed_over = PassedOver()
@@ -83,7 +84,7 @@ def predict(
     about = {"run": str(run), "step": checkpoint.step, "sha256": checkpoint.sha256}
     call = {
         "--run, --checkpoint": checkpoint.sha256,
-        "decisions (matl-decide)": hash_text(as_json({**rules.columns(), "fitted_on": rules.fitted_on})),
+        "decisions (matl-decide)": TaskRules.choose(decisions, names).sha256(),
         "--images": images if "://" in images else str(Path(images).resolve()),
         "names of the images": listed.sha256,
         "--tasks": [task.name for task in tasks],

@@ -8,6 +8,7 @@ import numpy as np
 
 from matl_scale.decisions.rule import DecisionRule
 from matl_scale.decisions.table import Decisions
+from matl_scale.storage.files import as_json, hash_text
 
 Output = Literal["logits", "probabilities", "decisions"]
 OUTPUTS: tuple[Output, ...] = get_args(Output)
@@ -48,10 +49,14 @@ class TaskRules:
             "note": [rule.note for rule in self.rules],
         }
 
+    def sha256(self) -> str:
+        """Returns a hash of everything that is applied or said."""
+        return hash_text(as_json({**self.columns(), "fitted_on": self.fitted_on}))
+
     def describe(self) -> str:
         """Says in a few words what decisions are made for."""
         if not self.fitted_on:
-            return "not calibrated: decisions are fitted for the best network of a run (matl-decide RUN)"
+            return "not calibrated: no decisions were fitted (matl-decide RUN)"
         aims = list(dict.fromkeys(aim for aim in self.aims if aim))
         named = ", ".join(aims[:3]).replace("_", " ") + (f" and {len(aims) - 3} more" if len(aims) > 3 else "")
         return f"decided for {named}, fitted on {self.fitted_on}"

@@ -13,10 +13,12 @@ import pytest
 import torch
 import yaml
 
+from helpers.decision_rules import slow_decisions, slow_probabilities
 from helpers.shard_sets import ShardSet
 from matl_scale import InputError
 from matl_scale.models.network import normalise
 from matl_scale.models.predictor import Predictor
+from matl_scale.runs.checkpoints.decisions import open_decisions
 from matl_scale.runs.checkpoints.network import open_network, restore_network
 from matl_scale.tracking.sync import main as sync
 
@@ -117,13 +119,21 @@ def test_the_best_network_is_a_model_that_mlflow_loads(finished: tuple[Path, str
     assert mlflow.get_experiment(model.experiment_id).name == "matl_scale"
     loaded = mlflow.pyfunc.load_model(f"models:/{model_id}")
     checkpoint = open_network(folder)
-    model = restore_network(checkpoint, torch.device("cpu"))
+    model, decisions = restore_network(checkpoint, torch.device("cpu")), open_decisions(checkpoint)
+    assert decisions.is_fitted
     images = np.random.default_rng(0).integers(0, 256, (2, 3, 16, 16), dtype=np.uint8)
     predictor = Predictor(model, "subnetwork", route_chunk=64)
     predictor.start()
     for task_id, task in enumerate(checkpoint.classes):
         expected = predictor.logits_of_tasks(normalise(torch.from_numpy(images)), [task_id])[task_id].numpy()
-        np.testing.assert_array_equal(loaded.predict(images, params={"task": task}), expected)
+        logits, probabilities, decided = (
+            loaded.predict(images, params={"task": task, "output": output})
+            for output in ("logits", "probabilities", "decisions")
+        )
+        np.testing.assert_array_equal(logits, expected)
+        np.testing.assert_allclose(probabilities, slow_probabilities(decisions.rules[task], expected), atol=1e-6)
+        assert decided[:, 0].tolist() == slow_decisions(decisions.rules[task], expected)
+        np.testing.assert_array_equal(loaded.predict(images, params={"task": task}), probabilities)
     with pytest.raises(InputError, match="Did you mean `task_3`"):
         loaded.predict(images, params={"task": "tusk_3"})
     with pytest.raises(Exception, match="shape"):

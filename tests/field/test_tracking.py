@@ -15,8 +15,11 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.utils.validation import _validate_length_limit, _validate_metric_name
 
+from helpers.decision_rules import give_decisions
 from matl_scale.doctor.tracking import check_tracking
+from matl_scale.runs.layout import RunFolder
 from matl_scale.runs.records import LocalLog, read_records, write_status
+from matl_scale.storage.files import file_sha256, write_json
 from matl_scale.tracking.metric_keys import KEY_LENGTH, MetricKeys
 from matl_scale.tracking.mlflow_follower import GAVE_UP, GIVE_UP_S, attempt, follow, prepare_process, sync
 from matl_scale.tracking.mlflow_run import MlflowRun
@@ -303,6 +306,32 @@ def test_the_best_network_is_logged_from_any_folder(
     assert "FINISHED" in sync(runs / "old")
     (model,) = (runs / "mlartifacts").rglob("MLmodel")
     assert len(list(model.parent.rglob("state.pt"))) == 1
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_network_is_logged_again_with_new_decisions(
+    tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`matl-decide` changes a file of a model that was logged; copies of earlier versions know nothing of decisions."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    run = Path(shutil.copytree(Path(__file__).parents[1] / "data/old/runs/old", tmp_path / "old"))
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    write_status(run, "FINISHED")
+    sync(run)
+    state = read_copy(run)
+    del state["model_decisions"], state["begun_decisions"]  # as an earlier version wrote it
+    write_json(RunFolder(run).mlflow_file, state)
+    assert sync(run).startswith("nothing was missing")
+    (network,) = (run / "best").glob("step-*")
+    for seed in (1, 2, 2):
+        give_decisions(network, seed)
+        complete = sync(run).startswith("complete")
+    assert not complete, "the third decisions are those of the second"
+    models = [path.parent for path in (tmp_path / "mlartifacts").rglob("MLmodel")]
+    assert len(models) == 3
+    logged = [path.read_bytes() for model in models for path in model.rglob("decisions.parquet")]
+    assert len(set(logged)) == len(logged) == 2
+    assert read_copy(run)["model_decisions"] == file_sha256(network / "decisions.parquet")
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -96,8 +96,9 @@ def test_artifacts_and_the_model_can_be_used(server: MlflowServer, small_set: Sh
     assert {"config.yaml", "about.json", "per_task.parquet", "per_task.json", "per_task.png"} <= names
     mlflow.set_tracking_uri(server.uri)
     model = mlflow.pyfunc.load_model(f"models:/{state['model_id']}")
-    logits = model.predict(np.zeros((1, 3, 16, 16), dtype=np.uint8), params={"task": "task_2"})
-    assert logits.shape == (1, 3)
+    images = np.zeros((1, 3, 16, 16), dtype=np.uint8)
+    assert model.predict(images, params={"task": "task_2"}).shape == (1, 3)
+    assert model.predict(images, params={"task": "task_2", "output": "decisions"}).shape == (1, 1)
 
 
 def test_the_doctor_meets_the_host_check(server: MlflowServer, tmp_path: Path) -> None:
