@@ -11,7 +11,7 @@ import pytest
 
 from data_prep.dataset import Dataset, binary_tasks, from_arrays, one_vs_rest
 from data_prep.sources import cifar100, digits, fashion_mnist
-from matl_scale.benchmark.studies import baseline, losses, missing
+from matl_scale.benchmark.studies import baseline, imbalance, missing
 from matl_scale.benchmark.studies.runner import STUDIES, run_study
 from matl_scale.benchmark.studies.workbench import RESULT_FILE, Workbench
 from matl_scale.commands.benchmark import main
@@ -23,12 +23,12 @@ from matl_scale.metrics.task_metrics import TaskMetrics
 from matl_scale.runs.records import LocalLog
 from matl_scale.train.config import Config
 
-NUM_TRAIN, NUM_TEST = 300, 40
+NUM_TRAIN, NUM_TEST = 4000, 40
 
 
 def tiny_dataset(*_: object) -> Dataset:
-    """Returns 340 random images of ten classes, as ten one-vs-rest tasks."""
-    pixels = np.random.default_rng(0).integers(0, 256, (NUM_TRAIN + NUM_TEST, 28, 28), dtype=np.uint8)
+    """Returns small random images of ten classes, as ten one-vs-rest tasks."""
+    pixels = np.random.default_rng(0).integers(0, 256, (NUM_TRAIN + NUM_TEST, 4, 4), dtype=np.uint8)
     return from_arrays(
         tasks=binary_tasks([f"class_{i}" for i in range(10)], "tiny"),
         names=[f"{i:04d}.png" for i in range(len(pixels))],
@@ -83,19 +83,24 @@ def test_missing_labels(bench: Bench, trainer: FakeTrainer) -> None:
     rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ")]
     assert rows == ["| data.missing", "| ---", "| ignore", "| negative", "| soft"]
     shares = [np.mean(kept_labels(config) >= 0) for config in trainer.configs[:9:3]]
-    np.testing.assert_allclose(shares, missing.SHARES, atol=0.05)
+    np.testing.assert_allclose(shares, missing.SHARES, atol=0.01)
     singles = only_singles(bench().work, "missing")
     assert len(singles) == 27
-    assert [float(single["value"]) for single in singles[:2]] == [0.001, 0.002]  # what was trained first and second
+    assert [round(float(single["value"]), 3) for single in singles[:2]] == [
+        0.001,
+        0.002,
+    ]  # what was trained first and second
 
 
-def test_losses_where_positives_are_rare(bench: Bench, trainer: FakeTrainer) -> None:
-    text = run_study(losses.STUDY, bench())
-    assert len(trainer.configs) == 3 * len(losses.RATES) * len(losses.ARMS)
+def test_imbalance_where_positives_are_rare(bench: Bench, trainer: FakeTrainer) -> None:
+    text = run_study(imbalance.STUDY, bench())
+    assert len(trainer.configs) == 3 * len(imbalance.RATES) * len(imbalance.ARMS)
     tables = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| macro")]
     assert tables == ["| macro AP", "| macro balanced accuracy as decided", "| macro balanced accuracy at argmax"]
     labels = kept_labels(trainer.configs[0])
-    assert ((labels == 1).sum(axis=0) == 22).all()  # of 216 negatives, a tenth
+    num_positive, num_negative = (labels == 1).sum(axis=0), (labels == 0).sum(axis=0)
+    np.testing.assert_array_equal(num_positive, np.round(num_negative / 10))
+    assert (num_negative > 2800).all()  # no negative is taken away
     test = read_manifest(trainer.configs[0].data.path)
     assert (test.labels()[test.sample_ids("test")] >= 0).all()
 
@@ -129,10 +134,10 @@ def test_a_run_with_other_settings_is_not_taken_for_the_same(bench: Bench) -> No
 
 def test_what_a_study_needs_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, message in (
-        (["losses"], "--work should be given for a study"),
-        (["losses", "--work", str(tmp_path)], "--fashion-mnist should be given for the study `losses`."),
-        (["losses", "step"], "losses should not be started together with suites of figures"),
-        (["loses"], "did you mean `losses`?"),
+        (["imbalance"], "--work should be given for a study"),
+        (["imbalance", "--work", str(tmp_path)], "--fashion-mnist should be given for the study `imbalance`."),
+        (["imbalance", "step"], "imbalance should not be started together with suites of figures"),
+        (["imbalence"], "did you mean `imbalance`?"),
     ):
         with pytest.raises(SystemExit) as ended:
             main(arguments)
@@ -141,5 +146,9 @@ def test_what_a_study_needs_is_asked_for(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_every_study_has_a_name_of_its_own() -> None:
+<<<<<<< HEAD
     assert list(STUDIES) == ["decisions", "missing", "losses", "baseline", "suspects"]
+=======
+    assert list(STUDIES) == ["decisions", "missing", "imbalance", "baseline"]
+>>>>>>> 9575f97 (Study imbalance has a name of its own; budgets that fit; its predictions are those of the best network)
     assert baseline.STUDY.are_shares

@@ -10,6 +10,7 @@ from matl_scale.decisions.fit import fit_decisions, measure_decisions
 from matl_scale.decisions.rule import DecisionRule
 from matl_scale.decisions.samples import ScoredSamples
 from matl_scale.metrics.task_metrics import mean
+from matl_scale.runs.checkpoints.network import open_network
 from matl_scale.runs.history import RunHistory
 
 Measured = dict[str, np.ndarray]  # `decided_…`, `ece` and `brier` of every task, shape `(num_tasks,)`
@@ -26,8 +27,11 @@ def macro(folder: Path, metric: str, split: str = "test") -> float:
 
 
 def read_samples_of(folder: Path, split: str) -> ScoredSamples:
-    """Returns what the run's network answered for the samples of a split, as its predictions keep it."""
-    kept = RunHistory(folder).predictions(split)
+    """Returns what the best network answered for the samples of a split, as the run's predictions keep it."""
+    kept, best = RunHistory(folder).predictions(split), open_network(folder, "best")
+    assert kept.info.step == best.step, (
+        "predictions are of the last evaluation: a study evaluates once, after the last step"
+    )
     assert kept.log_odds is not None, "studies evaluate anew, and predictions have had scores since format 2"
     return ScoredSamples.build(kept.info.tasks, kept.samples, kept.labels, kept.log_odds)
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from data_prep.dataset import Dataset
 from data_prep.shard_set import write_shard_set
 from matl_scale.data.shards.versions import is_shard_set
-from matl_scale.errors import InputError, shortened
+from matl_scale.errors import InputError, RunError, shortened
 from matl_scale.storage.files import write_json
 from matl_scale.storage.store import Store
 from matl_scale.train.config import Config
@@ -30,7 +30,7 @@ def train_and_evaluate(config: Config) -> None:
     """Trains a network to its end, and evaluates the best one on the split test. What is done of it already stays."""
     outcome = train(config, build_accelerator(config.train.precision))
     if outcome.stopped:
-        raise KeyboardInterrupt
+        raise RunError(f"The training in {config.run.folder} was asked to stop. Start the study again to continue it.")
     run_evaluation(config.run.folder, "test", "best")
 
 

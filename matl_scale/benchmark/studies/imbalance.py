@@ -1,4 +1,4 @@
-"""Study `losses`: losses and class weights where positives are rare, on Fashion-MNIST with positives of train taken away."""
+"""Study `imbalance`: losses and class weights where positives are rare, on Fashion-MNIST with positives of train taken away."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -32,12 +32,12 @@ def singles(bench: Workbench) -> Iterator[Single]:
 def train_one(bench: Workbench, seed: int, rate: int, row: str, changes: Mapping[str, Any]) -> Iterator[Single]:
     def data() -> Path:
         return bench.shard_set(
-            f"losses-1in{rate}-seed{seed}",
+            f"imbalance-1in{rate}-seed{seed}",
             lambda: read_and_change(bench, seed, lambda samples: thin_positives(samples, rate, seed)),
         )
 
     settings = {**SETTINGS, **changes, "run.seed": seed}
-    if values := bench.run(f"losses-1in{rate}-{row.replace(' ', '-')}-seed{seed}", data, settings, measure):
+    if values := bench.run(f"imbalance-1in{rate}-{row.replace(' ', '-')}-seed{seed}", data, settings, measure):
         for name, value in values.items():
             yield Single(table=name, row=row, seed=seed, values={f"1:{rate}": value})
 
@@ -51,7 +51,7 @@ def measure(folder: Path) -> Mapping[str, float]:
 
 
 STUDY = Study(
-    name="losses",
+    name="imbalance",
     needs=("fashion_mnist",),
     conditions=f"{CONDITIONS} Positive labels of train are taken away at random; val, on which is decided, and test are whole.",
     singles=singles,
