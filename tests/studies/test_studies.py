@@ -146,9 +146,5 @@ def test_what_a_study_needs_is_asked_for(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_every_study_has_a_name_of_its_own() -> None:
-<<<<<<< HEAD
-    assert list(STUDIES) == ["decisions", "missing", "losses", "baseline", "suspects"]
-=======
-    assert list(STUDIES) == ["decisions", "missing", "imbalance", "baseline"]
->>>>>>> 9575f97 (Study imbalance has a name of its own; budgets that fit; its predictions are those of the best network)
+    assert list(STUDIES) == ["decisions", "missing", "imbalance", "baseline", "suspects"]
     assert baseline.STUDY.are_shares
