@@ -17,7 +17,19 @@ import torch.distributed as dist
 from rich.console import Console
 from rich.table import Table
 
-from matl_scale.benchmark import evaluation, export, losses, memory, reading, routes, sharding, step, sync, tracking
+from matl_scale.benchmark import (
+    decide,
+    evaluation,
+    export,
+    losses,
+    memory,
+    reading,
+    routes,
+    sharding,
+    step,
+    sync,
+    tracking,
+)
 from matl_scale.benchmark.figure import Conditions, Figure, Result
 from matl_scale.benchmark.studies.runner import STUDIES, run_studies
 from matl_scale.benchmark.studies.workbench import Workbench
@@ -31,6 +43,7 @@ SUITES: dict[str, Callable[[Conditions], list[Figure]]] = {
     "step": step.figures,
     "eval": evaluation.figures,
     "losses": losses.figures,
+    "decide": decide.figures,
     "routes": routes.figures,
     "sync": sync.figures,
     "memory": memory.figures,
@@ -39,8 +52,8 @@ SUITES: dict[str, Callable[[Conditions], list[Figure]]] = {
     "tracking": tracking.figures,
 }
 ON_RANKS = ("sync",)  # these need several ranks; the others run on one
-# not by default. routes and data: take minutes; export: needs ONNX's packages; tracking: needs Chromium
-BY_NAME = ("routes", "data", "export", "tracking")
+# not by default. decide, routes and data: take minutes; export: needs ONNX's packages; tracking: needs Chromium
+BY_NAME = ("decide", "routes", "data", "export", "tracking")
 DATA_SETS = ("fashion_mnist", "cifar100")  # of the suite data and the studies
 COLUMNS = ("ratio of minima", "median", "10 % to 90 % of rounds", "minima", "numerator ÷ denominator, goal")
 TIMEOUT_S = 24 * 3600.0  # how long the other ranks may wait for the suites on rank 0
