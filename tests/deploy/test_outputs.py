@@ -114,7 +114,7 @@ def test_descriptions_tell_how_to_decide() -> None:
     assert json.loads(texts["shift"]) == ONE_TASK.rules.rules[0].shift.tolist()
 
 
-@pytest.mark.parametrize("output", ["logits", "probabilities"])
+@pytest.mark.parametrize("output", ["logits", "probabilities", "decisions"])
 @pytest.mark.parametrize("several", [False, True])
 def test_the_module_beside_weights_shows_how_to_decide(output: Output, several: bool, tmp_path: Path) -> None:
     model = on_two_routes("flat").float()

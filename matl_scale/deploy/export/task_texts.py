@@ -22,7 +22,7 @@ STEPS: dict[Output, tuple[str, ...]] = {
         "decisions = (scores + torch.tensor(DECISION_OFFSETS{i})).argmax(1)",
     ),
     "probabilities": (DECIDE, "decisions = (probabilities.log() + torch.tensor(DECISION_OFFSETS{i})).argmax(1)"),
-    "decisions": (DECIDE,),
+    "decisions": (DECIDE, "names = [CLASSES{i}[index] for index in decisions]"),
 }
 CONSTANTS: dict[Output, tuple[str, ...]] = {
     "logits": ("aim", "scale", "shift", "decision_offsets"),
