@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +11,9 @@ import pytest
 
 from data_prep.dataset import Dataset, binary_tasks, from_arrays, one_vs_rest
 from data_prep.sources import cifar100, digits, fashion_mnist
-from matl_scale.benchmark.studies import baseline, imbalance, missing
+from matl_scale.benchmark.studies import baseline, decisions, imbalance, missing
 from matl_scale.benchmark.studies.runner import STUDIES, run_study
-from matl_scale.benchmark.studies.workbench import RESULT_FILE, Workbench
+from matl_scale.benchmark.studies.workbench import RESULT_FILE, Workbench, train_and_evaluate
 from matl_scale.commands.benchmark import main
 from matl_scale.data.images.array_images import ArrayImages
 from matl_scale.data.shards.manifest import read_manifest
@@ -130,6 +130,34 @@ def test_a_run_with_other_settings_is_not_taken_for_the_same(bench: Bench) -> No
     result.write_text(json.dumps(kept))
     with pytest.raises(InputError, match=r"other settings than this study has now: train.steps. Give another --work"):
         run_study(missing.STUDY, bench(only="missing-0.5-soft-seed0"))
+
+
+def test_decisions_of_a_trained_network(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = {"train.steps": 3, "model.width": 0.03125, "data.batch_size": 16}
+    monkeypatch.setattr(decisions, "ARMS", {row: changes | quick for row, changes in decisions.ARMS.items()})
+    text = run_study(decisions.STUDY, replace(bench(only="balance_1-seed0"), train=train_and_evaluate))
+    tables = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| CIFAR-100")]
+    assert tables == ["| CIFAR-100, balanced accuracy", "| CIFAR-100, F1", "| CIFAR-100, ECE"]
+    found = {
+        (single["table"], single["measure"]): float(single["value"])
+        for single in only_singles(bench().work, "decisions")
+    }
+    errors = {name: found["CIFAR-100, ECE", name] for name in ("as trained", "prior corrected", "fitted")}
+    assert errors["as trained"] > 0.3  # trained on as many positives as negatives; one in ten is positive
+    assert errors["prior corrected"] < errors["as trained"] / 2
+    assert errors["fitted"] < errors["as trained"] / 2
+
+
+def test_worst_task_on_digits(bench: Bench) -> None:
+    text = run_study(decisions.STUDY, bench(only="digits-seed1"))
+    assert "| 175 tasks | 1 | 0.001 | 0.501 |" in text
+
+
+def test_what_random_networks_are_said_to_have_learned(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(baseline, "NUM_TASKS", 7)
+    monkeypatch.setattr(baseline, "RAREST", 0.1)
+    text = run_study(baseline.STUDY, replace(bench(only="baseline-seed49"), train=train_and_evaluate))
+    assert "| any task named | 1 | 0 of 1 (0.0% to 97.5%) | 0 of 1 (0.0% to 97.5%) |" in text
 
 
 def test_what_a_study_needs_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,11 +8,12 @@ import numpy as np
 
 from data_prep.dataset import Dataset
 from data_prep.sources import cifar100, digits
-from matl_scale.benchmark.studies.outcomes import decide_by, decide_unfitted, macro, num_higher, per_task
+from matl_scale.benchmark.studies.outcomes import macro, measure_unfitted, num_higher, per_task
 from matl_scale.benchmark.studies.samples import draw_samples
 from matl_scale.benchmark.studies.study import Single, Study
 from matl_scale.benchmark.studies.workbench import Workbench
 from matl_scale.runs.checkpoints.network import open_network
+from matl_scale.train.decide_run import decide_run
 
 DIGITS_SEEDS, CIFAR_SEEDS = (0, 1, 2), (0, 1)
 # as launch/configs/digits.yaml, but with a route for each task, and so with a batch for each: smaller ones, and more of them
@@ -34,24 +35,27 @@ DIGITS: dict[str, Any] = {
 }
 NUM_TRAIN, NUM_VAL = 40_000, 10_000
 CIFAR: dict[str, Any] = {
-    "data.batch_size": 128,
     "data.augment": "flip",
     "model.width": 0.25,
     "routing.sigma": 1.0,
+    "train.steps": 1500,
     "train.precision": "fp32",
     "optim.lr": 0.003,
     "optim.warmup_steps": 100,
     "eval.every": 0,
 }
 ARMS: dict[str, dict[str, Any]] = {
-    "one route, balance 0": {"routing.routes": "one", "train.steps": 1500},
-    "a route per task, balance 0": {"routing.routes": "task", "train.steps": 1500, "optim.head_lr_scale": 10.0},
+    "one route": {"routing.routes": "one", "data.batch_size": 128},
+    # four tasks in each step; the routes share all units and statistics, so that only heads are a task's own
     "a route per task, balance 1": {
-        "routing.routes": "task", "train.steps": 1500, "optim.head_lr_scale": 10.0, "data.balance": 1.0,
+        "data.balance": 1.0,
+        "routing.routes": "task",
+        "routing.statistics": "shared",
+        "data.batch_size": 32,
+        "train.accumulate": 4,
+        "optim.head_lr_scale": 10.0,
     },
-}  # fmt: skip
-
-
+}
 TABLES = {
     "CIFAR-100, balanced accuracy": ("argmax", "decided for it", "tasks above argmax"),
     "CIFAR-100, F1": ("argmax", "decided for it", "tasks above argmax"),
@@ -109,20 +113,17 @@ def measure_digits(folder: Path) -> Mapping[str, float]:
 def measure_cifar(folder: Path) -> Mapping[str, float]:
     """Returns the values of `TABLES`, under table and column."""
     offsets = open_network(folder, "best").prior_offsets
-    trained, corrected = decide_unfitted(folder, {}), decide_unfitted(folder, offsets)
-    for_f1, ece = decide_by(folder, "f1", offsets)["decided_f1"], per_task(folder, "ece")
-    decided, argmax = per_task(folder, "decided_balanced_accuracy"), per_task(folder, "balanced_accuracy")
-    f1 = per_task(folder, "f1")
+    trained, corrected = (measure_unfitted(folder, each)["ece"] for each in ({}, offsets))
+    argmax, decided, fitted, f1 = (
+        per_task(folder, name) for name in ("balanced_accuracy", "decided_balanced_accuracy", "ece", "f1")
+    )
+    decide_run(folder, "f1", None, "best")
+    for_f1 = per_task(folder, "decided_f1")
+    means = [each.mean() for each in (trained, corrected, fitted)]
     values = [
         (argmax.mean(), decided.mean(), num_higher(decided, argmax)),
         (f1.mean(), for_f1.mean(), num_higher(for_f1, f1)),
-        (
-            trained["ece"].mean(),
-            corrected["ece"].mean(),
-            ece.mean(),
-            corrected["ece"].mean() / trained["ece"].mean(),
-            ece.mean() / trained["ece"].mean(),
-        ),
+        (*means, means[1] / means[0], means[2] / means[0]),
     ]
     return {
         f"{table}, {column}": float(value)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from matl_scale.benchmark.studies.fashion import CONDITIONS, SEEDS, SETTINGS, read_and_change
+from matl_scale.benchmark.studies.fashion import NARROW, NARROW_CONDITIONS, SEEDS, read_and_change
 from matl_scale.benchmark.studies.outcomes import macro
 from matl_scale.benchmark.studies.samples import thin_positives
 from matl_scale.benchmark.studies.study import Single, Study
@@ -36,7 +36,7 @@ def train_one(bench: Workbench, seed: int, rate: int, row: str, changes: Mapping
             lambda: read_and_change(bench, seed, lambda samples: thin_positives(samples, rate, seed)),
         )
 
-    settings = {**SETTINGS, **changes, "run.seed": seed}
+    settings = {**NARROW, **changes, "run.seed": seed}
     if values := bench.run(f"imbalance-1in{rate}-{row.replace(' ', '-')}-seed{seed}", data, settings, measure):
         for name, value in values.items():
             yield Single(table=name, row=row, seed=seed, values={f"1:{rate}": value})
@@ -53,6 +53,8 @@ def measure(folder: Path) -> Mapping[str, float]:
 STUDY = Study(
     name="imbalance",
     needs=("fashion_mnist",),
-    conditions=f"{CONDITIONS} Positive labels of train are taken away at random; val, on which is decided, and test are whole.",
+    conditions=(
+        f"{NARROW_CONDITIONS} Positive labels of train are taken away at random; val, on which is decided, and test are whole."
+    ),
     singles=singles,
 )

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from matl_scale.benchmark.studies.fashion import CONDITIONS, SEEDS, SETTINGS, read_and_change
+from matl_scale.benchmark.studies.fashion import NARROW, NARROW_CONDITIONS, SEEDS, read_and_change
 from matl_scale.benchmark.studies.outcomes import macro
 from matl_scale.benchmark.studies.samples import keep_labels
 from matl_scale.benchmark.studies.study import Single, Study
@@ -32,7 +32,7 @@ def train_one(bench: Workbench, seed: int, share: float, row: str, changes: Mapp
             lambda: read_and_change(bench, seed, lambda samples: keep_labels(samples, share, seed)),
         )
 
-    settings = {**SETTINGS, **changes, "run.seed": seed}
+    settings = {**NARROW, **changes, "run.seed": seed}
     if values := bench.run(f"missing-{share:g}-{row}-seed{seed}", data, settings, measure):
         columns = {f"{name}, {share:.0%} of the labels": value for name, value in values.items()}
         yield Single(table="data.missing", row=row, seed=seed, values=columns)
@@ -45,6 +45,6 @@ def measure(folder: Path) -> Mapping[str, float]:
 STUDY = Study(
     name="missing",
     needs=("fashion_mnist",),
-    conditions=f"{CONDITIONS} Each label of train is kept at random; val and test are whole.",
+    conditions=f"{NARROW_CONDITIONS} Each label of train is kept at random; val and test are whole.",
     singles=singles,
 )
