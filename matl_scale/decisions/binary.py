@@ -68,7 +68,7 @@ class BinaryRules:
 def fit_binary(
     counts: np.ndarray, prior_shift: np.ndarray, aims: Sequence[Aim], start: BinaryRules | None = None
 ) -> BinaryRules:
-    """Fits the rules of tasks that have samples of both classes.
+    """Fits the rules of tasks. One without any sample, as a part of few samples leaves it, keeps the default.
 
     Args:
         counts: Samples by class and bin, shape `(num_tasks, 2, NUM_BINS)`.
@@ -76,10 +76,22 @@ def fit_binary(
         aims: Of each task.
         start: Similar rules to start from.
     """
+    rules, (fitted,) = BinaryRules.unfitted(prior_shift), np.nonzero(counts.any(axis=(1, 2)))
+    if len(fitted):
+        first = None if start is None else np.stack([start.scale, start.bias], axis=1)[fitted]
+        found = fit_samples(counts[fitted], prior_shift[fitted], [aims[i] for i in fitted], first)
+        for name in ("scale", "bias", "limits", "reached"):
+            getattr(rules, name)[fitted] = getattr(found, name)
+    return rules
+
+
+def fit_samples(
+    counts: np.ndarray, prior_shift: np.ndarray, aims: Sequence[Aim], start: np.ndarray | None
+) -> BinaryRules:
+    """Fits the rules of tasks that have samples. `start` are scales and biases, shape `(num_tasks, 2)`."""
     negatives, positives = counts[:, 0].astype(float), counts[:, 1].astype(float)
     scores = CENTRES[None] + prior_shift[:, None]
-    first = None if start is None else np.stack([start.scale, start.bias], axis=1)
-    scale, bias = calibrate_binary(scores, negatives, positives, first).T
+    scale, bias = calibrate_binary(scores, negatives, positives, start).T
     probabilities, total = sigmoid(scale[:, None] * scores + bias[:, None]), negatives + positives
     seen, expected = (
         (negatives, positives),
@@ -115,9 +127,8 @@ class BinaryMeasures:
 
 def measure_binary(counts: np.ndarray, rules: BinaryRules) -> BinaryMeasures:
     """Applies rules to samples, by class and bin: `(num_tasks, 2, NUM_BINS)`."""
-    decided = EDGES[None, :-1] >= rules.limits[:, None] - 1e-9
     # a limit inside a bin, as a rule has it that was fitted elsewhere, leaves the bin on the side of its centre
-    decided |= CENTRES[None] >= rules.limits[:, None]
+    decided = CENTRES[None] >= rules.limits[:, None]
     yes = (counts * decided[:, None]).sum(axis=2)
     confusions = np.stack([counts.sum(axis=2) - yes, yes], axis=2)
     return BinaryMeasures(

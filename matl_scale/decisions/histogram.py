@@ -1,7 +1,7 @@
 """Histograms of the scores of binary tasks: what fitting a decision needs of a split, however many samples it has.
 
-A bin is a small interval of the log-odds of class 1. Bins are narrow around zero (0.005) and wider outside, about as wide as half
-precision is there. Samples in one bin count as equal.
+A bin is a small interval of the log-odds of class 1, its upper bound included: class 1 is decided above a limit. Bins are narrow
+around zero (0.005) and wider outside, about as wide as half precision is there. Samples in one bin count as equal.
 """
 
 import numpy as np
@@ -17,9 +17,9 @@ CENTRES = np.sinh((_positions[1:] + _positions[:-1]) / 2)
 
 
 def _tabulate_bins() -> np.ndarray:
-    """Returns the bin of every number in half precision, by its bits; NaN is in bin 0."""
+    """Returns the bin of every number in half precision, by its bits; NaN counts as 0."""
     values = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)
-    bins = np.searchsorted(EDGES, np.nan_to_num(values, nan=EDGES[0]), side="right") - 1
+    bins = np.searchsorted(EDGES, np.nan_to_num(values), side="left") - 1
     clipped: np.ndarray = np.clip(bins, 0, NUM_BINS - 1)
     return clipped
 

@@ -33,9 +33,12 @@ class ScoredSamples:
         return ScoreLayout.build([task.num_classes for task in self.tasks])
 
     def of_task(self, task_id: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns labels, logits `(num_labelled, num_classes)` and folds of the labelled samples of a task of several classes."""
+        """Returns labels, logits `(num_labelled, num_classes)` and folds of the labelled samples of a task of several classes.
+
+        A network that has diverged gives NaN, which counts as log-odds of 0.
+        """
         labelled = np.flatnonzero(self.labels[:, task_id] >= 0)
-        scores = self.log_odds[labelled, self.layout.columns_of(task_id)].astype(float)
+        scores = np.nan_to_num(self.log_odds[labelled, self.layout.columns_of(task_id)].astype(float))
         return self.labels[labelled, task_id].astype(np.int64), -np.logaddexp(0, -scores), self.folds[labelled]
 
 

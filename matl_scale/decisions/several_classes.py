@@ -7,7 +7,6 @@ from matl_scale.decisions.calibration import calibrate_classes
 from matl_scale.decisions.calibration_error import expected_calibration_error
 from matl_scale.decisions.histogram import NUM_FOLDS
 from matl_scale.decisions.rule import DecisionRule
-from matl_scale.decisions.threshold import PSEUDO_SAMPLES
 
 MAX_SCORES = (
     1_000_000  # that one task is fitted on; further samples would cost time and change nothing that can be seen
@@ -28,8 +27,8 @@ def fit_classes(
         aim: What the decision should be best at.
         start: A similar rule to start from.
     """
-    limit = max(MAX_SCORES // logits.shape[1], 1)
-    labels, logits = labels[:limit], logits[:limit] + prior_offsets
+    chosen = choose_samples(len(labels), max(MAX_SCORES // logits.shape[1], 1))
+    labels, logits = labels[chosen], logits[chosen] + prior_offsets
     first = None if start is None else np.concatenate([[start.scale], start.biases])
     scale, *biases = calibrate_classes(logits, labels, first)
     rule = DecisionRule(
@@ -40,15 +39,23 @@ def fit_classes(
     )
     if aim.metric != "balanced_accuracy":
         return rule
-    expected = rule.probabilities(logits - prior_offsets).mean(axis=0)
-    counts = np.bincount(labels, minlength=logits.shape[1])
-    frequencies = (counts + PSEUDO_SAMPLES * expected) / (len(labels) + PSEUDO_SAMPLES)
+    # As the calibrated probabilities have them, and a sample more of each class: a class without a sample would be decided for
+    # everywhere if its frequency was counted, as that is smaller than any of its probabilities.
+    frequencies = rule.probabilities(logits - prior_offsets).mean(axis=0) + 1 / len(labels)
     return DecisionRule(
         prior_offsets=prior_offsets,
         scale=rule.scale,
         biases=rule.biases,
-        decision_offsets=-np.log(np.maximum(frequencies, 1e-12)),
+        decision_offsets=-np.log(frequencies),
     )
+
+
+def choose_samples(num_samples: int, limit: int) -> slice | np.ndarray:
+    """Returns which samples to fit on: all, or `limit` at random. The first ones would not do: they may be of few classes, as
+    the samples of a split can be in the order of their classes."""
+    if num_samples <= limit:
+        return slice(None)
+    return np.random.default_rng(0).choice(num_samples, limit, replace=False, shuffle=False)
 
 
 def measure_classes(
@@ -73,9 +80,12 @@ def measure_classes(
 def cross_fit_classes(
     labels: np.ndarray, logits: np.ndarray, folds: np.ndarray, aim: Aim, start: DecisionRule
 ) -> list[DecisionRule]:
-    """Returns a rule for each fold, fitted on the others."""
+    """Returns a rule for each fold, fitted on the others; the default if these have no sample."""
     rules = []
     for fold in range(NUM_FOLDS):
         rest = folds != fold
-        rules.append(fit_classes(labels[rest], logits[rest], start.prior_offsets, aim, start))
+        if rest.any():
+            rules.append(fit_classes(labels[rest], logits[rest], start.prior_offsets, aim, start))
+        else:
+            rules.append(DecisionRule.unfitted(start.num_classes, start.prior_offsets.tolist()))
     return rules

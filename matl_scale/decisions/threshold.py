@@ -48,7 +48,7 @@ def choose_thresholds(aim: Aim, seen: Above, expected: Above) -> tuple[np.ndarra
     """
     recall = blend(seen.hits, seen.positives, expected.hits / expected.positives)
     fall_out = blend(seen.false, seen.negatives, expected.false / expected.negatives)
-    hits, false = recall * seen.positives, fall_out * seen.negatives
+    false = fall_out * seen.negatives
     if aim.metric in ("precision", "recall"):
         chosen_expected = np.maximum(expected.hits + expected.false, 1e-12)
         precision = blend(seen.hits, seen.hits + seen.false, expected.hits / chosen_expected)
@@ -63,9 +63,11 @@ def choose_thresholds(aim: Aim, seen: Above, expected: Above) -> tuple[np.ndarra
     if aim.metric == "balanced_accuracy":
         values = (recall + 1 - fall_out) / 2
     elif aim.metric == "f1":
-        values = 2 * hits / (hits + false + seen.positives)
+        # without a sample of class 1, as in a part of the samples, there are as many as the probabilities say
+        positives = np.where(seen.positives > 0, seen.positives, expected.positives)
+        values = 2 * recall * positives / (recall * positives + false + positives)
     else:
-        values = (hits + seen.negatives - false) / (seen.positives + seen.negatives)
+        values = (recall * seen.positives + seen.negatives - false) / (seen.positives + seen.negatives)
     index = middle_of_best(values)
     return index, np.take_along_axis(values, index[:, None], axis=1)[:, 0]
 

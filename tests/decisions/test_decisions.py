@@ -65,9 +65,9 @@ def test_a_threshold_is_a_probability() -> None:
 def test_every_score_lies_in_its_bin() -> None:
     scores = np.random.default_rng(0).normal(size=4000).astype(np.float16) * np.float16(9)
     bins = find_bins(scores)
-    assert (EDGES[bins] <= scores.astype(float)).all()
-    assert (scores.astype(float) < EDGES[bins + 1]).all()
-    assert find_bins(np.array([-60, 60, np.nan], dtype=np.float16)).tolist() == [0, 2047, 0]
+    assert (EDGES[bins] < scores.astype(float)).all()
+    assert (scores.astype(float) <= EDGES[bins + 1]).all()
+    assert find_bins(np.array([-60, 60, np.nan], dtype=np.float16)).tolist() == [0, 2047, find_bins(np.zeros(1))[0]]
 
 
 @pytest.mark.parametrize("num_positives", [3, 40, 400])
@@ -224,6 +224,96 @@ def test_several_classes_are_calibrated_and_decided() -> None:
     one_hot = np.eye(3)[labels]
     assert as_trained["brier"][0] == pytest.approx(((probabilities - one_hot) ** 2).sum(axis=1).mean(), abs=0.005)
     assert as_trained["decided_accuracy"][0] == pytest.approx((decided == labels).mean(), abs=0.002)
+
+
+def normal_classes(frequencies: np.ndarray, num_samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns labels and the logits of the posterior, for classes that are normal around one corner each."""
+    rng = np.random.default_rng(seed)
+    labels = rng.choice(len(frequencies), size=num_samples, p=frequencies)
+    features = rng.normal(size=(num_samples, len(frequencies)))
+    features[np.arange(num_samples), labels] += 2.5
+    return labels, np.log(frequencies) + 2.5 * features
+
+
+def samples_of_classes(labels: np.ndarray, logits: np.ndarray) -> ScoredSamples:
+    task = Task(name="kind", classes=tuple(f"kind_{i}" for i in range(logits.shape[1])))
+    return ScoredSamples.build([task], np.arange(len(labels)), labels[:, None], scores_of_classes(logits))
+
+
+def test_a_class_without_samples_is_not_decided_for_everywhere() -> None:
+    labels, logits = normal_classes(np.full(20, 1 / 20), 3000, seed=0)
+    present = labels < 14
+    samples = samples_of_classes(labels[present], logits[present])
+    (rule,) = fit_decisions(samples, [BALANCED], {}).rules
+    decided = rule.decide(logits[present])
+    assert (decided >= 14).mean() < 0.02 + (logits[present].argmax(axis=1) >= 14).mean()
+    assert (decided == labels[present]).mean() > (logits[present].argmax(axis=1) == labels[present]).mean() - 0.02
+
+
+def test_rare_classes_of_many_are_found() -> None:
+    frequencies = np.exp(-np.arange(40) / 5)
+    frequencies /= frequencies.sum()
+    (rule,) = fit_decisions(samples_of_classes(*normal_classes(frequencies, 10_000, seed=0)), [BALANCED], {}).rules
+    others = samples_of_classes(*normal_classes(frequencies, 40_000, seed=1))
+    found, as_trained = (
+        measure_decisions(others, [each])["decided_balanced_accuracy"][0] for each in (rule, DecisionRule.unfitted(40))
+    )
+    assert found > as_trained + 0.1
+
+
+def test_part_of_many_samples_is_of_all_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples in the order of their classes, more than a rule is fitted on."""
+    labels, logits = normal_classes(np.full(4, 1 / 4), 8000, seed=0)
+    order = np.argsort(labels, kind="stable")
+    samples = samples_of_classes(labels[order], 2 * logits[order])
+    whole = fit_decisions(samples, [BALANCED], {}).rules[0]
+    monkeypatch.setattr("matl_scale.decisions.several_classes.MAX_SCORES", 8000)
+    part = fit_decisions(samples, [BALANCED], {}).rules[0]
+    assert part.scale == pytest.approx(whole.scale, rel=0.1)
+    np.testing.assert_allclose(part.biases, whole.biases, atol=0.2)
+    np.testing.assert_allclose(part.decision_offsets, whole.decision_offsets, atol=0.2)
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+@pytest.mark.parametrize("aim", [BALANCED, F1, ACCURACY, Aim("precision", 0.9), Aim("recall", 0.9)], ids=str)
+def test_few_and_odd_samples_give_finite_rules(num_classes: int, aim: Aim) -> None:
+    rng = np.random.default_rng(0)
+    width = 1 if num_classes == 2 else num_classes
+    same_fold = np.flatnonzero(assign_folds(np.arange(60)) == 2)
+    tasks = {
+        "one of class 1": (np.arange(60) == 7, rng.normal(size=(60, width))),
+        "one of class 0": (np.arange(60) != 7, rng.normal(size=(60, width))),
+        "two labels, of one fold": (
+            np.select([np.arange(60) == same_fold[0], np.arange(60) == same_fold[1]], [0, 1], -1),
+            rng.normal(size=(60, width)),
+        ),
+        "equal scores": (np.arange(60) % 3 == 0, np.zeros((60, width))),
+        "a network that has diverged": (np.arange(60) % 3 == 0, np.full((60, width), np.nan)),
+        "one sample diverged": (np.arange(60) % 3 == 0, np.where(np.arange(60)[:, None] == 5, np.nan, 1.0)),
+        "limits": (np.arange(60) % 3 == 0, rng.choice([-60.0, 60.0], size=(60, width))),
+    }
+    labels = np.stack([own.astype(np.int16) for own, _ in tasks.values()], axis=1)
+    scores = np.concatenate([np.broadcast_to(own, (60, width)) for _, own in tasks.values()], axis=1)
+    named = [Task(name=name, classes=("a", "b", "c")[:num_classes]) for name in tasks]
+    found = fit_decisions(
+        ScoredSamples.build(named, np.arange(60), labels, scores.astype(np.float16)), [aim] * len(tasks), {}
+    )
+    for task, rule in zip(named, found.rules, strict=True):
+        numbers = np.concatenate([[rule.scale], rule.biases, rule.decision_offsets])
+        assert np.isfinite(numbers).all(), task.name
+    for name in ("decided_accuracy", "decided_balanced_accuracy", "ece", "brier"):
+        assert np.isfinite(found.measured[name]).all(), name
+
+
+def test_what_is_measured_is_what_a_rule_decides() -> None:
+    """Scores of exactly 0 too, which half precision makes frequent: both classes are equally probable, the first one counts."""
+    scores = np.array([0, 0, 0, 1, -1, 2], dtype=np.float16)[:, None]
+    labels = np.array([0, 0, 1, 1, 0, 1], dtype=np.int16)[:, None]
+    tasks = [Task(name="a", classes=("no", "yes"))]
+    samples, rule = ScoredSamples.build(tasks, np.arange(6), labels, scores), DecisionRule.unfitted(2)
+    decided = rule.decide(np.concatenate([0 * scores, scores], axis=1))
+    measured = measure_decisions(samples, [rule])["decided_accuracy"][0]
+    assert measured == pytest.approx((decided == labels[:, 0]).mean())
 
 
 def test_nothing_is_measured_where_it_was_fitted() -> None:
