@@ -9,10 +9,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from data_prep.dataset import from_arrays
+from data_prep.planning.make_plan import Options
+from data_prep.shard_set import write_shard_set
 from helpers.run_configs import build_config, records
-from helpers.shard_sets import ShardSet
+from helpers.shard_sets import ShardSet, small_dataset
 from matl_scale.commands.decide import main as matl_decide
 from matl_scale.commands.evaluate import main as matl_evaluate
+from matl_scale.data.images.array_images import ArrayImages
 from matl_scale.data.loading.loader import DataConfig
 from matl_scale.decisions.config import DecideConfig
 from matl_scale.decisions.fit import measure_decisions
@@ -134,6 +138,34 @@ def test_aims_by_pattern_come_from_the_config(small_set: ShardSet, tmp_path: Pat
     wrong = replace(config, run=replace(config.run, name="other"), decide=DecideConfig(aim={"tusk_*": "f1"}))
     with pytest.raises(InputError, match=r"`decide.aim` should match names of tasks. `tusk_\*` matches none"):
         train(wrong, build_accelerator("fp32"))
+
+
+@pytest.mark.parametrize("label", [-1, 0])
+def test_a_split_on_which_no_task_can_be_fitted(label: int, tmp_path: Path) -> None:
+    dataset, pixels = small_dataset()
+    (chunk,) = dataset.chunks()
+    labels = chunk.labels.copy()
+    labels[[split == "val" for split in chunk.splits]] = label
+    images = ArrayImages(root="memory", pixels=pixels)
+    changed = from_arrays(
+        tasks=dataset.tasks, names=chunk.names, labels=labels, splits=list(chunk.splits), images=images
+    )
+    manifest = write_shard_set(lambda _: changed, tmp_path / "shards", Options())
+    assert manifest is not None
+    shards = ShardSet(root=tmp_path / "shards", manifest=manifest, pixels=pixels, labels=labels)
+    config = build_config(
+        tmp_path,
+        shards,
+        "run",
+        train=TrainConfig(steps=2, precision="fp32"),
+        eval=EvalConfig(every=1, batch_size=7),
+    )
+    train(config, build_accelerator("fp32"))
+    network = open_network(config.run.folder)
+    assert network.score is None
+    notes = set(open_decisions(network).notes().values())
+    assert notes == {"not fitted: no labelled sample" if label < 0 else "not fitted: only class `class_0` occurs"}
+    assert decide(config.run.folder) == 0
 
 
 def test_a_prior_that_was_trained_is_corrected_everywhere(small_set: ShardSet, tmp_path: Path) -> None:
