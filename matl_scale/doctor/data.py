@@ -16,12 +16,13 @@ FEW_SAMPLES = 10
 
 
 def check_data(config: Config, data: RunData, world_size: int) -> Iterator[Finding]:
-    """Checks what a run reads, and whether its losses fit that.
+    """Checks what a run reads, and whether its losses and aims fit that.
 
     Raises:
-        InputError: `data.missing` or the section `loss` does not fit the tasks.
+        InputError: `data.missing`, the section `loss` or `decide.aim` does not fit the tasks.
     """
     check_losses(config.loss, data.tasks)
+    config.decide.aims(data.task_names)
     for problem in find_data_problems(data, config.data, world_size):
         yield Finding("error", "data", problem.text, problem.remedy)
     yield from check_readers(config.data, data, world_size)

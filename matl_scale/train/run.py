@@ -68,12 +68,12 @@ def train(
         # build: from here on the config has every automatic choice made
         data = build_run_data(config.data, opened.label_version)
         check_train_data(data, config.data, world_size)
+        # patterns without a match end the run here, before anything is built
         check_losses(config.loss, data.tasks)
+        config.decide.aims(data.task_names)
+        config.track.curve_tasks(data.task_names)
         chosen = on_main(accelerator, lambda: build_routes(config, data, opened.checkpoint, opened.start))
         config = build_resolved_config(config, data, chosen.setting)
-        config.track.curve_tasks(
-            data.task_names
-        )  # a pattern without a match ends the run here, before anything is built
         components = build_components(config, data, chosen.routes, accelerator, opened)
         state = components.state
 

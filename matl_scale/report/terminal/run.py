@@ -16,7 +16,7 @@ from matl_scale.metrics.names import (
     TASK_COLUMNS,
 )
 from matl_scale.metrics.task_metrics import describe_means, describe_not_learned
-from matl_scale.report.decisions import describe_decisions
+from matl_scale.report.decisions import describe_decisions, describe_notes
 from matl_scale.report.facts import RunFacts, collect_facts
 from matl_scale.report.terminal.console import build_table, format_value, list_names, print_line, print_table
 from matl_scale.report.undefined import find_undefined
@@ -33,14 +33,14 @@ def print_latest(console: Console, folder: Path, split: str, limit: int = 10) ->
 
 def print_run(console: Console, facts: RunFacts, limit: int) -> None:
     """Prints one run's last evaluation; lists of tasks have at most `limit` entries."""
-    print_summary(console, facts)
+    print_summary(console, facts, limit)
     print_worst(console, facts, limit)
     print_changes(console, facts, limit)
     print_undefined(console, facts, limit)
     print_draws(console, facts, limit)
 
 
-def print_summary(console: Console, facts: RunFacts) -> None:
+def print_summary(console: Console, facts: RunFacts, limit: int) -> None:
     latest, metrics = facts.latest, facts.latest.metrics
     summary = metrics.summary()
     title = f"{show_name(facts.run.name)}: {show_name(latest.split)} after {latest.step:,} steps"
@@ -55,6 +55,8 @@ def print_summary(console: Console, facts: RunFacts) -> None:
     print_line(console, f"tasks {describe_not_learned(metrics, latest.tasks)}")
     if (decisions := facts.run.decisions) is not None:
         print_line(console, f"decisions {describe_decisions(decisions)}")
+        for line in describe_notes(decisions, limit):
+            print_line(console, f"  {line}")
     print_line(console, describe_routes(facts.run.routes))
 
 

@@ -48,7 +48,9 @@ class Saver:
             return False
         root = self.folder.best_folder
         earlier = checkpoint_folders(root)
-        score = summary.get(self.best_metric, math.nan)  # of decisions, there is none if no task has two classes in the split
+        score = summary.get(
+            self.best_metric, math.nan
+        )  # of decisions, there is none if no task has two classes in the split
         if earlier:
             comparable, best_score = self._score_of(earlier[-1])
             if comparable and (not math.isfinite(score) or (best_score is not None and score <= best_score)):
