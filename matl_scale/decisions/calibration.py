@@ -6,7 +6,6 @@ prior: the fewer samples of a class there are, the less is changed.
 """
 
 import numpy as np
-from scipy.optimize import minimize
 
 from matl_scale.decisions.rule import sigmoid
 
@@ -14,7 +13,7 @@ SCALE_PRECISION = 10.0  # of the prior of the scale: what about ten samples that
 BIAS_PRECISION = 1.0
 MIN_SCALE = 0.01  # a task is never turned round
 MAX_STEPS = 50
-TOLERANCE = 1e-4
+TOLERANCE = 1e-4  # of a parameter of two classes, and of the loss of several
 
 
 def calibrate_binary(
@@ -89,7 +88,7 @@ def newton_step(parameters: np.ndarray, scores: np.ndarray, total: np.ndarray, p
 
 
 def calibrate_classes(logits: np.ndarray, labels: np.ndarray, start: np.ndarray | None = None) -> np.ndarray:
-    """Fits the scale and the biases of one task of several classes.
+    """Fits the scale and the biases of one task of several classes, by Newton's method.
 
     Args:
         logits: Shape `(num_samples, num_classes)`.
@@ -100,28 +99,63 @@ def calibrate_classes(logits: np.ndarray, labels: np.ndarray, start: np.ndarray 
         The scale, and then the bias of each class.
     """
     num_classes = logits.shape[1]
-    if start is None:
-        start = np.concatenate([[1.0], np.zeros(num_classes)])
-    counts = np.bincount(labels, minlength=num_classes)
-    true_sum = logits[np.arange(len(labels)), labels].sum()
-
-    def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
-        scale, biases = parameters[0], parameters[1:]
-        calibrated = scale * logits + biases
-        highest = calibrated.max(axis=1, keepdims=True)
-        exponentials = np.exp(calibrated - highest)
-        sums = exponentials.sum(axis=1, keepdims=True)
-        probabilities = exponentials / sums
-        likelihood = float((highest + np.log(sums)).sum() - scale * true_sum - biases @ counts)
-        penalty = (SCALE_PRECISION * (scale - 1) ** 2 + BIAS_PRECISION * biases @ biases) / 2
-        gradient = np.concatenate(
-            [
-                [(probabilities * logits).sum() - true_sum + SCALE_PRECISION * (scale - 1)],
-                probabilities.sum(axis=0) - counts + BIAS_PRECISION * biases,
-            ]
-        )
-        return likelihood + penalty, gradient
-
-    bounds = [(MIN_SCALE, None), *[(None, None)] * num_classes]
-    found: np.ndarray = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 200}).x
+    found = prior(1 + num_classes)[0] if start is None else start
+    of_labels = logits[np.arange(len(labels)), labels].sum()
+    true_sums = np.concatenate([[of_labels], np.bincount(labels, minlength=num_classes)])
+    loss, probabilities = classes_loss(found, logits, true_sums)
+    for _ in range(MAX_STEPS):
+        step, gain = newton_step_of_classes(found, logits, probabilities, true_sums)
+        if gain < TOLERANCE:
+            break
+        for _ in range(20):
+            trial = found - step
+            trial[0] = max(trial[0], MIN_SCALE)
+            new_loss, new_probabilities = classes_loss(trial, logits, true_sums)
+            if new_loss <= loss:
+                break
+            step /= 2
+        else:
+            break
+        found, loss, probabilities = trial, new_loss, new_probabilities
     return found
+
+
+def classes_loss(parameters: np.ndarray, logits: np.ndarray, true_sums: np.ndarray) -> tuple[float, np.ndarray]:
+    """Returns the penalised negative log-likelihood, and the probabilities, shape `(num_samples, num_classes)`.
+
+    `true_sums` are the sum of the logits of the true classes, and the number of samples of each class: what the likelihood needs
+    of the labels.
+    """
+    mean, precision = prior(len(parameters))
+    calibrated = parameters[0] * logits + parameters[1:]
+    highest = calibrated.max(axis=1)
+    calibrated -= highest[:, None]
+    probabilities = np.exp(calibrated, out=calibrated)
+    sums = probabilities.sum(axis=1)
+    probabilities /= sums[:, None]
+    likelihood = float((highest + np.log(sums)).sum() - parameters @ true_sums)
+    return likelihood + float(precision @ (parameters - mean) ** 2) / 2, probabilities
+
+
+def newton_step_of_classes(
+    parameters: np.ndarray, logits: np.ndarray, probabilities: np.ndarray, true_sums: np.ndarray
+) -> tuple[np.ndarray, float]:
+    """Returns Newton's step, shape `(1 + num_classes,)`, and how much it would lower the loss if that was quadratic."""
+    means = np.einsum("nc,nc->n", probabilities, logits)
+    mean, precision = prior(len(parameters))
+    gradient = np.concatenate([[means.sum()], probabilities.sum(axis=0)]) - true_sums + precision * (parameters - mean)
+    hessian = np.empty((len(parameters), len(parameters)))
+    hessian[0, 0] = np.einsum("nc,nc,nc->", probabilities, logits, logits) - means @ means
+    hessian[0, 1:] = hessian[1:, 0] = np.einsum("nc,nc->c", probabilities, logits) - probabilities.T @ means
+    hessian[1:, 1:] = np.diag(probabilities.sum(axis=0)) - probabilities.T @ probabilities
+    hessian += np.diag(precision)
+    step: np.ndarray = np.linalg.solve(hessian, gradient)
+    if parameters[0] <= MIN_SCALE and step[0] > 0:  # at the bound only the biases move
+        step = np.concatenate([[0.0], np.linalg.solve(hessian[1:, 1:], gradient[1:])])
+    return step, float(gradient @ step) / 2
+
+
+def prior(num_parameters: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the prior's means and precisions, of the scale and then of each bias."""
+    is_scale = np.arange(num_parameters) == 0
+    return is_scale.astype(float), np.where(is_scale, SCALE_PRECISION, BIAS_PRECISION)

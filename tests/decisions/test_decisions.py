@@ -108,6 +108,27 @@ def test_calibration_of_several_classes_finds_what_was_spoilt() -> None:
     np.testing.assert_allclose(np.array(biases) - biases[1], [0.4, 0.0, -0.6, 0.2], atol=0.08)
 
 
+@pytest.mark.parametrize(("num_classes", "sign"), [(3, 1), (30, 1), (3, -1)], ids=["few", "many", "turned round"])
+def test_calibration_of_several_classes_is_the_penalised_maximum(num_classes: int, sign: int) -> None:
+    """Some classes are rare and one is missing; of a network that ranks the wrong way round, the scale is at its bound."""
+    rng = np.random.default_rng(1)
+    frequencies = np.exp(-np.arange(num_classes) / 3) * (np.arange(num_classes) < num_classes - 1)
+    labels = rng.choice(num_classes, size=500, p=frequencies / frequencies.sum())
+    logits = sign * (rng.normal(size=(500, num_classes)) + 2 * np.eye(num_classes)[labels]) * 2
+    one_hot = np.eye(num_classes)[labels]
+
+    def loss(parameters: np.ndarray) -> float:
+        scale, biases = parameters[0], parameters[1:]
+        likelihood = np.log((softmax(scale * logits + biases) * one_hot).sum(axis=1)).sum()
+        return float((SCALE_PRECISION * (scale - 1) ** 2 + BIAS_PRECISION * biases @ biases) / 2 - likelihood)
+
+    start, bounds = np.eye(1, 1 + num_classes)[0], [(0.01, None), *[(None, None)] * num_classes]
+    best = minimize(loss, start, method="L-BFGS-B", bounds=bounds, options={"maxfun": 100_000, "ftol": 1e-12})
+    found = calibrate_classes(logits, labels)
+    assert loss(found) < best.fun + 1e-3
+    np.testing.assert_allclose(found, best.x, atol=0.01)
+
+
 def metric_of(aim: Aim, labels: np.ndarray, decided: np.ndarray) -> float:
     hits, false = ((labels == 1) & decided).sum(), ((labels == 0) & decided).sum()
     positives, negatives = (labels == 1).sum(), (labels == 0).sum()
