@@ -79,7 +79,7 @@ def fit_binary(
     rules, (fitted,) = BinaryRules.unfitted(prior_shift), np.nonzero(counts.any(axis=(1, 2)))
     if len(fitted):
         first = None if start is None else np.stack([start.scale, start.bias], axis=1)[fitted]
-        found = fit_samples(counts[fitted], prior_shift[fitted], [aims[i] for i in fitted], first)
+        found = fit_samples(counts[fitted], prior_shift[fitted], [aims[i] for i in fitted.tolist()], first)
         for name in ("scale", "bias", "limits", "reached"):
             getattr(rules, name)[fitted] = getattr(found, name)
     return rules
