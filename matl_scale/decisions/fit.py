@@ -133,7 +133,7 @@ def explain_unfitted(samples: ScoredSamples, task_id: int) -> str:
     if task.num_classes > MAX_SCORED_CLASSES:
         return f"not fitted: more than {MAX_SCORED_CLASSES} classes"
     own = samples.labels[:, task_id]
-    present = np.unique(own[own >= 0])
+    present = np.flatnonzero(np.bincount(own[own >= 0]))
     if not len(present):
         return "not fitted: no labelled sample"
     return f"not fitted: only class `{task.classes[present[0]]}` occurs" if len(present) == 1 else ""

@@ -72,7 +72,8 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
     """Writes the file. It appears under its name when it is complete."""
     info = predictions.info
     assert predictions.log_odds is not None
-    matrices = (predictions.labels.astype(np.int16), predictions.predicted.astype(np.int16), predictions.log_odds)
+    classes = (each.astype(np.int16, copy=False) for each in (predictions.labels, predictions.predicted))
+    matrices = (*classes, predictions.log_odds)
     lists = [pa.FixedSizeListArray.from_arrays(pa.array(m.reshape(-1)), m.shape[1]) for m in matrices]
     table = pa.table([pa.array(predictions.samples, pa.int64()), *lists], names=list(COLUMNS))
     about = {"format_version": FORMAT_VERSION, **asdict(info)}
@@ -89,13 +90,12 @@ def read_predictions(path: Path) -> Predictions:
         info, table = parse_info(file.schema_arrow), file.read()
         samples = table["sample"].to_numpy()
         order = np.argsort(samples, kind="stable")
+        is_old, num_tasks = OLD_CONFIDENCES in table.column_names, len(info.tasks)
+        third = (OLD_CONFIDENCES, num_tasks) if is_old else (COLUMNS[3], info.layout.width)
         labels, predicted, last = (
-            table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(len(samples), -1)[order]
-            for name in (*COLUMNS[1:3], OLD_CONFIDENCES if OLD_CONFIDENCES in table.column_names else COLUMNS[3])
+            table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(len(samples), width)[order]
+            for name, width in ((COLUMNS[1], num_tasks), (COLUMNS[2], num_tasks), third)
         )
-        if labels.shape[1] != len(info.tasks):
-            raise ValueError(f"{labels.shape[1]} columns of labels for {len(info.tasks)} tasks")
-        is_old = OLD_CONFIDENCES in table.column_names
     except UNREADABLE as error:
         raise explain_unreadable(path, error) from error
     return Predictions(

@@ -17,23 +17,30 @@ BATCHES_AT_ONCE = 64  # how many of each rank's batches are sent to the first ra
 def collect_predictions(
     accelerator: Accelerator, log: PredictionLog, data: RunData, split: str, step: int
 ) -> Predictions | None:
-    """Returns what all ranks have predicted for a split, on the first rank; None on the others. All ranks have to call it."""
-    batches = list(gather_predictions(accelerator, log))
+    """Returns what all ranks have predicted for a split, on the first rank; None on the others. All ranks have to call it.
+
+    The log is empty afterwards: for hundreds of tasks and many samples, predictions should not be in memory twice.
+    """
+    batches = gather_predictions(accelerator, log)
     if not accelerator.is_main_process:
+        assert not list(batches)
         return None
-    num_tasks, width = len(data.tasks), log.layout.width
-    ids = np.concatenate([batch.sample_ids for batch in batches] or [np.zeros(0, dtype=np.int64)])
-    classes = np.concatenate([batch.classes for batch in batches] or [np.zeros((0, num_tasks), dtype=np.int16)])
-    scores = np.concatenate([batch.log_odds for batch in batches] or [np.zeros((0, width), dtype=np.float16)])
+    ids = data.manifest.sample_ids(split)
     keys = data.reader.keys(ids)
     order = np.argsort(keys, kind="stable")
-    # samples that could not be read count as not labelled
-    labels = np.where(classes == MISSING, MISSING, data.labels[ids])
+    row_of = np.argsort(order)
+    classes = np.full((len(ids), len(data.tasks)), MISSING, dtype=np.int16)
+    scores = np.full((len(ids), log.layout.width), np.nan, dtype=np.float16)
+    for batch in batches:
+        rows = row_of[np.searchsorted(ids, batch.sample_ids)]
+        classes[rows], scores[rows] = batch.classes, batch.log_odds
+    labels = data.labels[ids[order]]
+    labels[classes == MISSING] = MISSING  # of samples that could not be read, too
     return Predictions(
         samples=keys[order],
-        labels=labels[order],
-        predicted=classes[order],
-        log_odds=scores[order],
+        labels=labels,
+        predicted=classes,
+        log_odds=scores,
         info=PredictionsInfo(
             split=split, step=step, tasks=tuple(data.tasks), test_set=data.manifest.hash_shards(split)
         ),
@@ -41,14 +48,16 @@ def collect_predictions(
 
 
 def gather_predictions(accelerator: Accelerator, log: PredictionLog) -> Iterator[BatchPredictions]:
-    """Yields what all ranks have collected, on the first rank; some batches at a time, so that no copy of all is made."""
+    """Yields what all ranks have collected, on the first rank, and takes it out of the log; some batches at a time, so that no
+    copy of all is made."""
     if accelerator.num_processes == 1:
-        yield from log.batches
+        while log.batches:
+            yield log.batches.pop(0)
         return
     lengths: list[int] = [0] * accelerator.num_processes
     dist.all_gather_object(lengths, len(log.batches))
-    for start in range(0, max(lengths), BATCHES_AT_ONCE):
-        mine = log.batches[start : start + BATCHES_AT_ONCE]
+    for _ in range(0, max(lengths), BATCHES_AT_ONCE):
+        mine, log.batches = log.batches[:BATCHES_AT_ONCE], log.batches[BATCHES_AT_ONCE:]
         received: list[list[BatchPredictions]] | None = None
         if accelerator.is_main_process:
             received = [[]] * accelerator.num_processes

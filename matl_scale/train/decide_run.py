@@ -41,6 +41,11 @@ def decide_run(folder: Path, aim: str | dict[str, str] | None, split: str | None
     split = split or config.eval.split
     with lock_folder(folder):
         checkpoint = open_network(folder, which)
+        if folder.resolve() not in checkpoint.folder.resolve().parents:
+            raise InputError(
+                f"--checkpoint should be one of {folder}: decisions are fitted on what the run itself has predicted. Got "
+                f"{checkpoint.folder}."
+            )
         predictions = find_kept_predictions(folder, split, checkpoint.step)
         tasks = {task.name: task.num_classes for task in predictions.info.tasks}
         if tasks != checkpoint.tasks:

@@ -162,7 +162,6 @@ def evaluate(run: Run) -> bool:
     if counted is None:
         return False
     predictions = collect_predictions(run.accelerator, log, run.data, components.split, state.step)
-    del log
 
     def keep() -> TaskMetrics:
         assert predictions is not None

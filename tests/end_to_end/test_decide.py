@@ -210,7 +210,7 @@ def test_predictions_of_the_best_network_are_kept_once(small_set: ShardSet, tmp_
     assert files.predictions_file("val").exists()
 
 
-@pytest.mark.parametrize("case", ["aim", "split", "run", "predictions", "old", "network"])
+@pytest.mark.parametrize("case", ["aim", "split", "run", "predictions", "old", "checkpoint", "network"])
 def test_bad_input_is_one_line(case: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     network = open_network(run)
     table = network.folder / "decisions.parquet"
@@ -226,6 +226,10 @@ def test_bad_input_is_one_line(case: str, run: Path, capsys: pytest.CaptureFixtu
         expected = f"no predictions of the network of step {network.step} for split `tset`. Evaluate it: matl-evaluate"
     elif case == "run":
         arguments, expected = [run.parent], "is not a run: it has no config.yaml"
+    elif case == "checkpoint":
+        other = shutil.copytree(network.folder, run.parent / "elsewhere")
+        arguments += ["--checkpoint", str(other)]
+        expected = f"--checkpoint should be one of {run}: decisions are fitted on what the run itself has predicted"
     elif case == "predictions":
         RunFolder(run).best_predictions_file("val").unlink()
         expected = f"no predictions of the network of step {network.step} for split `val`"
