@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
 from matl_scale.errors import InputError
-from matl_scale.tasks import match_names
+from matl_scale.tasks import values_by_pattern
 
 Best = Literal["balanced_accuracy", "f1", "accuracy"]
 Held = Literal["precision", "recall"]
@@ -45,11 +45,4 @@ def choose_aims(setting: str | Mapping[str, str], tasks: Sequence[str], key: str
     Raises:
         InputError: There is no such aim, or a pattern matches no task.
     """
-    aims = [Aim("balanced_accuracy")] * len(tasks)
-    by_pattern = {"*": setting} if isinstance(setting, str) else setting
-    for pattern, text in by_pattern.items():
-        aim = parse_aim(text, key)
-        # as a setting for all, it applies to all, even if a task is called `*`
-        for task_id in match_names(tasks, None if isinstance(setting, str) else pattern, key):
-            aims[task_id] = aim
-    return aims
+    return [parse_aim(text, key) for text in values_by_pattern(tasks, setting, key, DEFAULT)]

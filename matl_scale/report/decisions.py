@@ -1,5 +1,7 @@
 """What reports say of the decisions of a run's best network."""
 
+import numpy as np
+
 from matl_scale.decisions.table import Decisions
 from matl_scale.errors import shortened
 from matl_scale.metrics.names import METRIC_LABELS
@@ -8,13 +10,13 @@ from matl_scale.metrics.task_metrics import mean
 
 def describe_decisions(decisions: Decisions) -> str:
     """Returns for what and on what decisions were fitted, and what that did to the probabilities, in one line."""
-    info, error = decisions.info, METRIC_LABELS["ece"]
+    info = decisions.info
     aims = ", ".join(sorted(set(decisions.aims.values())))
+    text = f"for {aims}, fitted on {info.split} with the network of step {info.step:,}"
     before, after = (mean(decisions.measured[name]) for name in ("ece_as_trained", "ece"))
-    return (
-        f"for {aims}, fitted on {info.split} with the network of step {info.step:,}; mean {error} {before:.4f} as trained, "
-        f"{after:.4f} calibrated"
-    )
+    if np.isnan(after):  # no task of the split has labels
+        return text
+    return f"{text}; mean {METRIC_LABELS['ece']} {before:.4f} as trained, {after:.4f} calibrated"
 
 
 def describe_notes(decisions: Decisions, limit: int) -> list[str]:

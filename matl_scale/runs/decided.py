@@ -64,8 +64,8 @@ def with_decided(metrics: TaskMetrics, measured: Mapping[str, np.ndarray]) -> Ta
     return metrics.with_values({**measured, **decided})
 
 
-def find_kept_predictions(folder: Path, split: str, step: int) -> Predictions:
-    """Returns what the network of a step predicted for a split, with log-odds.
+def find_kept_predictions(folder: Path, split: str, network: str) -> Predictions:
+    """Returns what a network, given by the SHA-256 of its tensors, predicted for a split, with log-odds.
 
     Raises:
         InputError: The run has not kept them.
@@ -73,12 +73,9 @@ def find_kept_predictions(folder: Path, split: str, step: int) -> Predictions:
     files = RunFolder(folder)
     remedy = f"Evaluate it: matl-evaluate --run {folder} --split {split}."
     for path in (files.predictions_file(split), files.best_predictions_file(split)):
-        if path.is_file() and read_predictions_info(path).step == step:
-            found = read_predictions(path)
-            if found.log_odds is None:
-                raise InputError(f"{path} was written by an earlier version, which kept no log-odds. {remedy}")
-            return found
-    raise InputError(f"{folder} has no predictions of the network of step {step:,} for split `{split}`. {remedy}")
+        if path.is_file() and read_predictions_info(path).network == network:
+            return read_predictions(path)
+    raise InputError(f"{folder} has kept no predictions of this network for split `{split}`. {remedy}")
 
 
 def score_samples(predictions: Predictions) -> ScoredSamples:

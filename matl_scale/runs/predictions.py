@@ -36,6 +36,7 @@ class PredictionsInfo:
     step: int  # steps that the network had been trained
     tasks: tuple[Task, ...]  # a task for each column of the matrices
     test_set: str  # hash of the split's tars. Equal hashes mean the same images under the same keys.
+    network: str = ""  # SHA-256 of the network's tensors; empty if a run did not keep it as its best
 
     @cached_property
     def layout(self) -> ScoreLayout:
@@ -123,7 +124,13 @@ def parse_info(schema: pa.Schema) -> PredictionsInfo:
     tasks = tuple(
         Task(name=task["name"], classes=tuple(task["classes"]), source=task["source"]) for task in about["tasks"]
     )
-    return PredictionsInfo(split=about["split"], step=about["step"], tasks=tasks, test_set=about["test_set"])
+    return PredictionsInfo(
+        split=about["split"],
+        step=about["step"],
+        tasks=tasks,
+        test_set=about["test_set"],
+        network=about.get("network", ""),
+    )
 
 
 def explain_unreadable(path: Path, error: Exception) -> InputError:

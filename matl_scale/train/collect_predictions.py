@@ -15,11 +15,12 @@ BATCHES_AT_ONCE = 64  # how many of each rank's batches are sent to the first ra
 
 
 def collect_predictions(
-    accelerator: Accelerator, log: PredictionLog, data: RunData, split: str, step: int
+    accelerator: Accelerator, log: PredictionLog, data: RunData, split: str, step: int, network: str = ""
 ) -> Predictions | None:
     """Returns what all ranks have predicted for a split, on the first rank; None on the others. All ranks have to call it.
 
-    The log is empty afterwards: for hundreds of tasks and many samples, predictions should not be in memory twice.
+    `step` and `network` are those of `PredictionsInfo`. The log is empty afterwards: for hundreds of tasks and many samples,
+    predictions should not be in memory twice.
     """
     batches = gather_predictions(accelerator, log)
     if not accelerator.is_main_process:
@@ -42,7 +43,11 @@ def collect_predictions(
         predicted=classes,
         log_odds=scores,
         info=PredictionsInfo(
-            split=split, step=step, tasks=tuple(data.tasks), test_set=data.manifest.hash_shards(split)
+            split=split,
+            step=step,
+            tasks=tuple(data.tasks),
+            test_set=data.manifest.hash_shards(split),
+            network=network,
         ),
     )
 

@@ -46,7 +46,7 @@ def decide_run(folder: Path, aim: str | dict[str, str] | None, split: str | None
                 f"--checkpoint should be one of {folder}: decisions are fitted on what the run itself has predicted. Got "
                 f"{checkpoint.folder}."
             )
-        predictions = find_kept_predictions(folder, split, checkpoint.step)
+        predictions = find_kept_predictions(folder, split, checkpoint.sha256)
         tasks = {task.name: task.num_classes for task in predictions.info.tasks}
         if tasks != checkpoint.tasks:
             raise InputError(
@@ -71,8 +71,10 @@ def record_splits(config: Config, decisions: Decisions, measured: Mapping[str, M
         if latest.step != step or latest.tasks != list(decisions.rules):
             continue
         try:
-            values = measured.get(split) or measure_with(find_kept_predictions(folder, split, step), decisions)
-        except InputError:  # not kept, or by an earlier version
+            values = measured.get(split) or measure_with(
+                find_kept_predictions(folder, split, decisions.info.network), decisions
+            )
+        except InputError:  # not kept
             continue
         metrics = replace(with_decided(latest.metrics, values), min_count=config.eval.min_count)
         record_again(config, latest.tasks, step, split, metrics)

@@ -68,7 +68,7 @@ def evaluate_split(config: Config, accelerator: Accelerator, split: str, which: 
     log = PredictionLog(list(data.num_classes.values()))
     counted = evaluator.run(lambda: True, log)
     assert counted is not None
-    predictions = collect_predictions(accelerator, log, data, split, checkpoint.step)
+    predictions = collect_predictions(accelerator, log, data, split, checkpoint.step, checkpoint.sha256)
 
     def measure() -> TaskMetrics:
         assert predictions is not None

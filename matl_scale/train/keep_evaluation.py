@@ -1,6 +1,6 @@
 """What is done with a finished evaluation of a running run, on its first rank: decisions are fitted, and results kept."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from matl_scale.decisions.aim import Aim
 from matl_scale.metrics.task_metrics import TaskMetrics
@@ -25,17 +25,24 @@ class EvaluationKeeper:
         """Keeps an evaluation; returns its metrics together with those of the decisions."""
         fitted = fit_on(predictions, self.aims, self.prior_offsets)
         metrics = with_decided(metrics, fitted.measured)
-        split = predictions.info.split
-        # before the record, which says that the evaluation is complete
-        if self.keep_predictions and is_last:
-            write_predictions(self.folder.predictions_file(split), predictions)
-        is_best = self.saver.save_best(
-            state, metrics.summary(), lambda network: name_decisions(fitted, predictions, self.aims, network)
+        network = self.saver.save_best(
+            state, metrics.summary(), lambda sha256: name_decisions(fitted, predictions, self.aims, sha256)
         )
-        if is_best and self.keep_predictions:
-            of_best = self.folder.best_predictions_file(split)
-            if is_last:  # the file above is of this network
-                of_best.unlink(missing_ok=True)
-            else:
-                write_predictions(of_best, predictions)
+        if self.keep_predictions:
+            self._write(predictions, network, is_last)
         return metrics
+
+    def _write(self, predictions: Predictions, network: str, is_last: bool) -> None:
+        """Writes predictions of the last evaluation, and of the best network if they are not the same.
+
+        `network` is the SHA-256 of the network that predicted if it is the best, else empty.
+        """
+        predictions = replace(predictions, info=replace(predictions.info, network=network))
+        split = predictions.info.split
+        of_best = self.folder.best_predictions_file(split)
+        if is_last:
+            write_predictions(self.folder.predictions_file(split), predictions)
+            if network:
+                of_best.unlink(missing_ok=True)
+        elif network:
+            write_predictions(of_best, predictions)

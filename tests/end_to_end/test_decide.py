@@ -91,7 +91,7 @@ def test_the_best_network_has_the_decisions_that_its_predictions_give(run: Path,
 def test_another_split_is_measured_with_the_rules_as_they_are(run: Path) -> None:
     network = open_network(run)
     rules = list(open_decisions(network).rules.values())
-    measured = measure_decisions(score_samples(find_kept_predictions(run, "train", network.step)), rules)
+    measured = measure_decisions(score_samples(find_kept_predictions(run, "train", network.sha256)), rules)
     latest = RunHistory(run).latest("train")
     assert latest.step == network.step
     for name in (*DECIDED, "baseline_p"):
@@ -204,7 +204,7 @@ def test_predictions_of_the_best_network_are_kept_once(small_set: ShardSet, tmp_
     train(config, build_accelerator("fp32"))
     files = RunFolder(config.run.folder)
     network = open_network(config.run.folder)
-    found = find_kept_predictions(config.run.folder, "val", network.step)
+    found = find_kept_predictions(config.run.folder, "val", network.sha256)
     assert found.info.step == network.step
     assert files.best_predictions_file("val").exists() == (network.step != 4)
     assert files.predictions_file("val").exists()
@@ -223,7 +223,7 @@ def test_bad_input_is_one_line(case: str, run: Path, capsys: pytest.CaptureFixtu
         )
     elif case == "split":
         arguments += ["--split", "tset"]
-        expected = f"no predictions of the network of step {network.step} for split `tset`. Evaluate it: matl-evaluate"
+        expected = "has kept no predictions of this network for split `tset`. Evaluate it: matl-evaluate"
     elif case == "run":
         arguments, expected = [run.parent], "is not a run: it has no config.yaml"
     elif case == "checkpoint":
@@ -232,11 +232,11 @@ def test_bad_input_is_one_line(case: str, run: Path, capsys: pytest.CaptureFixtu
         expected = f"--checkpoint should be one of {run}: decisions are fitted on what the run itself has predicted"
     elif case == "predictions":
         RunFolder(run).best_predictions_file("val").unlink()
-        expected = f"no predictions of the network of step {network.step} for split `val`"
+        expected = "has kept no predictions of this network for split `val`"
     elif case == "old":
         shutil.copy(Path(__file__).parents[1] / "data/old/runs/old/predictions-val.parquet", run)
         arguments += ["--checkpoint", str(network.folder)]
-        expected = "no predictions of the network of step"
+        expected = "has kept no predictions of this network for split `val`"
         RunFolder(run).best_predictions_file("val").unlink()
     else:
         found = pq.read_table(table)

@@ -26,7 +26,7 @@ def macro(folder: Path, metric: str, split: str = "test") -> float:
 def measure_unfitted(folder: Path, prior_offsets: Mapping[str, Sequence[float]]) -> dict[str, np.ndarray]:
     """Measures on test the answers of the best network without fitted decisions, but for the prior correction of tasks that have
     offsets. Returns metrics (see `measure_decisions`), each of shape `(num_tasks,)`."""
-    kept = find_kept_predictions(folder, "test", open_network(folder, "best").step)
+    kept = find_kept_predictions(folder, "test", open_network(folder, "best").sha256)
     rules = [DecisionRule.unfitted(task.num_classes, prior_offsets.get(task.name)) for task in kept.info.tasks]
     return measure_decisions(score_samples(kept), rules)
 

@@ -38,31 +38,32 @@ class Saver:
         )
         prune(self.folder.best_folder, keep=1)
 
-    def save_best(self, state: TrainState, summary: Mapping[str, float], decide: Callable[[str], Decisions]) -> bool:
-        """Writes the network that was just evaluated if it is the best so far, with its decisions, and returns whether it is.
+    def save_best(self, state: TrainState, summary: Mapping[str, float], decide: Callable[[str], Decisions]) -> str:
+        """Writes the network that was just evaluated if it is the best so far, with its decisions.
 
         Earlier ones stay until the next checkpoint: a run resumed from the last checkpoint may not reach this step again.
         `decide` returns the decisions of the network with a SHA-256.
+
+        Returns:
+            The SHA-256 of its tensors; empty if it is not the best.
         """
         if not self.best_metric:
-            return False
+            return ""
         root = self.folder.best_folder
         earlier = checkpoint_folders(root)
-        score = summary.get(
-            self.best_metric, math.nan
-        )  # of decisions, there is none if no task has two classes in the split
+        # there is none of decisions if no task has two classes in the split
+        score = summary.get(self.best_metric, math.nan)
         if earlier:
             comparable, best_score = self._score_of(earlier[-1])
             if comparable and (not math.isfinite(score) or (best_score is not None and score <= best_score)):
-                return False
+                return ""
         info = self._describe(state) | {"score": score if math.isfinite(score) else None}
         network = {"model": state.evaluated.state_dict(), "ema": None}
 
         def add_decisions(folder: Path, sha256: str) -> None:
             write_decisions(folder / DECISIONS_FILE, decide(sha256))
 
-        save_checkpoint(root, state.step, network, info, len(earlier) + 1, add_decisions)
-        return True
+        return read_info(save_checkpoint(root, state.step, network, info, len(earlier) + 1, add_decisions)).sha256
 
     def _score_of(self, best: Path) -> tuple[bool, float | None]:
         """Returns whether a best network was chosen by today's metric and split, and its score. A damaged one was not."""
