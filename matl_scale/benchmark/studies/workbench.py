@@ -17,6 +17,7 @@ from matl_scale.storage.files import write_json
 from matl_scale.storage.store import Store
 from matl_scale.train.config import Config
 from matl_scale.train.evaluate_run import run_evaluation
+from matl_scale.train.loop import Hooks
 from matl_scale.train.process_group import build_accelerator
 from matl_scale.train.run import train
 
@@ -26,9 +27,9 @@ Settings = Mapping[str, Any]  # config key → value, as {"train.steps": 300}
 Measure = Callable[[Path], Mapping[str, float]]  # from a run's folder to the values of a table's row
 
 
-def train_and_evaluate(config: Config) -> None:
+def train_and_evaluate(config: Config, hooks: Hooks | None = None) -> None:
     """Trains a network to its end, and evaluates the best one on the split test. What is done of it already stays."""
-    outcome = train(config, build_accelerator(config.train.precision))
+    outcome = train(config, build_accelerator(config.train.precision), hooks=hooks)
     if outcome.stopped:
         raise RunError(f"The training in {config.run.folder} was asked to stop. Start the study again to continue it.")
     run_evaluation(config.run.folder, "test", "best")
