@@ -82,11 +82,14 @@ def describe_missing(words: Mapping[str, int]) -> str:
 
 def describe_taken(words_of: Mapping[str, Mapping[str, int]], shown_columns: int) -> list[str]:
     """Returns a line about the words of each column that were taken as missing, and how to keep them; empty without any."""
-    listed = [f"{describe_missing(words)} in `{name}`" for name, words in words_of.items() if words]
+    # a class that is called like one of these words is a large part of its column
+    names = sorted(words_of, key=lambda name: -sum(words_of[name].values()))
+    listed = [f"{describe_missing(words_of[name])} in `{name}`" for name in names if words_of[name]]
     if not listed:
         return []
     return [
-        f"taken as missing labels: {shortened(listed, shown_columns)}. --missing-values '' keeps all words as classes"
+        f"taken as missing labels: {shortened(listed, shown_columns)}. --missing-values '' keeps all words as classes, "
+        "--missing-values 'COLUMN=' those of one column"
     ]
 
 

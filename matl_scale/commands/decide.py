@@ -7,8 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
+
 from matl_scale.cli import program_name, run_command
 from matl_scale.decisions.aim import KINDS
+from matl_scale.errors import InputError
 from matl_scale.report.terminal.console import build_console
 from matl_scale.report.terminal.decisions import print_decisions
 from matl_scale.runs.checkpoints.network import WHICH
@@ -22,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--aim",
         metavar="AIM",
-        help=f"what decisions should be best at: {', '.join(KINDS)} (default: the run's decide.aim)",
+        help=f"what decisions should be best at: {', '.join(KINDS)}, or '{{task pattern: aim, …}}' (default: decide.aim)",
     )
     parser.add_argument("--split", metavar="NAME", help="the split to fit on (default: the run's eval.split)")
     parser.add_argument("--checkpoint", default="best", metavar="WHICH", help=WHICH)
@@ -31,9 +34,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def decide_and_print(options: argparse.Namespace) -> int:
-    found = decide_run(options.run, options.aim, options.split, options.checkpoint)
+    found = decide_run(options.run, read_aims(options.aim), options.split, options.checkpoint)
     print_decisions(build_console(), found.decisions, found.path, found.splits, options.limit)
     return 0
+
+
+def read_aims(text: str | None) -> str | dict[str, str] | None:
+    """Reads one aim, or a mapping from task patterns to aims as in a config; raises `InputError` if it is neither."""
+    if text is None or not text.startswith("{"):
+        return text
+    try:
+        aims = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"`--aim` should be one aim, or a mapping as '{{\"rare_*\": f1}}'. Got {text!r}.") from error
+    return {str(pattern): str(aim) for pattern, aim in aims.items()}
 
 
 if __name__ == "__main__":

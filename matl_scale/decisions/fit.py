@@ -11,7 +11,6 @@ from matl_scale.decisions.histogram import NUM_FOLDS, count_scores_of
 from matl_scale.decisions.rule import DecisionRule
 from matl_scale.decisions.samples import ScoredSamples
 from matl_scale.decisions.several_classes import cross_fit_classes, fit_classes, measure_classes
-from matl_scale.metrics.baseline import baseline_p_values
 from matl_scale.metrics.confusion import measure_confusion
 from matl_scale.metrics.scores import MAX_SCORED_CLASSES
 
@@ -62,11 +61,11 @@ def fit_decisions(
             rules[task_id] = fit_classes(labels, logits, rules[task_id].prior_offsets, aims[task_id])
             used = cross_fit_classes(labels, logits, in_fold, aims[task_id], rules[task_id])
         measures.add(task_id, *measure_classes(labels, logits, in_fold, used))
-    return FittedDecisions(rules=rules, measured=measures.values())
+    return FittedDecisions(rules=rules, measured=measures.values)
 
 
 def measure_decisions(samples: ScoredSamples, rules: Sequence[DecisionRule]) -> dict[str, np.ndarray]:
-    """Returns `decided_…` metrics, `ece`, `brier` and `baseline_p` of every task by its rule, each of shape `(num_tasks,)`.
+    """Returns `decided_…` metrics, `ece` and `brier` of every task by its rule, each of shape `(num_tasks,)`.
 
     Values are NaN where they are undefined, and for tasks whose scores do not tell the probabilities of all classes.
     """
@@ -77,7 +76,7 @@ def measure_decisions(samples: ScoredSamples, rules: Sequence[DecisionRule]) -> 
     for task_id in other_tasks(samples):
         labels, logits, folds = samples.of_task(task_id)
         measures.add(task_id, *measure_classes(labels, logits, folds, [rules[task_id]] * NUM_FOLDS))
-    return measures.values()
+    return measures.values
 
 
 class MeasureTable:
@@ -85,28 +84,22 @@ class MeasureTable:
 
     def __init__(self, num_tasks: int) -> None:
         names = (*(f"decided_{name}" for name in DECIDED), "ece", "brier")
-        self._values = {name: np.full(num_tasks, np.nan) for name in names}
-        self._confusions = [np.zeros((2, 2), dtype=np.int64)] * num_tasks
+        self.values = {name: np.full(num_tasks, np.nan) for name in names}
 
     def add(self, task_id: int, confusion: np.ndarray, ece: float, brier: float) -> None:
         """Adds a task by its confusion matrix (true × decided)."""
         if not confusion.sum():
             return
-        self._confusions[task_id] = confusion
         measured = measure_confusion(confusion)
         for name, value in (
             {f"decided_{name}": measured[name] for name in DECIDED} | {"ece": ece, "brier": brier}
         ).items():
-            self._values[name][task_id] = value
+            self.values[name][task_id] = value
 
     def add_binary(self, task_ids: np.ndarray, measures: BinaryMeasures) -> None:
         """Adds tasks of two classes."""
         for task_id, confusion, ece, brier in zip(task_ids, measures.confusions, *measures.errors(), strict=True):
             self.add(int(task_id), confusion, float(ece), float(brier))
-
-    def values(self) -> dict[str, np.ndarray]:
-        """Returns the metrics by their names, each of shape `(num_tasks,)`."""
-        return self._values | {"baseline_p": baseline_p_values(self._confusions)}
 
 
 def binary_groups(samples: ScoredSamples) -> Iterator[np.ndarray]:
@@ -143,4 +136,4 @@ def explain_aim(aim: Aim, reached: float) -> str:
     """Returns that no threshold reaches what should be held, if so."""
     if aim.value is None or reached >= aim.value * NEARLY:
         return ""
-    return f"no threshold reaches {aim}; the nearest has {reached:.3f}"
+    return f"no threshold reaches {aim}; the nearest is estimated to have {reached:.3f}"

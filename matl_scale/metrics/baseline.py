@@ -1,9 +1,10 @@
-"""Whether a network's answers are better than a constant answer beyond chance: exact tests, corrected over tasks.
+"""Whether a network has learned a task at all: exact tests, corrected over tasks.
 
-Whoever always gives one answer has a balanced accuracy of 1 / number of classes. Better than that are answers that go
-together with the labels. Of answers that have nothing to do with the labels, Fisher's exact test says how often chance makes
-them agree as well or better; it is exact however few samples a class has. scipy.stats is imported where it is needed: that
-takes two seconds.
+Whoever always gives one answer ranks no sample above another, and has a balanced accuracy of 1 / number of classes whatever is
+decided. A network is better than that if the samples that it ranks highest for a class are of this class more often than others.
+Of as many highest-ranked samples as are of the class, Fisher's exact test says how often chance makes so many right; it is exact
+however few samples a class has, and needs no decision, which would be fitted on the very labels. scipy.stats is imported where it
+is needed: that takes two seconds.
 """
 
 from collections.abc import Sequence
@@ -35,15 +36,52 @@ def baseline_p_values(confusions: Sequence[np.ndarray]) -> np.ndarray:
     Returns:
         One p value per task; NaN where fewer than two classes occur.
     """
+    tables = [_one_against_all(confusion, _tested_classes(confusion)) for confusion in confusions]
+    return _smallest_p_values(tables)
+
+
+def ranking_p_values(histograms: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns the probability that scores without any relation to the labels rank samples at least as well.
+
+    For each class that occurs, as many of the highest-ranked samples are looked at as are of the class, and a few more where
+    samples share a score; how many of them are of the class is tested as in `baseline_p_values`.
+
+    Args:
+        histograms: One per task: numbers of samples of other classes and of the class, by score, ascending. Shape
+            `(num_scores, 2, num_bins)`: a score for each class, or that of class 1 alone for two classes.
+
+    Returns:
+        One p value per task; NaN where fewer than two classes occur.
+    """
+    return _smallest_p_values([_highest_ranked(histogram) for histogram in histograms])
+
+
+def _highest_ranked(histogram: np.ndarray) -> np.ndarray:
+    """Returns for each class to test its samples among the highest-ranked ones, its samples, the highest-ranked ones, and all
+    samples: shape `(num_tested, 4)`."""
+    support, total = histogram[:, 1].sum(axis=1), histogram.sum(axis=(1, 2))
+    tested = np.flatnonzero((support > 0) & (support < total))
+    above = np.cumsum(histogram[tested, :, ::-1], axis=2)
+    ranked, hits = above.sum(axis=1), above[:, 1]
+    enough = (ranked >= support[tested, None]).argmax(axis=1)[:, None]
+    columns = [np.take_along_axis(hits, enough, axis=1)[:, 0], support[tested]]
+    columns += [np.take_along_axis(ranked, enough, axis=1)[:, 0], total[tested]]
+    table: np.ndarray = np.stack(columns, axis=1)
+    return table
+
+
+def _smallest_p_values(tables: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns for each task the smallest p value of its tests, times their number; NaN without a test.
+
+    A test is of the number of hits, of samples of the class, of those that were chosen, and of all: shape `(num_tests, 4)`.
+    """
     from scipy.stats import hypergeom
 
-    tested = [_tested_classes(confusion) for confusion in confusions]
-    chosen = [i for i, classes in enumerate(tested) if len(classes)]
-    p_values = np.full(len(confusions), np.nan)
+    chosen = [i for i, table in enumerate(tables) if len(table)]
+    p_values = np.full(len(tables), np.nan)
     if chosen:
-        num_tests = np.array([len(tested[i]) for i in chosen])
-        tables = np.concatenate([_one_against_all(confusions[i], tested[i]) for i in chosen])
-        hits, support, predicted, total = tables.T
+        num_tests = np.array([len(tables[i]) for i in chosen])
+        hits, support, predicted, total = np.concatenate([tables[i] for i in chosen]).T
         chances = hypergeom.sf(hits - 1, total, support, predicted)
         p_values[chosen] = np.minimum(num_tests * np.minimum.reduceat(chances, np.cumsum(num_tests) - num_tests), 1)
     return p_values

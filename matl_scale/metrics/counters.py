@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from matl_scale.metrics.baseline import baseline_p_values
+from matl_scale.metrics.baseline import ranking_p_values
 from matl_scale.metrics.confusion import measure_confusion
 from matl_scale.metrics.names import COUNTED_METRICS
 from matl_scale.metrics.scores import SCORE_LIMIT
@@ -80,13 +80,16 @@ class TaskCounters:
     def compute(self) -> TaskMetrics:
         """Returns every metric of every task that counts tell, which are `COUNTED_METRICS`; NaN where it is undefined."""
         confusions = self.confusions()
-        tasks = enumerate(zip(confusions, baseline_p_values(confusions).tolist(), strict=True))
-        computed = [self._compute_task(task_id, confusion, p) for task_id, (confusion, p) in tasks]
+        histograms = [self._histogram(i).cpu().numpy().reshape(-1, 2, NUM_BINS) for i in range(len(confusions))]
+        p_values = ranking_p_values(histograms).tolist()
+        tasks = enumerate(zip(confusions, histograms, p_values, strict=True))
+        computed = [self._compute_task(task_id, *found) for task_id, found in tasks]
         values = {name: np.array([metrics[name] for metrics in computed]) for name in COUNTED_METRICS}
         return TaskMetrics(values=values, counts=np.array([int(confusion.sum()) for confusion in confusions]))
 
-    def _compute_task(self, task_id: int, confusion: np.ndarray, baseline_p: float) -> dict[str, float]:
-        histogram = self._histogram(task_id).cpu().numpy().reshape(-1, 2, NUM_BINS)
+    def _compute_task(
+        self, task_id: int, confusion: np.ndarray, histogram: np.ndarray, baseline_p: float
+    ) -> dict[str, float]:
         total = confusion.sum()
         if total == 0:
             return dict.fromkeys(COUNTED_METRICS, float("nan")) | {"smallest_class": 0.0}

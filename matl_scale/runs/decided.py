@@ -40,26 +40,25 @@ def name_decisions(fitted: FittedDecisions, predictions: Predictions, aims: Sequ
     tasks, info = predictions.info.tasks, predictions.info
     unfitted = [DecisionRule.unfitted(task.num_classes) for task in tasks]
     as_trained = measure_decisions(score_samples(predictions), unfitted)
-    measured = {name: column for name, column in fitted.measured.items() if name != "baseline_p"}
     return Decisions(
         info=DecisionsInfo(network=network, step=info.step, split=info.split, test_set=info.test_set),
         rules={task.name: rule for task, rule in zip(tasks, fitted.rules, strict=True)},
         aims={task.name: str(aim) for task, aim in zip(tasks, aims, strict=True)},
-        measured=measured | {f"{name}_as_trained": as_trained[name] for name in ("ece", "brier")},
+        measured=fitted.measured | {f"{name}_as_trained": as_trained[name] for name in ("ece", "brier")},
     )
 
 
 def with_decided(metrics: TaskMetrics, measured: Mapping[str, np.ndarray]) -> TaskMetrics:
     """Returns the metrics of an evaluation together with those of its decisions.
 
-    Whether a task beats the baseline is then asked of its decisions. A task with more classes than have scores is decided for the
-    most probable class, so that its metrics are those that were counted.
+    A task with more classes than have scores is decided for the most probable class, so that its metrics are those that were
+    counted.
     """
     same = np.isnan(measured["ece"])  # nothing was measured
     decided = {
         name: np.where(same, metrics.column(name.removeprefix("decided_")), column)
         for name, column in measured.items()
-        if name.startswith("decided_") or name == "baseline_p"
+        if name.startswith("decided_")
     }
     return metrics.with_values({**measured, **decided})
 

@@ -12,6 +12,7 @@ from matl_scale.runs.checkpoints.decisions import decisions_path
 from matl_scale.runs.checkpoints.network import open_network
 from matl_scale.runs.decided import find_kept_predictions, fit_on, measure_with, name_decisions, with_decided
 from matl_scale.runs.history import RunHistory
+from matl_scale.runs.layout import RunFolder
 from matl_scale.storage.locks import lock_folder
 from matl_scale.train.config import Config
 from matl_scale.train.evaluate_run import read_run_config, record_again
@@ -57,7 +58,9 @@ def decide_run(folder: Path, aim: str | dict[str, str] | None, split: str | None
         fitted = fit_on(predictions, aims, checkpoint.prior_offsets)
         decisions = name_decisions(fitted, predictions, aims, checkpoint.sha256)
         write_decisions(decisions_path(checkpoint), decisions)
-        splits = record_splits(config, decisions, {split: fitted.measured})
+        # the figures of a run are those of its best network's decisions, which predictions and reports use
+        is_best = checkpoint.folder.resolve().parent == RunFolder(folder).best_folder.resolve()
+        splits = record_splits(config, decisions, {split: fitted.measured}) if is_best else []
     return DecidedRun(decisions=decisions, path=decisions_path(checkpoint), splits=splits)
 
 

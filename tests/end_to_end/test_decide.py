@@ -94,7 +94,7 @@ def test_another_split_is_measured_with_the_rules_as_they_are(run: Path) -> None
     measured = measure_decisions(score_samples(find_kept_predictions(run, "train", network.sha256)), rules)
     latest = RunHistory(run).latest("train")
     assert latest.step == network.step
-    for name in (*DECIDED, "baseline_p"):
+    for name in DECIDED:
         np.testing.assert_array_equal(latest.metrics.values[name], measured[name])
 
 
@@ -190,6 +190,20 @@ def test_a_prior_that_was_trained_is_corrected_everywhere(small_set: ShardSet, t
         for rule in (rules[name], unfitted[name]):
             offsets = rule.prior_offsets
             np.testing.assert_allclose(offsets - offsets[0], expected - expected[0], atol=1e-6)
+
+
+def test_aims_by_pattern_from_the_command_line(run: Path) -> None:
+    assert decide(run, "--aim", '{"*": f1, "task_0": recall=0.8}') == 0
+    assert list(open_decisions(open_network(run)).aims.values()) == ["recall=0.8", *["f1"] * 5]
+
+
+def test_decisions_of_another_checkpoint_leave_the_figures_alone(run: Path) -> None:
+    newest = open_network(run, "newest")
+    assert matl_evaluate(["--run", str(run), "--checkpoint", "newest"]) == 0
+    before = (run / "per_task.parquet").read_bytes()
+    assert decide(run, "--aim", "recall=0.9", "--checkpoint", "newest") == 0
+    assert set(open_decisions(newest).aims.values()) == {"recall=0.9"}
+    assert (run / "per_task.parquet").read_bytes() == before
 
 
 @pytest.mark.parametrize("last_is_best", [True, False])

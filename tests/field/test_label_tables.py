@@ -51,7 +51,7 @@ def test_missing_words_are_reported_once_with_their_number(tmp_path: Path, capsy
     read(tmp_path, "image,hair,x\na,NA,1\nb,NA,0\nc,None,\nd,red,1\ne,black, \n")
     assert capsys.readouterr().err.splitlines()[0] == (
         f"{tmp_path}/labels.csv: taken as missing labels: 2 `NA`, 1 `None` in `hair`. "
-        "--missing-values '' keeps all words as classes"
+        "--missing-values '' keeps all words as classes, --missing-values 'COLUMN=' those of one column"
     )
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from matl_scale.metrics.baseline import baseline_p, baseline_p_values, beats_baseline
+from matl_scale.metrics.baseline import baseline_p, baseline_p_values, beats_baseline, ranking_p_values
 
 
 def count(labels: np.ndarray, answers: np.ndarray, num_classes: int = 2) -> np.ndarray:
@@ -70,14 +70,66 @@ def test_a_perfect_network_has_learned_what_samples_can_tell() -> None:
     assert beats_baseline(baseline_p_values([np.diag([20, 30, 40])] * 1000)).all()
 
 
-def test_rare_positives_are_learned_once_they_are_decided() -> None:
-    """Scores with an AUROC of 0.99 and 0.5 % positives: nothing is above one half, and the right threshold finds most."""
+def rank(labels: np.ndarray, scores: np.ndarray, num_classes: int = 2) -> np.ndarray:
+    """Returns how often each score occurs for the other classes and the class; scores are bins, `(num_samples, num_scores)`."""
+    classes = [1] if num_classes == 2 else range(num_classes)
+    counts = [
+        [np.bincount(scores[(labels == each) == own, i], minlength=scores.max() + 1) for own in (False, True)]
+        for i, each in enumerate(classes)
+    ]
+    return np.array(counts)
+
+
+@pytest.mark.parametrize("num_classes", [2, 4])
+@pytest.mark.parametrize("num_bins", [2000, 7])  # few ties, and many
+def test_p_of_a_ranking_is_that_of_its_highest_samples(num_classes: int, num_bins: int) -> None:
+    generator = np.random.default_rng(num_bins + num_classes)
+    for skill in (0.0, 0.3, 0.6):
+        labels = generator.binomial(num_classes - 1, 0.2, 200)
+        scores = generator.random((200, 1 if num_classes == 2 else num_classes))
+        for i, each in enumerate([1] if num_classes == 2 else range(num_classes)):
+            scores[:, i] = skill * (labels == each) + (1 - skill) * scores[:, i]
+        bins = (scores * num_bins).astype(int)
+        alone = []
+        for i, each in enumerate([1] if num_classes == 2 else range(num_classes)):
+            own = labels == each
+            if own.any():
+                lowest = np.sort(bins[:, i])[::-1][own.sum() - 1]
+                chosen = bins[:, i] >= lowest  # with all that share the lowest score
+                table = [[(own & chosen).sum(), (own & ~chosen).sum()], [(~own & chosen).sum(), (~own & ~chosen).sum()]]
+                alone.append(stats.fisher_exact(table, alternative="greater").pvalue)
+        (found,) = ranking_p_values([rank(labels, bins, num_classes)])
+        assert found == pytest.approx(min(1, len(alone) * min(alone)))
+
+
+def test_rare_positives_that_are_ranked_well_are_learned_though_never_named() -> None:
+    """Scores with an AUROC of 0.99 and 0.5 % positives: nothing is above one half."""
     generator = np.random.default_rng(0)
     labels = (np.arange(10_000) < 50).astype(int)
     scores = generator.normal(size=len(labels)) + 3.3 * labels - 8
-    at_one_half, decided = (count(labels, (scores > threshold).astype(int)) for threshold in (0, -6))
-    assert baseline_p(at_one_half) == 1
-    assert baseline_p(decided) < 1e-20
+    assert (scores < 0).all()
+    assert baseline_p(count(labels, (scores > 0).astype(int))) == 1
+    assert ranking_p_values([rank(labels, ((scores + 20) * 100).astype(int)[:, None])])[0] < 1e-20
+
+
+def test_equal_scores_rank_nothing() -> None:
+    labels = np.arange(1000) % 2
+    assert ranking_p_values([rank(labels, np.zeros((1000, 1), dtype=int))]) == pytest.approx([1.0])
+    assert np.isnan(ranking_p_values([rank(np.zeros(9, dtype=int), np.arange(9)[:, None])])).all()
+    assert ranking_p_values([]).shape == (0,)
+
+
+def test_scores_by_chance_seldom_name_a_task() -> None:
+    """Of 200 tasks with labels at random, whatever scores, some the same for all tasks."""
+    num_seeds, num_tasks, num_samples = 200, 200, 120
+    named = 0
+    for seed in range(num_seeds):
+        generator = np.random.default_rng(seed)
+        labels = (generator.random((num_samples, num_tasks)) < generator.uniform(0.01, 0.6, num_tasks)).astype(int)
+        scores = generator.integers(0, 300, (num_samples, 1)) + generator.integers(0, 300, (num_samples, num_tasks))
+        histograms = [rank(labels[:, i], scores[:, i : i + 1]) for i in range(num_tasks)]
+        named += bool(beats_baseline(ranking_p_values(histograms)).any())
+    assert named <= 0.05 * num_seeds
 
 
 def test_a_class_that_does_not_occur_is_not_tested() -> None:
