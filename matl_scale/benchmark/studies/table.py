@@ -30,7 +30,7 @@ def format_cell(values: Sequence[float]) -> str:
     mean, half = mean_and_interval(values)
     if math.isnan(mean):
         return "–"
-    digits = 1 if abs(mean) >= 10 else 3
+    digits = 1 if abs(mean) >= 10 else 3 if abs(mean) >= 0.02 else 4  # calibration errors are small
     return f"{mean:.{digits}f}" + ("" if math.isnan(half) else f" ± {half:.{digits}f}")
 
 

@@ -77,11 +77,12 @@ class Workbench:
         if result.is_file():
             kept = json.loads(result.read_text(encoding="utf-8"))
             check_same_settings(folder, kept["settings"], settings)
-            return {key: math.nan if value is None else value for key, value in kept["values"].items()}
+            return {key: math.nan if value is None else value for key, value in kept["values"]}
         self.say(f"{name}: training")
         self.train(build_config(settings, folder, data()))
         values = measure(folder)
-        stored = {key: None if math.isnan(value) else value for key, value in values.items()}
+        # pairs, because the order of the table's columns is that of the values
+        stored = [(key, None if math.isnan(value) else value) for key, value in values.items()]
         write_json(result, {"settings": dict(settings), "values": stored})
         self.say(f"{name}: " + ", ".join(f"{key} {value:.4f}" for key, value in values.items()))
         return values
