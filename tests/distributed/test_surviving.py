@@ -95,7 +95,7 @@ def test_a_flipped_bit_stops_the_run_before_it_is_saved(world_size: int, small_s
 
 
 def test_ranks_that_wait_for_one_that_is_stuck_end_with_a_message(small_set: ShardSet, tmp_path: Path) -> None:
-    config = build_config(tmp_path, small_set, "stuck", guard=GuardConfig(timeout_s=30))
+    config = build_config(tmp_path, small_set, "stuck", guard=GuardConfig(timeout_s=15))
     messages = tmp_path / "messages"
     ranks = start_ranks(3, rank_work.train_and_freeze, tmp_path / "ranks", config, 4, str(messages))
     try:
@@ -106,7 +106,7 @@ def test_ranks_that_wait_for_one_that_is_stuck_end_with_a_message(small_set: Sha
         ranks[2].kill()
     text = messages.read_text()
     for rank in range(2):
-        assert f"rank {rank} of 3: nothing has happened for 30 s (guard.timeout_s) in step 5 (route task_" in text
+        assert f"rank {rank} of 3: nothing has happened for 15 s (guard.timeout_s) in step 5 (route task_" in text
     assert "Ranks that do not respond: " in text
     assert "Ranks 2 failed to pass" in text
 

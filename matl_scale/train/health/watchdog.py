@@ -14,7 +14,7 @@ import torch.distributed as dist
 from matl_scale.errors import RunError, first_line
 
 EXIT_STUCK = 1
-ROLL_CALL_S = 10.0
+ROLL_CALL_S = 20.0  # ranks of a busy machine notice late, and at different times
 
 
 class Watchdog:
