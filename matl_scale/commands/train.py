@@ -11,6 +11,7 @@ import torch.distributed as dist
 from matl_scale.cli import program_name, run_command
 from matl_scale.doctor.quick_checks import run_quick_checks
 from matl_scale.errors import InputError
+from matl_scale.metrics.task_metrics import describe_not_learned
 from matl_scale.report.terminal.console import build_console, print_line
 from matl_scale.report.terminal.run import print_latest
 from matl_scale.tracking.mlflow_store import how_to_view
@@ -45,7 +46,9 @@ def run_training(config: Config) -> int:
 def print_outcome(config: Config, outcome: RunOutcome) -> None:
     console = build_console()
     if not outcome.stopped:
-        print_latest(console, config.run.folder, config.eval.split)
+        latest = print_latest(console, config.run.folder, config.eval.split).latest
+        # said above, too, but these are the lines that are read
+        print_line(console, f"tasks {describe_not_learned(latest.metrics, latest.tasks)}")
     print_line(console, f"results: {config.run.folder}")
     if config.track.mlflow and (address := how_to_view(config.run.folder)):
         print_line(console, f"look at it: {address}")

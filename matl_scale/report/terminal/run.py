@@ -26,9 +26,11 @@ from matl_scale.runs.routes import describe_routes
 MAX_DRAWS_LISTED = 3
 
 
-def print_latest(console: Console, folder: Path, split: str, limit: int = 10) -> None:
-    """Prints the last evaluation of a split, from a run's folder."""
-    print_run(console, collect_facts(RunHistory(folder), split), limit)
+def print_latest(console: Console, folder: Path, split: str, limit: int = 10) -> RunFacts:
+    """Prints the last evaluation of a split, from a run's folder, and returns what was printed."""
+    facts = collect_facts(RunHistory(folder), split)
+    print_run(console, facts, limit)
+    return facts
 
 
 def print_run(console: Console, facts: RunFacts, limit: int) -> None:
