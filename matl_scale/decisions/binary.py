@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import expit
 
 from matl_scale.decisions.aim import Aim
 from matl_scale.decisions.calibration import calibrate_binary
 from matl_scale.decisions.calibration_error import expected_calibration_error
 from matl_scale.decisions.histogram import CENTRES, EDGES, NUM_FOLDS
-from matl_scale.decisions.rule import DecisionRule, sigmoid
+from matl_scale.decisions.rule import DecisionRule
 from matl_scale.decisions.threshold import choose_thresholds, count_above
 
 
@@ -51,7 +52,8 @@ class BinaryRules:
     def probabilities(self) -> np.ndarray:
         """Returns the probability of class 1 of every bin, shape `(num_tasks, NUM_BINS)`."""
         scores = CENTRES[None] + self.prior_shift[:, None]
-        return sigmoid(self.scale[:, None] * scores + self.bias[:, None])
+        probabilities: np.ndarray = expit(self.scale[:, None] * scores + self.bias[:, None])
+        return probabilities
 
     def rule(self, index: int, prior_offsets: np.ndarray, note: str) -> DecisionRule:
         """Returns the rule of one task."""
@@ -92,7 +94,7 @@ def fit_samples(
     negatives, positives = counts[:, 0].astype(float), counts[:, 1].astype(float)
     scores = CENTRES[None] + prior_shift[:, None]
     scale, bias = calibrate_binary(scores, negatives, positives, start).T
-    probabilities, total = sigmoid(scale[:, None] * scores + bias[:, None]), negatives + positives
+    probabilities, total = expit(scale[:, None] * scores + bias[:, None]), negatives + positives
     seen, expected = (
         (negatives, positives),
         (total * (1 - probabilities), total * probabilities),

@@ -6,8 +6,7 @@ prior: the fewer samples of a class there are, the less is changed.
 """
 
 import numpy as np
-
-from matl_scale.decisions.rule import sigmoid
+from scipy.special import expit
 
 SCALE_PRECISION = 10.0  # of the prior of the scale: what about ten samples that are hard to tell say
 BIAS_PRECISION = 1.0
@@ -67,7 +66,7 @@ def binary_loss(parameters: np.ndarray, scores: np.ndarray, total: np.ndarray, p
 def newton_step(parameters: np.ndarray, scores: np.ndarray, total: np.ndarray, positives: np.ndarray) -> np.ndarray:
     """Returns Newton's step of each task, shape `(num_tasks, 2)`."""
     scale, bias = parameters[:, :1], parameters[:, 1:]
-    probabilities = sigmoid(scale * scores + bias)
+    probabilities = expit(scale * scores + bias)
     residuals, weights = total * probabilities - positives, total * probabilities * (1 - probabilities)
     gradient = np.stack(
         [

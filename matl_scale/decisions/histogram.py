@@ -6,9 +6,8 @@ around zero (0.005) and wider outside, about as wide as half precision is there.
 
 import numpy as np
 
-from matl_scale.metrics.scores import SCORE_LIMIT
+from matl_scale.metrics.scores import NUM_BINS, SCORE_LIMIT
 
-NUM_BINS = 2048
 NUM_FOLDS = 5
 
 _positions = np.linspace(-1, 1, NUM_BINS + 1) * np.arcsinh(SCORE_LIMIT)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import expit, log_softmax
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,7 @@ class DecisionRule:
         """The probability of class 1 above which a task of two classes is decided to be of it; None for more classes."""
         if self.num_classes != 2:
             return None
-        return float(sigmoid(self.decision_offsets[0] - self.decision_offsets[1]))
+        return float(expit(self.decision_offsets[0] - self.decision_offsets[1]))
 
     @property
     def shift(self) -> np.ndarray:
@@ -56,9 +57,7 @@ class DecisionRule:
 
     def log_probabilities(self, logits: np.ndarray) -> np.ndarray:
         """Returns the logarithms of the calibrated probabilities for logits of shape `(…, num_classes)`."""
-        calibrated = self.calibrated(logits)
-        shifted = calibrated - calibrated.max(axis=-1, keepdims=True)
-        log_probabilities: np.ndarray = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+        log_probabilities: np.ndarray = log_softmax(self.calibrated(logits), axis=-1)
         return log_probabilities
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
@@ -70,10 +69,3 @@ class DecisionRule:
         """Returns the decided classes, `(…,)`, for logits of shape `(…, num_classes)`."""
         decided: np.ndarray = (self.calibrated(logits) + self.decision_offsets).argmax(axis=-1)
         return decided
-
-
-def sigmoid(values: np.ndarray | float) -> np.ndarray:
-    """Returns 1 / (1 + e^−x), without overflow."""
-    magnitude = np.exp(-np.abs(values))
-    result: np.ndarray = np.where(np.asarray(values) >= 0, 1 / (1 + magnitude), magnitude / (1 + magnitude))
-    return result

@@ -16,9 +16,8 @@ class ScoredSamples:
 
     tasks: Sequence[Task]
     labels: np.ndarray  # class indices, −1 = no label, shape `(num_samples, num_tasks)`
-    log_odds: (
-        np.ndarray
-    )  # scores (`metrics/scores.py`) of the logits as trained, float16, shape `(num_samples, num_scores)`
+    # scores (`metrics/scores.py`) of the logits as trained, float16, shape `(num_samples, num_scores)`
+    log_odds: np.ndarray
     folds: np.ndarray
 
     @classmethod

@@ -1,5 +1,7 @@
 """Decisions of one task of more than two classes."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from matl_scale.decisions.aim import Aim
@@ -8,9 +10,8 @@ from matl_scale.decisions.calibration_error import expected_calibration_error
 from matl_scale.decisions.histogram import NUM_FOLDS
 from matl_scale.decisions.rule import DecisionRule
 
-MAX_SCORES = (
-    1_000_000  # that one task is fitted on; further samples would cost time and change nothing that can be seen
-)
+# that one task is fitted on; further samples would cost time and change nothing that can be seen
+MAX_SCORES = 1_000_000
 
 
 def fit_classes(
@@ -42,12 +43,7 @@ def fit_classes(
     # As the calibrated probabilities have them, and a sample more of each class: a class without a sample would be decided for
     # everywhere if its frequency was counted, as that is smaller than any of its probabilities.
     frequencies = rule.probabilities(logits - prior_offsets).mean(axis=0) + 1 / len(labels)
-    return DecisionRule(
-        prior_offsets=prior_offsets,
-        scale=rule.scale,
-        biases=rule.biases,
-        decision_offsets=-np.log(frequencies),
-    )
+    return replace(rule, decision_offsets=-np.log(frequencies))
 
 
 def choose_samples(num_samples: int, limit: int) -> slice | np.ndarray:

@@ -52,14 +52,12 @@ class Decisions:
     info: DecisionsInfo
     rules: dict[str, DecisionRule]  # by the task's name, in the network's order
     aims: dict[str, str]  # what each task's decision is best at
-    measured: dict[
-        str, np.ndarray
-    ]  # cross-fitted metrics on the split, by name, shape `(num_tasks,)`; empty if not fitted
+    # cross-fitted metrics on the split, by name, shape `(num_tasks,)`; empty if not fitted
+    measured: dict[str, np.ndarray]
 
-    @property
-    def is_fitted(self) -> bool:
-        """Whether a split was used; else the rules are the prior correction alone."""
-        return bool(self.info.split)
+    def distinct_aims(self) -> list[str]:
+        """Returns the aims that occur, in alphabetical order."""
+        return sorted(set(self.aims.values()))
 
     def notes(self) -> dict[str, str]:
         """Returns what is to be said of tasks, by their names."""

@@ -14,11 +14,10 @@ from torch.nn import functional
 from matl_scale.metrics.baseline import ranking_p_values
 from matl_scale.metrics.confusion import measure_confusion
 from matl_scale.metrics.names import COUNTED_METRICS
-from matl_scale.metrics.scores import SCORE_LIMIT
+from matl_scale.metrics.scores import NUM_BINS, SCORE_LIMIT
 from matl_scale.metrics.task_metrics import TaskMetrics, mean, ratio
 
 NO_LABEL = -1
-NUM_BINS = 2048
 
 
 class TaskCounters:

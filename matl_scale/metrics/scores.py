@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from scipy.special import expit
 
 MAX_SCORED_CLASSES = 256
 SCORE_LIMIT = 60.0  # log-odds beyond it are not told apart
+NUM_BINS = 2048  # of histograms of scores: of equal width in asinh(score), which makes them narrow around zero
 
 
 def count_scores(num_classes: int) -> int:
@@ -67,6 +69,5 @@ def find_confidences(scores: np.ndarray, predicted: np.ndarray, layout: ScoreLay
         predicted == 0
     )  # its log-odds are those of class 1, negated
     log_odds = np.where(is_class_0, -of_predicted, of_predicted)
-    with np.errstate(over="ignore"):
-        confidences: np.ndarray = np.where(predicted < 0, np.nan, 1 / (1 + np.exp(-log_odds)))
+    confidences: np.ndarray = np.where(predicted < 0, np.nan, expit(log_odds))
     return confidences.astype(np.float32)

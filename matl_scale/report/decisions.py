@@ -11,7 +11,7 @@ from matl_scale.metrics.task_metrics import mean
 def describe_decisions(decisions: Decisions) -> str:
     """Returns for what and on what decisions were fitted, and what that did to the probabilities, in one line."""
     info = decisions.info
-    aims = ", ".join(sorted(set(decisions.aims.values())))
+    aims = ", ".join(decisions.distinct_aims())
     text = f"for {aims}, fitted on {info.split} with the network of step {info.step:,}"
     before, after = (mean(decisions.measured[name]) for name in ("ece_as_trained", "ece"))
     if np.isnan(after):  # no task of the split has labels

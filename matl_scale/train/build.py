@@ -1,10 +1,9 @@
 """Builds what the loop of a run works with. These functions alone take values out of a `Config` and hand them on."""
 
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Generator
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
-import pyarrow as pa
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -12,7 +11,7 @@ from accelerate.utils import gather_object
 from matl_scale.data.loading.augment import build_augment
 from matl_scale.data.loading.damage import DamageLog
 from matl_scale.data.loading.loader import ImageBatch, Source, TrainBatches, build_loader
-from matl_scale.data.loading.missing import SOFT, choose_fills
+from matl_scale.data.loading.missing import choose_fills
 from matl_scale.data.loading.plan import RouteOrder, SlotPlan
 from matl_scale.data.loading.stream import StreamBatches
 from matl_scale.device import resolve_precision
@@ -27,12 +26,12 @@ from matl_scale.runs.checkpoints.compatibility import check_network
 from matl_scale.runs.checkpoints.masks import hash_masks, masks_of_checkpoint
 from matl_scale.runs.layout import RunFolder
 from matl_scale.tracking.recorder import Recorder
+from matl_scale.train.build_losses import build_balance_table, build_losses, collect_offsets
 from matl_scale.train.config import Config, with_absolute_paths
 from matl_scale.train.evaluation import EvalData, Evaluator
 from matl_scale.train.health.nonfinite import NonfiniteGuard
 from matl_scale.train.keep_evaluation import EvaluationKeeper
-from matl_scale.train.losses.class_weights import ClassShares
-from matl_scale.train.losses.task_loss import TaskLoss, build_task_losses
+from matl_scale.train.losses.task_loss import TaskLoss
 from matl_scale.train.meter import Meter
 from matl_scale.train.resume.check_config import check_resumable, check_start
 from matl_scale.train.resume.open_run import OpenedRun
@@ -251,36 +250,6 @@ def build_components(
     )
 
 
-def build_losses(config: Config, data: RunData, order: RouteOrder, fills: np.ndarray) -> list[TaskLoss]:
-    """Builds the loss of each task; `fills` says what missing labels count as."""
-
-    def shares_of(task_id: int) -> ClassShares:
-        arrays = (padded(array, data.tasks[task_id].num_classes) for array in order.class_shares(task_id))
-        return ClassShares(*arrays)
-
-    soft = set(np.flatnonzero(fills == SOFT).tolist())
-    return build_task_losses(config.loss, data.tasks, shares_of, soft, balanced=config.data.balance > 0)
-
-
-def padded(array: np.ndarray, length: int) -> np.ndarray:
-    """Returns an array of one dimension, with zeros behind up to a length."""
-    return np.pad(array, (0, length - len(array)))
-
-
-def collect_offsets(
-    data: RunData, losses: Sequence[TaskLoss], frozen: Collection[str], opened: OpenedRun
-) -> dict[str, list[float]]:
-    """Returns the `prior_offsets` of a run's checkpoints; those of a frozen task come with its logits from where these come."""
-    source = opened.checkpoint or opened.start
-    earlier = source.prior_offsets if source else {}
-    own = {
-        name: loss.prior_offsets.tolist()
-        for name, loss in zip(data.task_names, losses, strict=True)
-        if loss.prior_offsets is not None
-    }
-    return own | {name: offsets for name, offsets in earlier.items() if name in frozen}
-
-
 def build_evaluator(config: Config, accelerator: Accelerator, model: RoutedModel, split: EvalData) -> Evaluator:
     """Builds what evaluates a network on a split."""
     return Evaluator(
@@ -322,21 +291,6 @@ def build_saver(
 def build_recorder(config: Config, data: RunData, components: Components, enabled: bool) -> Recorder:
     """Builds what records the run, from the first rank alone if `enabled` says so."""
     recorder = Recorder(config.run.folder, config.track, data.task_names, enabled)
-    if enabled and (table := build_balance_table(config, data, components)).num_rows:
+    if enabled and (table := build_balance_table(config, data, components.order, components.losses)).num_rows:
         recorder.record_balance(table)
     return recorder
-
-
-def build_balance_table(config: Config, data: RunData, components: Components) -> pa.Table:
-    """Returns a table of the classes of each task that does not train on its samples as they are: how many samples a class has,
-    the share of the draws that it gets, and how much each of its samples counts."""
-    rows = []
-    for task_id, (task, loss) in enumerate(zip(data.tasks, components.losses, strict=True)):
-        if not (config.data.balance or loss.class_weights is not None or loss.prior_offsets is not None):
-            continue
-        counts, shares = (padded(array, task.num_classes) for array in components.order.class_shares(task_id))
-        weights = np.ones(task.num_classes) if loss.class_weights is None else loss.class_weights
-        for name, count, share, weight in zip(task.classes, counts, shares, weights, strict=True):
-            row = {"samples": int(count), "share": float(share), "weight": float(weight)}
-            rows.append({"task": task.name, "class": name} | row)
-    return pa.Table.from_pylist(rows)

@@ -8,6 +8,7 @@ import numpy as np
 
 from matl_scale.decisions.table import Decisions, write_decisions
 from matl_scale.errors import InputError
+from matl_scale.metrics.task_metrics import TaskMetrics
 from matl_scale.runs.checkpoints.decisions import decisions_path
 from matl_scale.runs.checkpoints.network import open_network
 from matl_scale.runs.decided import find_kept_predictions, fit_on, measure_with, name_decisions, with_decided
@@ -68,7 +69,7 @@ def record_splits(config: Config, decisions: Decisions, measured: Mapping[str, M
     """Records the decisions' figures for every split whose last evaluation is of their network and kept its predictions; returns
     these splits. `measured` has the figures that are known, by split."""
     folder, step = config.run.folder, decisions.info.step
-    history, splits = RunHistory(folder), []
+    history, found = RunHistory(folder), dict[str, TaskMetrics]()
     for split in history.steps:
         latest = history.latest(split)
         if latest.step != step or latest.tasks != list(decisions.rules):
@@ -79,7 +80,6 @@ def record_splits(config: Config, decisions: Decisions, measured: Mapping[str, M
             )
         except InputError:  # not kept
             continue
-        metrics = replace(with_decided(latest.metrics, values), min_count=config.eval.min_count)
-        record_again(config, latest.tasks, step, split, metrics)
-        splits.append(split)
-    return splits
+        found[split] = replace(with_decided(latest.metrics, values), min_count=config.eval.min_count)
+    record_again(config, list(decisions.rules), step, found)
+    return list(found)

@@ -1,7 +1,7 @@
 """Evaluates a network of a finished or running run on one split, and adds the result to its folder."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,18 +77,22 @@ def evaluate_split(config: Config, accelerator: Accelerator, split: str, which: 
 
     metrics = on_main(accelerator, measure)
     if accelerator.is_main_process:
-        record_again(config, data.task_names, checkpoint.step, split, metrics)
+        record_again(config, data.task_names, checkpoint.step, {split: metrics})
         if evaluator.data.damage.found:
             Console(stderr=True).print(evaluator.data.damage.describe(), highlight=False, markup=False)
 
 
-def record_again(config: Config, tasks: Sequence[str], step: int, split: str, metrics: TaskMetrics) -> None:
-    """Records an evaluation of a run that is not under way, in the place of an earlier one of the same step and split. The run's
-    status stays as it is."""
+def record_again(config: Config, tasks: Sequence[str], step: int, metrics_of: Mapping[str, TaskMetrics]) -> None:
+    """Records evaluations of a run that is not under way, given by their splits, in the place of earlier ones of the same step.
+
+    The run's status stays as it is.
+    """
     folder = config.run.folder
     status = read_status(folder)
-    LocalLog(folder).forget_evaluation(step, split)
+    for split in metrics_of:
+        LocalLog(folder).forget_evaluation(step, split)
     recorder = Recorder(folder, config.track, tasks, enabled=True)
-    recorder.record_evaluation(step, split, metrics)
+    for split, metrics in metrics_of.items():
+        recorder.record_evaluation(step, split, metrics)
     recorder.finish(status)
     recorder.close()

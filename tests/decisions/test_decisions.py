@@ -402,7 +402,7 @@ def test_decisions_are_read_back_as_written(tmp_path: Path) -> None:
 
 def test_without_a_fit_the_most_probable_class_is_decided() -> None:
     decisions = unfitted_decisions({"a": 2, "b": 3}, {"a": [0.0, -2.0]}, "abc", 3)
-    assert not decisions.is_fitted
+    assert decisions.info.split == ""
     logits = np.array([[0.0, 1.0], [0.0, 3.0]])
     assert decisions.rules["a"].decide(logits).tolist() == [0, 1]
     np.testing.assert_allclose(decisions.rules["b"].probabilities(np.zeros((1, 3))), 1 / 3)

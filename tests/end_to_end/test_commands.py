@@ -120,7 +120,7 @@ def test_the_best_network_is_a_model_that_mlflow_loads(finished: tuple[Path, str
     loaded = mlflow.pyfunc.load_model(f"models:/{model_id}")
     checkpoint = open_network(folder)
     model, decisions = restore_network(checkpoint, torch.device("cpu")), open_decisions(checkpoint)
-    assert decisions.is_fitted
+    assert decisions.info.split == "val"
     images = np.random.default_rng(0).integers(0, 256, (2, 3, 16, 16), dtype=np.uint8)
     predictor = Predictor(model, "subnetwork", route_chunk=64)
     predictor.start()

@@ -81,7 +81,6 @@ def test_the_best_network_has_the_decisions_that_its_predictions_give(run: Path,
         record["val/macro_decided_balanced_accuracy"] for record in records(trained) if "val/macro_ece" in record
     )
     decisions = open_decisions(network)
-    assert decisions.is_fitted
     assert (decisions.info.split, decisions.info.step) == ("val", network.step)
     before = (network.folder / "decisions.parquet").read_bytes()
     assert decide(run) == 0  # from predictions that were kept of the best network

@@ -18,7 +18,7 @@ SHOWN = ("decided_balanced_accuracy", "decided_f1", "decided_precision", "decide
 def print_decisions(console: Console, decisions: Decisions, path: Path, splits: Sequence[str], limit: int) -> None:
     """Prints what fitted decisions bring, over tasks, and what is to be said of single ones, at most `limit` of each kind."""
     info = decisions.info
-    aims = ", ".join(sorted(set(decisions.aims.values())))
+    aims = ", ".join(decisions.distinct_aims())
     table = build_table("mean over tasks", f"on {info.split}, cross-fitted")
     for name in SHOWN:
         table.add_row(METRIC_LABELS[name], format_value(mean(decisions.measured[name])))
