@@ -43,6 +43,24 @@ def facts(job: str) -> dict[str, str]:
     return dict(word.split("=", 1) for word in words if "=" in word)
 
 
+def node_states(node: str) -> set[str]:
+    """Returns what Slurm says of a node, as `{"DOWN", "NOT_RESPONDING"}`."""
+    words = command("scontrol", "show", "node", node, "--oneliner").split()
+    state = next(word.removeprefix("State=") for word in words if word.startswith("State="))
+    return {part.rstrip("*") for part in state.split("+")}
+
+
+def bring_back(node: str) -> None:
+    """Makes a node that is down usable again. Slurm refuses that of a node that it has brought back by itself meanwhile."""
+
+    def is_up() -> bool:
+        if "DOWN" in node_states(node):
+            subprocess.run(["scontrol", "update", f"NodeName={node}", "State=RESUME"], capture_output=True, check=False)
+        return not node_states(node) & {"DOWN", "DRAIN"}
+
+    wait_until(is_up, f"{node} to be up")
+
+
 def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 600) -> None:
     end = time.monotonic() + timeout_s
     while not condition():
@@ -185,7 +203,7 @@ def test_a_job_that_lost_a_node_goes_on(tmp_path: Path) -> None:
         wait_until(lambda: facts(job)["JobState"] == "RUNNING", "start")
         command("scontrol", "update", "NodeName=n2", "State=DOWN", "Reason=test")
         wait_until(lambda: facts(job)["Restarts"] == "1", "requeue by Slurm")
-        command("scontrol", "update", "NodeName=n2", "State=RESUME")
+        bring_back("n2")
         start_again(job, log)
         wait_for_end(job, log)
     finally:
