@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
+from matl_scale.automatic import AUTO, Auto
 from matl_scale.text import escape_name, without_addresses
 
 REMEDIES = {
@@ -50,10 +51,10 @@ class Problem:
         return f"{self.text} {self.remedy}"
 
 
-def check_at_least(minimum: float, values: Mapping[str, float]) -> None:
-    """Raises `InputError` for the first config key whose value is below `minimum` or not finite."""
+def check_at_least(minimum: float, values: Mapping[str, float | Auto]) -> None:
+    """Raises `InputError` for the first config key whose value is a number below `minimum` or not finite."""
     for key, value in values.items():
-        if not minimum <= value < math.inf:
+        if value != AUTO and not minimum <= value < math.inf:
             raise InputError(f"`{key}` should be at least {minimum}. Got {value}.")
 
 

@@ -10,6 +10,13 @@ LINE_EVERY_S = 10.0
 Display = TypeVar("Display", bound="ProgressDisplay")
 
 
+def format_duration(seconds: float) -> str:
+    """Returns a duration for people, as `40 s`, `14 min` or `3.2 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 class ProgressDisplay:
     """What the displays have in common. Work that starts at the count `done` will reach `total`."""
 

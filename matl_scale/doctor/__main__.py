@@ -19,11 +19,12 @@ from matl_scale.doctor.versions import check_versions
 from matl_scale.doctor.weights import check_weights
 from matl_scale.errors import InputError
 from matl_scale.launcher import read_count, read_launch
-from matl_scale.train.build import build_resolved_config
-from matl_scale.train.build_routes import build_routes
 from matl_scale.train.choose_routes import ChosenRoutes
 from matl_scale.train.config import Config
+from matl_scale.train.defaults.facts import read_machine
+from matl_scale.train.defaults.fill import fill_workers
 from matl_scale.train.parse_config import parse_config
+from matl_scale.train.resolve import resolve_run
 from matl_scale.train.resume.start_from import find_start
 from matl_scale.train.run_data import TRAIN_SPLIT, RunData, build_run_data
 
@@ -52,9 +53,12 @@ def run_doctor(config: Config, num_ranks: int | None) -> int:
     """Prints the findings of all checks. Returns 1 if one of them is an error, else 0."""
     read_launch()
     nodes, per_node = count_ranks(num_ranks)
+    machine = read_machine(nodes * per_node, per_node)
+    config = fill_workers(config, machine)
     data = build_run_data(config.data)
-    chosen = build_routes(config, data, None, find_start(config.run.start_from))
-    findings = list(examine(build_resolved_config(config, data, chosen.setting), data, chosen, nodes, per_node))
+    resolved = resolve_run(config, data, machine, None, find_start(config.run.start_from))
+    findings = [Finding("note", "run", line + ".") for line in resolved.lines]
+    findings += examine(resolved.config, data, resolved.routes, nodes, per_node)
     print_findings(findings)
     return int(any(finding.level == "error" for finding in findings))
 

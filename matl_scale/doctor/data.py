@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from matl_scale.automatic import chosen
 from matl_scale.data.loading.loader import DataConfig
 from matl_scale.data.shards.tables import count_classes
 from matl_scale.doctor.finding import Finding
@@ -27,12 +28,12 @@ def check_data(config: Config, data: RunData, world_size: int) -> Iterator[Findi
         yield Finding("error", "data", problem.text, problem.remedy)
     yield from check_readers(config.data, data, world_size)
     for split in dict.fromkeys((TRAIN_SPLIT, config.eval.split)):
-        yield from check_labels(data, split, config.data.batch_size)
+        yield from check_labels(data, split, chosen(config.data.batch_size))
 
 
 def check_readers(config: DataConfig, data: RunData, world_size: int) -> Iterator[Finding]:
     """Checks whether ranks and workers get equally many tars. `find_data_problems` reports too few of them."""
-    num_tars, num_workers = data.count_tars(TRAIN_SPLIT), max(config.workers, 1)
+    num_tars, num_workers = data.count_tars(TRAIN_SPLIT), max(chosen(config.workers), 1)
     readers = world_size * num_workers
     text = f"{num_tars} tars in `{TRAIN_SPLIT}`, {readers} readers ({world_size} ranks × {num_workers} workers)"
     if config.reading != "stream" or (num_tars >= readers and num_tars % readers == 0):

@@ -4,11 +4,13 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from matl_scale.automatic import AUTO
 from matl_scale.doctor.finding import Finding
 from matl_scale.runs.records import read_records
 from matl_scale.train.config import Config
 from matl_scale.train.health.slurm import find_interval_problem, read_job, time_left_s
 from matl_scale.train.health.stop import STOP_FILE
+from matl_scale.train.schedule import CHECKPOINT_EVERY_S
 
 
 def check_job(config: Config, environment: Mapping[str, str] = os.environ) -> Iterator[Finding]:
@@ -36,6 +38,9 @@ def check_time_limit(config: Config, job: Mapping[str, str]) -> Finding:
     if step_s is None:
         text = f"{left_s:,.0f} s until the time limit; how long a step takes is known after its first records."
         return Finding("note", "slurm", text)
+    if config.checkpoint.every == AUTO:
+        text = f"{left_s:,.0f} s until the time limit, a checkpoint at least every {CHECKPOINT_EVERY_S:,.0f} s."
+        return Finding("ok", "slurm", text)
     every = config.checkpoint.every
     problem = find_interval_problem(every, step_s, left_s)
     if problem:

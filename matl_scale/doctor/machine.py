@@ -4,9 +4,11 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 
+from matl_scale.automatic import chosen
 from matl_scale.doctor.finding import Finding
 from matl_scale.launcher import read_count
 from matl_scale.train.config import Config
+from matl_scale.train.defaults.facts import count_cores
 
 DEFAULT_PORT = 29500
 
@@ -15,14 +17,13 @@ def check_processors(
     config: Config, ranks_per_node: int, environment: Mapping[str, str] = os.environ
 ) -> Iterator[Finding]:
     """Checks that this node has a processor for every rank and every loader process."""
-    num_cpus = len(os.sched_getaffinity(0))
-    num_slurm_cpus = read_count("SLURM_CPUS_ON_NODE", 0, environment)
-    if num_slurm_cpus:
-        num_cpus = min(num_cpus, num_slurm_cpus)
-    needed = ranks_per_node * (1 + config.data.workers)
-    text = f"{needed} processes on {num_cpus} CPUs of this node ({ranks_per_node} ranks × 1 + {config.data.workers} workers)"
+    num_cpus, workers = count_cores(environment), chosen(config.data.workers)
+    needed = ranks_per_node * (1 + workers)
+    text = f"{needed} processes on {num_cpus} CPUs of this node ({ranks_per_node} ranks × 1 + {workers} workers)"
     if needed > num_cpus:
-        remedy = "Lower `data.workers`" + (f", or sbatch --cpus-per-task={needed}." if num_slurm_cpus else ".")
+        remedy = "Lower `data.workers`" + (
+            f", or sbatch --cpus-per-task={needed}." if read_count("SLURM_CPUS_ON_NODE", 0, environment) else "."
+        )
         yield Finding("warning", "processors", f"{text}: they will wait for each other.", remedy)
     else:
         yield Finding("ok", "processors", f"{text}.")

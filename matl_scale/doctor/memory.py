@@ -7,6 +7,7 @@ import psutil
 import torch
 from torch import nn
 
+from matl_scale.automatic import chosen
 from matl_scale.doctor.finding import Finding
 from matl_scale.launcher import read_count
 from matl_scale.models.network import RoutedModel, count_bytes
@@ -47,7 +48,7 @@ def estimate_memory(config: Config, data: RunData, routes: Routes) -> MemoryNeed
     head_share = heads // routes.num_routes  # only active heads have gradients
     return MemoryNeed(
         weights=weights,
-        gradients=weights - heads + head_share * min(config.train.accumulate, routes.num_routes),
+        gradients=weights - heads + head_share * min(chosen(config.train.accumulate), routes.num_routes),
         optimizer=MOMENTS[config.optim.name] * weights,
         average=weights if config.train.ema_decay else 0,
         tasks=sum(buffer.nbytes for buffer in model.buffers()),
@@ -72,7 +73,7 @@ def measure_activations(config: Config, data: RunData, model: RoutedModel) -> in
     with torch.autograd.graph.saved_tensors_hooks(add, lambda tensor: tensor):
         trunk(images, torch.tensor([0])).sum()
     shrinkage = 1.0 if config.train.precision == "fp32" else 0.5  # the probe runs in float32
-    return int(sum(saved.values()) * shrinkage * config.data.batch_size / PROBE_IMAGES)
+    return int(sum(saved.values()) * shrinkage * chosen(config.data.batch_size) / PROBE_IMAGES)
 
 
 def check_memory(config: Config, data: RunData, routes: Routes, ranks_per_node: int) -> Iterator[Finding]:

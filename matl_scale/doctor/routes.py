@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from matl_scale.automatic import chosen
 from matl_scale.data.loading.missing import choose_fills
 from matl_scale.data.loading.plan import RouteOrder
 from matl_scale.data.shards.layout import MISSING
@@ -15,9 +16,9 @@ from matl_scale.train.config import Config
 from matl_scale.train.run_data import TRAIN_SPLIT, RunData
 
 
-def check_routes(config: Config, data: RunData, chosen: ChosenRoutes) -> Iterator[Finding]:
+def check_routes(config: Config, data: RunData, found: ChosenRoutes) -> Iterator[Finding]:
     """Says which routes a run will have, what a pass costs beside the plain network, and which labels are too rare for it."""
-    routes, batch_size = chosen.routes, config.data.batch_size
+    routes, batch_size = found.routes, chosen(config.data.batch_size)
     sample_ids = data.manifest.sample_ids(TRAIN_SPLIT)
     fills = choose_fills(config.data.missing, data.tasks, config.data.balance)
     order = RouteOrder(0, batch_size, data.labels_of(TRAIN_SPLIT), sample_ids, routes, fills=fills)
@@ -25,8 +26,8 @@ def check_routes(config: Config, data: RunData, chosen: ChosenRoutes) -> Iterato
     sizes = np.array([len(tasks) for tasks in routes.tasks_of])
     per_pass = np.mean([shares[tasks].sum() for tasks in routes.tasks_of])
     cost = measure_pass(config.model, config.routing, routes.num_routes, config.run.seed)
-    if chosen.reason:
-        yield Finding("note", "routes", f"{chosen.reason}.")
+    if found.reason:
+        yield Finding("note", "routes", f"{found.reason}.")
     yield Finding(
         "ok",
         "routes",

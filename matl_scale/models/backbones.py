@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from matl_scale.automatic import AUTO, Auto, chosen
 from matl_scale.errors import InputError, first_line, nearest
 from matl_scale.models.pretrained import fetch_weights
 from matl_scale.seeds import derive_seed
@@ -22,20 +23,21 @@ Stem = Literal["standard", "small"]
 class ModelConfig:
     """The backbone."""
 
-    name: str = "resnet18"
-    """A torchvision CNN, by its name in torchvision.models.get_model."""
-    width: float = 1.0
-    """Multiplies the channels of every layer."""
-    stem: Stem = "standard"
-    """`small` for images below 64 pixels: the first conv keeps the resolution and the first max-pool is dropped."""
+    name: str = "auto"
+    """A torchvision CNN, by its name in torchvision.models.get_model. `auto`: resnet18, or vgg11_bn for small images."""
+    width: float | Auto = "auto"
+    """Multiplies the channels of every layer. `auto`: 1 on a GPU; on CPUs, what can be trained in `train.minutes`, or in a
+    quarter of an hour."""
+    stem: Stem | Auto = "auto"
+    """`small` keeps the resolution in the first conv and drops the first max-pool. `auto`: by the size of the images."""
     pretrained: bool = False
     """Start from torchvision's default weights, downloaded at the first use; a run that resumes, or starts from another run,
     needs none. Needs width 1 and the standard stem."""
 
     def __post_init__(self) -> None:
-        if not self.width > 0:
+        if self.width != AUTO and not self.width > 0:
             raise InputError(f"`model.width` should be above 0. Got {self.width}.")
-        if self.pretrained and (self.width != 1 or self.stem != "standard"):
+        if self.pretrained and (self.width not in (1, AUTO) or self.stem not in ("standard", AUTO)):
             raise InputError("`model.pretrained` should be false unless `model.width` is 1 and `model.stem` standard.")
 
 
@@ -57,8 +59,8 @@ def build_backbone(config: ModelConfig, seed: int) -> nn.Module:
         remove_classifier(backbone, config.name)
         if config.stem == "small":
             shrink_stem(backbone)
-        if config.width != 1:
-            scale_width(backbone, config.width)
+        if (width := chosen(config.width)) != 1:
+            scale_width(backbone, width)
     return backbone
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import fx, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from matl_scale.automatic import AUTO, Auto
 from matl_scale.models.backbones import ModelConfig, build_backbone, count_features
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.routes import Routes
@@ -17,6 +18,7 @@ from matl_scale.routing.surgery import route_by_spec
 # of ImageNet's training images, in the order R, G, B: what torchvision's weights expect
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
+REACH = 20  # steps so far ÷ those that their moving average reaches back over
 
 
 class RoutedModel(nn.Module):
@@ -111,6 +113,18 @@ def move_model(model: RoutedModel, device: torch.device, channels_last: bool) ->
     return model
 
 
-def build_ema(model: RoutedModel, decay: float) -> AveragedModel | None:
+def build_ema(model: RoutedModel, decay: float | Auto) -> AveragedModel | None:
     """Returns the moving average of the weights, or None if `decay` is 0. Buffers (masks, statistics) are the model's own."""
+    if decay == AUTO:
+        return AveragedModel(model, multi_avg_fn=average_last_part)
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
+
+
+@torch.no_grad()
+def average_last_part(
+    average: Sequence[torch.Tensor], weights: Sequence[torch.Tensor], num_averaged: torch.Tensor | int
+) -> None:
+    """Updates, in place, a moving average that reaches back over about a twentieth of all steps so far, however many there will
+    be: the decay of step t is (1 - 1 / t)²⁰ (the power function average of Karras et al., CVPR 2024, arXiv 2312.02696)."""
+    decay = (1 - 1 / (float(num_averaged) + 1)) ** REACH
+    torch._foreach_lerp_(list(average), list(weights), 1 - decay)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from matl_scale.automatic import Auto, chosen
 from matl_scale.errors import InputError
 from matl_scale.routing.batch_norm import Statistics
 from matl_scale.routing.masks import MaskSpec, Strategy
@@ -22,9 +23,9 @@ class RoutingConfig:
     grouping: Grouping = "affinity"
     """How a number of routes is formed: tasks whose training labels go together (`affinity`), at `random`, or in the `order`
     of the shard set."""
-    sigma: float = 0.5
+    sigma: float | Auto = "auto"
     """Sharing ratio σ: the fraction of a layer's units that a route keeps. 1 = all shared; with `routes` one, that is
-    the plain network (hard sharing)."""
+    the plain network (hard sharing). `auto`: 1 with one route, else 0.5."""
     sigmas: dict[str, float] = field(default_factory=dict)
     """Module pattern → σ of these layers; the last pattern that matches counts, other layers have `sigma`."""
     layers: list[str] | str = "*"
@@ -62,7 +63,7 @@ class RoutingConfig:
         """Returns how the masks of a network with `num_routes` routes are drawn."""
         return MaskSpec(
             num_routes=num_routes,
-            sigma=self.sigma,
+            sigma=chosen(self.sigma),
             sigmas=self.sigmas,
             layers=list(self.layers),
             start=self.start,

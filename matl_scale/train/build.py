@@ -8,17 +8,16 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
+from matl_scale.automatic import chosen
 from matl_scale.data.loading.augment import build_augment
 from matl_scale.data.loading.damage import DamageLog
 from matl_scale.data.loading.loader import ImageBatch, Source, TrainBatches, build_loader
 from matl_scale.data.loading.missing import choose_fills
 from matl_scale.data.loading.plan import RouteOrder, SlotPlan
 from matl_scale.data.loading.stream import StreamBatches
-from matl_scale.device import resolve_precision
 from matl_scale.errors import InputError
 from matl_scale.models.network import RoutedModel, build_ema, build_model, move_model
 from matl_scale.models.pretrained import fetch_weights
-from matl_scale.models.routing_config import Setting
 from matl_scale.routes import Routes
 from matl_scale.routing.masks import EarlierMasks
 from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo, load_state
@@ -27,12 +26,14 @@ from matl_scale.runs.checkpoints.masks import hash_masks, masks_of_checkpoint
 from matl_scale.runs.layout import RunFolder
 from matl_scale.tracking.recorder import Recorder
 from matl_scale.train.build_losses import build_balance_table, build_losses, collect_offsets
-from matl_scale.train.config import Config, with_absolute_paths
+from matl_scale.train.config import Config
 from matl_scale.train.evaluation import EvalData, Evaluator
 from matl_scale.train.health.nonfinite import NonfiniteGuard
 from matl_scale.train.keep_evaluation import EvaluationKeeper
+from matl_scale.train.length import Length
 from matl_scale.train.losses.task_loss import TaskLoss
 from matl_scale.train.meter import Meter
+from matl_scale.train.resolve import ResolvedRun
 from matl_scale.train.resume.check_config import check_resumable, check_start
 from matl_scale.train.resume.open_run import OpenedRun
 from matl_scale.train.resume.saving import Saver
@@ -52,6 +53,7 @@ class Components:
     """What the loop works with. Only the state changes."""
 
     state: TrainState  # what a checkpoint holds
+    schedule: Schedule  # what is due after which step
     learning_rate: LearningRate  # as a function of the step
     meter: Meter  # measures the steps
     train_step: TrainStep  # computes a step
@@ -65,27 +67,23 @@ class Components:
     split: str  # the split that it evaluates
     saver: Saver  # writes checkpoints and best networks
     keeper: EvaluationKeeper  # fits decisions and keeps what an evaluation found
-    epochs_per_step: float  # passes over the training split per step
+    epochs_per_step: float  # passes over the labels of the training split per step
 
 
-def build_schedule(config: Config) -> Schedule:
+def build_length(config: Config, guess: int) -> Length:
+    """Builds the length of a run; `guess` is about the number of steps of a run of so many minutes."""
+    if config.train.minutes:
+        return Length(num_steps=guess, seconds=config.train.minutes * 60)
+    return Length(num_steps=chosen(config.train.steps))
+
+
+def build_schedule(config: Config, length: Length) -> Schedule:
     return Schedule(
-        num_steps=config.train.steps,
+        length=length,
         record_every=config.track.every,
         evaluate_every=config.eval.every,
         checkpoint_every=config.checkpoint.every,
         compare_every=config.guard.replicas_every,
-    )
-
-
-def build_resolved_config(config: Config, data: RunData, setting: Setting) -> Config:
-    """Returns the config with every automatic choice made, as the run's folder keeps it; `setting` is `routing.routes`."""
-    config = with_absolute_paths(config)
-    return replace(
-        config,
-        routing=replace(config.routing, routes=setting),
-        train=replace(config.train, precision=resolve_precision(config.train.precision)),
-        data=replace(config.data, version=str(data.manifest.version)),
     )
 
 
@@ -106,7 +104,7 @@ def build_network(
 
 
 def build_state(
-    config: Config, data: RunData, routes: Routes, accelerator: Accelerator, opened: OpenedRun
+    config: Config, data: RunData, routes: Routes, accelerator: Accelerator, opened: OpenedRun, length: Length
 ) -> tuple[TrainState, TrunkExecution]:
     """Builds the state in which a run starts or resumes, and the execution of its trunk.
 
@@ -142,6 +140,7 @@ def build_state(
         ema=ema,
         draws=np.zeros(routes.num_routes, dtype=np.int64),
         labels_seen=np.zeros(routes.num_tasks, dtype=np.int64),
+        length=length,
     )
     if opened.checkpoint:
         if "optimizer" not in saved:
@@ -180,22 +179,21 @@ def check_checkpoint(checkpoint: CheckpointInfo, config: Config, data: RunData, 
     check_resumable(checkpoint, config, data.manifest.hash_shards(TRAIN_SPLIT))
 
 
-def build_components(
-    config: Config, data: RunData, routes: Routes, accelerator: Accelerator, opened: OpenedRun
-) -> Components:
+def build_components(resolved: ResolvedRun, data: RunData, accelerator: Accelerator, opened: OpenedRun) -> Components:
     """Builds everything that the loop works with, in the state in which the run starts or resumes."""
+    config, routes = resolved.config, resolved.routes.routes
     world_size, rank, seed = accelerator.num_processes, accelerator.process_index, config.run.seed
-    num_slots = world_size * config.train.accumulate
-    state, trunk = build_state(config, data, routes, accelerator, opened)
+    accumulate, batch_size = chosen(config.train.accumulate), chosen(config.data.batch_size)
+    num_slots = world_size * accumulate
+    length = build_length(config, resolved.num_steps)
+    state, trunk = build_state(config, data, routes, accelerator, opened, length)
     train_ids, frozen = (
         data.manifest.sample_ids(TRAIN_SPLIT),
         find_frozen_tasks(config.run, opened.old_tasks, data.task_names),
     )
     trained = data.without_labels(frozen)
     fills = choose_fills(config.data.missing, data.tasks, config.data.balance, frozen)
-    order = RouteOrder(
-        seed, config.data.batch_size, trained.labels_of(TRAIN_SPLIT), train_ids, routes, config.data.balance, fills
-    )
+    order = RouteOrder(seed, batch_size, trained.labels_of(TRAIN_SPLIT), train_ids, routes, config.data.balance, fills)
     losses = build_losses(config, data, order, fills)
     frozen_names = [data.task_names[task_id] for task_id in frozen]
     sampler = build_sampler(config.tasks, routes.names, order.count_samples(), seed, num_slots)
@@ -208,10 +206,9 @@ def build_components(
     saver = build_saver(config, data, world_size, frozen_names, offsets)
     return Components(
         state=state,
-        learning_rate=LearningRate(
-            peak=config.optim.lr, warmup_steps=config.optim.warmup_steps, num_steps=config.train.steps
-        ),
-        meter=Meter(state.tally, num_slots * config.data.batch_size),
+        schedule=build_schedule(config, length),
+        learning_rate=LearningRate(peak=chosen(config.optim.lr), warmup_steps=config.optim.warmup_steps, length=length),
+        meter=Meter(state.tally, num_slots * batch_size),
         train_step=TrainStep(
             accelerator=accelerator,
             model=state.model,
@@ -222,8 +219,8 @@ def build_components(
             losses=losses,
             fills=fills,
             seed=seed,
-            transform=build_augment(config.data.augment, data.image_size),
-            accumulate=config.train.accumulate,
+            transform=build_augment(chosen(config.data.augment), data.image_size),
+            accumulate=accumulate,
             clip_norm=config.train.clip_norm,
             channels_last=config.train.channels_last,
             frozen=FrozenPart(state.model, frozen) if frozen else None,
@@ -231,7 +228,7 @@ def build_components(
         sampler=sampler,
         order=order,
         losses=losses,
-        batches=build_loader(source, data.image_size, config.data.workers, accelerator.device.type == "cuda"),
+        batches=build_loader(source, data.image_size, chosen(config.data.workers), accelerator.device.type == "cuda"),
         damage=data.damage_log(TRAIN_SPLIT),
         nonfinite=NonfiniteGuard(
             accelerator, config.guard.max_nonfinite, routes.names, data.reader.key, folder.nonfinite_file
@@ -246,7 +243,7 @@ def build_components(
             prior_offsets=offsets,
             keep_predictions=config.eval.predictions,
         ),
-        epochs_per_step=num_slots * config.data.batch_size / len(train_ids),
+        epochs_per_step=resolved.step_labels.passes(1),
     )
 
 

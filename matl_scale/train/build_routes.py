@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from matl_scale.automatic import chosen
 from matl_scale.data.loading.missing import choose_fills
 from matl_scale.data.shards.layout import MISSING
 from matl_scale.errors import InputError
@@ -9,7 +10,13 @@ from matl_scale.models.pass_cost import measure_pass
 from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo
 from matl_scale.runs.checkpoints.compatibility import check_tasks
 from matl_scale.train.add_tasks import check_whole_heads, extend_routes
-from matl_scale.train.choose_routes import ChosenRoutes, TrainLabels, check_resumed_routes, choose_routes
+from matl_scale.train.choose_routes import (
+    ChosenRoutes,
+    TrainLabels,
+    check_resumed_routes,
+    choose_routes,
+    with_usual_sigma,
+)
 from matl_scale.train.config import Config, read_saved
 from matl_scale.train.run_data import TRAIN_SPLIT, RunData
 
@@ -34,28 +41,28 @@ def build_routes(
         check_tasks(checkpoint, tasks=data.num_classes)
         earlier = read_saved(checkpoint.config).routing
         check_resumed_routes(config.routing, earlier, checkpoint.routes, labels.names, checkpoint.folder)
-        chosen = ChosenRoutes(routes=checkpoint.routes, setting=earlier.routes)
+        found = ChosenRoutes(routes=checkpoint.routes, setting=earlier.routes)
     elif start is not None:
         if config.run.freeze == "old":
             check_whole_heads(labels, start.routes, list(start.classes))
         cost = build_pass_cost(config, labels)
-        chosen = extend_routes(config.routing, labels, start.routes, list(start.classes), cost)
+        found = extend_routes(config.routing, labels, start.routes, list(start.classes), cost)
     else:
-        chosen = choose_routes(config.routing, labels, build_pass_cost(config, labels))
-    if labels.balanced and chosen.routes.shared_by_tasks:
+        found = choose_routes(config.routing, labels, build_pass_cost(config, labels))
+    if labels.balanced and found.routes.shared_by_tasks:
         raise InputError(
             f"`data.balance` should be 0 where a route serves several tasks: here {len(data.tasks)} tasks share "
-            f"{chosen.routes.num_routes} routes, and a sample drawn for a class of one task comes with the labels of the others. "
+            f"{found.routes.num_routes} routes, and a sample drawn for a class of one task comes with the labels of the others. "
             "Set `data.balance` to 0, or `routing.routes` to task."
         )
-    return chosen
+    return found
 
 
 def build_pass_cost(config: Config, labels: TrainLabels) -> float | None:
     """Returns what a pass of a route costs beside the trunk, where `auto` needs it and σ alone does not say it; else None."""
-    routing = config.routing
+    routing = with_usual_sigma(config.routing)
     is_usual = routing.layers == ["*"] and routing.strategy == "random"
     if routing.routes != "auto" or (is_usual and not routing.start and not routing.sigmas):
         return None
-    expected = min(max(round(1 / max(routing.sigma, 0.01) ** 2), 2), len(labels.tasks))
+    expected = min(max(round(1 / max(chosen(routing.sigma), 0.01) ** 2), 2), len(labels.tasks))
     return measure_pass(config.model, routing, expected, config.run.seed)

@@ -1,11 +1,12 @@
 """Which tasks share a route in a run: what `routing.routes` says, made from the labels of the training split."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from matl_scale.automatic import AUTO, chosen
 from matl_scale.data.shards.label_association import cramers_v
 from matl_scale.data.shards.layout import MISSING, mean_labels_per_image
 from matl_scale.errors import InputError, shortened
@@ -14,6 +15,9 @@ from matl_scale.routes import Routes
 from matl_scale.routing.grouping import group_at_random, group_by_affinity, group_in_order
 from matl_scale.runs.routes import read_routes
 from matl_scale.tasks import Task, match_names
+
+PLAIN_FROM = 0.5  # share of the tasks for which an image has labels, from which one pass for all is best
+USUAL_SIGMA = 0.5  # where there are several routes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +77,11 @@ def choose_routes(config: RoutingConfig, labels: TrainLabels, cost: float | None
     """
     setting, reason = config.routes, ""
     if setting == "auto":
-        setting, reason = choose_number(config, labels, config.sigma**2 if cost is None else cost)
+        usual = with_usual_sigma(config)
+        if config.sigma == AUTO and labels.labels_per_image() >= PLAIN_FROM * len(labels.tasks) and not labels.balanced:
+            setting, reason = "one", describe_plain(labels)
+        else:
+            setting, reason = choose_number(usual, labels, chosen(usual.sigma) ** 2 if cost is None else cost)
     if setting == "task":
         return ChosenRoutes(routes=Routes.one_per_task(labels.names), setting=setting, reason=reason)
     if setting == "one":
@@ -84,6 +92,18 @@ def choose_routes(config: RoutingConfig, labels: TrainLabels, cost: float | None
         return ChosenRoutes(routes=Routes.build(number_names(setting), groups), setting=setting, reason=reason)
     mapping = read_mapping(setting, labels.names)
     return ChosenRoutes(routes=follow_mapping(mapping, labels.names), setting=mapping)
+
+
+def with_usual_sigma(config: RoutingConfig) -> RoutingConfig:
+    """Returns a config with the σ of several routes where it is left open."""
+    return replace(config, sigma=USUAL_SIGMA) if config.sigma == AUTO else config
+
+
+def describe_plain(labels: TrainLabels) -> str:
+    return (
+        f"routing.routes auto → one: an image has labels for {labels.labels_per_image():.3g} of {len(labels.tasks)} tasks on "
+        "average, and one pass trains them all"
+    )
 
 
 def choose_number(config: RoutingConfig, labels: TrainLabels, cost: float) -> tuple[Setting, str]:

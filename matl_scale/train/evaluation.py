@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 
+from matl_scale.automatic import Auto
 from matl_scale.data.loading.damage import DamageLog
 from matl_scale.data.loading.loader import EvaluationBatches, ImageBatch, build_loader
 from matl_scale.data.shards.layout import MISSING
@@ -30,8 +31,9 @@ from matl_scale.train.prediction_log import PredictionLog
 class EvalConfig:
     """Evaluation during training."""
 
-    every: int = 500
-    """Steps between evaluations; there is always one at the end. 0 evaluates at the end only."""
+    every: int | Auto = "auto"
+    """Steps between evaluations; there is always one at the end. 0 evaluates at the end only, `auto` after each fifth of the
+    run."""
     split: str = "val"
     """The split to evaluate."""
     batch_size: int = 256

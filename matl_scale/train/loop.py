@@ -1,5 +1,6 @@
 """The steps of a run, with records, evaluations and checkpoints where they are due."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -8,7 +9,7 @@ from accelerate import Accelerator
 
 from matl_scale.metrics.names import MAIN_METRIC, METRIC_LABELS
 from matl_scale.metrics.task_metrics import TaskMetrics, describe_means, describe_not_learned
-from matl_scale.progress import TrainProgress
+from matl_scale.progress import TrainProgress, format_duration
 from matl_scale.tracking.recorder import Recorder
 from matl_scale.train.build import Components
 from matl_scale.train.collect_predictions import collect_predictions
@@ -17,10 +18,11 @@ from matl_scale.train.health.share_damage import share_damage
 from matl_scale.train.health.slurm import find_interval_problem, read_job, time_left_s
 from matl_scale.train.health.stop import StopRequest
 from matl_scale.train.health.watchdog import Watchdog
+from matl_scale.train.length import FIRST_FIT, PARTS_TO_FIT
 from matl_scale.train.prediction_log import PredictionLog
 from matl_scale.train.process_group import on_main
 from matl_scale.train.run_data import RunData
-from matl_scale.train.schedule import Schedule
+from matl_scale.train.schedule import CHECKPOINT_EVERY_S, Schedule
 from matl_scale.train.state import TrainState
 from matl_scale.train.step.optim import set_learning_rate
 
@@ -48,7 +50,6 @@ class Run:
     accelerator: Accelerator  # ranks, device and precision
     data: RunData  # the shard set
     components: Components  # what computes
-    schedule: Schedule  # what is due after which step
     recorder: Recorder  # keeps records, on the first rank
     progress: TrainProgress  # shows progress, on the first rank
     stop: StopRequest  # knows whether this rank was asked to stop
@@ -59,6 +60,10 @@ class Run:
     @property
     def state(self) -> TrainState:
         return self.components.state
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.components.schedule
 
 
 def run_steps(run: Run, lacks_evaluation: bool) -> bool:
@@ -90,7 +95,7 @@ def run_steps(run: Run, lacks_evaluation: bool) -> bool:
 def run_step(run: Run) -> bool:
     """Runs one step and records it if that is due. Returns whether some rank was asked to stop."""
     run.hooks.before_step(run)
-    components, state, meter = run.components, run.state, run.components.meter
+    components, state, meter, began = run.components, run.state, run.components.meter, time.perf_counter()
     rate = components.learning_rate.at(state.step)
     set_learning_rate(state.optimizer, rate)
     num_slots = components.sampler.num_slots
@@ -107,12 +112,42 @@ def run_step(run: Run) -> bool:
     np.add.at(state.draws, routes, 1)
     if not result.skipped:
         state.labels_seen += result.sync.labels
+    state.clock.add(time.perf_counter() - began)
+    fit_length(run)
     if complaint := components.nonfinite.update(state.step, result):
         run.progress.say(complaint)
     run.progress.step(state.step, meter.loss, meter.images_per_s, meter.wait_share)
     if run.schedule.is_recorded_after(state.step):
         record(run, rate)
     return result.sync.stop
+
+
+def fit_length(run: Run) -> None:
+    """Says how long the run takes, once that is known; and fits a run of so many minutes to the speed of its steps."""
+    state, schedule, is_first = run.state, run.schedule, run.state.clock.steps == FIRST_FIT
+    is_timed = state.length.seconds > 0
+    if not (is_first or (is_timed and state.length.completes_part(state.step, PARTS_TO_FIT))):
+        return
+    step_s, more = on_main(
+        run.accelerator, lambda: (state.clock.step_s, state.clock.steps_within(state.length.seconds))
+    )
+    if is_timed:
+        state.length.fit(state.step, state.step + more)
+        run.progress.total = state.length.num_steps
+    if is_first:
+        schedule.clock_every = max(1, round(CHECKPOINT_EVERY_S / max(step_s, 1e-9)))
+        run.progress.say(describe_duration(run, step_s))
+
+
+def describe_duration(run: Run, step_s: float) -> str:
+    """Says how long the rest of a run takes, if a step takes `step_s` seconds."""
+    length, step = run.state.length, run.state.step
+    passes = run.components.epochs_per_step * length.num_steps
+    left = format_duration((length.num_steps - step) * step_s)
+    return (
+        f"{length.num_steps:,} steps, {passes:.3g} passes over the labels: about {left} at {step_s:.3g} s a step, besides "
+        "evaluations"
+    )
 
 
 def record(run: Run, rate: float) -> None:
@@ -134,7 +169,7 @@ def record(run: Run, rate: float) -> None:
 
 def check_interval(run: Run, step_s: float) -> None:
     """Complains if the job's time limit comes before the next checkpoint."""
-    every = min(run.schedule.checkpoint_every, run.schedule.num_steps - run.state.step)
+    every = run.schedule.steps_to_checkpoint(run.state.step)
     problem = find_interval_problem(every, step_s, time_left_s(read_job()))
     if problem:
         run.progress.say(str(problem))

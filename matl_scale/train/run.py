@@ -11,15 +11,16 @@ from matl_scale.device import device_name
 from matl_scale.progress import TrainProgress
 from matl_scale.runs.checkpoints.masks import find_old_tasks
 from matl_scale.tracking.recorder import LAST_COPY_S
-from matl_scale.train.build import build_components, build_recorder, build_resolved_config, build_schedule
-from matl_scale.train.build_routes import build_routes
-from matl_scale.train.choose_routes import ChosenRoutes
+from matl_scale.train.build import build_components, build_recorder
 from matl_scale.train.config import Config
+from matl_scale.train.defaults.facts import read_machine
+from matl_scale.train.defaults.fill import fill_workers
 from matl_scale.train.health.stop import StopRequest
 from matl_scale.train.health.watchdog import Watchdog, explain_lost_ranks
 from matl_scale.train.loop import Hooks, Run, run_steps
 from matl_scale.train.losses.task_loss import check_losses
 from matl_scale.train.process_group import on_main
+from matl_scale.train.resolve import ResolvedRun, resolve_run
 from matl_scale.train.resume.open_run import OpenedRun, open_run
 from matl_scale.train.resume.prepare_folder import build_run_folder, describe_resumption
 from matl_scale.train.resume.start_from import describe_start
@@ -62,26 +63,30 @@ def train(
         stack.enter_context(watchdog)
 
         # open: the first rank locks the folder and finds what the run resumes from
-        schedule = build_schedule(config)
-        opened = open_run(accelerator, stack, config.run, schedule, config.eval.split)
+        opened = open_run(accelerator, stack, config.run)
 
         # build: from here on the config has every automatic choice made
+        machine = read_machine(world_size)
+        config = fill_workers(config, machine)
         data = build_run_data(config.data, opened.label_version)
         check_train_data(data, config.data, world_size)
         # patterns without a match end the run here, before anything is built
         check_losses(config.loss, data.tasks)
         config.decide.aims(data.task_names)
         config.track.curve_tasks(data.task_names)
-        chosen = on_main(accelerator, lambda: build_routes(config, data, opened.checkpoint, opened.start))
-        config = build_resolved_config(config, data, chosen.setting)
-        components = build_components(config, data, chosen.routes, accelerator, opened)
-        state = components.state
+        given = config
+        resolved = on_main(accelerator, lambda: resolve_run(given, data, machine, opened.checkpoint, opened.start))
+        config, components = resolved.config, build_components(resolved, data, accelerator, opened)
+        state, schedule = components.state, components.schedule
+        lacks_evaluation = schedule.is_evaluated_after(state.step) and not opened.has_evaluation(
+            state.step, config.eval.split
+        )
 
         # resume: say where the run stands, and bring its folder to that step
         progress = TrainProgress(schedule.num_steps, state.step, enabled=is_first_rank)
         for complaint in opened.complaints:
             progress.say(complaint)
-        if schedule.is_last(state.step) and not opened.lacks_evaluation:
+        if schedule.is_last(state.step) and not lacks_evaluation:
             progress.say(f"{config.run.folder} is complete: {state.step} of {schedule.num_steps} steps")
             return RunOutcome(stopped=False, step=state.step)
         devices = gather_object([device_name(accelerator.device)])
@@ -90,7 +95,7 @@ def train(
             build_run_folder(config, data, state, devices)
             return quick_checks(config, data, world_size) if quick_checks is not None else []
 
-        for line in [*on_main(accelerator, prepare), *describe_origin(opened, config, data, chosen, world_size)]:
+        for line in [*on_main(accelerator, prepare), *describe_origin(opened, resolved, data, world_size)]:
             progress.say(line)
 
         # loop and close
@@ -98,7 +103,6 @@ def train(
             accelerator=accelerator,
             data=data,
             components=components,
-            schedule=schedule,
             recorder=build_recorder(config, data, components, is_first_rank),
             progress=progress,
             stop=stop,
@@ -106,17 +110,15 @@ def train(
             hooks=hooks or Hooks(),
             first_step=state.step,
         )
-        return RunOutcome(stopped=not run_to_end(run, opened.lacks_evaluation), step=state.step)
+        return RunOutcome(stopped=not run_to_end(run, lacks_evaluation), step=state.step)
 
 
-def describe_origin(
-    opened: OpenedRun, config: Config, data: RunData, chosen: ChosenRoutes, world_size: int
-) -> list[str]:
-    """Says what a run resumes from or starts with and what has changed since, and which routes were chosen by themselves."""
+def describe_origin(opened: OpenedRun, resolved: ResolvedRun, data: RunData, world_size: int) -> list[str]:
+    """Says what a run resumes from or starts with and what has changed since, and what was chosen by rules."""
     if opened.checkpoint:
-        changes = describe_resumption(opened.checkpoint, config, data, world_size)
+        changes = describe_resumption(opened.checkpoint, resolved.config, data, world_size)
         return ["\n  ".join([f"resuming from {opened.checkpoint.folder}", *changes])]
-    lines = [chosen.reason] if chosen.reason else []
+    lines = [*resolved.lines]
     if opened.start:
         lines.append(describe_start(opened.start, find_old_tasks(opened.start, data.task_names)))
     return lines

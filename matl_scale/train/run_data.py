@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from matl_scale.automatic import chosen
 from matl_scale.data.loading.damage import DamageLog
 from matl_scale.data.loading.loader import DataConfig, choose_image_size
 from matl_scale.data.loading.missing import choose_fills
@@ -113,7 +114,7 @@ def build_run_data(config: DataConfig, version: str = "") -> RunData:
         labels=manifest.labels(task_ids),
         reader=SampleReader(manifest),
         image_size=choose_image_size(manifest, config),
-        workers=config.workers,
+        workers=chosen(config.workers),
         max_damaged=config.max_damaged,
     )
 
@@ -144,7 +145,7 @@ def find_data_problems(data: RunData, config: DataConfig, world_size: int) -> It
         yield Problem(
             f"{split} should have at least 2 samples, for batch norm. Got {num_samples}.", "Add some samples."
         )
-    num_tars, num_workers = data.count_tars(TRAIN_SPLIT), max(config.workers, 1)
+    num_tars, num_workers = data.count_tars(TRAIN_SPLIT), max(chosen(config.workers), 1)
     if config.reading == "stream" and num_tars < world_size * num_workers:
         yield Problem(
             f"`data.reading` stream should have a tar for each of {world_size} ranks × {num_workers} workers. {split} has "

@@ -2,16 +2,21 @@
 
 from dataclasses import dataclass
 
+from matl_scale.automatic import AUTO, Auto
 from matl_scale.errors import InputError, check_at_least
 from matl_scale.metrics.names import RANKED_SUMMARIES
+from matl_scale.train.length import Length
+
+CHECKPOINT_EVERY_S = 600.0  # with `auto`, at most
+PARTS = 5  # of a run, after which `auto` evaluates and saves
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
     """When checkpoints are written."""
 
-    every: int = 500
-    """Steps between checkpoints; there is always one at the end."""
+    every: int | Auto = "auto"
+    """Steps between checkpoints; there is always one at the end. `auto`: after each fifth of the run, and every ten minutes."""
     keep: int = 2
     """How many checkpoints to keep; the oldest are deleted first."""
     best: str = "macro_decided_balanced_accuracy"
@@ -26,15 +31,24 @@ class CheckpointConfig:
             )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Schedule:
     """After which steps of a run something is due."""
 
-    num_steps: int  # optimizer steps of the whole run
+    length: Length  # of the whole run; a run of so many minutes changes it
     record_every: int  # steps between records of loss and throughput
-    evaluate_every: int  # steps between evaluations; 0 evaluates after the last step only
-    checkpoint_every: int  # steps between checkpoints
+    evaluate_every: (
+        int | Auto
+    )  # steps between evaluations; 0 evaluates after the last step only, `auto` after equal parts
+    checkpoint_every: (
+        int | Auto
+    )  # steps between checkpoints; `auto` writes them with the evaluations of `auto`, and by the clock
     compare_every: int  # steps between comparisons of the replicas; 0 never compares them
+    clock_every: int = 0  # steps between the checkpoints of `auto`, once it is known how long a step takes
+
+    @property
+    def num_steps(self) -> int:
+        return self.length.num_steps
 
     def is_last(self, step: int) -> bool:
         return step >= self.num_steps
@@ -43,13 +57,23 @@ class Schedule:
         return is_due(step, self.record_every) or self.is_last(step)
 
     def is_evaluated_after(self, step: int) -> bool:
-        return step > 0 and (is_due(step, self.evaluate_every) or step == self.num_steps)
+        return step > 0 and (step == self.num_steps or self._is_due(step, self.evaluate_every))
 
     def is_saved_after(self, step: int) -> bool:
-        return is_due(step, self.checkpoint_every) or self.is_last(step)
+        by_clock = self.checkpoint_every == AUTO and is_due(step, self.clock_every)
+        return by_clock or self.is_last(step) or self._is_due(step, self.checkpoint_every)
 
     def is_compared_after(self, step: int) -> bool:
         return is_due(step, self.compare_every)
+
+    def steps_to_checkpoint(self, step: int) -> int:
+        """Returns how many steps there are at most from `step` to the next checkpoint."""
+        remaining = self.num_steps - step
+        every = self.clock_every if self.checkpoint_every == AUTO else self.checkpoint_every
+        return min(every, remaining) if every else remaining
+
+    def _is_due(self, step: int, every: int | Auto) -> bool:
+        return self.length.completes_part(step, PARTS) if every == AUTO else is_due(step, every)
 
 
 def is_due(step: int, every: int) -> bool:

@@ -8,6 +8,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 
 from matl_scale.models.network import RoutedModel
+from matl_scale.train.length import Clock, Length
 from matl_scale.train.meter import Tally
 
 
@@ -19,6 +20,7 @@ class TrainState:
     optimizer: torch.optim.Optimizer  # over its parameters
     scaler: torch.amp.GradScaler | None = None  # of gradients in fp16, else None
     ema: AveragedModel | None = None  # moving average of the network, if asked for
+    length: Length = field(default_factory=Length)  # how many steps the run has; set by the run's config, or fitted
     step: int = 0  # steps done
     slots: int = 0  # slots done on all ranks together: the position in the endless sequences of routes and batches
     # slots that each route has had, shape `(num_routes,)`
@@ -26,6 +28,7 @@ class TrainState:
     # labels that each task has been trained on, shape `(num_tasks,)`
     labels_seen: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     tally: Tally = field(default_factory=Tally)  # sums over the steps since the last record
+    clock: Clock = field(default_factory=Clock)  # how long its steps have taken
 
     @property
     def evaluated(self) -> RoutedModel:
@@ -52,6 +55,8 @@ class TrainState:
             "draws": torch.from_numpy(self.draws),
             "labels_seen": torch.from_numpy(self.labels_seen),
             "tally": asdict(self.tally),
+            "length": asdict(self.length),
+            "seconds": self.clock.seconds,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -70,3 +75,7 @@ class TrainState:
         if "labels_seen" in state:  # an older version did not count them
             self.labels_seen = state["labels_seen"].numpy().copy()
         self.tally = Tally(**state["tally"])
+        # older versions kept no time, and had no length but that of the config
+        self.clock.seconds = state.get("seconds", 0.0)
+        if "length" in state:
+            self.length.resume(Length(**state["length"]))

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from packaging.requirements import Requirement
 
+from helpers.run_configs import plain
 from helpers.shard_sets import ShardSet
 from matl_scale.data.loading.loader import DataConfig
 from matl_scale.doctor.__main__ import main
@@ -36,12 +37,13 @@ from matl_scale.train.step.train_step import TrainConfig
 
 @pytest.fixture
 def config(small_set: ShardSet, tmp_path: Path) -> Config:
-    return Config(
+    config = Config(
         run=RunConfig(dir=str(tmp_path)),
-        data=DataConfig(path=str(small_set.root), batch_size=6),
+        data=DataConfig(path=str(small_set.root), batch_size=6, workers=2),
         model=ModelConfig(name="resnet18", width=0.0625, stem="small"),
         train=TrainConfig(precision="fp32"),
     )
+    return plain(config)
 
 
 @pytest.fixture

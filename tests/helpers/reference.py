@@ -16,6 +16,7 @@ from matl_scale.routes import Routes
 from matl_scale.routing.batch_norm import route_norms
 from matl_scale.train.choose_routes import TrainLabels, choose_routes
 from matl_scale.train.config import Config
+from matl_scale.train.length import Length
 from matl_scale.train.step.optim import LearningRate, build_optimizer, set_learning_rate
 from matl_scale.train.step.sampling import build_sampler
 
@@ -161,7 +162,8 @@ def take_step(
             parameter.grad = sum(slot.gradients[name] for slot in runs) / len(runs) if runs else None
     if config.train.clip_norm:
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.train.clip_norm)
-    rate = LearningRate(peak=config.optim.lr, warmup_steps=config.optim.warmup_steps, num_steps=config.train.steps)
+    length = Length(num_steps=config.train.steps)
+    rate = LearningRate(peak=config.optim.lr, warmup_steps=config.optim.warmup_steps, length=length)
     set_learning_rate(optimizer, rate.at(step))
     optimizer.step()
     change_statistics(model, counting)

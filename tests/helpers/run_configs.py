@@ -13,12 +13,20 @@ from matl_scale.models.backbones import ModelConfig
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.tracking.recorder import TrackConfig
 from matl_scale.train.config import Config, RunConfig
+from matl_scale.train.defaults.fill import fill_only_auto
 from matl_scale.train.evaluation import EvalConfig
 from matl_scale.train.schedule import CheckpointConfig
 from matl_scale.train.step.optim import OptimConfig
 from matl_scale.train.step.sampling import TasksConfig
 from matl_scale.train.step.train_step import TrainConfig
 
+# what these runs have where a test leaves a value open: no choice by rules, which would change what is compared
+PLAIN = {
+    "data.augment": "none", "data.image_size": 0, "data.workers": 0, "data.batch_size": 6, "model.name": "resnet18",
+    "model.width": 0.0625, "model.stem": "small", "routing.sigma": 0.5, "train.steps": 10, "train.accumulate": 1,
+    "train.ema_decay": 0.0, "optim.lr": 0.001, "optim.head_lr_scale": 1.0, "optim.warmup_steps": 0, "eval.every": 500,
+    "checkpoint.every": 500,
+}  # fmt: skip
 SGD = OptimConfig(name="sgd", lr=0.05, momentum=0.9, weight_decay=0.01, warmup_steps=2)
 ADAMW = OptimConfig(name="adamw", lr=0.01, weight_decay=0.1, head_lr_scale=3)
 
@@ -37,7 +45,12 @@ def build_config(folder: Path, shards: ShardSet, name: str, **sections: Any) -> 
         checkpoint=CheckpointConfig(every=100),
         track=TrackConfig(mlflow=False, every=1),
     )
-    return replace(config, **sections)
+    return plain(replace(config, **sections))
+
+
+def plain(config: Config) -> Config:
+    """Returns a config without a value that is left to be chosen."""
+    return fill_only_auto(config, PLAIN)
 
 
 def saved_state(config: Config, folder: Path | None = None) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def labels_of(names: list[str] = NAMES, num_samples: int = 400, present: float =
 
 
 def config_of(routes: Any = "auto", **options: Any) -> RoutingConfig:
-    return RoutingConfig(routes=routes, **options)
+    return RoutingConfig(**{"routes": routes, "sigma": 0.5} | options)
 
 
 def groups_of(routes: Routes) -> list[list[int]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers.run_configs import plain
 from matl_scale import InputError
 from matl_scale.errors import RunError
 from matl_scale.models.routing_config import RoutingConfig
@@ -31,7 +32,7 @@ from matl_scale.train.schedule import CheckpointConfig
 from matl_scale.train.step.optim import OptimConfig
 from matl_scale.train.step.train_step import TrainConfig
 
-CONFIG = asdict(Config())
+CONFIG = asdict(plain(Config()))
 INFO = {
     "masks": "m",
     "manifest_id": "i",
@@ -183,11 +184,11 @@ def test_another_network_is_refused(tmp_path: Path, given: dict, message: str) -
 )
 def test_a_run_of_another_kind_cannot_go_on(tmp_path: Path, change: dict, message: str) -> None:
     info = read_info(save(tmp_path, 1))
-    check_resumable(info, replace(Config(), optim=OptimConfig(lr=7.0)), "s")
+    check_resumable(info, plain(replace(Config(), optim=OptimConfig(lr=7.0))), "s")
     with pytest.raises(InputError, match=message):
-        check_resumable(info, replace(Config(), **change), "s")
+        check_resumable(info, plain(replace(Config(), **change)), "s")
     with pytest.raises(InputError, match="another shard set"):
-        check_resumable(info, Config(), "x")
+        check_resumable(info, plain(Config()), "x")
 
 
 def test_going_back_sets_later_checkpoints_aside(tmp_path: Path) -> None:

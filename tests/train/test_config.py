@@ -102,7 +102,7 @@ def test_help_explains_every_key(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_changes_are_listed() -> None:
     old = {"train": {"steps": 5}}
-    assert "train.steps: 5 → 1000" in describe_changes(read_saved(old), Config())
+    assert "train.steps: 5 → 'auto'" in describe_changes(read_saved(old), Config())
 
 
 def test_a_config_file_runs_no_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -86,7 +86,7 @@ def test_one_route_with_all_units_is_the_plain_network_with_a_head_per_task(exec
         accelerator=accelerator,
         model=model,
         trunk=TrunkExecution(accelerator, model.trunk, execution),
-        optimizer=accelerator.prepare_optimizer(build_optimizer(OptimConfig(), model)),
+        optimizer=accelerator.prepare_optimizer(build_optimizer(OptimConfig(lr=0.001, head_lr_scale=1), model)),
         labels=labels,
         label_shares=shares,
         seed=0,

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from helpers.commands import matl_data
+from helpers.run_configs import plain
 from helpers.shard_sets import ShardSet
 from matl_scale.data.loading.loader import DataConfig
 from matl_scale.data.shards.manifest import read_manifest
@@ -27,6 +28,7 @@ from matl_scale.train.build import build_state
 from matl_scale.train.build_routes import build_routes
 from matl_scale.train.config import Config, RunConfig
 from matl_scale.train.evaluation import EvalConfig
+from matl_scale.train.length import Length
 from matl_scale.train.process_group import build_accelerator
 from matl_scale.train.resume.open_run import OpenedRun
 from matl_scale.train.resume.start_from import find_start
@@ -37,16 +39,17 @@ from matl_scale.train.step.train_step import TrainConfig
 
 
 def build_config(folder: Path, data: Path, name: str, **run: str) -> Config:
-    return Config(
+    config = Config(
         run=RunConfig(name=name, dir=str(folder / "runs"), **run),  # type: ignore[arg-type]
         data=DataConfig(path=str(data), batch_size=8, workers=0),
-        model=ModelConfig(name="resnet18", width=0.125),
+        model=ModelConfig(name="resnet18", width=0.125, stem="standard"),
         routing=RoutingConfig(sigma=0.5),
         train=TrainConfig(steps=4, precision="fp32"),
         eval=EvalConfig(every=0),
         checkpoint=CheckpointConfig(every=2),
         track=TrackConfig(mlflow=False),
     )
+    return plain(config)
 
 
 def run(config: Config) -> RoutedModel:
@@ -74,10 +77,10 @@ def test_old_tasks_go_on_and_new_ones_are_routed(extended: Path, tmp_path: Path)
     data = build_run_data(config.data)
     assert data.task_names == ["task_0", "task_2", "task_3", "task_4", "task_5", "new"]
     start = find_start(config.run.start_from)
-    opened = OpenedRun(checkpoint=None, start=start, complaints=[], lacks_evaluation=False)
+    opened = OpenedRun(checkpoint=None, start=start, complaints=[], evaluations=set())
     routes = build_routes(config, data, None, start).routes
     assert routes.tasks_of == [[0], [1], [2], [3], [4], [5]]
-    second = build_state(config, data, routes, build_accelerator("fp32"), opened)[0].model.eval()
+    second = build_state(config, data, routes, build_accelerator("fp32"), opened, Length())[0].model.eval()
     images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     for here, there in enumerate((0, 2, 3, 4, 5)):
         assert torch.equal(second(images, here), first(images, there))

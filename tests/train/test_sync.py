@@ -46,7 +46,7 @@ def test_bytes_do_not_depend_on_tasks_of_other_routes() -> None:
     sizes = []
     for routes in (few, many):
         model = build_model(
-            ModelConfig(name="resnet18", width=0.125), RoutingConfig(), [2] * routes.num_tasks, 0, 32, routes
+            ModelConfig(name="resnet18", width=0.125), RoutingConfig(sigma=0.5), [2] * routes.num_tasks, 0, 32, routes
         )
         sizes.append(StepSync(model, world_size=1, accumulate=2).exchange(np.array([0, 1])).num_bytes)
     assert sizes[0] == sizes[1]
@@ -54,7 +54,7 @@ def test_bytes_do_not_depend_on_tasks_of_other_routes() -> None:
 
 def test_a_head_without_a_labelled_sample_in_any_slot_has_no_gradient() -> None:
     """Though its route ran; the head of another route is divided by the number of slots with a labelled sample."""
-    model = build(32, RoutingConfig())
+    model = build(32, RoutingConfig(sigma=0.5))
     sync, nothing = StepSync(model, world_size=1, accumulate=4), np.full((0, 2), -1)
     labels = np.array([[1, -1], [0, 1], [-1, 1]])
     for slot, (route, found) in enumerate(zip(SLOTS.tolist(), (labels, nothing, labels[:1], nothing), strict=True)):
@@ -77,7 +77,7 @@ def test_a_head_without_a_labelled_sample_in_any_slot_has_no_gradient() -> None:
 
 @pytest.mark.parametrize(("broken", "expected"), [("loss", [15]), ("gradient", [0])])
 def test_the_route_that_brought_a_number_that_is_not_finite_is_named(broken: str, expected: list[int]) -> None:
-    model = build(32, RoutingConfig())
+    model = build(32, RoutingConfig(sigma=0.5))
     sync, labels = StepSync(model, world_size=1, accumulate=4), np.array([[1, 0]])
     for slot, route in enumerate(SLOTS.tolist()):
         loss = torch.tensor(float("nan") if (broken, route) == ("loss", 15) else 0.7)

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,24 @@ from matl_scale.errors import InputError, RunError, shortened
 from matl_scale.storage.files import write_json
 from matl_scale.storage.store import Store
 from matl_scale.train.config import Config
+from matl_scale.train.defaults.fill import fill_only_auto, with_values
 from matl_scale.train.evaluate_run import run_evaluation
 from matl_scale.train.loop import Hooks
 from matl_scale.train.process_group import build_accelerator
 from matl_scale.train.run import train
 
+# what a study's trainings have unless it says otherwise, so that its table does not change with the rules behind `auto`
+FIXED: dict[str, Any] = {
+    "data.augment": "none",
+    "data.image_size": 0,
+    "model.name": "resnet18",
+    "model.stem": "standard",
+    "routing.sigma": 0.5,
+    "train.accumulate": 1,
+    "train.ema_decay": 0.0,
+    "optim.head_lr_scale": 1.0,
+    "optim.warmup_steps": 0,
+}
 RESULT_FILE = "study.json"  # in a run's folder; written last, so that it means "done"
 
 Settings = Mapping[str, Any]  # config key → value, as {"train.steps": 300}
@@ -101,11 +114,7 @@ def build_config(settings: Settings, folder: Path, data: Path) -> Config:
         "track.mlflow": False,
         **settings,
     }
-    config = Config()
-    for key, value in given.items():
-        section, name = key.split(".")
-        config = replace(config, **{section: replace(getattr(config, section), **{name: value})})
-    return config
+    return fill_only_auto(with_values(Config(), given), FIXED)
 
 
 def check_same_settings(folder: Path, kept: Settings, wanted: Settings) -> None:

@@ -7,7 +7,7 @@ import torch
 
 from matl_scale.vision import transforms
 
-Augment = Literal["none", "flip", "crop-flip", "randaugment"]
+Augment = Literal["none", "crop", "flip", "crop-flip", "randaugment"]
 
 Transform = Callable[[torch.Tensor], torch.Tensor]
 
@@ -21,6 +21,7 @@ def build_augment(name: Augment, size: int) -> Transform | None:
     crop = [transforms.RandomCrop(size, padding=max(1, size // 8), padding_mode="reflect")]
     steps = {
         "none": [],
+        "crop": crop,
         "flip": flip,
         "crop-flip": crop + flip,
         "randaugment": [*crop, *flip, transforms.RandAugment()],

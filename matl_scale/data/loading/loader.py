@@ -17,6 +17,7 @@ import torch
 import webdataset as wds
 from torch.utils.data import get_worker_info
 
+from matl_scale.automatic import AUTO, Auto
 from matl_scale.data.images.decode import decode_image
 from matl_scale.data.images.gate import BadImage
 from matl_scale.data.loading.augment import Augment
@@ -24,7 +25,9 @@ from matl_scale.data.loading.missing import FILLS
 from matl_scale.data.loading.plan import PlannedBatch, SlotPlan, plan_evaluation
 from matl_scale.data.shards.manifest import Manifest
 from matl_scale.data.shards.reader import Damage, SampleReader
-from matl_scale.errors import InputError, check_choice
+from matl_scale.errors import InputError, check_at_least, check_choice
+
+SMALLEST_IMAGE = 16  # pixels, to which smaller ones are enlarged: the layers of a CNN halve an image several times
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +41,9 @@ class DataConfig:
     tasks: list[str] | str = "*"
     """The tasks to train: a name pattern, or a list of patterns; `*` means all. An exact name wins over a pattern:
     in a list, `*` is the task of that name if there is one. `[*]`, `[?]` and `[[]` stand for these characters."""
-    batch_size: int = 64
+    batch_size: int | Auto = "auto"
     """Samples per rank and micro-step, each with a label for one of the route's tasks; a route with fewer samples has smaller
-    batches."""
+    batches. `auto`: by the number of samples, the routes of a step, and the memory."""
     balance: float = 0.0
     """0 draws every sample of a task equally often, 1 every class; in between, a class is drawn in proportion to its number
     of samples to the power of 1 - balance. Above 0, samples are drawn with replacement, and every task needs a route of its
@@ -55,22 +58,23 @@ class DataConfig:
     route are left out."""
     stream_buffer: int = 4096
     """Samples per worker among which a stream is shuffled."""
-    workers: int = 2
-    """Loader processes per rank; 0 loads in the training process."""
-    augment: Augment = "none"
-    """`none`, `flip`, `crop-flip` (reflect-padded by an eighth) or `randaugment`; drawn for each image."""
-    image_size: int = 0
-    """Side length in pixels to which images are scaled and centre-cropped; 0 keeps the stored size."""
+    workers: int | Auto = "auto"
+    """Loader processes per rank; 0 loads in the training process. `auto`: by the cores that a rank has."""
+    augment: Augment | Auto = "auto"
+    """`none`, `crop` (reflect-padded by an eighth), `flip`, `crop-flip` or `randaugment`; drawn for each image. `auto` crops
+    images of 24 pixels and more, and never flips: what reads differently in a mirror (text, left and right) cannot be known.
+    Where nothing does, `crop-flip` is better."""
+    image_size: int | Auto = "auto"
+    """Side length in pixels to which images are scaled and centre-cropped; 0 keeps the stored size, and so does `auto` for images
+    of 16 pixels or more; smaller ones are enlarged to 16."""
     max_damaged: float = 0.001
     """Share of a split's samples that may be damaged; these are skipped and listed. More of them stop the run."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 2:
+        if self.batch_size != AUTO and self.batch_size < 2:
             raise InputError(f"`data.batch_size` should be at least 2, for batch norm. Got {self.batch_size}.")
-        if self.workers < 0 or self.image_size < 0 or self.stream_buffer < 1:
-            raise InputError(
-                "`data.workers` and `data.image_size` should be at least 0, `data.stream_buffer` at least 1."
-            )
+        check_at_least(0, {"data.workers": self.workers, "data.image_size": self.image_size})
+        check_at_least(1, {"data.stream_buffer": self.stream_buffer})
         for key, value in (("balance", self.balance), ("max_damaged", self.max_damaged)):
             if not 0 <= value <= 1:
                 raise InputError(f"`data.{key}` should be between 0 and 1. Got {value}.")
@@ -112,7 +116,9 @@ class ImageBatch(PlannedBatch):
 
 def choose_image_size(manifest: Manifest, config: DataConfig) -> int:
     """Returns the side length in pixels at which images are read; raises `InputError` if the config has to choose it."""
-    size = config.image_size or manifest.image_size()
+    size = (0 if config.image_size == AUTO else config.image_size) or manifest.image_size()
+    if size and config.image_size == AUTO:
+        size = max(size, SMALLEST_IMAGE)
     if not size:
         raise InputError(
             f"`data.image_size` should be set: the images of {manifest.root} are not all squares of one size."

@@ -19,7 +19,6 @@ from matl_scale.storage.locks import lock_folder
 from matl_scale.train.config import RunConfig, read_saved
 from matl_scale.train.process_group import on_main
 from matl_scale.train.resume.start_from import find_start
-from matl_scale.train.schedule import Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +29,11 @@ class OpenedRun:
     # the checkpoint of another run whose network a new run starts with, if `run.start_from` names one
     start: CheckpointInfo | None
     complaints: list[str]  # what is wrong with newer checkpoints of the run
-    lacks_evaluation: bool  # whether the evaluation after the checkpoint's step is missing
+    evaluations: set[tuple[int, str]]  # step and split of each evaluation that the run has recorded
+
+    def has_evaluation(self, step: int, split: str) -> bool:
+        """Returns whether an evaluation was recorded; else the run ended before it or in it."""
+        return (step, split) in self.evaluations
 
     @property
     def label_version(self) -> str:
@@ -50,9 +53,7 @@ class OpenedRun:
         return bool(self.start or (self.checkpoint and read_saved(self.checkpoint.config).run.start_from))
 
 
-def open_run(
-    accelerator: Accelerator, stack: contextlib.ExitStack, config: RunConfig, schedule: Schedule, split: str
-) -> OpenedRun:
+def open_run(accelerator: Accelerator, stack: contextlib.ExitStack, config: RunConfig) -> OpenedRun:
     """Locks the run's folder until `stack` is closed, and finds out what the run resumes from. All ranks have to call it.
 
     Raises:
@@ -67,7 +68,7 @@ def open_run(
             checkpoint=checkpoint,
             start=None if checkpoint else find_start(config.start_from),
             complaints=complaints,
-            lacks_evaluation=lacks_evaluation(folder.path, schedule, split, checkpoint.step if checkpoint else 0),
+            evaluations=set(LocalLog(folder.path).evaluations()),
         )
 
     return on_main(accelerator, find)
@@ -113,8 +114,3 @@ def find_checkpoint(folder: RunFolder, resume: str) -> tuple[CheckpointInfo | No
 def was_started_before() -> bool:
     """Returns whether Slurm or torchrun starts this very command again: the run then resumes from what it has written."""
     return any(os.environ.get(name, "0") != "0" for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"))
-
-
-def lacks_evaluation(folder: Path, schedule: Schedule, split: str, step: int) -> bool:
-    """Returns whether the evaluation that belongs to `step` is missing because the run ended before it or in it."""
-    return schedule.is_evaluated_after(step) and (step, split) not in LocalLog(folder).evaluations()

@@ -1,5 +1,6 @@
 """What a run writes into its folder before its first step, and what it says then."""
 
+from matl_scale.automatic import chosen
 from matl_scale.routing.surgery import active_share
 from matl_scale.runs.about import write_about
 from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo
@@ -45,10 +46,11 @@ def describe_resumption(checkpoint: CheckpointInfo, config: Config, data: RunDat
     old = read_saved(checkpoint.config)
     changes = describe_changes(old, config)
     if checkpoint.world_size != world_size:
-        slots = world_size * config.train.accumulate
-        changes.append(
-            describe_world_size(checkpoint.world_size, world_size, checkpoint.world_size * old.train.accumulate, slots)
+        old_slots, slots = (
+            ranks * chosen(each.train.accumulate)
+            for ranks, each in ((checkpoint.world_size, old), (world_size, config))
         )
+        changes.append(describe_world_size(checkpoint.world_size, world_size, old_slots, slots))
     if checkpoint.manifest_id != data.manifest.id:
         changes.append(f"labels or other splits of {data.manifest.root} have changed")
     newest = data.manifest.entries[-1]["version"]

@@ -6,8 +6,12 @@ from typing import Literal
 
 import torch
 
+from matl_scale.automatic import AUTO, Auto, chosen
 from matl_scale.errors import InputError, check_at_least
 from matl_scale.models.network import RoutedModel
+from matl_scale.train.length import Length
+
+WARMUP_SHARE = 0.05  # of a run, with `auto`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,17 +20,16 @@ class OptimConfig:
 
     name: Literal["adamw", "sgd"] = "adamw"
     """`adamw`, or `sgd` with Nesterov momentum off."""
-    lr: float = 1e-3
-    """Learning rate after the warm-up; a cosine takes it to zero at train.steps."""
-    head_lr_scale: float = 1.0
-    """Factor on the learning rate of the heads. A head steps only when its route is drawn: with many routes, 10 or more makes up
-    for that."""
+    lr: float | Auto = "auto"
+    """Learning rate after the warm-up; a cosine takes it to zero at the end. `auto`: by optimizer and images per step."""
+    head_lr_scale: float | Auto = "auto"
+    """Factor on the learning rate of the heads. A head steps only when its route is drawn; `auto` makes up for that."""
     weight_decay: float = 0.01
     """Weight decay of conv and linear weights; biases and norm weights do not decay."""
     momentum: float = 0.9
     """Momentum of SGD, or β₁ of AdamW."""
-    warmup_steps: int = 0
-    """Steps over which the learning rate rises linearly from zero."""
+    warmup_steps: int | Auto = "auto"
+    """Steps over which the learning rate rises linearly from zero. `auto`: a twentieth of the run."""
 
     def __post_init__(self) -> None:
         for key in ("lr", "head_lr_scale", "weight_decay", "warmup_steps"):
@@ -46,7 +49,10 @@ def build_optimizer(config: OptimConfig, model: RoutedModel, fused: bool = True)
             gradient yet.
     """
     groups = []
-    for part, scale, fused_part in ((model.trunk, 1.0, fused), (model.heads, config.head_lr_scale, False)):
+    for part, scale, fused_part in (
+        (model.trunk, 1.0, fused),
+        (model.heads, chosen(config.head_lr_scale), False),
+    ):
         matrices = [parameter for parameter in part.parameters() if parameter.ndim > 1]
         vectors = [parameter for parameter in part.parameters() if parameter.ndim <= 1]
         for parameters, decay in ((matrices, config.weight_decay), (vectors, 0.0)):
@@ -54,24 +60,26 @@ def build_optimizer(config: OptimConfig, model: RoutedModel, fused: bool = True)
                 group = {"params": parameters, "weight_decay": decay, "lr_scale": scale, "fused": fused_part or None}
                 groups.append(group)
     if config.name == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999))
+        return torch.optim.SGD(groups, lr=chosen(config.lr), momentum=config.momentum)
+    return torch.optim.AdamW(groups, lr=chosen(config.lr), betas=(config.momentum, 0.999))
 
 
 @dataclass(frozen=True, kw_only=True)
 class LearningRate:
-    """Linear warm-up, then a cosine to zero (Loshchilov, Hutter, 2017, arXiv 1608.03983)."""
+    """A cosine from the peak to zero (Loshchilov, Hutter, 2017, arXiv 1608.03983), which a linear warm-up rises to."""
 
-    peak: float  # the rate after the warm-up
-    warmup_steps: int  # steps of the warm-up
-    num_steps: int  # steps of the whole run
+    peak: float  # the highest rate, but for what the cosine has lost in the warm-up
+    warmup_steps: int | Auto  # steps of the warm-up; `auto` is a share of the run
+    length: Length  # of the whole run
 
     def at(self, step: int) -> float:
         """Returns the rate of the step that follows `step` steps."""
-        if step < self.warmup_steps:
-            return self.peak * (step + 1) / self.warmup_steps
-        progress = (step - self.warmup_steps) / max(1, self.num_steps - self.warmup_steps)
-        return self.peak * 0.5 * (1 + math.cos(math.pi * progress))
+        progress = self.length.progress(step)
+        if self.warmup_steps == AUTO:
+            warm = max(progress, 1 / self.length.num_steps) / WARMUP_SHARE
+        else:
+            warm = (step + 1) / max(self.warmup_steps, 1)
+        return self.peak * min(0.5 * (1 + math.cos(math.pi * progress)), warm)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

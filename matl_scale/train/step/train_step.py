@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from matl_scale.automatic import AUTO, Auto
 from matl_scale.data.loading.augment import Transform, augment_batch
 from matl_scale.data.loading.loader import ImageBatch
 from matl_scale.data.loading.missing import fill_missing
@@ -34,16 +35,22 @@ from matl_scale.train.step.sync import StepSync, SyncResult
 class TrainConfig:
     """How long, and how a step is computed."""
 
-    steps: int = 1000
-    """Optimizer steps of the run."""
+    epochs: float | Auto = "auto"
+    """Length of the run in passes over the labels of the training split. `auto`: the more, the fewer samples there are."""
+    steps: int | Auto = "auto"
+    """Length of the run in optimizer steps. `auto` follows from `epochs`; a number wins over `epochs`."""
+    minutes: float = 0.0
+    """Length of the run in minutes of training steps, without start, evaluations and checkpoints; 0 has no such length. The
+    number of steps is then fitted to the speed that is measured; `epochs` and `steps` should be auto."""
     precision: Precision = "auto"
     """`fp32`, `bf16`, `fp16` (with a gradient scaler), or `auto`: bf16 on a GPU that has it, else fp32."""
-    accumulate: int = 1
-    """Micro-steps per step, each with a batch and a route of its own."""
+    accumulate: int | Auto = "auto"
+    """Micro-steps per step, each with a batch and a route of its own. `auto`: so many that a step has up to eight routes."""
     clip_norm: float = 0.0
     """Largest norm of the gradient of all parameters together; 0 does not clip."""
-    ema_decay: float = 0.0
-    """Decay per step of an exponential moving average of the weights, which is then evaluated; 0 keeps none."""
+    ema_decay: float | Auto = "auto"
+    """Decay per step of an exponential moving average of the weights, which is then evaluated; 0 keeps none. `auto`: an average
+    over the last twentieth of the run."""
     channels_last: bool = False
     """Memory format of images and conv weights; faster with mixed precision on GPUs."""
     compile: bool = False
@@ -51,9 +58,16 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_at_least(1, {"train.steps": self.steps, "train.accumulate": self.accumulate})
+        check_at_least(0, {"train.minutes": self.minutes})
+        if self.epochs != AUTO and not 0 < self.epochs < math.inf:
+            raise InputError(f"`train.epochs` should be above 0, or auto. Got {self.epochs}.")
+        if self.minutes and (self.epochs, self.steps) != (AUTO, AUTO):
+            raise InputError(
+                "`train.minutes` should be 0 where `train.steps` or `train.epochs` is given: a run has one length."
+            )
         if not self.clip_norm >= 0:
             raise InputError(f"`train.clip_norm` should be at least 0. Got {self.clip_norm}.")
-        if not 0 <= self.ema_decay < 1:
+        if self.ema_decay != AUTO and not 0 <= self.ema_decay < 1:
             raise InputError(f"`train.ema_decay` should be at least 0 and below 1. Got {self.ema_decay}.")
 
 

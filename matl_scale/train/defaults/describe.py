@@ -1,0 +1,62 @@
+"""Says what a run has chosen, in a few lines, before its first step."""
+
+from matl_scale.automatic import AUTO, Auto, chosen
+from matl_scale.routes import Routes
+from matl_scale.train.config import Config, walk
+from matl_scale.train.defaults.facts import Machine
+
+
+def describe_choices(
+    given: Config, config: Config, routes: Routes, passes: float, image_size: int, machine: Machine
+) -> list[str]:
+    """Returns the lines: routes, network and images, optimizer, length.
+
+    Args:
+        given: The config as it was given.
+        config: The same with every choice made.
+        routes: Which tasks share a route.
+        passes: Passes over the labels, if the run has a number of steps.
+        image_size: Side length in pixels.
+        machine: What each rank computes with.
+    """
+    lines = [
+        describe_routes(config, routes, machine),
+        f"{config.model.name}, width {chosen(config.model.width):g}, stem {config.model.stem}, on images of {image_size} pixels, "
+        f"augment {config.data.augment}",
+        f"{config.optim.name}, rate {chosen(config.optim.lr):g} (heads × {chosen(config.optim.head_lr_scale):g}), warm-up "
+        f"{describe_auto(config.optim.warmup_steps, 'a twentieth of the run')}, moving average "
+        f"{describe_auto(config.train.ema_decay, 'over the last twentieth')}",
+        describe_length(config, passes),
+    ]
+    if given.train.epochs != AUTO and given.train.steps != AUTO:
+        lines.append(f"train.steps wins over train.epochs {given.train.epochs:g}")
+    before = dict(walk(given))
+    open_keys = [key for key, value in walk(config) if before[key] == AUTO and value != AUTO]
+    if open_keys:
+        lines.append(f"{len(open_keys)} of these values were chosen by rules (config.yaml has them; any can be set)")
+    return lines
+
+
+def describe_routes(config: Config, routes: Routes, machine: Machine) -> str:
+    slots, batch = machine.num_ranks * chosen(config.train.accumulate), chosen(config.data.batch_size)
+    if routes.num_routes == 1:
+        text = f"one route for {count(routes.num_tasks, 'task')}, σ {chosen(config.routing.sigma):g}"
+        return f"{text}; {slots * batch} images per step"
+    return (
+        f"{routes.num_routes} routes for {routes.num_tasks} tasks, σ {chosen(config.routing.sigma):g}; {slots} per step, with "
+        f"{batch} images each"
+    )
+
+
+def describe_auto(value: float | Auto, text: str) -> str:
+    return text if value == AUTO else f"{value:g}"
+
+
+def describe_length(config: Config, passes: float) -> str:
+    if config.train.minutes:
+        return f"{config.train.minutes:g} min of steps; how many that is shows after the first ones"
+    return f"{count(chosen(config.train.steps), 'step')}, {passes:.3g} passes over the labels"
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"

@@ -1,0 +1,134 @@
+"""Fills in what a config leaves to be chosen, step by step: each step may need what the steps before it chose."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from matl_scale.automatic import AUTO, chosen
+from matl_scale.errors import InputError
+from matl_scale.models.backbone_size import measure_backbone
+from matl_scale.models.backbones import ModelConfig
+from matl_scale.train.choose_routes import USUAL_SIGMA
+from matl_scale.train.config import Config, walk
+from matl_scale.train.defaults import rules
+from matl_scale.train.defaults.facts import Machine, RunFacts
+
+# what a run that starts with the network of another takes over from it
+NETWORK_KEYS = ("model.name", "model.width", "model.stem", "routing.sigma")
+# what a resumed run chooses anew
+NOT_INHERITED = ("routing.routes", "data.workers", "train.epochs", "train.accumulate")
+
+
+def with_values(config: Config, values: dict[str, Any]) -> Config:
+    """Returns a config with other values, given by key (`section.key`)."""
+    for key, value in values.items():
+        section, name = key.split(".")
+        config = replace(config, **{section: replace(getattr(config, section), **{name: value})})
+    return config
+
+
+def inherit(config: Config, earlier: Config, keys: Sequence[str] | None = None) -> Config:
+    """Returns a config whose `auto` values are those of an earlier config; of some keys, or of all that may be inherited."""
+    before = dict(walk(earlier))
+    open_keys = [key for key, value in walk(config) if value == AUTO and key not in NOT_INHERITED]
+    return with_values(config, {key: before[key] for key in open_keys if keys is None or key in keys})
+
+
+def fill_only_auto(config: Config, values: dict[str, Any]) -> Config:
+    """Returns a config with those of the values whose key is `auto`."""
+    now = dict(walk(config))
+    return with_values(config, {key: value for key, value in values.items() if now[key] == AUTO})
+
+
+def fill_workers(config: Config, machine: Machine) -> Config:
+    """Chooses the number of loader processes."""
+    return fill_only_auto(config, {"data.workers": rules.choose_workers(machine.cores, machine.has_gpu)})
+
+
+def fill_data(config: Config, facts: RunFacts) -> Config:
+    """Chooses how images are read."""
+    augment = rules.choose_augment(facts.image_size)
+    return fill_only_auto(config, {"data.image_size": facts.image_size, "data.augment": augment})
+
+
+def fill_model(config: Config, facts: RunFacts) -> Config:
+    """Chooses the backbone; torchvision's weights need the full width and their own stem."""
+    if config.model.pretrained:
+        return fill_only_auto(config, {"model.name": "resnet18", "model.width": 1.0, "model.stem": "standard"})
+    name, stem = rules.choose_backbone(facts.image_size)
+    if config.model.name != AUTO:
+        stem = rules.choose_stem(config.model.name, facts.image_size)
+    config = fill_only_auto(config, {"model.name": name, "model.stem": stem})
+    return fill_only_auto(config, {"model.width": choose_width(config, facts)})
+
+
+def choose_width(config: Config, facts: RunFacts) -> float:
+    """Returns the width of the backbone: full on a GPU; on CPUs that of the widths whose cost per image comes nearest to what the
+    time allows. A backbone whose width cannot be scaled has full width."""
+    machine = facts.machine
+    if machine.has_gpu or config.model.width != AUTO:
+        return 1.0
+    epochs = choose_epochs(config, facts)
+    seconds = config.train.minutes * 60 or rules.CPU_PATIENCE_S
+    cost = rules.affordable_cost(facts.num_samples, epochs, seconds, machine.threads * machine.num_ranks)
+    costs = {}
+    for width in rules.WIDTHS:
+        try:
+            costs[width] = count_cost(replace(config.model, width=width), facts.image_size)
+        except InputError:
+            if width == 1:
+                raise
+    return min(costs, key=lambda width: abs(math.log(costs[width] / cost)))
+
+
+def count_cost(model: ModelConfig, image_size: int) -> int:
+    return measure_backbone(model, image_size).multiply_adds
+
+
+def choose_epochs(config: Config, facts: RunFacts) -> float:
+    return rules.choose_epochs(facts.num_samples) if config.train.epochs == AUTO else config.train.epochs
+
+
+def fill_step(config: Config, facts: RunFacts, num_routes: int) -> Config:
+    """Chooses what a step consists of."""
+    machine = facts.machine
+    # with a smaller σ, the only route would leave units idle
+    config = fill_only_auto(config, {"routing.sigma": 1.0 if num_routes == 1 else USUAL_SIGMA})
+    config = fill_only_auto(config, {"train.accumulate": rules.choose_accumulate(num_routes, machine.num_ranks)})
+    if config.data.batch_size == AUTO:
+        size = measure_backbone(config.model, facts.image_size)
+        num_slots = machine.num_ranks * chosen(config.train.accumulate)
+        batch_size = rules.choose_batch_size(facts.num_samples, num_slots, size.activation_bytes, machine.memory)
+        config = fill_only_auto(config, {"data.batch_size": batch_size})
+    return config
+
+
+def fill_steps(config: Config, facts: RunFacts, labels_per_step: float) -> Config:
+    """Chooses the number of steps by the passes over the labels; of a run that has one, says how many passes it is."""
+    if config.train.steps != AUTO:
+        passes = config.train.steps * labels_per_step / max(facts.num_labels, 1)
+        return fill_only_auto(config, {"train.epochs": float(f"{passes:.3g}")})
+    epochs = choose_epochs(config, facts)
+    steps = max(1, math.ceil(epochs * facts.num_labels / labels_per_step))
+    return fill_only_auto(config, {"train.epochs": epochs, "train.steps": steps})
+
+
+def guess_steps(config: Config, facts: RunFacts, cost: float) -> int:
+    """Returns about how many steps a run of `train.minutes` will have; `cost` is that of a step in multiply-adds."""
+    machine = facts.machine
+    rate = rules.GPU_RATE if machine.has_gpu else rules.CORE_RATE * machine.threads
+    return max(1, round(config.train.minutes * 60 * rate * machine.num_ranks / (rules.PASS_COST * cost)))
+
+
+def fill_optimizer(config: Config, num_routes: int, num_ranks: int) -> Config:
+    """Chooses rates and warm-up; that of a run of so many minutes stays a share of it."""
+    num_slots = num_ranks * chosen(config.train.accumulate)
+    step_images = num_slots * chosen(config.data.batch_size)
+    return fill_only_auto(
+        config,
+        {
+            "optim.lr": rules.choose_rate(config.optim.name, step_images),
+            "optim.head_lr_scale": rules.choose_head_scale(num_routes, num_slots),
+        },
+    )

@@ -1,0 +1,96 @@
+"""The rules behind `auto`, each a pure function. `docs/guides/defaults.md` has them with the experiments that they rest on."""
+
+import math
+
+from matl_scale.data.loading.augment import Augment
+from matl_scale.models.backbones import Stem
+
+MIN_EPOCHS, MAX_EPOCHS = 4.0, 120.0
+USUAL_SAMPLES = 50_000  # where a run has
+USUAL_EPOCHS = 12.0
+MIN_STEP_IMAGES, MAX_STEP_IMAGES = 32, 1024
+MIN_BATCH = 8  # images of a micro-step; batch norm needs some
+MAX_STEP_ROUTES = 8
+USUAL_STEP_IMAGES = 128
+USUAL_RATES = {"adamw": 0.003, "sgd": 0.1}  # at USUAL_STEP_IMAGES
+MAX_RATES = {"adamw": 0.004, "sgd": 0.4}
+MAX_HEAD_SCALE = 10.0
+MEMORY_SHARE = 0.4  # of a rank's memory, for what a forward pass keeps
+GPU_RATE = 5e12  # likewise of a GPU; only used for guesses that the first steps correct
+CORE_RATE = 4e10  # multiply-adds per second that a core does in training; a laptop's does half
+CPU_PATIENCE_S = 900.0  # how long a run without `train.minutes` may take on CPUs before its network becomes narrower
+WIDTHS = (1.0, 0.5, 0.25, 0.125)
+PASS_COST = 3  # a backward pass costs two forward passes
+CROPPED_FROM, SMALLEST_IMAGE, SMALL_IMAGES = 24, 16, 64
+
+
+def choose_backbone(image_size: int) -> tuple[str, Stem]:
+    """Returns name and stem of the backbone for images of so many pixels per side."""
+    name = "vgg11_bn" if image_size < SMALL_IMAGES else "resnet18"
+    return name, choose_stem(name, image_size)
+
+
+def choose_stem(name: str, image_size: int) -> Stem:
+    """Returns the stem of a backbone. The first layers of most reduce the resolution by four; a VGG's do by two."""
+    limit = 32 if name.startswith("vgg") else SMALL_IMAGES
+    return "small" if image_size < limit else "standard"
+
+
+def choose_epochs(num_samples: int) -> float:
+    """Returns the length in passes over the labels: a fixed number of passes would leave small sets with too few steps, and
+    need not be made with large ones. Between the two, the number of steps grows with the root of the samples."""
+    passes = USUAL_EPOCHS * math.sqrt(USUAL_SAMPLES / max(num_samples, 1))
+    return float(f"{min(max(passes, MIN_EPOCHS), MAX_EPOCHS):.2g}")
+
+
+def choose_step_images(num_samples: int) -> int:
+    """Returns the images of a step over all ranks and micro-steps: a power of two near half the root of the samples."""
+    wanted = int(2 ** round(math.log2(math.sqrt(max(num_samples, 1)) / 2)))
+    return min(max(wanted, MIN_STEP_IMAGES), MAX_STEP_IMAGES)
+
+
+def choose_accumulate(num_routes: int, num_ranks: int) -> int:
+    """Returns the micro-steps of a step: as many routes in a step as there are, at most MAX_STEP_ROUTES on all ranks together.
+    The mean of several routes' gradients disturbs the others less than a step for one of them."""
+    return max(1, math.ceil(min(num_routes, MAX_STEP_ROUTES) / num_ranks))
+
+
+def choose_batch_size(num_samples: int, num_slots: int, image_bytes: int, memory: int) -> int:
+    """Returns the images of a micro-step.
+
+    Args:
+        num_samples: Training samples.
+        num_slots: Micro-steps of a step, over all ranks.
+        image_bytes: What the forward pass of an image keeps.
+        memory: Bytes of a rank.
+    """
+    wanted = max(MIN_BATCH, choose_step_images(num_samples) // num_slots)
+    fitting = int(memory * MEMORY_SHARE / max(image_bytes, 1))
+    return max(2, min(wanted, 2 ** int(math.log2(fitting)) if fitting >= 2 else 2))
+
+
+def choose_rate(optimizer: str, step_images: int) -> float:
+    """Returns the learning rate, which grows with the root of the images of a step (Malladi et al., NeurIPS 2022, arXiv
+    2205.10287), up to a limit."""
+    rate = USUAL_RATES[optimizer] * math.sqrt(step_images / USUAL_STEP_IMAGES)
+    return float(f"{min(rate, MAX_RATES[optimizer]):.2g}")
+
+
+def choose_head_scale(num_routes: int, num_slots: int) -> float:
+    """Returns the factor on the heads' learning rate: a head steps in `num_slots` of `num_routes` steps, and Adam's steps are
+    of one size."""
+    return float(f"{min(max(num_routes / num_slots, 1.0), MAX_HEAD_SCALE):.2g}")
+
+
+def choose_workers(cores: int, has_gpu: bool) -> int:
+    """Returns the loader processes of a rank. On CPUs, the cores compute."""
+    return min(max(cores - 1, 1), 8) if has_gpu else min(cores - 1, 2)
+
+
+def choose_augment(image_size: int) -> Augment:
+    return "crop" if image_size >= CROPPED_FROM else "none"
+
+
+def affordable_cost(num_samples: int, epochs: float, seconds: float, cores: int) -> float:
+    """Returns the multiply-adds of an image's forward pass with which so many passes over the samples take so long."""
+    return CORE_RATE * cores * seconds / (PASS_COST * max(num_samples, 1) * epochs)

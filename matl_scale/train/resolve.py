@@ -1,0 +1,170 @@
+"""Makes every automatic choice of a run: which values its config gets where it says `auto`, and which routes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from matl_scale.automatic import AUTO, chosen
+from matl_scale.data.loading.missing import choose_fills
+from matl_scale.data.shards.layout import MISSING
+from matl_scale.device import resolve_precision
+from matl_scale.models.backbone_size import measure_backbone
+from matl_scale.routes import Routes
+from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo
+from matl_scale.train.build_routes import build_routes
+from matl_scale.train.choose_routes import ChosenRoutes
+from matl_scale.train.config import Config, read_saved, walk, with_absolute_paths
+from matl_scale.train.defaults import fill
+from matl_scale.train.defaults.describe import describe_choices
+from matl_scale.train.defaults.facts import Machine, RunFacts, read_machine
+from matl_scale.train.resume.start_from import find_start
+from matl_scale.train.run_data import TRAIN_SPLIT, RunData, build_run_data, check_train_data
+from matl_scale.train.step.sampling import RouteSampler, build_sampler
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepLabels:
+    """What a step trains on average, while every route has its turn."""
+
+    images_per_step: float
+    labels_per_step: float
+    num_labels: int  # of the training split: one pass over the labels
+
+    def passes(self, num_steps: int) -> float:
+        """Returns how many passes over the labels so many steps are."""
+        return num_steps * self.labels_per_step / max(self.num_labels, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedRun:
+    """A run's config with every automatic choice made, and what follows from it."""
+
+    config: Config
+    routes: ChosenRoutes
+    step_labels: StepLabels
+    num_steps: int  # of a run of so many minutes, about
+    lines: Sequence[str]  # what was chosen, to be printed at the start
+
+
+def resolve_offline(config: Config, num_ranks: int = 1, ranks_per_node: int = 1) -> tuple[ResolvedRun, RunData]:
+    """Makes the choices of a new run that is not started, or not yet.
+
+    Raises:
+        InputError: As at the start of the run.
+    """
+    machine = read_machine(num_ranks, ranks_per_node)
+    config = fill.fill_workers(config, machine)
+    data = build_run_data(config.data)
+    check_train_data(data, config.data, num_ranks)
+    return resolve_run(config, data, machine, None, find_start(config.run.start_from)), data
+
+
+def resolve_run(
+    config: Config, data: RunData, machine: Machine, checkpoint: CheckpointInfo | None, start: CheckpointInfo | None
+) -> ResolvedRun:
+    """Makes the choices of a run. What a run that resumes leaves open stays as its checkpoint has it.
+
+    Args:
+        config: As it was given.
+        data: The shard set.
+        machine: What each rank computes with.
+        checkpoint: The checkpoint to resume from, if any.
+        start: The checkpoint of the run that `run.start_from` names, if any.
+
+    Raises:
+        InputError: `routing.routes` or `data.missing` does not fit the tasks, or a backbone does not fit the images.
+    """
+    given = config
+    if checkpoint is not None:
+        config = inherit_from_checkpoint(config, checkpoint, machine.num_ranks)
+    elif start is not None:
+        config = fill.inherit(config, read_saved(start.config), fill.NETWORK_KEYS)
+    fills = choose_fills(config.data.missing, data.tasks, config.data.balance)
+    labels = data.labels_of(TRAIN_SPLIT)
+    per_task = np.where(fills == MISSING, data.count_labelled(TRAIN_SPLIT), len(labels))
+    facts = RunFacts(
+        num_samples=count_labelled(labels, range(len(data.tasks)), fills),
+        num_labels=int(per_task.sum()),
+        image_size=data.image_size,
+        machine=machine,
+    )
+    config = fill.fill_model(fill.fill_data(config, facts), facts)
+    found = build_routes(config, data, checkpoint, start)
+    config = fill.fill_step(config, facts, found.routes.num_routes)
+    num_slots = machine.num_ranks * chosen(config.train.accumulate)
+    sizes = np.array([count_labelled(labels, tasks, fills) for tasks in found.routes.tasks_of])
+    sampler = build_sampler(config.tasks, found.routes.names, sizes, config.run.seed, num_slots)
+    step_labels = measure_step(sampler, sizes, per_task, found.routes, chosen(config.data.batch_size))
+    config, num_steps = fill_length(config, facts, step_labels)
+    config = fill.fill_optimizer(config, found.routes.num_routes, machine.num_ranks)
+    config = with_absolute_paths(config)
+    config = replace(
+        config,
+        routing=replace(config.routing, routes=found.setting),
+        train=replace(config.train, precision=resolve_precision(config.train.precision)),
+        data=replace(config.data, version=str(data.manifest.version)),
+    )
+    lines = []
+    if checkpoint is None:
+        passes = step_labels.passes(num_steps)
+        lines = describe_choices(given, config, found.routes, passes, data.image_size, machine)
+    return ResolvedRun(config=config, routes=found, step_labels=step_labels, num_steps=num_steps, lines=lines)
+
+
+def fill_length(config: Config, facts: RunFacts, step_labels: StepLabels) -> tuple[Config, int]:
+    """Chooses the number of steps; guesses it for a run of so many minutes, until its first steps show it."""
+    if not config.train.minutes:
+        config = fill.fill_steps(config, facts, step_labels.labels_per_step)
+        return config, chosen(config.train.steps)
+    cost = measure_backbone(config.model, facts.image_size).multiply_adds * chosen(config.routing.sigma) ** 2
+    return config, fill.guess_steps(config, facts, step_labels.images_per_step * cost)
+
+
+def inherit_from_checkpoint(config: Config, checkpoint: CheckpointInfo, num_ranks: int) -> Config:
+    """Returns a config with the choices of the checkpoint's run. On another number of ranks, a step keeps its micro-steps where
+    they can be divided among the ranks."""
+    earlier = read_saved(checkpoint.config)
+    has_other_length = config.train.minutes > 0 or (config.train.epochs != AUTO and config.train.steps == AUTO)
+    values = dict(walk(fill.inherit(config, earlier)))
+    if has_other_length:
+        values["train.steps"] = AUTO
+    if config.train.accumulate == AUTO:
+        before = chosen(earlier.train.accumulate)
+        num_slots = checkpoint.world_size * before
+        values["train.accumulate"] = before if num_slots % num_ranks else num_slots // num_ranks
+    return fill.with_values(config, values)
+
+
+def count_labelled(labels: np.ndarray, tasks: Sequence[int], fills: np.ndarray) -> int:
+    """Returns how many samples carry a label for one of some tasks, or have one filled."""
+    if any(fills[task] != MISSING for task in tasks):
+        return len(labels)
+    found = np.zeros(len(labels), dtype=bool)
+    for task in tasks:
+        found |= labels[:, task] != MISSING
+    return int(np.count_nonzero(found))
+
+
+def measure_step(
+    sampler: RouteSampler, sizes: np.ndarray, per_task: np.ndarray, routes: Routes, batch_size: int
+) -> StepLabels:
+    """Returns what a step trains on average.
+
+    Args:
+        sampler: Draws the routes of a step.
+        sizes: Training samples of each route, shape `(num_routes,)`.
+        per_task: Training labels of each task, shape `(num_tasks,)`.
+        routes: Which tasks each route serves.
+        batch_size: Images of a micro-step, fewer where a route has fewer.
+    """
+    drawn = sampler.route_ids
+    labels = np.array([per_task[list(routes.tasks_of[route])].sum() for route in drawn])
+    batches = np.minimum(batch_size, sizes[drawn])
+    return StepLabels(
+        images_per_step=float(sampler.num_slots * np.average(batches, weights=sampler.probabilities)),
+        labels_per_step=float(
+            sampler.num_slots * np.average(batches * labels / sizes[drawn], weights=sampler.probabilities)
+        ),
+        num_labels=int(per_task.sum()),
+    )
