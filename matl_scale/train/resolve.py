@@ -18,7 +18,7 @@ from matl_scale.train.config import Config, read_saved, walk, with_absolute_path
 from matl_scale.train.defaults import fill
 from matl_scale.train.defaults.describe import describe_choices
 from matl_scale.train.defaults.facts import Machine, RunFacts, read_machine
-from matl_scale.train.resume.start_from import find_start
+from matl_scale.train.resume.start_from import find_frozen_tasks, find_start
 from matl_scale.train.run_data import TRAIN_SPLIT, RunData, build_run_data, check_train_data
 from matl_scale.train.step.sampling import RouteSampler, build_sampler
 
@@ -80,9 +80,12 @@ def resolve_run(
         config = inherit_from_checkpoint(config, checkpoint, machine.num_ranks)
     elif start is not None:
         config = fill.inherit(config, read_saved(start.config), fill.NETWORK_KEYS)
-    fills = choose_fills(config.data.missing, data.tasks, config.data.balance)
-    labels = data.labels_of(TRAIN_SPLIT)
-    per_task = np.where(fills == MISSING, data.count_labelled(TRAIN_SPLIT), len(labels))
+    old_tasks = checkpoint.frozen if checkpoint else start.classes if start else ()
+    frozen = find_frozen_tasks(config.run, old_tasks, data.task_names)
+    fills = choose_fills(config.data.missing, data.tasks, config.data.balance, frozen)
+    trained = data.without_labels(frozen)
+    labels = trained.labels_of(TRAIN_SPLIT)
+    per_task = np.where(fills == MISSING, trained.count_labelled(TRAIN_SPLIT), len(labels))
     facts = RunFacts(
         num_samples=count_labelled(labels, range(len(data.tasks)), fills),
         num_labels=int(per_task.sum()),
@@ -125,10 +128,12 @@ def inherit_from_checkpoint(config: Config, checkpoint: CheckpointInfo, num_rank
     """Returns a config with the choices of the checkpoint's run. On another number of ranks, a step keeps its micro-steps where
     they can be divided among the ranks."""
     earlier = read_saved(checkpoint.config)
-    has_other_length = config.train.minutes > 0 or (config.train.epochs != AUTO and config.train.steps == AUTO)
+    has_length = config.train.minutes > 0 or config.train.epochs != AUTO
     values = dict(walk(fill.inherit(config, earlier)))
-    if has_other_length:
+    if config.train.steps == AUTO and has_length:
         values["train.steps"] = AUTO
+    elif values["train.steps"] == AUTO:  # the run has so many minutes
+        values["train.minutes"] = earlier.train.minutes
     if config.train.accumulate == AUTO:
         before = chosen(earlier.train.accumulate)
         num_slots = checkpoint.world_size * before

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from helpers.shard_sets import ShardSet
+from matl_scale.automatic import AUTO
 from matl_scale.data.loading.loader import DataConfig
 from matl_scale.models.backbones import ModelConfig
 from matl_scale.models.routing_config import RoutingConfig
@@ -49,8 +50,9 @@ def build_config(folder: Path, shards: ShardSet, name: str, **sections: Any) -> 
 
 
 def plain(config: Config) -> Config:
-    """Returns a config without a value that is left to be chosen."""
-    return fill_only_auto(config, PLAIN)
+    """Returns a config without a value that is left to be chosen, but for its length where that is not one of steps."""
+    has_other_length = config.train.minutes or config.train.epochs != AUTO
+    return fill_only_auto(config, {key: PLAIN[key] for key in PLAIN if key != "train.steps" or not has_other_length})
 
 
 def saved_state(config: Config, folder: Path | None = None) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from matl_scale.automatic import AUTO, Auto, chosen
 from matl_scale.routes import Routes
-from matl_scale.train.config import Config, walk
+from matl_scale.train.config import Config
 from matl_scale.train.defaults.facts import Machine
 
 
@@ -30,10 +30,6 @@ def describe_choices(
     ]
     if given.train.epochs != AUTO and given.train.steps != AUTO:
         lines.append(f"train.steps wins over train.epochs {given.train.epochs:g}")
-    before = dict(walk(given))
-    open_keys = [key for key, value in walk(config) if before[key] == AUTO and value != AUTO]
-    if open_keys:
-        lines.append(f"{len(open_keys)} of these values were chosen by rules (config.yaml has them; any can be set)")
     return lines
 
 

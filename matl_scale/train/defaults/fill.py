@@ -17,7 +17,9 @@ from matl_scale.train.defaults.facts import Machine, RunFacts
 # what a run that starts with the network of another takes over from it
 NETWORK_KEYS = ("model.name", "model.width", "model.stem", "routing.sigma")
 # what a resumed run chooses anew
-NOT_INHERITED = ("routing.routes", "data.workers", "train.epochs", "train.accumulate")
+NOT_INHERITED = (
+    "run.resume", "routing.routes", "data.workers", "train.precision", "train.epochs", "train.accumulate",
+)  # fmt: skip
 
 
 def with_values(config: Config, values: dict[str, Any]) -> Config:

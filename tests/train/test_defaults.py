@@ -1,0 +1,211 @@
+"""What a run chooses where its config says `auto`: by rules that are pure functions, once, and kept."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_prep.dataset import from_arrays
+from data_prep.shard_set import write_shard_set
+from helpers.shard_sets import ShardSet
+from matl_scale.data.images.array_images import ArrayImages
+from matl_scale.data.loading.loader import DataConfig
+from matl_scale.data.loading.plan import RouteOrder
+from matl_scale.models.backbone_size import measure_backbone
+from matl_scale.models.backbones import ModelConfig
+from matl_scale.runs.checkpoints.checkpoint import open_checkpoint
+from matl_scale.tasks import Task
+from matl_scale.tracking.recorder import TrackConfig
+from matl_scale.train.config import Config, RunConfig, walk
+from matl_scale.train.defaults import rules
+from matl_scale.train.defaults.facts import Machine
+from matl_scale.train.defaults.fill import with_values
+from matl_scale.train.parse_config import parse_config
+from matl_scale.train.process_group import build_accelerator
+from matl_scale.train.resolve import ResolvedRun, resolve_run
+from matl_scale.train.run import train
+from matl_scale.train.run_data import build_run_data
+from matl_scale.train.step.sampling import TasksConfig, build_sampler
+from matl_scale.train.step.train_step import TrainConfig
+
+LAPTOP = Machine(num_ranks=1, cores=2, threads=2, has_gpu=False, memory=2**34)
+GPUS = Machine(num_ranks=4, cores=8, threads=8, has_gpu=True, memory=2**36)
+STAY_OPEN = {
+    "train.ema_decay",
+    "optim.warmup_steps",
+    "eval.every",
+    "checkpoint.every",
+}  # they say themselves what they mean
+
+
+def resolved(config: Config, machine: Machine = LAPTOP) -> ResolvedRun:
+    return resolve_run(config, build_run_data(with_values(config, {"data.workers": 0}).data), machine, None, None)
+
+
+def config_of(shards: ShardSet | Path, **values: object) -> Config:
+    config = Config(data=DataConfig(path=str(shards.root if isinstance(shards, ShardSet) else shards)))
+    return with_values(config, {key.replace("__", "."): value for key, value in values.items()})
+
+
+@pytest.fixture(scope="module")
+def sparse(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten tasks, each with 40 images of its own, of 8 pixels."""
+    generator = np.random.default_rng(0)
+    labels = np.full((400, 10), -1, dtype=np.int8)
+    labels[np.arange(400), np.arange(400) % 10] = generator.integers(0, 2, 400)
+    pixels = generator.integers(0, 256, (400, 8, 8, 3), dtype=np.uint8)
+    dataset = from_arrays(
+        tasks=[Task(name=f"t{i}", classes=("no", "yes")) for i in range(10)],
+        names=[f"{i}.png" for i in range(400)],
+        labels=labels,
+        splits=["train" if i % 4 else "val" for i in range(400)],
+        images=ArrayImages(root="memory", pixels=pixels),
+    )
+    root = tmp_path_factory.mktemp("sparse") / "set"
+    write_shard_set(lambda _: dataset, root)
+    return root
+
+
+@pytest.mark.parametrize("num_samples", [1_000, 20_000, 300_000, 10_000_000])
+def test_rules_are_sensible_at_every_size(num_samples: int) -> None:
+    epochs, images = rules.choose_epochs(num_samples), rules.choose_step_images(num_samples)
+    assert 4 <= epochs <= 120
+    assert images == 2 ** round(math.log2(images))
+    assert 1_000 <= epochs * num_samples / images <= 100_000, "steps of a run of one route"
+    assert 1e-3 <= rules.choose_rate("adamw", images) <= 4e-3
+
+
+def test_larger_sets_get_fewer_passes_and_more_images_per_step() -> None:
+    sizes = [10**k for k in range(3, 8)]
+    epochs, images = ([rule(size) for size in sizes] for rule in (rules.choose_epochs, rules.choose_step_images))
+    assert epochs == sorted(epochs, reverse=True)
+    assert images == sorted(images)
+
+
+def test_a_batch_fits_into_memory() -> None:
+    unlimited = rules.choose_batch_size(10**6, 4, 10**6, 2**40)
+    assert unlimited == rules.choose_step_images(10**6) // 4
+    limited = rules.choose_batch_size(10**6, 4, 10**8, 2**32)
+    assert limited < unlimited
+    assert limited * 10**8 <= 2**32 / 2
+    assert rules.choose_batch_size(10**6, 4, 10**12, 2**32) == 2, "batch norm needs two"
+
+
+def test_what_a_backbone_costs_is_what_its_layers_cost() -> None:
+    model = ModelConfig(name="vgg11_bn", width=0.125, stem="small")
+    convs = [(3, 8, 16), (8, 16, 16), (16, 32, 8), (32, 32, 8), (32, 64, 4), (64, 64, 4), (64, 64, 2), (64, 64, 2)]
+    size = measure_backbone(model, 16)
+    assert size.multiply_adds == sum(9 * ins * outs * side**2 for ins, outs, side in convs)
+    assert size.activation_bytes == sum(2 * 4 * outs * side**2 for _, outs, side in convs)
+    assert measure_backbone(replace(model, width=0.25), 16).multiply_adds > 3 * size.multiply_adds
+
+
+def test_every_choice_is_made_and_said(sparse: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    config = replace(
+        config_of(sparse, train__steps=2),
+        run=RunConfig(dir=str(tmp_path), name="first"),
+        track=TrackConfig(mlflow=False),
+    )
+    train(config, build_accelerator("fp32"))
+    said = capsys.readouterr().err
+    found = resolved(config)
+    assert all(line in said for line in found.lines)
+    kept = parse_config(["--config", str(tmp_path / "first" / "config.yaml")], "test", "")
+    assert {key for key, value in walk(kept) if value == "auto"} == {*STAY_OPEN, "run.resume"}
+    assert dict(walk(kept)) == dict(
+        walk(replace(found.config, data=replace(found.config.data, workers=kept.data.workers)))
+    )
+    assert kept.data.image_size == 16, "images of 8 pixels are enlarged"
+
+    # a run that resumes keeps what it chose, even where the rules would say something else by now
+    given = replace(config, train=TrainConfig())
+    checkpoint = open_checkpoint(tmp_path / "first")
+    checkpoint.config["optim"]["lr"], checkpoint.config["model"]["width"] = 0.0123, 0.25
+    again = resolve_run(given, build_run_data(kept.data), LAPTOP, checkpoint, None)
+    assert (again.config.optim.lr, again.config.model.width, again.config.train.steps) == (0.0123, 0.25, 2)
+    assert not again.lines
+    longer = resolve_run(with_values(given, {"train.epochs": 7.0}), build_run_data(kept.data), LAPTOP, checkpoint, None)
+    assert longer.config.train.steps == math.ceil(7 / longer.step_labels.passes(1))
+    two_ranks = replace(LAPTOP, num_ranks=2)
+    halved = resolve_run(given, build_run_data(kept.data), two_ranks, checkpoint, None)
+    assert 2 * halved.config.train.accumulate == again.config.train.accumulate
+
+
+def test_a_run_that_starts_with_a_network_takes_over_its_shape(small_set: ShardSet, tmp_path: Path) -> None:
+    values = {"model.name": "resnet18", "model.width": 0.0625, "model.stem": "small", "routing.sigma": 0.75}
+    first = with_values(config_of(small_set), {**values, "train.steps": 1, "routing.routes": "task"})
+    first = replace(first, run=RunConfig(dir=str(tmp_path), name="first"), track=TrackConfig(mlflow=False))
+    train(first, build_accelerator("fp32"))
+    config = replace(config_of(small_set), run=RunConfig(start_from=str(tmp_path / "first")))
+    start = open_checkpoint(tmp_path / "first")
+    found = resolve_run(config, build_run_data(config_of(small_set, data__workers=0).data), LAPTOP, None, start).config
+    assert {key: value for key, value in walk(found) if key in values} == values
+
+
+def test_routes_follow_from_what_images_carry(small_set: ShardSet, sparse: Path) -> None:
+    whole = resolved(config_of(small_set))
+    assert whole.config.routing.routes == "one"
+    assert whole.config.routing.sigma == 1.0
+    assert "routing.routes auto → one: an image has labels for" in whole.routes.reason
+    apart = resolved(config_of(sparse))
+    assert apart.routes.routes.num_routes > 1
+    assert apart.config.routing.sigma < 1
+    assert resolved(config_of(small_set, routing__routes="task")).config.routing.sigma < 1
+    assert resolved(config_of(small_set, routing__sigma=0.5)).config.routing.routes != "one"
+
+
+def test_what_is_given_stays(small_set: ShardSet) -> None:
+    values = {
+        "data.batch_size": 5, "data.augment": "flip", "data.image_size": 24, "model.name": "resnet34", "model.width": 0.0625,
+        "model.stem": "standard", "routing.sigma": 0.75, "routing.routes": 2, "train.epochs": 3.0, "train.accumulate": 3,
+        "train.ema_decay": 0.5, "optim.lr": 0.01, "optim.head_lr_scale": 2.0, "optim.warmup_steps": 4,
+    }  # fmt: skip
+    found = dict(walk(resolved(with_values(config_of(small_set), values)).config))
+    assert {key: found[key] for key in values} == values
+    both = resolved(config_of(small_set, train__steps=9, train__epochs=3.0))
+    assert both.config.train.steps == 9
+    assert "train.steps wins over train.epochs 3" in both.lines
+
+
+def test_weights_of_torchvision_need_their_own_network(small_set: ShardSet) -> None:
+    config = replace(config_of(small_set, data__image_size=64), model=ModelConfig(pretrained=True))
+    found = resolved(config).config.model
+    assert (found.name, found.width, found.stem) == ("resnet18", 1.0, "standard")
+
+
+def test_the_network_of_a_cpu_fits_the_time(small_set: ShardSet) -> None:
+    short, long = (resolved(config_of(small_set, train__minutes=minutes)).config.model.width for minutes in (0.01, 500))
+    assert short < long <= 1
+    assert resolved(config_of(small_set, train__minutes=0.01), GPUS).config.model.width == 1
+    fixed = resolved(config_of(small_set, model__name="convnext_tiny", data__image_size=64, train__minutes=0.01))
+    assert fixed.config.model.width == 1, "this backbone cannot be scaled"
+
+
+def test_routes_of_a_step_are_shared_by_the_ranks(sparse: Path) -> None:
+    config = config_of(sparse, routing__routes="task")
+    assert resolved(config).config.train.accumulate == 8
+    assert resolved(config, GPUS).config.train.accumulate == 2
+
+
+@pytest.mark.parametrize("policy", ["rounds", "size"])
+def test_labels_of_a_step_are_counted_as_they_come(small_set: ShardSet, policy: str) -> None:
+    """Against the plan itself, over many steps."""
+    values = {"routing.routes": 3, "data.batch_size": 4, "train.accumulate": 2, "routing.sigma": 0.5}
+    config = replace(with_values(config_of(small_set), values), tasks=TasksConfig(policy=policy))
+    found = resolved(config)
+    data = build_run_data(config_of(small_set, data__workers=0).data)
+    routes, ids = found.routes.routes, data.manifest.sample_ids("train")
+    order = RouteOrder(0, 4, data.labels_of("train"), ids, routes)
+    sampler = build_sampler(config.tasks, routes.names, order.count_samples(), 0, 2)
+    drawn, images, labels, num_steps = [0] * 3, 0, 0, 3000
+    for step in range(num_steps):
+        for route in sampler.routes(step).tolist():
+            batch = order.batch(route, drawn[route])
+            drawn[route] += 1
+            images += len(batch)
+            labels += int((data.labels[batch][:, list(routes.tasks_of[route])] >= 0).sum())
+    assert found.step_labels.images_per_step == pytest.approx(images / num_steps, rel=0.02)
+    assert found.step_labels.labels_per_step == pytest.approx(labels / num_steps, rel=0.02)
+    assert found.step_labels.num_labels == int((data.labels_of("train") >= 0).sum())

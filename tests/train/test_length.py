@@ -1,0 +1,106 @@
+"""How long a run is: a share of it that is done never jumps, and a run of so many minutes ends when these are over."""
+
+import math
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from helpers.run_configs import build_config
+from helpers.shard_sets import ShardSet
+from matl_scale.errors import InputError
+from matl_scale.runs.history import RunHistory
+from matl_scale.train import loop
+from matl_scale.train.length import Clock, Length
+from matl_scale.train.process_group import build_accelerator
+from matl_scale.train.run import train
+from matl_scale.train.schedule import Schedule
+from matl_scale.train.step.optim import LearningRate
+from matl_scale.train.step.train_step import TrainConfig
+
+
+def test_a_run_of_so_many_steps() -> None:
+    length = Length(num_steps=50)
+    assert [length.progress(step) for step in (0, 10, 25, 50, 60)] == [0, 0.2, 0.5, 1, 1]
+    assert [step for step in range(1, 51) if length.completes_part(step, 5)] == [10, 20, 30, 40, 50]
+    # parts that no step ends with: each is complete with the first step that passes its end
+    assert [step for step in range(1, 8) if Length(num_steps=7).completes_part(step, 5)] == [2, 3, 5, 6, 7]
+
+
+def test_a_fit_keeps_what_is_done_and_every_part_is_completed_once() -> None:
+    length, done, parts = Length(num_steps=1000, seconds=60), [0.0], []
+    step = 0
+    while step < length.num_steps:
+        step += 1
+        if step in (10, 40, 90):
+            length.fit(step, {10: 120, 40: 200, 90: 100}[step])
+        done.append(length.progress(step))
+        parts += [step] if length.completes_part(step, 5) else []
+    assert step == 100
+    assert all(before < after for before, after in pairwise(done))
+    assert done[-1] == 1
+    assert len(parts) == 5
+    length.fit(100, 90)  # there is no time left
+    assert length.num_steps == 100
+
+
+def test_the_learning_rate_follows_what_is_done() -> None:
+    length = Length(num_steps=100)
+    rate = LearningRate(peak=2.0, warmup_steps=10, length=length)
+    assert [rate.at(step) for step in (0, 4)] == [0.2, 1.0]
+    assert rate.at(50) == pytest.approx(1.0)
+    assert rate.at(99) == pytest.approx(1 + math.cos(math.pi * 0.99))
+    share = LearningRate(peak=2.0, warmup_steps="auto", length=length)  # a twentieth of the run
+    assert [share.at(step) for step in (0, 1, 2)] == pytest.approx([0.4, 0.4, 0.8])
+    before = rate.at(60)
+    length.fit(60, 1000)
+    assert rate.at(60) == pytest.approx(before)
+
+
+def test_when_something_is_due() -> None:
+    schedule = Schedule(
+        length=Length(num_steps=50), record_every=7, evaluate_every="auto", checkpoint_every="auto", compare_every=0
+    )
+    assert [step for step in range(51) if schedule.is_evaluated_after(step)] == [10, 20, 30, 40, 50]
+    assert schedule.steps_to_checkpoint(45) == 5
+    schedule.clock_every = 8  # steps in ten minutes
+    assert [step for step in range(1, 51) if schedule.is_saved_after(step)] == [8, 10, 16, 20, 24, 30, 32, 40, 48, 50]
+    assert schedule.steps_to_checkpoint(20) == 8
+
+
+def test_the_clock_forgets_slow_first_steps() -> None:
+    clock = Clock(seconds=10.0)  # of an earlier start
+    for passed in (9.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0):
+        clock.add(passed)
+    assert clock.seconds == 28.0
+    assert clock.step_s == pytest.approx(7 / 4)
+    assert clock.steps_within(35.0) == 4
+    assert clock.steps_within(5.0) == 0
+
+
+def test_a_run_of_so_many_minutes_ends_when_they_are_over(
+    small_set: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A clock that moves on by a second at every look makes of a step a second, and of the evaluations nothing."""
+    now = iter(range(10**6))
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: float(next(now))))
+    config = build_config(tmp_path, small_set, "timed", train=TrainConfig(minutes=0.5, precision="fp32"))
+    config = replace(config, eval=replace(config.eval, every="auto"))
+    outcome = train(config, build_accelerator("fp32"))
+    assert outcome.step == RunHistory(config.run.folder).steps["val"][-1]
+    assert 28 <= outcome.step <= 31
+    said = capsys.readouterr().err
+    assert "0.5 min of steps" in said
+    assert f"{outcome.step:,} steps" in said
+    assert len(RunHistory(config.run.folder).steps["val"]) == 5
+
+
+def test_a_run_has_one_length() -> None:
+    with pytest.raises(
+        InputError, match=r"`train\.minutes` should be 0 where `train\.steps` or `train\.epochs` is given"
+    ):
+        TrainConfig(minutes=3, steps=10)
+    with pytest.raises(InputError, match=r"`train\.epochs` should be above 0, or auto\. Got 0"):
+        TrainConfig(epochs=0)
