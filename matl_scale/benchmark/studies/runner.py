@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 
-from matl_scale.benchmark.studies import baseline, decisions, imbalance, missing, suspects
+from matl_scale.benchmark.studies import baseline, decisions, defaults, imbalance, missing, suspects
 from matl_scale.benchmark.studies.study import Single, Study
 from matl_scale.benchmark.studies.table import as_csv, as_markdown
 from matl_scale.benchmark.studies.workbench import Workbench
 from matl_scale.storage.files import write_text
 
 STUDIES = {
-    study.name: study for study in (decisions.STUDY, missing.STUDY, imbalance.STUDY, baseline.STUDY, suspects.STUDY)
+    study.name: study
+    for study in (decisions.STUDY, missing.STUDY, imbalance.STUDY, baseline.STUDY, suspects.STUDY, defaults.STUDY)
 }
 
 

@@ -67,7 +67,7 @@ class Workbench:
         return folder
 
     def run(
-        self, name: str, data: Callable[[], Path], settings: Settings, measure: Measure
+        self, name: str, data: Callable[[], Path], settings: Settings, measure: Measure, rules: bool = False
     ) -> Mapping[str, float] | None:
         """Trains a network and measures it, or returns what was measured before.
 
@@ -76,6 +76,7 @@ class Workbench:
             data: Returns the folder of its shard set; called only if there is something to train.
             settings: Config keys with their values; the others have their defaults.
             measure: Measures the trained and evaluated network.
+            rules: Whether the rules behind `auto` choose what is not given; else that is fixed.
 
         Returns:
             The values by name; None for a training that `only` leaves out.
@@ -92,7 +93,7 @@ class Workbench:
             check_same_settings(folder, kept["settings"], settings)
             return {key: math.nan if value is None else value for key, value in kept["values"]}
         self.say(f"{name}: training")
-        self.train(build_config(settings, folder, data()))
+        self.train(build_config(settings, folder, data(), rules))
         values = measure(folder)
         # pairs, because the order of the table's columns is that of the values
         stored = [(key, None if math.isnan(value) else value) for key, value in values.items()]
@@ -104,7 +105,7 @@ class Workbench:
         self.console.print(text, markup=False, highlight=False)
 
 
-def build_config(settings: Settings, folder: Path, data: Path) -> Config:
+def build_config(settings: Settings, folder: Path, data: Path, rules: bool = False) -> Config:
     """Returns the config of a run of a study: local files only, and one loader in the training process."""
     given = {
         "run.name": folder.name,
@@ -114,7 +115,8 @@ def build_config(settings: Settings, folder: Path, data: Path) -> Config:
         "track.mlflow": False,
         **settings,
     }
-    return fill_only_auto(with_values(Config(), given), FIXED)
+    config = with_values(Config(), given)
+    return config if rules else fill_only_auto(config, FIXED)
 
 
 def check_same_settings(folder: Path, kept: Settings, wanted: Settings) -> None:

@@ -24,16 +24,15 @@ PASS_COST = 3  # a backward pass costs two forward passes
 CROPPED_FROM, SMALLEST_IMAGE, SMALL_IMAGES = 24, 16, 64
 
 
-def choose_backbone(image_size: int) -> tuple[str, Stem]:
-    """Returns name and stem of the backbone for images of so many pixels per side."""
-    name = "vgg11_bn" if image_size < SMALL_IMAGES else "resnet18"
-    return name, choose_stem(name, image_size)
+def choose_backbone(image_size: int) -> str:
+    """Returns the name of the backbone for images of so many pixels per side."""
+    return "vgg11_bn" if image_size < SMALL_IMAGES else "resnet18"
 
 
-def choose_stem(name: str, image_size: int) -> Stem:
-    """Returns the stem of a backbone. The first layers of most reduce the resolution by four; a VGG's do by two."""
-    limit = 32 if name.startswith("vgg") else SMALL_IMAGES
-    return "small" if image_size < limit else "standard"
+def choose_stem(image_size: int) -> Stem:
+    """Returns the stem of a backbone: the first layers of most reduce the resolution by two or four, which small images cannot
+    spare."""
+    return "small" if image_size < SMALL_IMAGES else "standard"
 
 
 def choose_epochs(num_samples: int) -> float:
