@@ -17,7 +17,7 @@ from matl_scale.runs.routes import read_routes
 from matl_scale.tasks import Task, match_names
 
 PLAIN_FROM = 0.5  # share of the tasks for which an image has labels, from which one pass for all is best
-USUAL_SIGMA = 0.5  # where there are several routes
+USUAL_ROUTES, USUAL_SIGMA = 8, 0.75  # else
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +78,8 @@ def choose_routes(config: RoutingConfig, labels: TrainLabels, cost: float | None
     setting, reason = config.routes, ""
     if setting == "auto":
         usual = with_usual_sigma(config)
-        if config.sigma == AUTO and labels.labels_per_image() >= PLAIN_FROM * len(labels.tasks) and not labels.balanced:
-            setting, reason = "one", describe_plain(labels)
+        if config.sigma == AUTO and not labels.balanced:
+            setting, reason = choose_by_share(labels)
         else:
             setting, reason = choose_number(usual, labels, chosen(usual.sigma) ** 2 if cost is None else cost)
     if setting == "task":
@@ -99,10 +99,22 @@ def with_usual_sigma(config: RoutingConfig) -> RoutingConfig:
     return replace(config, sigma=USUAL_SIGMA) if config.sigma == AUTO else config
 
 
-def describe_plain(labels: TrainLabels) -> str:
-    return (
-        f"routing.routes auto → one: an image has labels for {labels.labels_per_image():.3g} of {len(labels.tasks)} tasks on "
-        "average, and one pass trains them all"
+def choose_by_share(labels: TrainLabels) -> tuple[Setting, str]:
+    """Chooses what `auto` leaves open together with σ: where images carry labels for most tasks, one pass should train them all;
+    where tasks have images of their own, several routes let tasks differ, and cost less each.
+
+    Returns:
+        The setting, and the choice with its reason in a line.
+    """
+    per_image, num_tasks = labels.labels_per_image(), len(labels.tasks)
+    choice: Setting
+    if per_image >= PLAIN_FROM * num_tasks:
+        choice, why = "one", "and one pass trains them all"
+    else:
+        choice = "task" if num_tasks <= USUAL_ROUTES else USUAL_ROUTES
+        why = "and tasks with images of their own do better on several routes"
+    return choice, (
+        f"routing.routes auto → {choice}: an image has labels for {per_image:.3g} of {num_tasks} tasks on average, {why}"
     )
 
 
