@@ -1,7 +1,7 @@
 """matl-report: how good a run is task by task, how runs differ beyond the noise of the test samples, and a page to send.
 
 One RUN is summed up. Two are compared task by task. Several of one config, as seeds, show their spread; runs of several
-configs are compared group against group, each with the first.
+configs are compared group against group, each with the first. A sweep is answered: which variant to use, and why.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from matl_scale.cli import run_command
-from matl_scale.errors import InputError, check_writable
+from matl_scale.errors import InputError, check_choice, check_writable, shortened
 from matl_scale.extras import require
 from matl_scale.metrics.names import PAIRED_METRICS
 from matl_scale.report.as_json import results_to_json
@@ -23,6 +23,9 @@ from matl_scale.report.comparison.single_task_baseline import compare_with_singl
 from matl_scale.report.facts import collect_facts
 from matl_scale.report.open_runs import choose_split, open_runs
 from matl_scale.report.suspects.suspect_list import SuspectList, write_suspects
+from matl_scale.report.sweep.command import report_sweep
+from matl_scale.report.sweep.picture import KINDS
+from matl_scale.report.sweep.results import SWEEP_METRICS, SweepResults
 from matl_scale.report.terminal.comparison import print_comparison, print_spread
 from matl_scale.report.terminal.console import build_console, print_line
 from matl_scale.report.terminal.run import print_run
@@ -38,6 +41,13 @@ def write_html_page(path: Path, results: Results, task_patterns: Sequence[str]) 
     from matl_scale.report.page.page import write_page
 
     write_page(path, results, task_patterns)
+
+
+def write_sweep_html(path: Path, results: SweepResults) -> None:
+    """Writes the page of a sweep, whose packages are loaded only now."""
+    from matl_scale.report.page.sweep_section import write_sweep_page
+
+    write_sweep_page(path, results)
 
 
 def search_labels(run: RunHistory, split: str | None, task_patterns: Sequence[str]) -> SuspectList:
@@ -60,9 +70,13 @@ def main(
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__, allow_abbrev=False)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder, as runs/NAME")
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="a run's folder, as runs/NAME")
+    parser.add_argument("--sweep", type=Path, metavar="DIR", help="the folder of a sweep, instead of runs")
     parser.add_argument("--out", type=Path, metavar="FILE.html", help="write a page that opens offline")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all results, unrounded, as JSON")
+    parser.add_argument(
+        "--picture", type=Path, metavar="FILE.png", help="draw the variants of --sweep, as PNG or SVG (.svg)"
+    )
     parser.add_argument(
         "--suspects",
         type=Path,
@@ -70,13 +84,15 @@ def build_parser() -> argparse.ArgumentParser:
         help="list the labels of one RUN that are likely wrong, on --split (default: all splits with predictions but train)",
     )
     parser.add_argument(
-        "--split", metavar="NAME", help="the evaluated split (default: test, else the one evaluated most often)"
+        "--split",
+        metavar="NAME",
+        help="the evaluated split (default: test, else the one evaluated most often; of a sweep, the one it was planned for)",
     )
     parser.add_argument(
         "--metric",
-        choices=PAIRED_METRICS,
-        default=PAIRED_METRICS[0],
-        help="the metric to compare (default: %(default)s)",
+        choices=SWEEP_METRICS,
+        help=f"the metric to compare: of runs {' or '.join(PAIRED_METRICS)} (default: {PAIRED_METRICS[0]}); of a sweep any "
+        f"(default: {SWEEP_METRICS[0]})",
     )
     parser.add_argument(
         "--tasks", nargs="+", action="extend", default=[], metavar="PATTERN", help="only tasks whose names match"
@@ -95,7 +111,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--alpha",
         type=float,
         default=0.05,
-        help="the false discovery rate: the share of false findings among the significant ones (default: %(default)s)",
+        help="the false discovery rate: the share of false findings among the significant ones; for variants of a sweep, the "
+        "chance of any false difference (default: %(default)s)",
     )
     parser.add_argument(
         "--min-count",
@@ -111,6 +128,8 @@ def build_parser() -> argparse.ArgumentParser:
 def report(options: argparse.Namespace, write_page: Callable[[Path, Results, Sequence[str]], None]) -> int:
     """Computes, prints and writes what the options ask for. Returns the exit code."""
     check_options(options)
+    if options.sweep:
+        return report_sweep(options, write_sweep_html)
     runs = open_runs(options.runs)
     results = compute_results(runs, choose_split(runs, options.split), options)
     if options.suspects:
@@ -137,22 +156,47 @@ def check_options(options: argparse.Namespace) -> None:
         raise InputError(f"`--limit` should be at least 1. Got {options.limit}.")
     if options.min_count is not None and options.min_count < 0:
         raise InputError(f"`--min-count` should be at least 0. Got {options.min_count}.")
+    check_kind(options)
     if options.baseline and len(options.runs) > 1:
         raise InputError(f"`--baseline` should be asked of one RUN. Got {len(options.runs)}.")
     if options.suspects and len(options.runs) > 1:
         raise InputError(f"`--suspects` should be asked of one RUN. Got {len(options.runs)}.")
-    for key, path in (("--out", options.out), ("--json", options.json), ("--suspects", options.suspects)):
+    for key in ("--out", "--json", "--suspects", "--picture"):
+        path = getattr(options, key.removeprefix("--"))
         if path is not None:
             check_writable(key, path)
     if options.out:
         require("report", "plotly", "itables", "jinja2", purpose="The page of `--out`")
 
 
+def check_kind(options: argparse.Namespace) -> None:
+    """Refuses options of runs for a sweep, and those of a sweep for runs."""
+    if not options.sweep:
+        if not options.runs:
+            raise InputError("Give the folder of a RUN, as runs/NAME, or of a sweep: --sweep DIR.")
+        if options.picture:
+            raise InputError("`--picture` draws the variants of a sweep. Give its folder: --sweep DIR.")
+        if options.metric is not None:
+            check_choice("--metric", options.metric, PAIRED_METRICS)
+        return
+    if options.runs:
+        raise InputError(
+            f"`--sweep` should be given without runs. Got {shortened(options.runs)} too: ask for one of both."
+        )
+    for key in ("suspects", "baseline", "common_tasks"):
+        if getattr(options, key):
+            raise InputError(
+                f"`--{key.replace('_', '-')}` is asked of runs, not of a sweep. Leave it out, or give a RUN."
+            )
+    if options.picture and options.picture.suffix.lower() not in KINDS:
+        raise InputError(f"`--picture` should end with {' or '.join(KINDS)}. Got {options.picture}.")
+
+
 def compute_results(runs: list[RunHistory], split: str, options: argparse.Namespace) -> Results:
     """Computes what is asked for."""
     question = Question(
         split=split,
-        metric=options.metric,
+        metric=options.metric or PAIRED_METRICS[0],
         alpha=options.alpha,
         patterns=options.tasks,
         common_tasks=options.common_tasks,

@@ -39,6 +39,7 @@ def write_page(path: Path, results: Results, task_patterns: Sequence[str]) -> No
         InputError: The file cannot be written, or a pattern matches no task.
     """
     text = render(
+        "report.html.j2",
         title=", ".join(run.name for run in results.runs),
         runs=[
             build_run_section(results.facts or collect_facts(run, results.split, task_patterns, results.min_count))
@@ -57,8 +58,8 @@ def write_page(path: Path, results: Results, task_patterns: Sequence[str]) -> No
         raise InputError(f"{path} cannot be written: {reason_of(error, 'Choose another --out.')}") from error
 
 
-def render(**content: Any) -> str:
-    """Fills the template."""
+def render(template: str, **content: Any) -> str:
+    """Fills a template that extends `layout.html.j2`, whose `title` is among the content."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -69,7 +70,7 @@ def render(**content: Any) -> str:
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     environment.globals["format_cell"] = format_cell
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
-    return environment.get_template("report.html.j2").render(
+    return environment.get_template(template).render(
         made=f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

@@ -1,0 +1,40 @@
+"""How the figures of a variant are written, in a terminal and on the page."""
+
+import numpy as np
+
+from matl_scale.report.sweep.results import VariantResult
+
+PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def format_amount(value: float) -> str:
+    """Returns a large number with three digits, as `1.25M`; an unknown one is empty."""
+    if not np.isfinite(value):
+        return ""
+    factor, prefix = next(((factor, prefix) for factor, prefix in PREFIXES if value >= factor), (1.0, ""))
+    return f"{value / factor:.3g}{prefix}"
+
+
+def format_spread(value: float, half_width: float, signed: bool = False) -> str:
+    """Returns a value with its interval, as `0.654 ± 0.012`; without it if one seed says nothing."""
+    if not np.isfinite(value):
+        return ""
+    text = f"{value:{'+' if signed else ''}.3f}"
+    return f"{text} ± {half_width:.3f}" if np.isfinite(half_width) else text
+
+
+def format_p(p: float) -> str:
+    if not np.isfinite(p):
+        return "?"
+    return "<0.0001" if p < 1e-4 else f"{p:.4f}"
+
+
+def format_changes(variant: VariantResult) -> str:
+    """Returns how many tasks are better and worse than with the reference, as `12, 3`; empty for the reference itself."""
+    return "" if variant.better is None else f"{variant.better:,}, {variant.worse:,}"
+
+
+def format_seeds(variant: VariantResult) -> str:
+    """Returns the number of finished seeds, and of how many if some are missing."""
+    finished, planned = len(variant.seeds), variant.seeds_planned
+    return f"{finished}" if finished == planned else f"{finished} of {planned}"

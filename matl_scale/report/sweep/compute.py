@@ -1,0 +1,159 @@
+"""From the runs of a sweep to its results."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from matl_scale.metrics.names import METRIC_LABELS
+from matl_scale.metrics.task_metrics import mean
+from matl_scale.report.significance.paired_counts import LEVEL
+from matl_scale.report.sweep.answer import Evidence, choose_variant, write_answer
+from matl_scale.report.sweep.curves import draw_curves
+from matl_scale.report.sweep.figures import Figures, gather_figures
+from matl_scale.report.sweep.macro import Difference, compare_pair, mean_intervals, seeds_needed
+from matl_scale.report.sweep.read import Cost, SweepRuns
+from matl_scale.report.sweep.results import Losses, Standing, SweepQuestion, SweepResults, VariantResult
+from matl_scale.report.sweep.tasks import ALONE, TaskModel, count_changes, find_best, find_losses, fit_tasks
+from matl_scale.report.sweep.two_way import TwoWayFit, fit_two_way
+from matl_scale.runs.sweep_folder import SweepPlan
+
+
+def compute_sweep(runs: SweepRuns, question: SweepQuestion) -> SweepResults:
+    """Computes what a report of a sweep shows.
+
+    Raises:
+        InputError: The metric was not measured, a pattern matches no task, or the variants have no task in common.
+    """
+    figures, alpha = gather_figures(runs, question), question.alpha
+    names = [variant.name for variant in figures.variants]
+    missing = [variant.name for variant in runs.plan.variants if variant.name not in names]
+    reference = None if runs.plan.reference in missing else runs.plan.reference
+    macro, model = fit_two_way(figures.macro[:, :, None]), fit_tasks(figures, alpha)
+    variants = compare_variants(runs, figures, macro, model, reference, alpha)
+    losses = ask_losses(model, figures, variants, reference)
+    evidence = Evidence(
+        variants=variants,
+        missing=missing,
+        unfinished=runs.unfinished,
+        losses=losses,
+        metric_label=METRIC_LABELS[figures.metric],
+        num_tasks=len(figures.tasks),
+        split=runs.split,
+        budget=describe_budget(runs.plan),
+        seeds=figures.seeds,
+        tune=runs.plan.tune,
+        seeds_needed=count_seeds(variants, macro, alpha),
+    )
+    absent = f"{runs.plan.reference}, which tasks are compared with, has no finished seed."
+    return SweepResults(
+        name=runs.name,
+        split=runs.split,
+        metric=figures.metric,
+        alpha=alpha,
+        min_count=figures.min_count,
+        budget=evidence.budget,
+        seeds=figures.seeds,
+        tune=runs.plan.tune,
+        reference=reference,
+        variants=variants,
+        tasks=find_best(model, figures),
+        losses=losses,
+        curves=draw_curves(variants),
+        unfinished=runs.unfinished,
+        missing=missing,
+        notes=figures.notes + ([absent] if reference is None else []),
+        answer=write_answer(evidence),
+    )
+
+
+def compare_variants(
+    runs: SweepRuns,
+    figures: Figures,
+    macro: TwoWayFit,
+    model: TaskModel,
+    reference: str | None,
+    alpha: float,
+) -> list[VariantResult]:
+    """Returns the results of every variant, each beside the best one and the reference."""
+    names = [variant.name for variant in figures.variants]
+    best = find_highest(macro)
+    widths = mean_intervals(macro, np.isfinite(figures.macro).sum(axis=1), LEVEL)
+    results = []
+    for i, variant in enumerate(figures.variants):
+        behind = compare_pair(macro, best, i, alpha)
+        changes = None if reference in (None, variant.name) else count_changes(model, i, names.index(str(reference)))
+        finished = np.flatnonzero(np.isfinite(figures.macro[i]))
+        of_tasks = figures.values[i, finished]
+        by_task = of_tasks.mean(axis=0)
+        results.append(
+            VariantResult(
+                name=variant.name,
+                arm=variant.arm,
+                point=variant.point,
+                tuned=variant.tuned,
+                seeds=[figures.seeds[j] for j in finished],
+                seeds_planned=len({run.seed for run in runs.plan.runs_of(variant.name)}),
+                macro=float(macro.means[i, 0]),
+                half_width=float(widths[i]),
+                of_seeds=of_tasks.mean(axis=1).tolist(),
+                average_precision=mean(figures.average_precision[i, finished]),
+                p10=float(np.percentile(of_tasks, 10, axis=1).mean()),
+                worst=float(by_task.min()),
+                worst_task=figures.tasks[int(by_task.argmin())],
+                better=None if changes is None else changes[0],
+                worse=None if changes is None else changes[1],
+                behind=behind,
+                standing=judge(behind, i == best, alpha),
+                cost=mean_cost([cell.cost for cell in runs.cells if cell.variant == variant.name]),
+            )
+        )
+    return results
+
+
+def find_highest(macro: TwoWayFit) -> int:
+    """Returns the index of the best variant, on the seeds that variants share; if seeds do not tie all of them together, of the
+    largest group that they do."""
+    group = macro.connected[macro.connected.sum(axis=1).argmax()]
+    alone = group.sum() == 1
+    effects = macro.means[:, 0] if alone else np.where(group, macro.effects[:, 0], -np.inf)
+    return int(effects.argmax())
+
+
+def judge(behind: Difference, is_best: bool, alpha: float) -> Standing:
+    if is_best:
+        return "best"
+    return "worse" if behind.p <= alpha else "cannot tell"
+
+
+def mean_cost(costs: Sequence[Cost]) -> Cost:
+    """Returns the mean over seeds."""
+    return Cost(
+        parameters=round(float(np.mean([cost.parameters for cost in costs]))),
+        compute_per_label=mean(np.array([cost.compute_per_label for cost in costs])),
+        images_per_s=mean(np.array([cost.images_per_s for cost in costs])),
+        passes=mean(np.array([cost.passes for cost in costs])),
+    )
+
+
+def ask_losses(model: TaskModel, figures: Figures, variants: Sequence[VariantResult], reference: str | None) -> Losses:
+    """Finds who loses with the variant that the answer names; if that trains each task alone, with the reference."""
+    chosen = choose_variant(variants)
+    used = reference if chosen.arm == ALONE and reference is not None else chosen.name
+    return find_losses(model, figures, [variant.name for variant in variants].index(used))
+
+
+def count_seeds(variants: Sequence[VariantResult], macro: TwoWayFit, alpha: float) -> int | None:
+    """Returns how many seeds would tell the best variant and the one that the answer is about; None if too many would."""
+    tied = [each for each in variants if each.standing == "cannot tell" and np.isfinite(each.behind.p)]
+    if not tied:
+        return None
+    chosen = choose_variant(variants)
+    rival = min(tied, key=lambda each: each.behind.value) if chosen.standing == "best" else chosen
+    return seeds_needed(rival.behind.value, float(macro.variances[0]), macro.num_distinct, alpha)
+
+
+def describe_budget(plan: SweepPlan) -> str:
+    """Names the budget, as `3,600,000 labels`."""
+    if plan.budget == "compute":
+        return f"{plan.amount:.3g} multiply-adds"
+    return f"{plan.amount:,.10g} {plan.budget}"

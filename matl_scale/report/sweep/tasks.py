@@ -1,0 +1,117 @@
+"""What each task gains and loses over seeds: against the reference, with its best variant, and by sharing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special
+
+from matl_scale.report.significance.paired_counts import LEVEL, adjust_p
+from matl_scale.report.sweep.figures import Figures
+from matl_scale.report.sweep.moderated import Noise, moderate
+from matl_scale.report.sweep.results import Loss, Losses, TaskResult
+from matl_scale.report.sweep.two_way import TwoWayFit, fit_two_way
+
+ALONE = "single"  # the arm that trains each task alone
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskModel:
+    """The model of all tasks, fitted once."""
+
+    fit: TwoWayFit
+    noise: Noise
+    alpha: float  # the false discovery rate
+
+    @property
+    def can_tell(self) -> bool:
+        return self.noise.freedom > 0
+
+    def p_values(self, first: int, second: int) -> np.ndarray:
+        """Returns p of the difference of two variants in each task, not corrected, shape `(num_tasks,)`."""
+        return self.noise.p_values(self.fit.differences(first, second), self.fit.scale(first, second))
+
+    def half_widths(self, first: int, second: int) -> np.ndarray:
+        """Returns half the widths of the 95 % intervals of each task's difference, shape `(num_tasks,)`."""
+        if not self.can_tell:
+            return np.full(len(self.noise.variances), np.nan)
+        quantile = special.stdtrit(self.noise.freedom, (1 + LEVEL) / 2)
+        widths: np.ndarray = quantile * np.sqrt(self.noise.variances * self.fit.scale(first, second))
+        return widths
+
+
+def fit_tasks(figures: Figures, alpha: float) -> TaskModel:
+    fit = fit_two_way(figures.values)
+    return TaskModel(fit=fit, noise=moderate(fit), alpha=alpha)
+
+
+def count_changes(model: TaskModel, variant: int, reference: int) -> tuple[int, int] | None:
+    """Returns how many tasks are better and worse than with the reference beyond chance; None if it cannot be told."""
+    if not model.can_tell or not model.fit.connected[variant, reference]:
+        return None
+    differences = model.fit.differences(variant, reference)
+    found = adjust_p(model.p_values(variant, reference)) <= model.alpha
+    return int((found & (differences > 0)).sum()), int((found & (differences < 0)).sum())
+
+
+def find_best(model: TaskModel, figures: Figures) -> list[TaskResult]:
+    """Returns the best variant of each task, and those that it is not better than beyond chance.
+
+    The best was chosen by its result, so each comparison is corrected for all pairs of variants, and then for the tasks.
+    """
+    names = [variant.name for variant in figures.variants]
+    means = model.fit.means
+    best = means.argmax(axis=0)
+    num_pairs = max(1, len(names) * (len(names) - 1) // 2)
+    beyond = np.zeros(means.shape, dtype=bool)  # variants that the best one is better than
+    for chosen in np.unique(best).tolist():
+        of_tasks = best == chosen
+        for other in range(len(names)):
+            # over all tasks, so that the correction does not depend on which variant is best where
+            p = adjust_p(np.minimum(1.0, num_pairs * model.p_values(chosen, other)))
+            better = (p <= model.alpha) & (model.fit.differences(chosen, other) > 0)
+            beyond[other, of_tasks] = better[of_tasks]
+    return [
+        TaskResult(
+            task=task,
+            values=means[:, i].tolist(),
+            best=names[best[i]],
+            tied=[name for j, name in enumerate(names) if j != best[i] and not beyond[j, i]],
+        )
+        for i, task in enumerate(figures.tasks)
+    ]
+
+
+def find_losses(model: TaskModel, figures: Figures, used: int) -> Losses:
+    """Returns the tasks that the arm `single` serves better than the variant `used`, beyond chance; without that arm, those that
+    any other variant serves better."""
+    arms, names = [variant.arm for variant in figures.variants], [variant.name for variant in figures.variants]
+    alone = [i for i, arm in enumerate(arms) if arm == ALONE and i != used]
+    others = [i for i in alone or range(len(names)) if i != used and model.fit.connected[i, used]]
+    tasks = list_losses(model, figures, used, others) if others and model.can_tell else []
+    return Losses(
+        of=names[used],
+        against=[names[i] for i in others],
+        alone=bool(alone),
+        tasks=sorted(tasks, key=lambda loss: -loss.difference),
+        known=bool(others) and model.can_tell,
+    )
+
+
+def list_losses(model: TaskModel, figures: Figures, used: int, others: Sequence[int]) -> list[Loss]:
+    differences = np.stack([model.fit.differences(i, used) for i in others])
+    best = differences.argmax(axis=0)
+    columns = np.arange(len(figures.tasks))
+    p = np.stack([model.p_values(i, used) for i in others])[best, columns]
+    adjusted = adjust_p(np.minimum(1.0, len(others) * p))
+    widths = np.stack([model.half_widths(i, used) for i in others])[best, columns]
+    return [
+        Loss(
+            task=figures.tasks[i],
+            variant=figures.variants[others[best[i]]].name,
+            difference=float(differences[best[i], i]),
+            half_width=float(widths[i]),
+            p_adjusted=float(adjusted[i]),
+        )
+        for i in np.flatnonzero((adjusted <= model.alpha) & (differences[best, columns] > 0)).tolist()
+    ]
