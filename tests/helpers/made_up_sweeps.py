@@ -40,6 +40,7 @@ def write_sweep(
         leave_out: Metrics that the runs have not measured.
     """
     sweep = SweepFolder(folder)
+    folder.mkdir(parents=True)
     variants = [Variant(name=name, arm=name.split()[0], point=(points or {}).get(name, {})) for name in figures]
     runs: list[PlannedRun] = []
     for variant in variants:

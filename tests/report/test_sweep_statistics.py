@@ -16,8 +16,8 @@ MOST_BY_CHANCE = 0.05 + 3 * (0.05 * 0.95 / NUM_SWEEPS) ** 0.5  # of that many sw
 def draw_noise(
     generator: np.random.Generator, num_variants: int, num_seeds: int, num_tasks: int, together: float
 ) -> np.ndarray:
-    """Draws figures of equal variants, `(num_variants, num_seeds, num_tasks)`: tasks with unequal noise, of which a share is common to
-    all tasks of a run, and luck of the seed."""
+    """Draws figures of equal variants, `(num_variants, num_seeds, num_tasks)`: luck of the seed, and noise, unequal over tasks,
+    of which a share is common to all tasks of a run."""
     shape = (num_variants, num_seeds, num_tasks)
     scale = 0.02 * np.sqrt(4 / generator.chisquare(4, num_tasks))
     common = generator.normal(size=(*shape[:2], 1))
@@ -64,10 +64,21 @@ def test_missing_runs_leave_the_seeds_that_are_shared() -> None:
     fit = fit_two_way(values)
     np.testing.assert_allclose(fit.differences(0, 1), (values[0] - values[1])[:3].mean(axis=0))
     assert fit.freedom == 2
+    np.testing.assert_allclose(fit_two_way(values[:, :3]).differences(0, 1), fit.differences(0, 1))
     # of three variants, the third helps: its seed tells what the missing run would have shared
     third = fit_two_way(np.concatenate([values, np.random.default_rng(3).normal(size=(1, 4, 2))]))
     assert third.freedom == 5
     assert third.scale(0, 2) < third.scale(0, 1)
+
+
+def test_a_seed_that_no_variant_has_changes_nothing() -> None:
+    values = np.random.default_rng(15).normal(0.7, 0.01, size=(3, 3, 2))
+    with_empty = np.concatenate([values, np.full((3, 1, 2), np.nan)], axis=1)
+    with_empty = with_empty[:, [0, 3, 1, 2]]
+    one, other = fit_two_way(values), fit_two_way(with_empty)
+    assert one.freedom == other.freedom
+    np.testing.assert_allclose(other.means, values.mean(axis=1))
+    np.testing.assert_allclose(other.variances, one.variances)
 
 
 def test_variants_without_a_common_seed_cannot_be_compared() -> None:

@@ -31,8 +31,8 @@ def curve_over(key: str, variants: Sequence[VariantResult]) -> Curve | None:
 
 
 def curve_over_routes(variants: Sequence[VariantResult]) -> Curve | None:
-    """Returns the curve over the number of routes, from the names of arms."""
-    found = [(ROUTES_ARM.fullmatch(variant.arm), variant) for variant in variants]
+    """Returns the curve over the number of routes, from the names of arms in which nothing is varied."""
+    found = [(ROUTES_ARM.fullmatch(variant.arm), variant) for variant in variants if not variant.point]
     points = [(float(match[1]), variant) for match, variant in found if match]
     return build_curve("routes", {"kN": points}, {each.name: each.macro for match, each in found if not match})
 

@@ -61,6 +61,7 @@ def fit_two_way(values: np.ndarray) -> TwoWayFit:
     """
     kept, index_of = distinct_rows(values)
     chosen = values[kept]
+    chosen = chosen[:, np.isfinite(chosen).all(axis=2).any(axis=0)]  # without seeds that no variant has
     num_variants, num_seeds, _ = chosen.shape
     variants, seeds = np.nonzero(np.isfinite(chosen).all(axis=2))
     observed = chosen[variants, seeds]

@@ -1,0 +1,279 @@
+"""`matl-report --sweep`: the table, the paragraph, the page and the picture of made-up sweeps, and what is refused."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from helpers.made_up_sweeps import draw_figures, finished, write_sweep
+from matl_scale.errors import InputError
+from matl_scale.report.__main__ import main
+from matl_scale.report.sweep.answer import choose_variant
+from matl_scale.report.sweep.compute import compute_sweep
+from matl_scale.report.sweep.picture import write_picture
+from matl_scale.report.sweep.read import read_sweep
+from matl_scale.report.sweep.results import SweepQuestion, SweepResults
+from matl_scale.runs.sweep_folder import Outcome, PlannedRun, SweepFolder
+
+HOSTILE = "<script>window.broken = 1</script>"
+
+
+def results_of(sweep: SweepFolder, **question: Any) -> SweepResults:
+    return compute_sweep(read_sweep(sweep), SweepQuestion(**question))
+
+
+def refuse(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Runs the command, which has to end with the exit code of unusable input and one line of error; returns the line."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+def test_the_best_variant_is_named_with_its_figures(tmp_path: Path) -> None:
+    figures = draw_figures({"dense": 0.0, "k8": 0.05, "task": 0.02}, noise=0.004)
+    results = results_of(write_sweep(tmp_path / "sweep", figures))
+    assert (results.answer.use, results.answer.best, results.answer.certain) == ("k8", "k8", True)
+    dense, k8, _ = results.variants
+    assert k8.macro == pytest.approx(figures["k8"].mean())
+    assert k8.p10 == pytest.approx(np.percentile(figures["k8"], 10, axis=1).mean())
+    assert k8.worst == pytest.approx(figures["k8"].mean(axis=0).min())
+    assert k8.worst_task == f"task {figures['k8'].mean(axis=0).argmin()}"
+    assert dense.behind.value == pytest.approx(k8.macro - dense.macro)
+    assert (dense.standing, k8.standing) == ("worse", "best")
+    assert (k8.better, k8.worse) == (8, 0)
+    assert (dense.better, dense.worse) == (None, None)
+    text = results.answer.text
+    assert text.startswith(
+        f"Use k8, because its mean decided balanced accuracy over 8 tasks, {k8.macro:.3f}, is higher than"
+    )
+    assert f"dense has {dense.macro:.3f} (difference {dense.behind.value:.3f} ± {dense.behind.half_width:.3f})" in text
+    assert "the same budget, 36,000 labels for each training, and were compared on val over 3 seeds" in text
+
+
+def test_of_variants_that_cannot_be_told_apart_the_simplest_is_used(tmp_path: Path) -> None:
+    figures = draw_figures({"task": 0.002, "dense": 0.0, "k8": -0.1}, noise=0.01, seed=3)
+    results = results_of(write_sweep(tmp_path / "sweep", figures))
+    assert (results.answer.use, results.answer.certain) == ("dense", False)
+    assert results.variant("k8").standing == "worse"
+    text = results.answer.text
+    assert text.startswith("Use dense, because no other variant is better beyond what other seeds would change")
+    assert "cannot be told apart" in text
+    assert "seeds" in text.split("cannot be told apart")[1]  # how many would tell
+
+
+def test_without_a_plain_network_fewer_parameters_are_cheaper(tmp_path: Path) -> None:
+    def outcome(run: PlannedRun) -> Outcome:
+        return finished(parameters=500) if run.variant == "small" else finished()
+
+    one = draw_figures({"task": 0.0})["task"]
+    sweep = write_sweep(tmp_path / "sweep", {"task": one, "small": one, "k8": one}, outcome=outcome)
+    results = results_of(sweep)
+    assert results.answer.use == choose_variant(results.variants).name == "small"
+    assert "has the fewest parameters" in results.answer.text
+    assert "the same figures to the last digit" in results.answer.text
+    assert all(each.behind.p == 1 for each in results.variants)
+    assert all(len(task.tied) == 2 for task in results.tasks)
+
+
+def test_one_seed_tells_nothing(tmp_path: Path) -> None:
+    results = results_of(write_sweep(tmp_path / "sweep", draw_figures({"dense": 0.0, "k8": 0.3}, num_seeds=1)))
+    assert results.answer.use is None
+    assert results.answer.text.startswith("Nothing can be told yet: the variants have one seed")
+    assert "k8 has the highest" in results.answer.text
+    assert np.isnan(results.variant("dense").behind.p)
+    assert results.variant("k8").better is None
+    assert not results.losses.known
+    assert all(task.tied for task in results.tasks)
+
+
+def test_failed_and_missing_runs_are_named_and_the_rest_is_compared(tmp_path: Path) -> None:
+    def outcome(run: PlannedRun) -> Outcome | None:
+        if run.variant == "probe":
+            return finished(status="failed", reason="out of memory")
+        return None if run.name == "k8-s2" else finished()
+
+    figures = draw_figures({"dense": 0.0, "k8": 0.05, "task": 0.02, "probe": 0.0}, noise=0.004)
+    results = results_of(write_sweep(tmp_path / "sweep", figures, outcome=outcome))
+    assert [variant.name for variant in results.variants] == ["dense", "k8", "task"]
+    assert results.missing == ["probe"]
+    assert {(entry.run, entry.reason) for entry in results.unfinished} == {
+        ("k8-s2", "not finished"),
+        *((f"probe-s{seed}", "out of memory") for seed in range(3)),
+    }
+    assert results.answer.use == "k8"
+    for part in ("k8 has 2 of 3 seeds", "not compared: probe", "3 runs failed and 1 run not finished"):
+        assert part in results.answer.text
+    # as if the third seed were there, which was lucky or not for all
+    expected = np.mean([(figures["k8"] - figures[name])[:2].mean() for name in ("dense", "task")])
+    others = np.mean([results.variant(name).macro for name in ("dense", "task")])
+    assert results.variant("k8").macro - others == pytest.approx(expected)
+
+
+def test_a_budget_below_one_pass_is_said(tmp_path: Path) -> None:
+    def outcome(run: PlannedRun) -> Outcome:
+        return finished(passes=0.4 if run.variant == "task" else 2.0)
+
+    sweep = write_sweep(tmp_path / "sweep", draw_figures({"dense": 0.0, "task": 0.1}), outcome=outcome)
+    assert "less than one pass over the labels (task: 0.40)" in results_of(sweep).answer.text
+
+
+def test_tasks_trained_alone_are_one_variant(tmp_path: Path) -> None:
+    """Costs are sums, an image passes through all networks, and tasks that lose by sharing are listed, worst first."""
+    gain = np.full(8, -0.1)
+    gain[2], gain[5] = 0.1, 0.2
+    figures = draw_figures({"dense": 0.0, "k8": 0.05, "single": gain}, noise=0.004)
+
+    def outcome(run: PlannedRun) -> Outcome:
+        return finished(labels=4500, multiply_adds=9e9, passes=4.0) if run.task else finished()
+
+    results = results_of(write_sweep(tmp_path / "sweep", figures, outcome=outcome))
+    single = results.variant("single")
+    assert single.macro == pytest.approx(figures["single"].mean())
+    assert single.cost.parameters == 8000
+    assert single.cost.compute_per_label == pytest.approx(2e6)
+    assert single.cost.images_per_s == pytest.approx(500 / 8)
+    assert single.cost.passes == pytest.approx(4.0)
+    assert (results.losses.of, results.losses.against, results.losses.alone) == ("k8", ["single"], True)
+    assert [loss.task for loss in results.losses.tasks] == ["task 5", "task 2"]
+    assert results.losses.tasks[0].difference == pytest.approx((figures["single"] - figures["k8"])[:, 5].mean())
+    assert "2 of 8 tasks do better trained alone than with k8, beyond chance, most of all task 5" in results.answer.text
+    best = {task.task: task for task in results.tasks}
+    assert (best["task 5"].best, best["task 5"].tied) == ("single", [])
+    assert best["task 0"].best == "k8"
+
+
+def test_an_incomplete_set_of_networks_is_no_seed(tmp_path: Path) -> None:
+    def outcome(run: PlannedRun) -> Outcome:
+        return finished(status="failed", reason="gone") if run.name == "single-s1-t3" else finished()
+
+    sweep = write_sweep(tmp_path / "sweep", draw_figures({"dense": 0.0, "single": 0.1}), outcome=outcome)
+    assert results_of(sweep).variant("single").seeds == [0, 2]
+
+
+def test_what_is_varied_is_a_curve(tmp_path: Path) -> None:
+    points = {f"{arm} routing.sigma={x}": {"routing.sigma": x} for arm in ("k8", "task") for x in (1.0, 0.25)}
+    figures = draw_figures({"dense": 0.0} | dict.fromkeys(points, 0.02))
+    results = results_of(write_sweep(tmp_path / "sweep", figures, points=points))
+    (curve,) = results.curves
+    assert (curve.key, [line.name for line in curve.lines]) == ("routing.sigma", ["k8", "task"])
+    assert curve.lines[0].x == [0.25, 1.0]
+    assert curve.lines[0].y[0] == pytest.approx(figures["k8 routing.sigma=0.25"].mean())
+    assert np.isfinite(curve.lines[0].half_widths).all()
+    assert curve.levels == {"dense": pytest.approx(figures["dense"].mean())}
+
+
+def test_arms_with_numbers_of_routes_are_a_curve(tmp_path: Path) -> None:
+    results = results_of(write_sweep(tmp_path / "sweep", draw_figures({"dense": 0.0, "k8": 0.0, "k2": 0.0})))
+    (curve,) = results.curves
+    assert (curve.key, curve.lines[0].x, list(curve.levels)) == ("routes", [2, 8], ["dense"])
+    assert not results_of(write_sweep(tmp_path / "other", draw_figures({"dense": 0.0, "k8": 0.0}))).curves
+
+
+def test_variants_with_unequal_tasks_are_compared_on_those_of_all(tmp_path: Path) -> None:
+    figures = draw_figures({"dense data.tasks=4": 0.0, "dense data.tasks=8": 0.0})
+    figures["dense data.tasks=4"] = figures["dense data.tasks=4"][:, :4]
+    points = {name: {"data.tasks": int(name[-1])} for name in figures}
+    results = results_of(write_sweep(tmp_path / "sweep", figures, points=points))
+    assert [task.task for task in results.tasks] == [f"task {i}" for i in range(4)]
+    assert results.variants[1].macro == pytest.approx(figures["dense data.tasks=8"][:, :4].mean())
+    assert results.notes == ["Compared on the 4 tasks that all variants have, of 8."]
+    assert results.curves[0].lines[0].x == [4, 8]
+
+
+def test_only_defined_metrics_of_the_chosen_tasks_count(tmp_path: Path) -> None:
+    figures = draw_figures({"dense": 0.0, "k8": 0.1})
+    for values in figures.values():
+        values[:, 0] = np.nan
+    sweep = write_sweep(tmp_path / "sweep", figures, smallest_class=12)
+    results = results_of(sweep, metric="auroc")
+    assert (len(results.tasks), results.metric) == (7, "auroc")
+    assert any("Left out: 1 tasks" in note for note in results.notes)
+    assert [task.task for task in results_of(sweep, patterns=["task [12]"]).tasks] == ["task 1", "task 2"]
+    with pytest.raises(InputError, match="with 13 samples of each class"):
+        results_of(sweep, min_count=13)
+    with pytest.raises(InputError, match="--tasks"):
+        results_of(sweep, patterns=["nothing"])
+
+
+def test_without_decisions_it_is_balanced_accuracy(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path / "sweep", draw_figures({"dense": 0.0}), leave_out=["decided_balanced_accuracy"])
+    results = results_of(sweep)
+    assert results.metric == "balanced_accuracy"
+    assert "argmax" in results.notes[0]
+    assert "only dense has a finished seed" in results.answer.text
+    with pytest.raises(InputError, match="was not measured in the run of dense with seed 0"):
+        results_of(sweep, metric="decided_balanced_accuracy")
+
+
+def test_terminal_json_page_and_picture_of_one_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    figures = draw_figures({"dense": 0.0, f"k8 {HOSTILE}": 0.05, "k2": 0.02}, noise=0.004)
+    names = [*(f"task {i}" for i in range(7)), HOSTILE]
+    points = {f"k8 {HOSTILE}": {"routing.sigma": 0.5}}
+    sweep = write_sweep(tmp_path / "sweep", figures, points=points, tasks=dict.fromkeys(figures, names))
+    out = {kind: tmp_path / f"a.{kind}" for kind in ("html", "json", "png")}
+    options = ["--out", str(out["html"]), "--json", str(out["json"]), "--picture", str(out["png"])]
+    assert main(["--sweep", str(sweep.path), *options]) == 0
+    results, printed = results_of(sweep), capsys.readouterr().out
+    page, numbers = out["html"].read_text(), json.loads(out["json"].read_text())
+    assert results.answer.text in printed
+    assert all(variant.name in printed for variant in results.variants)
+    behind = results.variant("dense").behind
+    assert f"{behind.value:.3f} ± {behind.half_width:.3f}" in printed
+    assert "<script>window" not in page
+    assert "Use k8 &lt;script&gt;" in page
+    assert page.count('<figure class="drawn') == 1
+    assert numbers["answer"]["use"] == results.answer.use
+    assert [each["macro"] for each in numbers["variants"]] == [each.macro for each in results.variants]
+    assert len(numbers["tasks"]) == 8
+    with Image.open(out["png"]) as picture:
+        assert picture.size[0] > 1000
+
+
+def test_a_picture_can_be_svg_and_is_the_same_each_time(tmp_path: Path) -> None:
+    results = results_of(
+        write_sweep(tmp_path / "sweep", draw_figures({"dense": 0.0, "k8": 0.1, "k2": 0.1}), smallest_class=5)
+    )
+    for name in ("a.svg", "b.svg"):
+        write_picture(tmp_path / name, results)
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+    assert (tmp_path / "a.svg").read_text().startswith("<?xml")
+
+
+def test_what_is_no_sweep_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "is no sweep: it has no sweep.json" in refuse(["--sweep", str(tmp_path)], capsys)
+    sweep = write_sweep(tmp_path / "sweep", draw_figures({"dense": 0.0}), outcome=lambda _: None)
+    assert "no variant with a finished seed, so there is nothing to compare. dense-s0: not finished" in refuse(
+        ["--sweep", str(sweep.path)], capsys
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Give the folder of a RUN, as runs/NAME, or of a sweep: --sweep DIR."),
+        (["runs/a", "--sweep", "sweep"], "`--sweep` should be given without runs. Got runs/a too"),
+        (["runs/a", "--picture", "a.png"], "`--picture` draws the variants of a sweep"),
+        (["--sweep", "sweep", "--picture", "a.gif"], "`--picture` should end with .png or .svg"),
+        (["--sweep", "sweep", "--common-tasks"], "`--common-tasks` is asked of runs"),
+        (["--sweep", "sweep", "--baseline", "single-task"], "`--baseline` is asked of runs"),
+        (["runs/a", "--metric", "auroc"], "`--metric` should be one of balanced_accuracy, accuracy"),
+    ],
+)
+def test_options_that_do_not_go_together(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in refuse(arguments, capsys)
+
+
+def test_a_run_without_the_split_is_named(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path / "sweep", draw_figures({"dense": 0.0}))
+    with pytest.raises(InputError, match="was not evaluated on split `test`"):
+        read_sweep(sweep, "test")
