@@ -179,6 +179,19 @@ def test_equal_tasks_are_seldom_called_different(together: float, num_variants: 
     assert called / NUM_SWEEPS < MOST_BY_CHANCE
 
 
+@pytest.mark.parametrize(("num_samples", "hardest"), [(10, 0.6), (40, 0.95)])
+def test_equal_tasks_of_few_samples_are_seldom_called_different(num_samples: int, hardest: float) -> None:
+    """Accuracies that move in steps, of which many are 1: the same step in three seeds is chance too."""
+    generator = np.random.default_rng(16)
+    called = 0
+    for _ in range(NUM_SWEEPS):
+        skill = generator.uniform(hardest, 1, 300)
+        fit = fit_two_way(generator.binomial(num_samples, np.broadcast_to(skill, (2, 3, 300))) / num_samples)
+        p = moderate(fit).p_values(fit.differences(1, 0), fit.scale(1, 0))
+        called += bool((adjust_p(p) <= 0.05).any())
+    assert called / NUM_SWEEPS < MOST_BY_CHANCE
+
+
 def test_differences_of_tasks_are_found() -> None:
     """A fifth of the tasks differ by four times the noise of a run; most are found, and few others."""
     generator = np.random.default_rng(13)
