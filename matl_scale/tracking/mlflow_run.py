@@ -27,6 +27,7 @@ from matl_scale.tracking.deletion import find_deletion, is_deleted, may_be_delet
 from matl_scale.tracking.metric_keys import MetricKeys, keys_of_earlier_version
 from matl_scale.tracking.mlflow_model import find_best, log_best_model
 from matl_scale.tracking.mlflow_store import default_store, is_sqlite, read_copy, without_password
+from matl_scale.tracking.tags import read_tags
 
 BATCH_METRICS = 900  # MLflow takes 1,000 at once
 VALUE_LENGTH = 6000
@@ -95,7 +96,8 @@ class MlflowRun:
         if self._replaces_deleted and find_deletion(client, self.uri, self.state, self.experiment):
             self._start_over()
         if "run_id" not in self.state:
-            run = client.create_run(self._experiment_id(client), run_name=self.folder.name)
+            tags = read_tags(self.folder)
+            run = client.create_run(self._experiment_id(client), run_name=self.folder.name, tags=tags)
             ids = {"experiment_id": run.info.experiment_id, "run_id": run.info.run_id}
             self.state |= {"tracking_uri": self.uri, **ids, "time": 0.0}
             self._save()  # at once: whatever fails after this, the run keeps this id

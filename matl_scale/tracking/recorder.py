@@ -21,6 +21,7 @@ from matl_scale.runs.layout import RunFolder
 from matl_scale.runs.records import LocalLog, write_status
 from matl_scale.tasks import match_names
 from matl_scale.tracking.mlflow_follower import MlflowProcess
+from matl_scale.tracking.tags import check_tags
 
 MAX_CURVES = 50
 CURVE_METRICS = (MAIN_METRIC, "auroc")
@@ -41,9 +42,12 @@ class TrackConfig:
     """Steps between records of loss, learning rate and throughput."""
     curves: list[str] | str = field(default_factory=list)
     """Which tasks get metric curves of their own (balanced accuracy and AUROC): a name pattern, or a list of them."""
+    tags: dict[str, str] = field(default_factory=dict)
+    """Tags that the run's copy in MLflow gets when it is created, to search and group runs by: name → text."""
 
     def __post_init__(self) -> None:
         check_at_least(1, {"track.every": self.every})
+        check_tags(self.tags)
 
     def curve_tasks(self, names: Sequence[str]) -> list[int]:
         """Returns the indices of the tasks that get curves.

@@ -27,7 +27,7 @@ from matl_scale.tracking.mlflow_run import MlflowRun
 from matl_scale.tracking.mlflow_store import without_password
 from matl_scale.tracking.mlflow_views import latest_table
 from matl_scale.tracking.recorder import TrackConfig
-from matl_scale.train.config import Config, walk
+from matl_scale.train.config import Config, dump_config, walk
 
 
 def test_latest_table_has_one_row_per_task_and_split(tmp_path: Path) -> None:
@@ -111,7 +111,10 @@ class FakeClient:
     def create_experiment(self, _: str, **__: object) -> str:
         return "1"
 
-    def create_run(self, experiment_id: str, run_name: str) -> SimpleNamespace:  # noqa: ARG002
+    def create_run(self, experiment_id: str, run_name: str, tags: dict[str, str]) -> SimpleNamespace:  # noqa: ARG002
+        if self.away:
+            raise ConnectionError("away")
+        self.tags |= tags
         return SimpleNamespace(info=SimpleNamespace(experiment_id=experiment_id, run_id=self.run_id))
 
     def update_run(self, _: str, status: str) -> None:
@@ -166,6 +169,47 @@ def test_a_store_that_was_away_is_caught_up_in_order_and_once(tmp_path: Path) ->
     follower.copy_new()
     follower.copy_new()
     assert client.metrics == [(step, "loss", float(step)) for step in (1, 2, 3, 4)]
+
+
+def test_tags_of_the_config_are_those_of_the_copy_even_if_the_store_was_away(tmp_path: Path) -> None:
+    config = Config(track=TrackConfig(tags={"sweep/arm": "dense", "seed": "3"}))
+    (tmp_path / "config.yaml").write_text(dump_config(config))
+    LocalLog(tmp_path).log(1, {"loss": 1.0})
+    client = FakeClient()
+    client.away = True
+    follower = run_at(tmp_path, client)
+    with pytest.raises(ConnectionError):
+        follower.copy_new()
+    client.away = False
+    follower.copy_new()
+    assert {name: client.tags[name] for name in config.track.tags} == config.track.tags
+    client.tags.clear()  # somebody edits them
+    run_at(tmp_path, client).copy_new()
+    assert not set(client.tags) & set(config.track.tags), "an existing copy keeps the tags that it has"
+
+
+def test_a_run_of_an_older_version_has_no_tags(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("track:\n  experiment: matl_scale\n")
+    client = FakeClient()
+    run_at(tmp_path, client).copy_new()
+    assert client.tags == {}
+
+
+@pytest.mark.parametrize(
+    ("tags", "message"),
+    [
+        ({"": "x"}, "names of 1 to 250 letters"),
+        ({"what?": "x"}, r"Got 'what\?'"),
+        ({"../up": "x"}, r"Got '\.\./up'"),
+        ({"a//b": "x"}, "Got 'a//b'"),
+        ({"x" * 251: "x"}, "names of 1 to 250 letters"),
+        ({"mlflow.user": "x"}, r"begin with mlflow\., matl_scale\., env\..*Got 'mlflow\.user'"),
+        ({"note": "x" * 5001}, "at most 5000 characters. That of 'note' has 5001"),
+    ],
+)
+def test_tags_that_mlflow_would_refuse_are_refused_before(tags: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        TrackConfig(tags=tags)
 
 
 def test_a_lost_reply_doubles_nothing(tmp_path: Path) -> None:
