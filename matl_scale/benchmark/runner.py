@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from matl_scale.benchmark import (
+    cost,
     decide,
     evaluation,
     export,
@@ -47,6 +48,7 @@ SUITES: dict[str, Callable[[Conditions], list[Figure]]] = {
     "routes": routes.figures,
     "sync": sync.figures,
     "memory": memory.figures,
+    "cost": cost.figures,
     "data": lambda conditions: sharding.figures(conditions) + reading.figures(conditions),
     "export": export.figures,
     "tracking": tracking.figures,

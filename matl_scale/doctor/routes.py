@@ -25,7 +25,7 @@ def check_routes(config: Config, data: RunData, found: ChosenRoutes) -> Iterator
     shares = order.label_shares()
     sizes = np.array([len(tasks) for tasks in routes.tasks_of])
     per_pass = np.mean([shares[tasks].sum() for tasks in routes.tasks_of])
-    cost = measure_pass(config.model, config.routing, routes.num_routes, config.run.seed)
+    cost = measure_pass(config.model, config.routing, routes.num_routes, config.run.seed, data.image_size)
     if found.reason:
         yield Finding("note", "routes", f"{found.reason}.")
     yield Finding(

@@ -2,11 +2,12 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from matl_scale.automatic import AUTO, Auto, chosen
 from matl_scale.errors import InputError, first_line, nearest
@@ -62,6 +63,28 @@ def build_backbone(config: ModelConfig, seed: int) -> nn.Module:
         if (width := chosen(config.width)) != 1:
             scale_width(backbone, width)
     return backbone
+
+
+class EmptyOnMeta(TorchFunctionMode):
+    """Puts what `torch.empty` returns on the meta device: layers allocate their weights with it. As the default device, meta
+    would take along the numbers from which some networks compute their widths."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        on_meta = {"device": "meta"} if func is torch.empty else {}
+        return func(*args, **((kwargs or {}) | on_meta))
+
+
+def build_backbone_outline(config: ModelConfig, seed: int) -> nn.Module:
+    """Does what `build_backbone` does for modules and shapes. The weights, on the meta device, have no values, and need not be
+    drawn or downloaded."""
+    with EmptyOnMeta():
+        return build_backbone(replace(config, pretrained=False), seed)
 
 
 def check_name(name: str) -> None:

@@ -8,7 +8,7 @@ from torch import fx, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from matl_scale.automatic import AUTO, Auto
-from matl_scale.models.backbones import ModelConfig, build_backbone, count_features
+from matl_scale.models.backbones import ModelConfig, build_backbone, build_backbone_outline, count_features
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.routes import Routes
 from matl_scale.routing.batch_norm import Statistics
@@ -31,13 +31,20 @@ class RoutedModel(nn.Module):
         num_classes: The number of classes of each task, in task order.
         num_features: The number of features that the trunk returns.
         routes: Which tasks each route serves; None gives every task a route of its own.
+        image_size: The size in pixels of the images that it is for; None if it is not known. Only counts of multiply-adds
+            need it.
     """
 
     def __init__(
-        self, trunk: fx.GraphModule, num_classes: Sequence[int], num_features: int, routes: Routes | None = None
+        self,
+        trunk: fx.GraphModule,
+        num_classes: Sequence[int],
+        num_features: int,
+        routes: Routes | None = None,
+        image_size: int | None = None,
     ) -> None:
         super().__init__()
-        self.trunk, self.num_classes = trunk, list(num_classes)
+        self.trunk, self.num_classes, self.image_size = trunk, list(num_classes), image_size
         self.routes = routes or Routes.one_per_task([str(task) for task in range(len(self.num_classes))])
         sizes = [sum(self.num_classes[task] for task in tasks) for tasks in self.routes.tasks_of_head]
         self.heads = nn.ModuleList(nn.Linear(num_features, size) for size in sizes)
@@ -80,11 +87,38 @@ def build_model(
         InputError: The backbone is unknown, cannot be routed or does not run on such images, or σ leaves a layer
             without units.
     """
-    backbone = build_backbone(model, seed)
+    return add_heads(build_backbone(model, seed), model, routing, num_classes, seed, image_size, routes, earlier)
+
+
+def build_outline(
+    model: ModelConfig,
+    routing: RoutingConfig,
+    num_classes: Sequence[int],
+    seed: int,
+    image_size: int,
+    routes: Routes | None = None,
+) -> RoutedModel:
+    """Does what `build_model` does, except that the trunk's weights have no values: it is there to be counted
+    (`matl_scale.models.cost`), and cannot run."""
+    backbone = build_backbone_outline(model, seed)
+    return add_heads(backbone, model, routing, num_classes, seed, image_size, routes)
+
+
+def add_heads(
+    backbone: nn.Module,
+    model: ModelConfig,
+    routing: RoutingConfig,
+    num_classes: Sequence[int],
+    seed: int,
+    image_size: int,
+    routes: Routes | None = None,
+    earlier: EarlierMasks | None = None,
+) -> RoutedModel:
+    """Routes a backbone and gives it heads; the other arguments are those of `build_model`."""
     num_features = count_features(backbone, model, image_size)
     spec = routing.mask_spec(len(num_classes) if routes is None else routes.num_routes, seed)
     trunk = route_by_spec(backbone, spec, cast(Statistics, routing.statistics), earlier)
-    network = RoutedModel(trunk, num_classes, num_features, routes)
+    network = RoutedModel(trunk, num_classes, num_features, routes, image_size)
     # so that a head's first step points from one class mean to the other: with hundreds of tasks a head is trained rarely, and
     # random weights would outweigh what its few steps teach it
     for parameter in network.heads.parameters():

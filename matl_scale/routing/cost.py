@@ -1,33 +1,123 @@
-"""What a route's forward pass costs beside that of the whole trunk."""
+"""Counts the multiply-adds of one image's forward pass, layer by layer: of the whole trunk, and of a route's dense sub-network.
 
+Convs and linear layers are counted, from the shapes that a pass without values finds. Norms, activations and pools multiply
+too, but next to nothing beside them, and profilers leave them out as well.
+"""
+
+import copy
+from dataclasses import dataclass
 from math import prod
 
+import torch
 from torch import fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
 
-from matl_scale.routing.derive import unit_columns, units_of
-from matl_scale.routing.shared_prefix import module_of
+from matl_scale.routing.derive import units_of
+from matl_scale.routing.router import TaskRouter
+from matl_scale.routing.shared_prefix import find_common, module_of
+
+COUNTED = nn.Conv2d | nn.Linear
+MEMORY_KEY = "matl_scale.costs"  # in the trunk's own `meta`
 
 
-def pass_cost(trunk: fx.GraphModule) -> float:
-    """Returns the share of the trunk's multiplications that a route's sub-network needs, over convs and linear layers.
+@dataclass(frozen=True, kw_only=True)
+class LayerCost:
+    """The multiply-adds of one layer for one image, forward."""
 
-    `trunk` comes from `route()`. All routes need as many.
+    layer: str  # the module's name in the trunk
+    whole: int  # with all units
+    active: int  # with a route's units
+    is_first: bool  # whether nothing before it is trained, so that its input needs no gradient
+    is_common: bool  # whether its output is the same for every route, so that it runs once for all of them
+
+    @property
+    def training(self) -> int:
+        """The multiply-adds of a forward and a backward pass: the gradients of weights and of the input cost as much as the
+        forward pass each."""
+        return self.active * (2 if self.is_first else 3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrunkCosts:
+    """What a trunk's layers cost, the same for each of its routes, and how many features it returns."""
+
+    layers: tuple[LayerCost, ...]
+    num_features: int
+    num_active_features: int  # of them, those that can be other than zero for a route
+
+
+def count_layers(trunk: fx.GraphModule, image_size: int) -> TrunkCosts:
+    """Counts the multiply-adds of a trunk from `route()` for one image of `image_size` pixels.
+
+    The trunk may be on the meta device; only its masks are read. It remembers the result.
     """
-    columns = unit_columns(trunk)
+    remembered: dict[int, TrunkCosts] = trunk.meta.setdefault(MEMORY_KEY, {})
+    if image_size not in remembered:
+        remembered[image_size] = Counter(trunk, image_size).run()
+    return remembered[image_size]
 
-    def active(node: fx.Node) -> float:
-        """The share of a value's channels that a route keeps; 1 for the image."""
-        units = None if node.meta["channels"].units is None else units_of(node).tolist()
-        return 1.0 if units is None else sum(bool(columns[u][0]) if u in columns else 1 for u in units) / len(units)
 
-    whole = part = 0.0
-    for node in trunk.graph.nodes:
-        module = module_of(trunk, node)
-        if not isinstance(module, nn.Conv2d | nn.Linear):
-            continue
+def pass_cost(trunk: fx.GraphModule, image_size: int) -> float:
+    """Returns the share of the trunk's multiply-adds that a route's sub-network needs. All routes need as many."""
+    layers = count_layers(trunk, image_size).layers
+    return sum(layer.active for layer in layers) / sum(layer.whole for layer in layers)
+
+
+class Counter:
+    """Walks a routed trunk's graph. Use `count_layers`."""
+
+    def __init__(self, trunk: fx.GraphModule, image_size: int) -> None:
+        self.trunk = trunk
+        self.shapes = find_shapes(trunk, image_size)
+        self.common = find_common(trunk)
+        self.is_active: dict[int, bool] = {}  # of the first route; of the units of routed layers
+        for node in trunk.graph.nodes:
+            if isinstance(module := module_of(trunk, node), TaskRouter):
+                self.is_active.update(zip(units_of(node).tolist(), module.mask[0].tolist(), strict=True))
+
+    def run(self) -> TrunkCosts:
+        layers, trained = [], set[fx.Node]()  # nodes whose values depend on parameters
+        for node in self.trunk.graph.nodes:
+            module, reads_trained = module_of(self.trunk, node), not trained.isdisjoint(node.all_input_nodes)
+            if isinstance(module, COUNTED):
+                layers.append(self.count(node, module, is_first=not reads_trained))
+            has_parameters = module is not None and next(module.parameters(), None) is not None
+            if reads_trained or has_parameters or node.op == "get_attr":
+                trained.add(node)
+        (features,) = next(iter(self.trunk.graph.find_nodes(op="output"))).all_input_nodes
+        num_features = self.shapes[features][1]
+        return TrunkCosts(
+            layers=tuple(layers),
+            num_features=num_features,
+            num_active_features=self.scale(num_features, features),
+        )
+
+    def count(self, node: fx.Node, module: nn.Conv2d | nn.Linear, is_first: bool) -> LayerCost:
+        num_inputs, num_outputs = module.weight.shape[:2][::-1]  # of a grouped conv, the inputs of one group
         is_grouped = isinstance(module, nn.Conv2d) and module.groups > 1
-        pixels = prod(node.meta["tensor_meta"].shape[2:]) if isinstance(module, nn.Conv2d) else 1
-        cost = module.weight.numel() * pixels
-        whole += cost
-        part += cost * active(node) * (1.0 if is_grouped else active(node.all_input_nodes[0]))
-    return part / whole
+        active_inputs = num_inputs if is_grouped else self.scale(num_inputs, node.all_input_nodes[0])
+        # how often each weight is used: once per pixel of the output
+        uses = prod(module.weight.shape[2:]) * prod(self.shapes[node]) // num_outputs
+        return LayerCost(
+            layer=str(node.target),
+            whole=num_inputs * num_outputs * uses,
+            active=active_inputs * self.scale(num_outputs, node) * uses,
+            is_first=is_first,
+            is_common=node in self.common,
+        )
+
+    def scale(self, num_channels: int, node: fx.Node) -> int:
+        """Returns how many of a value's channels, or of the features that a flatten made of them, are active for a route."""
+        if node.meta["channels"].units is None:
+            return num_channels
+        units = units_of(node).tolist()
+        return num_channels * sum(self.is_active.get(unit, True) for unit in units) // len(units)
+
+
+def find_shapes(trunk: fx.GraphModule, image_size: int) -> dict[fx.Node, torch.Size]:
+    """Returns the shape of every tensor in a routed trunk's graph for one image, by running it on the meta device."""
+    on_meta = copy.deepcopy(trunk).to("meta", torch.float32).eval()
+    image = torch.empty(1, 3, image_size, image_size, device="meta")
+    ShapeProp(on_meta).propagate(image, torch.zeros(1, dtype=torch.long, device="meta"))
+    twins = zip(trunk.graph.nodes, on_meta.graph.nodes, strict=True)
+    return {node: twin.meta["tensor_meta"].shape for node, twin in twins if node.op != "output"}

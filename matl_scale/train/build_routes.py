@@ -45,10 +45,10 @@ def build_routes(
     elif start is not None:
         if config.run.freeze == "old":
             check_whole_heads(labels, start.routes, list(start.classes))
-        cost = build_pass_cost(config, labels)
+        cost = build_pass_cost(config, labels, data.image_size)
         found = extend_routes(config.routing, labels, start.routes, list(start.classes), cost)
     else:
-        found = choose_routes(config.routing, labels, build_pass_cost(config, labels))
+        found = choose_routes(config.routing, labels, build_pass_cost(config, labels, data.image_size))
     if labels.balanced and found.routes.shared_by_tasks:
         raise InputError(
             f"`data.balance` should be 0 where a route serves several tasks: here {len(data.tasks)} tasks share "
@@ -58,11 +58,11 @@ def build_routes(
     return found
 
 
-def build_pass_cost(config: Config, labels: TrainLabels) -> float | None:
+def build_pass_cost(config: Config, labels: TrainLabels, image_size: int) -> float | None:
     """Returns what a pass of a route costs beside the trunk, where `auto` needs it and σ alone does not say it; else None."""
     routing = with_usual_sigma(config.routing)
     is_usual = routing.layers == ["*"] and routing.strategy == "random"
     if routing.routes != "auto" or (is_usual and not routing.start and not routing.sigmas):
         return None
     expected = min(max(round(1 / max(chosen(routing.sigma), 0.01) ** 2), 2), len(labels.tasks))
-    return measure_pass(config.model, routing, expected, config.run.seed)
+    return measure_pass(config.model, routing, expected, config.run.seed, image_size)

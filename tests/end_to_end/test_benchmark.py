@@ -46,7 +46,7 @@ def test_a_suite_without_enough_ranks_is_refused(capsys: pytest.CaptureFixture[s
 
 def test_a_figure_that_does_not_exist_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert refused(["--only", "no_such_figure"])
-    message = "--only should be part of a figure's name in step, eval, losses, memory. Got 'no_such_figure'."
+    message = "--only should be part of a figure's name in step, eval, losses, memory, cost. Got 'no_such_figure'."
     assert message in capsys.readouterr().err
 
 

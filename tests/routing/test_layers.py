@@ -1,17 +1,13 @@
 """Which layers are routed: the others keep all units for all routes, share their statistics, and run once for all routes."""
 
-from typing import Any
-
 import pytest
 import torch
 from torch import fx, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from helpers.network_outputs import gap, images_of
 from helpers.torchvision_models import backbone_of
 from matl_scale import InputError, Subnetwork, route
 from matl_scale.routing.batch_norm import RouteBatchNorm2d
-from matl_scale.routing.cost import pass_cost
 from matl_scale.routing.layers import matches
 from matl_scale.routing.subnetwork import AllRoutes
 
@@ -128,16 +124,3 @@ def test_norms_of_unrouted_layers_stay_those_of_the_backbone() -> None:
     assert type(trunk.get_submodule("1")) is nn.GroupNorm
     index = torch.tensor([2])
     assert gap(Subnetwork(trunk)(images_of(), index), trunk(images_of(), index)) < 1e-12
-
-
-@pytest.mark.parametrize(
-    "options", [{}, {"start": "layer4"}, {"layers": ["layer1", "layer2"]}, {"strategy": "partition"}]
-)
-def test_what_a_pass_costs_is_what_its_sub_network_multiplies(options: dict[str, Any]) -> None:
-    trunk = route(backbone_of("resnet18", 0.25), 4, 0.5, **options)
-    counted = []
-    for module in (trunk, Subnetwork(trunk)):
-        with FlopCounterMode(display=False) as counter:
-            module(torch.zeros(1, 3, 320, 320, dtype=torch.float64), torch.tensor([0]))
-        counted.append(counter.get_total_flops())
-    assert pass_cost(trunk) == pytest.approx(counted[1] / counted[0], rel=1e-6)
