@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode, conv_backward_flop
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from matl_scale.benchmark.figure import Conditions, Figure
 from matl_scale.benchmark.inputs import build_binary
@@ -22,6 +22,7 @@ BACKBONES = (
 )  # fmt: skip
 SIZE = 64
 NUM_TASKS, NUM_ROUTES, ROUTE = 10, 2, 1
+CONV_BACKWARD = torch.ops.aten.convolution_backward
 Pass = Literal["forward", "training"]
 
 
@@ -29,7 +30,7 @@ def backward_flops(*shapes: Any, out_shape: Sequence[Any]) -> int:
     """Counts a conv's backward pass as torch's profiler does, but for groups: torch 2.13 takes the gradient of a grouped conv's
     weight for that of a conv without groups (pytorch#183405). `shapes` are the arguments of `aten.convolution_backward`."""
     *others, groups, (of_input, of_weight, _) = shapes
-    count = partial(conv_backward_flop, *others, 1, out_val=out_shape)
+    count = partial(flop_registry[CONV_BACKWARD], *others, 1, out_val=out_shape)
     return int(count((of_input, False, False)) + count((False, of_weight, False)) // groups)
 
 
@@ -37,7 +38,7 @@ def profile(model: RoutedModel, route_id: int, size: int, kind: Pass) -> int:
     """Returns the multiply-adds that the profiler finds in one image's pass through the dense network of a route's tasks."""
     network = dense_network(model, list(model.routes.tasks_of[route_id]))
     image = torch.zeros(1, 3, size, size, device=next(model.parameters()).device)
-    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: backward_flops})
+    counter = FlopCounterMode(display=False, custom_mapping={CONV_BACKWARD: backward_flops})
     with counter:
         logits = network(image)
         if kind == "training":

@@ -79,6 +79,10 @@ class RouteBatchNorm2d(nn.Module):
         stat_row = self.running.index_select(*self._location(route))[0]
         return stat_row[0], stat_row[1]
 
+    def fewest_updates(self, route: torch.Tensor) -> torch.Tensor:
+        """Returns the number of updates of a route's statistics; of several numbers, the smallest. Its shape is `()`."""
+        return self.num_updates.index_select(*self._location(route)).min()
+
     def _location(self, route: torch.Tensor) -> tuple[int, torch.Tensor]:
         """Returns where a route's statistics are: the dimension to index, and the indices."""
         return (0, route) if self.statistics == "route" else (-1, self._active_indices(route))

@@ -43,6 +43,7 @@ from matl_scale.train.schedule import Schedule
 from matl_scale.train.state import TrainState
 from matl_scale.train.step.execution import TrunkExecution
 from matl_scale.train.step.freeze import FrozenPart
+from matl_scale.train.step.frozen_trunk import keep_statistics
 from matl_scale.train.step.optim import LearningRate, build_optimizer
 from matl_scale.train.step.sampling import RouteSampler, build_sampler
 from matl_scale.train.step.train_step import TrainStep
@@ -131,7 +132,10 @@ def build_state(
     if opened.checkpoint:
         check_checkpoint(opened.checkpoint, config, data, model)
     ema = build_ema(model, config.train.ema_decay)
-    trunk = TrunkExecution(accelerator, model.trunk, config.routing.execution, config.train.compile)
+    is_frozen = config.run.freeze == "trunk"
+    if is_frozen and config.model.pretrained:
+        keep_statistics(model.trunk)
+    trunk = TrunkExecution(accelerator, model.trunk, config.routing.execution, config.train.compile, is_frozen)
     optimizer = build_optimizer(config.optim, model, fused=config.train.precision != "fp16")
     state = TrainState(
         model=model,

@@ -43,8 +43,10 @@ class RunConfig:
     start_from: str = ""
     """A run's folder, or one of its checkpoints (step-…), whose network a new run starts with: tasks that it has keep routes,
     heads and statistics, new tasks join a route or get their own (`routing.routes`). To resume a run itself, see `resume`."""
-    freeze: Literal["nothing", "old"] = "nothing"
-    """`old`: everything that tasks of `start_from` use stays as it is to the last bit, and only new tasks are trained."""
+    freeze: Literal["nothing", "old", "trunk"] = "nothing"
+    """`old`: everything that tasks of `start_from` use stays as it is to the last bit, and only new tasks are trained.
+    `trunk`: only heads are trained, on the features of a trunk whose weights stay as they are: of `start_from`,
+    `model.pretrained`, or a random network. Norm statistics that a route lacks are gathered in its first ten steps."""
 
     def __post_init__(self) -> None:
         if not self.name or self.name in (".", "..") or set(self.name) & set("/\\\0"):

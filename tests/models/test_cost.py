@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from matl_scale.benchmark.cost import backward_flops, profile
+from matl_scale.benchmark.cost import CONV_BACKWARD, backward_flops, profile
 from matl_scale.deploy.export.dense import dense_network
 from matl_scale.errors import InputError
 from matl_scale.models.backbones import ModelConfig
@@ -77,8 +77,6 @@ def test_a_network_for_images_of_unknown_size_is_not_counted() -> None:
 
 def test_the_gradient_of_a_grouped_weight_costs_as_much_as_the_forward_pass() -> None:
     conv = torch.nn.Conv2d(8, 8, 3, groups=4, bias=False)
-    with FlopCounterMode(
-        display=False, custom_mapping={torch.ops.aten.convolution_backward: backward_flops}
-    ) as counter:
+    with FlopCounterMode(display=False, custom_mapping={CONV_BACKWARD: backward_flops}) as counter:
         conv(torch.zeros(1, 8, 6, 6)).sum().backward()
     assert counter.get_total_flops() == 2 * 2 * (8 * 2 * 9 * 16)

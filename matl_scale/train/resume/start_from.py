@@ -78,7 +78,7 @@ def find_frozen_tasks(config: RunConfig, old: Collection[str], names: Sequence[s
     Raises:
         InputError: There would be nothing to train.
     """
-    if config.freeze == "nothing":
+    if config.freeze != "old":
         return []
     frozen = [task_id for task_id, name in enumerate(names) if name in old]
     if len(frozen) == len(names):

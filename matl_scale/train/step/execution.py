@@ -12,17 +12,25 @@ from torch import fx
 
 from matl_scale.models.routing_config import Execution
 from matl_scale.routing.subnetwork import Subnetwork
+from matl_scale.train.step.frozen_trunk import FrozenTrunk
 
 Gather = Callable[[torch.Tensor], list[torch.Tensor]]
 
 
 class TrunkExecution:
-    """Computes features of the active route in the micro-steps of a rank, with a trunk from `route()`."""
+    """Computes features of the active route in the micro-steps of a rank, with a trunk from `route()`. If it is `frozen`, its
+    weights stay as they are, without gradients."""
 
     def __init__(
-        self, accelerator: Accelerator, trunk: fx.GraphModule, execution: Execution, compiled: bool = False
+        self,
+        accelerator: Accelerator,
+        trunk: fx.GraphModule,
+        execution: Execution,
+        compiled: bool = False,
+        frozen: bool = False,
     ) -> None:
         self.accelerator = accelerator
+        self.frozen = FrozenTrunk(trunk) if frozen else None
         subnetwork = Subnetwork(trunk) if execution == "subnetwork" else None
         module = subnetwork or trunk
         if compiled:
@@ -30,7 +38,8 @@ class TrunkExecution:
         with warnings.catch_warnings():
             # accelerate still passes the name that torch 2.13 replaces
             warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
-            self.module = accelerator.prepare_model(module)
+            # DDP refuses a module that has nothing to reduce
+            self.module = accelerator.prepare_model(module, evaluation_mode=frozen)
         self.slices: SharedSlices | None = None
         if subnetwork is not None:
             gather: Gather = torch.compile(subnetwork.gather) if compiled else subnetwork.gather
@@ -49,10 +58,11 @@ class TrunkExecution:
     def features(self, images: torch.Tensor, route_id: int) -> torch.Tensor:
         """Returns the features of images of shape `(batch, 3, height, width)`, `(batch, num_features)`; once per micro-step."""
         route = torch.tensor([route_id], device=images.device)
-        if self.slices is None:
-            features: torch.Tensor = self.module(images, route)
-        else:
-            features = self.module(images, route, self.slices.slices_of(route_id, route))
+        with contextlib.nullcontext() if self.frozen is None else self.frozen.running(route_id):
+            if self.slices is None:
+                features: torch.Tensor = self.module(images, route)
+            else:
+                features = self.module(images, route, self.slices.slices_of(route_id, route))
         return features
 
 

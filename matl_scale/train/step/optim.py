@@ -39,7 +39,8 @@ class OptimConfig:
 
 
 def build_optimizer(config: OptimConfig, model: RoutedModel, fused: bool = True) -> torch.optim.Optimizer:
-    """Builds the optimizer over trunk and heads. Its step leaves a parameter without gradient unchanged.
+    """Builds the optimizer over trunk and heads, as far as they are trained. Its step leaves a parameter without gradient
+    unchanged.
 
     Args:
         config: The section `optim`.
@@ -53,8 +54,9 @@ def build_optimizer(config: OptimConfig, model: RoutedModel, fused: bool = True)
         (model.trunk, 1.0, fused),
         (model.heads, chosen(config.head_lr_scale), False),
     ):
-        matrices = [parameter for parameter in part.parameters() if parameter.ndim > 1]
-        vectors = [parameter for parameter in part.parameters() if parameter.ndim <= 1]
+        trained = [parameter for parameter in part.parameters() if parameter.requires_grad]
+        matrices = [parameter for parameter in trained if parameter.ndim > 1]
+        vectors = [parameter for parameter in trained if parameter.ndim <= 1]
         for parameters, decay in ((matrices, config.weight_decay), (vectors, 0.0)):
             if parameters:
                 group = {"params": parameters, "weight_decay": decay, "lr_scale": scale, "fused": fused_part or None}

@@ -1,0 +1,210 @@
+"""`run.freeze` trunk: heads are trained on a trunk that keeps every bit of its weights."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from helpers import rank_work
+from helpers.ranks import run_ranks
+from helpers.run_configs import ADAMW, SGD, assert_identical, build_config, saved_state
+from helpers.shard_sets import ShardSet
+from matl_scale.models.backbones import ModelConfig
+from matl_scale.models.routing_config import RoutingConfig
+from matl_scale.routing.batch_norm import route_norms
+from matl_scale.runs.checkpoints.checkpoint import open_checkpoint
+from matl_scale.runs.checkpoints.network import restore_network
+from matl_scale.train.config import Config, RunConfig
+from matl_scale.train.loop import Hooks, Run
+from matl_scale.train.process_group import build_accelerator
+from matl_scale.train.run import train
+from matl_scale.train.schedule import CheckpointConfig
+from matl_scale.train.step.frozen_trunk import NUM_UPDATES
+from matl_scale.train.step.sampling import TasksConfig
+from matl_scale.train.step.train_step import TrainConfig
+from matl_scale.vision import models
+
+State = dict[str, torch.Tensor]
+
+
+def probe_of(folder: Path, shards: ShardSet, name: str, **sections: Any) -> Config:
+    """A run that trains heads alone, each of two routes at every second step."""
+    config = build_config(
+        folder,
+        shards,
+        name,
+        run=RunConfig(name=name, dir=str(folder), seed=3, freeze="trunk"),
+        routing=RoutingConfig(sigma=0.5, routes=2),
+        tasks=TasksConfig(),
+        optim=ADAMW,
+        train=TrainConfig(steps=24, precision="fp32", ema_decay=0.9),
+    )
+    return replace(config, **sections)
+
+
+def train_watched(config: Config) -> list[State]:
+    """Trains a run, and returns its network's state before every step. The trunk may never have a gradient."""
+    states: list[State] = []
+
+    def watch(run: Run) -> None:
+        model = run.state.model
+        assert all(parameter.grad is None for parameter in model.trunk.parameters())
+        assert model.trunk.training
+        states.append({name: value.clone() for name, value in model.state_dict().items()})
+
+    train(config, build_accelerator("fp32"), hooks=Hooks(before_step=watch))
+    return states
+
+
+def is_statistic(name: str) -> bool:
+    return name.endswith(("running", "num_updates"))
+
+
+def weights_of(state: State) -> State:
+    """Returns all of a trunk but its norm statistics."""
+    return {name: value for name, value in state.items() if name.startswith("trunk.") and not is_statistic(name)}
+
+
+def statistics_of(state: State) -> State:
+    return {name: value for name, value in state.items() if is_statistic(name)}
+
+
+@pytest.mark.parametrize("execution", ["subnetwork", "masked"])
+@pytest.mark.parametrize("statistics", ["route", "shared"])
+def test_a_random_trunk_keeps_its_weights_and_gathers_its_statistics_once(
+    small_set: ShardSet, tmp_path: Path, execution: Any, statistics: Any
+) -> None:
+    routing = RoutingConfig(sigma=0.5, routes=2, execution=execution, statistics=statistics)
+    config = probe_of(tmp_path, small_set, "probe", routing=routing, optim=ADAMW if execution == "subnetwork" else SGD)
+    states = train_watched(config)
+    saved = saved_state(config)
+    assert_identical(weights_of(saved["model"]), weights_of(states[0]))
+    ema = {name.removeprefix("module."): value for name, value in saved["ema"].items()}
+    assert_identical(weights_of(ema), weights_of(states[0]))
+    assert len(saved["optimizer"]["state"]) == 4, "the optimizer knows the two heads alone"
+    for name, value in saved["model"].items():
+        if name.startswith("heads."):
+            assert not torch.equal(value, states[0][name]), name
+    # two routes take turns, so that after twice as many steps each has its statistics
+    gathered = statistics_of(states[2 * NUM_UPDATES])
+    assert_identical(statistics_of(saved["model"]), gathered)
+    for name, value in gathered.items():
+        assert not torch.equal(value, statistics_of(states[2 * NUM_UPDATES - 2])[name]), name
+    if statistics == "route":
+        assert all((value == NUM_UPDATES).all() for name, value in gathered.items() if name.endswith("num_updates"))
+
+
+def test_statistics_are_the_mean_of_those_of_the_batches(small_set: ShardSet, tmp_path: Path) -> None:
+    """For the first norm, the input of which is the image's conv: its mean over the batches of each route."""
+    config = probe_of(tmp_path, small_set, "probe")
+    means: list[torch.Tensor] = []
+
+    def keep(_: nn.Module, inputs: Any, __: Any) -> None:
+        x, route = inputs
+        if int(route) == 0:
+            means.append(x.mean(dim=(0, 2, 3)))
+
+    def watch(run: Run) -> None:
+        if run.state.step == 0:
+            run.state.model.trunk.get_submodule("bn1").register_forward_hook(keep)
+
+    masked = replace(config, routing=replace(config.routing, execution="masked"))
+    train(masked, build_accelerator("fp32"), hooks=Hooks(before_step=watch))
+    model = restore_network(open_checkpoint(masked.run.folder), torch.device("cpu"))
+    norm = route_norms(model)[0]
+    expected = torch.stack(means[:NUM_UPDATES]).mean(dim=0)[norm.active[0].long()]
+    torch.testing.assert_close(norm.running[0, 0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(small_set: ShardSet, tmp_path: Path) -> None:
+    whole = probe_of(tmp_path, small_set, "whole")
+    train(whole, build_accelerator("fp32"))
+    parts = probe_of(tmp_path, small_set, "parts", checkpoint=CheckpointConfig(every=7))
+    for steps in (7, 21):  # in the middle of gathering, and after it
+        hooks = Hooks(before_step=lambda run, steps=steps: stop_at(run, steps))  # type: ignore[misc]
+        with pytest.raises(rank_work.Interrupted):
+            train(parts, build_accelerator("fp32"), hooks=hooks)
+    train(parts, build_accelerator("fp32"))
+    expected, found = saved_state(whole), saved_state(parts)
+    for part in ("model", "ema", "optimizer"):
+        assert_identical(found[part], expected[part], part)
+
+
+def stop_at(run: Run, step: int) -> None:
+    if run.state.step == step:
+        raise rank_work.Interrupted
+
+
+def test_a_trained_trunk_keeps_the_statistics_of_its_routes_and_new_routes_gather_theirs(
+    small_set: ShardSet, tmp_path: Path
+) -> None:
+    old, new = ["task_0", "task_1"], ["task_2", "task_3"]
+    first = probe_of(
+        tmp_path,
+        small_set,
+        "first",
+        run=RunConfig(name="first", dir=str(tmp_path)),
+        routing=RoutingConfig(routes="task"),
+    )
+    first = replace(first, data=replace(first.data, tasks=old), train=replace(first.train, ema_decay=0.0))
+    train(first, build_accelerator("fp32"))
+    trained = saved_state(first)["model"]
+    run = RunConfig(name="second", dir=str(tmp_path), start_from=str(first.run.folder), freeze="trunk")
+    second = replace(first, run=run, data=replace(first.data, tasks=old + new), train=replace(first.train, steps=12))
+    states = train_watched(second)
+    state = saved_state(second)["model"]
+    masks = {name for name in trained if name.endswith(".mask")}
+    for name, value in weights_of(trained).items():
+        if name not in masks:
+            assert torch.equal(state[name], value), name
+    for name, value in statistics_of(trained).items():
+        assert torch.equal(state[name][:2], value), name
+        assert not torch.equal(state[name][2:], states[0][name][2:]), name
+    assert not torch.equal(state["heads.0.weight"], trained["heads.0.weight"]), "old heads are trained too"
+
+
+@pytest.mark.parametrize("sigma", [1.0, 0.5])
+def test_pretrained_statistics_are_kept_where_routes_keep_all_units(
+    small_set: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sigma: float
+) -> None:
+    plain = models.get_model
+
+    def get_model(name: str, weights: str | None) -> nn.Module:
+        network = plain(name)
+        if weights == "DEFAULT":
+            for norm in (module for module in network.modules() if isinstance(module, nn.BatchNorm2d)):
+                nn.init.constant_(norm.running_mean, 0.25)
+        return network
+
+    monkeypatch.setattr(models, "get_model", get_model)
+    for module in ("matl_scale.train.build", "matl_scale.models.backbones"):
+        monkeypatch.setattr(f"{module}.fetch_weights", lambda _: None)
+    config = probe_of(
+        tmp_path,
+        small_set,
+        "probe",
+        model=ModelConfig(name="mobilenet_v3_small", pretrained=True),
+        routing=RoutingConfig(sigma=sigma, routes="one"),
+        train=TrainConfig(steps=2, precision="fp32"),
+    )
+    train(config, build_accelerator("fp32"))
+    model = restore_network(open_checkpoint(config.run.folder), torch.device("cpu"))
+    kept = [bool((norm.running[:, 0] == 0.25).all()) for norm in route_norms(model)]
+    assert all(kept) if sigma == 1 else not any(kept)
+
+
+def test_ranks_equal_one_process(small_set: ShardSet, tmp_path: Path) -> None:
+    def config_of(name: str, accumulate: int) -> Config:
+        train = TrainConfig(steps=12, precision="fp32", accumulate=accumulate, clip_norm=1.0)
+        return probe_of(tmp_path, small_set, name, train=train, tasks=TasksConfig(policy="uniform"))
+
+    one, two = config_of("one", 2), config_of("two", 1)
+    run_ranks(2, rank_work.train_runs, tmp_path / "ranks", [two], False)
+    train(one, build_accelerator("fp32"))
+    expected, found = saved_state(one)["model"], saved_state(two)["model"]
+    assert_identical(weights_of(found), weights_of(expected))
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-4)
