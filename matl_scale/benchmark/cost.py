@@ -48,7 +48,8 @@ def profile(model: RoutedModel, route_id: int, size: int, kind: Pass) -> int:
 
 def measure_counts(name: str, kind: Pass, conditions: Conditions) -> np.ndarray:
     """Returns multiply-adds, shape `(rounds, 2)`: as counted, and as profiled. They are the same in every round."""
-    model = build_binary(ModelConfig(name=name), RoutingConfig(), NUM_TASKS, SIZE, NUM_ROUTES).to(conditions.device)
+    config = ModelConfig(name=name, width=1.0, stem="standard")
+    model = build_binary(config, RoutingConfig(sigma=0.5), NUM_TASKS, SIZE, NUM_ROUTES).to(conditions.device)
     count = {"forward": count_forward, "training": count_training}[kind]
     return np.tile([float(count(model, ROUTE)), float(profile(model, ROUTE, SIZE, kind))], (conditions.rounds, 1))
 

@@ -14,12 +14,17 @@ from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.routes import Routes
 
 SIZE, CLASSES = 64, [2, 5, 3, 2]
+ROUTED = RoutingConfig(sigma=0.5)
 ROUTES = Routes.build(["first", "second"], [0, 1, 0, 0])
 BACKBONES = ["resnet18", "mobilenet_v3_small", "regnet_y_400mf"]
 
 
-def build(name: str, routing: RoutingConfig | None = None) -> RoutedModel:
-    return build_model(ModelConfig(name=name), routing or RoutingConfig(), CLASSES, 0, SIZE, ROUTES)
+def config_of(name: str) -> ModelConfig:
+    return ModelConfig(name=name, width=1.0, stem="standard")
+
+
+def build(name: str, routing: RoutingConfig = ROUTED) -> RoutedModel:
+    return build_model(config_of(name), routing, CLASSES, 0, SIZE, ROUTES)
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -42,7 +47,7 @@ def test_with_a_frozen_trunk_the_backward_pass_ends_at_the_heads() -> None:
 
 
 def test_for_all_tasks_unrouted_layers_run_once() -> None:
-    model = build("resnet18", RoutingConfig(start="layer3"))
+    model = build("resnet18", RoutingConfig(sigma=0.5, start="layer3"))
     both = count_forward(model, 0) + count_forward(model, 1)
     once = sum(cost.active for cost in layer_costs(model, 0) if cost.layer.startswith(("conv1", "layer1", "layer2")))
     # the first convs behind layer2 read the same values for both routes, and run once with all their units
@@ -63,7 +68,7 @@ def test_a_row_for_each_layer_and_head() -> None:
 
 @pytest.mark.parametrize("name", [*BACKBONES, "convnext_tiny"])
 def test_an_outline_counts_the_same_without_weights(name: str) -> None:
-    outline = build_outline(ModelConfig(name=name), RoutingConfig(), CLASSES, 0, SIZE, ROUTES)
+    outline = build_outline(config_of(name), ROUTED, CLASSES, 0, SIZE, ROUTES)
     assert layer_costs(outline, 1) == layer_costs(build(name), 1)
     matrices = [parameter for parameter in outline.trunk.parameters() if parameter.ndim == 4]
     assert all(parameter.is_meta for parameter in matrices)
