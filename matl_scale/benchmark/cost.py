@@ -9,9 +9,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from matl_scale.benchmark.figure import Conditions, Figure
-from matl_scale.benchmark.inputs import build_binary
+from matl_scale.benchmark.inputs import build_binary, full_width
 from matl_scale.deploy.export.dense import dense_network
-from matl_scale.models.backbones import ModelConfig
 from matl_scale.models.cost import count_forward, count_training
 from matl_scale.models.network import RoutedModel
 from matl_scale.models.routing_config import RoutingConfig
@@ -48,7 +47,7 @@ def profile(model: RoutedModel, route_id: int, size: int, kind: Pass) -> int:
 
 def measure_counts(name: str, kind: Pass, conditions: Conditions) -> np.ndarray:
     """Returns multiply-adds, shape `(rounds, 2)`: as counted, and as profiled. They are the same in every round."""
-    config = ModelConfig(name=name, width=1.0, stem="standard")
+    config = full_width(name)
     model = build_binary(config, RoutingConfig(sigma=0.5), NUM_TASKS, SIZE, NUM_ROUTES).to(conditions.device)
     count = {"forward": count_forward, "training": count_training}[kind]
     return np.tile([float(count(model, ROUTE)), float(profile(model, ROUTE, SIZE, kind))], (conditions.rounds, 1))

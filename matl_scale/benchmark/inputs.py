@@ -12,8 +12,10 @@ from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.routes import Routes
 from matl_scale.routing.grouping import group_in_order
 from matl_scale.tasks import Task
+from matl_scale.train.step.optim import OptimConfig
 
 CELEBA_SIZE = (178, 218)  # width and height in pixels
+OPTIMIZER = OptimConfig(lr=1e-3, head_lr_scale=1.0)
 
 
 def binary_tasks(count: int) -> list[Task]:
@@ -23,7 +25,12 @@ def binary_tasks(count: int) -> list[Task]:
 def build_resnet(num_tasks: int, size: int, num_routes: int | None = None, start: str = "") -> RoutedModel:
     """Returns a routed ResNet-18 for binary tasks, σ = 0.5: each on a route of its own, or in order on so many routes; layers
     before `start` are not routed."""
-    return build_binary(ModelConfig(name="resnet18"), RoutingConfig(start=start), num_tasks, size, num_routes)
+    return build_binary(full_width("resnet18"), RoutingConfig(sigma=0.5, start=start), num_tasks, size, num_routes)
+
+
+def full_width(name: str) -> ModelConfig:
+    """Returns the config of one of torchvision's backbones as it is."""
+    return ModelConfig(name=name, width=1.0, stem="standard")
 
 
 def build_binary(

@@ -16,12 +16,12 @@ from torch.nn import functional
 from matl_scale.benchmark.evaluation import BATCH as EVAL_BATCH
 from matl_scale.benchmark.evaluation import SIZE, write_shards
 from matl_scale.benchmark.figure import Conditions, Figure, Workload, timed
-from matl_scale.benchmark.inputs import build_binary, build_resnet
+from matl_scale.benchmark.inputs import build_binary, build_resnet, full_width
 from matl_scale.benchmark.memory import measure_peaks
 from matl_scale.benchmark.training_step import BATCH, OurStep
 from matl_scale.data.loading.loader import EvaluationBatches, build_loader
 from matl_scale.data.shards.layout import MISSING
-from matl_scale.models.backbones import ModelConfig, build_backbone, count_features
+from matl_scale.models.backbones import build_backbone, count_features
 from matl_scale.models.network import RoutedModel, normalise
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.train.evaluation import EvalData, Evaluator
@@ -34,8 +34,8 @@ MANY_ROUTES = 50  # of the figures with thousands of tasks
 
 def build_plain(name: str, num_tasks: int) -> nn.Module:
     """Returns torchvision's network with two outputs for each task."""
-    backbone = build_backbone(ModelConfig(name=name), 0)
-    return nn.Sequential(backbone, nn.Linear(count_features(backbone, ModelConfig(name=name), SIZE), 2 * num_tasks))
+    backbone = build_backbone(full_width(name), 0)
+    return nn.Sequential(backbone, nn.Linear(count_features(backbone, full_width(name), SIZE), 2 * num_tasks))
 
 
 def plain_step(conditions: Conditions) -> Workload:
@@ -58,7 +58,7 @@ def plain_step(conditions: Conditions) -> Workload:
 
 def our_step(num_routes: int | None, sigma: float, accumulate: int) -> OurStep:
     """Returns a step of as many slots, with the tasks on routes of their own, or on so many routes."""
-    model = build_binary(ModelConfig(name="vgg11_bn"), RoutingConfig(sigma=sigma), FEW, SIZE, num_routes)
+    model = build_binary(full_width("vgg11_bn"), RoutingConfig(sigma=sigma), FEW, SIZE, num_routes)
     return OurStep(build_accelerator("fp32"), model, SIZE, accumulate)
 
 

@@ -17,12 +17,13 @@ from torch import nn
 from torch.nn import functional
 
 from matl_scale.benchmark.figure import Conditions, Figure, Workload, timed
+from matl_scale.benchmark.inputs import OPTIMIZER, full_width
 from matl_scale.device import Precision, autocast
 from matl_scale.models.backbones import ModelConfig, build_backbone, count_features
 from matl_scale.models.network import build_model
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.routing.subnetwork import Subnetwork
-from matl_scale.train.step.optim import OptimConfig, build_optimizer
+from matl_scale.train.step.optim import build_optimizer
 
 NUM_TASKS = 10
 Forward = Callable[[torch.Tensor], torch.Tensor]
@@ -48,13 +49,13 @@ class StepCase:
 
     def routed(self, conditions: Conditions, execution: str) -> Workload:
         """Returns steps of a routed network whose active route changes with every step."""
-        model = build_model(ModelConfig(name=self.name), RoutingConfig(sigma=self.sigma), [2] * NUM_TASKS, 0, self.size)
+        model = build_model(full_width(self.name), RoutingConfig(sigma=self.sigma), [2] * NUM_TASKS, 0, self.size)
         model = self.formatted(model.to(conditions.device))
         trunk: nn.Module = model.trunk if execution == "masked" else Subnetwork(model.trunk)
         if self.compiled:
             trunk.compile()
         route_ids = itertools.cycle(range(NUM_TASKS))
-        optimizer = build_optimizer(OptimConfig(), model)
+        optimizer = build_optimizer(OPTIMIZER, model)
 
         def forward(images: torch.Tensor) -> torch.Tensor:
             route_id = next(route_ids)
@@ -65,7 +66,7 @@ class StepCase:
 
     def unrouted(self, conditions: Conditions, width: float) -> Workload:
         """Returns steps of torchvision's network, without routing, with a fraction `width` of the channels."""
-        config = ModelConfig(name=self.name, width=width)
+        config = ModelConfig(name=self.name, width=width, stem="standard")
         backbone = build_backbone(config, 0)
         model = nn.Sequential(backbone, nn.Linear(count_features(backbone, config, self.size), 2))
         model = self.formatted(model.to(conditions.device))

@@ -72,7 +72,7 @@ def build_config(folder: Path) -> Config:
         data=DataConfig(path=str(folder / "set"), batch_size=16, workers=0),
         model=ModelConfig(name="vgg11", width=0.0625, stem="small"),
         routing=RoutingConfig(sigma=0.5),
-        train=TrainConfig(steps=STEPS, precision="fp32"),
+        train=TrainConfig(steps=STEPS, precision="fp32", accumulate=1, ema_decay=0),
         eval=EvalConfig(every=STEPS // EVALUATIONS, batch_size=256, task_chunk=NUM_TASKS),
         checkpoint=CheckpointConfig(every=STEPS),
         track=TrackConfig(every=1),

@@ -7,12 +7,13 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from matl_scale.benchmark.inputs import OPTIMIZER
 from matl_scale.data.loading.loader import ImageBatch
 from matl_scale.models.network import RoutedModel
 from matl_scale.models.routing_config import Execution
 from matl_scale.train.losses.task_loss import TaskLoss
 from matl_scale.train.step.execution import TrunkExecution
-from matl_scale.train.step.optim import OptimConfig, build_optimizer
+from matl_scale.train.step.optim import build_optimizer
 from matl_scale.train.step.sampling import RouteSampler
 from matl_scale.train.step.train_step import TrainStep
 
@@ -35,7 +36,7 @@ class OurStep:
         losses: Sequence[TaskLoss] | None = None,
     ) -> None:
         self.accelerator, self.model = accelerator, model.to(accelerator.device)
-        self.optimizer = accelerator.prepare_optimizer(build_optimizer(OptimConfig(), self.model))
+        self.optimizer = accelerator.prepare_optimizer(build_optimizer(OPTIMIZER, self.model))
         images = torch.randint(0, 256, (BATCH, 3, size, size), dtype=torch.uint8)
         sample_ids, num_tasks = np.arange(BATCH), model.routes.num_tasks
         world_size, rank = accelerator.num_processes, accelerator.process_index

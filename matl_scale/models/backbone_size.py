@@ -1,14 +1,13 @@
 """What a backbone costs per image, before it is built: counted on the meta device, where nothing is computed."""
 
-import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from matl_scale.models.backbones import ModelConfig, build_backbone, count_features
+from matl_scale.models.backbones import ModelConfig, build_backbone_outline, count_features
 
 BYTES = 4  # of a float32 number
 KEPT_PER_CONV = 2  # a conv's output is kept for the norm's backward pass, and the norm's for that of the next conv
@@ -29,18 +28,17 @@ def measure_backbone(model: ModelConfig, image_size: int) -> BackboneSize:
     Raises:
         InputError: As `build_backbone` and `count_features` do.
     """
-    backbone = build_backbone(replace(model, pretrained=False), seed=0)
-    count_features(backbone, model, image_size)  # says what is wrong if the images are too small
-    on_meta = copy.deepcopy(backbone).to("meta", torch.float32).eval()
+    outline = build_backbone_outline(model, seed=0).to("meta", torch.float32).eval()
+    count_features(outline, model, image_size)  # says what is wrong if the images are too small
     kept = 0
 
     def add(_: nn.Module, __: object, output: torch.Tensor) -> None:
         nonlocal kept
         kept += output.numel() * BYTES * KEPT_PER_CONV
 
-    for module in on_meta.modules():
+    for module in outline.modules():
         if isinstance(module, nn.Conv2d):
             module.register_forward_hook(add)
     with FlopCounterMode(display=False) as counter:
-        on_meta(torch.empty(1, 3, image_size, image_size, device="meta"))
+        outline(torch.empty(1, 3, image_size, image_size, device="meta"))
     return BackboneSize(multiply_adds=counter.get_total_flops() // 2, activation_bytes=kept)
