@@ -3,6 +3,7 @@
 sweep.json          the plan, written before the first run
 runs/NAME/          the run folders; outcome.json in each is written last
 logs/NAME.log       what each run printed
+claims/NAME.lock    held by the process that does the run
 tune/ARM/           the search for an arm's settings, if there is one
 """
 
@@ -28,6 +29,7 @@ class Variant:
     name: str  # the arm, and the varied keys with their values, as `k8 routing.sigma=0.5`
     arm: str  # the name of the arm
     point: Mapping[str, Any] = field(default_factory=dict)  # varied key → value; empty if nothing is varied in it
+    settings: Mapping[str, Any] = field(default_factory=dict)  # config key → value: what arm and point are
     tuned: Mapping[str, Any] = field(default_factory=dict)  # config key → value, as tuning found them; else empty
 
 
@@ -101,6 +103,10 @@ class SweepFolder:
     def log_file(self, run: PlannedRun) -> Path:
         return self.path / "logs" / f"{run.name}.log"
 
+    @property
+    def claims(self) -> Path:
+        return self.path / "claims"
+
     def tune_folder(self, arm: str) -> Path:
         return self.path / "tune" / arm
 
@@ -115,12 +121,17 @@ class SweepFolder:
             variants = [Variant(**variant) for variant in content.pop("variants")]
             runs = [PlannedRun(**run) for run in content.pop("runs")]
             return SweepPlan(variants=variants, runs=runs, **content)
+        except InputError:
+            raise
         except FileNotFoundError as error:
             raise InputError(f"{self.path} is no sweep: it has no {SWEEP_FILE}.") from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{self.plan_file} cannot be read as a sweep's plan: {error!r}.") from error
 
     def write_plan(self, plan: SweepPlan) -> None:
+        """Writes the plan, and makes the folders of runs, logs and claims."""
+        for folder in (self.runs, self.path / "logs", self.claims):
+            folder.mkdir(parents=True, exist_ok=True)
         write_json(self.plan_file, {"format": FORMAT, **asdict(plan)})
 
     def read_outcome(self, run: PlannedRun) -> Outcome | None:
@@ -137,3 +148,11 @@ class SweepFolder:
 
     def write_outcome(self, run: PlannedRun, outcome: Outcome) -> None:
         write_json(self.run_folder(run) / OUTCOME_FILE, asdict(outcome))
+
+    def forget_outcome(self, run: PlannedRun) -> None:
+        """Removes the outcome of a run that is tried again."""
+        (self.run_folder(run) / OUTCOME_FILE).unlink(missing_ok=True)
+
+    def ended_at(self, run: PlannedRun) -> float:
+        """Returns when the outcome of a run was written, in seconds since 1970 by the clock of the file system."""
+        return (self.run_folder(run) / OUTCOME_FILE).stat().st_mtime

@@ -18,7 +18,19 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("benchmark", "data", "decide", "doctor", "evaluate", "export", "predict", "report", "sync", "train")
+COMMANDS = (
+    "benchmark",
+    "data",
+    "decide",
+    "doctor",
+    "evaluate",
+    "export",
+    "predict",
+    "report",
+    "sweep",
+    "sync",
+    "train",
+)
 TEN_STEPS = [
     "--data.path", "data/digits", "--data.image_size", "16", "--data.workers", "0",
     "--model.name", "vgg11_bn", "--model.width", "0.0625", "--model.stem", "small",

@@ -1,0 +1,87 @@
+"""What a step of a run costs: labels and multiply-adds, before it is run and after."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from matl_scale.automatic import chosen
+from matl_scale.data.loading.missing import choose_fills
+from matl_scale.models.cost import count_training
+from matl_scale.models.network import build_outline
+from matl_scale.runs.sweep_folder import BudgetKind
+from matl_scale.train.resolve import ResolvedRun, count_labelled
+from matl_scale.train.run_data import TRAIN_SPLIT, RunData
+from matl_scale.train.step.sampling import build_sampler
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunCosts:
+    """What the steps of a run on one rank cost. Routes are in the order of the network's; they have a share of the steps each."""
+
+    slots_per_step: int
+    shares: np.ndarray  # the share of the slots that each route gets, shape `(num_routes,)`
+    images: np.ndarray  # images of a slot of each route, shape `(num_routes,)`
+    multiply_adds: np.ndarray  # of training an image on each route, shape `(num_routes,)`
+    labels_per_step: float
+    num_labels: int  # labels of the training split
+    parameters: int  # of trunk and heads
+
+    def of_a_step(self, kind: BudgetKind) -> float:
+        """Returns what a step has of a budget, on average over a round of routes."""
+        per_slot = self.images * self.multiply_adds
+        amounts = {
+            "steps": 1.0,
+            "labels": self.labels_per_step,
+            "compute": float(self.slots_per_step * (self.shares * per_slot).sum()),
+        }
+        return amounts[kind]
+
+    def passes(self, num_steps: int) -> float:
+        """Returns how many passes over the labels so many steps are."""
+        return num_steps * self.labels_per_step / max(self.num_labels, 1)
+
+    @property
+    def least_steps(self) -> int:
+        """The whole steps of one pass over the labels; the rest of a step is not counted against a run."""
+        return max(1, int(self.num_labels / self.labels_per_step))
+
+
+def measure_costs(resolved: ResolvedRun, data: RunData) -> RunCosts:
+    """Measures what the steps of a run on one rank cost, without running one.
+
+    Raises:
+        InputError: The network cannot be built.
+    """
+    config, routes = resolved.config, resolved.routes.routes
+    fills = choose_fills(config.data.missing, data.tasks, config.data.balance)
+    labels = data.labels_of(TRAIN_SPLIT)
+    sizes = np.array([count_labelled(labels, tasks, fills) for tasks in routes.tasks_of])
+    num_slots = chosen(config.train.accumulate)
+    sampler = build_sampler(config.tasks, routes.names, sizes, config.run.seed, num_slots)
+    shares = np.zeros(routes.num_routes)
+    shares[sampler.route_ids] = 1 / sampler.num_routes if sampler.probabilities is None else sampler.probabilities
+    model = build_outline(
+        config.model,
+        config.routing,
+        list(data.num_classes.values()),
+        config.run.seed,
+        data.image_size,
+        routes,
+    )
+    is_frozen = config.run.freeze == "trunk"
+    return RunCosts(
+        slots_per_step=num_slots,
+        shares=shares,
+        images=np.minimum(chosen(config.data.batch_size), sizes),
+        multiply_adds=np.array([count_training(model, route, is_frozen) for route in range(routes.num_routes)], float),
+        labels_per_step=resolved.step_labels.labels_per_step,
+        num_labels=resolved.step_labels.num_labels,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+    )
+
+
+def measure_trained(costs: RunCosts, draws: Mapping[int, int]) -> tuple[int, float]:
+    """Returns the images that a run has trained and the multiply-adds of that, by how many slots each route has had."""
+    images = {route: number * int(costs.images[route]) for route, number in draws.items()}
+    return sum(images.values()), sum(number * float(costs.multiply_adds[route]) for route, number in images.items())

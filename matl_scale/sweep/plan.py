@@ -1,0 +1,191 @@
+"""Plans a sweep: which runs there are, and with which settings each of them trains."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from matl_scale.errors import InputError, shortened
+from matl_scale.runs.sweep_folder import PlannedRun, SweepPlan, Variant
+from matl_scale.storage.files import hash_text
+from matl_scale.sweep.budget import (
+    Network,
+    amount_of,
+    check_length,
+    check_passes,
+    describe_amount,
+    length_settings,
+    share_out,
+)
+from matl_scale.sweep.costs import measure_costs
+from matl_scale.sweep.draft import SweepDraft
+from matl_scale.sweep.settings import with_settings
+from matl_scale.sweep.vary import TASKS_KEY
+from matl_scale.tracking.recorder import TrackConfig
+from matl_scale.train.config import Config
+from matl_scale.train.resolve import resolve_offline
+from matl_scale.train.run_data import check_train_data
+
+MAX_NAME = 120
+# chosen once for the reference variant: arms differ in how they share a network, not in the network
+SHARED_KEYS = ("model.name", "model.width", "model.stem", "data.image_size")
+# chosen once for each variant: the length of its runs is counted in these, whatever machine they run on
+COUNTED_KEYS = ("data.batch_size", "train.accumulate")
+
+
+def complete_plan(draft: SweepDraft, earlier: SweepPlan | None = None) -> tuple[SweepPlan, list[str]]:
+    """Plans the runs of a sweep, and says in lines what they are. What is in an earlier plan stays as it is.
+
+    Raises:
+        InputError: The data cannot feed an arm, or the budget is too small for one.
+    """
+    budget = draft.request.budget
+    if earlier is None:
+        planned, networks, amount = {}, *measure_reference(draft)
+        shared = keys_of(networks[draft.reference][0].config, SHARED_KEYS)
+    else:
+        planned, networks, amount = settings_by_variant(earlier), {}, earlier.amount
+        shared = {key: earlier.runs_of(earlier.reference)[0].settings[key] for key in SHARED_KEYS}
+    for variant in draft.variants:
+        if variant.name not in planned and variant.name not in networks:
+            networks[variant.name] = build_networks(draft, variant, shared)
+    check_passes(budget.kind, amount, networks)
+    for variant in draft.variants:
+        if variant.name in networks:
+            planned[variant.name] = plan_networks(draft, variant, networks[variant.name], shared, amount)
+    tuned = {} if earlier is None else {variant.name: variant.tuned for variant in earlier.variants}
+    plan = SweepPlan(
+        variants=[replace(variant, tuned=tuned.get(variant.name, {})) for variant in draft.variants],
+        runs=plan_runs(draft, planned),
+        reference=draft.reference,
+        budget=budget.kind,
+        amount=amount,
+        split=draft.split,
+        base=asdict(draft.base),
+    )
+    lines = [f"every arm has {describe_amount(budget.kind, amount)}", *draft.lines]
+    return plan, lines + [
+        describe_variant(variant, networks[variant.name], planned)
+        for variant in draft.variants
+        if variant.name in networks
+    ]
+
+
+def measure_reference(draft: SweepDraft) -> tuple[dict[str, list[Network]], float]:
+    """Returns the networks of the reference variant by its name, and the amount that all variants get."""
+    reference = next(variant for variant in draft.variants if variant.name == draft.reference)
+    check_length(draft.request.budget, with_settings(draft.base, reference.settings))
+    networks = build_networks(draft, reference, {})
+    return {reference.name: networks}, amount_of(draft.request.budget, networks)
+
+
+def settings_by_variant(plan: SweepPlan) -> dict[str, dict[str, dict[str, Any]]]:
+    """Returns the settings of the runs of each variant, by their task; without those that differ between seeds."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for run in plan.runs:
+        settings = {key: value for key, value in run.settings.items() if key not in ("run.seed", "track.tags")}
+        found.setdefault(run.variant, {}).setdefault(run.task, settings)
+    return found
+
+
+def build_networks(draft: SweepDraft, variant: Variant, shared: Mapping[str, Any]) -> list[Network]:
+    """Finds out what the networks of a variant cost.
+
+    Raises:
+        InputError: The data cannot feed the arm.
+    """
+    try:
+        return [build_network(draft, variant, task, shared) for task in draft.tasks_of(variant)]
+    except InputError as error:
+        raise InputError(f"Arm `{variant.name}`: {error}") from error
+
+
+def build_network(draft: SweepDraft, variant: Variant, task: str, shared: Mapping[str, Any]) -> Network:
+    settings = {**shared, **variant.settings, **only_task(task), "run.seed": draft.request.seeds[0]}
+    resolved, data = resolve_offline(with_settings(draft.base, settings))
+    check_train_data(data, resolved.config.data, 1)
+    return Network(task=task, config=resolved.config, costs=measure_costs(resolved, data))
+
+
+def only_task(task: str) -> dict[str, Any]:
+    """Returns the settings of a network for one task; nothing for a network that serves all."""
+    return {TASKS_KEY: [task]} if task else {}
+
+
+def plan_networks(
+    draft: SweepDraft, variant: Variant, networks: Sequence[Network], shared: Mapping[str, Any], amount: float
+) -> dict[str, dict[str, Any]]:
+    """Returns the settings of each network of a variant, by its task."""
+    experiment = draft.base.track.experiment
+    if experiment == TrackConfig().experiment:
+        experiment = draft.request.experiment
+    return {
+        network.task: {
+            **shared,
+            **keys_of(network.config, COUNTED_KEYS),
+            **variant.settings,
+            **only_task(network.task),
+            **length_settings(draft.request.budget.kind, part, network.costs),
+            "track.experiment": experiment,
+        }
+        for network, part in zip(networks, share_out(amount, networks), strict=True)
+    }
+
+
+def keys_of(config: Config, keys: Sequence[str]) -> dict[str, Any]:
+    sections = asdict(config)
+    return {key: sections[key.split(".")[0]][key.split(".")[1]] for key in keys}
+
+
+def plan_runs(draft: SweepDraft, settings: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[PlannedRun]:
+    """Returns every run: one seed of all variants after the other, so that a sweep that is broken off can be compared."""
+    return [
+        PlannedRun(
+            name=name_run(variant.name, task, seed),
+            variant=variant.name,
+            seed=seed,
+            settings={
+                **settings[variant.name][task],
+                "run.seed": seed,
+                "track.tags": {"arm": variant.arm, "variant": variant.name, "seed": str(seed)}
+                | ({"task": task} if task else {}),
+            },
+            task=task,
+        )
+        for seed in draft.request.seeds
+        for variant in draft.variants
+        for task in draft.tasks_of(variant)
+    ]
+
+
+def name_run(variant: str, task: str, seed: int) -> str:
+    """Returns the name of a run's folder: readable, and different for different runs."""
+    text = f"{variant} {task}" if task else variant
+    readable = re.sub(r"[^\w.=+-]+", "-", text.replace(" ", "-"))[:MAX_NAME].strip("-.")
+    mark = "" if readable == text.replace(" ", "-") and not task else f"-{hash_text(text)[:6]}"
+    return f"{readable}{mark}-seed{seed}"
+
+
+def describe_variant(
+    variant: Variant, networks: Sequence[Network], planned: Mapping[str, Mapping[str, Mapping[str, Any]]]
+) -> str:
+    """Says how long the runs of a variant are."""
+    lengths = [planned[variant.name][network.task] for network in networks]
+    if minutes := lengths[0]["train.minutes"]:
+        length = f"{minutes:.3g} minutes"
+    else:
+        steps = [settings["train.steps"] for settings in lengths]
+        passes = [network.costs.passes(each) for network, each in zip(networks, steps, strict=True)]
+        length = f"{join_range(steps, ',')} steps, {join_range(passes, '.3g')} passes"
+    several = (
+        f"{len(networks)} network{'s' if len(networks) > 1 else ''} of "
+        if len(networks) > 1 or networks[0].task
+        else ""
+    )
+    of = f" ({shortened((network.task for network in networks), 3)})" if several else ""
+    return f"{variant.name}: {several}{length}{of}"
+
+
+def join_range(values: Sequence[float], pattern: str) -> str:
+    low, high = format(min(values), pattern), format(max(values), pattern)
+    return low if low == high else f"{low} to {high}"

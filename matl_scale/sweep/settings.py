@@ -1,0 +1,66 @@
+"""What a sweep changes in a config: keys with their values, and the keys that are its own to set."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from matl_scale.errors import InputError
+from matl_scale.train.config import Config, RunConfig, with_absolute_paths
+from matl_scale.train.parse_config import parse_config
+
+# keys that arms and `--vary` may not set, and why
+SET_BY_SWEEP = {
+    "run.name": "the sweep names its runs",
+    "run.dir": "the runs are in the folder of the sweep (--out)",
+    "run.seed": "use --seeds",
+    "run.resume": "the sweep resumes its runs by itself",
+    "run.start_from": "arms choose their routes, and such a run has those of the earlier network",
+    "data.path": "all runs of a sweep train on one shard set",
+    "data.version": "all runs of a sweep train on one version of the labels",
+    "train.steps": "the budget says how long runs are (--budget)",
+    "train.epochs": "the budget says how long runs are (--budget)",
+    "train.minutes": "the budget says how long runs are (--budget)",
+    "track.experiment": "a sweep is one experiment",
+    "track.tags": "the sweep tags its runs",
+}
+
+
+def check_free(key: str, context: str) -> None:
+    """Raises `InputError` for a key that the sweep sets itself."""
+    if key in SET_BY_SWEEP:
+        raise InputError(f"{context} should leave `{key}` alone: {SET_BY_SWEEP[key]}.")
+
+
+def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
+    """Returns the config with other values of some keys, given as `section.key`; raises `InputError` if these do not go
+    together."""
+    sections: dict[str, dict[str, Any]] = {}
+    for key, value in settings.items():
+        section, _, name = key.partition(".")
+        sections.setdefault(section, {})[name] = value
+    changed = {section: replace(getattr(config, section), **values) for section, values in sections.items()}
+    return replace(config, **changed)
+
+
+def read_value(arguments: Sequence[str], key: str, text: str, program: str) -> Any:
+    """Returns the value of a config key as its type reads it, on top of a sweep's own arguments. Ends the program if it is
+    none."""
+    config = parse_config([*arguments, f"--{key}", text], program, "")
+    return value_of(config, key)
+
+
+def value_of(config: Config, key: str) -> Any:
+    section, _, name = key.partition(".")
+    return getattr(getattr(config, section), name)
+
+
+def build_base(config: Config) -> Config:
+    """Returns the config that all runs of a sweep begin with: without what the sweep sets for each of them.
+
+    Raises:
+        InputError: It starts from an earlier network.
+    """
+    if config.run.start_from:
+        raise InputError("`run.start_from` should be empty in a sweep: " + SET_BY_SWEEP["run.start_from"] + ".")
+    config = with_absolute_paths(config)
+    return replace(config, run=RunConfig(freeze=config.run.freeze))
