@@ -1,5 +1,6 @@
-# What train.sbatch and sweep.sbatch share: `run_job ARGUMENTS…` starts node.sh on every node and ends the job with
-# the right exit code. A request to stop reaches the run as a file, because launchers die of a signal before their ranks get it.
+# What train.sbatch and sweep.sbatch share: `run_job ARGUMENTS…` starts node.sh on every node (and that launch/train.py, or the
+# script that MATL_SCRIPT names) and ends the job with the right exit code. A request to stop reaches the run as a file, because
+# launchers die of a signal before their ranks get it.
 
 EXIT_STOPPED=75 # how launch/train.py ends when it was asked to stop
 

@@ -12,7 +12,7 @@ per_node=${PROCESSES_PER_NODE:-$((gpus > 0 ? gpus : 1))}
 if ((gpus == 0)); then
   export ACCELERATE_USE_CPU=true
 fi
-if ((per_node * SLURM_JOB_NUM_NODES == 1)); then
+if [[ -n "${MATL_SCRIPT:-}" ]] || ((per_node * SLURM_JOB_NUM_NODES == 1)); then # a sweep starts its processes itself
   launcher=(python)
 else
   launcher=(accelerate launch --config_file launch/accelerate/multi_node.yaml
@@ -30,7 +30,7 @@ fi
 export PET_SIGNALS_TO_HANDLE=SIGQUIT # an option of torchrun that accelerate does not offer
 (
   trap '' TERM USR2
-  exec ${RUN_IN:-} "${launcher[@]}" launch/train.py "$@" # not quoted: it is a command with options
+  exec ${RUN_IN:-} "${launcher[@]}" "${MATL_SCRIPT:-launch/train.py}" "$@" # not quoted: it is a command with options
 ) &
 pid=$!
 while wait "$pid"; code=$?; kill -0 "$pid" 2>/dev/null; do :; done

@@ -22,7 +22,7 @@ STAND_INS = {
         esac""",
     # STOPS: the run stops when asked to; LINGERS: it ends only after its job was requeued
     "srun": """
-        echo "$MASTER_HOST $MASTER_JOB_PORT $@" >>"$CALLS"
+        echo "$MASTER_HOST $MASTER_JOB_PORT ${MATL_SCRIPT:+$MATL_SCRIPT }$@" >>"$CALLS"
         [[ -z ${STOPS:-} ]] || touch "$MATL_STOP_FILE.stopped"
         if [[ -n ${LINGERS:-} ]]; then
           until grep -q requeue "$CALLS"; do /bin/sleep 0.1; done
@@ -132,25 +132,37 @@ def test_bad_input_is_one_line(case: str, commands: Path) -> None:
     assert message in errors[0]
 
 
-def test_a_sweep_gives_each_task_a_run(commands: Path) -> None:
-    names = set()
-    for task in range(4):
-        sweep = {"SIGMAS": "0.25 1", "SEEDS": "0 7", "SLURM_ARRAY_TASK_ID": str(task)}
-        code, _, calls = run(
-            "sweep.sbatch", commands, **JOB, **sweep, SLURM_ARRAY_TASK_MIN="0", SLURM_ARRAY_TASK_MAX="3"
-        )
-        assert code == 0
-        names.add(calls[0].split("node.sh ")[1])
-    assert names == {
-        f"--routing.sigma {sigma} --run.seed {seed} --run.name sweep-sigma{sigma}-seed{seed}"
-        for sigma in ("0.25", "1")
-        for seed in ("0", "7")
+def test_a_sweep_is_one_process_on_one_node(commands: Path) -> None:
+    """It starts a process for each GPU itself, and shares its runs with the other tasks of the array by locks."""
+    one = {
+        **JOB,
+        "SLURM_JOB_NUM_NODES": "1",
+        "SLURM_NTASKS": "1",
+        "SLURM_ARRAY_JOB_ID": "7",
+        "SLURM_ARRAY_TASK_ID": "3",
     }
-    code, error, _ = run(
-        "sweep.sbatch", commands, **JOB, SIGMAS="1", SEEDS="0 7", SLURM_ARRAY_TASK_MIN="0", SLURM_ARRAY_TASK_MAX="3"
-    )
+    code, _, calls = run("sweep.sbatch", commands, "--arms", "dense,k8", "--out", "a b", **one, STOPS="1")
+    assert code == -signal.SIGTERM
+    assert calls == [
+        "n1 24567 launch/sweep.py --kill-on-bad-exit=1 launch/slurm/node.sh --arms dense,k8 --out a b",
+        "requeue 7_3",
+    ]
+    code, error, _ = run("sweep.sbatch", commands, **JOB)
     assert code == 2
-    assert "need sbatch --array=0-1" in error
+    assert "each task should have one node: --nodes=1. Got 2." in error
+
+
+def test_a_node_starts_a_sweep_without_a_launcher(commands: Path) -> None:
+    node = {
+        "SLURM_NODEID": "0",
+        "MATL_STOP_FILE": str(commands / "stop"),
+        "SLURM_JOB_NUM_NODES": "1",
+        "SLURM_GPUS_ON_NODE": "4",
+    }
+    values = {"PATH": os.environ["PATH"], **node, "MATL_SCRIPT": "launch/sweep.py", "RUN_IN": "echo in a container:"}
+    command = ["/bin/bash", "launch/slurm/node.sh", "--out", "DIR"]
+    result = subprocess.run(command, cwd=ROOT, env=values, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "in a container: python launch/sweep.py --out DIR"
 
 
 @pytest.mark.parametrize("gpus", ["", "4"])
