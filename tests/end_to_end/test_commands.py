@@ -24,7 +24,7 @@ from matl_scale.tracking.sync import main as sync
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = [
-    "--data.batch_size", "6", "--data.workers", "1", "--model.width", "0.0625", "--model.stem", "small",
+    "--data.batch_size", "6", "--data.workers", "1", "--routing.sigma", "0.5", "--model.width", "0.0625", "--model.stem", "small",
     "--train.steps", "6", "--train.precision", "bf16", "--eval.every", "3", "--checkpoint.every", "4",
     "--track.every", "2", "--track.curves", "task_0", "--data.augment", "randaugment",
 ]  # fmt: skip

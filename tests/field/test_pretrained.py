@@ -31,7 +31,7 @@ from matl_scale.train.step.train_step import TrainConfig
 from matl_scale.vision import models
 
 NAME = "squeezenet1_1"  # small, and its weights begin with b8a52dc0
-MODEL = ModelConfig(name=NAME, pretrained=True)
+MODEL = ModelConfig(name=NAME, width=1.0, stem="standard", pretrained=True)
 
 
 @pytest.fixture
