@@ -15,7 +15,7 @@ from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo
 from matl_scale.train.build_routes import build_routes
 from matl_scale.train.choose_routes import ChosenRoutes
 from matl_scale.train.config import Config, read_saved, walk, with_absolute_paths
-from matl_scale.train.defaults import fill
+from matl_scale.train.defaults import fill, rules
 from matl_scale.train.defaults.describe import describe_choices
 from matl_scale.train.defaults.facts import Machine, RunFacts, read_machine
 from matl_scale.train.resume.start_from import find_frozen_tasks, find_start
@@ -92,7 +92,7 @@ def resolve_run(
         image_size=data.image_size,
         machine=machine,
     )
-    config = fill.fill_model(fill.fill_data(config, facts), facts)
+    config = fill.fill_model(fill.fill_only_auto(config, {"data.image_size": facts.image_size}), facts)
     found = build_routes(config, data, checkpoint, start)
     config = fill.fill_step(config, facts, found.routes.num_routes)
     num_slots = machine.num_ranks * chosen(config.train.accumulate)
@@ -100,6 +100,8 @@ def resolve_run(
     sampler = build_sampler(config.tasks, found.routes.names, sizes, config.run.seed, num_slots)
     step_labels = measure_step(sampler, sizes, per_task, found.routes, chosen(config.data.batch_size))
     config, num_steps = fill_length(config, facts, step_labels)
+    passes = step_labels.passes(num_steps)
+    config = fill.fill_only_auto(config, {"data.augment": rules.choose_augment(facts.image_size, passes)})
     config = fill.fill_optimizer(config, found.routes.num_routes, machine.num_ranks)
     config = with_absolute_paths(config)
     config = replace(
@@ -110,7 +112,6 @@ def resolve_run(
     )
     lines = []
     if checkpoint is None:
-        passes = step_labels.passes(num_steps)
         lines = describe_choices(given, config, found.routes, passes, data.image_size, machine)
     return ResolvedRun(config=config, routes=found, step_labels=step_labels, num_steps=num_steps, lines=lines)
 

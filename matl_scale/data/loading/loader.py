@@ -62,8 +62,8 @@ class DataConfig:
     """Loader processes per rank; 0 loads in the training process. `auto`: by the cores that a rank has."""
     augment: Augment | Auto = "auto"
     """`none`, `crop` (reflect-padded by an eighth), `flip`, `crop-flip` or `randaugment`; drawn for each image. `auto` crops
-    images of 24 pixels and more, and never flips: what reads differently in a mirror (text, left and right) cannot be known.
-    Where nothing does, `crop-flip` is better."""
+    images of 24 pixels and more in runs of 15 passes and more, and never flips: what reads differently in a mirror (text, left
+    and right) cannot be known. Where nothing does, `crop-flip` is better."""
     image_size: int | Auto = "auto"
     """Side length in pixels to which images are scaled and centre-cropped; 0 keeps the stored size, and so does `auto` for images
     of 16 pixels or more; smaller ones are enlarged to 16."""

@@ -48,12 +48,6 @@ def fill_workers(config: Config, machine: Machine) -> Config:
     return fill_only_auto(config, {"data.workers": rules.choose_workers(machine.cores, machine.has_gpu)})
 
 
-def fill_data(config: Config, facts: RunFacts) -> Config:
-    """Chooses how images are read."""
-    augment = rules.choose_augment(facts.image_size)
-    return fill_only_auto(config, {"data.image_size": facts.image_size, "data.augment": augment})
-
-
 def fill_model(config: Config, facts: RunFacts) -> Config:
     """Chooses the backbone; torchvision's weights need the full width and their own stem."""
     if config.model.pretrained:

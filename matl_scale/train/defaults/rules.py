@@ -9,7 +9,7 @@ MIN_EPOCHS, MAX_EPOCHS = 4.0, 120.0
 USUAL_SAMPLES = 50_000  # where a run has
 USUAL_EPOCHS = 12.0
 MIN_STEP_IMAGES, MAX_STEP_IMAGES = 32, 1024
-MIN_BATCH = 8  # images of a micro-step; batch norm needs some
+MIN_BATCH = 16  # images of a micro-step; batch norm needs some
 MAX_STEP_ROUTES = 8
 USUAL_STEP_IMAGES = 128
 USUAL_RATES = {"adamw": 0.003, "sgd": 0.1}  # at USUAL_STEP_IMAGES
@@ -21,7 +21,8 @@ CORE_RATE = 4e10  # multiply-adds per second that a core does in training; a lap
 CPU_PATIENCE_S = 900.0  # how long a run without `train.minutes` may take on CPUs before its network becomes narrower
 WIDTHS = (1.0, 0.5, 0.25, 0.125)
 PASS_COST = 3  # a backward pass costs two forward passes
-CROPPED_FROM, SMALLEST_IMAGE, SMALL_IMAGES = 24, 16, 64
+CROPPED_FROM, SMALL_IMAGES = 24, 64  # pixels
+AUGMENTED_FROM = 15.0  # passes over the labels
 
 
 def choose_backbone(image_size: int) -> str:
@@ -86,8 +87,9 @@ def choose_workers(cores: int, has_gpu: bool) -> int:
     return min(max(cores - 1, 1), 8) if has_gpu else min(cores - 1, 2)
 
 
-def choose_augment(image_size: int) -> Augment:
-    return "crop" if image_size >= CROPPED_FROM else "none"
+def choose_augment(image_size: int, epochs: float) -> Augment:
+    """Returns the augmentation: a network that sees images few times learns less from parts of them."""
+    return "crop" if image_size >= CROPPED_FROM and epochs >= AUGMENTED_FROM else "none"
 
 
 def affordable_cost(num_samples: int, epochs: float, seconds: float, cores: int) -> float:
