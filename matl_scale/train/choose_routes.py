@@ -17,7 +17,8 @@ from matl_scale.runs.routes import read_routes
 from matl_scale.tasks import Task, match_names
 
 PLAIN_FROM = 0.5  # share of the tasks for which an image has labels, from which one pass for all is best
-USUAL_ROUTES, USUAL_SIGMA = 8, 0.75  # else
+IMAGES_PER_ROUTE, MAX_ROUTES = 2_000, 64  # else
+USUAL_SIGMA = 0.75
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,10 @@ class TrainLabels:
             balanced=self.balanced,
             filled=[i for i, task_id in enumerate(task_ids) if task_id in self.filled],
         )
+
+    def count_images(self) -> int:
+        """Returns how many images train something."""
+        return len(self.labels) if self.filled else int((self.labels != MISSING).any(axis=1).sum())
 
     def labels_per_image(self) -> float:
         """Returns the mean number of labels that an image trains, filled ones too, over the images that have one."""
@@ -101,21 +106,24 @@ def with_usual_sigma(config: RoutingConfig) -> RoutingConfig:
 
 def choose_by_share(labels: TrainLabels) -> tuple[Setting, str]:
     """Chooses what `auto` leaves open together with σ: where images carry labels for most tasks, one pass should train them all;
-    where tasks have images of their own, several routes let tasks differ, and cost less each.
+    where tasks have images of their own, several routes let tasks differ, and cost less each, if each has images enough.
 
     Returns:
         The setting, and the choice with its reason in a line.
     """
     per_image, num_tasks = labels.labels_per_image(), len(labels.tasks)
+    num_images = labels.count_images()
+    number = min(num_images // IMAGES_PER_ROUTE, num_tasks, MAX_ROUTES)
+    seen = f"an image has labels for {per_image:.3g} of {num_tasks} tasks on average"
     choice: Setting
     if per_image >= PLAIN_FROM * num_tasks:
-        choice, why = "one", "and one pass trains them all"
+        choice, why = "one", f"{seen}, and one pass trains them all"
+    elif number < 2:
+        choice, why = "one", f"{num_images:,} images are too few for several routes"
     else:
-        choice = "task" if num_tasks <= USUAL_ROUTES else USUAL_ROUTES
-        why = "and tasks with images of their own do better on several routes"
-    return choice, (
-        f"routing.routes auto → {choice}: an image has labels for {per_image:.3g} of {num_tasks} tasks on average, {why}"
-    )
+        choice = "task" if number == num_tasks else number
+        why = f"{seen}, and tasks with images of their own do better on several routes"
+    return choice, f"routing.routes auto → {choice}: {why}"
 
 
 def choose_number(config: RoutingConfig, labels: TrainLabels, cost: float) -> tuple[Setting, str]:

@@ -8,8 +8,10 @@ import pytest
 
 from helpers.train_labels import NAMES, config_of, groups_of, labels_of
 from matl_scale.errors import InputError
+from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.routes import Routes
 from matl_scale.runs.routes import read_routes, write_routes
+from matl_scale.tasks import Task
 from matl_scale.train.choose_routes import (
     TrainLabels,
     check_resumed_routes,
@@ -66,6 +68,32 @@ def test_auto_decides_by_labels_per_image(options: dict[str, Any], labels: Train
     assert why in chosen.reason
     # what the run's config keeps gives the same routes again
     assert choose_routes(config_of(chosen.setting, **options), labels).routes == chosen.routes
+
+
+@pytest.mark.parametrize(
+    ("num_tasks", "num_images", "labels_per_image", "setting", "why"),
+    [
+        (4, 5_000, 4, "one", "labels for 4 of 4 tasks on average, and one pass trains them all"),
+        (4, 5_000, 2, "one", "labels for 2 of 4 tasks on average, and one pass trains them all"),
+        (6, 9_000, 1, 4, "labels for 1 of 6 tasks on average, and tasks with images of their own do better"),
+        (4, 9_000, 1, "task", "labels for 1 of 4 tasks on average"),
+        (4, 3_900, 1, "one", "3,900 images are too few for several routes"),
+        (300, 400_000, 1, 64, "labels for 1 of 300 tasks on average"),
+    ],
+)
+def test_auto_decides_with_sigma_by_what_images_carry(
+    num_tasks: int, num_images: int, labels_per_image: int, setting: Any, why: str
+) -> None:
+    """An image has labels for neighbouring tasks; as many again have none at all, and do not count."""
+    labels = np.full((2 * num_images, num_tasks), -1, dtype=np.int8)
+    for offset in range(labels_per_image):
+        labels[np.arange(num_images), (np.arange(num_images) + offset) % num_tasks] = 0
+    tasks = [Task(name=f"t{i}", classes=("no", "yes")) for i in range(num_tasks)]
+    found = choose_routes(RoutingConfig(), TrainLabels(tasks=tasks, labels=labels, seed=0))
+    assert found.setting == setting
+    assert found.reason.startswith(f"routing.routes auto → {setting}: ")
+    assert why in found.reason
+    assert found.routes.num_routes == {"one": 1, "task": num_tasks}.get(setting, setting)
 
 
 def test_filled_labels_count_in_labels_per_image() -> None:
