@@ -34,12 +34,17 @@ def do_nothing(run: "Run") -> None:
     """The default hook."""
 
 
+def ignore_metrics(run: "Run", metrics: TaskMetrics) -> None:
+    """The default hook after an evaluation."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Hooks:
-    """Functions that a run calls on every rank at fixed points. Tests use them to stop, break or kill a run on purpose."""
+    """Functions that a run calls on every rank at fixed points, to stop, break or kill it on purpose."""
 
     before_step: Callable[["Run"], None] = do_nothing  # called before each optimizer step
     before_evaluation: Callable[["Run"], None] = do_nothing  # called before each evaluation
+    after_evaluation: Callable[["Run", TaskMetrics], None] = ignore_metrics  # called when an evaluation is recorded
     before_save: Callable[["Run"], None] = do_nothing  # called before each checkpoint
 
 
@@ -207,6 +212,7 @@ def evaluate(run: Run) -> bool:
     run.recorder.record_draws(state.step, state.draws[list(state.model.routes.route_of)], state.labels_seen)
     run.recorder.record_evaluation(state.step, components.split, metrics)
     describe_evaluation(run, metrics)
+    run.hooks.after_evaluation(run, metrics)
     return True
 
 
