@@ -12,8 +12,9 @@ from pathlib import Path
 
 from matl_scale.cli import program_name, run_command
 from matl_scale.errors import InputError, shortened
+from matl_scale.extras import require
 from matl_scale.report.terminal.console import build_console, print_line
-from matl_scale.runs.sweep_folder import SweepFolder, SweepPlan
+from matl_scale.runs.sweep_folder import Search, SweepFolder, SweepPlan
 from matl_scale.sweep.arms import describe_arms, read_arms
 from matl_scale.sweep.budget import read_budget
 from matl_scale.sweep.draft import SweepRequest
@@ -77,6 +78,14 @@ def build_parser(program: str) -> argparse.ArgumentParser:
         metavar="PATTERN",
         help="the tasks of the arm `single` (default: all, up to 20)",
     )
+    parser.add_argument(
+        "--tune",
+        type=int,
+        default=0,
+        metavar="N",
+        help="first search learning rate, weight decay, σ and number of routes of every variant: N trials with the budget of its "
+        "runs, compared on the split of eval.split (default: %(default)s, none; extra: tune)",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and write nothing")
     return parser
 
@@ -86,6 +95,10 @@ def start(given: list[str], program: str) -> int:
     options, config_arguments = build_parser(program).parse_known_args(given)
     if options.parallel < 0:
         raise InputError(f"`--parallel` should be at least 1. Got {options.parallel}.")
+    if options.tune < 0:
+        raise InputError(f"`--tune` should be at least 1, or 0 to search nothing. Got {options.tune}.")
+    if options.tune:
+        require("tune", "optuna", purpose="--tune")
     request = SweepRequest(
         config=parse_config(config_arguments, program, ""),
         arms=read_arms([name for name in options.arms.split(",") if name], config_arguments, program),
@@ -94,6 +107,7 @@ def start(given: list[str], program: str) -> int:
         budget=read_budget(options.budget),
         single_tasks=options.single_tasks,
         experiment=options.out.absolute().name,
+        tune=options.tune,
     )
     plan_it = plan_sweep if options.dry_run else open_sweep
     opened = plan_it(request, options.out, options.parallel)
@@ -119,7 +133,8 @@ def read_seeds(text: str) -> list[int]:
 def describe_plan(opened: OpenedSweep) -> str:
     plan, number = opened.plan, len(opened.shares)
     runs = f"{len(plan.runs)} runs: {len(plan.variants)} variants × seeds {', '.join(map(str, plan.seeds))}"
-    return f"{runs}; {number} at a time, compared on {plan.split}"
+    tuned = f"each variant after {plan.tune} trials; " if plan.tune else ""
+    return f"{runs}; {tuned}{number} at a time, compared on {plan.split}"
 
 
 def run_sweep(opened: OpenedSweep) -> int:
@@ -127,15 +142,16 @@ def run_sweep(opened: OpenedSweep) -> int:
     folder, plan, console = opened.folder, opened.plan, build_console()
     since = mark_start(folder)
     waiting = list_waiting(folder, plan, since)
-    progress = SweepProgress(folder, plan, len(waiting), lambda line: print_line(console, line))
-    if len(waiting) < len(plan.runs):
-        print_line(console, f"{len(plan.runs) - len(waiting)} runs are finished already")
+    progress = SweepProgress(folder, plan, waiting, lambda line: print_line(console, line))
+    if num_done := len(plan.runs) - sum(not isinstance(work, Search) for work in waiting):
+        print_line(console, f"{num_done} runs are finished already")
     supervisor = Supervisor(
         folder=folder,
         waiting=waiting,
         since=since,
         shares=opened.shares,
         on_end=progress.end,
+        on_note=progress.say,
         leave_others=ARRAY in os.environ,
     )
     with StopRequest() as stop:

@@ -4,14 +4,14 @@ sweep.json          the plan, written before the first run
 runs/NAME/          the run folders; outcome.json in each is written last
 logs/NAME.log       what each run printed
 claims/NAME.lock    held by the process that does the run
-tune/ARM/           the search for an arm's settings, if there is one
+tune/NAME/          the search for a variant's settings, if there is one: the study, its trials; outcome.json is written last
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from matl_scale.errors import InputError
 from matl_scale.storage.files import write_json
@@ -30,7 +30,8 @@ class Variant:
     arm: str  # the name of the arm
     point: Mapping[str, Any] = field(default_factory=dict)  # varied key → value; empty if nothing is varied in it
     settings: Mapping[str, Any] = field(default_factory=dict)  # config key → value: what arm and point are
-    tuned: Mapping[str, Any] = field(default_factory=dict)  # config key → value, as tuning found them; else empty
+    # config key → value, as its search found them; empty if there was none, or nothing better than what the rules choose
+    tuned: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,17 @@ class PlannedRun:
     seed: int
     settings: Mapping[str, Any]  # config key (`section.key`) → value, beside the defaults
     task: str = ""  # the only task, where an arm trains a network for each; else empty
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """The search for the settings of one variant; its runs begin when it has ended."""
+
+    name: str  # of its folder in `tune`
+    variant: str  # the variant's name
+
+
+Work = PlannedRun | Search  # what a worker does
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,10 +69,22 @@ class SweepPlan:
     amount: float
     split: str  # the split that is compared
     base: Mapping[str, Any]  # the config given, as sections
-    tune: int = 0  # trials of each arm's search; 0 searches nothing
+    tune: int = 0  # trials of each variant's search; 0 searches nothing
+    searches: list[Search] = field(default_factory=list)  # one for each variant, or none
+
+    @property
+    def work(self) -> list[Work]:
+        """All that is to be done, searches first."""
+        return [*self.searches, *self.runs]
+
+    def variant(self, name: str) -> Variant:
+        return next(variant for variant in self.variants if variant.name == name)
 
     def runs_of(self, variant: str) -> list[PlannedRun]:
         return [run for run in self.runs if run.variant == variant]
+
+    def search_of(self, variant: str) -> Search | None:
+        return next((search for search in self.searches if search.variant == variant), None)
 
     @property
     def seeds(self) -> list[int]:
@@ -83,6 +107,27 @@ class Outcome:
     images_per_s: float = 0.0  # images answered for all tasks per second, while evaluating
 
 
+@dataclass(frozen=True, kw_only=True)
+class SearchOutcome:
+    """How the search for the settings of a variant has ended."""
+
+    status: Literal["finished", "failed"]
+    reason: str = ""  # why it failed, in a line; else empty
+    tuned: Mapping[str, Any] = field(default_factory=dict)  # config key → value; empty if the first trial was the best
+    value: float | None = None  # the best trial's
+    best: int = 0  # the number of that trial, from 1
+    finished: int = 0  # trials that were trained to their end
+    pruned: int = 0  # trials that were ended early, as they were worse than most
+    failed: int = 0  # trials that could not be trained
+
+    @property
+    def trials(self) -> int:
+        return self.finished + self.pruned + self.failed
+
+
+AnyOutcome = TypeVar("AnyOutcome", Outcome, SearchOutcome)
+
+
 @dataclass(frozen=True)
 class SweepFolder:
     """The files of one sweep, whether they exist or not."""
@@ -100,18 +145,25 @@ class SweepFolder:
     def run_folder(self, run: PlannedRun) -> Path:
         return self.runs / run.name
 
-    def log_file(self, run: PlannedRun) -> Path:
-        return self.path / "logs" / f"{run.name}.log"
+    def search_folder(self, search: Search) -> Path:
+        return self.path / "tune" / search.name
+
+    def folder_of(self, work: Work) -> Path:
+        return self.search_folder(work) if isinstance(work, Search) else self.run_folder(work)
+
+    def log_file(self, work: Work) -> Path:
+        return self.path / "logs" / f"{work.name}.log"
 
     @property
     def claims(self) -> Path:
         return self.path / "claims"
 
-    def tune_folder(self, arm: str) -> Path:
-        return self.path / "tune" / arm
-
     def read_plan(self) -> SweepPlan:
-        """Reads the plan; raises `InputError` if there is none, or none that can be read."""
+        """Reads the plan, with the settings that searches have found up to now.
+
+        Raises:
+            InputError: There is none, or none that can be read.
+        """
         try:
             content = json.loads(self.plan_file.read_text(encoding="utf-8"))
             if content.pop("format") != FORMAT:
@@ -120,13 +172,17 @@ class SweepFolder:
                 )
             variants = [Variant(**variant) for variant in content.pop("variants")]
             runs = [PlannedRun(**run) for run in content.pop("runs")]
-            return SweepPlan(variants=variants, runs=runs, **content)
+            searches = [Search(**search) for search in content.pop("searches", [])]
+            plan = SweepPlan(variants=variants, runs=runs, searches=searches, **content)
         except InputError:
             raise
         except FileNotFoundError as error:
             raise InputError(f"{self.path} is no sweep: it has no {SWEEP_FILE}.") from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{self.plan_file} cannot be read as a sweep's plan: {error!r}.") from error
+        found_by = {each.variant: outcome.tuned for each in searches if (outcome := self.read_search(each)) is not None}
+        tuned = [replace(each, tuned=found_by.get(each.name, each.tuned)) for each in variants]
+        return replace(plan, variants=tuned)
 
     def write_plan(self, plan: SweepPlan) -> None:
         """Writes the plan, and makes the folders of runs, logs and claims."""
@@ -136,23 +192,33 @@ class SweepFolder:
 
     def read_outcome(self, run: PlannedRun) -> Outcome | None:
         """Reads how a run ended; None if it has not ended."""
-        file = self.run_folder(run) / OUTCOME_FILE
+        return self._read(run, Outcome)
+
+    def read_search(self, search: Search) -> SearchOutcome | None:
+        """Reads how a search ended; None if it has not ended."""
+        return self._read(search, SearchOutcome)
+
+    def read_ending(self, work: Work) -> Outcome | SearchOutcome | None:
+        return self.read_search(work) if isinstance(work, Search) else self.read_outcome(work)
+
+    def _read(self, work: Work, kind: type[AnyOutcome]) -> AnyOutcome | None:
+        file = self.folder_of(work) / OUTCOME_FILE
         if not file.is_file():
             return None
         try:
-            return Outcome(**json.loads(file.read_text(encoding="utf-8")))
+            return kind(**json.loads(file.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
             raise InputError(
-                f"{file} cannot be read: {error!r}. Delete it, and start the sweep again to repeat that run."
+                f"{file} cannot be read: {error!r}. Delete it, and start the sweep again to repeat that part of it."
             ) from error
 
-    def write_outcome(self, run: PlannedRun, outcome: Outcome) -> None:
-        write_json(self.run_folder(run) / OUTCOME_FILE, asdict(outcome))
+    def write_outcome(self, work: Work, outcome: Outcome | SearchOutcome) -> None:
+        write_json(self.folder_of(work) / OUTCOME_FILE, asdict(outcome))
 
-    def forget_outcome(self, run: PlannedRun) -> None:
-        """Removes the outcome of a run that is tried again."""
-        (self.run_folder(run) / OUTCOME_FILE).unlink(missing_ok=True)
+    def forget_outcome(self, work: Work) -> None:
+        """Removes the outcome of what is tried again."""
+        (self.folder_of(work) / OUTCOME_FILE).unlink(missing_ok=True)
 
-    def ended_at(self, run: PlannedRun) -> float:
-        """Returns when the outcome of a run was written, in seconds since 1970 by the clock of the file system."""
-        return (self.run_folder(run) / OUTCOME_FILE).stat().st_mtime
+    def ended_at(self, work: Work) -> float:
+        """Returns when an outcome was written, in seconds since 1970 by the clock of the file system."""
+        return (self.folder_of(work) / OUTCOME_FILE).stat().st_mtime

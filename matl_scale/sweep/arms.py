@@ -41,6 +41,11 @@ BUILT_IN = {
             settings_for=lambda _: HARD_SHARING,
         ),
         Arm(
+            name="auto",
+            help="what the config says, and the rules where it says nothing; with --tune, the number of routes is searched",
+            settings_for=lambda _: {},
+        ),
+        Arm(
             name="task",
             help="a route for every task: the paper",
             settings_for=lambda _: {"routing.routes": "task"},

@@ -31,6 +31,7 @@ class SweepRequest:
         str
     ] = ()  # patterns of the tasks for which an arm like `single` trains networks; empty means all
     experiment: str = "sweep"  # MLflow's, unless the config names one
+    tune: int = 0  # trials of the search for each variant's settings; 0 searches nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +93,22 @@ def draft_sweep(request: SweepRequest, earlier: SweepPlan | None = None) -> Swee
         split=split,
         variants=variants,
         single_tasks=single_tasks,
-        lines=describe_not_varied(request.arms, request.varied, len(names)),
+        lines=[*describe_not_varied(request.arms, request.varied, len(names)), *describe_tuning(request, base, split)],
     )
+
+
+def describe_tuning(request: SweepRequest, base: Config, split: str) -> list[str]:
+    """Says what is searched, and what makes its result look better than it is."""
+    if not request.tune:
+        return []
+    lines = [
+        f"first, settings of every variant are searched on {base.eval.split}: {request.tune} trials, a budget each"
+    ]
+    if split == base.eval.split:
+        lines.append(
+            f"{split} is searched and compared, as there is no {TEST_SPLIT}: variants with more to search look better"
+        )
+    return lines
 
 
 def choose_single_tasks(variant: Variant, names: Sequence[str], patterns: Sequence[str]) -> list[str]:

@@ -25,6 +25,8 @@ def find_differences(earlier: SweepPlan, draft: SweepDraft) -> Iterator[str]:
         yield f"--budget: {earlier.budget} → {budget.kind}"
     elif budget.amount not in (None, earlier.amount):
         yield f"--budget {budget.kind}: {earlier.amount:g} → {budget.amount:g}"
+    if draft.request.tune != earlier.tune:
+        yield f"--tune: {earlier.tune} → {draft.request.tune}"
     if draft.split != earlier.split:
         yield f"the split that is compared: {earlier.split} → {draft.split}"
     if missing := set(earlier.seeds) - set(draft.request.seeds):

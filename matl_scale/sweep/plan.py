@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from matl_scale.errors import InputError, shortened
-from matl_scale.runs.sweep_folder import PlannedRun, SweepPlan, Variant
+from matl_scale.runs.sweep_folder import PlannedRun, Search, SweepPlan, Variant
 from matl_scale.storage.files import hash_text
 from matl_scale.sweep.budget import (
     Network,
@@ -53,15 +53,16 @@ def complete_plan(draft: SweepDraft, earlier: SweepPlan | None = None) -> tuple[
     for variant in draft.variants:
         if variant.name in networks:
             planned[variant.name] = plan_networks(draft, variant, networks[variant.name], shared, amount)
-    tuned = {} if earlier is None else {variant.name: variant.tuned for variant in earlier.variants}
     plan = SweepPlan(
-        variants=[replace(variant, tuned=tuned.get(variant.name, {})) for variant in draft.variants],
+        variants=draft.variants,
         runs=plan_runs(draft, planned),
         reference=draft.reference,
         budget=budget.kind,
         amount=amount,
         split=draft.split,
         base=asdict(draft.base),
+        tune=draft.request.tune,
+        searches=plan_searches(draft),
     )
     lines = [f"every arm has {describe_amount(budget.kind, amount)}", *draft.lines]
     return plan, lines + [
@@ -102,7 +103,12 @@ def build_networks(draft: SweepDraft, variant: Variant, shared: Mapping[str, Any
 
 def build_network(draft: SweepDraft, variant: Variant, task: str, shared: Mapping[str, Any]) -> Network:
     settings = {**shared, **variant.settings, **only_task(task), "run.seed": draft.request.seeds[0]}
-    resolved, data = resolve_offline(with_settings(draft.base, settings))
+    return measure_network(with_settings(draft.base, settings), task)
+
+
+def measure_network(config: Config, task: str) -> Network:
+    """Finds out what a network costs; raises `InputError` if the data cannot feed it."""
+    resolved, data = resolve_offline(config)
     check_train_data(data, resolved.config.data, 1)
     return Network(task=task, config=resolved.config, costs=measure_costs(resolved, data))
 
@@ -158,12 +164,23 @@ def plan_runs(draft: SweepDraft, settings: Mapping[str, Mapping[str, Mapping[str
     ]
 
 
+def plan_searches(draft: SweepDraft) -> list[Search]:
+    """Returns the search for each variant's settings; none if nothing is tuned."""
+    if not draft.request.tune:
+        return []
+    return [Search(name=f"{name_folder(variant.name, '')}-search", variant=variant.name) for variant in draft.variants]
+
+
 def name_run(variant: str, task: str, seed: int) -> str:
     """Returns the name of a run's folder: readable, and different for different runs."""
+    return f"{name_folder(variant, task)}-seed{seed}"
+
+
+def name_folder(variant: str, task: str) -> str:
     text = f"{variant} {task}" if task else variant
     readable = re.sub(r"[^\w.=+-]+", "-", text.replace(" ", "-"))[:MAX_NAME].strip("-.")
     mark = "" if readable == text.replace(" ", "-") and not task else f"-{hash_text(text)[:6]}"
-    return f"{readable}{mark}-seed{seed}"
+    return f"{readable}{mark}"
 
 
 def describe_variant(

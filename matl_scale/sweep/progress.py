@@ -1,41 +1,67 @@
-"""What a sweep says of its runs while it is under way."""
+"""What a sweep says of its runs and searches while it is under way."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from matl_scale.errors import InputError
 from matl_scale.metrics.names import METRIC_LABELS
 from matl_scale.runs.history import RunHistory
-from matl_scale.runs.sweep_folder import Outcome, PlannedRun, SweepFolder, SweepPlan
+from matl_scale.runs.sweep_folder import Outcome, PlannedRun, Search, SearchOutcome, SweepFolder, SweepPlan, Work
+from matl_scale.sweep.tuning.space import SEARCHED
 
 SHOWN_METRIC = "decided_balanced_accuracy"
 
 
 class SweepProgress:
-    """Says how each run ended, with its main figure, and how long the rest will take.
+    """Says how each run ended, with its main figure, and how long the rest will take; a search takes as long as its trials.
 
     Args:
         folder: The sweep's folder.
         plan: Its plan.
-        num_waiting: How many runs have no outcome yet.
+        waiting: The searches and runs that have no outcome yet.
         say: Prints a line.
     """
 
-    def __init__(self, folder: SweepFolder, plan: SweepPlan, num_waiting: int, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, folder: SweepFolder, plan: SweepPlan, waiting: Sequence[Work], say: Callable[[str], None]
+    ) -> None:
         self.folder, self.plan, self.say = folder, plan, say
-        self._total, self._done_before = len(plan.runs), len(plan.runs) - num_waiting
-        self._done, self._start = 0, time.monotonic()
+        self._runs_left = sum(isinstance(work, PlannedRun) for work in waiting)
+        self._left, self._done, self._start = sum(map(self._trainings, waiting)), 0, time.monotonic()
 
-    def end(self, run: PlannedRun) -> None:
-        """Says how a run has ended."""
-        outcome = self.folder.read_outcome(run)
+    def _trainings(self, work: Work) -> int:
+        return (
+            len(self.plan.runs_of(work.variant)) // len(self.plan.seeds) * self.plan.tune
+            if isinstance(work, Search)
+            else 1
+        )
+
+    def end(self, work: Work) -> None:
+        """Says how a run or a search has ended."""
+        outcome, trainings = self.folder.read_ending(work), self._trainings(work)
         assert outcome is not None
-        self._done += 1
-        number = self._done_before + self._done
-        left = self._total - number
-        per_run_s = (time.monotonic() - self._start) / self._done
-        rest = f"; about {describe_seconds(left * per_run_s)} left" if left else ""
-        self.say(f"[{number}/{self._total}] {run.name}: {self.describe(run, outcome)}{rest}")
+        self._done, self._left = self._done + trainings, self._left - trainings
+        per_training_s = (time.monotonic() - self._start) / self._done
+        rest = f"; about {describe_seconds(self._left * per_training_s)} left" if self._left else ""
+        if isinstance(outcome, SearchOutcome):
+            self.say(f"{work.variant}: {self.describe_search(work, outcome)}{rest}")
+            return
+        assert isinstance(work, PlannedRun)
+        self._runs_left -= 1
+        total = len(self.plan.runs)
+        self.say(f"[{total - self._runs_left}/{total}] {work.name}: {self.describe(work, outcome)}{rest}")
+
+    def describe_search(self, search: Work, outcome: SearchOutcome) -> str:
+        """Says in a line what a search has found."""
+        if outcome.status == "failed":
+            return f"the search failed: {outcome.reason} (see {self.folder.log_file(search)})"
+        if outcome.value is None:
+            return "there is nothing to search"
+        others = {"ended early": outcome.pruned, "failed": outcome.failed}
+        counted = ", ".join(f"{number} {how}" for how, number in others.items() if number)
+        trials = f"{outcome.trials} trials{f' ({counted})' if counted else ''}"
+        return f"the best of {trials} has {describe_settings(outcome.tuned)}"
 
     def describe(self, run: PlannedRun, outcome: Outcome) -> str:
         """Says in a line how a run went."""
@@ -47,6 +73,12 @@ class SweepProgress:
         except (InputError, KeyError):
             figure = f"finished, without {METRIC_LABELS[SHOWN_METRIC]}"
         return f"{figure} after {outcome.passes:.3g} passes, {describe_seconds(outcome.seconds)} of steps"
+
+
+def describe_settings(settings: Mapping[str, Any]) -> str:
+    """Returns what a search has found, without what follows from it."""
+    listed = [f"{key}={settings[key]:.3g}" for key in SEARCHED if key in settings]
+    return ", ".join(listed) or "what the rules choose"
 
 
 def describe_seconds(seconds: float) -> str:

@@ -1,7 +1,9 @@
-"""Lets worker processes do the runs of a sweep, as many at a time as the machine has shares for, until all have an outcome.
+"""Lets worker processes do the searches and runs of a sweep, as many at a time as the machine has shares, until all have an
+outcome.
 
 Several processes like this one may work at one sweep, on one machine or several: whoever holds the lock of a run does it.
-A worker that dies takes one run with it, and another worker is started.
+A worker that dies takes one run with it, and another worker is started. The runs of a variant wait for the search for its
+settings, if there is one.
 """
 
 import os
@@ -14,9 +16,10 @@ from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 
-from matl_scale.runs.sweep_folder import PlannedRun, SweepFolder, SweepPlan
+from matl_scale.runs.sweep_folder import Search, SweepFolder, SweepPlan, Work
 from matl_scale.sweep.share import Share, confined_to
-from matl_scale.sweep.worker import Ending, record_failure
+from matl_scale.sweep.tuning.died import mark_death
+from matl_scale.sweep.worker import Ending, Note, record_failure
 from matl_scale.train.health.stop import STOP_FILE, TIME_LIMIT, StopRequest
 
 LOOK_EVERY_S = 0.5
@@ -31,9 +34,9 @@ class Worker:
     share: Share
     process: subprocess.Popen[bytes]
     connection: Connection
-    run: PlannedRun | None = None  # what it does
+    run: Work | None = None  # what it does
 
-    def give(self, run: PlannedRun) -> bool:
+    def give(self, run: Work) -> bool:
         """Returns whether the worker has got the run; False if it has died meanwhile."""
         try:
             self.connection.send(run.name)
@@ -50,19 +53,21 @@ class Worker:
 
 @dataclass(kw_only=True)
 class Supervisor:
-    """The runs of a sweep that have no outcome yet, and the workers that are at them."""
+    """The searches and runs of a sweep that have no outcome yet, and the workers that are at them."""
 
     folder: SweepFolder
-    waiting: list[PlannedRun]  # to be done, in order
+    waiting: list[Work]  # to be done, in order
     since: float  # when the sweep was started, in seconds since 1970
     shares: Sequence[Share]  # one for each worker at a time
-    on_end: Callable[[PlannedRun], None]  # called when a run has got an outcome
+    on_end: Callable[[Work], None]  # called when a run or search has got an outcome
+    on_note: Callable[[str], None] = print  # called with each line that a search has for the user
     leave_others: bool = False  # whether to end while other processes still do runs
     module: str = WORKER  # what a worker runs
     workers: list[Worker] = field(default_factory=list)
-    elsewhere: dict[str, tuple[PlannedRun, float]] = field(
+    elsewhere: dict[str, tuple[Work, float]] = field(
         default_factory=dict
     )  # runs of other processes, and when we looked
+    _told: set[str] = field(default_factory=set)  # the searches of other processes that were spoken of
 
     def run(self, stop: StopRequest) -> bool:
         """Works until every run has an outcome. Returns False if it was asked to stop before."""
@@ -82,16 +87,25 @@ class Supervisor:
     def _hand_out(self) -> None:
         """Gives runs to workers that have none, and starts workers where there are none."""
         for worker in [worker for worker in self.workers if worker.run is None]:
-            if self.waiting and worker.give(self.waiting[0]):
-                self.waiting.pop(0)
-            elif self.waiting or not self.elsewhere or self.leave_others:
+            run = self._next()
+            if run is not None and worker.give(run):
+                self.waiting.remove(run)
+            elif run is not None or not (self.waiting or (self.elsewhere and not self.leave_others)):
                 worker.dismiss()
                 self.workers.remove(worker)
         used = [worker.share for worker in self.workers]
         for share in [share for share in self.shares if share not in used]:
-            if self.waiting:
+            if (run := self._next()) is not None:
                 self.workers.append(self._start(share))
-                self.workers[-1].give(self.waiting.pop(0))
+                self.workers[-1].give(run)
+                self.waiting.remove(run)
+
+    def _next(self) -> Work | None:
+        """Returns the next search, or the next run whose search has ended; None if there is none now."""
+        elsewhere = [work for work, _ in self.elsewhere.values()]
+        pending = [*self.waiting, *elsewhere, *(worker.run for worker in self.workers)]
+        searched = {work.variant for work in pending if isinstance(work, Search)}
+        return next((work for work in self.waiting if isinstance(work, Search) or work.variant not in searched), None)
 
     def _start(self, share: Share) -> Worker:
         ours, theirs = Pipe()
@@ -120,22 +134,33 @@ class Supervisor:
 
     def _take_answer(self, worker: Worker) -> None:
         try:
-            ending: Ending = worker.connection.recv()
+            answer: Ending | Note = worker.connection.recv()
         except (EOFError, ConnectionResetError):
             worker.process.wait()  # so that its exit code is known
             self._bury(worker)
             return
+        if isinstance(answer, tuple):
+            _, text = answer
+            self.on_note(text)
+            return
         run, worker.run = worker.run, None
         assert run is not None
-        if ending == "busy":
-            self.elsewhere[run.name] = run, time.monotonic()
-        elif ending == "stopped":  # somebody has asked this worker alone
+        if answer == "busy":
+            self._leave(run)
+        elif answer == "stopped":  # somebody has asked this worker alone
             self.waiting.append(run)
         else:
             self.on_end(run)
 
+    def _leave(self, run: Work) -> None:
+        """Leaves a run or search to the process that is at it, and says so of a search, which others wait for."""
+        if isinstance(run, Search) and run.name not in self._told:
+            self._told.add(run.name)
+            self.on_note(f"{self.folder.search_folder(run)}: another process searches there; its runs wait for that")
+        self.elsewhere[run.name] = run, time.monotonic()
+
     def _bury(self, worker: Worker) -> None:
-        """Records the run of a worker that has died as failed, unless it was asked to end."""
+        """Records the run of a worker that has died as failed, unless it was asked to end. A search loses one trial by it."""
         self.workers.remove(worker)
         worker.connection.close()
         run, code = worker.run, worker.process.poll()
@@ -143,6 +168,10 @@ class Supervisor:
             return
         if code == -signal.SIGTERM:
             self.waiting.append(run)
+            return
+        if isinstance(run, Search):
+            mark_death(self.folder.search_folder(run), explain_death(code))
+            self.waiting.insert(0, run)
             return
         record_failure(self.folder, run, explain_death(code))
         self.on_end(run)
@@ -153,10 +182,10 @@ class Supervisor:
         for run, looked in list(self.elsewhere.values()):
             if now - looked < ASK_AGAIN_S:
                 continue
-            outcome = self.folder.read_outcome(run)
+            outcome = self.folder.read_ending(run)
             if outcome is not None and (outcome.status == "finished" or self.folder.ended_at(run) >= self.since):
                 self.on_end(run)
-            elif self.leave_others:
+            elif self.leave_others and not isinstance(run, Search):
                 continue
             else:
                 self.waiting.append(run)
@@ -180,11 +209,11 @@ def explain_death(code: int | None) -> str:
     return f"its process ended with exit code {code}"
 
 
-def list_waiting(folder: SweepFolder, plan: SweepPlan, since: float) -> list[PlannedRun]:
-    """Returns the runs to be done: those without an outcome, and those that failed before `since`, in seconds since 1970."""
-    waiting = []
-    for run in plan.runs:
-        outcome = folder.read_outcome(run)
-        if outcome is None or (outcome.status == "failed" and folder.ended_at(run) < since):
-            waiting.append(run)
+def list_waiting(folder: SweepFolder, plan: SweepPlan, since: float) -> list[Work]:
+    """Returns what is to be done, searches first: what has no outcome, and what failed before `since`, in seconds since 1970."""
+    waiting: list[Work] = []
+    for work in plan.work:
+        outcome = folder.read_ending(work)
+        if outcome is None or (outcome.status == "failed" and folder.ended_at(work) < since):
+            waiting.append(work)
     return waiting

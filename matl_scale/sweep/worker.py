@@ -1,4 +1,5 @@
-"""A process that does the runs of a sweep that it is given, one after the other. It ends when the process that started it does.
+"""A process that does the searches and runs of a sweep that it is given, one after the other. It ends when the process that
+started it does.
 
     python -m matl_scale.sweep.worker FOLDER CONNECTION STARTER
 
@@ -18,27 +19,46 @@ from pathlib import Path
 from typing import Literal
 
 from matl_scale.errors import InputError, one_line
-from matl_scale.runs.sweep_folder import Outcome, PlannedRun, SweepFolder, SweepPlan
+from matl_scale.runs.sweep_folder import Outcome, PlannedRun, Search, SearchOutcome, SweepFolder, SweepPlan, Work
 from matl_scale.storage.locks import lock_folder
 
 # how a run ended in a worker: with an outcome, because it was asked to stop, or not at all, as another process has it
 Ending = Literal["finished", "failed", "stopped", "busy"]
-Work = Callable[[SweepFolder, SweepPlan, PlannedRun], Outcome | None]  # does a run; None if it was asked to stop
+# a line for the user, sent while work is under way; no class, as this module has another name where it is run
+Note = tuple[Literal["note"], str]
+# do a run and a search; None if it was asked to stop. A search says how each trial ended
+DoRun = Callable[[SweepFolder, SweepPlan, PlannedRun], Outcome | None]
+DoSearch = Callable[[SweepFolder, SweepPlan, Search, Callable[[str], None]], SearchOutcome | None]
 SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl
 
 
-def main(arguments: Sequence[str], work: Work | None = None) -> None:
-    """Does the runs whose names come in, and answers each with an `Ending`, until nobody is at the other end any more."""
+def main(arguments: Sequence[str], do_run: DoRun | None = None, do_search: DoSearch | None = None) -> None:
+    """Does the runs and searches whose names come in, and answers each with an `Ending`, until nobody is at the other end any
+    more. A search sends notes before."""
     path, descriptor, starter = arguments
     end_with(int(starter))
     os.set_inheritable(int(descriptor), False)
-    connection: Connection[Ending, str] = Connection(int(descriptor))
+    connection: Connection[Ending | Note, str] = Connection(int(descriptor))
     folder = SweepFolder(Path(path))
+
+    def say(text: str) -> None:
+        try:
+            connection.send(("note", text))
+        except OSError:
+            sys.exit(1)  # nobody is there any more, and the request to stop may have come while nobody looked for it
+
+    def do(work: Work) -> bool:
+        plan = folder.read_plan()  # with the settings that searches have found meanwhile
+        if isinstance(work, Search):
+            return (do_search or search_settings)(folder, plan, work, say) is not None
+        check_searched(folder, plan, work)
+        return (do_run or train_and_evaluate)(folder, plan, work) is not None
+
     plan = folder.read_plan()
-    runs = {run.name: run for run in plan.runs}
+    by_name = {work.name: work for work in plan.work}
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
-            connection.send(do_run(folder, plan, runs[connection.recv()], work or train_and_evaluate))
+            connection.send(do_work(folder, by_name[connection.recv()], do))
 
 
 def end_with(starter: int) -> None:
@@ -49,26 +69,26 @@ def end_with(starter: int) -> None:
         sys.exit(1)
 
 
-def do_run(folder: SweepFolder, plan: SweepPlan, run: PlannedRun, work: Work) -> Ending:
-    """Does one run, unless another process does it or has done it. What it prints goes to its log.
+def do_work(folder: SweepFolder, work: Work, do: Callable[[Work], bool]) -> Ending:
+    """Does one run or search, unless another process does it or has done it. What it prints goes to its log.
 
-    If it fails, that is recorded, and the other runs of the sweep go on.
+    If it fails, that is recorded, and the rest of the sweep goes on. `do` returns whether it has come to its end.
     """
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(lock_folder(folder.claims, f"{run.name}.lock"))
+            stack.enter_context(lock_folder(folder.claims, f"{work.name}.lock"))
         except InputError:
             return "busy"
-        earlier = folder.read_outcome(run)
+        earlier = folder.read_ending(work)
         if earlier is not None and earlier.status == "finished":
             return "finished"
-        folder.forget_outcome(run)
-        stack.enter_context(printing_to(folder.log_file(run)))
+        folder.forget_outcome(work)
+        stack.enter_context(printing_to(folder.log_file(work)))
         try:
-            return "stopped" if work(folder, plan, run) is None else "finished"
+            return "finished" if do(work) else "stopped"
         except Exception as error:  # whatever it is, it is this run's
             traceback.print_exc()
-            record_failure(folder, run, one_line(error))
+            record_failure(folder, work, one_line(error))
             return "failed"
 
 
@@ -78,10 +98,32 @@ def train_and_evaluate(folder: SweepFolder, plan: SweepPlan, run: PlannedRun) ->
     return run_planned(folder, plan, run)
 
 
-def record_failure(folder: SweepFolder, run: PlannedRun, reason: str) -> None:
-    """Writes the outcome of a run that has failed."""
-    folder.run_folder(run).mkdir(parents=True, exist_ok=True)
-    folder.write_outcome(run, Outcome(status="failed", reason=reason))
+def search_settings(
+    folder: SweepFolder, plan: SweepPlan, search: Search, say: Callable[[str], None]
+) -> SearchOutcome | None:
+    from matl_scale.sweep.tuning.search import run_search
+
+    return run_search(folder, plan, search, say)
+
+
+def check_searched(folder: SweepFolder, plan: SweepPlan, run: PlannedRun) -> None:
+    """Raises `InputError` if the search for a run's settings has found none."""
+    search = plan.search_of(run.variant)
+    if search is None:
+        return
+    found = folder.read_search(search)
+    if found is None or found.status == "failed":
+        reason = "it has not ended" if found is None else found.reason
+        raise InputError(
+            f"the search for the settings of `{run.variant}` found none: {reason} (see {folder.log_file(search)})"
+        )
+
+
+def record_failure(folder: SweepFolder, work: Work, reason: str) -> None:
+    """Writes the outcome of what has failed."""
+    folder.folder_of(work).mkdir(parents=True, exist_ok=True)
+    kind = SearchOutcome if isinstance(work, Search) else Outcome
+    folder.write_outcome(work, kind(status="failed", reason=reason))
 
 
 @contextlib.contextmanager

@@ -8,12 +8,14 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from matl_scale.runs.sweep_folder import Outcome, PlannedRun, SweepFolder, SweepPlan, Variant
+from matl_scale.runs.sweep_folder import Outcome, PlannedRun, Search, SearchOutcome, SweepFolder, SweepPlan, Variant
 from matl_scale.sweep.share import Share
 from matl_scale.sweep.supervise import Supervisor, list_waiting
+from matl_scale.sweep.tuning.died import read_death
 from matl_scale.sweep.worker import main
 from matl_scale.train.health.stop import StopRequest
 
@@ -43,6 +45,22 @@ def pretend(folder: SweepFolder, _: SweepPlan, run: PlannedRun) -> Outcome:
     return outcome
 
 
+def pretend_search(folder: SweepFolder, _: SweepPlan, search: Search, say: Callable[[str], None]) -> SearchOutcome:
+    """Does a search, unless its name says something else; one that dies does so once."""
+    note(folder, f"begin {search.name} {os.getpid()}")
+    folder.search_folder(search).mkdir(parents=True, exist_ok=True)
+    say(f"{search.variant}: trial 1 of 1")
+    if search.name.startswith("raises"):
+        raise ValueError("no trial was trained")
+    if search.name.startswith("dies") and not read_death(folder.search_folder(search)):
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(STEP_S * STEPS)
+    note(folder, f"end {search.name} {os.getpid()}")
+    outcome = SearchOutcome(status="finished", tuned={"optim.lr": 0.5})
+    folder.write_outcome(search, outcome)
+    return outcome
+
+
 def note(folder: SweepFolder, line: str) -> None:
     with (folder.path / DIARY).open("a", encoding="utf-8") as file:
         file.write(f"{line}\n")
@@ -60,6 +78,20 @@ def make_up_sweep(root: Path, names: Sequence[str]) -> tuple[SweepFolder, SweepP
         base={},
     )
     folder = SweepFolder(root)
+    folder.write_plan(plan)
+    return folder, plan
+
+
+def make_up_tuned_sweep(root: Path, names: Sequence[str]) -> tuple[SweepFolder, SweepPlan]:
+    """Writes the plan of a sweep with variants of these names, each with a search and a run."""
+    folder, plan = make_up_sweep(root, names)
+    plan = replace(
+        plan,
+        variants=[Variant(name=name, arm=name) for name in names],
+        runs=[replace(run, variant=run.name, name=f"run-of-{run.name}") for run in plan.runs],
+        tune=1,
+        searches=[Search(name=f"{name}-search", variant=name) for name in names],
+    )
     folder.write_plan(plan)
     return folder, plan
 
@@ -88,4 +120,4 @@ if __name__ == "__main__":
     if len(sys.argv) == 2:
         supervise(Path(sys.argv[1]))
     else:
-        main(sys.argv[1:], pretend)
+        main(sys.argv[1:], pretend, pretend_search)

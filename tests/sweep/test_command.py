@@ -31,10 +31,30 @@ def test_a_plan_is_printed(small_set: ShardSet, tmp_path: Path, capsys: pytest.C
     assert not out.exists()
 
 
+def test_tuning_is_said_before_it_begins(
+    small_set: ShardSet, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["--arms", "dense", "--seeds", "2", "--tune", "8", "--out", str(tmp_path / "sweep"), "--dry-run"]
+    given = ["--data.path", str(small_set.root), *TINY, *options]
+    assert main(given) == 0
+    printed = capsys.readouterr().out
+    assert "settings of every variant are searched on val: 8 trials" in printed
+    assert "val is searched and compared, as there is no test" in printed
+    assert "each variant after 8 trials; " in printed
+    monkeypatch.setattr("matl_scale.extras.find_spec", lambda _: None)
+    with pytest.raises(SystemExit):
+        main(given)
+    assert (
+        "--tune needs `optuna`, not installed here. Install with: pip install 'matl-scale[tune]'"
+        in capsys.readouterr().err
+    )
+
+
 BAD = {
     "no arms": (["--out", "x"], "--arms"),
     "config key": (["--arms", "dense", "--out", "x", "--routing.sgima", "1"], "Did you mean `routing.sigma`?"),
     "option": (["--arms", "dense", "--out", "x", "--seed", "3"], "Unknown config key `seed` in the command line."),
+    "trials": (["--arms", "dense", "--out", "x", "--tune", "-1"], "`--tune` should be at least 1"),
     "parallel": (["--arms", "dense", "--out", "x", "--parallel", "-1"], "`--parallel` should be at least 1"),
 }
 

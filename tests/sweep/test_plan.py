@@ -13,7 +13,7 @@ from helpers.sweeps import build_request, sweep_config
 from matl_scale.errors import InputError
 from matl_scale.models.cost import count_training
 from matl_scale.models.network import build_outline
-from matl_scale.runs.sweep_folder import PlannedRun, SweepPlan
+from matl_scale.runs.sweep_folder import PlannedRun, Search, SearchOutcome, SweepFolder, SweepPlan
 from matl_scale.sweep.draft import SweepRequest
 from matl_scale.sweep.open_sweep import open_sweep, plan_sweep
 from matl_scale.sweep.plan import name_run
@@ -92,6 +92,24 @@ def test_tuned_settings_join_the_runs_of_their_variant(config: Config, tmp_path:
     assert [settings_of(tuned, run).get("optim.lr") for run in tuned.runs] == [0.5, None]
 
 
+def test_each_variant_has_a_search_that_stays_when_arms_are_added(config: Config, tmp_path: Path) -> None:
+    point = {"vary": ["routing.sigma=0.5"], "tune": 6}
+    plan = plan_of(build_request(config, "k2", **point), tmp_path)
+    assert (plan.tune, plan.searches) == (
+        6,
+        [Search(name="k2-routing.sigma=0.5-search", variant="k2 routing.sigma=0.5")],
+    )
+    folder = SweepFolder(tmp_path / "sweep")
+    folder.search_folder(plan.searches[0]).mkdir(parents=True)
+    folder.write_outcome(plan.searches[0], SearchOutcome(status="finished", tuned={"optim.lr": 0.5}))
+    more = plan_of(build_request(config, "k2,task", **point), tmp_path)
+    assert [search.variant for search in more.searches] == ["k2 routing.sigma=0.5", "task routing.sigma=0.5"]
+    # the folder of the search says what it has found, so one that is deleted is searched again
+    assert [variant.tuned for variant in folder.read_plan().variants] == [{"optim.lr": 0.5}, {}]
+    (folder.search_folder(plan.searches[0]) / "outcome.json").unlink()
+    assert [variant.tuned for variant in folder.read_plan().variants] == [{}, {}]
+
+
 def test_more_seeds_and_arms_are_added_and_nothing_else_changes(config: Config, tmp_path: Path) -> None:
     first = plan_of(build_request(config, "k2,task"), tmp_path)
     assert plan_of(build_request(config, "k2,task"), tmp_path) == first
@@ -110,6 +128,7 @@ OTHER_SWEEPS: dict[str, tuple[Mapping[str, Any], str]] = {
     "config": ({"optim.lr": 0.5}, "optim.lr: 0.05 → 0.5"),
     "fewer arms": ({"arms": "k2"}, "`dense`: missing"),
     "fewer seeds": ({"seeds": [1]}, "--seeds: 0 missing"),
+    "other trials": ({"tune": 8}, "--tune: 0 → 8"),
     "budget": ({"budget": "steps"}, "--budget: compute → steps"),
     "amount": ({"budget": "compute=5e9"}, "→ 5e+09"),
     "varied": ({"vary": ["routing.sigma=0.5"]}, "`k2`: missing"),

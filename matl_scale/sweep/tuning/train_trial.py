@@ -1,0 +1,74 @@
+"""Trains the networks of one trial, and says after each part of them how good the best was."""
+
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from statistics import fmean
+
+from matl_scale.errors import RunError
+from matl_scale.metrics.task_metrics import TaskMetrics
+from matl_scale.runs.layout import RunFolder
+from matl_scale.runs.records import read_records
+from matl_scale.sweep.run_planned import start_accelerator
+from matl_scale.train.config import Config
+from matl_scale.train.loop import Hooks, Run
+from matl_scale.train.run import train
+from matl_scale.train.schedule import PARTS, CheckpointConfig
+
+# gets the number of the evaluation, from 1, the best value up to it, and whether it is the last; an exception ends the trial
+Report = Callable[[int, float, bool], None]
+
+
+def train_trial(configs: Sequence[Config], report: Report) -> float | None:
+    """Trains networks one after the other, each from its newest checkpoint if there is one.
+
+    Returns:
+        The mean of their best values on the split of their evaluations; None if the process was asked to stop.
+
+    Raises:
+        InputError, RunError: As in training, or nothing could be measured.
+    """
+    bests: list[float] = []
+    for i, config in enumerate(configs):
+        hooks = Hooks(after_evaluation=reporter(config, bests, len(configs), report))
+        if train(config, start_accelerator(config), hooks=hooks).stopped:
+            return None
+        best = read_best(config)
+        if best is None:
+            raise RunError(f"`{metric_of(config)}` cannot be measured on the split {config.eval.split}")
+        bests.append(best)
+        assert len(bests) == i + 1
+    return fmean(bests)
+
+
+def reporter(
+    config: Config, before: Sequence[float], num_networks: int, report: Report
+) -> Callable[[Run, TaskMetrics], None]:
+    """Returns a hook that reports the mean over the networks up to this one, of which those `before` are complete."""
+
+    def say_how_good(run: Run, _: TaskMetrics) -> None:
+        best = read_best(config)
+        part = round(PARTS * run.state.length.progress(run.state.step))
+        number = PARTS * len(before) + part
+        if best is not None:
+            report(number, fmean([*before, best]), number == PARTS * num_networks)
+
+    return say_how_good
+
+
+def read_best(config: Config) -> float | None:
+    """Returns the best value that a run has recorded, of those that can be compared; None if there is none."""
+    key = f"{config.eval.split}/{metric_of(config)}"
+    return max((record[key] for record in read_records(config.run.folder) if key in record), default=None)
+
+
+def metric_of(config: Config) -> str:
+    """Returns what trials are compared by: what says which network of a run is the best."""
+    return config.checkpoint.best or CheckpointConfig().best
+
+
+def delete_checkpoints(runs: Iterable[Path]) -> None:
+    """Deletes the networks in the run folders of a trial that has ended; what they have reached stays in their records."""
+    for run in map(RunFolder, runs):
+        for folder in (run.checkpoints_folder, run.best_folder):
+            shutil.rmtree(folder, ignore_errors=True)
