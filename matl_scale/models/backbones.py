@@ -27,8 +27,8 @@ class ModelConfig:
     name: str = "auto"
     """A torchvision CNN, by its name in torchvision.models.get_model. `auto`: resnet18, or vgg11_bn for small images."""
     width: float | Auto = "auto"
-    """Multiplies the channels of every layer. `auto`: 1 on a GPU; on CPUs, what can be trained in `train.minutes`, or in a
-    quarter of an hour."""
+    """Multiplies the channels of every layer. `auto`: 1 on a GPU; on CPUs at most a half, by what can be trained in
+    `train.minutes`, or in a quarter of an hour."""
     stem: Stem | Auto = "auto"
     """`small` keeps the resolution in the first conv and drops the first max-pool. `auto`: by the size of the images."""
     pretrained: bool = False

@@ -1,5 +1,6 @@
 """Fills in what a config leaves to be chosen, step by step: each step may need what the steps before it chose."""
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -64,16 +65,14 @@ def choose_width(config: Config, facts: RunFacts) -> float:
     if machine.has_gpu or config.model.width != AUTO:
         return 1.0
     epochs = choose_epochs(config, facts)
-    seconds = config.train.minutes * 60 or rules.CPU_PATIENCE_S
-    cost = rules.affordable_cost(facts.num_samples, epochs, seconds, machine.threads * machine.num_ranks)
+    cores = machine.threads * machine.num_ranks
+    cost = rules.affordable_cost(facts.num_samples, epochs, config.train.minutes, cores)
     costs = {}
-    for width in rules.WIDTHS:
-        try:
+    for width in rules.CPU_WIDTHS:
+        # what is wrong besides the width shows when the network is built
+        with contextlib.suppress(InputError):
             costs[width] = count_cost(replace(config.model, width=width), facts.image_size)
-        except InputError:
-            if width == 1:
-                raise
-    return min(costs, key=lambda width: abs(math.log(costs[width] / cost)))
+    return min(costs, key=lambda width: abs(math.log(costs[width] / cost)), default=1.0)
 
 
 def count_cost(model: ModelConfig, image_size: int) -> int:

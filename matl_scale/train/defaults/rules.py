@@ -17,9 +17,10 @@ MAX_RATES = {"adamw": 0.004, "sgd": 0.4}
 MAX_HEAD_SCALE = 10.0
 MEMORY_SHARE = 0.4  # of a rank's memory, for what a forward pass keeps
 GPU_RATE = 5e12  # likewise of a GPU; only used for guesses that the first steps correct
-CORE_RATE = 4e10  # multiply-adds per second that a core does in training; a laptop's does half
+CORE_RATE = 5e10  # multiply-adds per second that a core does in training; a laptop's does half
 CPU_PATIENCE_S = 900.0  # how long a run without `train.minutes` may take on CPUs before its network becomes narrower
-WIDTHS = (1.0, 0.5, 0.25, 0.125)
+CPU_WIDTHS = (0.5, 0.25, 0.125)
+SHORT = 3  # a run of so many minutes rather makes so many times fewer passes than it has a narrower network
 PASS_COST = 3  # a backward pass costs two forward passes
 CROPPED_FROM, SMALL_IMAGES = 24, 64  # pixels
 AUGMENTED_FROM = 15.0  # passes over the labels
@@ -92,6 +93,14 @@ def choose_augment(image_size: int, epochs: float) -> Augment:
     return "crop" if image_size >= CROPPED_FROM and epochs >= AUGMENTED_FROM else "none"
 
 
-def affordable_cost(num_samples: int, epochs: float, seconds: float, cores: int) -> float:
-    """Returns the multiply-adds of an image's forward pass with which so many passes over the samples take so long."""
-    return CORE_RATE * cores * seconds / (PASS_COST * max(num_samples, 1) * epochs)
+def affordable_cost(num_samples: int, epochs: float, minutes: float, cores: int) -> float:
+    """Returns the multiply-adds of an image's forward pass that CPUs have time for.
+
+    Args:
+        num_samples: Training samples.
+        epochs: Passes over them that a run without a limit makes.
+        minutes: `train.minutes`.
+        cores: CPU cores of all ranks.
+    """
+    seconds, passes = (minutes * 60, epochs / SHORT) if minutes else (CPU_PATIENCE_S, epochs)
+    return CORE_RATE * cores * seconds / (PASS_COST * max(num_samples, 1) * passes)
