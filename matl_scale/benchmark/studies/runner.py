@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from matl_scale.benchmark.studies import baseline, decisions, defaults, imbalance, missing, suspects
+from matl_scale.benchmark.studies import baseline, decisions, defaults, imbalance, missing, suspects, sweeps
 from matl_scale.benchmark.studies.study import Single, Study
 from matl_scale.benchmark.studies.table import as_csv, as_markdown
 from matl_scale.benchmark.studies.workbench import Workbench
@@ -10,7 +10,16 @@ from matl_scale.storage.files import write_text
 
 STUDIES = {
     study.name: study
-    for study in (decisions.STUDY, missing.STUDY, imbalance.STUDY, baseline.STUDY, suspects.STUDY, defaults.STUDY)
+    for study in (
+        decisions.STUDY,
+        missing.STUDY,
+        imbalance.STUDY,
+        baseline.STUDY,
+        suspects.STUDY,
+        defaults.STUDY,
+        sweeps.ANSWERS,
+        sweeps.SAME_ARM,
+    )
 }
 
 

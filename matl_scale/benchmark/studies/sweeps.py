@@ -1,0 +1,103 @@
+"""Studies `answers` and `same-arm`: whether what a sweep says holds for other seeds, and whether it tells equal arms apart."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from matl_scale.benchmark.studies.sets import SETS
+from matl_scale.benchmark.studies.study import Single, Study
+from matl_scale.benchmark.studies.workbench import Workbench
+from matl_scale.commands.sweep import main as run_sweep
+from matl_scale.errors import RunError
+from matl_scale.report.sweep.compute import compute_sweep
+from matl_scale.report.sweep.read import read_sweep
+from matl_scale.report.sweep.results import SweepQuestion, SweepResults
+from matl_scale.runs.sweep_folder import SweepFolder
+from matl_scale.storage.files import write_text
+
+SEEDS, OTHER_SEEDS = "0,1,2", "3,4,5"
+ARMS = "dense,task,k8"
+FOUR_ARMS = "dense,task,k2"  # of the set that has only four tasks
+EPOCHS = {"digits-175": 20, "fashion-10": 2, "cifar-20": 4, "cifar-100": 2, "four-sources": 4}
+NETWORK = ("--model.name", "vgg11_bn", "--model.width", "0.125", "--model.stem", "small")
+LOCAL = ("--track.mlflow", "false", "--data.workers", "0")
+NUM_SWEEPS = 20
+QUESTION = SweepQuestion(metric="decided_balanced_accuracy", alpha=0.05)
+
+
+def sweep(bench: Workbench, name: str, arguments: Sequence[str]) -> SweepResults | None:
+    """Runs a sweep, or what is left of it, and returns its results; None for one that `only` leaves out."""
+    if bench.only not in name:
+        return None
+    folder = bench.work / "sweeps" / name
+    bench.say(f"{name}: a sweep")
+    if code := run_sweep([*arguments, *LOCAL, "--out", str(folder)]):
+        raise RunError(f"The sweep in {folder} ended with exit code {code}. Start the study again to continue it.")
+    return compute_sweep(read_sweep(SweepFolder(folder)), QUESTION)
+
+
+def answers(bench: Workbench) -> Iterator[Single]:
+    for name, build in SETS.items():
+        data = bench.shard_set(name, lambda build=build: build(bench))  # type: ignore[misc]
+        arms = FOUR_ARMS if name == "four-sources" else ARMS
+        arguments = ["--data.path", str(data), *NETWORK, "--train.epochs", str(EPOCHS[name]), "--arms", arms]
+        first = sweep(bench, f"{name}-first", [*arguments, "--seeds", SEEDS])
+        second = sweep(bench, f"{name}-second", [*arguments, "--seeds", OTHER_SEEDS])
+        if first and second:
+            can_tell = first.answer.certain
+            values = {
+                "best of the other seeds, or cannot tell": not can_tell or first.answer.use == second.answer.best,
+                "can tell": can_tell,
+            }
+            bench.say(f"{name}: {first.answer.text}")
+            yield Single(table="answers", row=name, seed=0, values={key: float(value) for key, value in values.items()})
+
+
+def same_arm(bench: Workbench) -> Iterator[Single]:
+    data = bench.shard_set("digits-175", lambda: SETS["digits-175"](bench))
+    for number in range(NUM_SWEEPS):
+        arms = write_twins(bench.work / "arms")
+        seeds = ",".join(str(3 * number + i) for i in range(3))
+        found = sweep(
+            bench,
+            f"same-{number}",
+            ["--data.path", str(data), "--data.tasks", "digit_in_?", *NETWORK, "--arms", arms, "--seeds", seeds,
+             "--budget", "minutes=0.05", "--parallel", "1"],
+        )  # fmt: skip
+        if found:
+            other = next(each for each in found.variants if each.standing != "best")
+            values = {
+                "called different": float(other.behind.p <= QUESTION.alpha),
+                "one of the tasks": float(any(each.better or each.worse for each in found.variants)),
+            }
+            yield Single(table="same arm", row="one config under two names", seed=number, values=values)
+
+
+def write_twins(folder: Path) -> str:
+    """Writes one arm under two names, and returns both for `--arms`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("one", "other"):
+        write_text(folder / f"{name}.yaml", "routing:\n  routes: 2\n  sigma: 0.5\n")
+    return ",".join(str(folder / f"{name}.yaml") for name in ("one", "other"))
+
+
+ANSWERS = Study(
+    name="answers",
+    needs=("fashion_mnist", "cifar100"),
+    conditions=(
+        "On each of five sets (see the study `defaults`), two sweeps of a plain network, a route per task and eight routes (two, "
+        "where there are four tasks), with equal compute and three seeds each: does the arm that the first names have the best "
+        "mean of the second, or does the first say that it cannot tell? VGG-11 with batch norm at an eighth of its width."
+    ),
+    singles=answers,
+    are_shares=True,
+)
+SAME_ARM = Study(
+    name="same-arm",
+    conditions=(
+        "Twenty sweeps of one config under two names, three seeds each, on ten tasks of digits. Each run has three seconds of "
+        "steps, so that no two are equal to the last bit: how often does a sweep call the two arms different, by their macro "
+        "figure, or for one of the ten tasks?"
+    ),
+    singles=same_arm,
+    are_shares=True,
+)
