@@ -25,7 +25,8 @@ class ModelConfig:
     """The backbone."""
 
     name: str = "auto"
-    """A torchvision CNN, by its name in torchvision.models.get_model. `auto`: resnet18, or vgg11_bn for small images."""
+    """A torchvision CNN, by its name in torchvision.models.get_model. `auto`: resnet18, or vgg11_bn for small
+    images on CPUs."""
     width: float | Auto = "auto"
     """Multiplies the channels of every layer. `auto`: 1 on a GPU; on CPUs at most a half, by what can be trained in
     `train.minutes`, or in a quarter of an hour."""

@@ -53,7 +53,7 @@ def fill_model(config: Config, facts: RunFacts) -> Config:
     """Chooses the backbone; torchvision's weights need the full width and their own stem."""
     if config.model.pretrained:
         return fill_only_auto(config, {"model.name": "resnet18", "model.width": 1.0, "model.stem": "standard"})
-    name, stem = rules.choose_backbone(facts.image_size), rules.choose_stem(facts.image_size)
+    name, stem = rules.choose_backbone(facts.image_size, facts.machine.has_gpu), rules.choose_stem(facts.image_size)
     config = fill_only_auto(config, {"model.name": name, "model.stem": stem})
     return fill_only_auto(config, {"model.width": choose_width(config, facts)})
 
