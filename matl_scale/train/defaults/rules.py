@@ -27,8 +27,8 @@ AUGMENTED_FROM = 15.0  # passes over the labels
 
 
 def choose_backbone(image_size: int, has_gpu: bool) -> str:
-    """Returns the name of the backbone for images of so many pixels per side. On CPUs, a VGG learns more in the same time, as long
-    as images are small."""
+    """Returns the name of the backbone for images of so many pixels per side. On CPUs, a VGG learns more in the same time, as
+    long as images are small."""
     return "resnet18" if has_gpu or image_size > VGG_IMAGES else "vgg11_bn"
 
 
