@@ -25,7 +25,7 @@ class RoutingConfig:
     of the shard set."""
     sigma: float | Auto = "auto"
     """Sharing ratio σ: the fraction of a layer's units that a route keeps. 1 = all shared; with `routes` one, that is
-    the plain network (hard sharing). `auto`: 1 with one route, else 0.5."""
+    the plain network (hard sharing). `auto`: 1 with one route, else 0.75."""
     sigmas: dict[str, float] = field(default_factory=dict)
     """Module pattern → σ of these layers; the last pattern that matches counts, other layers have `sigma`."""
     layers: list[str] | str = "*"

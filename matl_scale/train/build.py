@@ -30,7 +30,7 @@ from matl_scale.train.config import Config
 from matl_scale.train.evaluation import EvalData, Evaluator
 from matl_scale.train.health.nonfinite import NonfiniteGuard
 from matl_scale.train.keep_evaluation import EvaluationKeeper
-from matl_scale.train.length import Length
+from matl_scale.train.length import PARTS_TO_FIT, Length
 from matl_scale.train.losses.task_loss import TaskLoss
 from matl_scale.train.meter import Meter
 from matl_scale.train.resolve import ResolvedRun
@@ -74,7 +74,8 @@ class Components:
 def build_length(config: Config, guess: int) -> Length:
     """Builds the length of a run; `guess` is about the number of steps of a run of so many minutes."""
     if config.train.minutes:
-        return Length(num_steps=guess, seconds=config.train.minutes * 60)
+        # with a guess of very few steps, the first of them would use up the schedule of the learning rate before it is corrected
+        return Length(num_steps=max(guess, PARTS_TO_FIT), seconds=config.train.minutes * 60)
     return Length(num_steps=chosen(config.train.steps))
 
 

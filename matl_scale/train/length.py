@@ -38,11 +38,16 @@ class Length:
         self.progress_then, self.fitted_at = self.progress(step), step
         self.num_steps = max(num_steps, step)
 
-    def resume(self, saved: "Length") -> None:
-        """Continues a run of so many minutes, with the number of steps that a checkpoint has for it."""
-        if self.seconds:
+    def resume(self, saved: "Length", step: int, spent_s: float) -> None:
+        """Continues a run of so many minutes after `step` steps, which took `spent_s` seconds: with the number of steps that its
+        checkpoint has, or, if it had another length then, with as many as there is time for at that speed."""
+        if not self.seconds:
+            return
+        if saved.seconds == self.seconds:
             self.num_steps, self.fitted_at = saved.num_steps, saved.fitted_at
             self.progress_then, self.progress_before = saved.progress_then, saved.progress_before
+        elif spent_s:
+            self.num_steps = max(step, round(self.seconds * step / spent_s))
 
 
 @dataclass

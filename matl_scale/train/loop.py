@@ -22,7 +22,7 @@ from matl_scale.train.length import FIRST_FIT, PARTS_TO_FIT
 from matl_scale.train.prediction_log import PredictionLog
 from matl_scale.train.process_group import on_main
 from matl_scale.train.run_data import RunData
-from matl_scale.train.schedule import CHECKPOINT_EVERY_S, Schedule
+from matl_scale.train.schedule import Schedule
 from matl_scale.train.state import TrainState
 from matl_scale.train.step.optim import set_learning_rate
 
@@ -140,7 +140,7 @@ def fit_length(run: Run) -> None:
         state.length.fit(state.step, state.step + more)
         run.progress.total = state.length.num_steps
     if is_first:
-        schedule.clock_every = max(1, round(CHECKPOINT_EVERY_S / max(step_s, 1e-9)))
+        schedule.set_speed(step_s)
         run.progress.say(describe_duration(run, step_s))
 
 
@@ -174,7 +174,7 @@ def record(run: Run, rate: float) -> None:
 
 def check_interval(run: Run, step_s: float) -> None:
     """Complains if the job's time limit comes before the next checkpoint."""
-    every = run.schedule.steps_to_checkpoint(run.state.step)
+    every = run.schedule.steps_to_checkpoint(run.state.step, step_s)
     problem = find_interval_problem(every, step_s, time_left_s(read_job()))
     if problem:
         run.progress.say(str(problem))

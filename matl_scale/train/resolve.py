@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from matl_scale.routes import Routes
 from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo
 from matl_scale.train.build_routes import build_routes
 from matl_scale.train.choose_routes import ChosenRoutes
-from matl_scale.train.config import Config, read_saved, walk, with_absolute_paths
+from matl_scale.train.config import Config, read_saved, with_absolute_paths
 from matl_scale.train.defaults import fill, rules
 from matl_scale.train.defaults.describe import describe_choices
 from matl_scale.train.defaults.facts import Machine, RunFacts, read_machine
@@ -126,20 +127,16 @@ def fill_length(config: Config, facts: RunFacts, step_labels: StepLabels) -> tup
 
 
 def inherit_from_checkpoint(config: Config, checkpoint: CheckpointInfo, num_ranks: int) -> Config:
-    """Returns a config with the choices of the checkpoint's run. On another number of ranks, a step keeps its micro-steps where
-    they can be divided among the ranks."""
-    earlier = read_saved(checkpoint.config)
-    has_length = config.train.minutes > 0 or config.train.epochs != AUTO
-    values = dict(walk(fill.inherit(config, earlier)))
-    if config.train.steps == AUTO and has_length:
-        values["train.steps"] = AUTO
-    elif values["train.steps"] == AUTO:  # the run has so many minutes
-        values["train.minutes"] = earlier.train.minutes
-    if config.train.accumulate == AUTO:
-        before = chosen(earlier.train.accumulate)
-        num_slots = checkpoint.world_size * before
-        values["train.accumulate"] = before if num_slots % num_ranks else num_slots // num_ranks
-    return fill.with_values(config, values)
+    """Returns a config with the choices of the checkpoint's run. On another number of ranks, a step keeps about as many
+    micro-steps, for which the learning rate was chosen."""
+    earlier, train = read_saved(checkpoint.config), config.train
+    values: dict[str, Any] = {}
+    if (train.epochs, train.steps, train.minutes) == (AUTO, AUTO, 0):
+        values = {"train.steps": earlier.train.steps, "train.minutes": earlier.train.minutes}
+    if train.accumulate == AUTO:
+        num_slots = checkpoint.world_size * chosen(earlier.train.accumulate)
+        values["train.accumulate"] = max(1, round(num_slots / num_ranks))
+    return fill.with_values(fill.inherit(config, earlier), values)
 
 
 def count_labelled(labels: np.ndarray, tasks: Sequence[int], fills: np.ndarray) -> int:

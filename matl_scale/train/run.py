@@ -12,9 +12,9 @@ from matl_scale.progress import TrainProgress
 from matl_scale.runs.checkpoints.masks import find_old_tasks
 from matl_scale.tracking.recorder import LAST_COPY_S
 from matl_scale.train.build import build_components, build_recorder
-from matl_scale.train.config import Config
+from matl_scale.train.config import Config, read_saved
 from matl_scale.train.defaults.facts import read_machine
-from matl_scale.train.defaults.fill import fill_workers
+from matl_scale.train.defaults.fill import fill_workers, inherit
 from matl_scale.train.health.stop import StopRequest
 from matl_scale.train.health.watchdog import Watchdog, explain_lost_ranks
 from matl_scale.train.loop import Hooks, Run, run_steps
@@ -68,6 +68,8 @@ def train(
         # build: from here on the config has every automatic choice made
         machine = read_machine(world_size)
         config = fill_workers(config, machine)
+        if opened.checkpoint:  # the data depend on it, before anything else is chosen
+            config = inherit(config, read_saved(opened.checkpoint.config), ["data.image_size"])
         data = build_run_data(config.data, opened.label_version)
         check_train_data(data, config.data, world_size)
         # patterns without a match end the run here, before anything is built
@@ -119,6 +121,8 @@ def describe_origin(opened: OpenedRun, resolved: ResolvedRun, data: RunData, wor
         changes = describe_resumption(opened.checkpoint, resolved.config, data, world_size)
         return ["\n  ".join([f"resuming from {opened.checkpoint.folder}", *changes])]
     lines = [*resolved.lines]
+    if resolved.routes.reason:
+        lines.append(resolved.routes.reason)
     if opened.start:
         lines.append(describe_start(opened.start, find_old_tasks(opened.start, data.task_names)))
     return lines

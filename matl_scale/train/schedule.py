@@ -66,14 +66,24 @@ class Schedule:
     def is_compared_after(self, step: int) -> bool:
         return is_due(step, self.compare_every)
 
-    def steps_to_checkpoint(self, step: int) -> int:
-        """Returns how many steps there are at most from `step` to the next checkpoint."""
-        remaining = self.num_steps - step
-        every = self.clock_every if self.checkpoint_every == AUTO else self.checkpoint_every
-        return min(every, remaining) if every else remaining
+    def set_speed(self, step_s: float) -> None:
+        """Says how many seconds a step takes, for the checkpoints that `auto` writes by the clock."""
+        self.clock_every = steps_within(CHECKPOINT_EVERY_S, step_s)
+
+    def steps_to_checkpoint(self, step: int, step_s: float) -> int:
+        """Returns how many steps there are at most from `step` to the next checkpoint, if a step takes `step_s` seconds."""
+        every = self.checkpoint_every
+        if every == AUTO:  # the clock counts from the first steps of a start on, a record may come before
+            every = self.clock_every or steps_within(CHECKPOINT_EVERY_S, step_s)
+        return min(every, self.num_steps - step)
 
     def _is_due(self, step: int, every: int | Auto) -> bool:
         return self.length.completes_part(step, PARTS) if every == AUTO else is_due(step, every)
+
+
+def steps_within(seconds: float, step_s: float) -> int:
+    """Returns how many steps of `step_s` seconds there are in so many seconds, at least one."""
+    return max(1, round(seconds / max(step_s, 1e-9)))
 
 
 def is_due(step: int, every: int) -> bool:

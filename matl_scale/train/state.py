@@ -78,4 +78,4 @@ class TrainState:
         # older versions kept no time, and had no length but that of the config
         self.clock.seconds = state.get("seconds", 0.0)
         if "length" in state:
-            self.length.resume(Length(**state["length"]))
+            self.length.resume(Length(**state["length"]), self.step, self.clock.seconds)

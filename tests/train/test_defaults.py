@@ -111,7 +111,7 @@ def test_every_choice_is_made_and_said(sparse: Path, capsys: pytest.CaptureFixtu
     train(config, build_accelerator("fp32"))
     said = capsys.readouterr().err
     found = resolved(config)
-    assert all(line in said for line in found.lines)
+    assert all(line in said for line in [*found.lines, found.routes.reason])
     kept = parse_config(["--config", str(tmp_path / "first" / "config.yaml")], "test", "")
     assert {key for key, value in walk(kept) if value == "auto"} == {*STAY_OPEN, "run.resume"}
     assert dict(walk(kept)) == dict(
@@ -131,6 +131,24 @@ def test_every_choice_is_made_and_said(sparse: Path, capsys: pytest.CaptureFixtu
     two_ranks = replace(LAPTOP, num_ranks=2)
     halved = resolve_run(given, build_run_data(kept.data), two_ranks, checkpoint, None)
     assert 2 * halved.config.train.accumulate == again.config.train.accumulate
+    many = resolve_run(given, build_run_data(kept.data), replace(LAPTOP, num_ranks=16), checkpoint, None)
+    assert many.config.train.accumulate == 1, "not eight for each of 16 ranks, with the rate of eight"
+    for other in ({"train.minutes": 3.0}, {"train.epochs": 7.0}, {"train.steps": 9}):
+        found = resolve_run(with_values(given, other), build_run_data(kept.data), LAPTOP, checkpoint, None).config
+        assert other.items() <= dict(walk(found)).items()
+        assert found.train.minutes == other.get("train.minutes", 0)
+
+
+def test_a_run_that_resumes_keeps_the_size_of_its_images(sparse: Path, tmp_path: Path) -> None:
+    """An earlier version kept images of 8 pixels as they are, which `auto` enlarges."""
+    values = {"model.name": "resnet18", "model.width": 0.0625, "model.stem": "small", "data.workers": 0}
+    config = replace(
+        with_values(config_of(sparse), values), run=RunConfig(dir=str(tmp_path)), track=TrackConfig(mlflow=False)
+    )
+    train(with_values(config, {"data.image_size": 0, "train.steps": 1}), build_accelerator("fp32"))
+    train(with_values(config, {"train.steps": 2}), build_accelerator("fp32"))
+    last = open_checkpoint(tmp_path / "run")
+    assert (last.step, last.image_size) == (2, 8)
 
 
 def test_a_run_that_starts_with_a_network_takes_over_its_shape(small_set: ShardSet, tmp_path: Path) -> None:

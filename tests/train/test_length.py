@@ -13,6 +13,7 @@ from helpers.shard_sets import ShardSet
 from matl_scale.errors import InputError
 from matl_scale.runs.history import RunHistory
 from matl_scale.train import loop
+from matl_scale.train.build import build_length
 from matl_scale.train.length import Clock, Length
 from matl_scale.train.process_group import build_accelerator
 from matl_scale.train.run import train
@@ -46,6 +47,17 @@ def test_a_fit_keeps_what_is_done_and_every_part_is_completed_once() -> None:
     assert length.num_steps == 100
 
 
+def test_a_resumed_run_of_so_many_minutes() -> None:
+    saved = Length(num_steps=100, seconds=60, fitted_at=50, progress_then=0.4, progress_before=0.39)
+    same, longer, shorter, fixed = (Length(num_steps=7, seconds=seconds) for seconds in (60, 120, 20, 0))
+    for length in (same, longer, shorter, fixed):
+        length.resume(saved, step=80, spent_s=40.0)
+    assert same == saved
+    assert (longer.num_steps, longer.progress(80)) == (240, pytest.approx(1 / 3))
+    assert shorter.num_steps == 80, "its time is over"
+    assert fixed.num_steps == 7
+
+
 def test_the_learning_rate_follows_what_is_done() -> None:
     length = Length(num_steps=100)
     rate = LearningRate(peak=2.0, warmup_steps=10, length=length)
@@ -64,10 +76,11 @@ def test_when_something_is_due() -> None:
         length=Length(num_steps=50), record_every=7, evaluate_every="auto", checkpoint_every="auto", compare_every=0
     )
     assert [step for step in range(51) if schedule.is_evaluated_after(step)] == [10, 20, 30, 40, 50]
-    assert schedule.steps_to_checkpoint(45) == 5
-    schedule.clock_every = 8  # steps in ten minutes
+    assert schedule.steps_to_checkpoint(45, 60.0) == 5
+    assert schedule.steps_to_checkpoint(20, 60.0) == 10  # a record of a start that is too short to know its speed
+    schedule.set_speed(75.0)  # eight steps in ten minutes
     assert [step for step in range(1, 51) if schedule.is_saved_after(step)] == [8, 10, 16, 20, 24, 30, 32, 40, 48, 50]
-    assert schedule.steps_to_checkpoint(20) == 8
+    assert schedule.steps_to_checkpoint(20, 60.0) == 8
 
 
 def test_the_clock_forgets_slow_first_steps() -> None:
@@ -95,6 +108,15 @@ def test_a_run_of_so_many_minutes_ends_when_they_are_over(
     assert "0.5 min of steps" in said
     assert f"{outcome.step:,} steps" in said
     assert len(RunHistory(config.run.folder).steps["val"]) == 5
+
+
+def test_a_guess_of_few_steps_does_not_end_the_schedule_before_it_is_corrected(
+    small_set: ShardSet, tmp_path: Path
+) -> None:
+    config = build_config(tmp_path, small_set, "timed", train=TrainConfig(minutes=1, precision="fp32"))
+    length = build_length(config, 1)
+    length.fit(1, 1000)
+    assert length.progress(1) < 0.03
 
 
 def test_a_run_has_one_length() -> None:

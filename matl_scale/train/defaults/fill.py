@@ -19,7 +19,7 @@ from matl_scale.train.defaults.facts import Machine, RunFacts
 NETWORK_KEYS = ("model.name", "model.width", "model.stem", "routing.sigma")
 # what a resumed run chooses anew
 NOT_INHERITED = (
-    "run.resume", "routing.routes", "data.workers", "train.precision", "train.epochs", "train.accumulate",
+    "run.resume", "routing.routes", "data.workers", "train.precision", "train.epochs", "train.steps", "train.accumulate",
 )  # fmt: skip
 
 
