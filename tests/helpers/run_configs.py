@@ -56,9 +56,16 @@ def plain(config: Config) -> Config:
 
 
 def saved_state(config: Config, folder: Path | None = None) -> dict[str, Any]:
-    """Loads the newest checkpoint of a run, or the given one."""
+    """Loads the newest checkpoint of a run, or the given one, without what a clock measured."""
     folder = folder or sorted((config.run.folder / "checkpoints").glob("step-*"))[-1]
-    return torch.load(folder / "state.pt", weights_only=True)  # type: ignore[no-any-return]
+    return load_state(folder)
+
+
+def load_state(folder: Path) -> dict[str, Any]:
+    """Loads the state in a checkpoint's folder, without what a clock measured."""
+    state = torch.load(folder / "state.pt", weights_only=True)
+    state.pop("seconds", None)  # the best network has none
+    return state  # type: ignore[no-any-return]
 
 
 def assert_identical(left: Any, right: Any, context: str = "") -> None:

@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
-from helpers.run_configs import assert_identical
+from helpers.run_configs import assert_identical, load_state
 from helpers.shard_sets import ShardSet
 
 pytestmark = pytest.mark.slurm
@@ -103,7 +102,7 @@ class Job:
         command("pkill", "-STOP", "-f", f"mlflow_follower {self.folder} ")
 
     def state(self) -> dict:
-        return torch.load(self.folder / "checkpoints" / f"step-{STEPS:09d}" / "state.pt", weights_only=True)
+        return load_state(self.folder / "checkpoints" / f"step-{STEPS:09d}")
 
 
 ENDS = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
