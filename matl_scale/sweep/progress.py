@@ -6,6 +6,7 @@ from typing import Any
 
 from matl_scale.errors import InputError
 from matl_scale.metrics.names import METRIC_LABELS
+from matl_scale.progress import format_duration
 from matl_scale.runs.history import RunHistory
 from matl_scale.runs.sweep_folder import Outcome, PlannedRun, Search, SearchOutcome, SweepFolder, SweepPlan, Work
 from matl_scale.sweep.tuning.space import SEARCHED
@@ -40,15 +41,16 @@ class SweepProgress:
     def end(self, work: Work) -> None:
         """Says how a run or a search has ended."""
         outcome, trainings = self.folder.read_ending(work), self._trainings(work)
-        assert outcome is not None
         self._done, self._left = self._done + trainings, self._left - trainings
+        self._runs_left -= isinstance(work, PlannedRun)
+        if outcome is None:  # it had failed, and another process has begun to try it again
+            return
         per_training_s = (time.monotonic() - self._start) / self._done
-        rest = f"; about {describe_seconds(self._left * per_training_s)} left" if self._left else ""
+        rest = f"; about {format_duration(self._left * per_training_s)} left" if self._left else ""
         if isinstance(outcome, SearchOutcome):
             self.say(f"{work.variant}: {self.describe_search(work, outcome)}{rest}")
             return
         assert isinstance(work, PlannedRun)
-        self._runs_left -= 1
         total = len(self.plan.runs)
         self.say(f"[{total - self._runs_left}/{total}] {work.name}: {self.describe(work, outcome)}{rest}")
 
@@ -72,17 +74,10 @@ class SweepProgress:
             figure = f"{METRIC_LABELS[SHOWN_METRIC]} {summary[f'macro_{SHOWN_METRIC}']:.4f} on {self.plan.split}"
         except (InputError, KeyError):
             figure = f"finished, without {METRIC_LABELS[SHOWN_METRIC]}"
-        return f"{figure} after {outcome.passes:.3g} passes, {describe_seconds(outcome.seconds)} of steps"
+        return f"{figure} after {outcome.passes:.3g} passes, {format_duration(outcome.seconds)} of steps"
 
 
 def describe_settings(settings: Mapping[str, Any]) -> str:
     """Returns what a search has found, without what follows from it."""
     listed = [f"{key}={settings[key]:.3g}" for key in SEARCHED if key in settings]
     return ", ".join(listed) or "what the rules choose"
-
-
-def describe_seconds(seconds: float) -> str:
-    """Returns a duration for people."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -97,10 +97,18 @@ class Supervisor:
         for share in [share for share in self.shares if share not in used]:
             if (run := self._next()) is not None:
                 self.workers.append(self._start(share))
-                self.workers[-1].give(run)
-                self.waiting.remove(run)
+                if self.workers[-1].give(run):  # else it has died, and another one is started
+                    self.waiting.remove(run)
 
     def _next(self) -> Work | None:
+        """Returns what is next; None if there is nothing now. What other processes have ended meanwhile is taken off the list: a
+        failure is tried once in a start, not once by each process."""
+        while (work := self._find_next()) is not None and has_ended(self.folder, work, self.since):
+            self.waiting.remove(work)
+            self.on_end(work)
+        return work
+
+    def _find_next(self) -> Work | None:
         """Returns the next search, or the next run whose search has ended; None if there is none now."""
         elsewhere = [work for work, _ in self.elsewhere.values()]
         pending = [*self.waiting, *elsewhere, *(worker.run for worker in self.workers)]
@@ -182,8 +190,7 @@ class Supervisor:
         for run, looked in list(self.elsewhere.values()):
             if now - looked < ASK_AGAIN_S:
                 continue
-            outcome = self.folder.read_ending(run)
-            if outcome is not None and (outcome.status == "finished" or self.folder.ended_at(run) >= self.since):
+            if has_ended(self.folder, run, self.since):
                 self.on_end(run)
             elif self.leave_others and not isinstance(run, Search):
                 continue
@@ -211,9 +218,15 @@ def explain_death(code: int | None) -> str:
 
 def list_waiting(folder: SweepFolder, plan: SweepPlan, since: float) -> list[Work]:
     """Returns what is to be done, searches first: what has no outcome, and what failed before `since`, in seconds since 1970."""
-    waiting: list[Work] = []
-    for work in plan.work:
-        outcome = folder.read_ending(work)
-        if outcome is None or (outcome.status == "failed" and folder.ended_at(work) < since):
-            waiting.append(work)
-    return waiting
+    return [work for work in plan.work if not has_ended(folder, work, since)]
+
+
+def has_ended(folder: SweepFolder, work: Work, since: float) -> bool:
+    """Returns whether a run or search is finished, or has failed since a time, in seconds since 1970."""
+    outcome = folder.read_ending(work)
+    if outcome is None or outcome.status == "finished":
+        return outcome is not None
+    try:
+        return folder.ended_at(work) >= since
+    except FileNotFoundError:  # another process has begun to try it again
+        return False

@@ -1,6 +1,7 @@
 """Workers that crash, die, are stopped and killed: every run ends once, whoever does it."""
 
 import contextlib
+import itertools
 import os
 import signal
 import subprocess
@@ -15,7 +16,8 @@ from helpers.pretending_sweep import DIARY, LONG_STEPS, STEPS, build_supervisor,
 from matl_scale.runs.sweep_folder import SweepFolder, SweepPlan
 from matl_scale.storage.locks import lock_folder
 from matl_scale.sweep.share import Share
-from matl_scale.sweep.supervise import list_waiting
+from matl_scale.sweep.supervise import Worker, list_waiting
+from matl_scale.sweep.worker import record_failure
 from matl_scale.train.health.stop import StopRequest
 
 
@@ -126,6 +128,38 @@ def test_runs_of_other_processes_are_left_to_them(tmp_path: Path, leave_others: 
             threading.Timer(1.0, other.close).start()
         assert supervisor.run(stop)
     assert sorted(ended) == (["b"] if leave_others else ["a", "b"])
+
+
+def test_what_another_process_has_ended_meanwhile_is_not_tried_again(tmp_path: Path) -> None:
+    """Each of the processes of an array would otherwise repeat each run that fails."""
+    folder, plan = make_up_sweep(tmp_path, ["raises", "b"])
+    start = time.time() - 1
+    supervisor, ended = build_supervisor(folder, start)
+    record_failure(folder, plan.runs[0], "elsewhere")
+    with StopRequest() as stop:
+        assert supervisor.run(stop)
+    assert sorted(ended) == ["b", "raises"]
+    assert outcomes(folder, plan)["raises"] == ("failed", "elsewhere", 0)
+
+
+def test_a_run_is_not_lost_with_a_worker_that_dies_before_it_has_got_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = make_up_sweep(tmp_path, ["a"])
+    supervisor, ended = build_supervisor(folder, number=1)
+    start, number = supervisor._start, itertools.count()
+
+    def start_badly(share: Share) -> Worker:
+        worker = start(share)
+        if next(number) == 0:
+            worker.process.kill()
+            worker.process.wait()
+        return worker
+
+    monkeypatch.setattr(supervisor, "_start", start_badly)
+    with StopRequest() as stop:
+        assert supervisor.run(stop)
+    assert ended == ["a"]
 
 
 def test_a_worker_is_confined_to_its_share(tmp_path: Path) -> None:
