@@ -285,6 +285,22 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     assert logs[0] == logs[1]
 
 
+def test_ranks_agree_on_the_length_of_a_timed_run_whatever_their_clocks_say(
+    small_set: ShardSet, tmp_path: Path
+) -> None:
+    config = build_config(
+        tmp_path,
+        small_set,
+        "timed",
+        train=TrainConfig(minutes=0.5, precision="fp32"),
+        checkpoint=CheckpointConfig(every=5),
+    )
+    config = replace(config, eval=replace(config.eval, every="auto"))
+    steps = run_ranks(2, rank_work.train_by_clocks, tmp_path / "ranks", config, 17)
+    assert steps == [30, 30]
+    assert len(set(pq.read_table(config.run.folder / "per_task.parquet")["step"].to_pylist())) == 5
+
+
 def test_random_layers_are_resumed_too(small_set: ShardSet, tmp_path: Path) -> None:
     sections = {
         "model": ModelConfig(name="efficientnet_b0", width=0.5),  # stochastic depth

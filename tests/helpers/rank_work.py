@@ -1,8 +1,11 @@
 """What ranks do in the distributed tests. Importable by name, because ranks are other processes."""
 
+import contextlib
+import itertools
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -17,6 +20,7 @@ from matl_scale.runs.checkpoints.masks import hash_masks
 from matl_scale.runs.checkpoints.network import restore_network
 from matl_scale.runs.layout import RunFolder
 from matl_scale.runs.predictions import write_predictions
+from matl_scale.train import loop
 from matl_scale.train.build import build_network
 from matl_scale.train.build_routes import build_routes
 from matl_scale.train.collect_predictions import collect_predictions
@@ -61,6 +65,22 @@ def train_interrupted(whole: Config, broken: Config, stop_at: int) -> None:
         train(broken, accelerator)
     else:
         raise AssertionError("the run was not interrupted")
+
+
+def train_by_clocks(config: Config, stop_at: int) -> int:
+    """Trains a run of so many minutes on ranks whose clocks differ: a step takes a second on the first one, and seven times as
+    long on each after it. It breaks off at step `stop_at` and is started again. Returns the step that a rank ends with."""
+    accelerator = accelerator_of(config)
+    now, pace = itertools.count(), 7.0**accelerator.process_index
+    loop.time = SimpleNamespace(perf_counter=lambda: pace * next(now))  # type: ignore[assignment]
+
+    def interrupt(run: Run) -> None:
+        if run.state.step == stop_at:
+            raise Interrupted
+
+    with contextlib.suppress(Interrupted):
+        train(config, accelerator, hooks=Hooks(before_step=interrupt))
+    return train(config, accelerator).step
 
 
 def evaluate_runs(configs: dict[str, Config], split: str, batch_size: int, folder: Path) -> dict[str, TaskMetrics]:
