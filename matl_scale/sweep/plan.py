@@ -19,10 +19,9 @@ from matl_scale.sweep.budget import (
 )
 from matl_scale.sweep.costs import measure_costs
 from matl_scale.sweep.draft import SweepDraft
-from matl_scale.sweep.settings import with_settings
 from matl_scale.sweep.vary import TASKS_KEY
 from matl_scale.tracking.recorder import TrackConfig
-from matl_scale.train.config import Config
+from matl_scale.train.config import Config, with_settings
 from matl_scale.train.resolve import resolve_offline
 from matl_scale.train.run_data import check_train_data
 
@@ -153,7 +152,8 @@ def plan_runs(draft: SweepDraft, settings: Mapping[str, Mapping[str, Mapping[str
             settings={
                 **settings[variant.name][task],
                 "run.seed": seed,
-                "track.tags": {"arm": variant.arm, "variant": variant.name, "seed": str(seed)}
+                "track.tags": draft.base.track.tags
+                | {"arm": variant.arm, "variant": variant.name, "seed": str(seed)}
                 | ({"task": task} if task else {}),
             },
             task=task,

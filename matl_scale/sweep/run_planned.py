@@ -15,8 +15,7 @@ from matl_scale.runs.records import read_records
 from matl_scale.runs.sweep_folder import Outcome, PlannedRun, SweepFolder, SweepPlan
 from matl_scale.storage.locks import lock_folder
 from matl_scale.sweep.costs import measure_costs, measure_trained
-from matl_scale.sweep.settings import with_settings
-from matl_scale.train.config import Config, read_saved
+from matl_scale.train.config import Config, read_saved, with_settings
 from matl_scale.train.evaluate_run import evaluate_split, read_run_config
 from matl_scale.train.loop import Hooks
 from matl_scale.train.process_group import build_accelerator

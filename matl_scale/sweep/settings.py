@@ -1,6 +1,6 @@
 """What a sweep changes in a config: keys with their values, and the keys that are its own to set."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,17 +29,6 @@ def check_free(key: str, context: str) -> None:
     """Raises `InputError` for a key that the sweep sets itself."""
     if key in SET_BY_SWEEP:
         raise InputError(f"{context} should leave `{key}` alone: {SET_BY_SWEEP[key]}.")
-
-
-def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
-    """Returns the config with other values of some keys, given as `section.key`; raises `InputError` if these do not go
-    together."""
-    sections: dict[str, dict[str, Any]] = {}
-    for key, value in settings.items():
-        section, _, name = key.partition(".")
-        sections.setdefault(section, {})[name] = value
-    changed = {section: replace(getattr(config, section), **values) for section, values in sections.items()}
-    return replace(config, **changed)
 
 
 def read_value(arguments: Sequence[str], key: str, text: str, program: str) -> Any:

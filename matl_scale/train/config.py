@@ -96,6 +96,17 @@ def walk(config: Config) -> Iterator[tuple[str, Any]]:
             yield f"{section.name}.{entry.name}", getattr(values, entry.name)
 
 
+def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
+    """Returns the config with other values of some keys, given as `section.key`; raises `InputError` if these do not go
+    together."""
+    sections: dict[str, dict[str, Any]] = {}
+    for key, value in settings.items():
+        section, _, name = key.partition(".")
+        sections.setdefault(section, {})[name] = value
+    changed = {section: replace(getattr(config, section), **values) for section, values in sections.items()}
+    return replace(config, **changed)
+
+
 def read_saved(sections: Mapping[str, Mapping[str, Any]]) -> Config:
     """Returns the config that a run or a checkpoint keeps as plain sections.
 

@@ -15,7 +15,7 @@ from matl_scale.routes import Routes
 from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo
 from matl_scale.train.build_routes import build_routes
 from matl_scale.train.choose_routes import ChosenRoutes
-from matl_scale.train.config import Config, read_saved, with_absolute_paths
+from matl_scale.train.config import Config, read_saved, with_absolute_paths, with_settings
 from matl_scale.train.defaults import fill, rules
 from matl_scale.train.defaults.describe import describe_choices
 from matl_scale.train.defaults.facts import Machine, RunFacts, read_machine
@@ -136,7 +136,7 @@ def inherit_from_checkpoint(config: Config, checkpoint: CheckpointInfo, num_rank
     if train.accumulate == AUTO:
         num_slots = checkpoint.world_size * chosen(earlier.train.accumulate)
         values["train.accumulate"] = max(1, round(num_slots / num_ranks))
-    return fill.with_values(fill.inherit(config, earlier), values)
+    return with_settings(fill.inherit(config, earlier), values)
 
 
 def count_labelled(labels: np.ndarray, tasks: Sequence[int], fills: np.ndarray) -> int:

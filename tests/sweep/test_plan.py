@@ -18,8 +18,7 @@ from matl_scale.sweep.draft import SweepRequest
 from matl_scale.sweep.open_sweep import open_sweep, plan_sweep
 from matl_scale.sweep.plan import name_run
 from matl_scale.sweep.run_planned import build_run_config, settings_of
-from matl_scale.sweep.settings import with_settings
-from matl_scale.train.config import Config, read_saved, walk
+from matl_scale.train.config import Config, read_saved, walk, with_settings
 from matl_scale.train.resolve import resolve_offline
 
 
@@ -72,6 +71,7 @@ def test_arms_get_equal_labels(config: Config, tmp_path: Path, small_set: ShardS
 
 
 def test_runs_differ_in_what_the_sweep_says_alone(config: Config, tmp_path: Path) -> None:
+    config = with_settings(config, {"track.tags": {"team": "birds"}})
     opened = open_sweep(build_request(config, "dense,k2", seeds=[0, 4], experiment="birds"), tmp_path / "sweep", 1)
     plan = opened.plan
     assert [run.name for run in plan.runs] == ["dense-seed0", "k2-seed0", "dense-seed4", "k2-seed4"]
@@ -79,7 +79,7 @@ def test_runs_differ_in_what_the_sweep_says_alone(config: Config, tmp_path: Path
     found = {run.name: dict(walk(build_run_config(opened.folder, plan, run))) for run in plan.runs}
     assert found["k2-seed4"]["run.seed"] == 4
     assert found["k2-seed4"]["track.experiment"] == "birds"
-    assert found["k2-seed4"]["track.tags"] == {"arm": "k2", "variant": "k2", "seed": "4"}
+    assert found["k2-seed4"]["track.tags"] == {"team": "birds", "arm": "k2", "variant": "k2", "seed": "4"}
     changed = {key for key, value in found["k2-seed0"].items() if value != found["dense-seed0"][key]}
     assert changed == {"run.name", "routing.routes", "routing.sigma", "train.steps", "track.tags"}
 

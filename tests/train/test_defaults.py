@@ -18,10 +18,9 @@ from matl_scale.models.backbones import ModelConfig
 from matl_scale.runs.checkpoints.checkpoint import open_checkpoint
 from matl_scale.tasks import Task
 from matl_scale.tracking.recorder import TrackConfig
-from matl_scale.train.config import Config, RunConfig, walk
+from matl_scale.train.config import Config, RunConfig, walk, with_settings
 from matl_scale.train.defaults import rules
 from matl_scale.train.defaults.facts import Machine
-from matl_scale.train.defaults.fill import with_values
 from matl_scale.train.parse_config import parse_config
 from matl_scale.train.process_group import build_accelerator
 from matl_scale.train.resolve import ResolvedRun, resolve_run
@@ -41,12 +40,12 @@ STAY_OPEN = {
 
 
 def resolved(config: Config, machine: Machine = LAPTOP) -> ResolvedRun:
-    return resolve_run(config, build_run_data(with_values(config, {"data.workers": 0}).data), machine, None, None)
+    return resolve_run(config, build_run_data(with_settings(config, {"data.workers": 0}).data), machine, None, None)
 
 
 def config_of(shards: ShardSet | Path, **values: object) -> Config:
     config = Config(data=DataConfig(path=str(shards.root if isinstance(shards, ShardSet) else shards)))
-    return with_values(config, {key.replace("__", "."): value for key, value in values.items()})
+    return with_settings(config, {key.replace("__", "."): value for key, value in values.items()})
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +125,9 @@ def test_every_choice_is_made_and_said(sparse: Path, capsys: pytest.CaptureFixtu
     again = resolve_run(given, build_run_data(kept.data), LAPTOP, checkpoint, None)
     assert (again.config.optim.lr, again.config.model.width, again.config.train.steps) == (0.0123, 0.25, 2)
     assert not again.lines
-    longer = resolve_run(with_values(given, {"train.epochs": 7.0}), build_run_data(kept.data), LAPTOP, checkpoint, None)
+    longer = resolve_run(
+        with_settings(given, {"train.epochs": 7.0}), build_run_data(kept.data), LAPTOP, checkpoint, None
+    )
     assert longer.config.train.steps == math.ceil(7 / longer.step_labels.passes(1))
     two_ranks = replace(LAPTOP, num_ranks=2)
     halved = resolve_run(given, build_run_data(kept.data), two_ranks, checkpoint, None)
@@ -134,7 +135,7 @@ def test_every_choice_is_made_and_said(sparse: Path, capsys: pytest.CaptureFixtu
     many = resolve_run(given, build_run_data(kept.data), replace(LAPTOP, num_ranks=16), checkpoint, None)
     assert many.config.train.accumulate == 1, "not eight for each of 16 ranks, with the rate of eight"
     for other in ({"train.minutes": 3.0}, {"train.epochs": 7.0}, {"train.steps": 9}):
-        found = resolve_run(with_values(given, other), build_run_data(kept.data), LAPTOP, checkpoint, None).config
+        found = resolve_run(with_settings(given, other), build_run_data(kept.data), LAPTOP, checkpoint, None).config
         assert other.items() <= dict(walk(found)).items()
         assert found.train.minutes == other.get("train.minutes", 0)
 
@@ -143,17 +144,17 @@ def test_a_run_that_resumes_keeps_the_size_of_its_images(sparse: Path, tmp_path:
     """An earlier version kept images of 8 pixels as they are, which `auto` enlarges."""
     values = {"model.name": "resnet18", "model.width": 0.0625, "model.stem": "small", "data.workers": 0}
     config = replace(
-        with_values(config_of(sparse), values), run=RunConfig(dir=str(tmp_path)), track=TrackConfig(mlflow=False)
+        with_settings(config_of(sparse), values), run=RunConfig(dir=str(tmp_path)), track=TrackConfig(mlflow=False)
     )
-    train(with_values(config, {"data.image_size": 0, "train.steps": 1}), build_accelerator("fp32"))
-    train(with_values(config, {"train.steps": 2}), build_accelerator("fp32"))
+    train(with_settings(config, {"data.image_size": 0, "train.steps": 1}), build_accelerator("fp32"))
+    train(with_settings(config, {"train.steps": 2}), build_accelerator("fp32"))
     last = open_checkpoint(tmp_path / "run")
     assert (last.step, last.image_size) == (2, 8)
 
 
 def test_a_run_that_starts_with_a_network_takes_over_its_shape(small_set: ShardSet, tmp_path: Path) -> None:
     values = {"model.name": "resnet18", "model.width": 0.0625, "model.stem": "small", "routing.sigma": 0.75}
-    first = with_values(config_of(small_set), {**values, "train.steps": 1, "routing.routes": "task"})
+    first = with_settings(config_of(small_set), {**values, "train.steps": 1, "routing.routes": "task"})
     first = replace(first, run=RunConfig(dir=str(tmp_path), name="first"), track=TrackConfig(mlflow=False))
     train(first, build_accelerator("fp32"))
     config = replace(config_of(small_set), run=RunConfig(start_from=str(tmp_path / "first")))
@@ -178,7 +179,7 @@ def test_what_is_given_stays(small_set: ShardSet) -> None:
         "model.stem": "standard", "routing.sigma": 0.75, "routing.routes": 2, "train.epochs": 3.0, "train.accumulate": 3,
         "train.ema_decay": 0.5, "optim.lr": 0.01, "optim.head_lr_scale": 2.0, "optim.warmup_steps": 4,
     }  # fmt: skip
-    found = dict(walk(resolved(with_values(config_of(small_set), values)).config))
+    found = dict(walk(resolved(with_settings(config_of(small_set), values)).config))
     assert {key: found[key] for key in values} == values
     both = resolved(config_of(small_set, train__steps=9, train__epochs=3.0))
     assert both.config.train.steps == 9
@@ -209,7 +210,7 @@ def test_routes_of_a_step_are_shared_by_the_ranks(sparse: Path) -> None:
 def test_labels_of_a_step_are_counted_as_they_come(small_set: ShardSet, policy: str) -> None:
     """Against the plan itself, over many steps."""
     values = {"routing.routes": 3, "data.batch_size": 4, "train.accumulate": 2, "routing.sigma": 0.5}
-    config = replace(with_values(config_of(small_set), values), tasks=TasksConfig(policy=policy))
+    config = replace(with_settings(config_of(small_set), values), tasks=TasksConfig(policy=policy))
     found = resolved(config)
     data = build_run_data(config_of(small_set, data__workers=0).data)
     routes, ids = found.routes.routes, data.manifest.sample_ids("train")

@@ -15,8 +15,8 @@ from matl_scale.data.shards.versions import is_shard_set
 from matl_scale.errors import InputError, RunError, shortened
 from matl_scale.storage.files import write_json
 from matl_scale.storage.store import Store
-from matl_scale.train.config import Config
-from matl_scale.train.defaults.fill import fill_only_auto, with_values
+from matl_scale.train.config import Config, with_settings
+from matl_scale.train.defaults.fill import fill_only_auto
 from matl_scale.train.evaluate_run import run_evaluation
 from matl_scale.train.loop import Hooks
 from matl_scale.train.process_group import build_accelerator
@@ -115,7 +115,7 @@ def build_config(settings: Settings, folder: Path, data: Path, rules: bool = Fal
         "track.mlflow": False,
         **settings,
     }
-    config = with_values(Config(), given)
+    config = with_settings(Config(), given)
     return config if rules else fill_only_auto(config, FIXED)
 
 

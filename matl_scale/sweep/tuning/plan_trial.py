@@ -11,9 +11,9 @@ from matl_scale.runs.sweep_folder import PlannedRun, SweepPlan, Variant
 from matl_scale.seeds import derive_seed
 from matl_scale.sweep.budget import check_passes, length_settings
 from matl_scale.sweep.plan import COUNTED_KEYS, keys_of, measure_network
-from matl_scale.sweep.settings import value_of, with_settings
+from matl_scale.sweep.settings import value_of
 from matl_scale.sweep.tuning.space import DECAY, FACTOR, RATE, ROUTES, SIGMA, Space, build_space
-from matl_scale.train.config import Config, read_saved
+from matl_scale.train.config import Config, read_saved, with_settings
 from matl_scale.train.resolve import resolve_offline
 
 # of all trials: no run that is compared has it, so that nothing is tuned to the luck of one that is

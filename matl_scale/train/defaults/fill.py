@@ -11,7 +11,7 @@ from matl_scale.errors import InputError
 from matl_scale.models.backbone_size import measure_backbone
 from matl_scale.models.backbones import ModelConfig
 from matl_scale.train.choose_routes import USUAL_SIGMA
-from matl_scale.train.config import Config, walk
+from matl_scale.train.config import Config, walk, with_settings
 from matl_scale.train.defaults import rules
 from matl_scale.train.defaults.facts import Machine, RunFacts
 
@@ -23,25 +23,17 @@ NOT_INHERITED = (
 )  # fmt: skip
 
 
-def with_values(config: Config, values: dict[str, Any]) -> Config:
-    """Returns a config with other values, given by key (`section.key`)."""
-    for key, value in values.items():
-        section, name = key.split(".")
-        config = replace(config, **{section: replace(getattr(config, section), **{name: value})})
-    return config
-
-
 def inherit(config: Config, earlier: Config, keys: Sequence[str] | None = None) -> Config:
     """Returns a config whose `auto` values are those of an earlier config; of some keys, or of all that may be inherited."""
     before = dict(walk(earlier))
     open_keys = [key for key, value in walk(config) if value == AUTO and key not in NOT_INHERITED]
-    return with_values(config, {key: before[key] for key in open_keys if keys is None or key in keys})
+    return with_settings(config, {key: before[key] for key in open_keys if keys is None or key in keys})
 
 
 def fill_only_auto(config: Config, values: dict[str, Any]) -> Config:
     """Returns a config with those of the values whose key is `auto`."""
     now = dict(walk(config))
-    return with_values(config, {key: value for key, value in values.items() if now[key] == AUTO})
+    return with_settings(config, {key: value for key, value in values.items() if now[key] == AUTO})
 
 
 def fill_workers(config: Config, machine: Machine) -> Config:

@@ -13,10 +13,9 @@ from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.runs.sweep_folder import SweepPlan
 from matl_scale.sweep.open_sweep import plan_sweep
 from matl_scale.sweep.plan import measure_network
-from matl_scale.sweep.settings import with_settings
 from matl_scale.sweep.tuning.plan_trial import SEED, find_space, settings_of_trial, trial_configs
 from matl_scale.sweep.tuning.space import DECAY, FACTOR, ROUTES, SIGMA, Space, choose
-from matl_scale.train.config import read_saved
+from matl_scale.train.config import read_saved, with_settings
 from matl_scale.train.resolve import resolve_offline
 from matl_scale.train.step.optim import OptimConfig
 
