@@ -319,7 +319,7 @@ def test_a_run_may_go_on_with_other_ranks(small_set: ShardSet, tmp_path: Path) -
         tmp_path, small_set, "elastic", tasks=TasksConfig(), train=TrainConfig(steps=3, precision="fp32")
     )
     run_ranks(2, rank_work.train_runs, tmp_path / "two", [config])
-    longer = replace(config, train=TrainConfig(steps=6, precision="fp32"))
+    longer = replace(config, train=replace(config.train, steps=6))
     run_ranks(1, rank_work.train_runs, tmp_path / "one", [longer])
     state = saved_state(longer)
     assert (state["step"], state["slots"]) == (6, 3 * 2 + 3)

@@ -117,11 +117,11 @@ def test_a_run_goes_from_four_ranks_to_two_to_one_and_back(small_set: ShardSet, 
     sections = {
         "routing": RoutingConfig(sigma=0.5, routes=5),
         "tasks": TasksConfig(),
+        "train": TrainConfig(steps=12, precision="fp32"),
         "optim": ADAMW,
         "checkpoint": CheckpointConfig(every=2),
     }
     whole, elastic = (build_config(tmp_path, small_set, name, **sections) for name in ("whole", "elastic"))
-    whole, elastic = (replace(config, train=TrainConfig(steps=12, precision="fp32")) for config in (whole, elastic))
     run_ranks(4, rank_work.train_runs, tmp_path / "whole-ranks", [whole])
     for world_size, steps in ((4, 3), (2, 6), (1, 9), (4, 12)):
         part = replace(elastic, train=replace(elastic.train, accumulate=4 // world_size))
