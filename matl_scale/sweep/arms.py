@@ -93,11 +93,13 @@ def read_arms(names: Sequence[str], arguments: Sequence[str], program: str) -> l
         InputError: A name is unknown or given twice, or a file cannot be read or sets what is not an arm's.
     """
     arms = [read_arm(name, arguments, program) for name in names]
-    seen: set[str] = set()
+    seen: dict[str, str] = {}
     for arm in arms:
-        if arm.name in seen:
-            raise InputError(f"`--arms` should name each arm once. `{arm.name}` is there twice.")
-        seen.add(arm.name)
+        in_folders = arm.name.replace(" ", "-")
+        if (other := seen.get(in_folders)) is not None:
+            twice = "is there twice" if other == arm.name else f"and `{other}` would have the same folders"
+            raise InputError(f"`--arms` should name each arm once. `{arm.name}` {twice}.")
+        seen[in_folders] = arm.name
     if not arms:
         raise InputError(f"`--arms` should name at least one arm: {', '.join(BUILT_IN)}, {NUMBERED}, or a YAML file.")
     return arms
