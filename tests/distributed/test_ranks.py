@@ -345,9 +345,9 @@ def test_bytes_grow_with_the_tasks_of_active_routes_only(tmp_path: Path) -> None
         Config(
             run=RunConfig(name=f"{num_tasks}-{routes}", dir=str(tmp_path)),
             data=DataConfig(path=str(paths[num_tasks]), batch_size=4, workers=0),
-            model=ModelConfig(name="resnet18", width=0.25),
-            routing=RoutingConfig(routes=routes, grouping="order"),
-            train=TrainConfig(steps=2, precision="fp32"),
+            model=ModelConfig(name="resnet18", width=0.25, stem="standard"),
+            routing=RoutingConfig(routes=routes, grouping="order", sigma=0.5),
+            train=TrainConfig(steps=2, precision="fp32", accumulate=1),
             eval=EvalConfig(every=0, batch_size=16),
             track=TrackConfig(mlflow=False),
         )

@@ -61,6 +61,14 @@ def test_wrong_arms_get_a_line(case: str, tmp_path: Path, monkeypatch: pytest.Mo
     assert message in str(error.value)
 
 
+def test_arms_whose_folders_would_be_called_alike_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a b.yaml", "a-b.yaml"):
+        Path(name).write_text("optim: {lr: 0.01}")
+    with pytest.raises(InputError, match="`a-b` and `a b` would have the same folders"):
+        arms_of("a b.yaml", "a-b.yaml")
+
+
 def test_variants_are_arms_at_points() -> None:
     arms = arms_of("dense", "task", "partition")
     varied = read_varied(["routing.sigma=0.25,1", "T=4,6"], [], "test")
