@@ -349,6 +349,7 @@ def test_bytes_grow_with_the_tasks_of_active_routes_only(tmp_path: Path) -> None
             routing=RoutingConfig(routes=routes, grouping="order", sigma=0.5),
             train=TrainConfig(steps=2, precision="fp32", accumulate=1),
             eval=EvalConfig(every=0, batch_size=16),
+            checkpoint=CheckpointConfig(every=100),
             track=TrackConfig(mlflow=False),
         )
         for num_tasks, routes in cases
