@@ -18,11 +18,12 @@ def format_duration(seconds: float) -> str:
 
 
 class ProgressDisplay:
-    """What the displays have in common. Work that starts at the count `done` will reach `total`."""
+    """What the displays have in common. Work that starts at the count `done` will reach `total`, which may change; None if it is
+    not known yet."""
 
     SEPARATOR = "  "
 
-    def __init__(self, total: int, done: int = 0, enabled: bool = True) -> None:
+    def __init__(self, total: int | None, done: int = 0, enabled: bool = True) -> None:
         self.total, self.done = total, done
         self._first, self._start = done, time.monotonic()
         self._last_line = self._start
@@ -50,14 +51,14 @@ class ProgressDisplay:
         """Updates the bar. Returns whether a line is due instead."""
         self.done = done
         if self._bar is not None:
-            self._bar.update(self._task, completed=done, text=text)
+            self._bar.update(self._task, total=self.total, completed=done, text=text)
             return False
         return time.monotonic() - self._last_line >= LINE_EVERY_S
 
     def _say_with_time_left(self, *texts: str) -> None:
         self._last_line = time.monotonic()
         num_new = self.done - self._first
-        if num_new:
+        if num_new and self.total is not None:
             left_s = (self._last_line - self._start) / num_new * (self.total - self.done)
             texts = (*texts, f"{left_s:.0f} s left")
         self.say(self.SEPARATOR.join(texts))
@@ -97,4 +98,4 @@ class TrainProgress(ProgressDisplay):
         text = f"loss {loss:.4f}  {images_per_s:,.0f} images/s  data wait {wait_share:.0%}"
         is_due = self._show(step, text)
         if is_due or (self._bar is None and step == self.total):
-            self._say_with_time_left(f"step {step}/{self.total}", text)
+            self._say_with_time_left(f"step {step}" if self.total is None else f"step {step}/{self.total}", text)

@@ -85,7 +85,8 @@ def train(
         )
 
         # resume: say where the run stands, and bring its folder to that step
-        progress = TrainProgress(schedule.num_steps, state.step, enabled=is_first_rank)
+        is_guessed = state.length.seconds > 0 and not state.length.fitted_at
+        progress = TrainProgress(None if is_guessed else schedule.num_steps, state.step, enabled=is_first_rank)
         for complaint in opened.complaints:
             progress.say(complaint)
         if schedule.is_last(state.step) and not lacks_evaluation:

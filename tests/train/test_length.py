@@ -1,6 +1,7 @@
 """How long a run is: a share of it that is done never jumps, and a run of so many minutes ends when these are over."""
 
 import math
+import re
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from helpers.run_configs import build_config
 from helpers.shard_sets import ShardSet
+from matl_scale import progress
 from matl_scale.errors import InputError
 from matl_scale.runs.history import RunHistory
 from matl_scale.train import loop
@@ -98,6 +100,7 @@ def test_a_run_of_so_many_minutes_ends_when_they_are_over(
 ) -> None:
     """A clock that moves on by a second at every look makes of a step a second, and of the evaluations nothing."""
     now = iter(range(10**6))
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
     monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: float(next(now))))
     config = build_config(tmp_path, small_set, "timed", train=TrainConfig(minutes=0.5, precision="fp32"))
     config = replace(config, eval=replace(config.eval, every="auto"))
@@ -106,6 +109,10 @@ def test_a_run_of_so_many_minutes_ends_when_they_are_over(
     assert 28 <= outcome.step <= 31
     said = capsys.readouterr().err
     assert "0.5 min of steps" in said
+    first, last = re.findall(r"^step (?:5|29)\S*  loss .*", said, re.MULTILINE)
+    assert first.startswith("step 5  loss"), "how many steps there is time for is not known yet"
+    assert "left" not in first
+    assert re.fullmatch(r"step 29/\d+  loss .* \d s left", last)
     assert f"{outcome.step:,} steps" in said
     assert len(RunHistory(config.run.folder).steps["val"]) == 5
 
