@@ -12,6 +12,8 @@ from matl_scale.cli import exit_with_error
 from matl_scale.errors import InputError, nearest
 from matl_scale.train.config import Config, all_keys, all_sections
 
+LENGTH_KEYS = {"train.epochs": "auto", "train.steps": "auto", "train.minutes": "0"}  # with what leaves them open
+
 
 class ConfigParser(jsonargparse.ArgumentParser):
     """Reports an error as one line on the first rank, and ends with exit code 2."""
@@ -39,11 +41,25 @@ def parse_config(arguments: Sequence[str], program: str, description: str) -> Co
         parser.add_argument(f"--{section.name}", type=section.type, default=getattr(defaults, section.name))
     try:
         check_arguments(arguments)
-        parsed = parser.parse_args(list(arguments))
+        parsed = parser.parse_args(without_length_of_files(arguments))
         sections = parser.instantiate(parsed)
         return Config(**{section.name: sections[section.name] for section in fields(Config)})
     except InputError as error:
         exit_with_error(program, error)
+
+
+def without_length_of_files(arguments: Sequence[str]) -> list[str]:
+    """Returns arguments in which a length of the run behind the last config file replaces the length that the file gives: a run
+    has one length, and its `config.yaml` holds the steps that followed from its passes."""
+    names = [argument.partition("=")[0] for argument in arguments]
+    after = 0
+    for index, name in enumerate(names):
+        if name == "--config":
+            after = index + (1 if "=" in arguments[index] else 2)
+    if not after or {f"--{key}" for key in LENGTH_KEYS}.isdisjoint(names[after:]):
+        return list(arguments)
+    unset = [f"--{key}={value}" for key, value in LENGTH_KEYS.items()]
+    return [*arguments[:after], *unset, *arguments[after:]]
 
 
 def check_arguments(arguments: Sequence[str]) -> None:
@@ -63,6 +79,8 @@ def check_config_file(path: Path) -> None:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"The config file {path} cannot be read: {error}.") from error
+    if not content:
+        raise InputError(f"The config file {path} is empty. It should hold sections with keys.")
     if not isinstance(content, Mapping):
         raise InputError(f"{path} should hold sections with keys. Got {type(content).__name__}.")
     for section, values in content.items():

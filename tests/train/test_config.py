@@ -39,6 +39,26 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
     assert (config.train.steps, config.routing.sigma, config.data.tasks) == (9, 0.25, "one*")
 
 
+@pytest.mark.parametrize("separate", [True, False])
+def test_a_length_on_the_command_line_replaces_that_of_the_file(tmp_path: Path, separate: bool) -> None:
+    """The `config.yaml` of a run holds passes and the steps that follow from them; more passes are more steps."""
+    path = tmp_path / "run.yaml"
+    path.write_text("train:\n  epochs: 12.0\n  steps: 500\n  precision: fp32\n")
+    file = ["--config", str(path)] if separate else [f"--config={path}"]
+
+    def lengths(*arguments: str) -> tuple[object, ...]:
+        train = parse_config(arguments, "test", "").train
+        assert train.precision == "fp32"
+        return train.epochs, train.steps, train.minutes
+
+    assert lengths(*file, "--data.path", "x") == (12, 500, 0)
+    assert lengths(*file, "--train.epochs", "20") == (20, "auto", 0)
+    assert lengths(*file, "--train.steps=90") == ("auto", 90, 0)
+    assert lengths(*file, "--train.minutes", "3") == ("auto", "auto", 3)
+    assert lengths(*file, "--train.steps", "90", "--train.epochs", "20") == (20, 90, 0)
+    assert lengths("--train.epochs", "20", *file) == (12, 500, 0), "what comes later wins"
+
+
 def test_lists_and_null_values() -> None:
     config = parse("--data.tasks", "[a*, b]", "--track.curves", "[x]", "--tasks.policy=uniform")
     assert config.data.tasks == ["a*", "b"]
@@ -89,6 +109,8 @@ def test_broken_yaml_names_the_file(capsys: pytest.CaptureFixture[str], tmp_path
     assert "Did you mean `train`?" in error
     path.write_text("train: 5")
     assert "section `train` should hold keys" in refused(capsys, "--config", str(path))
+    path.write_text("")
+    assert "is empty. It should hold sections with keys" in refused(capsys, "--config", str(path))
 
 
 def test_help_explains_every_key(capsys: pytest.CaptureFixture[str]) -> None:
