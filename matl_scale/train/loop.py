@@ -149,9 +149,10 @@ def describe_duration(run: Run, step_s: float) -> str:
     length, step = run.state.length, run.state.step
     passes = run.components.epochs_per_step * length.num_steps
     left = format_duration((length.num_steps - step) * step_s)
+    short = ". That is less than one pass: many labels are never seen, so expect little of it" if passes < 0.95 else ""
     return (
         f"{length.num_steps:,} steps, {passes:.3g} passes over the labels: about {left} at {step_s:.3g} s a step, besides "
-        "evaluations"
+        f"evaluations{short}"
     )
 
 

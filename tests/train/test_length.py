@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -133,3 +134,12 @@ def test_a_run_has_one_length() -> None:
         TrainConfig(minutes=3, steps=10)
     with pytest.raises(InputError, match=r"`train\.epochs` should be above 0, or auto\. Got 0"):
         TrainConfig(epochs=0)
+
+
+@pytest.mark.parametrize(("per_step", "warned"), [(0.001, True), (0.02, False)])
+def test_a_run_of_less_than_one_pass_says_so(per_step: float, warned: bool) -> None:
+    state = SimpleNamespace(length=Length(num_steps=60), step=10)
+    run: Any = SimpleNamespace(state=state, components=SimpleNamespace(epochs_per_step=per_step))
+    said = loop.describe_duration(run, step_s=0.5)
+    assert said.startswith(f"60 steps, {60 * per_step:.3g} passes over the labels: about 25 s at 0.5 s a step")
+    assert ("less than one pass" in said) == warned
