@@ -132,7 +132,8 @@ def read_seeds(text: str) -> list[int]:
 
 def describe_plan(opened: OpenedSweep) -> str:
     plan, number = opened.plan, len(opened.shares)
-    runs = f"{len(plan.runs)} runs: {len(plan.variants)} variants × seeds {', '.join(map(str, plan.seeds))}"
+    seeds = f"seed{'s' * (len(plan.seeds) > 1)} {', '.join(map(str, plan.seeds))}"
+    runs = f"{len(plan.runs)} runs: {len(plan.variants)} variants × {seeds}"
     tuned = f"each variant after {plan.tune} trials; " if plan.tune else ""
     return f"{runs}; {tuned}{number} at a time, compared on {plan.split}"
 
