@@ -69,7 +69,7 @@ def build_parser(program: str) -> argparse.ArgumentParser:
         "`dense`, or the first arm, has by the config, or an amount (default: %(default)s)",
     )
     parser.add_argument(
-        "--parallel", type=int, default=0, metavar="N", help="runs at a time (default: one per GPU, or one per core)"
+        "--parallel", type=int, metavar="N", help="runs at a time (default: one per GPU, or one per core)"
     )
     parser.add_argument(
         "--single-tasks",
@@ -93,7 +93,7 @@ def build_parser(program: str) -> argparse.ArgumentParser:
 def start(given: list[str], program: str) -> int:
     """Plans and runs a sweep. Returns the exit code."""
     options, config_arguments = build_parser(program).parse_known_args(given)
-    if options.parallel < 0:
+    if options.parallel is not None and options.parallel < 1:
         raise InputError(f"`--parallel` should be at least 1. Got {options.parallel}.")
     if options.tune < 0:
         raise InputError(f"`--tune` should be at least 1, or 0 to search nothing. Got {options.tune}.")
@@ -110,7 +110,7 @@ def start(given: list[str], program: str) -> int:
         tune=options.tune,
     )
     plan_it = plan_sweep if options.dry_run else open_sweep
-    opened = plan_it(request, options.out, options.parallel)
+    opened = plan_it(request, options.out, options.parallel or 0)
     console = build_console()
     for line in opened.lines:
         print_line(console, line)

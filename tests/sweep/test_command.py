@@ -55,7 +55,7 @@ BAD = {
     "config key": (["--arms", "dense", "--out", "x", "--routing.sgima", "1"], "Did you mean `routing.sigma`?"),
     "option": (["--arms", "dense", "--out", "x", "--seed", "3"], "Unknown config key `seed` in the command line."),
     "trials": (["--arms", "dense", "--out", "x", "--tune", "-1"], "`--tune` should be at least 1"),
-    "parallel": (["--arms", "dense", "--out", "x", "--parallel", "-1"], "`--parallel` should be at least 1"),
+    "parallel": (["--arms", "dense", "--out", "x", "--parallel", "0"], "`--parallel` should be at least 1"),
 }
 
 
