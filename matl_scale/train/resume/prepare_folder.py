@@ -33,6 +33,8 @@ def describe_sigma(config: Config, state: TrainState) -> str:
     """Says what σ came to in whole units, for the first line of the run's config."""
     smallest, largest = active_share(state.model.trunk)
     share = f"{smallest:.4g}" if smallest == largest else f"{smallest:.4g} to {largest:.4g}"
+    if smallest == 1:
+        share = "all"
     routing = config.routing
     is_whole = routing.layers == ["*"] and not routing.start
     return (
