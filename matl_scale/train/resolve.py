@@ -123,7 +123,7 @@ def fill_length(config: Config, facts: RunFacts, step_labels: StepLabels) -> tup
         config = fill.fill_steps(config, facts, step_labels.labels_per_step)
         return config, chosen(config.train.steps)
     cost = measure_backbone(config.model, facts.image_size).multiply_adds * chosen(config.routing.sigma) ** 2
-    return config, fill.guess_steps(config, facts, step_labels.images_per_step * cost)
+    return config, fill.guess_steps(config, facts, step_labels.images_per_step, cost)
 
 
 def inherit_from_checkpoint(config: Config, checkpoint: CheckpointInfo, num_ranks: int) -> Config:

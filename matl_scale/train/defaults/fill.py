@@ -99,11 +99,20 @@ def fill_steps(config: Config, facts: RunFacts, labels_per_step: float) -> Confi
     return fill_only_auto(config, {"train.epochs": epochs, "train.steps": steps})
 
 
-def guess_steps(config: Config, facts: RunFacts, cost: float) -> int:
-    """Returns about how many steps a run of `train.minutes` will have; `cost` is that of a step in multiply-adds."""
+def guess_steps(config: Config, facts: RunFacts, step_images: float, cost: float) -> int:
+    """Returns about how many steps a run of `train.minutes` will have.
+
+    Args:
+        config: With all that a step consists of chosen.
+        facts: The machine.
+        step_images: Images of a step over all ranks.
+        cost: Multiply-adds of an image's forward pass.
+    """
     machine = facts.machine
     rate = rules.GPU_RATE if machine.has_gpu else rules.CORE_RATE * machine.threads
-    return max(1, round(config.train.minutes * 60 * rate * machine.num_ranks / (rules.PASS_COST * cost)))
+    per_image = rules.PASS_COST * cost / rate + rules.IMAGE_S
+    step_s = step_images / machine.num_ranks * per_image + chosen(config.train.accumulate) * rules.SLOT_S
+    return max(1, round(config.train.minutes * 60 / step_s))
 
 
 def fill_optimizer(config: Config, num_routes: int, num_ranks: int) -> Config:

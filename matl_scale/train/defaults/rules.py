@@ -18,6 +18,10 @@ MAX_HEAD_SCALE = 10.0
 MEMORY_SHARE = 0.4  # of a rank's memory, for what a forward pass keeps
 GPU_RATE = 5e12  # likewise of a GPU; only used for guesses that the first steps correct
 CORE_RATE = 5e10  # multiply-adds per second that a core does in training; a laptop's does half
+IMAGE_S, SLOT_S = (
+    5e-4,
+    0.01,
+)  # what an image and a micro-step take besides, about: reading, and calls of small operations
 CPU_PATIENCE_S = 900.0  # how long a run without `train.minutes` may take on CPUs before its network becomes narrower
 CPU_WIDTHS = (0.5, 0.25, 0.125)
 SHORT = 3  # a run of so many minutes rather makes so many times fewer passes than it has a narrower network
