@@ -35,6 +35,8 @@ class Network:
     task: str  # empty if it serves all tasks
     config: Config  # with every automatic choice made
     costs: RunCosts
+    # training labels of all tasks, of which this network serves one; 0 if it serves all
+    all_labels: int = 0
 
 
 def read_budget(text: str) -> Budget:
@@ -72,13 +74,18 @@ def amount_of(budget: Budget, networks: Sequence[Network]) -> float:
         return budget.amount
     if budget.kind == "minutes":
         return networks[0].config.train.minutes
-    return sum(chosen(each.config.train.steps) * each.costs.of_a_step(budget.kind) for each in networks)
+    total = sum(chosen(each.config.train.steps) * each.costs.of_a_step(budget.kind) for each in networks)
+    return total / sum(share_of(each) for each in networks)
 
 
 def share_out(amount: float, networks: Sequence[Network]) -> list[float]:
-    """Returns what each network of a variant gets of its amount: in proportion to its labels."""
-    total = sum(network.costs.num_labels for network in networks)
-    return [amount * (network.costs.num_labels / total) for network in networks]
+    """Returns what each network of a variant gets of its amount: all of it, or the share of its task's labels. The shares of tasks
+    without a network, where only some have one, go to nobody."""
+    return [amount * share_of(network) for network in networks]
+
+
+def share_of(network: Network) -> float:
+    return network.costs.num_labels / network.all_labels if network.all_labels else 1.0
 
 
 def count_steps(kind: BudgetKind, amount: float, costs: RunCosts) -> int:
@@ -95,11 +102,7 @@ def length_settings(kind: BudgetKind, amount: float, costs: RunCosts) -> Mapping
 
 def find_least_amount(kind: BudgetKind, networks: Sequence[Network]) -> float:
     """Returns the smallest amount that gives each network of a variant one pass over its labels."""
-    total = sum(network.costs.num_labels for network in networks)
-    return max(
-        network.costs.least_steps * network.costs.of_a_step(kind) * total / network.costs.num_labels
-        for network in networks
-    )
+    return max(network.costs.least_steps * network.costs.of_a_step(kind) / share_of(network) for network in networks)
 
 
 def check_passes(kind: BudgetKind, amount: float, networks_of: Mapping[str, Sequence[Network]]) -> None:

@@ -7,11 +7,13 @@ import numpy as np
 
 from matl_scale.automatic import chosen
 from matl_scale.data.loading.missing import choose_fills
+from matl_scale.data.shards.layout import MISSING
 from matl_scale.models.cost import count_training
 from matl_scale.models.network import build_outline
 from matl_scale.runs.sweep_folder import BudgetKind
+from matl_scale.train.config import Config
 from matl_scale.train.resolve import ResolvedRun, count_labelled
-from matl_scale.train.run_data import TRAIN_SPLIT, RunData
+from matl_scale.train.run_data import TRAIN_SPLIT, RunData, build_run_data
 from matl_scale.train.step.sampling import build_sampler
 
 
@@ -79,6 +81,14 @@ def measure_costs(resolved: ResolvedRun, data: RunData) -> RunCosts:
         num_labels=resolved.step_labels.num_labels,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
     )
+
+
+def count_train_labels(config: Config) -> int:
+    """Returns the training labels of all tasks of a run, filled ones too (`data.missing`)."""
+    data = build_run_data(config.data)
+    fills = choose_fills(config.data.missing, data.tasks, config.data.balance)
+    counts = np.where(fills == MISSING, data.count_labelled(TRAIN_SPLIT), len(data.labels_of(TRAIN_SPLIT)))
+    return int(counts.sum())
 
 
 def measure_trained(costs: RunCosts, draws: Mapping[int, int]) -> tuple[int, float]:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from matl_scale.errors import InputError, shortened
@@ -17,7 +17,7 @@ from matl_scale.sweep.budget import (
     length_settings,
     share_out,
 )
-from matl_scale.sweep.costs import measure_costs
+from matl_scale.sweep.costs import count_train_labels, measure_costs
 from matl_scale.sweep.draft import SweepDraft
 from matl_scale.sweep.vary import TASKS_KEY
 from matl_scale.tracking.recorder import TrackConfig
@@ -95,7 +95,12 @@ def build_networks(draft: SweepDraft, variant: Variant, shared: Mapping[str, Any
         InputError: The data cannot feed the arm.
     """
     try:
-        return [build_network(draft, variant, task, shared) for task in draft.tasks_of(variant)]
+        networks = [build_network(draft, variant, task, shared) for task in draft.tasks_of(variant)]
+        if variant.name not in draft.single_tasks:
+            return networks
+        tasks = variant.settings.get(TASKS_KEY, draft.base.data.tasks)
+        total = count_train_labels(with_settings(networks[0].config, {TASKS_KEY: tasks}))
+        return [replace(network, all_labels=total) for network in networks]
     except InputError as error:
         raise InputError(f"Arm `{variant.name}`: {error}") from error
 

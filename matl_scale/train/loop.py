@@ -92,7 +92,9 @@ def run_steps(run: Run, lacks_evaluation: bool) -> bool:
             elif schedule.is_compared_after(state.step):
                 compare_replicas(run.accelerator, state.model, state.step)
         if stopping:
-            run.progress.say(f"stopped after step {state.step} ({run.stop.explain()}), with a checkpoint")
+            run.progress.say(
+                f"stopped after step {state.step} ({run.stop.explain()}), with a checkpoint; the same line started again goes on"
+            )
             return False
     return True
 

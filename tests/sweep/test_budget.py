@@ -67,8 +67,12 @@ def test_others_get_as_much_to_half_a_step(kind: str) -> None:
 
 
 def test_networks_of_single_tasks_share_an_amount_by_their_labels() -> None:
-    networks = [network(replace(COSTS, num_labels=100), "a"), network(replace(COSTS, num_labels=300), "b")]
+    networks = [
+        replace(network(replace(COSTS, num_labels=number), task), all_labels=400)
+        for task, number in (("a", 100), ("b", 300))
+    ]
     assert share_out(8000, networks) == [2000, 6000]
+    assert share_out(8000, networks[:1]) == [2000], "the others' share is not handed on"
     # a: 3 steps of 900 are a pass over 100 labels, and it gets a quarter; b: 10 steps, and it gets three quarters
     assert find_least_amount("compute", networks) == max(3 * 900 * 4, 10 * 900 * 4 / 3)
 

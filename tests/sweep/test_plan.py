@@ -179,6 +179,11 @@ def test_single_asks_for_a_subset_of_many_tasks(
         plan_of(build_request(config, "dense,single"), tmp_path)
     plan = plan_of(build_request(config, "dense,single", single_tasks=["task_[12]"]), tmp_path)
     assert [run.task for run in plan.runs] == ["", "task_1", "task_2"]
+    monkeypatch.undo()
+    whole = plan_of(build_request(config, "dense,single"), tmp_path)
+    length_of = {run.task: run.settings["train.steps"] for run in whole.runs_of("single")}
+    for run in plan.runs_of("single"):  # no longer than if all tasks had networks
+        assert run.settings["train.steps"] == length_of[run.task]
 
 
 def test_another_folder_is_left_alone(config: Config, tmp_path: Path) -> None:

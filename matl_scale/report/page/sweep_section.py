@@ -1,5 +1,6 @@
 """What the page shows of a sweep: the answer, its variants, figures, the best variant of each task, and who loses."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from matl_scale.report.page.table import (
     shorten_name,
 )
 from matl_scale.report.sweep.as_text import format_seeds, format_spread
-from matl_scale.report.sweep.results import METHOD, Standing, SweepResults
+from matl_scale.report.sweep.results import METHOD, Standing, SweepResults, VariantResult
 from matl_scale.storage.files import write_text
 
 MARKS: dict[Standing, Mark] = {"best": "better", "worse": "worse", "cannot tell": ""}
@@ -37,7 +38,8 @@ def write_sweep_page(path: Path, results: SweepResults) -> None:
         title=results.name,
         results=results,
         tiles=build_tiles(results),
-        variants=build_variant_table(results),
+        variants=build_variant_table(results, results.variants),
+        shared=None if results.shared is None else build_variant_table(results, results.shared.variants),
         costs=build_cost_table(results),
         short_lists=[list_losses(results), list_best(results)],
         figures=[draw_variants(results), *(draw_curve_figure(curve, results) for curve in results.curves)],
@@ -83,8 +85,8 @@ def build_tiles(results: SweepResults) -> list[Tile]:
     ]
 
 
-def build_variant_table(results: SweepResults) -> Table:
-    """Builds the table of variants, in the plan's order."""
+def build_variant_table(results: SweepResults, variants: Sequence[VariantResult]) -> Table:
+    """Builds a table of variants."""
     columns = [
         Column(title="variant"),
         Column(title=results.metric_label, digits=3, hint="mean over tasks and seeds"),
@@ -104,14 +106,14 @@ def build_variant_table(results: SweepResults) -> Table:
         Column(title="worst task"),
     ]
     rows: list[list[Cell]] = []
-    for each in results.variants:
+    for each in variants:
         behind = each.behind
         others = [None] * 3 if each.standing == "best" else [behind.value, behind.half_width, four_figures(behind.p)]
         means = rounded_cells(each.average_precision, each.p10, each.worst, digits=4)
         figure, width, difference, margin = rounded_cells(each.macro, each.half_width, *others[:2], digits=4)
         changes = [each.better, each.worse]
         rows.append([each.name, figure, width, difference, margin, others[2], *means, *changes, each.worst_task])
-    return Table(columns=columns, rows=rows, marks={1: [MARKS[each.standing] for each in results.variants]})
+    return Table(columns=columns, rows=rows, marks={1: [MARKS[each.standing] for each in variants]})
 
 
 def build_cost_table(results: SweepResults) -> Table:
@@ -126,7 +128,7 @@ def build_cost_table(results: SweepResults) -> Table:
         Column(title="tuned"),
     ]
     rows: list[list[Cell]] = []
-    for each in results.variants:
+    for each in results.variants if results.shared is None else results.shared.variants:
         cost, tuned = each.cost, ", ".join(f"{key}={value}" for key, value in each.tuned.items())
         numbers = rounded_cells(cost.parameters, cost.compute_per_label, cost.images_per_s, cost.passes, digits=2)
         rows.append([each.name, *numbers, format_seeds(each), tuned])

@@ -183,7 +183,7 @@ def describe_losses(evidence: Evidence) -> list[str]:
     first = losses.tasks[0]
     verb = "does" if len(losses.tasks) == 1 else "do"
     return [
-        f"{len(losses.tasks):,} of {count(evidence.num_tasks, 'task')} {verb} better {other} than with {show(losses.of)}, "
+        f"{len(losses.tasks):,} of {count(losses.asked, 'task')} {verb} better {other} than with {show(losses.of)}, "
         f"beyond chance, most of all {show(first.task)} ({first.difference:+.3f} with {show(first.variant)}): if those are "
         "the tasks that count, the answer is another."
     ]

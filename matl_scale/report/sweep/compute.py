@@ -12,9 +12,17 @@ from matl_scale.report.sweep.curves import draw_curves
 from matl_scale.report.sweep.figures import Figures, gather_figures
 from matl_scale.report.sweep.macro import Difference, compare_pair, mean_intervals, seeds_needed
 from matl_scale.report.sweep.read import Cost, SweepRuns
-from matl_scale.report.sweep.results import Losses, Standing, SweepQuestion, SweepResults, VariantResult
+from matl_scale.report.sweep.results import (
+    Losses,
+    SharedTasks,
+    Standing,
+    SweepQuestion,
+    SweepResults,
+    VariantResult,
+)
 from matl_scale.report.sweep.tasks import ALONE, TaskModel, count_changes, find_best, find_losses, fit_tasks
 from matl_scale.report.sweep.two_way import TwoWayFit, fit_two_way
+from matl_scale.report.sweep.whole import find_reference, split_by_tasks
 from matl_scale.runs.sweep_folder import SweepPlan
 
 
@@ -24,13 +32,23 @@ def compute_sweep(runs: SweepRuns, question: SweepQuestion) -> SweepResults:
     Raises:
         InputError: The metric was not measured, a pattern matches no task, or the variants have no task in common.
     """
-    figures, alpha = gather_figures(runs, question), question.alpha
+    whole, partial = split_by_tasks(runs)
+    figures, alpha = gather_figures(whole, question), question.alpha
     names = [variant.name for variant in figures.variants]
-    missing = [variant.name for variant in runs.plan.variants if variant.name not in names]
-    reference = None if runs.plan.reference in missing else runs.plan.reference
+    missing = [each.name for each in runs.plan.variants if each.name not in (*names, *partial)]
+    reference = find_reference(runs, names)
     macro, model = fit_two_way(figures.macro[:, :, None]), fit_tasks(figures, alpha)
-    variants = compare_variants(runs, figures, macro, model, reference, alpha)
-    losses = ask_losses(model, figures, variants, reference)
+    variants = compare_variants(whole, figures, macro, model, reference, alpha)
+    losses, curves, shared = ask_losses(model, figures, variants, reference), draw_curves(variants), None
+    if partial:
+        on_shared = gather_figures(runs, question)
+        shared_model = fit_tasks(on_shared, alpha)
+        shared = compare_shared(runs, on_shared, shared_model, partial, reference, alpha)
+        drawn = {curve.key for curve in curves}
+        curves += [curve for curve in draw_curves(shared.variants) if curve.key not in drawn]
+        if any(each.arm == ALONE for each in shared.variants if each.name in partial):
+            used = [variant.name for variant in on_shared.variants].index(choose_variant(variants).name)
+            losses = find_losses(shared_model, on_shared, used)
     evidence = Evidence(
         variants=variants,
         missing=missing,
@@ -58,12 +76,27 @@ def compute_sweep(runs: SweepRuns, question: SweepQuestion) -> SweepResults:
         variants=variants,
         tasks=find_best(model, figures),
         losses=losses,
-        curves=draw_curves(variants),
+        curves=curves,
+        shared=shared,
         unfinished=runs.unfinished,
         missing=missing,
         notes=figures.notes + ([absent] if reference is None else []),
         answer=write_answer(evidence),
     )
+
+
+def compare_shared(
+    runs: SweepRuns,
+    figures: Figures,
+    model: TaskModel,
+    partial: list[str],
+    reference: str | None,
+    alpha: float,
+) -> SharedTasks:
+    """Compares all variants on the tasks that all of them have."""
+    macro = fit_two_way(figures.macro[:, :, None])
+    variants = compare_variants(runs, figures, macro, model, reference, alpha)
+    return SharedTasks(partial=partial, num_tasks=len(figures.tasks), variants=variants)
 
 
 def compare_variants(
@@ -97,7 +130,7 @@ def compare_variants(
                 half_width=float(widths[i]),
                 of_seeds=of_tasks.mean(axis=1).tolist(),
                 average_precision=mean(figures.average_precision[i, finished]),
-                p10=float(np.percentile(of_tasks, 10, axis=1).mean()),
+                p10=float(np.percentile(by_task, 10)),
                 worst=float(by_task.min()),
                 worst_task=figures.tasks[int(by_task.argmin())],
                 better=None if changes is None else changes[0],

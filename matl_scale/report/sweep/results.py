@@ -58,8 +58,8 @@ class VariantResult:
     )
     of_seeds: list[float]  # the mean over tasks of each seed
     average_precision: float  # its mean over tasks
-    p10: float  # 10th percentile of the metric over tasks
-    worst: float  # the metric of the worst task
+    p10: float  # 10th percentile over tasks of the metric, each task's mean over seeds
+    worst: float  # the lowest of these means
     worst_task: str
     better: int | None  # tasks that are better than with the reference beyond chance; None if it cannot be told
     worse: int | None  # likewise
@@ -98,6 +98,7 @@ class Losses:
     alone: bool  # whether these train each task alone
     tasks: list[Loss]  # the largest first
     known: bool  # whether anything can be told
+    asked: int  # of how many tasks it was asked
 
     @property
     def title(self) -> str:
@@ -123,6 +124,15 @@ class Curve:
     key: str  # a config key, or `routes`
     lines: list[CurveLine]
     levels: dict[str, float]  # variants in which the key is not varied, with their figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedTasks:
+    """All variants on the tasks that all of them have, where some serve only a part of the tasks."""
+
+    partial: list[str]  # the variants that serve only some tasks
+    num_tasks: int
+    variants: list[VariantResult]  # all of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +162,8 @@ class SweepResults:
     seeds: list[int]
     tune: int  # trials of each arm's search; 0 if there was none
     reference: str | None  # the variant that tasks are compared with; None if it is not finished
-    variants: list[VariantResult]  # in the plan's order; those with a finished seed
+    variants: list[VariantResult]  # in the plan's order; those with a finished seed, as far as they serve all tasks
+    shared: SharedTasks | None  # all variants, if some serve only a part of the tasks
     tasks: list[TaskResult]  # in the order of the first run
     losses: Losses
     curves: list[Curve]

@@ -95,6 +95,7 @@ def find_losses(model: TaskModel, figures: Figures, used: int) -> Losses:
         alone=bool(alone),
         tasks=sorted(tasks, key=lambda loss: -loss.difference),
         known=bool(others) and model.can_tell,
+        asked=len(figures.tasks),
     )
 
 

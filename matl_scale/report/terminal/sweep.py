@@ -1,12 +1,13 @@
 """The answer of a sweep in a terminal: the paragraph, variants, curves, and tasks."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 from rich.console import Console
 
 from matl_scale.display import show_name
 from matl_scale.report.sweep.as_text import format_amount, format_changes, format_p, format_seeds, format_spread
-from matl_scale.report.sweep.results import METHOD, Curve, Losses, SweepResults
+from matl_scale.report.sweep.results import METHOD, Curve, Losses, SweepResults, VariantResult
 from matl_scale.report.terminal.console import build_table, format_value, print_line, print_remaining, print_table
 
 STYLES = {"best": "green", "cannot tell": "", "worse": "dim"}
@@ -17,7 +18,11 @@ def print_sweep(console: Console, results: SweepResults, limit: int) -> None:
     """Prints the answer and what it is made of; lists have at most `limit` entries."""
     print_line(console, f"{results.name}: {len(results.variants)} variants, {len(results.tasks):,} tasks")
     print_line(console, results.answer.text)
-    print_variants(console, results)
+    print_variants(console, results, results.variants, f"means over {len(results.tasks):,} tasks and the seeds")
+    if results.shared is not None:
+        number, served = results.shared.num_tasks, ", ".join(show_name(name) for name in results.shared.partial)
+        title = f"means over the {number:,} tasks that all variants have ({served}: not all tasks)"
+        print_variants(console, results, results.shared.variants, title)
     for curve in results.curves:
         print_curve(console, curve, results)
     print_tasks(console, results, limit)
@@ -31,7 +36,7 @@ def print_sweep(console: Console, results: SweepResults, limit: int) -> None:
         print_line(console, note)
 
 
-def print_variants(console: Console, results: SweepResults) -> None:
+def print_variants(console: Console, results: SweepResults, variants: Sequence[VariantResult], title: str) -> None:
     against = [] if results.reference is None else [f"tasks better, worse than {results.reference}"]
     titles = (
         results.metric_label,
@@ -43,7 +48,7 @@ def print_variants(console: Console, results: SweepResults) -> None:
         *against,
     )
     table = build_table("variant", *titles, "parameters", "compute per label", "images/s", "passes", "seeds")
-    for variant in results.variants:
+    for variant in variants:
         cost = variant.cost
         table.add_row(
             variant.name,
@@ -61,7 +66,7 @@ def print_variants(console: Console, results: SweepResults) -> None:
             format_seeds(variant),
             style=STYLES[variant.standing],
         )
-    print_table(console, f"variants on {results.split}, means over {len(results.tasks):,} tasks and the seeds", table)
+    print_table(console, f"variants on {results.split}, {title}", table)
 
 
 def print_curve(console: Console, curve: Curve, results: SweepResults) -> None:
