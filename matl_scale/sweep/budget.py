@@ -79,8 +79,8 @@ def amount_of(budget: Budget, networks: Sequence[Network]) -> float:
 
 
 def share_out(amount: float, networks: Sequence[Network]) -> list[float]:
-    """Returns what each network of a variant gets of its amount: all of it, or the share of its task's labels. The shares of tasks
-    without a network, where only some have one, go to nobody."""
+    """Returns what each network of a variant gets of its amount: all of it, or the share of its task's labels. The shares of
+    tasks without a network, where only some have one, go to nobody."""
     return [amount * share_of(network) for network in networks]
 
 

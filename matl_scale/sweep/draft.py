@@ -9,7 +9,7 @@ from matl_scale.runs.sweep_folder import SweepPlan, Variant
 from matl_scale.sweep.arms import Arm
 from matl_scale.sweep.budget import Budget
 from matl_scale.sweep.settings import build_base
-from matl_scale.sweep.vary import TASKS_KEY, Varied, build_variants, describe_not_varied
+from matl_scale.sweep.vary import NUM_TASKS, TASKS_KEY, Varied, build_variants, describe_not_varied
 from matl_scale.tasks import match_names
 from matl_scale.train.config import Config
 
@@ -47,8 +47,12 @@ class SweepDraft:
 
     @property
     def reference(self) -> str:
-        """The variant that the others are compared with."""
-        return next((each.name for each in self.variants if each.arm == REFERENCE), self.variants[0].name)
+        """The variant that the others are compared with: `dense`, or the first arm; where T varies, the largest."""
+        arms = [each.arm for each in self.variants]
+        arm = REFERENCE if REFERENCE in arms else arms[0]
+        return max(
+            (each for each in self.variants if each.arm == arm), key=lambda each: each.point.get(NUM_TASKS, 0)
+        ).name
 
     def tasks_of(self, variant: Variant) -> list[str]:
         """Returns the task of each network of a variant; one empty name if its only network serves all."""

@@ -180,10 +180,16 @@ def test_single_asks_for_a_subset_of_many_tasks(
     plan = plan_of(build_request(config, "dense,single", single_tasks=["task_[12]"]), tmp_path)
     assert [run.task for run in plan.runs] == ["", "task_1", "task_2"]
     monkeypatch.undo()
-    whole = plan_of(build_request(config, "dense,single"), tmp_path)
+    whole = plan_of(build_request(config, "dense,single"), tmp_path / "whole")
     length_of = {run.task: run.settings["train.steps"] for run in whole.runs_of("single")}
     for run in plan.runs_of("single"):  # no longer than if all tasks had networks
         assert run.settings["train.steps"] == length_of[run.task]
+
+
+def test_the_budget_is_that_of_all_tasks_where_their_number_varies(config: Config, tmp_path: Path) -> None:
+    request = build_request(config, "k2,dense", vary=["T=2,6,4"])
+    assert plan_of(request, tmp_path).reference == "dense T=6"
+    assert plan_of(build_request(config, "k2,task"), tmp_path / "other").reference == "k2"
 
 
 def test_another_folder_is_left_alone(config: Config, tmp_path: Path) -> None:
