@@ -27,7 +27,7 @@ def test_labels_per_image_are_those_that_auto_goes_by(small_set: ShardSet, capsy
         if split == "train":
             train = TrainLabels(tasks=small_set.manifest.tasks, labels=labels, seed=0)
             reason = choose_routes(RoutingConfig(), train).reason
-            assert f"an image has {expected.removesuffix(' labels per image')} labels" in reason
+            assert f"an image has labels for {expected.removesuffix(' labels per image')} of 6 tasks" in reason
 
 
 def test_routes_are_shown_beside_the_tasks(
