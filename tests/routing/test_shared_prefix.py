@@ -13,10 +13,12 @@ from matl_scale.models.predictor import Predictor
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.routing.subnetwork import AllRoutes
 
+MODEL = ModelConfig(name="resnet18", width=0.25, stem="standard")
+
 
 @pytest.mark.parametrize("task_chunk", [64, 5, 1])
 def test_prediction_of_all_routes_equals_masked_execution_whatever_is_held(task_chunk: int) -> None:
-    model = build_model(ModelConfig(name="resnet18", width=0.25), RoutingConfig(), [2] * 12, 0, 32).double()
+    model = build_model(MODEL, RoutingConfig(sigma=0.5), [2] * 12, 0, 32).double()
     for head in model.heads:
         nn.init.normal_(head.weight)
     for route_id in range(12):

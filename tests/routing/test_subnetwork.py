@@ -77,7 +77,9 @@ def test_features_gradients_and_statistics_equal_masked_execution(name: str, set
     "name", ["vgg11", "vgg11_bn", "resnet18", "resnet50", "mobilenet_v3_small", "efficientnet_b0", "convnext"]
 )
 @pytest.mark.parametrize(
-    "optim", [OptimConfig(name="sgd", lr=1e-3), OptimConfig(name="adamw", lr=1e-4)], ids=["sgd", "adamw"]
+    "optim",
+    [OptimConfig(name="sgd", lr=1e-3, head_lr_scale=1), OptimConfig(name="adamw", lr=1e-4, head_lr_scale=1)],
+    ids=["sgd", "adamw"],
 )
 def test_twenty_optimizer_steps_equal_masked_execution(name: str, optim: OptimConfig) -> None:
     trunk = route(BACKBONES[name](), 5, 0.5)

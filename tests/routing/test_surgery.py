@@ -99,7 +99,9 @@ def test_mixed_task_batch_equals_each_task_alone() -> None:
 
 
 def test_evaluation_is_deterministic_where_training_is_not() -> None:
-    backbone = build_backbone(ModelConfig(name="efficientnet_b0"), seed=0)  # stochastic depth
+    backbone = build_backbone(
+        ModelConfig(name="efficientnet_b0", width=1.0, stem="standard"), seed=0
+    )  # stochastic depth
     routed = route(backbone, num_routes=3, sigma=0.5)
     images = torch.randn(4, 3, 32, 32)
     assert not torch.equal(routed(images, TASK), routed(images, TASK))
@@ -119,8 +121,9 @@ def test_one_compilation_serves_all_routes() -> None:
 
 @pytest.mark.parametrize(("name", "module"), [("shufflenet_v2_x0_5", "stage2.0"), ("vit_b_16", "")])
 def test_what_cannot_be_routed_is_refused_by_name(name: str, module: str) -> None:
+    model = ModelConfig(name=name, width=1.0, stem="standard")
     with pytest.raises(InputError, match=module or r"model\.name"):
-        build_model(ModelConfig(name=name), RoutingConfig(), [2], seed=0, image_size=64)
+        build_model(model, RoutingConfig(sigma=0.5), [2], seed=0, image_size=64)
 
 
 def test_unknown_model_offers_the_nearest() -> None:
