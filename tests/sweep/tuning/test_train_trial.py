@@ -49,7 +49,7 @@ def test_a_search_trains_and_the_runs_have_its_settings(tmp_path: Path, small_se
 
 def test_a_trial_of_several_networks_stops_goes_on_and_is_ended(tmp_path: Path, small_set: ShardSet) -> None:
     config = sweep_config(tmp_path, small_set, steps=10)
-    request = build_request(config, "single", tune=2, single_tasks=["task_[04]"], budget="steps=24")
+    request = build_request(config, "single", tune=2, single_tasks=["task_[04]"], budget="steps=60")
     plan = open_sweep(request, tmp_path / "sweep", 1).plan
     configs = trial_configs(plan, plan.variants[0], {}, tmp_path / "trials", 1)
     reports: dict[int, float] = {}
