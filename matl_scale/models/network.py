@@ -79,42 +79,17 @@ def build_model(
     image_size: int,
     routes: Routes | None = None,
     earlier: EarlierMasks | None = None,
+    outline: bool = False,
 ) -> RoutedModel:
     """Builds the network for images of `image_size` pixels. Its weights and masks are a pure function of the arguments; routes
-    may keep masks of an earlier network. Without `routes`, every task has its own.
+    may keep masks of an earlier network. Without `routes`, every task has its own. In an `outline`, the trunk's weights have no
+    values: it is there to be counted (`matl_scale.models.cost`), and cannot run.
 
     Raises:
         InputError: The backbone is unknown, cannot be routed or does not run on such images, or σ leaves a layer
             without units.
     """
-    return add_heads(build_backbone(model, seed), model, routing, num_classes, seed, image_size, routes, earlier)
-
-
-def build_outline(
-    model: ModelConfig,
-    routing: RoutingConfig,
-    num_classes: Sequence[int],
-    seed: int,
-    image_size: int,
-    routes: Routes | None = None,
-) -> RoutedModel:
-    """Does what `build_model` does, except that the trunk's weights have no values: it is there to be counted
-    (`matl_scale.models.cost`), and cannot run."""
-    backbone = build_backbone_outline(model, seed)
-    return add_heads(backbone, model, routing, num_classes, seed, image_size, routes)
-
-
-def add_heads(
-    backbone: nn.Module,
-    model: ModelConfig,
-    routing: RoutingConfig,
-    num_classes: Sequence[int],
-    seed: int,
-    image_size: int,
-    routes: Routes | None = None,
-    earlier: EarlierMasks | None = None,
-) -> RoutedModel:
-    """Routes a backbone and gives it heads; the other arguments are those of `build_model`."""
+    backbone = build_backbone_outline(model, seed) if outline else build_backbone(model, seed)
     num_features = count_features(backbone, model, image_size)
     spec = routing.mask_spec(len(num_classes) if routes is None else routes.num_routes, seed)
     trunk = route_by_spec(backbone, spec, cast(Statistics, routing.statistics), earlier)

@@ -5,16 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from matl_scale.automatic import chosen
-from matl_scale.data.loading.missing import choose_fills
-from matl_scale.data.shards.layout import MISSING
 from matl_scale.models.cost import count_training
-from matl_scale.models.network import build_outline
+from matl_scale.models.network import build_model
 from matl_scale.runs.sweep_folder import BudgetKind
-from matl_scale.train.config import Config
-from matl_scale.train.resolve import ResolvedRun, count_labelled
-from matl_scale.train.run_data import TRAIN_SPLIT, RunData, build_run_data
-from matl_scale.train.step.sampling import build_sampler
+from matl_scale.train.resolve import ResolvedRun
+from matl_scale.train.run_data import RunData
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,40 +50,19 @@ def measure_costs(resolved: ResolvedRun, data: RunData) -> RunCosts:
     Raises:
         InputError: The network cannot be built.
     """
-    config, routes = resolved.config, resolved.routes.routes
-    fills = choose_fills(config.data.missing, data.tasks, config.data.balance)
-    labels = data.labels_of(TRAIN_SPLIT)
-    sizes = np.array([count_labelled(labels, tasks, fills) for tasks in routes.tasks_of])
-    num_slots = chosen(config.train.accumulate)
-    sampler = build_sampler(config.tasks, routes.names, sizes, config.run.seed, num_slots)
-    shares = np.zeros(routes.num_routes)
-    shares[sampler.route_ids] = 1 / sampler.num_routes if sampler.probabilities is None else sampler.probabilities
-    model = build_outline(
-        config.model,
-        config.routing,
-        list(data.num_classes.values()),
-        config.run.seed,
-        data.image_size,
-        routes,
-    )
+    config, routes, step = resolved.config, resolved.routes.routes, resolved.step_labels
+    classes = list(data.num_classes.values())
+    model = build_model(config.model, config.routing, classes, config.run.seed, data.image_size, routes, outline=True)
     is_frozen = config.run.freeze == "trunk"
     return RunCosts(
-        slots_per_step=num_slots,
-        shares=shares,
-        images=np.minimum(chosen(config.data.batch_size), sizes),
+        slots_per_step=step.slots_per_step,
+        shares=step.shares,
+        images=step.images,
         multiply_adds=np.array([count_training(model, route, is_frozen) for route in range(routes.num_routes)], float),
-        labels_per_step=resolved.step_labels.labels_per_step,
-        num_labels=resolved.step_labels.num_labels,
+        labels_per_step=step.labels_per_step,
+        num_labels=step.num_labels,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
     )
-
-
-def count_train_labels(config: Config) -> int:
-    """Returns the training labels of all tasks of a run, filled ones too (`data.missing`)."""
-    data = build_run_data(config.data)
-    fills = choose_fills(config.data.missing, data.tasks, config.data.balance)
-    counts = np.where(fills == MISSING, data.count_labelled(TRAIN_SPLIT), len(data.labels_of(TRAIN_SPLIT)))
-    return int(counts.sum())
 
 
 def measure_trained(costs: RunCosts, draws: Mapping[int, int]) -> tuple[int, float]:

@@ -17,7 +17,7 @@ from matl_scale.sweep.budget import (
     length_settings,
     share_out,
 )
-from matl_scale.sweep.costs import count_train_labels, measure_costs
+from matl_scale.sweep.costs import measure_costs
 from matl_scale.sweep.draft import SweepDraft
 from matl_scale.sweep.vary import TASKS_KEY
 from matl_scale.tracking.recorder import TrackConfig
@@ -99,7 +99,8 @@ def build_networks(draft: SweepDraft, variant: Variant, shared: Mapping[str, Any
         if variant.name not in draft.single_tasks:
             return networks
         tasks = variant.settings.get(TASKS_KEY, draft.base.data.tasks)
-        total = count_train_labels(with_settings(networks[0].config, {TASKS_KEY: tasks}))
+        whole, _ = resolve_offline(with_settings(networks[0].config, {TASKS_KEY: tasks}))
+        total = whole.step_labels.num_labels
         return [replace(network, all_labels=total) for network in networks]
     except InputError as error:
         raise InputError(f"Arm `{variant.name}`: {error}") from error

@@ -93,8 +93,8 @@ class Supervisor:
             elif run is not None or not (self.waiting or (self.elsewhere and not self.leave_others)):
                 worker.dismiss()
                 self.workers.remove(worker)
-        used = [worker.share for worker in self.workers]
-        for share in [share for share in self.shares if share not in used]:
+        used = {id(worker.share) for worker in self.workers}  # with few cores, two shares may be equal
+        for share in [share for share in self.shares if id(share) not in used]:
             if (run := self._next()) is not None:
                 self.workers.append(self._start(share))
                 if self.workers[-1].give(run):  # else it has died, and another one is started

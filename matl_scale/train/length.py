@@ -23,7 +23,7 @@ class Length:
     progress_before: float = 0.0  # the share that was done a step before
 
     def progress(self, step: int) -> float:
-        """Returns the share of the run, 0 to 1, that is done after `step` steps, none before the last fit."""
+        """Returns the share of the run, 0 to 1, that is done after `step` steps; these are not fewer than at the last fit."""
         done = (step - self.fitted_at) / max(self.num_steps - self.fitted_at, 1)
         return min(self.progress_then + (1 - self.progress_then) * done, 1.0)
 

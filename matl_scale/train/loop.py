@@ -28,6 +28,7 @@ from matl_scale.train.step.optim import set_learning_rate
 
 PROGRESS_METRICS = (MAIN_METRIC, "decided_balanced_accuracy", "auroc")
 MAX_NAMED = 3  # tasks in a line of progress
+ONE_PASS = 0.95  # over the labels, about
 
 
 def do_nothing(run: "Run") -> None:
@@ -151,7 +152,9 @@ def describe_duration(run: Run, step_s: float) -> str:
     length, step = run.state.length, run.state.step
     passes = run.components.epochs_per_step * length.num_steps
     left = format_duration((length.num_steps - step) * step_s)
-    short = ". That is less than one pass: many labels are never seen, so expect little of it" if passes < 0.95 else ""
+    short = (
+        ". That is less than one pass: many labels are never seen, so expect little of it" if passes < ONE_PASS else ""
+    )
     return (
         f"{length.num_steps:,} steps, {passes:.3g} passes over the labels: about {left} at {step_s:.3g} s a step, besides "
         f"evaluations{short}"

@@ -28,9 +28,19 @@ from matl_scale.train.step.sampling import RouteSampler, build_sampler
 class StepLabels:
     """What a step trains on average, while every route has its turn."""
 
-    images_per_step: float
-    labels_per_step: float
+    slots_per_step: int
+    shares: np.ndarray  # the share of the slots that each route gets, shape `(num_routes,)`
+    images: np.ndarray  # images of a slot of each route, shape `(num_routes,)`
+    labels: np.ndarray  # labels of a slot of each route, on average, shape `(num_routes,)`
     num_labels: int  # of the training split: one pass over the labels
+
+    @property
+    def images_per_step(self) -> float:
+        return self.slots_per_step * float((self.shares * self.images).sum())
+
+    @property
+    def labels_per_step(self) -> float:
+        return self.slots_per_step * float((self.shares * self.labels).sum())
 
     def passes(self, num_steps: int) -> float:
         """Returns how many passes over the labels so many steps are."""
@@ -162,12 +172,14 @@ def measure_step(
         batch_size: Images of a micro-step, fewer where a route has fewer.
     """
     drawn = sampler.route_ids
-    labels = np.array([per_task[list(routes.tasks_of[route])].sum() for route in drawn])
-    batches = np.minimum(batch_size, sizes[drawn])
+    shares = np.zeros(routes.num_routes)
+    shares[drawn] = 1 / sampler.num_routes if sampler.probabilities is None else sampler.probabilities
+    images = np.minimum(batch_size, sizes)
+    labels = np.array([per_task[list(tasks)].sum() for tasks in routes.tasks_of])
     return StepLabels(
-        images_per_step=float(sampler.num_slots * np.average(batches, weights=sampler.probabilities)),
-        labels_per_step=float(
-            sampler.num_slots * np.average(batches * labels / sizes[drawn], weights=sampler.probabilities)
-        ),
+        slots_per_step=sampler.num_slots,
+        shares=shares,
+        images=images,
+        labels=images * labels / np.maximum(sizes, 1),
         num_labels=int(per_task.sum()),
     )

@@ -9,7 +9,7 @@ from matl_scale.deploy.export.dense import dense_network
 from matl_scale.errors import InputError
 from matl_scale.models.backbones import ModelConfig
 from matl_scale.models.cost import count_all_tasks, count_forward, count_training, layer_costs
-from matl_scale.models.network import RoutedModel, build_model, build_outline
+from matl_scale.models.network import RoutedModel, build_model
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.routes import Routes
 
@@ -68,7 +68,7 @@ def test_a_row_for_each_layer_and_head() -> None:
 
 @pytest.mark.parametrize("name", [*BACKBONES, "convnext_tiny"])
 def test_an_outline_counts_the_same_without_weights(name: str) -> None:
-    outline = build_outline(config_of(name), ROUTED, CLASSES, 0, SIZE, ROUTES)
+    outline = build_model(config_of(name), ROUTED, CLASSES, 0, SIZE, ROUTES, outline=True)
     assert layer_costs(outline, 1) == layer_costs(build(name), 1)
     matrices = [parameter for parameter in outline.trunk.parameters() if parameter.ndim == 4]
     assert all(parameter.is_meta for parameter in matrices)

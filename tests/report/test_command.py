@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from helpers.commands import refuse_report
 from helpers.made_up_runs import MadeUp
 from helpers.made_up_runs import write_run as write_made_up_run
 from helpers.report_runs import (
@@ -39,22 +40,10 @@ from matl_scale.tasks import Task
 from matl_scale.tracking.mlflow_views import write_description
 
 
-def refuse(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """Runs the command, which has to end with the exit code of unusable input and one line of error; returns the line."""
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    assert ended.value.code == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.count("\n") == 1
-    assert captured.err.startswith("matl-report: error: ")
-    return captured.err
-
-
 def test_without_single_task_runs_the_command_is_named(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
     tasks = [Task(name="it's a/b", classes=("no", "yes"))]
     shared = write("shared", tasks=[*tasks, *TASKS[1:]], config={"run": {"dir": "elsewhere"}, "eval": {"split": "val"}})
-    error = refuse([str(shared), "--baseline", "single-task"], capsys)
+    error = refuse_report([str(shared), "--baseline", "single-task"], capsys)
     assert "--data.tasks 'it'\"'\"'s a/b' --run.name 'single-it'\"'\"'s a_b' --run.dir" in error
     assert "&& matl-evaluate --run" in error
     assert "--split test" in error
@@ -118,7 +107,7 @@ def test_means_leave_out_tasks_with_few_samples_of_a_class(
     assert comparison["min_count"] == 20
     assert [task["smallest_class"] >= 20 for task in comparison["tasks"]] == [True, False, True, True]
     capsys.readouterr()
-    assert "`--min-count` should be at least 0. Got -1." in refuse([str(run), "--min-count", "-1"], capsys)
+    assert "`--min-count` should be at least 0. Got -1." in refuse_report([str(run), "--min-count", "-1"], capsys)
 
 
 def test_metrics_of_decisions_stand_beside_those_at_argmax(tmp_path: Path) -> None:
@@ -258,14 +247,14 @@ def test_bad_input_is_one_line(
     (tmp_path / "unconfigured/config.yaml").unlink()
     (tmp_path / "garbled/config.yaml").write_text("run: [\n")
     monkeypatch.chdir(tmp_path)
-    assert re.search(text, refuse(arguments, capsys))
+    assert re.search(text, refuse_report(arguments, capsys))
 
 
 def test_a_missing_package_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "plotly", None)
-    assert refuse(["nowhere", "--out", str(tmp_path / "page.html")], capsys) == (
+    assert refuse_report(["nowhere", "--out", str(tmp_path / "page.html")], capsys) == (
         "matl-report: error: The page of `--out` needs `plotly`, not installed here. Install with: "
         "pip install 'matl-scale[report]'\n"
     )
@@ -275,6 +264,6 @@ def test_an_existing_page_is_not_touched_by_a_failure(
     write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "page.html").write_text("unchanged")
-    refuse([str(write("a")), "--tasks", "nothing", "--out", str(tmp_path / "page.html")], capsys)
+    refuse_report([str(write("a")), "--tasks", "nothing", "--out", str(tmp_path / "page.html")], capsys)
     assert (tmp_path / "page.html").read_text() == "unchanged"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "page.html"]

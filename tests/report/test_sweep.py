@@ -1,7 +1,6 @@
 """`matl-report --sweep`: the table, the paragraph, the page and the picture of made-up sweeps, and what is refused."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from helpers.commands import refuse_report
 from helpers.made_up_sweeps import draw_figures, finished, write_sweep
 from matl_scale.errors import InputError
 from matl_scale.report.__main__ import main
@@ -25,17 +25,6 @@ HOSTILE = "<script>window.broken = 1</script>"
 
 def results_of(sweep: SweepFolder, **question: Any) -> SweepResults:
     return compute_sweep(read_sweep(sweep), SweepQuestion(**question))
-
-
-def refuse(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """Runs the command, which has to end with the exit code of unusable input and one line of error; returns the line."""
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    assert ended.value.code == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.count("\n") == 1
-    return captured.err
 
 
 def test_the_best_variant_is_named_with_its_figures(tmp_path: Path) -> None:
@@ -289,9 +278,9 @@ def test_a_picture_can_be_svg_and_is_the_same_each_time(tmp_path: Path) -> None:
 
 
 def test_what_is_no_sweep_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "is no sweep: it has no sweep.json" in refuse(["--sweep", str(tmp_path)], capsys)
+    assert "is no sweep: it has no sweep.json" in refuse_report(["--sweep", str(tmp_path)], capsys)
     sweep = write_sweep(tmp_path / "sweep", draw_figures({"dense": 0.0}), outcome=lambda _: None)
-    assert "no variant with a finished seed, so there is nothing to compare. dense-s0: not finished" in refuse(
+    assert "no variant with a finished seed, so there is nothing to compare. dense-s0: not finished" in refuse_report(
         ["--sweep", str(sweep.path)], capsys
     )
 
@@ -311,7 +300,7 @@ def test_what_is_no_sweep_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_options_that_do_not_go_together(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert message in refuse(arguments, capsys)
+    assert message in refuse_report(arguments, capsys)
 
 
 def test_a_run_without_the_split_is_named(tmp_path: Path) -> None:

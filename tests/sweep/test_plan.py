@@ -12,7 +12,7 @@ from helpers.shard_sets import ShardSet
 from helpers.sweeps import build_request, sweep_config
 from matl_scale.errors import InputError
 from matl_scale.models.cost import count_training
-from matl_scale.models.network import build_outline
+from matl_scale.models.network import build_model
 from matl_scale.runs.sweep_folder import PlannedRun, Search, SearchOutcome, SweepFolder, SweepPlan
 from matl_scale.sweep.draft import SweepRequest
 from matl_scale.sweep.open_sweep import open_sweep, plan_sweep
@@ -36,7 +36,7 @@ def compute_of(plan: SweepPlan, run: PlannedRun) -> tuple[float, float]:
     resolved, data = resolve_offline(with_settings(read_saved(plan.base), run.settings))
     config, routes = resolved.config, resolved.routes.routes
     classes = list(data.num_classes.values())
-    model = build_outline(config.model, config.routing, classes, config.run.seed, data.image_size, routes)
+    model = build_model(config.model, config.routing, classes, config.run.seed, data.image_size, routes, outline=True)
     labels = data.labels_of("train")
     total = 0
     for tasks in routes.tasks_of:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -48,6 +49,22 @@ def test_a_run_that_raises_and_one_that_dies_leave_the_others_alone(tmp_path: Pa
     # in this start nothing is left; the next one tries again what failed, and nothing else
     assert list_waiting(folder, plan, start) == []
     assert [run.name for run in list_waiting(folder, plan, time.time() + 1)] == ["raises", "dies"]
+
+
+def test_a_worker_that_died_is_replaced_also_where_two_shares_are_equal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two runs at a time on one core; one worker is at a run, the other one has died."""
+    folder, plan = make_up_sweep(tmp_path, ["a", "b"])
+    supervisor, _ = build_supervisor(folder, time.time())
+    first, second = supervisor.shares = [Share(cores=frozenset({0}), gpu="") for _ in range(2)]
+    supervisor.workers = [Mock(share=first, run=plan.runs[0])]
+    start = Mock(side_effect=lambda share: Mock(share=share))
+    monkeypatch.setattr(supervisor, "_start", start)
+    supervisor.waiting = [plan.runs[1]]
+    supervisor._hand_out()
+    start.assert_called_once_with(second)
+    assert start.call_args.args[0] is second
 
 
 def start_sweep(folder: SweepFolder) -> "subprocess.Popen[bytes]":

@@ -1,1 +1,1 @@
-"""The values that a run chooses where its config says `auto`; `docs/guides/defaults.md` has the rules and what they rest on."""
+"""The values that a run chooses where its config says `auto`: the rules, what they go by, and what is said of them."""

@@ -9,7 +9,6 @@ from typing import Any
 from matl_scale.automatic import AUTO, chosen
 from matl_scale.errors import InputError
 from matl_scale.models.backbone_size import measure_backbone
-from matl_scale.models.backbones import ModelConfig
 from matl_scale.train.choose_routes import USUAL_SIGMA
 from matl_scale.train.config import Config, walk, with_settings
 from matl_scale.train.defaults import rules
@@ -47,14 +46,16 @@ def fill_model(config: Config, facts: RunFacts) -> Config:
         return fill_only_auto(config, {"model.name": "resnet18", "model.width": 1.0, "model.stem": "standard"})
     name, stem = rules.choose_backbone(facts.image_size, facts.machine.has_gpu), rules.choose_stem(facts.image_size)
     config = fill_only_auto(config, {"model.name": name, "model.stem": stem})
-    return fill_only_auto(config, {"model.width": choose_width(config, facts)})
+    return (
+        fill_only_auto(config, {"model.width": choose_width(config, facts)}) if config.model.width == AUTO else config
+    )
 
 
 def choose_width(config: Config, facts: RunFacts) -> float:
     """Returns the width of the backbone: full on a GPU; on CPUs that of the widths whose cost per image comes nearest to what the
     time allows. A backbone whose width cannot be scaled has full width."""
     machine = facts.machine
-    if machine.has_gpu or config.model.width != AUTO:
+    if machine.has_gpu:
         return 1.0
     epochs = choose_epochs(config, facts)
     cores = machine.threads * machine.num_ranks
@@ -63,12 +64,8 @@ def choose_width(config: Config, facts: RunFacts) -> float:
     for width in rules.CPU_WIDTHS:
         # what is wrong besides the width shows when the network is built
         with contextlib.suppress(InputError):
-            costs[width] = count_cost(replace(config.model, width=width), facts.image_size)
+            costs[width] = measure_backbone(replace(config.model, width=width), facts.image_size).multiply_adds
     return min(costs, key=lambda width: abs(math.log(costs[width] / cost)), default=1.0)
-
-
-def count_cost(model: ModelConfig, image_size: int) -> int:
-    return measure_backbone(model, image_size).multiply_adds
 
 
 def choose_epochs(config: Config, facts: RunFacts) -> float:
@@ -85,7 +82,7 @@ def fill_step(config: Config, facts: RunFacts, num_routes: int) -> Config:
         size = measure_backbone(config.model, facts.image_size)
         num_slots = machine.num_ranks * chosen(config.train.accumulate)
         batch_size = rules.choose_batch_size(facts.num_samples, num_slots, size.activation_bytes, machine.memory)
-        config = fill_only_auto(config, {"data.batch_size": batch_size})
+        config = with_settings(config, {"data.batch_size": batch_size})
     return config
 
 

@@ -1,4 +1,4 @@
-"""The rules behind `auto`, each a pure function. `docs/guides/defaults.md` has them with the experiments that they rest on."""
+"""The rules behind `auto`, each a pure function, with their constants. `docs/guides/defaults.md` says the same for users."""
 
 import math
 
@@ -6,8 +6,7 @@ from matl_scale.data.loading.augment import Augment
 from matl_scale.models.backbones import Stem
 
 MIN_EPOCHS, MAX_EPOCHS = 4.0, 120.0
-USUAL_SAMPLES = 50_000  # where a run has
-USUAL_EPOCHS = 12.0
+USUAL_SAMPLES, USUAL_EPOCHS = 50_000, 12.0  # a set of that size gets so many passes
 MIN_STEP_IMAGES, MAX_STEP_IMAGES = 32, 1024
 MIN_BATCH = 16  # images of a micro-step; batch norm needs some
 MAX_STEP_ROUTES = 8
@@ -16,12 +15,10 @@ USUAL_RATES = {"adamw": 0.003, "sgd": 0.1}  # at USUAL_STEP_IMAGES
 MAX_RATES = {"adamw": 0.004, "sgd": 0.4}
 MAX_HEAD_SCALE = 10.0
 MEMORY_SHARE = 0.4  # of a rank's memory, for what a forward pass keeps
-GPU_RATE = 5e12  # likewise of a GPU; only used for guesses that the first steps correct
-CORE_RATE = 5e10  # multiply-adds per second that a core does in training; a laptop's does half
-IMAGE_S, SLOT_S = (
-    5e-4,
-    0.01,
-)  # what an image and a micro-step take besides, about: reading, and calls of small operations
+# multiply-adds per second in training, about: of a CPU core, and of a GPU; the first steps of a run correct what rests on them
+CORE_RATE, GPU_RATE = 5e10, 5e12
+# seconds that an image and a micro-step take besides, about: reading, and calls of small operations
+IMAGE_S, SLOT_S = 5e-4, 0.01
 CPU_PATIENCE_S = 900.0  # how long a run without `train.minutes` may take on CPUs before its network becomes narrower
 CPU_WIDTHS = (0.5, 0.25, 0.125)
 SHORT = 3  # a run of so many minutes rather makes so many times fewer passes than it has a narrower network
