@@ -4,9 +4,9 @@ Three seeds say little about the noise of one task, but hundreds of tasks say mu
 
 Source: Smyth, *Linear models and empirical Bayes methods for assessing differential expression in microarray experiments*,
 Statistical Applications in Genetics and Molecular Biology 3, 2004 (limma). Three cautions are added, because with three seeds,
-tasks of one network and metrics of few samples the method as published calls equal arms different far too often, as simulations
-show (`tests/report/test_sweep_statistics.py` holds ours to 5 %): tasks count as fewer if they rise and fall together, the prior is a standard error weaker than its
-estimate, and tasks without visible noise weaken it further.
+tasks of one network and metrics of few samples the method as published calls equal arms different far too often: tasks count as
+fewer if they rise and fall together, the prior is a standard error weaker than its estimate, and tasks without visible noise
+weaken it further. `tests/report/test_sweep_statistics.py` simulates sweeps, and holds this to 5 %.
 """
 
 from dataclasses import dataclass
