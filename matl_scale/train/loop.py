@@ -41,12 +41,13 @@ def ignore_metrics(run: "Run", metrics: TaskMetrics) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Hooks:
-    """Functions that a run calls on every rank at fixed points, to stop, break or kill it on purpose."""
+    """Functions that a run calls on every rank: at fixed points, to stop, break or kill it on purpose, and as its clock."""
 
     before_step: Callable[["Run"], None] = do_nothing  # called before each optimizer step
     before_evaluation: Callable[["Run"], None] = do_nothing  # called before each evaluation
     after_evaluation: Callable[["Run", TaskMetrics], None] = ignore_metrics  # called when an evaluation is recorded
     before_save: Callable[["Run"], None] = do_nothing  # called before each checkpoint
+    seconds: Callable[[], float] = time.perf_counter  # what `train.minutes` are read from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +104,7 @@ def run_steps(run: Run, lacks_evaluation: bool) -> bool:
 def run_step(run: Run) -> bool:
     """Runs one step and records it if that is due. Returns whether some rank was asked to stop."""
     run.hooks.before_step(run)
-    components, state, meter, began = run.components, run.state, run.components.meter, time.perf_counter()
+    components, state, meter, began = run.components, run.state, run.components.meter, run.hooks.seconds()
     rate = components.learning_rate.at(state.step)
     set_learning_rate(state.optimizer, rate)
     num_slots = components.sampler.num_slots
@@ -120,7 +121,7 @@ def run_step(run: Run) -> bool:
     np.add.at(state.draws, routes, 1)
     if not result.skipped:
         state.labels_seen += result.sync.labels
-    state.clock.add(time.perf_counter() - began)
+    state.clock.add(run.hooks.seconds() - began)
     fit_length(run)
     if complaint := components.nonfinite.update(state.step, result):
         run.progress.say(complaint)

@@ -2,8 +2,9 @@
 
 import json
 import math
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,13 @@ Measure = Callable[[Path], Mapping[str, float]]  # from a run's folder to the va
 
 
 def train_and_evaluate(config: Config, hooks: Hooks | None = None) -> None:
-    """Trains a network to its end, and evaluates the best one on the split test. What is done of it already stays."""
-    outcome = train(config, build_accelerator(config.train.precision), hooks=hooks)
+    """Trains a network to its end, and evaluates the best one on the split test. What is done of it already stays.
+
+    `train.minutes` are those of the process's CPU time, so that what else the machine does changes little.
+    """
+    outcome = train(
+        config, build_accelerator(config.train.precision), hooks=replace(hooks or Hooks(), seconds=time.process_time)
+    )
     if outcome.stopped:
         raise RunError(f"The training in {config.run.folder} was asked to stop. Start the study again to continue it.")
     run_evaluation(config.run.folder, "test", "best")
