@@ -16,9 +16,8 @@ from matl_scale.routing.grouping import group_at_random, group_by_affinity, grou
 from matl_scale.runs.routes import read_routes
 from matl_scale.tasks import Task, match_names
 
-PLAIN_FROM = 0.5  # share of the tasks for which an image has labels, from which one pass for all is best
-IMAGES_PER_ROUTE, MAX_ROUTES = 2_000, 64  # else
-USUAL_SIGMA = 0.75
+USUAL_SIGMA = 0.75  # of several routes
+IMAGES_PER_ROUTE, MAX_ROUTES = 2_000, 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,10 +82,11 @@ def choose_routes(config: RoutingConfig, labels: TrainLabels, cost: float | None
     setting, reason = config.routes, ""
     if setting == "auto":
         usual = with_usual_sigma(config)
+        cost = chosen(usual.sigma) ** 2 if cost is None else cost
         if config.sigma == AUTO and not labels.balanced:
-            setting, reason = choose_by_share(labels)
+            setting, reason = choose_by_share(labels, cost)
         else:
-            setting, reason = choose_number(usual, labels, chosen(usual.sigma) ** 2 if cost is None else cost)
+            setting, reason = choose_number(usual, labels, cost)
     if setting == "task":
         return ChosenRoutes(routes=Routes.one_per_task(labels.names), setting=setting, reason=reason)
     if setting == "one":
@@ -104,20 +104,23 @@ def with_usual_sigma(config: RoutingConfig) -> RoutingConfig:
     return replace(config, sigma=USUAL_SIGMA) if config.sigma == AUTO else config
 
 
-def choose_by_share(labels: TrainLabels) -> tuple[Setting, str]:
-    """Chooses what `auto` leaves open together with σ: where images carry labels for most tasks, one pass should train them all;
-    where tasks have images of their own, several routes let tasks differ, and cost less each, if each has images enough.
+def choose_by_share(labels: TrainLabels, cost: float) -> tuple[Setting, str]:
+    """Chooses what `auto` leaves open together with σ.
+
+    A pass of a route costs `cost` of the plain network's, so that with more than 1 / `cost` labels per image, the plain network
+    trains them all for less. Where tasks have images of their own, several routes let tasks differ, and cost less each, if each
+    has images enough.
 
     Returns:
         The setting, and the choice with its reason in a line.
     """
     per_image, num_tasks = labels.labels_per_image(), len(labels.tasks)
-    num_images = labels.count_images()
+    num_images, limit = labels.count_images(), 1 / max(cost, 1e-9)
     number = min(num_images // IMAGES_PER_ROUTE, num_tasks, MAX_ROUTES)
     seen = f"an image has labels for {per_image:.3g} of {num_tasks} tasks on average"
     choice: Setting
-    if per_image >= PLAIN_FROM * num_tasks:
-        choice, why = "one", f"{seen}, and one pass trains them all"
+    if per_image > limit:
+        choice, why = "one", f"{seen}, more than 1 / cost of a pass = {limit:.3g}, and one pass trains them all"
     elif number < 2:
         choice, why = "one", f"{num_images:,} images are too few for several routes"
     else:

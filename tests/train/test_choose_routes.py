@@ -73,8 +73,15 @@ def test_auto_decides_by_labels_per_image(options: dict[str, Any], labels: Train
 @pytest.mark.parametrize(
     ("num_tasks", "num_images", "labels_per_image", "setting", "why"),
     [
-        (4, 5_000, 4, "one", "labels for 4 of 4 tasks on average, and one pass trains them all"),
-        (4, 5_000, 2, "one", "labels for 2 of 4 tasks on average, and one pass trains them all"),
+        (
+            4,
+            5_000,
+            4,
+            "one",
+            "labels for 4 of 4 tasks on average, more than 1 / cost of a pass = 1.78, and one pass trains them",
+        ),
+        (40, 90_000, 2, "one", "labels for 2 of 40 tasks on average, more than 1 / cost of a pass = 1.78"),
+        (2, 5_000, 1, "task", "labels for 1 of 2 tasks on average, and tasks with images of their own do better"),
         (6, 9_000, 1, 4, "labels for 1 of 6 tasks on average, and tasks with images of their own do better"),
         (4, 9_000, 1, "task", "labels for 1 of 4 tasks on average"),
         (4, 3_900, 1, "one", "3,900 images are too few for several routes"),
