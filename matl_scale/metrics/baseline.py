@@ -7,10 +7,13 @@ however few samples a class has, and needs no decision, which would be fitted on
 is needed: that takes two seconds.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
+FEW = 10  # samples of a class
+MOST_EXPECTED = 50.0  # hits by chance, from which the bound on the chance of their sum says nothing
 LEVEL = 0.05  # the chance that any task counts as learned where none is
 
 
@@ -28,7 +31,9 @@ def baseline_p_values(confusions: Sequence[np.ndarray]) -> np.ndarray:
 
     For two classes it is that of Fisher's exact test, one-sided (R. A. Fisher, J. R. Stat. Soc. 85, 1922): the numbers of labels
     and of answers of each class are taken as given. For more classes, each one that occurs is tested against all others, and
-    the smallest p value counts, times the number of these classes (Bonferroni).
+    the smallest p value counts, times the number of these classes (Bonferroni). Where these have less than FEW samples on
+    average, no single class can tell much: the sum of all their hits is then tested as well, and the smaller of both p values
+    counts twice.
 
     Args:
         confusions: One table per task: numbers of samples, true class × predicted class, shape `(num_classes, num_classes)`.
@@ -84,7 +89,36 @@ def _smallest_p_values(tables: Sequence[np.ndarray]) -> np.ndarray:
         hits, support, predicted, total = np.concatenate([tables[i] for i in chosen]).T
         chances = hypergeom.sf(hits - 1, total, support, predicted)
         p_values[chosen] = np.minimum(num_tests * np.minimum.reduceat(chances, np.cumsum(num_tests) - num_tests), 1)
+    for i in chosen:
+        if len(tables[i]) > 1 and tables[i][:, 1].mean() < FEW:
+            p_values[i] = min(2 * min(p_values[i], chance_of_sum(tables[i])), 1)
     return p_values
+
+
+def chance_of_sum(table: np.ndarray) -> float:
+    """Returns an upper bound on the probability that all tests of a task together have so many hits by chance.
+
+    That probability is at most the expected number of ways to choose as many hits from those there are: for each class, ways to
+    choose j of its samples, j of the chosen ones and a matching of both, multiplied over classes and summed over all j that make
+    up the sum; divided by the matchings of as many samples (J. Riordan, An Introduction to Combinatorial Analysis, 1958, chapter
+    7). Sets of chosen samples that overlap only make it smaller.
+
+    Args:
+        table: Hits, samples of the class, chosen samples, and all samples, shape `(num_tests, 4)`.
+    """
+    hits, total = int(table[:, 0].sum()), int(table[0, 3])
+    expected = (table[:, 1] * table[:, 2]).sum() / total
+    if hits <= expected or expected > MOST_EXPECTED:
+        return 1.0
+    ways = np.ones(1)  # divided by total ** j
+    for support, chosen in table[:, 1:3].tolist():
+        j = np.arange(min(support, chosen, hits))
+        steps = (support - j) * (chosen - j) / ((j + 1) * total)
+        ways = np.convolve(ways, np.concatenate([[1.0], np.cumprod(steps)]))[: hits + 1]
+    if ways[hits] == 0:  # smaller than a float can be
+        return 0.0
+    matchings = math.lgamma(total + 1) - math.lgamma(total - hits + 1) - hits * math.log(total)
+    return min(math.exp(math.log(ways[hits]) - matchings), 1.0)
 
 
 def _tested_classes(confusion: np.ndarray) -> np.ndarray:

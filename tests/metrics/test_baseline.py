@@ -1,10 +1,20 @@
 """Which tasks are better than a constant answer beyond chance: against scipy's exact test, a slow correction, and chance."""
 
+import math
+from itertools import permutations
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from matl_scale.metrics.baseline import baseline_p, baseline_p_values, beats_baseline, ranking_p_values
+from matl_scale.metrics.baseline import (
+    FEW,
+    baseline_p,
+    baseline_p_values,
+    beats_baseline,
+    chance_of_sum,
+    ranking_p_values,
+)
 
 
 def count(labels: np.ndarray, answers: np.ndarray, num_classes: int = 2) -> np.ndarray:
@@ -35,8 +45,41 @@ def test_p_is_that_of_fishers_exact_test(num_classes: int) -> None:
             assert np.isnan(p)
             continue
         alone = [stats.fisher_exact(one_against_all(confusion, i), alternative="greater").pvalue for i in present]
-        assert p == pytest.approx(alone[1] if num_classes == 2 else min(1, len(present) * min(alone)))
+        expected = alone[1] if num_classes == 2 else min(1, len(present) * min(alone))
+        if num_classes > 2 and confusion.sum() / len(present) < FEW:
+            expected = min(1, 2 * min(expected, chance_of_sum(with_margins(confusion)[present])))
+        assert p == pytest.approx(expected)
         assert baseline_p(confusion) == p
+
+
+def with_margins(confusion: np.ndarray) -> np.ndarray:
+    """Returns hits, samples of the class, answers that name it, and all samples, for each class."""
+    total = np.full(len(confusion), confusion.sum())
+    return np.stack([confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0), total], axis=1)
+
+
+@pytest.mark.parametrize(("labels", "answers"), [("01233", "01233"), ("012345", "012354"), ("0011222", "0112221")])
+def test_chance_of_so_many_hits_is_bounded_by_all_orders_of_the_labels(labels: str, answers: str) -> None:
+    true, given = np.array([*map(int, labels)]), np.array([*map(int, answers)])
+    hits = [int((np.array(order) == given).sum()) for order in permutations(true.tolist())]
+    found = chance_of_sum(with_margins(count(true, given, 6)))
+    least = int((true == given).sum())
+    exact = np.mean(np.array(hits) >= least)
+    ways = np.mean([math.comb(each, least) for each in hits])  # how many sets of so many hits an order has
+    assert exact <= found * (1 + 1e-9)
+    assert found == pytest.approx(min(ways, 1))
+
+
+def test_many_classes_of_two_samples_are_learned_together() -> None:
+    """Fifty tasks of 35 classes: no class alone could show it, even if all answers were right."""
+    generator = np.random.default_rng(0)
+    labels = np.arange(70) % 35
+    answers = np.where(generator.random((50, 70)) < 0.3, labels, generator.integers(0, 35, (50, 70)))
+    assert beats_baseline(baseline_p_values([count(labels, given, 35) for given in answers])).all()
+    histograms = [rank(labels, np.eye(35, dtype=int)[given], 35) for given in answers]
+    assert np.isfinite(ranking_p_values(histograms)).all()
+    certain = (np.eye(35)[labels] * 5 + generator.random((70, 35)) * 6).astype(int)
+    assert ranking_p_values([rank(labels, certain, 35)])[0] < 1e-6
 
 
 def test_holms_correction_is_the_slow_one() -> None:
@@ -133,7 +176,7 @@ def test_scores_by_chance_seldom_name_a_task() -> None:
 
 
 def test_a_class_that_does_not_occur_is_not_tested() -> None:
-    confusion = np.array([[6, 2, 1], [1, 7, 0], [0, 0, 0]])
+    confusion = np.array([[12, 4, 2], [2, 14, 0], [0, 0, 0]])
     alone = [stats.fisher_exact(one_against_all(confusion, i), alternative="greater").pvalue for i in (0, 1)]
     assert baseline_p(confusion) == pytest.approx(2 * min(alone))
     assert np.isnan(baseline_p(np.array([[5, 5], [0, 0]])))
@@ -141,7 +184,7 @@ def test_a_class_that_does_not_occur_is_not_tested() -> None:
     assert baseline_p_values([]).shape == (0,)
 
 
-@pytest.mark.parametrize("num_classes", [2, 4])
+@pytest.mark.parametrize("num_classes", [2, 4, 30])
 def test_chance_seldom_names_a_task(num_classes: int) -> None:
     """Answers without any relation to the labels, of 200 tasks with classes of any frequency that share their samples."""
     num_seeds, num_tasks, num_samples = 200, 200, 120

@@ -99,7 +99,7 @@ ANSWERS = Study(
     needs=("fashion_mnist", "cifar100"),
     conditions=(
         "On each of five sets (see the study `defaults`), two sweeps of a plain network, a route per task and eight routes (two, "
-        "where there are four tasks), with a minute of steps for each run and three seeds each: does the arm that the first names "
+        "where there are four tasks), with a minute of steps per run and three seeds each: does the arm that the first names "
         "have the best mean of the second, or does the first say that it cannot tell? VGG-11 with batch norm at an eighth of its "
         "width, evaluated once, at the end, on 2,000 images for test of Fashion-MNIST and CIFAR-100."
     ),
