@@ -13,7 +13,8 @@ import torch
 from matl_scale.errors import InputError
 from matl_scale.seeds import derive_seed
 
-Strategy = Literal["random", "partition"]
+Strategy = Literal["random", "partition", "affinity", "roaming", "magnitude"]
+DRAWN: tuple[Strategy, ...] = ("random", "partition")  # whose masks follow from a config; of the others, checkpoints tell them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +105,7 @@ def draw_masks(spec: MaskSpec, num_units: int, layer: str) -> torch.Tensor:
             f"Got {spec.align}."
         )
     generator = torch.Generator().manual_seed(derive_seed(spec.seed, "masks", layer))
-    if spec.strategy == "random":
+    if spec.strategy != "partition":
         return draw_random(spec.num_routes, num_units, spec.count_active(num_units), generator)
     num_shared, num_private = split_units(spec, num_units, layer)
     return draw_partition(spec.num_routes, num_units, num_shared, num_private, generator)
@@ -119,7 +120,7 @@ def extend_masks(spec: MaskSpec, earlier: EarlierMasks, masks: torch.Tensor, lay
     """
     num_units, num_active = masks.shape[1], int(masks[0].sum())
     if None in earlier.route_ids:
-        if spec.strategy != "random":
+        if spec.strategy == "partition":
             raise InputError(
                 "`routing.strategy` = partition splits all units between the routes, so there are none left for new ones. Add "
                 "routes to a network with the strategy random, or train anew."

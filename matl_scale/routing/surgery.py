@@ -128,7 +128,7 @@ def draw_stream_masks(channels: ChannelMap, spec: MaskSpec, earlier: EarlierMask
     for stream, sigma in routed:
         num_units, own = len(stream.units), replace(spec, sigma=sigma)
         key = "sigma" if sigma == spec.sigma else "sigmas"
-        if spec.strategy == "random" and spec.align == 1 and round(sigma * num_units) == 0:
+        if spec.strategy != "partition" and spec.align == 1 and round(sigma * num_units) == 0:
             raise InputError(
                 f"`routing.{key}` = {sigma} keeps no unit of layer `{stream.name}`, which has {num_units}. "
                 f"It should be at least {1 / num_units:.3g}, or the network wider (`model.width`)."

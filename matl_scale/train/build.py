@@ -126,7 +126,7 @@ def build_state(
         config = without_download(config)
     elif config.model.pretrained:
         fetch_on_every_machine(config.model.name, accelerator)
-    earlier = masks_of_checkpoint(source, saved, routes.names) if source and opened.has_foreign_masks else None
+    earlier = masks_of_checkpoint(source, saved, routes.names) if source and opened.has_masks else None
     model = build_network(config, data, routes, accelerator.device, earlier)
     if opened.start:
         copy_weights(model, saved, opened.start, data.task_names)

@@ -12,6 +12,7 @@ from matl_scale.errors import InputError
 from matl_scale.models.backbones import ModelConfig
 from matl_scale.models.network import RoutedModel, build_ema, build_model, move_model
 from matl_scale.models.routing_config import RoutingConfig
+from matl_scale.routing.masks import DRAWN
 from matl_scale.runs.checkpoints.checkpoint import (
     CheckpointInfo,
     checkpoint_folders,
@@ -34,11 +35,16 @@ class NetworkConfig:
     model: ModelConfig  # the section `model`, with `pretrained` off: the weights come from the checkpoint
     routing: RoutingConfig  # the section `routing`
     seed: int  # `run.seed`
-    started_from: str  # `run.start_from`: empty if the config alone says which masks the routes have
+    started_from: str  # `run.start_from`: its masks come from there
     ema_decay: float  # `train.ema_decay`
     channels_last: bool  # `train.channels_last`
     precision: Precision  # `train.precision`
     route_chunk: int  # `eval.task_chunk`
+
+    @property
+    def has_own_masks(self) -> bool:
+        """Whether the checkpoint alone knows its masks."""
+        return bool(self.started_from) or self.routing.strategy not in DRAWN
 
     @classmethod
     def read(cls, sections: Mapping[str, Mapping[str, Any]]) -> "NetworkConfig":
@@ -99,7 +105,7 @@ def restore_network(checkpoint: CheckpointInfo, device: torch.device) -> RoutedM
         config.seed,
         checkpoint.image_size,
         checkpoint.routes,
-        masks_of_checkpoint(checkpoint, state, checkpoint.routes.names) if config.started_from else None,
+        masks_of_checkpoint(checkpoint, state, checkpoint.routes.names) if config.has_own_masks else None,
     )
     move_model(model, device, config.channels_last)
     check_network(checkpoint, tasks=checkpoint.tasks, masks=hash_masks(model))

@@ -1,11 +1,16 @@
 """Whether a run may resume from a checkpoint of its own, or start with the network of another run."""
 
 from matl_scale.errors import InputError
+from matl_scale.routing.masks import DRAWN
 from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo
 from matl_scale.tasks import Task
 from matl_scale.train.config import Config, read_saved, walk
 
-FIXED_KEYS = ("model.name", "model.width", "model.stem", "routing.statistics", "optim.name", "run.freeze", "run.seed")
+FIXED_KEYS = (
+    "model.name", "model.width", "model.stem", "routing.strategy", "routing.statistics", "optim.name", "run.freeze", "run.seed",
+)  # fmt: skip
+# what masks depend on that are not drawn anew, and so not compared
+MASK_KEYS = ("routing.sigma", "routing.sigmas", "routing.layers", "routing.start", "routing.align")
 NETWORK_KEYS = (
     "model.name", "model.width", "model.stem", "routing.statistics", "routing.layers", "routing.start",
     "routing.sigmas",
@@ -19,7 +24,8 @@ def check_resumable(checkpoint: CheckpointInfo, config: Config, train_shards: st
             f"{checkpoint.folder} was trained on another shard set. Use its `data.path`, or another `run.name`."
         )
     old = read_saved(checkpoint.config)
-    for key, before, now in differences(old, config, FIXED_KEYS):
+    keys = FIXED_KEYS if config.routing.strategy in DRAWN else FIXED_KEYS + MASK_KEYS
+    for key, before, now in differences(old, config, keys):
         raise InputError(
             f"{checkpoint.folder} was trained with `{key}` = {before!r}, not {now!r}. Choose another `run.name`."
         )

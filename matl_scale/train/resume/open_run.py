@@ -12,6 +12,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from matl_scale.errors import InputError
+from matl_scale.routing.masks import DRAWN
 from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo, checkpoint_folders, find_intact, open_checkpoint
 from matl_scale.runs.layout import LOCK_FILE, RunFolder
 from matl_scale.runs.records import LocalLog
@@ -48,9 +49,13 @@ class OpenedRun:
         return self.start.classes if self.start else ()
 
     @property
-    def has_foreign_masks(self) -> bool:
-        """Whether some masks were drawn by another run's config, so that this run's config alone cannot draw them."""
-        return bool(self.start or (self.checkpoint and read_saved(self.checkpoint.config).run.start_from))
+    def has_masks(self) -> bool:
+        """Whether what was found has masks that this run's config cannot draw: those of another run, or of a strategy that draws
+        them from more than a config."""
+        if self.checkpoint is None:
+            return self.start is not None
+        earlier = read_saved(self.checkpoint.config)
+        return bool(earlier.run.start_from) or earlier.routing.strategy not in DRAWN
 
 
 def open_run(accelerator: Accelerator, stack: contextlib.ExitStack, config: RunConfig) -> OpenedRun:
