@@ -14,7 +14,10 @@ from matl_scale.errors import InputError
 from matl_scale.seeds import derive_seed
 
 Strategy = Literal["random", "partition", "affinity", "roaming", "magnitude"]
-DRAWN: tuple[Strategy, ...] = ("random", "partition")  # whose masks follow from a config; of the others, checkpoints tell them
+DRAWN: tuple[Strategy, ...] = (
+    "random",
+    "partition",
+)  # whose masks follow from a config; of the others, checkpoints tell them
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,6 @@ from matl_scale.automatic import AUTO, chosen
 from matl_scale.data.loading.missing import choose_fills
 from matl_scale.data.shards.layout import MISSING
 from matl_scale.device import resolve_precision
-from matl_scale.models.backbone_size import measure_backbone
 from matl_scale.routes import Routes
 from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo
 from matl_scale.train.build_routes import build_routes
@@ -132,8 +131,7 @@ def fill_length(config: Config, facts: RunFacts, step_labels: StepLabels) -> tup
     if not config.train.minutes:
         config = fill.fill_steps(config, facts, step_labels.labels_per_step)
         return config, chosen(config.train.steps)
-    cost = measure_backbone(config.model, facts.image_size).multiply_adds * chosen(config.routing.sigma) ** 2
-    return config, fill.guess_steps(config, facts, step_labels.images_per_step, cost)
+    return config, fill.guess_steps(config, facts, step_labels.images_per_step)
 
 
 def inherit_from_checkpoint(config: Config, checkpoint: CheckpointInfo, num_ranks: int) -> Config:

@@ -19,7 +19,7 @@ from matl_scale.runs.checkpoints.checkpoint import open_checkpoint
 from matl_scale.tasks import Task
 from matl_scale.tracking.recorder import TrackConfig
 from matl_scale.train.config import Config, RunConfig, walk, with_settings
-from matl_scale.train.defaults import rules
+from matl_scale.train.defaults import fill, rules
 from matl_scale.train.defaults.facts import Machine
 from matl_scale.train.parse_config import parse_config
 from matl_scale.train.process_group import build_accelerator
@@ -198,6 +198,21 @@ def test_the_network_of_a_cpu_fits_the_time(small_set: ShardSet) -> None:
     assert resolved(config_of(small_set, train__minutes=0.01), GPUS).config.model.width == 1
     fixed = resolved(config_of(small_set, model__name="convnext_tiny", data__image_size=64, train__minutes=0.01))
     assert fixed.config.model.width == 1, "this backbone cannot be scaled"
+
+
+def test_a_slow_machine_trains_a_narrower_network(small_set: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the same minutes; a run whose length is no time is the same on all machines."""
+    widths = {}
+    for factor in (1e-9, 1e-5):  # seconds per multiply-add
+        monkeypatch.setattr(
+            fill, "measure_image_s", lambda model, side, f=factor: f * measure_backbone(model, side).multiply_adds
+        )
+        widths[factor] = [
+            resolved(config_of(small_set, **length)).config.model.width
+            for length in ({"train__minutes": 1}, {"train__epochs": 2})
+        ]
+    assert widths[1e-9][0] > widths[1e-5][0]
+    assert widths[1e-9][1] == widths[1e-5][1]
 
 
 def test_routes_of_a_step_are_shared_by_the_ranks(sparse: Path) -> None:

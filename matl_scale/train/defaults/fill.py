@@ -9,10 +9,12 @@ from typing import Any
 from matl_scale.automatic import AUTO, chosen
 from matl_scale.errors import InputError
 from matl_scale.models.backbone_size import measure_backbone
+from matl_scale.models.backbones import ModelConfig
 from matl_scale.train.choose_routes import USUAL_SIGMA
 from matl_scale.train.config import Config, walk, with_settings
 from matl_scale.train.defaults import rules
 from matl_scale.train.defaults.facts import Machine, RunFacts
+from matl_scale.train.defaults.speed import measure_image_s
 
 # what a run that starts with the network of another takes over from it
 NETWORK_KEYS = ("model.name", "model.width", "model.stem", "routing.sigma")
@@ -52,20 +54,29 @@ def fill_model(config: Config, facts: RunFacts) -> Config:
 
 
 def choose_width(config: Config, facts: RunFacts) -> float:
-    """Returns the width of the backbone: full on a GPU; on CPUs that of the widths whose cost per image comes nearest to what the
-    time allows. A backbone whose width cannot be scaled has full width."""
-    machine = facts.machine
-    if machine.has_gpu:
+    """Returns the width of the backbone: full on a GPU; on CPUs that of the widths with which the run makes nearest to so many
+    passes as are wanted. A backbone whose width cannot be scaled has full width."""
+    if facts.machine.has_gpu:
         return 1.0
-    epochs = choose_epochs(config, facts)
-    cores = machine.threads * machine.num_ranks
-    cost = rules.affordable_cost(facts.num_samples, epochs, config.train.minutes, cores)
-    costs = {}
+    minutes = config.train.minutes
+    wanted = rules.choose_wanted_passes(choose_epochs(config, facts), minutes)
+    passes = {}
     for width in rules.CPU_WIDTHS:
         # what is wrong besides the width shows when the network is built
         with contextlib.suppress(InputError):
-            costs[width] = measure_backbone(replace(config.model, width=width), facts.image_size).multiply_adds
-    return min(costs, key=lambda width: abs(math.log(costs[width] / cost)), default=1.0)
+            image_s = find_image_s(replace(config.model, width=width), facts, bool(minutes))
+            passes[width] = rules.count_passes(facts.num_samples, image_s, minutes, facts.machine.num_ranks)
+    return min(passes, key=lambda width: abs(math.log(passes[width] / wanted)), default=1.0)
+
+
+def find_image_s(model: ModelConfig, facts: RunFacts, is_timed: bool) -> float:
+    """Returns the seconds that a rank takes to train an image. They are measured where the length of the run is a time, which no
+    start of it repeats exactly; else they are those of a usual machine, so that equal starts make equal choices."""
+    machine = facts.machine
+    if is_timed and not machine.has_gpu:
+        return measure_image_s(model, facts.image_size)
+    cost = measure_backbone(model, facts.image_size).multiply_adds
+    return rules.PASS_COST * cost / (rules.GPU_RATE if machine.has_gpu else rules.CORE_RATE * machine.threads)
 
 
 def choose_epochs(config: Config, facts: RunFacts) -> float:
@@ -96,19 +107,16 @@ def fill_steps(config: Config, facts: RunFacts, labels_per_step: float) -> Confi
     return fill_only_auto(config, {"train.epochs": epochs, "train.steps": steps})
 
 
-def guess_steps(config: Config, facts: RunFacts, step_images: float, cost: float) -> int:
+def guess_steps(config: Config, facts: RunFacts, step_images: float) -> int:
     """Returns about how many steps a run of `train.minutes` will have.
 
     Args:
         config: With all that a step consists of chosen.
-        facts: The machine.
+        facts: The data and the machine.
         step_images: Images of a step over all ranks.
-        cost: Multiply-adds of an image's forward pass.
     """
-    machine = facts.machine
-    rate = rules.GPU_RATE if machine.has_gpu else rules.CORE_RATE * machine.threads
-    per_image = rules.PASS_COST * cost / rate + rules.IMAGE_S
-    step_s = step_images / machine.num_ranks * per_image + chosen(config.train.accumulate) * rules.SLOT_S
+    image_s = find_image_s(config.model, facts, is_timed=True) * chosen(config.routing.sigma) ** 2 + rules.IMAGE_S
+    step_s = step_images / facts.machine.num_ranks * image_s + chosen(config.train.accumulate) * rules.SLOT_S
     return max(1, round(config.train.minutes * 60 / step_s))
 
 

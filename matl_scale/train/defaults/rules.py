@@ -15,7 +15,7 @@ USUAL_RATES = {"adamw": 0.003, "sgd": 0.1}  # at USUAL_STEP_IMAGES
 MAX_RATES = {"adamw": 0.004, "sgd": 0.4}
 MAX_HEAD_SCALE = 10.0
 MEMORY_SHARE = 0.4  # of a rank's memory, for what a forward pass keeps
-# multiply-adds per second in training, about: of a CPU core, and of a GPU; the first steps of a run correct what rests on them
+# multiply-adds per second in training, about: of a CPU core, and of a GPU
 CORE_RATE, GPU_RATE = 5e10, 5e12
 # seconds that an image and a micro-step take besides, about: reading, and calls of small operations
 IMAGE_S, SLOT_S = 5e-4, 0.01
@@ -95,14 +95,20 @@ def choose_augment(image_size: int, epochs: float) -> Augment:
     return "crop" if image_size >= CROPPED_FROM and epochs >= AUGMENTED_FROM else "none"
 
 
-def affordable_cost(num_samples: int, epochs: float, minutes: float, cores: int) -> float:
-    """Returns the multiply-adds of an image's forward pass that CPUs have time for.
+def choose_wanted_passes(epochs: float, minutes: float) -> float:
+    """Returns the passes over the samples for which the width of a network on CPUs is chosen, from the passes of a run without a
+    limit and from `train.minutes`."""
+    return epochs / SHORT if minutes else epochs
+
+
+def count_passes(num_samples: int, image_s: float, minutes: float, num_ranks: int) -> float:
+    """Returns how many passes over the samples there is time for on CPUs.
 
     Args:
         num_samples: Training samples.
-        epochs: Passes over them that a run without a limit makes.
+        image_s: Seconds that a rank takes to train an image.
         minutes: `train.minutes`.
-        cores: CPU cores of all ranks.
+        num_ranks: Ranks of the run.
     """
-    seconds, passes = (minutes * 60, epochs / SHORT) if minutes else (CPU_PATIENCE_S, epochs)
-    return CORE_RATE * cores * seconds / (PASS_COST * max(num_samples, 1) * passes)
+    seconds = minutes * 60 or CPU_PATIENCE_S
+    return seconds * num_ranks / (max(num_samples, 1) * (image_s + IMAGE_S))
