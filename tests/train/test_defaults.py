@@ -217,8 +217,10 @@ def test_a_slow_machine_trains_a_narrower_network(small_set: ShardSet, monkeypat
 
 def test_routes_of_a_step_are_shared_by_the_ranks(sparse: Path) -> None:
     config = config_of(sparse, routing__routes="task")
-    assert resolved(config).config.train.accumulate == 8
-    assert resolved(config, GPUS).config.train.accumulate == 2
+    assert resolved(config).config.train.accumulate == 2, "300 images have small steps"
+    assert resolved(config, GPUS).config.train.accumulate == 1
+    assert [rules.choose_accumulate(50_000, 20, num_ranks) for num_ranks in (1, 4, 16)] == [8, 2, 1]
+    assert rules.choose_accumulate(50_000, 3, 1) == 3
 
 
 @pytest.mark.parametrize("policy", ["rounds", "size"])
