@@ -16,9 +16,18 @@ from matl_scale.routing.batch_norm import RouteBatchNorm2d, Statistics
 from matl_scale.routing.channels import trace_channels
 from matl_scale.routing.layer_norms import RouteGroupNorm, RouteLayerNorm
 from matl_scale.routing.layers import choose_sigmas
-from matl_scale.routing.masks import EarlierMasks, MaskSpec, Strategy, draw_masks, extend_masks
+from matl_scale.routing.masks import (
+    EarlierMasks,
+    MaskSpec,
+    Strategy,
+    draw_masks,
+    explain_narrow,
+    extend_masks,
+    find_most_routes,
+    find_split,
+)
 from matl_scale.routing.router import TaskRouter
-from matl_scale.routing.units import ChannelMap, build_index_table
+from matl_scale.routing.units import ChannelMap, Stream, build_index_table
 from matl_scale.vision import StochasticDepth
 
 EXAMPLE_PIXELS = 320  # large enough for every torchvision CNN; of the shapes only channel counts matter
@@ -124,6 +133,8 @@ def draw_stream_masks(channels: ChannelMap, spec: MaskSpec, earlier: EarlierMask
     columns: dict[int, torch.Tensor] = {}
     chosen = zip(channels.streams, choose_sigmas(channels.streams, channels.convs, spec), strict=True)
     routed = [(stream, sigma) for stream, sigma in chosen if sigma is not None]
+    if spec.strategy == "partition" and not earlier:
+        check_partition(spec, routed)
     before = earlier_columns(channels, earlier, {unit for stream, _ in routed for unit in stream.units.tolist()})
     for stream, sigma in routed:
         num_units, own = len(stream.units), replace(spec, sigma=sigma)
@@ -140,6 +151,15 @@ def draw_stream_masks(channels: ChannelMap, spec: MaskSpec, earlier: EarlierMask
             mask = draw_masks(own, num_units, stream.name)
         columns.update(zip(stream.units.tolist(), mask.unbind(dim=1), strict=True))
     return columns
+
+
+def check_partition(spec: MaskSpec, routed: Sequence[tuple[Stream, float]]) -> None:
+    """Raises `NarrowLayerError` for the layer that allows the fewest routes, if these are too few."""
+    specs = [(replace(spec, sigma=sigma), len(stream.units), stream.name) for stream, sigma in routed]
+    narrow = [each for each in specs if each[0].align <= each[1] and find_split(each[0], each[1]) is None]
+    if narrow:
+        own, num_units, name = min(narrow, key=lambda each: (find_most_routes(each[0], each[1]), each[1]))
+        raise explain_narrow(own, num_units, name)
 
 
 def earlier_columns(channels: ChannelMap, earlier: EarlierMasks | None, routed: set[int]) -> dict[int, torch.Tensor]:
