@@ -1,8 +1,12 @@
 """How the figures of a variant are written, in a terminal and on the page."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from matl_scale.report.sweep.results import VariantResult
+from matl_scale.runs.sweep_folder import SearchOutcome
 
 PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -32,6 +36,20 @@ def format_p(p: float) -> str:
 def format_changes(variant: VariantResult) -> str:
     """Returns how many tasks are better and worse than with the reference, as `12, 3`; empty for the reference itself."""
     return "" if variant.better is None else f"{variant.better:,}, {variant.worse:,}"
+
+
+def format_settings(settings: Mapping[str, Any]) -> str:
+    """Returns settings as `optim.lr=0.003, routing.sigma=0.5`."""
+    return ", ".join(
+        f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in settings.items()
+    )
+
+
+def format_search(search: SearchOutcome | None) -> str:
+    """Returns how many trials a search has made and which was the best; empty if there was none, or nothing to search."""
+    if search is None or not search.trials:
+        return ""
+    return f"best of {search.describe_trials()}: number {search.best}"
 
 
 def format_seeds(variant: VariantResult) -> str:
