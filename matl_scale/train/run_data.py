@@ -15,6 +15,7 @@ from matl_scale.data.shards.manifest import Manifest, read_manifest
 from matl_scale.data.shards.reader import SampleReader
 from matl_scale.errors import InputError, Problem, shortened
 from matl_scale.tasks import Task, match_names
+from matl_scale.text import count_of
 from matl_scale.train.config import absolute
 from matl_scale.train.evaluation import EvalData
 
@@ -138,7 +139,7 @@ def find_data_problems(data: RunData, config: DataConfig, world_size: int) -> It
     if len(unlabelled):
         names = shortened(data.tasks[i].name for i in unlabelled)
         yield Problem(
-            f"{split} has no label for {len(unlabelled)} tasks: {names}.",
+            f"{split} has no label for {count_of(len(unlabelled), 'task')}: {names}.",
             "Leave them out with `data.tasks`, or label some samples.",
         )
     if (num_samples := data.manifest.splits[TRAIN_SPLIT]) < 2:

@@ -2,6 +2,7 @@
 
 from matl_scale.automatic import AUTO, Auto, chosen
 from matl_scale.routes import Routes
+from matl_scale.text import count_of
 from matl_scale.train.config import Config
 from matl_scale.train.defaults.facts import Machine
 
@@ -36,11 +37,11 @@ def describe_choices(
 def describe_routes(config: Config, routes: Routes, machine: Machine) -> str:
     slots, batch = machine.num_ranks * chosen(config.train.accumulate), chosen(config.data.batch_size)
     if routes.num_routes == 1:
-        text = f"one route for {count(routes.num_tasks, 'task')}, σ {chosen(config.routing.sigma):g}"
-        return f"{text}; {slots * batch} images per step"
+        text = f"one route for {count_of(routes.num_tasks, 'task')}, σ {chosen(config.routing.sigma):g}"
+        return f"{text}; {count_of(slots * batch, 'image')} per step"
     return (
-        f"{routes.num_routes} routes for {routes.num_tasks} tasks, σ {chosen(config.routing.sigma):g}; {slots} per step, with "
-        f"{batch} images each"
+        f"{routes.num_routes} routes for {count_of(routes.num_tasks, 'task')}, σ {chosen(config.routing.sigma):g}; {slots} per "
+        f"step, with {count_of(batch, 'image')} each"
     )
 
 
@@ -51,8 +52,4 @@ def describe_auto(value: float | Auto, text: str) -> str:
 def describe_length(config: Config, passes: float) -> str:
     if config.train.minutes:
         return f"{config.train.minutes:g} min of steps; how many that is shows after the first ones"
-    return f"{count(chosen(config.train.steps), 'step')}, {passes:.3g} passes over the labels"
-
-
-def count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'s' * (number != 1)}"
+    return f"{count_of(chosen(config.train.steps), 'step')}, {count_of(passes, 'pass', '.3g')} over the labels"
