@@ -4,11 +4,12 @@ from matl_scale.automatic import AUTO, Auto, chosen
 from matl_scale.routes import Routes
 from matl_scale.text import count_of
 from matl_scale.train.config import Config
+from matl_scale.train.defaults import rules
 from matl_scale.train.defaults.facts import Machine
 
 
 def describe_choices(
-    given: Config, config: Config, routes: Routes, passes: float, image_size: int, machine: Machine
+    given: Config, config: Config, routes: Routes, passes: float, image_size: int, machine: Machine, rarest: float
 ) -> list[str]:
     """Returns the lines: routes, network and images, optimizer, length.
 
@@ -19,6 +20,7 @@ def describe_choices(
         passes: Passes over the labels, if the run has a number of steps.
         image_size: Side length in pixels.
         machine: What each rank computes with.
+        rarest: Samples of its rarest class that a task has in the split of evaluations.
     """
     lines = [
         describe_routes(config, routes, machine),
@@ -29,6 +31,8 @@ def describe_choices(
         f"{describe_auto(config.train.ema_decay, 'over the last twentieth')}",
         describe_length(config, passes),
     ]
+    if given.checkpoint.best == AUTO:
+        lines.append(describe_best(config, rarest))
     if given.train.epochs != AUTO and given.train.steps != AUTO:
         lines.append(f"train.steps wins over train.epochs {given.train.epochs:g}")
     return lines
@@ -47,6 +51,14 @@ def describe_routes(config: Config, routes: Routes, machine: Machine) -> str:
 
 def describe_auto(value: float | Auto, text: str) -> str:
     return text if value == AUTO else f"{value:g}"
+
+
+def describe_best(config: Config, rarest: float) -> str:
+    text = f"the best network is that with the highest {config.checkpoint.best} on {config.eval.split}"
+    if config.checkpoint.best == rules.DECIDED:
+        return text
+    samples = count_of(rarest, "sample", ".3g")
+    return f"{text}: a task has {samples} of its rarest class there, too few to choose by decisions"
 
 
 def describe_length(config: Config, passes: float) -> str:
