@@ -102,9 +102,9 @@ def choose_augment(image_size: int, epochs: float) -> Augment:
 def choose_best_metric(rarest: float) -> str:
     """Returns the summary that the best network is chosen by; `rarest` is how many samples of its rarest class a task has.
 
-    With few, a threshold moves by chance, and with it the recall of that class. In simulations with ten tasks of two classes and
-    five evaluations of a run, what the choice lost on a test split was half as much by average precision with 4 or 12 positive
-    samples, and nearly the same with 40. With ten classes of 3 to 50 samples, both chose alike.
+    With few, a threshold moves by chance, and with it the recall of that class. In simulations of tasks with two classes, average
+    precision chose better with 4 and 12 samples of the rarer one, and as well with 40; with ten classes, the two did not differ by
+    more than their errors (docs/guides/defaults.md).
     """
     return RANKED if rarest < FEW_OF_A_CLASS else DECIDED
 
