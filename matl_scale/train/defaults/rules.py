@@ -103,8 +103,8 @@ def choose_best_metric(rarest: float) -> str:
     """Returns the summary that the best network is chosen by; `rarest` is how many samples of its rarest class a task has.
 
     With few, a threshold moves by chance, and with it the recall of that class. In simulations of tasks with two classes, average
-    precision chose better with 4 and 12 samples of the rarer one, and as well with 40; with ten classes, the two did not differ by
-    more than their errors (docs/guides/defaults.md).
+    precision chose better with 4 and 12 samples of the rarer one, and as well with 40; with ten classes, the two differed by
+    less than their errors (docs/guides/defaults.md).
     """
     return RANKED if rarest < FEW_OF_A_CLASS else DECIDED
 
