@@ -251,8 +251,17 @@ def test_terminal_json_page_and_picture_of_one_sweep(tmp_path: Path, capsys: pyt
     names = [*(f"task {i}" for i in range(7)), HOSTILE]
     points = {f"k8 {HOSTILE}": {"routing.sigma": 0.5}}
     sweep = write_sweep(tmp_path / "sweep", figures, points=points, tasks=dict.fromkeys(figures, names))
-    out = {kind: tmp_path / f"a.{kind}" for kind in ("html", "json", "png")}
-    options = ["--out", str(out["html"]), "--json", str(out["json"]), "--picture", str(out["png"])]
+    out = {kind: tmp_path / f"a.{kind}" for kind in ("html", "json", "png", "md")}
+    options = [
+        "--out",
+        str(out["html"]),
+        "--json",
+        str(out["json"]),
+        "--picture",
+        str(out["png"]),
+        "--markdown",
+        str(out["md"]),
+    ]
     assert main(["--sweep", str(sweep.path), *options]) == 0
     results, printed = results_of(sweep), capsys.readouterr().out
     page, numbers = out["html"].read_text(), json.loads(out["json"].read_text())
@@ -268,6 +277,12 @@ def test_terminal_json_page_and_picture_of_one_sweep(tmp_path: Path, capsys: pyt
     assert len(numbers["tasks"]) == 8
     with Image.open(out["png"]) as picture:
         assert picture.size[0] > 1000
+    lines = out["md"].read_text().splitlines()
+    assert lines[0] == results.answer.text
+    (row,) = (line for line in lines if line.startswith("| dense |"))
+    assert f"{behind.value:.3f} ± {behind.half_width:.3f}" in row
+    widths = {line.replace("\\|", "").count("|") for line in lines if line.startswith("|")}
+    assert len(widths) == 1, "every row has the cells of the table, whatever names hold"
 
 
 def test_the_trials_of_each_search_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

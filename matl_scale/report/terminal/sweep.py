@@ -6,15 +6,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from matl_scale.display import show_name
-from matl_scale.report.sweep.as_text import (
-    format_amount,
-    format_changes,
-    format_p,
-    format_search,
-    format_seeds,
-    format_settings,
-    format_spread,
-)
+from matl_scale.report.sweep.as_text import format_search, format_settings, format_spread, variant_cells, variant_titles
 from matl_scale.report.sweep.results import METHOD, Curve, Losses, SweepResults, VariantResult
 from matl_scale.report.terminal.console import build_table, format_value, print_line, print_remaining, print_table
 from matl_scale.text import count_of
@@ -51,35 +43,9 @@ def print_sweep(console: Console, results: SweepResults, limit: int) -> None:
 
 
 def print_variants(console: Console, results: SweepResults, variants: Sequence[VariantResult], title: str) -> None:
-    against = [] if results.reference is None else [f"tasks better, worse than {results.reference}"]
-    titles = (
-        results.metric_label,
-        "behind the best",
-        "p",
-        "average precision",
-        "10th percentile",
-        "worst task",
-        *against,
-    )
-    table = build_table("variant", *titles, "parameters", "compute per label", "images/s", "passes", "seeds", fold=True)
+    table = build_table(*variant_titles(results), fold=True)
     for variant in variants:
-        cost = variant.cost
-        table.add_row(
-            variant.name,
-            format_spread(variant.macro, variant.half_width),
-            "" if variant.standing == "best" else format_spread(variant.behind.value, variant.behind.half_width),
-            "" if variant.standing == "best" else format_p(variant.behind.p),
-            format_value(variant.average_precision, ".3f"),
-            format_value(variant.p10, ".3f"),
-            format_value(variant.worst, ".3f"),
-            *([format_changes(variant)] if against else []),
-            format_amount(cost.parameters),
-            format_amount(cost.compute_per_label),
-            format_amount(cost.images_per_s),
-            format_value(cost.passes, ".2f"),
-            format_seeds(variant),
-            style=STYLES[variant.standing],
-        )
+        table.add_row(*variant_cells(variant, results), style=STYLES[variant.standing])
     print_table(console, f"variants on {results.split}, {title}", table)
 
 
