@@ -30,6 +30,8 @@ class MaskSpec:
         num_routes: The number of routes, R.
         sigma: Sharing ratio: the fraction of units that a route keeps (`random`), or that all routes have in common
             (`partition`).
+        sigma_last: If given, the sharing ratio of the last routed layers; it goes linearly with depth from `sigma` to this
+            (`layers.choose_sigmas`).
         sigmas: Sharing ratios of some layers, by patterns of module names (`layers.matches`); the last one that matches counts.
         layers: Patterns of the modules whose convs are routed.
         start: A pattern: layers before the first conv that it matches are not routed. Empty for none.
@@ -43,6 +45,7 @@ class MaskSpec:
 
     num_routes: int
     sigma: float
+    sigma_last: float | None = None
     sigmas: Mapping[str, float] = field(default_factory=dict)
     layers: Sequence[str] = ("*",)
     start: str = ""
@@ -55,7 +58,9 @@ class MaskSpec:
             raise InputError(
                 f"`routing.strategy` should be one of {', '.join(get_args(Strategy))}. Got {self.strategy!r}."
             )
-        for key, sigma in (("sigma", self.sigma), *((f"sigmas.{name}", value) for name, value in self.sigmas.items())):
+        last = {} if self.sigma_last is None else {"sigma_last": self.sigma_last}
+        given = {"sigma": self.sigma} | last | {f"sigmas.{name}": value for name, value in self.sigmas.items()}
+        for key, sigma in given.items():
             if not (0 < sigma <= 1 or (sigma == 0 and self.strategy == "partition")):
                 valid = (
                     "from 0 to 1"

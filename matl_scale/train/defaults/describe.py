@@ -1,6 +1,7 @@
 """Says what a run has chosen, in a few lines, before its first step."""
 
 from matl_scale.automatic import AUTO, Auto, chosen
+from matl_scale.models.routing_config import describe_range
 from matl_scale.routes import Routes
 from matl_scale.text import count_of
 from matl_scale.train.config import Config
@@ -41,10 +42,10 @@ def describe_choices(
 def describe_routes(config: Config, routes: Routes, machine: Machine) -> str:
     slots, batch = machine.num_ranks * chosen(config.train.accumulate), chosen(config.data.batch_size)
     if routes.num_routes == 1:
-        text = f"one route for {count_of(routes.num_tasks, 'task')}, σ {chosen(config.routing.sigma):g}"
+        text = f"one route for {count_of(routes.num_tasks, 'task')}, σ {describe_range(config.routing)}"
         return f"{text}; {count_of(slots * batch, 'image')} per step"
     return (
-        f"{routes.num_routes} routes for {count_of(routes.num_tasks, 'task')}, σ {chosen(config.routing.sigma):g}; {slots} per "
+        f"{routes.num_routes} routes for {count_of(routes.num_tasks, 'task')}, σ {describe_range(config.routing)}; {slots} per "
         f"step, with {count_of(batch, 'image')} each"
     )
 
