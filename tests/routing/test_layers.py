@@ -1,5 +1,8 @@
 """Which layers are routed: the others keep all units for all routes, share their statistics, and run once for all routes."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from torch import fx, nn
@@ -7,9 +10,14 @@ from torch import fx, nn
 from helpers.network_outputs import gap, images_of
 from helpers.torchvision_models import backbone_of
 from matl_scale import InputError, Subnetwork, route
+from matl_scale.models.backbones import ModelConfig
+from matl_scale.models.pass_cost import measure_pass
+from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.routing.batch_norm import RouteBatchNorm2d
-from matl_scale.routing.layers import matches
+from matl_scale.routing.layers import choose_sigmas, matches
+from matl_scale.routing.masks import MaskSpec
 from matl_scale.routing.subnetwork import AllRoutes
+from matl_scale.routing.units import Stream
 
 
 def routed_convs(trunk: fx.GraphModule) -> list[str]:
