@@ -31,6 +31,8 @@ class RouteBatchNorm2d(nn.Module):
             `(1, num_channels)`.
     """
 
+    weight: torch.Tensor  # a buffer if routes have affine weights of their own
+    bias: torch.Tensor
     running: torch.Tensor
     num_updates: torch.Tensor
     active: torch.Tensor

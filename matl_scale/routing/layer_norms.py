@@ -16,6 +16,8 @@ class RouteLayerNorm(nn.Module):
     bool, shape `(num_routes, num_channels)`; the channels are in dimension `channel_dim` of the input, 1 or -1."""
 
     mask: torch.Tensor
+    weight: torch.Tensor  # a buffer if routes have affine weights of their own
+    bias: torch.Tensor
 
     def __init__(self, norm: nn.LayerNorm, mask: torch.Tensor, channel_dim: int) -> None:
         super().__init__()
@@ -59,6 +61,8 @@ class RouteGroupNorm(nn.Module):
     mask: torch.Tensor
     groups: torch.Tensor
     active: torch.Tensor
+    weight: torch.Tensor  # a buffer if routes have affine weights of their own
+    bias: torch.Tensor
 
     def __init__(self, norm: nn.GroupNorm, mask: torch.Tensor, active: torch.Tensor) -> None:
         super().__init__()

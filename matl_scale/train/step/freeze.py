@@ -29,8 +29,9 @@ class FrozenPart:
         for head, members in zip(model.heads, model.routes.tasks_of_head, strict=True):
             if kept.issuperset(members):
                 head.requires_grad_(False)
-        for route_id in self.routes if model.affine is not None else ():
-            model.affine.rows[route_id].requires_grad_(False)
+        if model.affine is not None:
+            for route_id in self.routes:
+                model.affine.rows[route_id].requires_grad_(False)
         masks = find_used(model, self.routes)
         self._kept = [(parameter, mask, parameter.detach().clone()) for parameter, mask in masks]
 
