@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from matl_scale.automatic import Auto, chosen
-from matl_scale.errors import InputError
+from matl_scale.automatic import AUTO, Auto, chosen
+from matl_scale.errors import InputError, check_at_least
 from matl_scale.routing.affine import Affine
 from matl_scale.routing.batch_norm import Statistics
 from matl_scale.routing.masks import MaskSpec, Strategy
@@ -40,7 +40,12 @@ class RoutingConfig:
     start: str = ""
     """A module pattern: layers before the first one that it matches are not routed (`layer3`: from there on)."""
     strategy: Strategy = "random"
-    """`random` units per route, or `partition`: a fraction σ of the units common to all, the others split between them."""
+    """`random` units per route, or `partition`: a fraction σ of the units common to all, the others split between them.
+    `roaming`: random at first; then each route gives up a unit of each layer at every `interval`, and takes one that it has not
+    tried, until it has tried all."""
+    interval: int | Auto = "auto"
+    """Steps between two moves of the masks, with the strategy roaming. `auto`: so that each route has tried all units after 80 %
+    of the run, as far as each route is drawn between two moves."""
     statistics: Statistics | Literal["task"] = "route"
     """Running norm statistics per `route` (`task` in older configs), or `shared` by all routes (to compare with)."""
     affine: Affine = "shared"
@@ -60,6 +65,17 @@ class RoutingConfig:
             object.__setattr__(self, "routes", {str(name): tasks for name, tasks in self.routes.items()})
         if isinstance(self.layers, str):
             object.__setattr__(self, "layers", [self.layers])
+        check_at_least(1, {"routing.interval": self.interval})
+        if self.interval != AUTO and self.strategy != "roaming":
+            raise InputError(
+                f"`routing.interval` should be auto with the strategy {self.strategy}, whose masks do not move. Got "
+                f"{self.interval}."
+            )
+        if self.strategy == "roaming" and all(sigma == 1 for sigma in (self.sigma, *self.sigmas.values())):
+            raise InputError(
+                "`routing.strategy` = roaming needs `routing.sigma` below 1: with 1, which is also what auto takes for a single "
+                "route, every route has all units, and there is none to move to. Set a smaller σ, or the strategy random."
+            )
         if isinstance(self.routes, int) and self.routes < 1:
             raise InputError(f"`routing.routes` should be at least 1. Got {self.routes}.")
         if isinstance(self.routes, dict) and not self.routes:

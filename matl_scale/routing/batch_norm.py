@@ -134,6 +134,25 @@ class RouteBatchNorm2d(nn.Module):
         y = x * scale[:, :, None, None] + shift[:, :, None, None]
         return y.to(x.dtype)
 
+    @torch.no_grad()
+    def follow(self, before: torch.Tensor, active: torch.Tensor) -> None:
+        """Brings the statistics of routes into the order of other active channels, in place. `before` and `active` are those
+        until now and from now on, each of shape `(num_routes, num_active)`.
+
+        A channel that a route keeps keeps its values. One that it gains starts from their mean over the routes that have it and
+        have been trained, or from mean 0 and variance 1. `active` itself is left to the caller, because norms share it.
+        """
+        if self.statistics == "shared":
+            return
+        old, new = (table.to(self.running.device).long()[:, None].expand_as(self.running) for table in (before, active))
+        nothing = self.running.new_zeros(len(old), 2, self.num_features)
+        values, has = nothing.scatter(2, old, self.running), nothing.scatter(2, old, 1.0)
+        trained = has * (self.num_updates > 0)[:, :, None]
+        count = trained.sum(dim=0)
+        initial = torch.tensor([[0.0], [1.0]], device=count.device, dtype=count.dtype)
+        means = torch.where(count > 0, (values * trained).sum(dim=0) / count.clamp(min=1), initial)
+        self.running.copy_(torch.where(has > 0, values, means).gather(2, new))
+
     def stat_row(self, index: int) -> list[torch.Tensor]:
         """Returns flat views of one row of statistics: means and variances, and the number of updates."""
         return [self.running[index].view(-1), self.num_updates[index]]

@@ -19,7 +19,7 @@ from matl_scale.routing.layer_norms import RouteGroupNorm, RouteLayerNorm
 from matl_scale.routing.router import TaskRouter
 from matl_scale.routing.shared_prefix import Source, module_of
 from matl_scale.routing.slicing import AffineCut, Cut, Extremes, Fold, SliceRecipe, Table, check_sliceable
-from matl_scale.routing.units import Channels, build_index_table
+from matl_scale.routing.units import Channels, build_index_table, stack_columns
 
 NO_VALUE = ("placeholder", "output", "get_attr")
 RouteNorm = RouteBatchNorm2d | RouteLayerNorm | RouteGroupNorm
@@ -33,6 +33,7 @@ class Derived:
     dense: fx.GraphModule
     sources: list[Source]  # nodes of the trunk's graph, with all channels; some with a max pool
     tables: list[torch.Tensor]  # the active channels of each route, each of shape (num_routes, num_active)
+    table_units: list[np.ndarray]  # the units of all channels of each table, each of shape (num_channels,)
     recipes: list[SliceRecipe]
     features: Table  # the table of the features' channels
     num_channels: int  # of the features, in the full trunk
@@ -55,9 +56,10 @@ class Derivation:
     def __init__(self, trunk: fx.GraphModule, common: set[fx.Node], pools: dict[fx.Node, fx.Node], fold: bool) -> None:
         self.trunk, self.common, self.pools, self.fold = trunk, common, pools, fold
         self.columns = unit_columns(trunk)
-        # shares the routers' tables, which take much memory with many routes
+        # the routers' tables, which need not be built again
         self.known = {units_of(n).tobytes(): n.meta["active"] for n in trunk.graph.nodes if "active" in n.meta}
         self.tables: dict[bytes, tuple[int, torch.Tensor]] = {}
+        self.table_units: list[np.ndarray] = []
         self.recipes: list[SliceRecipe] = []
         self.sources: list[Source] = []
         self.modules: dict[str, nn.Module] = {}
@@ -84,7 +86,9 @@ class Derivation:
             # by channel: the number of features that a flatten makes of one depends on the size of the images
             features=self.table_of(units_of(features)[:: channels.pixels], "features"),
             num_channels=len(units_of(features)) // channels.pixels,
-            tables=[table for _, table in self.tables.values()],  # read last, because `table_of` above may add one
+            # read last, because `table_of` above may add one
+            tables=[table for _, table in self.tables.values()],
+            table_units=self.table_units,
         )
 
     def convert(self, node: fx.Node) -> fx.Node:
@@ -201,17 +205,17 @@ class Derivation:
         return self.table_of(units_of(node), module)
 
     def table_of(self, units: np.ndarray, module: str) -> Table:
-        key, columns = units.tobytes(), [self.columns.get(unit) for unit in units.tolist()]
-        found = next((column for column in columns if column is not None), None)
-        if found is None:
+        key = units.tobytes()
+        if not any(unit in self.columns for unit in units.tolist()):
             return None
         if key not in self.known:
-            everywhere = torch.ones_like(found)  # of a unit that no router follows
-            mask = torch.stack([everywhere if column is None else column for column in columns], dim=1)
-            self.known[key] = build_index_table(mask, module)
+            self.known[key] = build_index_table(stack_columns(self.columns, units), module)
         if self.known[key].shape[1] == len(units):
             return None
-        return self.tables.setdefault(key, (len(self.tables), self.known[key]))[0]
+        if key not in self.tables:
+            self.tables[key] = (len(self.tables), self.known[key])
+            self.table_units.append(units)
+        return self.tables[key][0]
 
     def num_active(self, table: int) -> int:
         return list(self.tables.values())[table][1].shape[1]

@@ -11,10 +11,10 @@ from torch import fx, nn
 
 from matl_scale.errors import InputError
 from matl_scale.routing.affine import AffineWeights
-from matl_scale.routing.derive import Derived, derive
+from matl_scale.routing.derive import Derived, derive, unit_columns
 from matl_scale.routing.shared_prefix import cut_common, find_common, find_early_pools
 from matl_scale.routing.slicing import AffineCut, Cut, Extremes, Fold, Indices, SliceRecipe, is_common
-from matl_scale.routing.units import active_indices
+from matl_scale.routing.units import active_indices, build_index_table, stack_columns
 
 
 class SlicedNetwork(nn.Module):
@@ -26,9 +26,17 @@ class SlicedNetwork(nn.Module):
         self.trunk, self.dense = trunk, derived.dense
         self.recipes, self.num_channels, self._features = derived.recipes, derived.num_channels, derived.features
         device = next(iter(trunk.buffers())).device
-        self.num_tables = len(derived.tables)
+        self.num_tables, self._table_units = len(derived.tables), derived.table_units
         for number, table in enumerate(derived.tables):
-            self.register_buffer(f"table_{number}", table.to(device), persistent=False)
+            # a copy, because masks of copies of a trunk may move without it
+            self.register_buffer(f"table_{number}", table.to(device, copy=True), persistent=False)
+
+    def follow_masks(self) -> None:
+        """Derives the index tables again, in place, after the masks of the trunk have changed (`routing.move`)."""
+        columns = unit_columns(self.trunk)
+        for number, units in enumerate(self._table_units):
+            table = build_index_table(stack_columns(columns, units), "sub-network")
+            self.get_buffer(f"table_{number}").copy_(table)
 
     def active_features(self, route: torch.Tensor) -> torch.Tensor | None:
         """Returns the indices of the route's active channels among those of the features, shape `(num_active,)`; None for

@@ -105,7 +105,10 @@ def route_by_spec(
     """Does what `route()` does, with masks drawn by `spec`."""
     routed = trace(backbone)
     channels = trace_channels(routed)
-    insert_routers(routed, channels, draw_stream_masks(channels, spec, earlier), spec.num_routes, statistics, affine)
+    columns = draw_stream_masks(channels, spec, earlier)
+    insert_routers(routed, channels, columns, spec.num_routes, statistics, affine)
+    # the units of every routed stream, by its name, for masks that move
+    routed.meta["streams"] = {s.name: s.units for s in channels.streams if columns.keys() & set(s.units.tolist())}
     return routed
 
 
@@ -224,7 +227,8 @@ def insert_routers(
     num_norms = 0
     routers = nn.ModuleDict()
     routed.add_module("routers", routers)
-    masks: dict[bytes, tuple[torch.Tensor, torch.Tensor]] = {}  # so that tensors of one stream share memory
+    # so that tensors of one stream share memory; buffers may change in place, the last of the three is the graph's own
+    masks: dict[bytes, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
     for node, found in channels.channels.items():
         node.meta["channels"] = found
     for node in channels.routed:
@@ -244,8 +248,9 @@ def insert_routers(
         if units.tobytes() not in masks:
             everywhere = torch.ones(num_routes, dtype=torch.bool)
             mask = torch.stack([columns.get(unit, everywhere) for unit in units.tolist()], dim=1)
-            masks[units.tobytes()] = (mask, build_index_table(mask, name))
-        mask, active = masks[units.tobytes()]
+            active = build_index_table(mask, name)
+            masks[units.tobytes()] = (mask, active, active.clone())
+        mask, active, table = masks[units.tobytes()]
         if not isinstance(module, nn.Conv2d | nn.Linear):
             norm = build_route_norm(module, mask, active, statistics, dim)
             routed.set_submodule(name, norm)
@@ -258,7 +263,7 @@ def insert_routers(
         with graph.inserting_after(node):
             router = graph.call_module(f"routers.{key}", (node, route))
         node.replace_all_uses_with(router, lambda user, router=router: user is not router)  # type: ignore[misc]
-        router.meta.update(channels=channels.channels[node], active=active)
+        router.meta.update(channels=channels.channels[node], active=table)
     graph.lint()
     routed.recompile()
 

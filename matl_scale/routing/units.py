@@ -1,5 +1,6 @@
 """Units as they appear in tensors: sets of tied units, the streams they form, and the indices of active channels."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,6 +71,17 @@ class ChannelMap:
         units = self.channels[node].units
         assert units is not None
         return units
+
+
+def stack_columns(columns: Mapping[int, torch.Tensor], units: np.ndarray) -> torch.Tensor:
+    """Returns the mask of a tensor whose channels have these units, bool, shape `(num_routes, num_channels)`.
+
+    `columns` are the mask columns of routed units, shape `(num_routes,)`; at least one is among `units`. A unit without one
+    is active for every route.
+    """
+    found = [columns.get(unit) for unit in units.tolist()]
+    everywhere = torch.ones_like(next(column for column in found if column is not None))
+    return torch.stack([everywhere if column is None else column for column in found], dim=1)
 
 
 def build_index_table(mask: torch.Tensor, module: str) -> torch.Tensor:

@@ -16,12 +16,14 @@ from matl_scale.sweep.settings import check_free, value_of
 from matl_scale.train.parse_config import check_config_file, parse_config
 
 MAX_PARTITION_ROUTES = 8
+FIXED_MASKS = {"routing.strategy": "random", "routing.interval": "auto"}  # whatever the sweep's config says of masks
 HARD_SHARING = {
     "routing.routes": "one",
     "routing.sigma": 1.0,
     "routing.sigma_last": "none",
     "routing.sigmas": {},
     "routing.affine": "shared",
+    **FIXED_MASKS,
 }
 
 
@@ -62,6 +64,7 @@ BUILT_IN = {
             "all have",
             settings_for=lambda num_tasks: {
                 "routing.routes": min(MAX_PARTITION_ROUTES, num_tasks),
+                **FIXED_MASKS,
                 "routing.strategy": "partition",
             },
         ),

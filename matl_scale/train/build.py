@@ -1,6 +1,6 @@
 """Builds what the loop of a run works with. These functions alone take values out of a `Config` and hand them on."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -20,6 +20,7 @@ from matl_scale.models.network import RoutedModel, build_ema, build_model, move_
 from matl_scale.models.pretrained import fetch_weights
 from matl_scale.routes import Routes
 from matl_scale.routing.masks import EarlierMasks
+from matl_scale.routing.subnetwork import SlicedNetwork
 from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo, load_state
 from matl_scale.runs.checkpoints.compatibility import check_network
 from matl_scale.runs.checkpoints.masks import hash_masks, masks_of_checkpoint
@@ -32,6 +33,8 @@ from matl_scale.train.health.nonfinite import NonfiniteGuard
 from matl_scale.train.keep_evaluation import EvaluationKeeper
 from matl_scale.train.length import PARTS_TO_FIT, Length
 from matl_scale.train.losses.task_loss import TaskLoss
+from matl_scale.train.masks.move_times import MoveTimes
+from matl_scale.train.masks.roaming import Roaming, count_moves
 from matl_scale.train.meter import Meter
 from matl_scale.train.resolve import ResolvedRun
 from matl_scale.train.resume.check_config import check_resumable, check_start
@@ -67,6 +70,7 @@ class Components:
     evaluator: Evaluator  # evaluates the network
     split: str  # the split that it evaluates
     saver: Saver  # writes checkpoints and best networks
+    roaming: Roaming | None  # moves masks between steps, if that was asked for
     keeper: EvaluationKeeper  # fits decisions and keeps what an evaluation found
     epochs_per_step: float  # passes over the labels of the training split per step
 
@@ -210,6 +214,7 @@ def build_components(resolved: ResolvedRun, data: RunData, accelerator: Accelera
     folder = RunFolder(config.run.folder)
     offsets = collect_offsets(data, losses, frozen_names, opened)
     saver = build_saver(config, data, world_size, frozen_names, offsets)
+    evaluator = build_evaluator(config, accelerator, state.evaluated, data.evaluation(config.eval.split))
     return Components(
         state=state,
         schedule=build_schedule(config, length),
@@ -239,9 +244,10 @@ def build_components(resolved: ResolvedRun, data: RunData, accelerator: Accelera
         nonfinite=NonfiniteGuard(
             accelerator, config.guard.max_nonfinite, routes.names, data.reader.key, folder.nonfinite_file
         ),
-        evaluator=build_evaluator(config, accelerator, state.evaluated, data.evaluation(config.eval.split)),
+        evaluator=evaluator,
         split=config.eval.split,
         saver=saver,
+        roaming=build_roaming(config, resolved, state, [trunk.network, evaluator.predictor.network]),
         keeper=EvaluationKeeper(
             folder=folder,
             saver=saver,
@@ -251,6 +257,25 @@ def build_components(resolved: ResolvedRun, data: RunData, accelerator: Accelera
         ),
         epochs_per_step=resolved.step_labels.passes(1),
     )
+
+
+def build_roaming(
+    config: Config, resolved: ResolvedRun, state: TrainState, networks: Sequence[SlicedNetwork | None]
+) -> Roaming | None:
+    """Builds what moves the masks of a run, if it should; `networks` were derived from the trunks of its state.
+
+    Raises:
+        InputError: There are no units to try, or masks cannot move in this backbone.
+    """
+    if config.routing.strategy != "roaming":
+        return None
+    times = MoveTimes(
+        interval=config.routing.interval,
+        steps_per_draw=resolved.step_labels.steps_per_draw,
+        num_moves=count_moves(state.model),
+    )
+    derived = [network for network in networks if network is not None]
+    return Roaming(seed=config.run.seed, times=times, networks=derived)
 
 
 def build_evaluator(config: Config, accelerator: Accelerator, model: RoutedModel, split: EvalData) -> Evaluator:

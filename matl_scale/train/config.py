@@ -77,6 +77,13 @@ class Config:
     guard: GuardConfig = field(default_factory=GuardConfig)
     track: TrackConfig = field(default_factory=TrackConfig)
 
+    def __post_init__(self) -> None:
+        if self.routing.strategy == "roaming" and self.run.freeze != "nothing":
+            raise InputError(
+                f"`run.freeze` should be nothing with `routing.strategy` = roaming, which changes the units of every route. Got "
+                f"{self.run.freeze!r}."
+            )
+
 
 def all_sections() -> list[str]:
     return [section.name for section in fields(Config)]

@@ -105,6 +105,8 @@ def run_step(run: Run) -> bool:
     """Runs one step and records it if that is due. Returns whether some rank was asked to stop."""
     run.hooks.before_step(run)
     components, state, meter, began = run.components, run.state, run.components.meter, run.hooks.seconds()
+    if components.roaming is not None:
+        components.roaming.before_step(state)
     rate = components.learning_rate.at(state.step)
     set_learning_rate(state.optimizer, rate)
     num_slots = components.sampler.num_slots

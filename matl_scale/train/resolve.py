@@ -12,6 +12,7 @@ from matl_scale.data.loading.missing import choose_fills
 from matl_scale.data.shards.layout import MISSING
 from matl_scale.data.shards.tables import count_classes
 from matl_scale.device import resolve_precision
+from matl_scale.errors import InputError
 from matl_scale.routes import Routes
 from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo
 from matl_scale.train.build_routes import build_routes
@@ -43,6 +44,11 @@ class StepLabels:
     @property
     def labels_per_step(self) -> float:
         return self.slots_per_step * float((self.shares * self.labels).sum())
+
+    @property
+    def steps_per_draw(self) -> int:
+        """In how many steps each route that has samples is drawn at least once, on average."""
+        return math.ceil(1 / (self.slots_per_step * self.shares[self.shares > 0].min()) - 1e-9)
 
     def passes(self, num_steps: int) -> float:
         """Returns how many passes over the labels so many steps are."""
@@ -112,6 +118,7 @@ def resolve_run(
     sizes = np.array([count_labelled(labels, tasks, fills) for tasks in found.routes.tasks_of])
     sampler = build_sampler(config.tasks, found.routes.names, sizes, config.run.seed, num_slots)
     step_labels = measure_step(sampler, sizes, per_task, found.routes, chosen(config.data.batch_size))
+    check_interval(config, step_labels.steps_per_draw)
     config, num_steps = fill_length(config, facts, step_labels)
     passes = step_labels.passes(num_steps)
     config = fill.fill_only_auto(config, {"data.augment": rules.choose_augment(facts.image_size, passes)})
@@ -129,6 +136,16 @@ def resolve_run(
     if checkpoint is None:
         lines = describe_choices(given, config, found.routes, passes, data.image_size, machine, rarest)
     return ResolvedRun(config=config, routes=found, step_labels=step_labels, num_steps=num_steps, lines=lines)
+
+
+def check_interval(config: Config, steps_per_draw: int) -> None:
+    """Raises `InputError` if masks would move before each route has been drawn once, which takes `steps_per_draw` steps."""
+    interval = config.routing.interval
+    if interval != AUTO and interval < steps_per_draw:
+        raise InputError(
+            f"`routing.interval` should be at least {steps_per_draw}, or auto: a route is drawn only once in so many steps, and "
+            f"should be trained with a new unit before it takes the next. Got {interval}."
+        )
 
 
 def fill_length(config: Config, facts: RunFacts, step_labels: StepLabels) -> tuple[Config, int]:

@@ -100,6 +100,8 @@ def train(
 
         for line in [*on_main(accelerator, prepare), *describe_origin(opened, resolved, data, world_size)]:
             progress.say(line)
+        if components.roaming is not None:
+            progress.say(components.roaming.times.describe(state.length))
 
         # loop and close
         run = Run(

@@ -8,7 +8,9 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 
 from matl_scale.models.network import RoutedModel
+from matl_scale.routing.move import stream_masks
 from matl_scale.train.length import Clock, Length
+from matl_scale.train.masks.moves import Moves
 from matl_scale.train.meter import Tally
 
 
@@ -28,12 +30,24 @@ class TrainState:
     # labels that each task has been trained on, shape `(num_tasks,)`
     labels_seen: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     tally: Tally = field(default_factory=Tally)  # sums over the steps since the last record
+    moves: Moves = field(default_factory=Moves)  # how its masks have moved
     clock: Clock = field(default_factory=Clock)  # how long its steps have taken
 
     @property
     def evaluated(self) -> RoutedModel:
         """The network that is evaluated: the moving average if there is one."""
         return cast(RoutedModel, self.ema.module) if self.ema is not None else self.model
+
+    def move_arrays(self) -> dict[str, np.ndarray]:
+        """Returns how masks have moved, as `masks.npz` keeps it; nothing if they have not."""
+        if not self.moves.steps:
+            return {}
+        first = self.moves.first(stream_masks(self.model.trunk))
+        tables = {"first": first, "given_up": self.moves.given_up, "taken": self.moves.taken}
+        arrays = {
+            f"moves.{kind}.{name}": value.numpy() for kind, table in tables.items() for name, value in table.items()
+        }
+        return {"moves.steps": np.array(self.moves.steps), **arrays}
 
     def sampling_step(self, num_slots: int) -> int:
         """Returns the step that sampler and plan should draw next: the first one none of whose slots has run.
@@ -55,6 +69,7 @@ class TrainState:
             "draws": torch.from_numpy(self.draws),
             "labels_seen": torch.from_numpy(self.labels_seen),
             "tally": asdict(self.tally),
+            "moves": self.moves.state_dict(),
             "length": asdict(self.length),
             "seconds": self.clock.seconds,
         }
@@ -75,6 +90,8 @@ class TrainState:
         if "labels_seen" in state:  # an older version did not count them
             self.labels_seen = state["labels_seen"].numpy().copy()
         self.tally = Tally(**state["tally"])
+        if "moves" in state:  # in an older version, masks stayed
+            self.moves.load_state_dict(state["moves"])
         # older versions kept no time, and had no length but that of the config
         self.clock.seconds = state.get("seconds", 0.0)
         if "length" in state:

@@ -61,6 +61,12 @@ SHARED_ROUTES: dict[str, dict[str, Any]] = {
         "optim": ADAMW,
         "train": replace(FEW_STEPS, clip_norm=1.0),
     },
+    "roaming": {
+        "routing": RoutingConfig(sigma=0.5, routes=2, strategy="roaming", interval=2),
+        "optim": ADAMW,
+        "tasks": TasksConfig(),
+        "train": TrainConfig(steps=6, precision="fp32"),
+    },
     "one": {"routing": RoutingConfig(sigma=1.0, routes="one"), "train": replace(FEW_STEPS, clip_norm=1.0)},
     "losses": {
         "routing": RoutingConfig(sigma=0.5, routes=BY_NAME),
@@ -265,13 +271,20 @@ def assert_fits(predictions: Predictions, metrics: TaskMetrics, labels: np.ndarr
     assert (np.nan_to_num(predictions.confidences, nan=1.0) > lowest - 0.001).all()  # float16
 
 
-@pytest.mark.parametrize(("world_size", "routes", "affine"), [(1, "task", "shared"), (2, 4, "route")])
+@pytest.mark.parametrize(
+    ("world_size", "routing"),
+    [
+        (1, {"routes": "task"}),
+        (2, {"routes": 4, "affine": "route"}),
+        (2, {"routes": 4, "strategy": "roaming", "interval": 2}),
+    ],
+)
 def test_interrupted_and_resumed_equals_uninterrupted(
-    world_size: int, routes: Setting, affine: Affine, small_set: ShardSet, tmp_path: Path
+    world_size: int, routing: dict[str, Any], small_set: ShardSet, tmp_path: Path
 ) -> None:
     """With everything that is drawn or remembered between steps: augmentation, loader processes, moments, averages."""
     sections = {
-        "routing": RoutingConfig(sigma=0.5, routes=routes, affine=affine),
+        "routing": RoutingConfig(sigma=0.5, **routing),
         "train": TrainConfig(steps=9, precision="fp32", accumulate=2, ema_decay=0.9, clip_norm=0.5),
         "data": DataConfig(path=str(small_set.root), batch_size=6, workers=1, augment="crop-flip"),
         "tasks": TasksConfig(),
@@ -282,6 +295,9 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     whole, broken = (build_config(tmp_path, small_set, name, **sections) for name in ("whole", "broken"))
     run_ranks(world_size, rank_work.train_interrupted, tmp_path / "ranks", whole, broken, 5)
     assert_identical(saved_state(whole), saved_state(broken))
+    archives = [dict(np.load(RunFolder(config.run.folder).masks_file)) for config in (whole, broken)]
+    np.testing.assert_equal(*archives)
+    assert ("moves.steps" in archives[0]) == ("interval" in routing)
     logs = []
     for config in (whole, broken):
         lines = (config.run.folder / "metrics.jsonl").read_text().splitlines()

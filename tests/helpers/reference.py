@@ -8,15 +8,19 @@ import numpy as np
 import torch
 
 from helpers.reference_losses import TaskReference, build_references
+from helpers.reference_moves import move_reference
 from helpers.shard_sets import ShardSet
 from matl_scale.data.loading.missing import choose_fills
 from matl_scale.data.loading.plan import RouteOrder
 from matl_scale.models.network import RoutedModel, build_model
 from matl_scale.routes import Routes
 from matl_scale.routing.batch_norm import route_norms
+from matl_scale.routing.masks import EarlierMasks
+from matl_scale.routing.move import stream_masks
 from matl_scale.train.choose_routes import TrainLabels, choose_routes
 from matl_scale.train.config import Config
 from matl_scale.train.length import Length
+from matl_scale.train.masks.moves import Moves, draw_move
 from matl_scale.train.step.optim import LearningRate, build_optimizer, set_learning_rate
 from matl_scale.train.step.sampling import build_sampler
 
@@ -50,10 +54,20 @@ def run_steps(config: Config, data: ShardSet, num_slots: int) -> Reference:
     fills = choose_fills(config.data.missing, manifest.tasks, config.data.balance)
     order = RouteOrder(seed, config.data.batch_size, labels, train, routes, config.data.balance, fills)
     sampler = build_sampler(config.tasks, routes.names, np.array(num_samples), seed, num_slots)
-    model = build_model(config.model, config.routing, classes, seed, 16, routes)
-    optimizer = build_optimizer(config.optim, model)
+
+    def build(earlier: EarlierMasks | None = None) -> tuple[RoutedModel, torch.optim.Optimizer]:
+        model = build_model(config.model, config.routing, classes, seed, 16, routes, earlier)
+        return model, build_optimizer(config.optim, model)
+
+    model, optimizer = build()
+    moves = Moves()
     draws, labels_seen = [0] * routes.num_routes, [0] * routes.num_tasks
     for step in range(config.train.steps):
+        if config.routing.strategy == "roaming" and step and step % config.routing.interval == 0:
+            masks = stream_masks(model.trunk)
+            moved, exchanged = draw_move(masks, moves.tried(masks), seed, len(moves.steps))
+            moves.add(step, exchanged)
+            model, optimizer = move_reference(model, optimizer, masks, moved, build)
         slots = []
         for route in sampler.routes(step).tolist():
             sample_ids = order.batch(route, draws[route])

@@ -1,7 +1,7 @@
 """Routing masks in checkpoints and run folders."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +45,13 @@ def masks_of_checkpoint(checkpoint: CheckpointInfo, state: dict[str, Any], names
     return EarlierMasks(masks=masks, route_ids=[numbers.get(name) for name in names], route_names=names)
 
 
-def save_masks(folder: Path, model: RoutedModel) -> None:
-    """Writes the routing masks by layer into a run's folder, for reports, which load no network."""
+def save_masks(folder: Path, model: RoutedModel, moves: Mapping[str, np.ndarray]) -> None:
+    """Writes the routing masks by layer into a run's folder, for reports, which load no network; and how they have moved, as
+    arrays by name (`TrainState.move_arrays`)."""
     masks = {
         name: module.mask.cpu().numpy()
         for name, module in model.trunk.named_modules()
         if isinstance(module, TaskRouter)
     }
     path = RunFolder(folder).masks_file
-    write_atomic(path, lambda partial: np.savez_compressed(partial, **masks))  # type: ignore[arg-type]
+    write_atomic(path, lambda partial: np.savez_compressed(partial, **masks, **moves))  # type: ignore[arg-type]

@@ -48,6 +48,11 @@ def check_start(start: CheckpointInfo, config: Config, tasks: list[Task]) -> Non
             f"`run.start_from`: {start.folder} has affine weights per route: `routing.affine` should be route. (Shared ones can "
             "become those of routes, but not the other way.)"
         )
+    if config.routing.strategy == "roaming" != old.routing.strategy:
+        raise InputError(
+            f"`run.start_from`: {start.folder} was trained with `routing.strategy` = {old.routing.strategy!r}, and routes can roam "
+            "only from a network whose routes have roamed. Use its strategy, or train anew."
+        )
     for task in tasks:
         num_classes = start.tasks.get(task.name, task.num_classes)
         if num_classes != task.num_classes:

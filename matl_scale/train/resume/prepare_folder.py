@@ -27,7 +27,7 @@ def build_run_folder(config: Config, data: RunData, state: TrainState, devices: 
     params = dict(walk(config)) | {"manifest_id": data.manifest.id, "world_size": len(devices)}
     write_about(folder.path, params, data.describe(), devices)
     write_routes(folder.routes_file, data.task_names, state.model.routes)
-    save_masks(folder.path, state.model)
+    save_masks(folder.path, state.model, state.move_arrays())
 
 
 def describe_sigma(config: Config, state: TrainState) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from matl_scale.decisions.table import Decisions, write_decisions
 from matl_scale.errors import InputError
 from matl_scale.runs.checkpoints.checkpoint import checkpoint_folders, read_info
-from matl_scale.runs.checkpoints.masks import hash_masks
+from matl_scale.runs.checkpoints.masks import hash_masks, save_masks
 from matl_scale.runs.checkpoints.writing import prune, save_checkpoint
 from matl_scale.runs.layout import DECISIONS_FILE, RunFolder
 from matl_scale.storage.files import sync_to_disk
@@ -36,6 +36,8 @@ class Saver:
         save_checkpoint(
             self.folder.checkpoints_folder, state.step, state.state_dict(), self._describe(state), self.keep
         )
+        if state.moves.steps:
+            save_masks(self.folder.path, state.model, state.move_arrays())
         prune(self.folder.best_folder, keep=1)
 
     def save_best(self, state: TrainState, summary: Mapping[str, float], decide: Callable[[str], Decisions]) -> str:

@@ -34,7 +34,7 @@ class TrunkExecution:
     ) -> None:
         self.accelerator, self.affine = accelerator, affine
         self.frozen = FrozenTrunk(trunk, affine) if frozen else None
-        subnetwork = Subnetwork(trunk) if execution == "subnetwork" else None
+        self.network = subnetwork = Subnetwork(trunk) if execution == "subnetwork" else None
         module = subnetwork or trunk
         if compiled:
             module.compile()

@@ -1,0 +1,1 @@
+"""Masks that change while a run goes on."""
