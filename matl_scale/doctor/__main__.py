@@ -13,7 +13,7 @@ from matl_scale.doctor.finding import Finding
 from matl_scale.doctor.job import check_job
 from matl_scale.doctor.machine import check_port, check_processors
 from matl_scale.doctor.memory import check_memory
-from matl_scale.doctor.routes import check_routes
+from matl_scale.doctor.routes import check_routes, describe_roaming
 from matl_scale.doctor.tracking import check_tracking
 from matl_scale.doctor.versions import check_versions
 from matl_scale.doctor.weights import check_weights
@@ -58,6 +58,8 @@ def run_doctor(config: Config, num_ranks: int | None) -> int:
     data = build_run_data(config.data)
     resolved = resolve_run(config, data, machine, None, find_start(config.run.start_from))
     findings = [Finding("note", "run", line + ".") for line in resolved.lines]
+    if resolved.config.routing.strategy == "roaming":
+        findings.append(describe_roaming(resolved))
     findings += examine(resolved.config, data, resolved.routes, nodes, per_node)
     print_findings(findings)
     return int(any(finding.level == "error" for finding in findings))

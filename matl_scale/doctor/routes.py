@@ -10,11 +10,32 @@ from matl_scale.data.loading.plan import RouteOrder
 from matl_scale.data.shards.layout import MISSING
 from matl_scale.doctor.finding import Finding
 from matl_scale.errors import shortened
-from matl_scale.models.pass_cost import measure_pass
+from matl_scale.models.pass_cost import build_routed_outline, measure_pass
+from matl_scale.routing.move import stream_masks
 from matl_scale.text import count_of
+from matl_scale.train.build import build_move_times
 from matl_scale.train.choose_routes import ChosenRoutes
 from matl_scale.train.config import Config
+from matl_scale.train.length import Length
+from matl_scale.train.resolve import ResolvedRun
 from matl_scale.train.run_data import TRAIN_SPLIT, RunData
+
+MOVE_BYTES = 8  # of a route in a layer: the unit that it gave up, and the one that it took
+
+
+def describe_roaming(resolved: ResolvedRun) -> Finding:
+    """Says how far masks that move will come, and what that costs; raises `InputError` if they cannot move."""
+    config, num_routes = resolved.config, resolved.routes.routes.num_routes
+    trunk = build_routed_outline(config.model, config.routing, num_routes, config.run.seed)
+    times, length = build_move_times(resolved, trunk), Length(num_steps=resolved.num_steps)
+    moves = times.moves_in(length)
+    kept = sum(min(moves, int((~mask[0]).sum())) * num_routes * MOVE_BYTES for mask in stream_masks(trunk).values())
+    return Finding(
+        "note",
+        "routes",
+        f"{times.describe(length)}. Steps cost what they cost with fixed masks. Checkpoints and masks.npz keep all moves: "
+        f"{kept / 1e6:.2g} MB in the end.",
+    )
 
 
 def check_routes(config: Config, data: RunData, found: ChosenRoutes) -> Iterator[Finding]:
@@ -36,6 +57,8 @@ def check_routes(config: Config, data: RunData, found: ChosenRoutes) -> Iterator
         f"{sizes.max()} each; a forward pass trains {per_pass:.3g} labels per image on average, and costs {cost:.2g} of one "
         "through the plain network.",
     )
+    if config.routing.strategy == "roaming":
+        yield describe_roaming(config, routes.num_routes, data.image_size)
     is_shared = sizes[list(routes.route_of)] > 1
     if rare := [data.tasks[i].name for i in np.flatnonzero(is_shared & (shares * batch_size < 1))]:
         tasks = count_of(len(rare), "task has", plural="tasks have")

@@ -2,6 +2,8 @@
 
 from typing import cast
 
+from torch import fx
+
 from matl_scale.models.backbones import ModelConfig, build_backbone_outline
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.routing.batch_norm import Statistics
@@ -12,6 +14,10 @@ from matl_scale.routing.surgery import route_by_spec
 def measure_pass(model: ModelConfig, routing: RoutingConfig, num_routes: int, seed: int, image_size: int) -> float:
     """Returns the share of the trunk's multiply-adds that a pass of one of so many routes needs, for images of `image_size`
     pixels; raises `InputError` as `build_model` does."""
+    return pass_cost(build_routed_outline(model, routing, num_routes, seed), image_size)
+
+
+def build_routed_outline(model: ModelConfig, routing: RoutingConfig, num_routes: int, seed: int) -> fx.GraphModule:
+    """Returns a routed trunk with masks, whose weights have no values; raises `InputError` as `build_model` does."""
     spec = routing.mask_spec(num_routes, seed)
-    trunk = route_by_spec(build_backbone_outline(model, seed), spec, cast(Statistics, routing.statistics))
-    return pass_cost(trunk, image_size)
+    return route_by_spec(build_backbone_outline(model, seed), spec, cast(Statistics, routing.statistics))

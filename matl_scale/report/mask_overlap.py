@@ -2,7 +2,7 @@
 
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy as np
 from matl_scale.errors import InputError
 from matl_scale.runs.layout import RunFolder
 
-ROUTER_PREFIX = "routers."
+ROUTER_PREFIX, MOVE_PREFIX = "routers.", "moves."  # of the masks, and of how they have moved
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,13 +26,23 @@ class LayerUsage:
 
 
 def read_masks(folder: Path) -> dict[str, np.ndarray] | None:
-    """Returns a run's routing masks by layer, bool, shape `(num_routes, num_units)`; None if it stored none."""
+    """Returns a run's routing masks by layer, as they are now, bool, shape `(num_routes, num_units)`; None if it stored none."""
+    found = read_archive(folder, lambda name: not name.startswith(MOVE_PREFIX))
+    return None if found is None else {name.removeprefix(ROUTER_PREFIX): mask for name, mask in found.items()}
+
+
+def read_archive(folder: Path, wanted: Callable[[str], bool]) -> dict[str, np.ndarray] | None:
+    """Returns the arrays of a run's file of masks whose names are wanted; None if there is no such file.
+
+    Raises:
+        InputError: It is damaged.
+    """
     path = RunFolder(folder).masks_file
     if not path.is_file():
         return None
     try:
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            return {name.removeprefix(ROUTER_PREFIX): file[name] for name in file.files}
+            return {name: file[name] for name in file.files if wanted(name)}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path} cannot be read: {error}. The run writes it again when it is restarted.") from error
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from torch import fx
 
 from matl_scale.automatic import chosen
 from matl_scale.data.loading.augment import build_augment
@@ -269,13 +270,18 @@ def build_roaming(
     """
     if config.routing.strategy != "roaming":
         return None
-    times = MoveTimes(
-        interval=config.routing.interval,
-        steps_per_draw=resolved.step_labels.steps_per_draw,
-        num_moves=count_moves(state.model),
-    )
+    times = build_move_times(resolved, state.model.trunk)
     derived = [network for network in networks if network is not None]
     return Roaming(seed=config.run.seed, times=times, networks=derived)
+
+
+def build_move_times(resolved: ResolvedRun, trunk: fx.GraphModule) -> MoveTimes:
+    """Builds the times at which the masks of a trunk move; raises `InputError` as `count_moves` does."""
+    return MoveTimes(
+        interval=resolved.config.routing.interval,
+        steps_per_draw=resolved.step_labels.steps_per_draw,
+        num_moves=count_moves(trunk),
+    )
 
 
 def build_evaluator(config: Config, accelerator: Accelerator, model: RoutedModel, split: EvalData) -> Evaluator:

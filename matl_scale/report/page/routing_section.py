@@ -9,6 +9,7 @@ from matl_scale.data.shards.label_association import associate
 from matl_scale.errors import InputError
 from matl_scale.metrics.names import MAIN_METRIC, METRIC_LABELS
 from matl_scale.metrics.task_metrics import defined, mean, worst_first
+from matl_scale.report.mask_moves import Stage, read_moves, summarise_moves
 from matl_scale.report.mask_overlap import (
     LayerUsage,
     independent_overlap,
@@ -56,6 +57,10 @@ def build_routing_section(run: RunHistory, latest: TaskTable) -> RoutingSection 
     paragraphs = [f"{describe_routes(run.routes)}."] if run.shares_routes else []
     tables = [build_route_table(run, latest)] if run.shares_routes else []
     tables.append(build_layer_table(layers))
+    if (moves := read_moves(run.folder)) is not None:
+        stages = summarise_moves(moves)
+        paragraphs.append(describe_moves(stages[-1]))
+        tables.append(build_move_table(stages))
     if len(run.routes) == 1:
         paragraphs += [
             *describe_usage(layers, np.zeros(0)),
@@ -174,6 +179,31 @@ def build_layer_table(layers: list[LayerUsage]) -> Table:
         counts = (layer.units, layer.active, layer.unused, int(served.min()), int(served.max()))
         rows.append([layer.name, *counts])
     return Table(columns=[Column(title="layer"), *(Column(title=title, digits=0) for title in titles)], rows=rows)
+
+
+def describe_moves(last: Stage) -> str:
+    """Says how far masks have moved."""
+    return (
+        f"Masks have moved {last.moves:,} times, the last time after step {last.step:,}: each route has tried "
+        f"{last.tried:.1%} of the units. What this page says of masks otherwise is of those at the end."
+    )
+
+
+def build_move_table(stages: list[Stage]) -> Table:
+    """Builds the table of how masks moved."""
+    columns = [
+        Column(title="moves", digits=0, hint="of the masks, so far"),
+        Column(title="after step", digits=0),
+        Column(title="units tried", digits=3, hint="share of the units that a route has or had"),
+        Column(
+            title="units in common", digits=3, hint="share of a route's units that another one has, mean over pairs"
+        ),
+        Column(title="serving no route", digits=0, hint="units; layers that share a mask count once"),
+    ]
+    rows: list[list[Cell]] = [
+        [stage.moves, stage.step, *rounded(np.array([stage.tried, stage.overlap])), stage.unused] for stage in stages
+    ]
+    return Table(columns=columns, rows=rows)
 
 
 def build_route_table(run: RunHistory, latest: TaskTable) -> Table:

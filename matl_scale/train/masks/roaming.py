@@ -13,6 +13,7 @@ from typing import cast
 
 import numpy as np
 import torch
+from torch import fx
 
 from matl_scale.errors import InputError
 from matl_scale.models.network import RoutedModel
@@ -78,17 +79,17 @@ def head_tensors(state: TrainState, route_id: int) -> Iterator[torch.Tensor]:
                     yield value
 
 
-def count_moves(model: RoutedModel) -> int:
-    """Returns after how many moves each route of a network has tried all units of every layer.
+def count_moves(trunk: fx.GraphModule) -> int:
+    """Returns after how many moves each route of a trunk has tried all units of every layer.
 
     Raises:
         InputError: There is none to try, or masks cannot move in this backbone.
     """
-    untried = max(int((~mask[0]).sum()) for mask in stream_masks(model.trunk).values())
+    untried = max(int((~mask[0]).sum()) for mask in stream_masks(trunk).values())
     if not untried:
         raise InputError(
             "`routing.strategy` = roaming needs units that a route does not have: here every route keeps all units of every "
             "layer. Take a smaller `routing.sigma`, or the strategy random."
         )
-    check_movable(model.trunk)
+    check_movable(trunk)
     return untried
