@@ -35,7 +35,7 @@ class MaskSpec:
         sigmas: Sharing ratios of some layers, by patterns of module names (`layers.matches`); the last one that matches counts.
         layers: Patterns of the modules whose convs are routed.
         start: A pattern: layers before the first conv that it matches are not routed. Empty for none.
-        strategy: `random` or `partition`.
+        strategy: `random`, `partition`, or one that begins like `random` and draws nothing else here.
         align: The number of units that a route keeps is a multiple of this, unless σ = 1, which keeps all units.
         seed: The run's seed.
 

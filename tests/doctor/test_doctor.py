@@ -22,7 +22,7 @@ from matl_scale.doctor.finding import Finding
 from matl_scale.doctor.job import check_job
 from matl_scale.doctor.machine import check_processors
 from matl_scale.doctor.memory import check_memory, estimate_memory
-from matl_scale.doctor.routes import check_routes
+from matl_scale.doctor.routes import check_routes, describe_roaming
 from matl_scale.doctor.tracking import check_tracking, file_system_of
 from matl_scale.doctor.versions import check_torchvision, check_versions
 from matl_scale.models.backbones import ModelConfig
@@ -30,7 +30,9 @@ from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.routes import Routes
 from matl_scale.train.build_routes import build_routes
 from matl_scale.train.config import Config, RunConfig
+from matl_scale.train.defaults.facts import read_machine
 from matl_scale.train.health.slurm import find_interval_problem
+from matl_scale.train.resolve import resolve_run
 from matl_scale.train.run_data import RunData, build_run_data
 from matl_scale.train.step.train_step import TrainConfig
 
@@ -125,6 +127,18 @@ def test_routes_and_what_they_cost(config: Config, data: RunData) -> None:
     labels[data.manifest.sample_ids("val"), 3] = -1
     unmeasured = check_routes(alone, replace(data, labels=labels), build_routes(alone, data, None, None))
     assert [finding.text for finding in complaints(unmeasured)] == ["no task of 1 routes has a label in `val`: task_3."]
+
+
+def test_masks_that_move(config: Config, data: RunData) -> None:
+    """Of 32 units, each of two routes begins with 16: 16 moves, of 8 bytes per route and layer."""
+    routing = RoutingConfig(sigma=0.5, routes=2, strategy="roaming")
+    config = replace(config, routing=routing, train=replace(config.train, steps=100))
+    found = describe_roaming(resolve_run(config, data, read_machine(1), None, None))
+    assert found.level == "note"
+    assert found.text.startswith("masks move 16 times, about every 5 steps; after that each route has tried all units.")
+    rare = replace(config, train=replace(config.train, steps=10))
+    text = describe_roaming(resolve_run(rare, data, read_machine(1), None, None)).text
+    assert "too seldom for a route to try all units of every layer, which takes 16 moves" in text
 
 
 def test_processors(config: Config) -> None:
