@@ -57,8 +57,6 @@ def check_routes(config: Config, data: RunData, found: ChosenRoutes) -> Iterator
         f"{sizes.max()} each; a forward pass trains {per_pass:.3g} labels per image on average, and costs {cost:.2g} of one "
         "through the plain network.",
     )
-    if config.routing.strategy == "roaming":
-        yield describe_roaming(config, routes.num_routes, data.image_size)
     is_shared = sizes[list(routes.route_of)] > 1
     if rare := [data.tasks[i].name for i in np.flatnonzero(is_shared & (shares * batch_size < 1))]:
         tasks = count_of(len(rare), "task has", plural="tasks have")

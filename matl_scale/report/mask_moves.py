@@ -33,7 +33,7 @@ class MaskMoves:
         """Returns the share of all units that a route had or has after the first moves; it is the same for all routes."""
         tried = sum(int(mask[0].sum()) for mask in self.first.values())
         tried += sum(min(num_moves, len(taken)) for taken in self.taken.values())
-        return tried / sum(mask.shape[1] for mask in self.first.values())
+        return float(tried / sum(mask.shape[1] for mask in self.first.values()))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,7 +48,7 @@ class StepLabels:
     @property
     def steps_per_draw(self) -> int:
         """In how many steps each route that has samples is drawn at least once, on average."""
-        return math.ceil(1 / (self.slots_per_step * self.shares[self.shares > 0].min()) - 1e-9)
+        return math.ceil(1 / (self.slots_per_step * float(self.shares[self.shares > 0].min())) - 1e-9)
 
     def passes(self, num_steps: int) -> float:
         """Returns how many passes over the labels so many steps are."""
