@@ -23,6 +23,7 @@ from matl_scale.report.page.table import Cell, Column, Table, rounded
 from matl_scale.report.shard_set import open_shard_set
 from matl_scale.runs.history import RunHistory, TaskTable
 from matl_scale.runs.routes import describe_routes
+from matl_scale.text import count_of
 
 MAX_POINTS = (
     1500  # pairs of routes in the figure (drawn without WebGL, which the page forbids); numbers count all pairs
@@ -184,7 +185,7 @@ def build_layer_table(layers: list[LayerUsage]) -> Table:
 def describe_moves(last: Stage) -> str:
     """Says how far masks have moved."""
     return (
-        f"Masks have moved {last.moves:,} times, the last time after step {last.step:,}: each route has tried "
+        f"Masks have moved {count_of(last.moves, 'time')}, the last time after step {last.step:,}: each route has tried "
         f"{last.tried:.1%} of the units. What this page says of masks otherwise is of those at the end."
     )
 

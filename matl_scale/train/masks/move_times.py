@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from matl_scale.automatic import AUTO, Auto
+from matl_scale.text import count_of
 from matl_scale.train.length import Length
 from matl_scale.train.schedule import is_due
 
@@ -39,7 +40,7 @@ class MoveTimes:
     def describe(self, length: Length) -> str:
         """Says in a sentence when masks move, and what share of the units routes try."""
         moves = self.moves_in(length)
-        text = f"masks move {moves:,} times, about every {self.interval_in(length):.3g} steps"
+        text = f"masks move {count_of(moves, 'time')}, about every {self.interval_in(length):.3g} steps"
         if moves == self.num_moves:
             return f"{text}; after that each route has tried all units"
         return f"{text}: too seldom for a route to try all units of every layer, which takes {self.num_moves:,} moves"
