@@ -50,8 +50,8 @@ def check_start(start: CheckpointInfo, config: Config, tasks: list[Task]) -> Non
         )
     if config.routing.strategy == "roaming" != old.routing.strategy:
         raise InputError(
-            f"`run.start_from`: {start.folder} was trained with `routing.strategy` = {old.routing.strategy!r}, and routes can roam "
-            "only from a network whose routes have roamed. Use its strategy, or train anew."
+            f"`run.start_from`: {start.folder} was trained with `routing.strategy` = {old.routing.strategy!r}, and routes can "
+            "roam only from a network whose routes have roamed. Use its strategy, or train anew."
         )
     for task in tasks:
         num_classes = start.tasks.get(task.name, task.num_classes)
