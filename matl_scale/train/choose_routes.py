@@ -18,6 +18,7 @@ from matl_scale.tasks import Task, match_names
 
 USUAL_SIGMA = 0.75  # of several routes
 IMAGES_PER_ROUTE, MAX_ROUTES = 2_000, 64
+LABELS_PER_CLASS = 100  # on average; with fewer, tasks have to learn their features together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,10 @@ class TrainLabels:
     def count_images(self) -> int:
         """Returns how many images train something."""
         return len(self.labels) if self.filled else int((self.labels != MISSING).any(axis=1).sum())
+
+    def labels_per_class(self) -> float:
+        """Returns the mean number of labels of a class, filled ones too."""
+        return self.labels_per_image() * self.count_images() / sum(task.num_classes for task in self.tasks)
 
     def labels_per_image(self) -> float:
         """Returns the mean number of labels that an image trains, filled ones too, over the images that have one."""
@@ -109,7 +114,7 @@ def choose_by_share(labels: TrainLabels, cost: float) -> tuple[Setting, str]:
 
     A pass of a route costs `cost` of the plain network's, so that with more than 1 / `cost` labels per image, the plain network
     trains them all for less. Where tasks have images of their own, several routes let tasks differ, and cost less each, if each
-    has images enough.
+    route has images enough, and classes have labels enough to learn features from.
 
     Returns:
         The setting, and the choice with its reason in a line.
@@ -123,6 +128,8 @@ def choose_by_share(labels: TrainLabels, cost: float) -> tuple[Setting, str]:
         choice, why = "one", f"{seen}, more than 1 / cost of a pass = {limit:.3g}, and one pass trains them all"
     elif number < 2:
         choice, why = "one", f"{num_images:,} images are too few for several routes"
+    elif (per_class := labels.labels_per_class()) < LABELS_PER_CLASS:
+        choice, why = "one", f"{per_class:.3g} labels of a class on average are too few for several routes"
     else:
         choice = "task" if number == num_tasks else number
         why = f"{seen}, and tasks with images of their own do better on several routes"

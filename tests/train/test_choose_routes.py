@@ -86,6 +86,7 @@ def test_auto_decides_by_labels_per_image(options: dict[str, Any], labels: Train
         (4, 9_000, 1, "task", "labels for 1 of 4 tasks on average"),
         (4, 3_900, 1, "one", "3,900 images are too few for several routes"),
         (300, 400_000, 1, 64, "labels for 1 of 300 tasks on average"),
+        (300, 50_000, 1, "one", "83.3 labels of a class on average are too few for several routes"),
     ],
 )
 def test_auto_decides_with_sigma_by_what_images_carry(
