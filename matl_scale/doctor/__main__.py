@@ -12,6 +12,7 @@ from matl_scale.doctor.data import check_data
 from matl_scale.doctor.finding import Finding
 from matl_scale.doctor.job import check_job
 from matl_scale.doctor.machine import check_port, check_processors
+from matl_scale.doctor.masks import check_masks
 from matl_scale.doctor.memory import check_memory
 from matl_scale.doctor.routes import check_routes, describe_roaming
 from matl_scale.doctor.tracking import check_tracking
@@ -74,6 +75,7 @@ def examine(config: Config, data: RunData, chosen: ChosenRoutes, nodes: int, per
         yield Finding("error", "data", str(error))
     yield from check_data(config, data, nodes * per_node)
     yield from check_routes(config, data, chosen)
+    yield from check_masks(config, chosen)
     yield from check_weights(config)
     yield from check_memory(config, data, chosen.routes, per_node)
     yield from check_tracking(config, ask=True)

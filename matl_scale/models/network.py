@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import cast
 
+import numpy as np
 import torch
 from torch import fx, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -93,11 +94,13 @@ def build_model(
     image_size: int,
     routes: Routes | None = None,
     earlier: EarlierMasks | None = None,
+    closeness: np.ndarray | None = None,
     outline: bool = False,
 ) -> RoutedModel:
     """Builds the network for images of `image_size` pixels. Its weights and masks are a pure function of the arguments; routes
-    may keep masks of an earlier network. Without `routes`, every task has its own. In an `outline`, the trunk's weights have no
-    values: it is there to be counted (`matl_scale.models.cost`), and cannot run.
+    may keep masks of an earlier network. Without `routes`, every task has its own. The strategy `affinity` lays masks by the
+    `closeness` of routes, see `Closeness`. In an `outline`, the trunk's weights have no values: it is there to be counted
+    (`matl_scale.models.cost`), and cannot run.
 
     Raises:
         InputError: The backbone is unknown, cannot be routed or does not run on such images, σ leaves a layer without units,
@@ -105,7 +108,7 @@ def build_model(
     """
     backbone = build_backbone_outline(model, seed) if outline else build_backbone(model, seed)
     num_features = count_features(backbone, model, image_size)
-    spec = routing.mask_spec(len(num_classes) if routes is None else routes.num_routes, seed)
+    spec = routing.mask_spec(len(num_classes) if routes is None else routes.num_routes, seed, closeness)
     trunk = route_by_spec(backbone, spec, cast(Statistics, routing.statistics), earlier, routing.affine)
     if routing.affine == "route" and not affine_norms(trunk):
         raise InputError(

@@ -2,6 +2,7 @@
 
 from typing import cast
 
+import numpy as np
 from torch import fx
 
 from matl_scale.models.backbones import ModelConfig, build_backbone_outline
@@ -17,7 +18,10 @@ def measure_pass(model: ModelConfig, routing: RoutingConfig, num_routes: int, se
     return pass_cost(build_routed_outline(model, routing, num_routes, seed), image_size)
 
 
-def build_routed_outline(model: ModelConfig, routing: RoutingConfig, num_routes: int, seed: int) -> fx.GraphModule:
-    """Returns a routed trunk with masks, whose weights have no values; raises `InputError` as `build_model` does."""
-    spec = routing.mask_spec(num_routes, seed)
+def build_routed_outline(
+    model: ModelConfig, routing: RoutingConfig, num_routes: int, seed: int, closeness: np.ndarray | None = None
+) -> fx.GraphModule:
+    """Builds a routed trunk whose weights have no values, with the masks that a new run's will have at its start; the strategy
+    `affinity` lays them by the `closeness` of routes, on which no cost depends. Raises `InputError` as `build_model` does."""
+    spec = routing.mask_spec(num_routes, seed, closeness)
     return route_by_spec(build_backbone_outline(model, seed), spec, cast(Statistics, routing.statistics))

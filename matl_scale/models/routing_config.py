@@ -3,9 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+
 from matl_scale.automatic import AUTO, Auto, chosen
 from matl_scale.errors import InputError, check_at_least
 from matl_scale.routing.affine import Affine
+from matl_scale.routing.affinity_masks import Closeness
 from matl_scale.routing.batch_norm import Statistics
 from matl_scale.routing.masks import MaskSpec, Strategy
 
@@ -41,6 +44,7 @@ class RoutingConfig:
     """A module pattern: layers before the first one that it matches are not routed (`layer3`: from there on)."""
     strategy: Strategy = "random"
     """`random` units per route, or `partition`: a fraction σ of the units common to all, the others split between them.
+    `affinity`: routes whose tasks' training labels go together have more units in common, unrelated ones as many as random.
     `roaming`: random at first; then each route gives up a unit of each layer at every `interval`, and takes one that it has not
     tried, until it has tried all."""
     interval: int | Auto = "auto"
@@ -87,8 +91,9 @@ class RoutingConfig:
         """Returns every σ that the section gives."""
         return [self.sigma, *self.sigmas.values(), *([] if self.sigma_last == "none" else [self.sigma_last])]
 
-    def mask_spec(self, num_routes: int, seed: int) -> MaskSpec:
-        """Returns how the masks of a network with `num_routes` routes are drawn."""
+    def mask_spec(self, num_routes: int, seed: int, closeness: np.ndarray | None = None) -> MaskSpec:
+        """Returns how the masks of a network with `num_routes` routes are drawn, for `affinity` from how close routes are
+        (`Closeness`)."""
         return MaskSpec(
             num_routes=num_routes,
             sigma=chosen(self.sigma),
@@ -97,6 +102,7 @@ class RoutingConfig:
             layers=list(self.layers),
             start=self.start,
             strategy=self.strategy,
+            closeness=None if closeness is None else Closeness(values=closeness),
             align=self.align,
             seed=seed,
         )

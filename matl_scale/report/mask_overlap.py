@@ -77,29 +77,14 @@ def independent_overlap(layers: Sequence[LayerUsage]) -> float:
     return sum(layer.active**2 / layer.units for layer in layers) / sum(layer.active for layer in layers)
 
 
-def mean_between_routes(values: np.ndarray, route_of: Sequence[int]) -> np.ndarray:
-    """Averages what is known of pairs of tasks, over all pairs of a task of one route and a task of another one.
-
-    Args:
-        values: Symmetric, shape `(num_tasks, num_tasks)`, NaN where it is unknown. The diagonal does not matter.
-        route_of: The index of each task's route. No route is without a task.
-
-    Returns:
-        Shape `(num_routes, num_routes)`, NaN where nothing is known; on the diagonal the mean over pairs of tasks of the same
-        route. With a route for every task it has the values themselves beside the diagonal.
-    """
-    order = np.argsort(route_of, kind="stable")
-    starts = np.flatnonzero(np.diff(np.asarray(route_of)[order], prepend=-1))
-    sorted_values = values[np.ix_(order, order)]
-    np.fill_diagonal(sorted_values, np.nan)
-    known = np.isfinite(sorted_values)
-    sums, counts = (sum_blocks(matrix, starts) for matrix in (np.where(known, sorted_values, 0), known))
-    means: np.ndarray = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
-    return means
-
-
-def sum_blocks(matrix: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Sums the blocks of a square matrix whose rows and columns begin at `starts`."""
-    rows = np.add.reduceat(matrix, starts, axis=0, dtype=np.float64)
-    blocks: np.ndarray = np.add.reduceat(rows, starts, axis=1)
-    return blocks
+def describe_usage(layers: list[LayerUsage], overlap: np.ndarray) -> list[str]:
+    """Says how many units routes have, and have in common; `overlap` has shape `(num_pairs,)`."""
+    units, unused = sum(layer.units for layer in layers), sum(layer.unused for layer in layers)
+    share = sum(layer.active for layer in layers) / units
+    texts = [f"A route has {share:.1%} of the {units:,} units of routed layers. {unused:,} units serve no route."]
+    if len(overlap):
+        texts.append(
+            f"Two routes have {overlap.mean():.1%} of their units in common on average, {overlap.min():.1%} to "
+            f"{overlap.max():.1%}; independent draws would give {independent_overlap(layers):.1%}."
+        )
+    return texts

@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 
 from matl_scale.errors import InputError, NarrowLayerError
+from matl_scale.routing.affinity_masks import Closeness, draw_by_affinity
 from matl_scale.seeds import derive_seed
 
 Strategy = Literal["random", "partition", "affinity", "roaming", "magnitude"]
@@ -28,19 +30,20 @@ class MaskSpec:
 
     Attributes:
         num_routes: The number of routes, R.
-        sigma: Sharing ratio: the fraction of units that a route keeps (`random`), or that all routes have in common
-            (`partition`).
+        sigma: Sharing ratio: the fraction of units that a route keeps, or that all routes have in common (`partition`).
         sigma_last: If given, the sharing ratio of the last routed layers; it goes linearly with depth from `sigma` to this
             (`layers.choose_sigmas`).
         sigmas: Sharing ratios of some layers, by patterns of module names (`layers.matches`); the last one that matches counts.
         layers: Patterns of the modules whose convs are routed.
         start: A pattern: layers before the first conv that it matches are not routed. Empty for none.
-        strategy: `random`, `partition`, or one that begins like `random` and draws nothing else here.
+        strategy: `random`, `partition` or `affinity`. The masks of the others are random ones at first.
+        closeness: How close routes are, for `affinity`. Without it they count as unrelated, which serves to count what a network
+            costs.
         align: The number of units that a route keeps is a multiple of this, unless σ = 1, which keeps all units.
         seed: The run's seed.
 
     Raises:
-        InputError: The strategy is unknown, or `sigma` or `num_routes` is out of range.
+        InputError: The strategy is unknown, or `sigma` or `num_routes` is out of range, or `closeness` does not fit them.
     """
 
     num_routes: int
@@ -50,6 +53,7 @@ class MaskSpec:
     layers: Sequence[str] = ("*",)
     start: str = ""
     strategy: Strategy = "random"
+    closeness: Closeness | None = None
     align: int = 1
     seed: int = 0
 
@@ -70,9 +74,15 @@ class MaskSpec:
                 raise InputError(f"`routing.{key}` should be {valid}. Got {sigma}.")
         if self.num_routes < 1:
             raise InputError(f"`num_routes` should be at least 1. Got {self.num_routes}.")
+        if self.closeness is not None and self.strategy != "affinity":
+            raise InputError(f"`closeness` should be left out with the strategy {self.strategy}: it is for `affinity`.")
+        if self.closeness is not None and len(self.closeness.values) != self.num_routes:
+            raise InputError(
+                f"`closeness` should have a row for each of the {self.num_routes} routes. Got {len(self.closeness.values)}."
+            )
 
     def count_active(self, num_units: int) -> int:
-        """Returns how many of a layer's units a route keeps under `random`: σ·C, rounded to a multiple of `align`, at least
+        """Returns how many of a layer's units a route keeps, but for `partition`: σ·C, rounded to a multiple of `align`, at least
         one multiple."""
         if self.sigma == 1:
             return num_units
@@ -115,7 +125,10 @@ def draw_masks(spec: MaskSpec, num_units: int, layer: str) -> torch.Tensor:
             f"`routing.align` should be from 1 to the number of units of every layer; layer `{layer}` has {num_units}. "
             f"Got {spec.align}."
         )
-    generator = torch.Generator().manual_seed(derive_seed(spec.seed, "masks", layer))
+    seed = derive_seed(spec.seed, "masks", layer)
+    generator = torch.Generator().manual_seed(seed)
+    if spec.closeness is not None and np.isfinite(spec.closeness.pairs).any():
+        return torch.from_numpy(draw_by_affinity(spec.closeness, num_units, spec.count_active(num_units), seed))
     if spec.strategy != "partition":
         return draw_random(spec.num_routes, num_units, spec.count_active(num_units), generator)
     num_shared, num_private = split_units(spec, num_units, layer)
@@ -141,7 +154,7 @@ def extend_masks(spec: MaskSpec, earlier: EarlierMasks, masks: torch.Tensor, lay
                 "`routing.sigma` and `routing.align` should be those of the network to start from: its routes keep "
                 f"{num_active} of the {num_units} units of layer `{layer}`, not {spec.count_active(num_units)}."
             )
-    one_route = replace(spec, num_routes=1)
+    one_route = replace(spec, num_routes=1, closeness=None)
     return torch.cat(
         [
             draw_masks(one_route, num_units, f"{layer}\0{name}") if route_id is None else masks[route_id : route_id + 1]

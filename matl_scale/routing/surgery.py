@@ -13,6 +13,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 from matl_scale.errors import InputError, first_line
 from matl_scale.routing.affine import Affine, give_own_affine
+from matl_scale.routing.affinity_masks import Closeness
 from matl_scale.routing.batch_norm import RouteBatchNorm2d, Statistics
 from matl_scale.routing.channels import trace_channels
 from matl_scale.routing.layer_norms import RouteGroupNorm, RouteLayerNorm
@@ -44,6 +45,7 @@ def route(
     layers: Sequence[str] = ("*",),
     start: str = "",
     strategy: Strategy = "random",
+    closeness: Closeness | None = None,
     statistics: Statistics = "route",
     affine: Affine = "shared",
     align: int = 1,
@@ -65,7 +67,8 @@ def route(
         layers: Patterns of the modules whose convs are routed. The others keep all units for all routes, and their norms have
             one row of statistics.
         start: A pattern: convs before the first one that it matches are not routed.
-        strategy: How masks are drawn: `random` or `partition`.
+        strategy: How masks are drawn: `random`, `partition`, or `affinity`, which needs `closeness` for new masks.
+        closeness: How close routes are to each other.
         statistics: Whether running statistics belong to each `route` or are `shared`.
         affine: Whether norms in routed layers use affine weights that are `shared`, or those of each `route`, which `forward` is
             then given (`matl_scale.routing.affine.RouteAffine` holds them).
@@ -78,9 +81,13 @@ def route(
         mode, and `affine` are the affine weights of the norms in routed layers if these belong to routes.
 
     Raises:
-        InputError: The backbone cannot be traced or followed (the message names the module), or σ leaves a layer without
-            units.
+        InputError: The backbone cannot be traced or followed (the message names the module), σ leaves a layer without units,
+            or `strategy` and `closeness` do not fit together.
     """
+    if strategy == "affinity" and closeness is None and earlier is None:
+        raise InputError(
+            "`closeness` should say how close routes are to each other, with the strategy affinity. Got none."
+        )
     spec = MaskSpec(
         num_routes=num_routes,
         sigma=sigma,
@@ -89,6 +96,7 @@ def route(
         layers=layers,
         start=start,
         strategy=strategy,
+        closeness=closeness,
         align=align,
         seed=seed,
     )

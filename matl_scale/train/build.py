@@ -95,9 +95,15 @@ def build_schedule(config: Config, length: Length) -> Schedule:
 
 
 def build_network(
-    config: Config, data: RunData, routes: Routes, device: torch.device, earlier: EarlierMasks | None = None
+    config: Config,
+    data: RunData,
+    routes: Routes,
+    device: torch.device,
+    earlier: EarlierMasks | None = None,
+    closeness: np.ndarray | None = None,
 ) -> RoutedModel:
-    """Builds the network of a run on a device; its routes keep the masks that they had in an earlier network, if any."""
+    """Builds the network of a run on a device; its routes keep the masks that they had in an earlier network, if any. By
+    `closeness` the strategy `affinity` lays masks; without it they are there to be counted."""
     model = build_model(
         config.model,
         config.routing,
@@ -106,12 +112,19 @@ def build_network(
         data.image_size,
         routes,
         earlier,
+        closeness,
     )
     return move_model(model, device, config.train.channels_last)
 
 
 def build_state(
-    config: Config, data: RunData, routes: Routes, accelerator: Accelerator, opened: OpenedRun, length: Length
+    config: Config,
+    data: RunData,
+    routes: Routes,
+    accelerator: Accelerator,
+    opened: OpenedRun,
+    length: Length,
+    closeness: np.ndarray | None = None,
 ) -> tuple[TrainState, TrunkExecution]:
     """Builds the state in which a run starts or resumes, and the execution of its trunk.
 
@@ -132,7 +145,7 @@ def build_state(
     elif config.model.pretrained:
         fetch_on_every_machine(config.model.name, accelerator)
     earlier = masks_of_checkpoint(source, saved, routes.names) if source and opened.has_masks else None
-    model = build_network(config, data, routes, accelerator.device, earlier)
+    model = build_network(config, data, routes, accelerator.device, earlier, closeness)
     if opened.start:
         copy_weights(model, saved, opened.start, data.task_names)
     if opened.checkpoint:
@@ -197,7 +210,7 @@ def build_components(resolved: ResolvedRun, data: RunData, accelerator: Accelera
     accumulate, batch_size = chosen(config.train.accumulate), chosen(config.data.batch_size)
     num_slots = world_size * accumulate
     length = build_length(config, resolved.num_steps)
-    state, trunk = build_state(config, data, routes, accelerator, opened, length)
+    state, trunk = build_state(config, data, routes, accelerator, opened, length, resolved.routes.closeness)
     train_ids, frozen = (
         data.manifest.sample_ids(TRAIN_SPLIT),
         find_frozen_tasks(config.run, opened.old_tasks, data.task_names),

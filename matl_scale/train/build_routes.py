@@ -1,5 +1,7 @@
 """Builds the assignment of tasks to routes with which a run works."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from matl_scale.automatic import chosen
@@ -18,6 +20,7 @@ from matl_scale.train.choose_routes import (
     with_usual_sigma,
 )
 from matl_scale.train.config import Config, read_saved
+from matl_scale.train.lay_masks import add_closeness, describe_added
 from matl_scale.train.run_data import TRAIN_SPLIT, RunData
 
 
@@ -28,7 +31,8 @@ def build_routes(
     extends those of the network, and any other chooses them anew.
 
     Raises:
-        InputError: `routing.routes` does not fit the tasks, that checkpoint, or that network.
+        InputError: `routing.routes` does not fit the tasks, that checkpoint, or that network; or `routing.strategy` does not
+            fit the routes.
     """
     labels = TrainLabels(
         tasks=data.tasks,
@@ -47,8 +51,12 @@ def build_routes(
             check_whole_heads(labels, start.routes, list(start.classes))
         cost = build_pass_cost(config, labels, data.image_size)
         found = extend_routes(config.routing, labels, start.routes, list(start.classes), cost)
+        if config.routing.strategy == "affinity":
+            found = replace(found, mask_note=describe_added(start.routes, found.routes))
     else:
         found = choose_routes(config.routing, labels, build_pass_cost(config, labels, data.image_size))
+        if config.routing.strategy == "affinity":
+            found = add_closeness(found, config.routing, labels)
     if labels.balanced and found.routes.shared_by_tasks:
         raise InputError(
             f"`data.balance` should be 0 where a route serves several tasks: here {len(data.tasks)} tasks share "

@@ -1,7 +1,7 @@
 """Which tasks share a route in a run: what `routing.routes` says, made from the labels of the training split."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +73,9 @@ class ChosenRoutes:
     routes: Routes
     setting: Setting  # `routing.routes` with automatic choices made, as the run's config keeps it
     reason: str = ""  # what `auto` chose and why, in a line; empty if nothing was left to it
+    # how close routes are, see `routing.affinity_masks.Closeness`, if masks are laid by it
+    closeness: np.ndarray | None = field(default=None, compare=False)
+    mask_note: str = ""  # how masks are laid, in a line; empty if the strategy alone says it
 
 
 def choose_routes(config: RoutingConfig, labels: TrainLabels, cost: float | None = None) -> ChosenRoutes:

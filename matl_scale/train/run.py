@@ -126,6 +126,8 @@ def describe_origin(opened: OpenedRun, resolved: ResolvedRun, data: RunData, wor
     lines = [*resolved.lines]
     if resolved.routes.reason:
         lines.append(resolved.routes.reason)
+    if resolved.routes.mask_note:
+        lines.append(resolved.routes.mask_note)
     if opened.start:
         lines.append(describe_start(opened.start, find_old_tasks(opened.start, data.task_names)))
     return lines

@@ -10,12 +10,12 @@ import pytest
 
 from helpers.made_up_runs import MadeUp, write_run, write_shapes
 from helpers.report_runs import TASKS, Write
-from matl_scale.data.shards.label_association import associate
+from matl_scale.data.shards.label_association import associate, mean_between_routes
 from matl_scale.data.shards.manifest import read_manifest
 from matl_scale.errors import InputError
 from matl_scale.report.__main__ import main
 from matl_scale.report.facts import collect_facts
-from matl_scale.report.mask_overlap import independent_overlap, mask_overlap, mean_between_routes, measure_usage
+from matl_scale.report.mask_overlap import independent_overlap, mask_overlap, measure_usage
 from matl_scale.report.page.routing_section import build_routing_section
 from matl_scale.report.page.task_table import build_task_table
 from matl_scale.routes import Routes

@@ -50,6 +50,34 @@ def correct(statistics: PairStatistics) -> np.ndarray:
     return values
 
 
+def mean_between_routes(values: np.ndarray, route_of: Sequence[int]) -> np.ndarray:
+    """Averages what is known of pairs of tasks, over all pairs of a task of one route and a task of another one.
+
+    Args:
+        values: Symmetric, shape `(num_tasks, num_tasks)`, NaN where it is unknown. The diagonal does not matter.
+        route_of: The index of each task's route. No route is without a task.
+
+    Returns:
+        Shape `(num_routes, num_routes)`, NaN where nothing is known; on the diagonal the mean over pairs of tasks of the same
+        route. With a route for every task it has the values themselves beside the diagonal.
+    """
+    order = np.argsort(route_of, kind="stable")
+    starts = np.flatnonzero(np.diff(np.asarray(route_of)[order], prepend=-1))
+    sorted_values = values[np.ix_(order, order)]
+    np.fill_diagonal(sorted_values, np.nan)
+    known = np.isfinite(sorted_values)
+    sums, counts = (sum_blocks(matrix, starts) for matrix in (np.where(known, sorted_values, 0), known))
+    means: np.ndarray = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+    return means
+
+
+def sum_blocks(matrix: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Sums the blocks of a square matrix whose rows and columns begin at `starts`."""
+    rows = np.add.reduceat(matrix, starts, axis=0, dtype=np.float64)
+    blocks: np.ndarray = np.add.reduceat(rows, starts, axis=1)
+    return blocks
+
+
 def strongest_pairs(values: np.ndarray, names: Sequence[str], limit: int) -> list[tuple[str, str, float]]:
     """Returns the pairs of tasks with the strongest association, strongest first."""
     rows, columns = np.tril_indices(len(names), -1)

@@ -3,24 +3,15 @@
 from dataclasses import dataclass
 
 import numpy as np
-import yaml
 
-from matl_scale.data.shards.label_association import associate
 from matl_scale.errors import InputError
 from matl_scale.metrics.names import MAIN_METRIC, METRIC_LABELS
 from matl_scale.metrics.task_metrics import defined, mean, worst_first
+from matl_scale.report.mask_association import describe_association, route_association, strategy_of
 from matl_scale.report.mask_moves import Stage, read_moves, summarise_moves
-from matl_scale.report.mask_overlap import (
-    LayerUsage,
-    independent_overlap,
-    mask_overlap,
-    mean_between_routes,
-    measure_usage,
-    read_masks,
-)
+from matl_scale.report.mask_overlap import LayerUsage, describe_usage, mask_overlap, measure_usage, read_masks
 from matl_scale.report.page.figure import Figure, axis, scatter
 from matl_scale.report.page.table import Cell, Column, Table, rounded
-from matl_scale.report.shard_set import open_shard_set
 from matl_scale.runs.history import RunHistory, TaskTable
 from matl_scale.runs.routes import describe_routes
 from matl_scale.text import count_of
@@ -28,7 +19,6 @@ from matl_scale.text import count_of
 MAX_POINTS = (
     1500  # pairs of routes in the figure (drawn without WebGL, which the page forbids); numbers count all pairs
 )
-MIN_PAIRS = 3  # for a rank correlation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,59 +64,10 @@ def build_routing_section(run: RunHistory, latest: TaskTable) -> RoutingSection 
     figures = [draw_usage(layers)]
     if association is not None:
         figures.append(draw_pairs(overlap, association))
-    paragraphs += [*describe_usage(layers, overlap), *describe_association(overlap, association)]
+    paragraphs += [*describe_usage(layers, overlap), *describe_association(overlap, association, strategy_of(run))]
     if matrix is not None and association is not None and run.shares_routes:
         paragraphs += describe_grouping(np.diag(matrix), association)
     return RoutingSection(paragraphs=paragraphs, figures=figures, tables=tables)
-
-
-def route_association(run: RunHistory, tasks: list[str]) -> np.ndarray | None:
-    """Returns how strongly the labels of routes go together, shape `(num_routes, num_routes)`, see `mean_between_routes`; None
-    if the shard set or a task is gone."""
-    association, number_of = label_association(run, tasks), {name: i for i, name in enumerate(run.routes)}
-    return (
-        None if association is None else mean_between_routes(association, [number_of[run.route_of[t]] for t in tasks])
-    )
-
-
-def label_association(run: RunHistory, tasks: list[str]) -> np.ndarray | None:
-    """Returns the bias-corrected Cramér's V of the labels of all pairs of tasks; None if the shard set or a task is gone."""
-    try:
-        manifest = open_shard_set(run, run.config["data"]["version"])
-        task_ids = [manifest.task_names.index(name) for name in tasks]
-    except (InputError, ValueError, OSError, KeyError, TypeError, yaml.YAMLError):
-        return None
-    return associate(manifest)[np.ix_(task_ids, task_ids)]
-
-
-def describe_usage(layers: list[LayerUsage], overlap: np.ndarray) -> list[str]:
-    """Says how many units routes have, and have in common; `overlap` has shape `(num_pairs,)`."""
-    units, unused = sum(layer.units for layer in layers), sum(layer.unused for layer in layers)
-    share = sum(layer.active for layer in layers) / units
-    texts = [f"A route has {share:.1%} of the {units:,} units of routed layers. {unused:,} units serve no route."]
-    if len(overlap):
-        texts.append(
-            f"Two routes have {overlap.mean():.1%} of their units in common on average, {overlap.min():.1%} to "
-            f"{overlap.max():.1%}; independent draws would give {independent_overlap(layers):.1%}."
-        )
-    return texts
-
-
-def describe_association(overlap: np.ndarray, association: np.ndarray | None) -> list[str]:
-    """Says whether routes whose labels are associated share more units; both arrays have shape `(num_pairs,)`."""
-    if association is None:
-        return ["The association of labels is unknown: the shard set is no longer there, or has other tasks now."]
-    known = np.isfinite(association)
-    if known.sum() < MIN_PAIRS or np.ptp(overlap[known]) == 0 or np.ptp(association[known]) == 0:
-        return ["Overlap and labels cannot be compared: all pairs are alike, or too few have labels of both tasks."]
-    from scipy.stats import spearmanr  # slow to import
-
-    rank = spearmanr(overlap[known], association[known]).statistic
-    return [
-        f"Rank correlation of overlap and label association (bias-corrected Cramér's V) over {known.sum():,} pairs: {rank:+.3f}. "
-        "Masks that are drawn at random do not depend on labels: expect about 0, give or take "
-        f"{1 / np.sqrt(known.sum() - 1):.2f}."
-    ]
 
 
 def describe_grouping(within: np.ndarray, between: np.ndarray) -> list[str]:

@@ -18,6 +18,7 @@ from matl_scale.metrics.names import (
 from matl_scale.metrics.task_metrics import describe_means, describe_not_learned
 from matl_scale.report.decisions import describe_decisions, describe_notes
 from matl_scale.report.facts import RunFacts, collect_facts
+from matl_scale.report.mask_association import summarise_following
 from matl_scale.report.terminal.console import build_table, format_value, list_names, print_line, print_table
 from matl_scale.report.undefined import find_undefined
 from matl_scale.runs.history import RunHistory
@@ -60,6 +61,8 @@ def print_summary(console: Console, facts: RunFacts, limit: int) -> None:
         for line in describe_notes(decisions, limit):
             print_line(console, f"  {line}")
     print_line(console, describe_routes(facts.run.routes))
+    if following := summarise_following(facts.run, sorted(facts.run.route_of)):
+        print_line(console, following)
 
 
 def print_worst(console: Console, facts: RunFacts, limit: int) -> None:
