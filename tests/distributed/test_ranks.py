@@ -24,6 +24,8 @@ from matl_scale.metrics.names import COUNTED_METRICS
 from matl_scale.metrics.task_metrics import TaskMetrics
 from matl_scale.models.backbones import ModelConfig
 from matl_scale.models.routing_config import RoutingConfig, Setting
+from matl_scale.routing.affine import Affine
+from matl_scale.routing.masks import Strategy
 from matl_scale.runs.checkpoints.checkpoint import open_checkpoint, read_info
 from matl_scale.runs.layout import RunFolder
 from matl_scale.runs.predictions import Predictions, read_predictions
@@ -351,10 +353,15 @@ def test_a_run_may_go_on_with_other_ranks(small_set: ShardSet, tmp_path: Path) -
 def test_routes_and_masks_are_the_same_on_every_rank_process_and_world_size(
     small_set: ShardSet, tmp_path: Path
 ) -> None:
-    config = build_config(tmp_path, small_set, "masks", routing=RoutingConfig(sigma=0.5, routes=3))
-    drawn = [run_ranks(w, rank_work.choose_and_draw, tmp_path / str(w), config) for w in (1, 2)]
+    strategies: list[Strategy] = ["random", "affinity"]
+    routings = [RoutingConfig(sigma=0.5, routes=3, strategy=strategy) for strategy in strategies]
+    configs = [build_config(tmp_path, small_set, "masks", routing=routing) for routing in routings]
+    drawn = [run_ranks(w, rank_work.choose_and_draw, tmp_path / str(w), configs) for w in (1, 2)]
     assert len({outcome for ranks in drawn for outcome in ranks}) == 1
-    assert drawn[0][0][0].num_routes == 3
+    (routes, random), (same_routes, laid) = drawn[0][0]
+    assert routes.num_routes == 3
+    assert routes == same_routes
+    assert random != laid
 
 
 def test_bytes_grow_with_the_tasks_of_active_routes_only(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from matl_scale.doctor.data import check_data
 from matl_scale.doctor.finding import Finding
 from matl_scale.doctor.job import check_job
 from matl_scale.doctor.machine import check_processors
+from matl_scale.doctor.masks import check_masks
 from matl_scale.doctor.memory import check_memory, estimate_memory
 from matl_scale.doctor.routes import check_routes, describe_roaming
 from matl_scale.doctor.tracking import check_tracking, file_system_of
@@ -139,6 +140,20 @@ def test_masks_that_move(config: Config, data: RunData) -> None:
     rare = replace(config, train=replace(config.train, steps=10))
     text = describe_roaming(resolve_run(rare, data, read_machine(1), None, None)).text
     assert "too seldom for a route to try all units of every layer, which takes 16 moves" in text
+
+
+def test_what_masks_have_in_common(config: Config, data: RunData) -> None:
+    for strategy, levels in (("random", ["ok"]), ("partition", ["ok"]), ("affinity", ["note", "ok"])):
+        routing = RoutingConfig(sigma=0.5, routes=2, strategy=strategy)  # type: ignore[arg-type]
+        asked = replace(config, routing=routing)
+        findings = list(check_masks(asked, build_routes(asked, data, None, None)))
+        assert [finding.level for finding in findings] == levels
+        assert f"Strategy {strategy}: " in findings[-1].text
+        assert "Two routes have " in findings[-1].text
+        assert ("50.0% of the " in findings[-1].text) == (strategy != "partition")
+    asked = replace(config, routing=RoutingConfig(sigma=1.0, routes="one"))
+    [finding] = check_masks(asked, build_routes(asked, data, None, None))
+    assert "A route has 100.0% of the" in finding.text
 
 
 def test_processors(config: Config) -> None:

@@ -122,11 +122,15 @@ def count_reduced_bytes(configs: list[Config]) -> list[list[int]]:
     return sizes
 
 
-def choose_and_draw(config: Config) -> tuple[Routes, str]:
-    """Returns the routes that this rank alone would choose, and the hash of the masks that it draws."""
-    accelerator, data = accelerator_of(config), build_run_data(config.data)
-    routes = build_routes(config, data, None, None).routes
-    return routes, hash_masks(build_network(config, data, routes, accelerator.device))
+def choose_and_draw(configs: list[Config]) -> tuple[tuple[Routes, str], ...]:
+    """Returns, for each config, the routes that this rank alone would choose, and the hash of the masks that it draws."""
+    accelerator, drawn = accelerator_of(configs[0]), []
+    for config in configs:
+        data = build_run_data(config.data)
+        found = build_routes(config, data, None, None)
+        network = build_network(config, data, found.routes, accelerator.device, closeness=found.closeness)
+        drawn.append((found.routes, hash_masks(network)))
+    return tuple(drawn)
 
 
 def error_of(config: Config) -> str:

@@ -12,8 +12,10 @@ from helpers.run_configs import build_config
 from helpers.shard_sets import ShardSet
 from matl_scale.errors import InputError
 from matl_scale.models.routing_config import RoutingConfig, Setting
+from matl_scale.report.mask_association import describe_association, summarise_following
 from matl_scale.report.mask_overlap import mask_overlap, measure_usage, read_masks
 from matl_scale.report.page.routing_section import build_routing_section
+from matl_scale.routing.masks import Strategy
 from matl_scale.routing.router import TaskRouter
 from matl_scale.runs.checkpoints.network import open_network, restore_network
 from matl_scale.runs.history import RunHistory
@@ -36,9 +38,9 @@ def test_overlap_and_use_are_counted() -> None:
     assert (second.units, second.active, second.unused) == (2, 1, 0)
 
 
-@pytest.mark.parametrize("routes", ["task", 5])
+@pytest.mark.parametrize(("routes", "strategy"), [("task", "random"), (5, "random"), ("task", "affinity")])
 def test_a_run_stores_the_masks_of_its_network(
-    small_set: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, routes: Setting
+    small_set: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, routes: Setting, strategy: Strategy
 ) -> None:
     monkeypatch.chdir(tmp_path)
     config = build_config(
@@ -46,7 +48,7 @@ def test_a_run_stores_the_masks_of_its_network(
         small_set,
         "run",
         train=TrainConfig(steps=2, precision="fp32"),
-        routing=RoutingConfig(sigma=0.25, routes=routes),
+        routing=RoutingConfig(sigma=0.25, routes=routes, strategy=strategy),
     )
     config = replace(config, data=replace(config.data, path=os.path.relpath(str(small_set.root))))
     train(config, build_accelerator("fp32"))
@@ -67,10 +69,26 @@ def test_a_run_stores_the_masks_of_its_network(
     section = build_routing_section(run, run.latest("val"))
     assert section is not None
     assert len(section.figures) == 2
-    assert any("Rank correlation of overlap and label association" in text for text in section.paragraphs)
+    [text] = [text for text in section.paragraphs if "Rank correlation of overlap and label association" in text]
+    assert ("the strategy affinity gives routes the more units in common" in text) == (strategy == "affinity")
+    line = summarise_following(run, list(run.route_of))
+    assert line.startswith("mask overlap of routes ") == (strategy == "affinity")
+    if line:
+        assert line.split()[-1] == text.split("pairs: ")[1].split(". ")[0]  # the same number
     *by_route, by_layer = section.tables
     assert len(by_layer.rows) == len(masks)
     assert len(by_route) == run.shares_routes
+
+
+def test_pairs_of_unknown_association_are_left_out_and_counted() -> None:
+    overlap, association = np.array([0.5, 0.6, 0.7, 0.4]), np.array([0.1, 0.2, 0.3, np.nan])
+    [text] = describe_association(overlap, association, "affinity")
+    assert "over 3 pairs: +1.000" in text
+    assert "Of 1 pairs the association is unknown; they count as unrelated, and have 40.0% of their units" in text
+    [text] = describe_association(overlap, association, "random")
+    assert text.endswith("Masks that do not depend on labels have about 0, give or take 0.71.")
+    [text] = describe_association(overlap, np.full(4, np.nan), "affinity")
+    assert "cannot be compared" in text
 
 
 def test_without_masks_or_shards_it_says_so(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from matl_scale.models.network import RoutedModel
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.routing.affine import Affine, affine_norms
 from matl_scale.routing.batch_norm import route_norms
+from matl_scale.routing.masks import Strategy
 from matl_scale.routing.router import TaskRouter
 from matl_scale.runs.checkpoints.checkpoint import open_checkpoint
 from matl_scale.runs.checkpoints.network import restore_network
@@ -101,16 +102,22 @@ def test_old_tasks_go_on_and_new_ones_are_routed(extended: Path, tmp_path: Path)
             assert torch.equal(value, resumed.state_dict()[name])
 
 
-def test_masks_of_a_new_task_do_not_depend_on_the_others(extended: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", ["random", "affinity"])
+def test_masks_of_a_new_task_do_not_depend_on_the_others(
+    extended: Path, tmp_path: Path, strategy: Strategy, capsys: pytest.CaptureFixture[str]
+) -> None:
     base = build_config(tmp_path, extended, "base")
     run(replace(base, data=replace(base.data, version="1")))
     masks = []
+    routing = RoutingConfig(sigma=0.5, strategy=strategy)
     for name, tasks in (("one", "*"), ("two", ["task_0", "new"])):
         config = build_config(tmp_path, extended, name, start_from=str(tmp_path / "runs/base"))
-        model = run(replace(config, data=replace(config.data, tasks=tasks)))
+        model = run(replace(config, routing=routing, data=replace(config.data, tasks=tasks)))
         masks.append([m.mask[-1].numpy() for m in model.trunk.modules() if isinstance(m, TaskRouter)])
     for one, two in zip(*masks, strict=True):
         np.testing.assert_array_equal(one, two)
+    said = "the masks of 1 new routes are drawn as with random, the others stay" in capsys.readouterr().err
+    assert said == (strategy == "affinity")
 
 
 @pytest.mark.parametrize("first", ["shared", "route"])
