@@ -57,6 +57,14 @@ def check_routes(config: Config, data: RunData, found: ChosenRoutes) -> Iterator
         f"{sizes.max()} each; a forward pass trains {per_pass:.3g} labels per image on average, and costs {cost:.2g} of one "
         "through the plain network.",
     )
+    if share := config.routing.dense_part:
+        whole = share + (1 - share) * cost
+        yield Finding(
+            "note",
+            "routes",
+            f"magnitude trains the whole network in the first {share:.3g} of the run: on average a step costs {whole:.2g} of one "
+            f"of the plain network, {whole / cost:.2g} times as much as with random masks.",
+        )
     is_shared = sizes[list(routes.route_of)] > 1
     if rare := [data.tasks[i].name for i in np.flatnonzero(is_shared & (shares * batch_size < 1))]:
         tasks = count_of(len(rare), "task has", plural="tasks have")

@@ -15,7 +15,7 @@ from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.routes import Routes
 from matl_scale.routing.affine import AffineWeights, RouteAffine, affine_norms, initial_affine
 from matl_scale.routing.batch_norm import Statistics
-from matl_scale.routing.masks import EarlierMasks
+from matl_scale.routing.masks import EarlierMasks, UnitScores
 from matl_scale.routing.surgery import route_by_spec
 
 # of ImageNet's training images, in the order R, G, B: what torchvision's weights expect
@@ -93,14 +93,14 @@ def build_model(
     seed: int,
     image_size: int,
     routes: Routes | None = None,
-    earlier: EarlierMasks | None = None,
+    earlier: EarlierMasks | UnitScores | None = None,
     closeness: np.ndarray | None = None,
     outline: bool = False,
 ) -> RoutedModel:
     """Builds the network for images of `image_size` pixels. Its weights and masks are a pure function of the arguments; routes
-    may keep masks of an earlier network. Without `routes`, every task has its own. The strategy `affinity` lays masks by the
-    `closeness` of routes, see `Closeness`. In an `outline`, the trunk's weights have no values: it is there to be counted
-    (`matl_scale.models.cost`), and cannot run.
+    may keep masks of an earlier network, or the units that scored highest in it. Without `routes`, every task has its own. The
+    strategy `affinity` lays masks by the `closeness` of routes, see `Closeness`. In an `outline`, the trunk's weights have no
+    values: it is there to be counted (`matl_scale.models.cost`), and cannot run.
 
     Raises:
         InputError: The backbone is unknown, cannot be routed or does not run on such images, σ leaves a layer without units,

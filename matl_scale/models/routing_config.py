@@ -1,6 +1,6 @@
 """The section `routing` of a config: which tasks share a route, and what of the trunk a route uses."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -14,7 +14,10 @@ from matl_scale.routing.masks import MaskSpec, Strategy
 
 Execution = Literal["subnetwork", "masked"]
 Grouping = Literal["affinity", "random", "order"]
+DENSE_SHARE = 0.3  # with `auto`
 Setting = Literal["auto", "task", "one"] | int | dict[str, list[str] | str] | str
+
+NEEDS_IDLE_UNITS = {"roaming": "there is none to move to", "magnitude": "there is nothing to choose"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +49,14 @@ class RoutingConfig:
     """`random` units per route, or `partition`: a fraction σ of the units common to all, the others split between them.
     `affinity`: routes whose tasks' training labels go together have more units in common, unrelated ones as many as random.
     `roaming`: random at first; then each route gives up a unit of each layer at every `interval`, and takes one that it has not
-    tried, until it has tried all."""
+    tried, until it has tried all. `magnitude`: all routes have all units at first; after `dense_share` of the run, each keeps
+    those that matter most to its tasks."""
     interval: int | Auto = "auto"
     """Steps between two moves of the masks, with the strategy roaming. `auto`: so that each route has tried all units after 80 %
     of the run, as far as each route is drawn between two moves."""
+    dense_share: float | Auto = "auto"
+    """With the strategy magnitude, the share of the run's steps in which every route has all units; which of them matter to a
+    route is measured in the second half of these steps. `auto`: 0.3."""
     statistics: Statistics | Literal["task"] = "route"
     """Running norm statistics per `route` (`task` in older configs), or `shared` by all routes (to compare with)."""
     affine: Affine = "shared"
@@ -75,11 +82,7 @@ class RoutingConfig:
                 f"`routing.interval` should be auto with the strategy {self.strategy}, whose masks do not move. Got "
                 f"{self.interval}."
             )
-        if self.strategy == "roaming" and all(sigma == 1 for sigma in (self.sigma, *self.sigmas.values())):
-            raise InputError(
-                "`routing.strategy` = roaming needs `routing.sigma` below 1: with 1, which is also what auto takes for a single "
-                "route, every route has all units, and there is none to move to. Set a smaller σ, or the strategy random."
-            )
+        self._check_strategy()
         if isinstance(self.routes, int) and self.routes < 1:
             raise InputError(f"`routing.routes` should be at least 1. Got {self.routes}.")
         if isinstance(self.routes, dict) and not self.routes:
@@ -90,6 +93,37 @@ class RoutingConfig:
     def given_sigmas(self) -> list[float | Auto]:
         """Returns every σ that the section gives."""
         return [self.sigma, *self.sigmas.values(), *([] if self.sigma_last == "none" else [self.sigma_last])]
+
+    def _check_strategy(self) -> None:
+        if self.dense_share != AUTO and not 0 < self.dense_share < 1:
+            raise InputError(f"`routing.dense_share` should be above 0 and below 1, or auto. Got {self.dense_share}.")
+        if self.dense_share != AUTO and self.strategy != "magnitude":
+            raise InputError(
+                f"`routing.dense_share` should be auto with the strategy {self.strategy}, which has no dense part. Got "
+                f"{self.dense_share}."
+            )
+        if self.strategy in NEEDS_IDLE_UNITS and all(sigma == 1 for sigma in self.given_sigmas()):
+            raise InputError(
+                f"`routing.strategy` = {self.strategy} needs `routing.sigma` below 1: with 1, which is also what auto takes for a "
+                f"single route, every route has all units, and {NEEDS_IDLE_UNITS[self.strategy]}. Set a smaller σ, or the strategy "
+                "random."
+            )
+        if self.strategy == "magnitude" and self.affine == "route":
+            raise InputError(
+                "`routing.affine` should be shared with `routing.strategy` = magnitude, which measures by the weights of the norms "
+                "how much units matter. Got route."
+            )
+
+    @property
+    def dense_part(self) -> float:
+        """The share of a run in which every route has all units; 0 if there is no such part."""
+        if self.strategy != "magnitude":
+            return 0.0
+        return DENSE_SHARE if self.dense_share == AUTO else self.dense_share
+
+    def of_subnetworks(self) -> "RoutingConfig":
+        """Returns settings that draw masks of the size that routes have after the dense part, if there is one."""
+        return replace(self, strategy="random", dense_share=AUTO) if self.dense_part else self
 
     def mask_spec(self, num_routes: int, seed: int, closeness: np.ndarray | None = None) -> MaskSpec:
         """Returns how the masks of a network with `num_routes` routes are drawn, for `affinity` from how close routes are

@@ -22,6 +22,7 @@ DRAWN: tuple[Strategy, ...] = (
     "random",
     "partition",
 )  # whose masks follow from a config; of the others, checkpoints tell them
+SCORE_DIGITS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,8 @@ class MaskSpec:
         sigmas: Sharing ratios of some layers, by patterns of module names (`layers.matches`); the last one that matches counts.
         layers: Patterns of the modules whose convs are routed.
         start: A pattern: layers before the first conv that it matches are not routed. Empty for none.
-        strategy: `random`, `partition` or `affinity`. The masks of the others are random ones at first.
+        strategy: `random`, `partition`, `affinity`, or `magnitude`, with which all routes keep all units until their scores are
+            known (`keep_best`). The masks of the others are random ones at first.
         closeness: How close routes are, for `affinity`. Without it they count as unrelated, which serves to count what a network
             costs.
         align: The number of units that a route keeps is a multiple of this, unless σ = 1, which keeps all units.
@@ -105,6 +107,17 @@ class EarlierMasks:
     route_names: Sequence[str]
 
 
+@dataclass(frozen=True, kw_only=True)
+class UnitScores:
+    """How much each unit matters to each route (`magnitude`).
+
+    Attributes:
+        scores: By the name of the router, float64, shape `(num_routes, num_units)`. Routers of one stream agree on its units.
+    """
+
+    scores: Mapping[str, torch.Tensor]
+
+
 def draw_masks(spec: MaskSpec, num_units: int, layer: str) -> torch.Tensor:
     """Draws the routing mask of one layer. A pure function of its arguments: the same on every rank and device.
 
@@ -125,6 +138,8 @@ def draw_masks(spec: MaskSpec, num_units: int, layer: str) -> torch.Tensor:
             f"`routing.align` should be from 1 to the number of units of every layer; layer `{layer}` has {num_units}. "
             f"Got {spec.align}."
         )
+    if spec.strategy == "magnitude":  # dense at first
+        return torch.ones(spec.num_routes, num_units, dtype=torch.bool)
     seed = derive_seed(spec.seed, "masks", layer)
     generator = torch.Generator().manual_seed(seed)
     if spec.closeness is not None and np.isfinite(spec.closeness.pairs).any():
@@ -161,6 +176,28 @@ def extend_masks(spec: MaskSpec, earlier: EarlierMasks, masks: torch.Tensor, lay
             for route_id, name in zip(earlier.route_ids, earlier.route_names, strict=True)
         ]
     )
+
+
+def keep_best(scores: torch.Tensor, num_active: int) -> torch.Tensor:
+    """Keeps the units of a layer that score highest for each route.
+
+    Scores are compared to `SCORE_DIGITS` significant digits, so that the last bits of sums, which depend on the number of ranks,
+    decide nothing; of equal ones, the units with lower indices are kept. Units that no route keeps stay idle: what is put to use
+    for its own sake would take the place of a unit that matters.
+
+    Args:
+        scores: Not negative, float64, shape `(num_routes, num_units)`.
+        num_active: How many units each route keeps.
+
+    Returns:
+        Bool mask on the CPU, shape `(num_routes, num_units)`.
+    """
+    values = scores.cpu()
+    exponents = torch.floor(torch.log10(values.clamp(min=torch.finfo(torch.float64).tiny)))
+    unit = 10.0 ** (exponents - (SCORE_DIGITS - 1)).clamp(min=-300)
+    order = (torch.round(values / unit) * unit).argsort(dim=1, descending=True, stable=True)
+    masks = torch.zeros(scores.shape, dtype=torch.bool)
+    return masks.scatter_(1, order[:, :num_active], True)
 
 
 def draw_random(num_routes: int, num_units: int, num_active: int, generator: torch.Generator) -> torch.Tensor:

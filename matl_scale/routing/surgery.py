@@ -22,11 +22,13 @@ from matl_scale.routing.masks import (
     EarlierMasks,
     MaskSpec,
     Strategy,
+    UnitScores,
     draw_masks,
     explain_narrow,
     extend_masks,
     find_most_routes,
     find_split,
+    keep_best,
 )
 from matl_scale.routing.router import TaskRouter
 from matl_scale.routing.units import ChannelMap, Stream, build_index_table
@@ -67,7 +69,8 @@ def route(
         layers: Patterns of the modules whose convs are routed. The others keep all units for all routes, and their norms have
             one row of statistics.
         start: A pattern: convs before the first one that it matches are not routed.
-        strategy: How masks are drawn: `random`, `partition`, or `affinity`, which needs `closeness` for new masks.
+        strategy: How masks are drawn: `random`, `partition`, or `affinity`, which needs `closeness` for new masks; with
+            `magnitude` all units are active.
         closeness: How close routes are to each other.
         statistics: Whether running statistics belong to each `route` or are `shared`.
         affine: Whether norms in routed layers use affine weights that are `shared`, or those of each `route`, which `forward` is
@@ -107,10 +110,10 @@ def route_by_spec(
     backbone: nn.Module,
     spec: MaskSpec,
     statistics: Statistics,
-    earlier: EarlierMasks | None = None,
+    earlier: EarlierMasks | UnitScores | None = None,
     affine: Affine = "shared",
 ) -> fx.GraphModule:
-    """Does what `route()` does, with masks drawn by `spec`."""
+    """Does what `route()` does, with masks drawn by `spec`, or by what an earlier network says of its units."""
     routed = trace(backbone)
     channels = trace_channels(routed)
     columns = draw_stream_masks(channels, spec, earlier)
@@ -151,7 +154,9 @@ def trace(backbone: nn.Module) -> fx.GraphModule:
     return graph_module
 
 
-def draw_stream_masks(channels: ChannelMap, spec: MaskSpec, earlier: EarlierMasks | None) -> dict[int, torch.Tensor]:
+def draw_stream_masks(
+    channels: ChannelMap, spec: MaskSpec, earlier: EarlierMasks | UnitScores | None
+) -> dict[int, torch.Tensor]:
     """Draws the mask of each stream that is routed. Returns the mask column of every unit in it: bool, shape `(num_routes,)`."""
     columns: dict[int, torch.Tensor] = {}
     chosen = zip(channels.streams, choose_sigmas(channels.streams, channels.convs, spec), strict=True)
@@ -169,7 +174,10 @@ def draw_stream_masks(channels: ChannelMap, spec: MaskSpec, earlier: EarlierMask
             )
         if earlier:
             saved = torch.stack([before[unit] for unit in stream.units.tolist()], dim=1)
-            mask = extend_masks(own, earlier, saved, stream.name)
+            if isinstance(earlier, UnitScores):
+                mask = keep_best(saved, own.count_active(num_units))
+            else:
+                mask = extend_masks(own, earlier, saved, stream.name)
         else:
             mask = draw_masks(own, num_units, stream.name)
         columns.update(zip(stream.units.tolist(), mask.unbind(dim=1), strict=True))
@@ -185,8 +193,10 @@ def check_partition(spec: MaskSpec, routed: Sequence[tuple[Stream, float]]) -> N
         raise explain_narrow(own, num_units, name)
 
 
-def earlier_columns(channels: ChannelMap, earlier: EarlierMasks | None, routed: set[int]) -> dict[int, torch.Tensor]:
-    """Returns the mask column in an earlier network of every unit that is routed; empty if there is no such network.
+def earlier_columns(
+    channels: ChannelMap, earlier: EarlierMasks | UnitScores | None, routed: set[int]
+) -> dict[int, torch.Tensor]:
+    """Returns the column in an earlier network's masks, or scores, of every unit that is routed; empty if there is none.
 
     Raises:
         InputError: The earlier network has other layers.
@@ -197,7 +207,8 @@ def earlier_columns(channels: ChannelMap, earlier: EarlierMasks | None, routed: 
         units = channels.units(node).tolist()
         if routed.isdisjoint(units):
             continue
-        mask = earlier.masks.get(router_name(str(node.target)))
+        found = earlier.scores if isinstance(earlier, UnitScores) else earlier.masks
+        mask = found.get(router_name(str(node.target)))
         if mask is None or mask.shape[1] != len(units):
             raise InputError(
                 f"The network to start from should have {len(units)} routed units in layer `{node.target}`, as this one has. "

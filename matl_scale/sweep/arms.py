@@ -16,7 +16,8 @@ from matl_scale.sweep.settings import check_free, value_of
 from matl_scale.train.parse_config import check_config_file, parse_config
 
 MAX_PARTITION_ROUTES = 8
-FIXED_MASKS = {"routing.strategy": "random", "routing.interval": "auto"}  # whatever the sweep's config says of masks
+# whatever the sweep's config says of masks
+FIXED_MASKS = {"routing.strategy": "random", "routing.interval": "auto", "routing.dense_share": "auto"}
 HARD_SHARING = {
     "routing.routes": "one",
     "routing.sigma": 1.0,

@@ -1,13 +1,14 @@
 """What a step of a run costs: labels and multiply-adds, before it is run and after."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from matl_scale.models.cost import count_training
-from matl_scale.models.network import build_model
+from matl_scale.models.network import RoutedModel, build_model
+from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.runs.sweep_folder import BudgetKind
 from matl_scale.train.resolve import ResolvedRun
 from matl_scale.train.run_data import RunData
@@ -21,13 +22,17 @@ class RunCosts:
     shares: np.ndarray  # the share of the slots that each route gets, shape `(num_routes,)`
     images: np.ndarray  # images of a slot of each route, shape `(num_routes,)`
     multiply_adds: np.ndarray  # of training an image on each route, shape `(num_routes,)`
+    # the same in the dense part of a run, where it has one (`routing.dense_share`), and the share of the steps in it
+    dense_multiply_adds: np.ndarray
+    dense_share: float
     labels_per_step: float
     num_labels: int  # labels of the training split
     parameters: int  # of trunk and heads
 
     def of_a_step(self, kind: BudgetKind) -> float:
-        """Returns what a step has of a budget, on average over a round of routes."""
-        per_slot = self.images * self.multiply_adds
+        """Returns what a step has of a budget, on average over a round of routes, and over the parts of a run."""
+        per_image = self.dense_share * self.dense_multiply_adds + (1 - self.dense_share) * self.multiply_adds
+        per_slot = self.images * per_image
         amounts = {
             "steps": 1.0,
             "labels": self.labels_per_step,
@@ -58,20 +63,38 @@ def measure_costs(resolved: ResolvedRun, data: RunData) -> RunCosts:
     """
     config, routes, step = resolved.config, resolved.routes.routes, resolved.step_labels
     classes = list(data.num_classes.values())
-    model = build_model(config.model, config.routing, classes, config.run.seed, data.image_size, routes, outline=True)
     is_frozen = config.run.freeze == "trunk"
+
+    def build_outline(routing: RoutingConfig) -> RoutedModel:
+        return build_model(config.model, routing, classes, config.run.seed, data.image_size, routes, outline=True)
+
+    def count(model: RoutedModel) -> np.ndarray:
+        return np.array([count_training(model, route, is_frozen) for route in range(routes.num_routes)], float)
+
+    model, dense_share = build_outline(config.routing.of_subnetworks()), config.routing.dense_part
     return RunCosts(
         slots_per_step=step.slots_per_step,
         shares=step.shares,
         images=step.images,
-        multiply_adds=np.array([count_training(model, route, is_frozen) for route in range(routes.num_routes)], float),
+        multiply_adds=count(model),
+        dense_multiply_adds=count(build_outline(config.routing) if dense_share else model),
+        dense_share=dense_share,
         labels_per_step=step.labels_per_step,
         num_labels=step.num_labels,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
     )
 
 
-def measure_trained(costs: RunCosts, draws: Mapping[int, int]) -> tuple[int, float]:
-    """Returns the images that a run has trained and the multiply-adds of that, by how many slots each route has had."""
+def measure_trained(
+    costs: RunCosts, draws: Mapping[int, int], dense_draws: Sequence[int] | None = None
+) -> tuple[int, float]:
+    """Returns the images that a run has trained and the multiply-adds of that, by how many slots each route has had; of them
+    `dense_draws` in the dense part of the run, by route, where it has one."""
     images = {route: number * int(costs.images[route]) for route, number in draws.items()}
-    return sum(images.values()), sum(number * float(costs.multiply_adds[route]) for route, number in images.items())
+    dense = {route: dense_draws[route] * int(costs.images[route]) if dense_draws else 0 for route in draws}
+    multiply_adds = sum(
+        dense[route] * float(costs.dense_multiply_adds[route])
+        + (images[route] - dense[route]) * float(costs.multiply_adds[route])
+        for route in draws
+    )
+    return sum(images.values()), multiply_adds

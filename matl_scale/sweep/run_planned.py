@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
+from matl_scale.runs.checkpoints.checkpoint import load_state, open_checkpoint
 from matl_scale.runs.layout import RunFolder
 from matl_scale.runs.records import read_records
 from matl_scale.runs.sweep_folder import Outcome, PlannedRun, SweepFolder, SweepPlan
@@ -77,7 +78,7 @@ def measure_outcome(folder: Path, images_per_s: float) -> Outcome:
     last = read_last_draws(folder)
     route_of = dict(zip(data.task_names, resolved.routes.routes.route_of, strict=True))
     draws = {route_of[task]: number for task, number in zip(last["task"], last["draws"], strict=True)}
-    images, multiply_adds = measure_trained(costs, draws)
+    images, multiply_adds = measure_trained(costs, draws, read_dense_draws(folder) if costs.dense_share else None)
     labels = sum(last["labels"])
     return Outcome(
         status="finished",
@@ -90,6 +91,12 @@ def measure_outcome(folder: Path, images_per_s: float) -> Outcome:
         parameters=costs.parameters,
         images_per_s=images_per_s,
     )
+
+
+def read_dense_draws(folder: Path) -> list[int]:
+    """Returns how many slots each route of a finished run had in its dense part."""
+    draws: list[int] = load_state(open_checkpoint(folder))["dense_draws"].tolist()
+    return draws
 
 
 def read_last_draws(folder: Path) -> dict[str, list[Any]]:

@@ -20,7 +20,7 @@ from matl_scale.errors import InputError
 from matl_scale.models.network import RoutedModel, build_ema, build_model, move_model
 from matl_scale.models.pretrained import fetch_weights
 from matl_scale.routes import Routes
-from matl_scale.routing.masks import EarlierMasks
+from matl_scale.routing.masks import EarlierMasks, UnitScores
 from matl_scale.routing.subnetwork import SlicedNetwork
 from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo, load_state
 from matl_scale.runs.checkpoints.compatibility import check_network
@@ -34,6 +34,8 @@ from matl_scale.train.health.nonfinite import NonfiniteGuard
 from matl_scale.train.keep_evaluation import EvaluationKeeper
 from matl_scale.train.length import PARTS_TO_FIT, Length
 from matl_scale.train.losses.task_loss import TaskLoss
+from matl_scale.train.masks.dense_part import DensePart
+from matl_scale.train.masks.importance import UnitImportance
 from matl_scale.train.masks.move_times import MoveTimes
 from matl_scale.train.masks.roaming import Roaming, count_moves
 from matl_scale.train.meter import Meter
@@ -62,6 +64,7 @@ class Components:
     learning_rate: LearningRate  # as a function of the step
     meter: Meter  # measures the steps
     train_step: TrainStep  # computes a step
+    dense_part: DensePart | None  # the first steps of a run of the strategy magnitude
     sampler: RouteSampler  # says which route runs in which slot
     order: RouteOrder  # the batches of every route
     losses: list[TaskLoss]  # the loss of every task
@@ -99,7 +102,7 @@ def build_network(
     data: RunData,
     routes: Routes,
     device: torch.device,
-    earlier: EarlierMasks | None = None,
+    earlier: EarlierMasks | UnitScores | None = None,
     closeness: np.ndarray | None = None,
 ) -> RoutedModel:
     """Builds the network of a run on a device; its routes keep the masks that they had in an earlier network, if any. By
@@ -144,10 +147,13 @@ def build_state(
         config = without_download(config)
     elif config.model.pretrained:
         fetch_on_every_machine(config.model.name, accelerator)
-    earlier = masks_of_checkpoint(source, saved, routes.names) if source and opened.has_masks else None
+    is_magnitude = config.routing.strategy == "magnitude"
+    # a network that `magnitude` starts from is dense, and so is what it starts with
+    has_masks = opened.has_masks and not (is_magnitude and opened.start)
+    earlier = masks_of_checkpoint(source, saved, routes.names) if source and has_masks else None
     model = build_network(config, data, routes, accelerator.device, earlier, closeness)
     if opened.start:
-        copy_weights(model, saved, opened.start, data.task_names)
+        copy_weights(model, saved, opened.start, data.task_names, by_task=is_magnitude)
     if opened.checkpoint:
         check_checkpoint(opened.checkpoint, config, data, model)
     ema = build_ema(model, config.train.ema_decay)
@@ -166,6 +172,8 @@ def build_state(
         labels_seen=np.zeros(routes.num_tasks, dtype=np.int64),
         length=length,
     )
+    if is_magnitude and (opened.checkpoint is None or saved.get("importance") is not None):
+        state.importance = UnitImportance(model)
     if opened.checkpoint:
         if "optimizer" not in saved:
             raise InputError(
@@ -249,7 +257,9 @@ def build_components(resolved: ResolvedRun, data: RunData, accelerator: Accelera
             clip_norm=config.train.clip_norm,
             channels_last=config.train.channels_last,
             frozen=FrozenPart(state.model, frozen) if frozen else None,
+            importance=state.importance,
         ),
+        dense_part=DensePart(share=share, length=length) if (share := config.routing.dense_part) else None,
         sampler=sampler,
         order=order,
         losses=losses,

@@ -28,7 +28,7 @@ def build_routes(
     config: Config, data: RunData, checkpoint: CheckpointInfo | None, start: CheckpointInfo | None
 ) -> ChosenRoutes:
     """Chooses which tasks share a route. A run that resumes keeps the routes of its checkpoint, one that starts with a network
-    extends those of the network, and any other chooses them anew.
+    extends those of the network (but for `magnitude`, where that is dense), and any other chooses them anew.
 
     Raises:
         InputError: `routing.routes` does not fit the tasks, that checkpoint, or that network; or `routing.strategy` does not
@@ -46,7 +46,7 @@ def build_routes(
         earlier = read_saved(checkpoint.config).routing
         check_resumed_routes(config.routing, earlier, checkpoint.routes, labels.names, checkpoint.folder)
         found = ChosenRoutes(routes=checkpoint.routes, setting=earlier.routes)
-    elif start is not None:
+    elif start is not None and config.routing.strategy != "magnitude":
         if config.run.freeze == "old":
             check_whole_heads(labels, start.routes, list(start.classes))
         cost = build_pass_cost(config, labels, data.image_size)

@@ -78,9 +78,11 @@ class Config:
     track: TrackConfig = field(default_factory=TrackConfig)
 
     def __post_init__(self) -> None:
-        if self.routing.strategy == "roaming" and self.run.freeze != "nothing":
+        reasons = {"roaming": "changes the units of every route", "magnitude": "trains the whole trunk for all routes"}
+        strategy = self.routing.strategy
+        if strategy in reasons and self.run.freeze != "nothing":
             raise InputError(
-                f"`run.freeze` should be nothing with `routing.strategy` = roaming, which changes the units of every route. Got "
+                f"`run.freeze` should be nothing with `routing.strategy` = {strategy}, which {reasons[strategy]}. Got "
                 f"{self.run.freeze!r}."
             )
 

@@ -60,6 +60,10 @@ class Clock:
         self.steps = 0  # of this start
         self.step_s = 0.0  # seconds per step, of late
 
+    def restart(self) -> None:
+        """Forgets how long a step takes, because the next ones take another time."""
+        self.steps, self.step_s = 0, 0.0
+
     def add(self, passed_s: float) -> None:
         """Adds a step that took so many seconds."""
         self.seconds += passed_s

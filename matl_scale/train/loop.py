@@ -3,10 +3,12 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from accelerate import Accelerator
 
+from matl_scale.errors import RunError
 from matl_scale.metrics.names import MAIN_METRIC, METRIC_LABELS
 from matl_scale.metrics.task_metrics import TaskMetrics, describe_means, describe_not_learned
 from matl_scale.progress import TrainProgress, format_duration
@@ -19,12 +21,15 @@ from matl_scale.train.health.slurm import find_interval_problem, read_job, time_
 from matl_scale.train.health.stop import StopRequest
 from matl_scale.train.health.watchdog import Watchdog
 from matl_scale.train.length import FIRST_FIT, PARTS_TO_FIT
+from matl_scale.train.masks.dense_part import DensePart
 from matl_scale.train.prediction_log import PredictionLog
 from matl_scale.train.process_group import on_main
 from matl_scale.train.run_data import RunData
 from matl_scale.train.schedule import Schedule
 from matl_scale.train.state import TrainState
 from matl_scale.train.step.optim import set_learning_rate
+
+Ending = Literal["finished", "dense part", "stopped"]  # of a run's steps
 
 PROGRESS_METRICS = (MAIN_METRIC, "decided_balanced_accuracy", "auroc")
 MAX_NAMED = 3  # tasks in a line of progress
@@ -73,18 +78,23 @@ class Run:
         return self.components.schedule
 
 
-def run_steps(run: Run, lacks_evaluation: bool) -> bool:
+def run_steps(run: Run, lacks_evaluation: bool) -> Ending:
     """Runs the remaining steps, and first the evaluation after the last step of an earlier start, if that is missing.
 
     Returns:
-        Whether the run has reached its end; False if it was asked to stop.
+        How they ended: at the end of the run, at that of its dense part, or because the run was asked to stop.
+
+    Raises:
+        RunError: The run ended in its dense part.
     """
     state, schedule = run.state, run.schedule
     is_evaluated = not lacks_evaluation or evaluate(run)
     run.recorder.wait_for_tables()  # the loader's processes are forked now
     if not is_evaluated:
-        return False
+        return "stopped"
     while not schedule.is_last(state.step):
+        if state.importance is not None and dense_part_of(run).is_over(state.step):
+            return "dense part"
         stopping = run_step(run)
         with run.components.meter.paused():
             if not stopping and schedule.is_evaluated_after(state.step):
@@ -97,8 +107,18 @@ def run_steps(run: Run, lacks_evaluation: bool) -> bool:
             run.progress.say(
                 f"stopped after step {state.step} ({run.stop.explain()}), with a checkpoint; the same line started again goes on"
             )
-            return False
-    return True
+            return "stopped"
+    if state.importance is not None:
+        raise RunError(
+            f"The run ended after step {state.step}, in its dense part: `routing.dense_share` leaves no steps for "
+            "the sub-networks. Give it more time (`train.minutes`), or lower the share."
+        )
+    return "finished"
+
+
+def dense_part_of(run: Run) -> DensePart:
+    assert run.components.dense_part is not None
+    return run.components.dense_part
 
 
 def run_step(run: Run) -> bool:
@@ -113,7 +133,8 @@ def run_step(run: Run) -> bool:
     sampling_step = state.sampling_step(num_slots)
     routes = components.sampler.routes(sampling_step)
     run.watchdog.beat(describe_step(run, routes))
-    result = components.train_step(routes, components.batches, stop=bool(run.stop.reason))
+    measured = state.importance is not None and dense_part_of(run).is_measured(state.step)
+    result = components.train_step(routes, components.batches, stop=bool(run.stop.reason), measured=measured)
     meter.update(result)
     if result.sync.damaged.any():  # known to all ranks
         share_damage(run.accelerator, components.damage, result.damage, components.saver.folder.path)

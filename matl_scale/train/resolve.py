@@ -22,6 +22,7 @@ from matl_scale.train.defaults import fill, rules
 from matl_scale.train.defaults.describe import describe_choices
 from matl_scale.train.defaults.facts import Machine, RunFacts, read_machine
 from matl_scale.train.evaluation import EvalConfig
+from matl_scale.train.masks.dense_part import check_dense_part
 from matl_scale.train.resume.start_from import find_frozen_tasks, find_start
 from matl_scale.train.run_data import TRAIN_SPLIT, RunData, build_run_data, check_train_data
 from matl_scale.train.step.sampling import RouteSampler, build_sampler
@@ -98,7 +99,7 @@ def resolve_run(
     if checkpoint is not None:
         config = inherit_from_checkpoint(config, checkpoint, machine.num_ranks)
     elif start is not None:
-        config = fill.inherit(config, read_saved(start.config), fill.NETWORK_KEYS)
+        config = fill.inherit(config, read_saved(start.config), fill.keys_of_network(config))
     old_tasks = checkpoint.frozen if checkpoint else start.classes if start else ()
     frozen = find_frozen_tasks(config.run, old_tasks, data.task_names)
     fills = choose_fills(config.data.missing, data.tasks, config.data.balance, frozen)
@@ -117,9 +118,12 @@ def resolve_run(
     num_slots = machine.num_ranks * chosen(config.train.accumulate)
     sizes = np.array([count_labelled(labels, tasks, fills) for tasks in found.routes.tasks_of])
     sampler = build_sampler(config.tasks, found.routes.names, sizes, config.run.seed, num_slots)
+    dense_share = config.routing.dense_part
     step_labels = measure_step(sampler, sizes, per_task, found.routes, chosen(config.data.batch_size))
     check_interval(config, step_labels.steps_per_draw)
     config, num_steps = fill_length(config, facts, step_labels)
+    if dense_share and checkpoint is None and not config.train.minutes:
+        check_dense_part(dense_share, num_steps, sampler, found.routes)
     passes = step_labels.passes(num_steps)
     config = fill.fill_only_auto(config, {"data.augment": rules.choose_augment(facts.image_size, passes)})
     rarest = measure_rarest(data, config.eval)

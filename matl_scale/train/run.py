@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -19,10 +19,11 @@ from matl_scale.train.health.stop import StopRequest
 from matl_scale.train.health.watchdog import Watchdog, explain_lost_ranks
 from matl_scale.train.loop import Hooks, Run, run_steps
 from matl_scale.train.losses.task_loss import check_losses
+from matl_scale.train.masks.carve import build_carved
 from matl_scale.train.process_group import on_main
 from matl_scale.train.resolve import ResolvedRun, resolve_run
 from matl_scale.train.resume.open_run import OpenedRun, open_run
-from matl_scale.train.resume.prepare_folder import build_run_folder, describe_resumption
+from matl_scale.train.resume.prepare_folder import build_run_folder, describe_resumption, describe_subnetworks
 from matl_scale.train.resume.start_from import describe_start
 from matl_scale.train.run_data import RunData, build_run_data, check_train_data
 
@@ -115,7 +116,7 @@ def train(
             hooks=hooks or Hooks(),
             first_step=state.step,
         )
-        return RunOutcome(stopped=not run_to_end(run, lacks_evaluation), step=state.step)
+        return run_to_end(run, lacks_evaluation, lambda dense: begin_subnetworks(config, dense))
 
 
 def describe_origin(opened: OpenedRun, resolved: ResolvedRun, data: RunData, world_size: int) -> list[str]:
@@ -133,19 +134,30 @@ def describe_origin(opened: OpenedRun, resolved: ResolvedRun, data: RunData, wor
     return lines
 
 
-def run_to_end(run: Run, lacks_evaluation: bool) -> bool:
-    """Runs the steps, and closes the records with the run's final status. Returns whether it reached its end."""
+def run_to_end(run: Run, lacks_evaluation: bool, after_dense_part: Callable[[Run], Run]) -> RunOutcome:
+    """Runs the steps, and closes the records with the run's final status. `after_dense_part` returns what a run goes on with."""
     status, stopped = "FAILED", False
     try:
         with run.progress:
-            stopped = not run_steps(run, lacks_evaluation)
+            while (ending := run_steps(run, lacks_evaluation)) == "dense part":
+                run, lacks_evaluation = after_dense_part(run), False
+            stopped = ending == "stopped"
         status = run.stop.status if stopped else "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
         raise
     finally:
         close_run(run, status, stopped)
-    return not stopped
+    return RunOutcome(stopped=stopped, step=run.state.step)
+
+
+def begin_subnetworks(config: Config, run: Run) -> Run:
+    """Returns a run behind its dense part, in which each route keeps the units that matter most to its tasks, and says so."""
+    run.watchdog.beat(f"the sub-networks after step {run.state.step}")
+    carved = replace(run, components=build_carved(config, run.data, run.accelerator, run.components))
+    line = on_main(run.accelerator, lambda: describe_subnetworks(config, carved.state))
+    run.progress.say(line)
+    return carved
 
 
 def close_run(run: Run, status: str, stopped: bool) -> None:

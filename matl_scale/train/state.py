@@ -10,6 +10,7 @@ from torch.optim.swa_utils import AveragedModel
 from matl_scale.models.network import RoutedModel
 from matl_scale.routing.move import stream_masks
 from matl_scale.train.length import Clock, Length
+from matl_scale.train.masks.importance import UnitImportance
 from matl_scale.train.masks.moves import Moves
 from matl_scale.train.meter import Tally
 
@@ -29,6 +30,10 @@ class TrainState:
     draws: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     # labels that each task has been trained on, shape `(num_tasks,)`
     labels_seen: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    # with the strategy `magnitude`: how much each unit matters to each route, in the dense part; None after it, and without one
+    importance: UnitImportance | None = None
+    # slots that each route has had in the dense part, as far as that is over, shape `(num_routes,)`
+    dense_draws: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     tally: Tally = field(default_factory=Tally)  # sums over the steps since the last record
     moves: Moves = field(default_factory=Moves)  # how its masks have moved
     clock: Clock = field(default_factory=Clock)  # how long its steps have taken
@@ -68,6 +73,8 @@ class TrainState:
             "slots": self.slots,
             "draws": torch.from_numpy(self.draws),
             "labels_seen": torch.from_numpy(self.labels_seen),
+            "importance": None if self.importance is None else self.importance.sums,
+            "dense_draws": torch.from_numpy(self.dense_draws),
             "tally": asdict(self.tally),
             "moves": self.moves.state_dict(),
             "length": asdict(self.length),
@@ -89,6 +96,10 @@ class TrainState:
         self.draws = state["draws"].numpy().copy()
         if "labels_seen" in state:  # an older version did not count them
             self.labels_seen = state["labels_seen"].numpy().copy()
+        if self.importance is not None:
+            self.importance.sums.copy_(state["importance"])
+        if "dense_draws" in state:
+            self.dense_draws = state["dense_draws"].numpy().copy()
         self.tally = Tally(**state["tally"])
         if "moves" in state:  # in an older version, masks stayed
             self.moves.load_state_dict(state["moves"])

@@ -7,6 +7,8 @@ from matl_scale.text import count_of
 from matl_scale.train.config import Config
 from matl_scale.train.defaults import rules
 from matl_scale.train.defaults.facts import Machine
+from matl_scale.train.length import Length
+from matl_scale.train.masks.dense_part import DensePart
 
 
 def describe_choices(
@@ -32,6 +34,8 @@ def describe_choices(
         f"{describe_auto(config.train.ema_decay, 'over the last twentieth')}",
         describe_length(config, passes),
     ]
+    if share := config.routing.dense_part:
+        lines.append(describe_dense_part(config, share))
     if given.checkpoint.best == AUTO:
         lines.append(describe_best(config, rarest))
     if given.train.epochs != AUTO and given.train.steps != AUTO:
@@ -48,6 +52,15 @@ def describe_routes(config: Config, routes: Routes, machine: Machine) -> str:
         f"{routes.num_routes} routes for {count_of(routes.num_tasks, 'task')}, σ {describe_range(config.routing)}; {slots} per "
         f"step, with {count_of(batch, 'image')} each"
     )
+
+
+def describe_dense_part(config: Config, share: float) -> str:
+    """Says when the dense part of a run ends."""
+    first = f"the first {share:.3g} of them"
+    if not config.train.minutes:
+        length = Length(num_steps=chosen(config.train.steps))
+        first = f"the first {count_of(DensePart(share=share, length=length).num_steps, 'step')}"
+    return f"{first} train all units for all routes (dense); then each route keeps those that matter most to its tasks"
 
 
 def describe_auto(value: float | Auto, text: str) -> str:

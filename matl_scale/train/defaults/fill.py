@@ -24,6 +24,11 @@ NOT_INHERITED = (
 )  # fmt: skip
 
 
+def keys_of_network(config: Config) -> Sequence[str]:
+    """Returns the keys that a run takes from the network that it starts with; its σ is not among them where that is dense."""
+    return [key for key in NETWORK_KEYS if key != "routing.sigma" or config.routing.strategy != "magnitude"]
+
+
 def inherit(config: Config, earlier: Config, keys: Sequence[str] | None = None) -> Config:
     """Returns a config whose `auto` values are those of an earlier config; of some keys, or of all that may be inherited."""
     before = dict(walk(earlier))

@@ -13,6 +13,7 @@ FIXED_KEYS = (
 # what masks depend on that are not drawn anew, and so not compared
 MASK_KEYS = (
     "routing.sigma", "routing.sigma_last", "routing.sigmas", "routing.layers", "routing.start", "routing.align",
+    "routing.dense_share",
 )  # fmt: skip
 NETWORK_KEYS = (
     "model.name", "model.width", "model.stem", "routing.statistics", "routing.layers", "routing.start",
@@ -40,8 +41,9 @@ def check_resumable(checkpoint: CheckpointInfo, config: Config, train_shards: st
 
 def check_start(start: CheckpointInfo, config: Config, tasks: list[Task]) -> None:
     """Raises `InputError` if a run with this config and these tasks cannot start with the checkpoint's network."""
-    old = read_saved(start.config)
-    for key, before, now in differences(old, config, NETWORK_KEYS):
+    old, is_magnitude = read_saved(start.config), config.routing.strategy == "magnitude"
+    keys = tuple(key for key in NETWORK_KEYS if not key.startswith("routing.sigma") or not is_magnitude)
+    for key, before, now in differences(old, config, keys):
         raise InputError(f"`run.start_from`: {start.folder} was trained with `{key}` = {before!r}, not {now!r}.")
     if (old.routing.affine, config.routing.affine) == ("route", "shared"):
         raise InputError(

@@ -20,14 +20,31 @@ def build_run_folder(config: Config, data: RunData, state: TrainState, devices: 
     """Writes config, description, routes and masks, and drops what an earlier start left after the step of `state`.
     `devices` names what each rank computes on."""
     folder = RunFolder(config.run.folder)
-    write_text(folder.config_file, f"# {describe_sigma(config, state)}\n{dump_config(config)}")
+    write_network(config, state)
     LocalLog(folder.path).forget_after(state.step)
     set_aside_after(folder.checkpoints_folder, state.step)
     drop_after(folder.best_folder, state.step)
     params = dict(walk(config)) | {"manifest_id": data.manifest.id, "world_size": len(devices)}
     write_about(folder.path, params, data.describe(), devices)
     write_routes(folder.routes_file, data.task_names, state.model.routes)
+
+
+def write_network(config: Config, state: TrainState) -> None:
+    """Writes what follows from the masks: the config, whose first line says what σ came to, and the masks."""
+    folder = RunFolder(config.run.folder)
+    write_text(folder.config_file, f"# {describe_sigma(config, state)}\n{dump_config(config)}")
     save_masks(folder.path, state.model, state.move_arrays())
+
+
+def describe_subnetworks(config: Config, state: TrainState) -> str:
+    """Writes the masks that the dense part of a run ended with, and returns a line that says so."""
+    write_network(config, state)
+    smallest, largest = active_share(state.model.trunk)
+    share = f"{smallest:.3g}" if smallest == largest else f"{smallest:.3g} to {largest:.3g}"
+    return (
+        f"step {state.step}: the dense part is over; from here on each route keeps the {share} of a layer's units that matter "
+        "most to its tasks"
+    )
 
 
 def describe_sigma(config: Config, state: TrainState) -> str:

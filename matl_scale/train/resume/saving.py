@@ -56,7 +56,7 @@ class Saver:
         # there is none of decisions if no task has two classes in the split
         score = summary.get(self.best_metric, math.nan)
         if earlier:
-            comparable, best_score = self._score_of(earlier[-1])
+            comparable, best_score = self._score_of(earlier[-1], state)
             if comparable and (not math.isfinite(score) or (best_score is not None and score <= best_score)):
                 return ""
         info = self._describe(state) | {"score": score if math.isfinite(score) else None}
@@ -67,13 +67,16 @@ class Saver:
 
         return read_info(save_checkpoint(root, state.step, network, info, len(earlier) + 1, add_decisions)).sha256
 
-    def _score_of(self, best: Path) -> tuple[bool, float | None]:
-        """Returns whether a best network was chosen by today's metric and split, and its score. A damaged one was not."""
+    def _score_of(self, best: Path, state: TrainState) -> tuple[bool, float | None]:
+        """Returns whether a best network was chosen by today's metric and split, and its score. A damaged one was
+        not; and that of a dense part says nothing of the sub-networks after it."""
         try:
             info = read_info(best)
         except InputError:
             return False, None
         config = read_saved(info.config)
+        if config.routing.dense_part and info.masks != hash_masks(state.model):
+            return False, None
         return (config.checkpoint.best, config.eval.split) == (self.best_metric, self.split), info.score
 
     def _describe(self, state: TrainState) -> dict[str, Any]:

@@ -32,7 +32,9 @@ def find_start(start_from: str) -> CheckpointInfo | None:
         raise InputError(f"`run.start_from`: {error}") from error
 
 
-def copy_weights(model: RoutedModel, state: dict[str, Any], start: CheckpointInfo, names: Sequence[str]) -> None:
+def copy_weights(
+    model: RoutedModel, state: dict[str, Any], start: CheckpointInfo, names: Sequence[str], by_task: bool = False
+) -> None:
     """Copies the weights of another run into a network: the trunk, the statistics of its routes, and the heads of its tasks.
 
     Args:
@@ -40,7 +42,16 @@ def copy_weights(model: RoutedModel, state: dict[str, Any], start: CheckpointInf
         state: Loaded from the other run's checkpoint. Its moving average is used if it has one: that is what was evaluated.
         start: Describes that checkpoint.
         names: The tasks of the network.
+        by_task: The other network is dense. A route then starts with the statistics of the one that its first old task had.
+
+    Raises:
+        InputError: `by_task`, and a route of the other network lacks units.
     """
+    if by_task and not all(bool(mask.all()) for key, mask in state["model"].items() if key.endswith(MASK_SUFFIX)):
+        raise InputError(
+            f"`run.start_from`: with `routing.strategy` = magnitude, every route of {start.folder} should have all units, as "
+            "after training with `routing.sigma` = 1. Start from such a run, or from none."
+        )
     source = state["model"]
     if state["ema"] is not None:
         source = {name.removeprefix("module."): value for name, value in state["ema"].items() if name != "n_averaged"}
@@ -48,6 +59,10 @@ def copy_weights(model: RoutedModel, state: dict[str, Any], start: CheckpointInf
     per_route = {id(value) for norm in norms for value in (norm.running, norm.num_updates)}
     old_routes = {name: number for number, name in enumerate(start.routes.names)}
     pairs = [(new, old_routes[name]) for new, name in enumerate(model.routes.names) if name in old_routes]
+    if by_task:
+        old_ids = find_old_tasks(start, names)
+        known = [[old_ids[task] for task in tasks if old_ids[task] is not None] for tasks in model.routes.tasks_of]
+        pairs = [(new, start.routes.route_of[old[0]]) for new, old in enumerate(known) if old and old[0] is not None]
     with torch.no_grad():
         for name, value in model.trunk.state_dict(keep_vars=True).items():
             if name.endswith(MASK_SUFFIX):

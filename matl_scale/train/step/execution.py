@@ -44,7 +44,8 @@ class TrunkExecution:
             # DDP refuses a module that has nothing to reduce
             self.module = accelerator.prepare_model(module, evaluation_mode=frozen)
         self.slices: SharedSlices | None = None
-        if subnetwork is not None:
+        # without a table, slices are the parameters themselves, and there is nothing to share
+        if subnetwork is not None and subnetwork.num_tables:
             gather = torch.compile(subnetwork.gather) if compiled else subnetwork.gather
             self.slices = SharedSlices(lambda route_id, route: gather(route, affine=self._affine_of(route_id)))
 

@@ -2,8 +2,8 @@
 
 The buffer holds, per slot, its loss and how many labelled and damaged samples it had; whether a rank wants to stop; and for
 the routes that some slot of the step ran, how many labels each of their tasks had, the gradients of their heads and of their
-own affine weights, and the changes of their norm statistics. Its size depends on the number of slots and on the tasks of the
-active routes, never on T. Trunk gradients are reduced by DDP.
+own affine weights, the changes of their norm statistics, and how much units matter to them, where that is measured. Its size
+depends on the number of slots and on the tasks of the active routes, never on T. Trunk gradients are reduced by DDP.
 
 The gradient of a head, and of a route's own affine weights, is the mean over the slots that ran its route with a labelled sample;
 DDP's mean over ranks would shrink its step as ranks are added. Where no slot ran the route, or none with a labelled sample, it
@@ -19,6 +19,7 @@ import torch.distributed as dist
 
 from matl_scale.data.shards.layout import MISSING
 from matl_scale.models.network import RoutedModel
+from matl_scale.train.masks.importance import UnitImportance
 from matl_scale.train.step.buffer_layout import BufferLayout
 from matl_scale.train.step.norm_statistics import NormStatistics
 
@@ -55,6 +56,13 @@ class StatisticsChange:
     row: int
 
 
+@dataclass(frozen=True)
+class ImportanceChange:
+    """Key of a part of the buffer: what the slots of a route add to the importance of units (see `UnitImportance`)."""
+
+    route_id: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class SyncResult:
     """What every rank knows after the exchange."""
@@ -71,13 +79,16 @@ class SyncResult:
 class StepSync:
     """Collects the results of a rank's slots, exchanges them, and puts the outcome into the model."""
 
-    def __init__(self, model: RoutedModel, world_size: int, accumulate: int) -> None:
-        self.model, self.world_size, self.accumulate = model, world_size, accumulate
+    def __init__(
+        self, model: RoutedModel, world_size: int, accumulate: int, importance: UnitImportance | None = None
+    ) -> None:
+        self.model, self.world_size, self.accumulate, self.importance = model, world_size, accumulate, importance
         self.statistics = NormStatistics(model)
         self._losses: dict[int, torch.Tensor] = {}
         self._counts: dict[int, tuple[int, int]] = {}
         self._labels: dict[int, np.ndarray] = {}
         self._mean_changes: list[tuple[int, torch.Tensor, int]] = []
+        self._importance_changes: dict[int, torch.Tensor] = {}
 
     def record(self, slot: int, route_id: int, loss: torch.Tensor, labels: np.ndarray, damaged: int) -> None:
         """Notes the loss of one of this rank's slots, how many damaged samples it had, and the labels of those that were trained
@@ -85,7 +96,9 @@ class StepSync:
         self._losses[slot], self._counts[slot] = loss.detach(), (len(labels), damaged)
         self._labels[route_id] = self._labels.get(route_id, 0) + (labels != MISSING).sum(axis=0)
 
-    def exchange(self, routes: np.ndarray, stop: bool = False, scaled: bool = False) -> SyncResult:
+    def exchange(
+        self, routes: np.ndarray, stop: bool = False, scaled: bool = False, measured: bool = False
+    ) -> SyncResult:
         """Reduces over ranks: afterwards the gradients of what belongs to one route are equal everywhere, and
         `apply_statistics` may follow.
 
@@ -94,8 +107,9 @@ class StepSync:
                 losses divided by `accumulate`.
             stop: Whether this rank was asked to stop.
             scaled: Whether gradients are scaled for fp16: the scaler then handles overflow in them.
+            measured: Whether the importance of units was measured in all slots.
         """
-        layout = self._layout(routes)
+        layout = self._layout(routes, measured)
         flat = self._pack(layout, len(routes), stop)
         if self.world_size > 1:
             dist.all_reduce(flat)
@@ -109,6 +123,9 @@ class StepSync:
         labels[active_tasks] = np.nan_to_num(numbers[3 * num_slots + 2 :])
         nonfinite = [] if numbers[0] else self._find_nonfinite(routes, losses, parts, scaled)
         self._set_gradients(routes, labelled > 0, parts)
+        self._importance_changes = {
+            key.route_id: part for key, part in parts.items() if isinstance(key, ImportanceChange)
+        }
         return SyncResult(
             losses=losses,
             labelled=labelled,
@@ -125,7 +142,12 @@ class StepSync:
             self.statistics.add(row, change, num_slots)
         self._mean_changes = []
 
-    def _layout(self, routes: np.ndarray) -> BufferLayout:
+    def apply_importance(self) -> None:
+        """Adds the changes of the last exchange to the importance of units."""
+        if self.importance is not None:
+            self.importance.apply(self._importance_changes)
+
+    def _layout(self, routes: np.ndarray, measured: bool) -> BufferLayout:
         """Returns the layout of a step's buffer, the same on all ranks."""
         num_slots, active = len(routes), np.unique(routes).tolist()
         shapes: dict[Hashable, tuple[int, ...]] = dict.fromkeys((LOSSES, LABELLED, DAMAGED), (num_slots,))
@@ -136,6 +158,9 @@ class StepSync:
             shapes[key] = tuple(parameter.shape)
         for row in sorted({row for route_id in active for row in self.statistics.rows_of(route_id)}):
             shapes[StatisticsChange(row)] = (self.statistics.num_values(row),)
+        if measured:
+            assert self.importance is not None
+            shapes.update({ImportanceChange(route_id): (self.importance.num_units,) for route_id in active})
         return BufferLayout(shapes)
 
     def _tasks_of(self, route_ids: Sequence[int]) -> list[int]:
@@ -171,6 +196,10 @@ class StepSync:
             parts[LabelCounts(route_id)] = torch.from_numpy(counts).to(like)
         for row, change in self.statistics.changes.items():
             parts[StatisticsChange(row)] = change
+        if self.importance is not None:
+            for route_id, change in self.importance.changes.items():
+                parts[ImportanceChange(route_id)] = change.to(like)
+            self.importance.changes = {}
         self._losses, self._counts, self._labels = {}, {}, {}
         self.statistics.changes = {}
         return layout.pack(parts, like)

@@ -4,6 +4,7 @@ Whatever happens in a step, all ranks come out of it with equal weights: a step 
 """
 
 import contextlib
+import copy
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,7 @@ from matl_scale.errors import InputError, check_at_least
 from matl_scale.models.network import RoutedModel, normalise
 from matl_scale.seeds import derive_seed
 from matl_scale.train.losses.task_loss import TaskLoss
+from matl_scale.train.masks.importance import UnitImportance
 from matl_scale.train.step.execution import TrunkExecution
 from matl_scale.train.step.freeze import FrozenPart
 from matl_scale.train.step.loss import RouteLoss
@@ -104,6 +106,7 @@ class TrainStep:
         fills: What the missing labels of each task count as (see `missing.choose_fills`), shape `(num_tasks,)`; None is nothing.
         transform: Augmentation of one image.
         frozen: What stays as it is; None trains everything.
+        importance: Sums how much units of `model` matter, in the steps in which that is measured; None if it is never.
     """
 
     def __init__(
@@ -123,24 +126,45 @@ class TrainStep:
         clip_norm: float = 0.0,
         channels_last: bool = False,
         frozen: FrozenPart | None = None,
+        importance: UnitImportance | None = None,
     ) -> None:
-        self.accelerator, self.model, self.trunk, self.optimizer = accelerator, model, trunk, optimizer
+        self.accelerator = accelerator
         self.labels, self.seed, self.transform = labels, seed, transform
         self.accumulate, self.clip_norm, self.channels_last = accumulate, clip_norm, channels_last
         self.frozen = frozen
         self.fills = np.full(model.routes.num_tasks, MISSING) if fills is None else fills
         self.loss = RouteLoss(model.routes, model.num_classes, label_shares, accelerator.device, losses)
-        self.sync = StepSync(model, accelerator.num_processes, accumulate)
+        self._use(model, trunk, optimizer, importance)
+
+    def _use(
+        self,
+        model: RoutedModel,
+        trunk: TrunkExecution,
+        optimizer: torch.optim.Optimizer,
+        importance: UnitImportance | None,
+    ) -> None:
+        self.model, self.trunk, self.optimizer, self.importance = model, trunk, optimizer, importance
+        self.sync = StepSync(model, self.accelerator.num_processes, self.accumulate, importance)
         self._trunk_parameters = list(model.trunk.parameters())
         self._with_gradient = list(model.parameters())  # those that may have one
 
-    def __call__(self, routes: np.ndarray, batches: Iterator[ImageBatch], stop: bool = False) -> StepResult:
+    def of_network(self, model: RoutedModel, trunk: TrunkExecution, optimizer: torch.optim.Optimizer) -> "TrainStep":
+        """Returns the same step for a network with other masks, of which no importance is measured."""
+        assert self.frozen is None, "what is frozen belongs to one network"
+        step = copy.copy(self)
+        step._use(model, trunk, optimizer, None)
+        return step
+
+    def __call__(
+        self, routes: np.ndarray, batches: Iterator[ImageBatch], stop: bool = False, measured: bool = False
+    ) -> StepResult:
         """Runs one step. If a loss or gradient of any rank is not finite, nothing changes on all of them.
 
         Args:
             routes: The route of every slot of all ranks, shape `(num_slots,)`.
             batches: This rank's batches, one per slot, each with the slot's route.
             stop: Whether this rank was asked to stop; the others learn it from the result.
+            measured: Whether to measure the importance of units.
         """
         self._clear_gradients(np.unique(routes))
         my_slots = range(self.accelerator.process_index, len(routes), self.accelerator.num_processes)
@@ -154,9 +178,9 @@ class TrainStep:
             damage += batch.damage
             sample_ids.append(batch.sample_ids)
             with self.trunk.accumulating(is_last=slot == my_slots[-1]):
-                self._run_slot(slot, batch)
+                self._run_slot(slot, batch, measured)
         scaled = self.accelerator.scaler is not None
-        result = self.sync.exchange(routes, stop, scaled)
+        result = self.sync.exchange(routes, stop, scaled, measured)
         if self.frozen is not None:
             self.frozen.drop_gradients()
         grad_norm = self._clip()
@@ -169,6 +193,9 @@ class TrainStep:
             self.optimizer.step()
             if self.frozen is not None:
                 self.frozen.restore()
+        overflow = scaled and bool(self.accelerator.optimizer_step_was_skipped)
+        if measured and not (nonfinite or overflow):
+            self.sync.apply_importance()
         return StepResult(
             sync=result,
             routes=routes,
@@ -176,7 +203,7 @@ class TrainStep:
             grad_norm=grad_norm,
             data_wait_s=data_wait_s,
             nonfinite=nonfinite,
-            overflow=scaled and bool(self.accelerator.optimizer_step_was_skipped),
+            overflow=overflow,
             damage=damage,
         )
 
@@ -187,8 +214,8 @@ class TrainStep:
         own = [parameter for route_id in active.tolist() for parameter in self.model.own_parameters(route_id)]
         self._with_gradient = self._trunk_parameters + own
 
-    def _run_slot(self, slot: int, batch: ImageBatch) -> None:
-        """Runs forward and backward pass of one slot."""
+    def _run_slot(self, slot: int, batch: ImageBatch, measured: bool) -> None:
+        """Runs forward and backward pass of one slot, and measures in it how much units matter if asked to."""
         route_id = batch.active_route
         tasks = self.model.routes.tasks_of[route_id]
         labels = self.labels[batch.sample_ids[:, None], tasks]
@@ -202,9 +229,19 @@ class TrainStep:
         with self.accelerator.autocast(), keeping:
             logits = self.model.classify(self.trunk.features(images, route_id), route_id)
         loss = self.loss(route_id, logits, torch.from_numpy(targets).to(self.accelerator.device))
-        self.accelerator.backward(loss / self.accumulate)
+        with self._measuring(route_id) if measured else contextlib.nullcontext():
+            self.accelerator.backward(loss / self.accumulate)
         self.sync.statistics.end_slot(route_id, count=len(targets) > 0)
         self.sync.record(slot, route_id, loss, labels[chosen[: len(targets)]], len(batch.damage))
+
+    @contextlib.contextmanager
+    def _measuring(self, route_id: int) -> Iterator[None]:
+        """Is the context of the backward pass of a slot in which the importance of units is measured."""
+        assert self.importance is not None
+        self.importance.begin_slot()
+        yield
+        scaler = self.accelerator.scaler
+        self.importance.end_slot(route_id, (1.0 if scaler is None else scaler.get_scale()) / self.accumulate)
 
     def prepare_images(self, images: torch.Tensor, seed: int) -> torch.Tensor:
         """Returns decoded images, uint8, shape `(batch, 3, height, width)`, as the network expects them: on the device, augmented
