@@ -104,14 +104,14 @@ class RoutingConfig:
             )
         if self.strategy in NEEDS_IDLE_UNITS and all(sigma == 1 for sigma in self.given_sigmas()):
             raise InputError(
-                f"`routing.strategy` = {self.strategy} needs `routing.sigma` below 1: with 1, which is also what auto takes for a "
-                f"single route, every route has all units, and {NEEDS_IDLE_UNITS[self.strategy]}. Set a smaller σ, or the strategy "
-                "random."
+                f"`routing.strategy` = {self.strategy} needs `routing.sigma` below 1: with 1, which is also what auto takes for "
+                f"a single route, every route has all units, and {NEEDS_IDLE_UNITS[self.strategy]}. Set a smaller σ, or the "
+                "strategy random."
             )
         if self.strategy == "magnitude" and self.affine == "route":
             raise InputError(
-                "`routing.affine` should be shared with `routing.strategy` = magnitude, which measures by the weights of the norms "
-                "how much units matter. Got route."
+                "`routing.affine` should be shared with `routing.strategy` = magnitude, which measures by the weights of the "
+                "norms how much units matter. Got route."
             )
 
     @property

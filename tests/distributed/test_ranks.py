@@ -108,6 +108,11 @@ def variants(
             train=FEW_STEPS,
         ),
     }
+    magnitude = RoutingConfig(sigma=0.5, strategy="magnitude", dense_share=0.5)
+    alone["magnitude"] = build_config(
+        folder, small_set, "magnitude", routing=magnitude, tasks=TasksConfig(), optim=ADAMW,
+        train=TrainConfig(steps=8, precision="fp32"),
+    )  # fmt: skip
     shared = {}
     for name, sections in SHARED_ROUTES.items():
         config = build_config(folder, sparse_set, name, **{key: sections[key] for key in sections if key != "missing"})
@@ -272,15 +277,17 @@ def assert_fits(predictions: Predictions, metrics: TaskMetrics, labels: np.ndarr
 
 
 @pytest.mark.parametrize(
-    ("world_size", "routing"),
+    ("world_size", "routing", "stop_at"),
     [
-        (1, {"routes": "task"}),
-        (2, {"routes": 4, "affine": "route"}),
-        (2, {"routes": 4, "strategy": "roaming", "interval": 2}),
+        (1, {"routes": "task"}, 5),
+        (2, {"routes": 4, "affine": "route"}, 5),
+        (2, {"routes": 4, "strategy": "roaming", "interval": 2}, 5),
+        (2, {"routes": 4, "strategy": "magnitude", "dense_share": 0.5}, 4),  # in the dense part
+        (1, {"routes": 4, "strategy": "magnitude", "dense_share": 0.5}, 7),  # after it
     ],
 )
 def test_interrupted_and_resumed_equals_uninterrupted(
-    world_size: int, routing: dict[str, Any], small_set: ShardSet, tmp_path: Path
+    world_size: int, routing: dict[str, Any], stop_at: int, small_set: ShardSet, tmp_path: Path
 ) -> None:
     """With everything that is drawn or remembered between steps: augmentation, loader processes, moments, averages."""
     sections = {
@@ -293,7 +300,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
         "eval": EvalConfig(every=4, batch_size=7),
     }
     whole, broken = (build_config(tmp_path, small_set, name, **sections) for name in ("whole", "broken"))
-    run_ranks(world_size, rank_work.train_interrupted, tmp_path / "ranks", whole, broken, 5)
+    run_ranks(world_size, rank_work.train_interrupted, tmp_path / "ranks", whole, broken, stop_at)
     assert_identical(saved_state(whole), saved_state(broken))
     archives = [dict(np.load(RunFolder(config.run.folder).masks_file)) for config in (whole, broken)]
     np.testing.assert_equal(*archives)

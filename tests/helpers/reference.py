@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from helpers.reference_importance import Importance, add_slot, carve, find_tied, gates_of
 from helpers.reference_losses import TaskReference, build_references
 from helpers.reference_moves import move_reference
 from helpers.shard_sets import ShardSet
@@ -62,6 +63,9 @@ def run_steps(config: Config, data: ShardSet, num_slots: int) -> Reference:
     model, optimizer = build()
     moves = Moves()
     draws, labels_seen = [0] * routes.num_routes, [0] * routes.num_tasks
+    is_dense = config.routing.strategy == "magnitude"
+    importance: Importance = [{} for _ in range(routes.num_routes)]
+    tied = find_tied(config, model) if is_dense else {}
     for step in range(config.train.steps):
         if config.routing.strategy == "roaming" and step and step % config.routing.interval == 0:
             masks = stream_masks(model.trunk)
@@ -69,6 +73,11 @@ def run_steps(config: Config, data: ShardSet, num_slots: int) -> Reference:
             moves.add(step, exchanged)
             model, optimizer = move_reference(model, optimizer, masks, moved, build)
         slots = []
+        progress = step / config.train.steps
+        if is_dense and progress >= config.routing.dense_share:
+            model, moments, is_dense = carve(config, model, importance), optimizer.state_dict(), False
+            optimizer = build_optimizer(config.optim, model)
+            optimizer.load_state_dict(moments)
         for route in sampler.routes(step).tolist():
             sample_ids = order.batch(route, draws[route])
             draws[route] += 1
@@ -77,6 +86,10 @@ def run_steps(config: Config, data: ShardSet, num_slots: int) -> Reference:
             pixels = torch.from_numpy(data.pixels[[image_index[sample] for sample in sample_ids]])
             targets = torch.from_numpy(all_labels[sample_ids][:, routes.tasks_of[route]]).long()
             slots.append(run_slot(model, route, pixels, targets, shares, costs))
+        if is_dense and progress + 1 / config.train.steps > config.routing.dense_share / 2:
+            for slot in slots:
+                if slot.num_labelled:
+                    add_slot(importance, tied, slot.route, gates_of(model, slot.gradients))
         take_step(model, optimizer, slots, config, step)
     return Reference(model, draws, labels_seen)
 

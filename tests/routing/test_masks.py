@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from matl_scale import InputError, MaskSpec, draw_masks
+from matl_scale.routing.masks import keep_best
 
 CASES = [(1, 8, 0.5), (7, 64, 0.5), (10, 512, 0.1), (40, 3, 0.1), (175, 16, 0.5), (312, 100, 0.03), (5, 33, 1.0)]
 
@@ -94,3 +95,22 @@ def test_alignment_above_the_width_is_refused_by_layer() -> None:
         draw_masks(MaskSpec(num_routes=4, sigma=0.5, align=16), 12, "features.3")
     with pytest.raises(InputError, match=r"layer `x` has 16 units.*multiple of `routing.align` = 8"):
         draw_masks(MaskSpec(num_routes=7, sigma=0.5, strategy="partition", align=8), 16, "x")
+
+
+def test_the_best_units_are_kept_and_the_last_digits_decide_nothing() -> None:
+    scores = torch.rand(5, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) ** 20
+    mask = keep_best(scores, 12)
+    assert mask.sum(dim=1).tolist() == [12] * 5
+    for kept, row in zip(mask, scores, strict=True):
+        assert row[kept].min() >= row[~kept].max()
+    assert torch.equal(keep_best(scores * (1 + 1e-13), 12), mask)
+    assert torch.equal(keep_best(scores * 1e-30, 12), mask)
+
+
+def test_of_equal_units_the_first_are_kept() -> None:
+    scores = torch.tensor([[0.0, 0.0, 0.0, 0.0], [1.0, 2.0 - 1e-13, 2.0, 2.0 + 1e-13]], dtype=torch.float64)
+    assert keep_best(scores, 2).tolist() == [[True, True, False, False], [False, True, True, False]]
+
+
+def test_magnitude_begins_with_all_units() -> None:
+    assert draw_masks(MaskSpec(num_routes=3, sigma=0.5, strategy="magnitude"), 8, "a").all()

@@ -28,6 +28,8 @@ COSTS = RunCosts(
     shares=np.array([0.5, 0.5]),
     images=np.array([4, 10]),
     multiply_adds=np.array([100.0, 20.0]),
+    dense_multiply_adds=np.array([200.0, 40.0]),
+    dense_share=0.0,
     labels_per_step=30.0,
     num_labels=450,
     parameters=7,
@@ -46,6 +48,13 @@ def test_what_a_step_has() -> None:
     assert COSTS.passes(20) == 600 / 450
     assert COSTS.least_steps == 15
     assert measure_trained(COSTS, {0: 2, 1: 3}) == (38, 2 * 4 * 100 + 3 * 10 * 20)
+
+
+def test_a_dense_part_counts_as_what_it_costs() -> None:
+    costs = replace(COSTS, dense_share=0.25)
+    assert costs.of_a_step("compute") == 900 * (0.25 * 2 + 0.75)
+    dense, rest = 1 * 4 * 200 + 2 * 10 * 40, 1 * 4 * 100 + 1 * 10 * 20
+    assert measure_trained(costs, {0: 2, 1: 3}, [1, 2]) == (38, dense + rest)
 
 
 def test_the_length_of_the_reference_says_the_amount() -> None:
