@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from matl_scale.data.images.decode import UprightImage, fit_square, read_image, to_square
+from matl_scale.data.images.decode import UprightImage, read_image, to_square
+from matl_scale.data.images.fit import fit_square, needed_for
 from matl_scale.data.images.gate import MAX_PIXELS
 from matl_scale.data.images.orientation import UPRIGHT
 from matl_scale.data.images.png import PNG_START, check_png, size_of_plain_png
@@ -52,7 +53,7 @@ def check_image(data: bytes, resize: int | None = None, max_pixels: int = MAX_PI
         size = size_of_plain_png(data, check_png(data, max_pixels))
         if size is not None:
             return CheckedImage(data, "png", *size, UPRIGHT)
-    image = read_image(data, resize or 1, max_pixels)
+    image = read_image(data, needed_for("crop", resize or 1), max_pixels)
     if resize is None or (image.width == image.height == resize and image.orientation == UPRIGHT):
         return CheckedImage(data, image.extension, image.width, image.height, image.orientation)
     return encode_square(image, resize)

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from data_prep.dataset import from_arrays
 from data_prep.shard_set import write_shard_set
 from matl_scale.benchmark.figure import Conditions, Figure, Workload, timed
-from matl_scale.benchmark.inputs import SmoothJpegs, binary_tasks, build_resnet
+from matl_scale.benchmark.inputs import CELEBA_SIZE, SmoothJpegs, binary_tasks, build_resnet
 from matl_scale.data.loading.damage import DamageLog
 from matl_scale.data.loading.loader import EvaluationBatches, build_loader
 from matl_scale.data.shards.reader import SampleReader
@@ -38,7 +38,7 @@ def write_shards(folder: Path, num_tasks: int = NUM_TASKS) -> EvalData:
         names=[f"{i}.png" for i in range(NUM_IMAGES)],
         labels=generator.integers(0, 2, (NUM_IMAGES, num_tasks)).astype(np.int8),
         splits=["val"] * NUM_IMAGES,
-        images=SmoothJpegs(coarse),
+        images=SmoothJpegs(coarse, CELEBA_SIZE),
     )
     manifest = write_shard_set(lambda _: dataset, folder)
     assert manifest is not None

@@ -26,6 +26,7 @@ def write_task(model: RoutedModel, folder: str, kind: Format) -> Path:
         outputs=("logits",),
         rules=TaskRules.unfitted([2]),
         image_size=SIZE,
+        fit="crop",
         mean=MEAN,
         std=STD,
         run="benchmark",

@@ -45,18 +45,18 @@ def build_binary(
 
 
 class SmoothJpegs:
-    """JPEGs of small random pixels, shape `(num_images, height, width, 3)`, that are scaled up to the size of CelebA's."""
+    """JPEGs of small random pixels, shape `(num_images, height, width, 3)`, that are scaled up to a width and height."""
 
     root = "memory"
 
-    def __init__(self, coarse: np.ndarray) -> None:
-        self.coarse = coarse
+    def __init__(self, coarse: np.ndarray, size: tuple[int, int]) -> None:
+        self.coarse, self.size = coarse, size
 
     def read(self, names: Sequence[str], indices: np.ndarray) -> Iterator[bytes]:  # noqa: ARG002
-        return map(encode_jpeg, self.coarse[indices])
+        return (encode_jpeg(coarse, self.size) for coarse in self.coarse[indices])
 
 
-def encode_jpeg(coarse: np.ndarray) -> bytes:
+def encode_jpeg(coarse: np.ndarray, size: tuple[int, int]) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(coarse).resize(CELEBA_SIZE, Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
+    Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()

@@ -15,22 +15,25 @@ from data_prep.dataset import from_arrays
 from data_prep.planning.make_plan import Options
 from data_prep.shard_set import write_shard_set
 from matl_scale.benchmark.figure import Conditions, Figure, Workload, timed
-from matl_scale.benchmark.inputs import SmoothJpegs, binary_tasks
+from matl_scale.benchmark.inputs import CELEBA_SIZE, SmoothJpegs, binary_tasks
 from matl_scale.data.images.array_images import ArrayImages
 from matl_scale.data.images.decode import decode_image
 from matl_scale.data.images.interface import Images
-from matl_scale.data.loading.augment import augment_batch, build_augment
+from matl_scale.data.loading.augment import build_augmentation
 from matl_scale.data.loading.loader import EvaluationBatches, build_loader
 from matl_scale.data.loading.plan import RouteOrder
+from matl_scale.data.loading.resized_crop import ResizedCrops
 from matl_scale.data.shards.manifest import Manifest
 from matl_scale.data.shards.reader import SampleReader
-from matl_scale.models.network import normalise
+from matl_scale.models.network import MEAN, STD, normalise
 from matl_scale.routes import Routes
 from matl_scale.vision import transforms
 
 BATCH = 64
 NUM_TASKS = 40
-NUM_PNGS, NUM_PHOTOS = 20_000, 6000
+NUM_PNGS, NUM_PORTRAITS, NUM_PHOTOS = 20_000, 6000, 600
+PHOTO_SIZE = (500, 375)  # width and height in pixels, of most of ImageNet
+CROPS = ResizedCrops(seed=0, min_area=0.08)
 
 
 class LazyShards:
@@ -74,8 +77,15 @@ def small_pngs() -> Images:
     return ArrayImages(root="memory", pixels=pixels)
 
 
+def portraits() -> Images:
+    coarse = np.random.default_rng(0).integers(0, 256, (NUM_PORTRAITS, 16, 16, 3), dtype=np.uint8)
+    return SmoothJpegs(coarse, CELEBA_SIZE)
+
+
 def photos() -> Images:
-    return SmoothJpegs(np.random.default_rng(0).integers(0, 256, (NUM_PHOTOS, 16, 16, 3), dtype=np.uint8))
+    """Returns images with as many details that they take about 95 kB, as photos of that size do."""
+    coarse = np.random.default_rng(0).integers(0, 256, (NUM_PHOTOS, 94, 125, 3), dtype=np.uint8)
+    return SmoothJpegs(coarse, PHOTO_SIZE)
 
 
 def consume(items: Iterable[object]) -> None:
@@ -107,7 +117,7 @@ def decoded(shards: LazyShards) -> tuple[Workload, Workload]:
 def augmented(shards: LazyShards, workers: int) -> tuple[Workload, Workload]:
     size = shards.size
     extension = str(shards.manifest.sample_columns("extension").column(0)[0].as_py())  # webdataset's name of the images
-    augment = build_augment("crop-flip", size)
+    augment = build_augmentation(["crop", "flip"])
     per_sample = transforms.Compose(
         [
             transforms.PILToTensor(),
@@ -128,7 +138,48 @@ def augmented(shards: LazyShards, workers: int) -> tuple[Workload, Workload]:
 
     def ours() -> None:
         for number, batch in enumerate(build_loader(shards.source(), size, workers)):
-            normalise(augment_batch(batch.images, augment, number))
+            normalise(augment(batch.images, number))
+
+    return theirs, ours
+
+
+def cropped(shards: LazyShards) -> tuple[Workload, Workload]:
+    images, size = shards.encoded, shards.size
+    augment = build_augmentation(["flip"])
+
+    def bare() -> None:
+        draws = CROPS.draw(0, len(images))
+        consume(CROPS.decode(data, own, size) for data, own in zip(images, draws, strict=True))
+
+    def ours() -> None:
+        for number, batch in enumerate(build_loader(shards.source(), size, 0, crops=CROPS)):
+            augment(batch.images, number)
+
+    return bare, ours
+
+
+def cropped_per_sample(shards: LazyShards, workers: int) -> tuple[Workload, Workload]:
+    size, augment = shards.size, build_augmentation(["flip"])
+    per_sample = transforms.Compose(
+        [
+            transforms.RandomResizedCrop(size, antialias=True),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToImage(),
+            transforms.ToDtype(torch.float32, scale=True),
+            transforms.Normalize(MEAN, STD),
+        ]
+    )
+
+    def stack(samples: Sequence[dict[str, Any]]) -> torch.Tensor:
+        return torch.stack([sample["jpg"] for sample in samples])
+
+    def theirs() -> None:
+        data = wds.WebDataset(shards.urls, shardshuffle=False).decode("pil").map_dict(jpg=per_sample)
+        consume(wds.WebLoader(data.batched(BATCH, collation_fn=stack), batch_size=None, num_workers=workers))
+
+    def ours() -> None:
+        for number, batch in enumerate(build_loader(shards.source(), size, workers, crops=CROPS)):
+            normalise(augment(batch.images, number))
 
     return theirs, ours
 
@@ -147,7 +198,7 @@ def planned(shards: LazyShards) -> tuple[Workload, Workload]:
 
 
 def figures(conditions: Conditions) -> list[Figure]:  # noqa: ARG001 - nothing here runs on a device
-    pngs, jpegs = LazyShards(small_pngs, NUM_PNGS, 32), LazyShards(photos, NUM_PHOTOS, 64)
+    pngs, jpegs = LazyShards(small_pngs, NUM_PNGS, 32), LazyShards(portraits, NUM_PORTRAITS, 64)
     found: list[Figure] = []
 
     def add(name: str, meaning: str, build: Callable[..., tuple[Workload, Workload]], *arguments: object) -> None:
@@ -161,6 +212,14 @@ def figures(conditions: Conditions) -> list[Figure]:  # noqa: ARG001 - nothing h
         add(f"read_decoded_{name}_vs_decoder", meaning, decoded, shards)
         meaning = "webdataset's loader ÷ ours, decoded, scaled, cropped, flipped, normalised; 2 workers"
         add(f"read_augmented_{name}_vs_webdataset", meaning, augmented, shards, 2)
+    large = LazyShards(photos, NUM_PHOTOS, 224)
+    meaning = (
+        "bare decoder of random resized crops, 500 × 375 → 224 pixels, ÷ our batches with flips, one process, ≥ 0.9"
+    )
+    add("read_resized_crop_jpeg500_vs_decoder", meaning, cropped, large)
+    for workers in (0, 2):
+        meaning = f"webdataset with torchvision's resized crop, flip and normalisation per sample ÷ ours; {workers} workers, ≥ 3"
+        add(f"read_resized_crop_jpeg500_w{workers}_vs_webdataset", meaning, cropped_per_sample, large, workers)
     meaning = "planning a batch of 64 among a million rows × 312 tasks ÷ decoding it (JPEG)"
     add("plan_batch_1m_t312_share", meaning, planned, jpegs)
     return found

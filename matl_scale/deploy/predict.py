@@ -94,7 +94,7 @@ def predict(
     with open_parts(out, call, build_schema(tasks, rules, about)) as parts:
         num_finished = len(parts.finished())
         first = min(num_finished * listed.batches_per_part, len(listed.sizes))
-        batches = load_unlabelled(source, batch_size, checkpoint.image_size, workers, max_pixels, first)
+        batches = load_unlabelled(source, batch_size, checkpoint.image_size, config.fit, workers, max_pixels, first)
         predicted = predict_batches(model, config, batches, task_ids)
         with ItemProgress(sum(listed.sizes), "images", sum(listed.sizes[:first])) as progress:
             if first:

@@ -30,7 +30,8 @@ class TaskClassifier(mlflow.pyfunc.PythonModel):
 
     # without annotations, from which MLflow would derive another signature
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ARG002
-        """Returns what the network says of a task, in float32, for uint8 images of its size, shape `(batch, 3, size, size)`.
+        """Returns what the network says of a task, in float32, for uint8 images of its size, shape `(batch, 3, size, size)`:
+        squares as `decode_image` makes them, by the run's `data.fit`.
 
         `params["task"]` is the task's name; a pattern, as `*`, gives a dict by the names that it matches. Every route runs once
         per call. `params["output"]` is one of `probabilities` (the default: calibrated, shape `(batch, num_classes)`),

@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from matl_scale.data.images.decode import decode_image
+from matl_scale.data.images.fit import Fit
 from matl_scale.data.images.gate import BadImage
 from matl_scale.data.images.interface import ListedImages
 from matl_scale.data.loading.loader import current_worker
@@ -26,10 +27,11 @@ class UnlabelledBatch:
 
 
 class UnlabelledImages(IterableDataset[UnlabelledBatch]):
-    """Decodes images batch by batch, scaled and centre-cropped to `size` pixels. Each of n workers decodes every n-th batch."""
+    """Decodes images batch by batch, as squares of `size` pixels (see `fit_square`). Each of n workers decodes every n-th
+    batch."""
 
-    def __init__(self, images: ListedImages, batch_size: int, size: int, max_pixels: int, first: int) -> None:
-        self.images, self.batch_size, self.size, self.max_pixels = images, batch_size, size, max_pixels
+    def __init__(self, images: ListedImages, batch_size: int, size: int, fit: Fit, max_pixels: int, first: int) -> None:
+        self.images, self.batch_size, self.size, self.fit, self.max_pixels = images, batch_size, size, fit, max_pixels
         self.first = first  # number of the first batch
 
     def __iter__(self) -> Iterator[UnlabelledBatch]:
@@ -61,7 +63,7 @@ class UnlabelledImages(IterableDataset[UnlabelledBatch]):
         decoded, pixels, damaged = [], [], []
         for name, data in zip(names, self.images.read(names, sources), strict=True):
             try:
-                pixels.append(decode_image(data, self.size, self.max_pixels).transpose(2, 0, 1))
+                pixels.append(decode_image(data, self.size, self.max_pixels, self.fit).transpose(2, 0, 1))
                 decoded.append(escape_name(name))
             except BadImage as error:
                 damaged.append((escape_name(name), str(error)))
@@ -70,14 +72,14 @@ class UnlabelledImages(IterableDataset[UnlabelledBatch]):
 
 
 def load_unlabelled(
-    images: ListedImages, batch_size: int, size: int, workers: int, max_pixels: int, first: int = 0
+    images: ListedImages, batch_size: int, size: int, fit: Fit, workers: int, max_pixels: int, first: int = 0
 ) -> Iterator[UnlabelledBatch]:
     """Yields the batches in order, beginning with number `first`. Images of more than `max_pixels` pixels count as damaged.
 
     Raises:
         InputError: A file exists but cannot be read.
     """
-    data = UnlabelledImages(images, batch_size, size, max_pixels, first)
+    data = UnlabelledImages(images, batch_size, size, fit, max_pixels, first)
     loader: DataLoader[UnlabelledBatch] = DataLoader(data, batch_size=None, num_workers=workers)
     for batch in loader:
         if batch.problem:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import yaml
 
+from matl_scale.data.images.fit import CROP, FITS, Fit
 from matl_scale.data.shards.layout import MANIFEST_FILE
 from matl_scale.data.shards.manifest import Manifest, read_manifest
 from matl_scale.errors import InputError
@@ -16,6 +17,16 @@ def data_path(run: RunHistory) -> str:
         return str(run.config["data"]["path"])
     except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
         return str(run.about.get("data", {}).get("path", ""))
+
+
+def find_fit(run: RunHistory) -> Fit:
+    """Returns `data.fit` of the run, by which thumbnails show what its network sees; `crop` if it has no such key, as in an
+    earlier version, or its config cannot be read."""
+    try:
+        fit = run.config["data"]["fit"]
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, LookupError, TypeError, ValueError):
+        return CROP
+    return fit if fit in FITS else CROP
 
 
 def absolute_path(run: RunHistory, path: str) -> str:

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from accelerate import Accelerator
 
 from matl_scale.automatic import Auto
+from matl_scale.data.images.fit import CROP, Fit
 from matl_scale.data.loading.damage import DamageLog
 from matl_scale.data.loading.loader import EvaluationBatches, ImageBatch, build_loader
 from matl_scale.data.shards.layout import MISSING
@@ -63,6 +64,7 @@ class EvalData:
     image_size: int  # side length in pixels
     workers: int  # loader processes per rank
     damage: DamageLog  # log of samples that cannot be read
+    fit: Fit = CROP  # how images of another shape become squares of that size
 
 
 class Evaluator:
@@ -116,7 +118,7 @@ class Evaluator:
         )
         with self.accelerator.autocast():
             pin = self.accelerator.device.type == "cuda"
-            for batch in build_loader(source, self.data.image_size, self.data.workers, pin):
+            for batch in build_loader(source, self.data.image_size, self.data.workers, pin, self.data.fit):
                 if not keep_on():
                     broken_off += 1
                     break

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from matl_scale.automatic import chosen
+from matl_scale.data.images.fit import Fit
 from matl_scale.data.loading.damage import DamageLog
 from matl_scale.data.loading.loader import DataConfig, choose_image_size
 from matl_scale.data.loading.missing import choose_fills
@@ -31,6 +32,7 @@ class RunData:
     labels: np.ndarray  # label matrix, shape `(num_samples, num_tasks)`
     reader: SampleReader  # reads the images
     image_size: int  # side length in pixels
+    fit: Fit  # how images of another shape become squares of that size
     workers: int  # loader processes per rank
     max_damaged: float  # share of a split's samples that may turn out damaged
 
@@ -91,6 +93,7 @@ class RunData:
             labels=self.labels,
             reader=self.reader,
             image_size=self.image_size,
+            fit=self.fit,
             workers=self.workers,
             damage=self.damage_log(split),
         )
@@ -115,6 +118,7 @@ def build_run_data(config: DataConfig, version: str = "") -> RunData:
         labels=manifest.labels(task_ids),
         reader=SampleReader(manifest),
         image_size=choose_image_size(manifest, config),
+        fit=config.fit,
         workers=chosen(config.workers),
         max_damaged=config.max_damaged,
     )

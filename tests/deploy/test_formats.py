@@ -78,6 +78,7 @@ def test_files_say_what_they_are(tmp_path: Path) -> None:
             "task": 'a/"b"\n',
             "classes": '["ja", "nein", "né\'e"]',
             "image_size": "32",
+            "fit": "crop",
             "mean": "[0.485, 0.456, 0.406]",
         },
         **{"std": "[0.229, 0.224, 0.225]", "run": "first", "step": "30", "checkpoint_sha256": "ab12"},

@@ -26,7 +26,8 @@ from helpers.odd_images import (
     turned_by_xmp,
     with_chunks,
 )
-from matl_scale.data.images.decode import decode_image, fit_square
+from matl_scale.data.images.decode import decode_image
+from matl_scale.data.images.fit import fit_square
 from matl_scale.data.images.folder_images import FolderImages
 from matl_scale.data.images.gate import MAX_PIXELS, NO_LIMIT, BadImage, LiftedPillowLimit
 from matl_scale.data.loading.loader import EvaluationBatches, build_loader
@@ -88,7 +89,7 @@ def pixels_of_set(manifest: Manifest) -> dict[str, np.ndarray]:
 
 def pixels_of_prediction(folder: Path) -> dict[str, np.ndarray]:
     found = {}
-    for batch in load_unlabelled(FolderImages(root=str(folder)), 16, SIZE, workers=0, max_pixels=NO_LIMIT):
+    for batch in load_unlabelled(FolderImages(root=str(folder)), 16, SIZE, "crop", workers=0, max_pixels=NO_LIMIT):
         assert not batch.damaged
         found |= dict(zip(batch.names, batch.images.numpy().transpose(0, 2, 3, 1).astype(int), strict=True))
     return found
@@ -260,7 +261,7 @@ def test_values_of_more_than_8_bits_are_refused_alike(name: str, tmp_path: Path)
         check_image(data)
     with pytest.raises(BadImage, match=re.escape(str(refusal.value))):
         check_image(data, resize=SIZE)
-    batches = list(load_unlabelled(FolderImages(root=str(tmp_path)), 4, SIZE, workers=0, max_pixels=NO_LIMIT))
+    batches = list(load_unlabelled(FolderImages(root=str(tmp_path)), 4, SIZE, "crop", workers=0, max_pixels=NO_LIMIT))
     assert [batch.damaged for batch in batches] == [[(name, str(refusal.value))]]
 
 

@@ -33,6 +33,7 @@ DESCRIPTION = Description(
     outputs=("logits",),
     rules=TaskRules.unfitted([3]),
     image_size=SIZE,
+    fit="crop",
     mean=(0.485, 0.456, 0.406),
     std=(0.229, 0.224, 0.225),
     run="first",

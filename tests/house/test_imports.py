@@ -45,6 +45,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "matl_scale/runs/checkpoints": (
         "matl_scale/runs",
         "matl_scale/storage",
+        "matl_scale/data/images",
         "matl_scale/metrics",
         "matl_scale/decisions",
         "matl_scale/models",

@@ -1,16 +1,20 @@
-"""Decodes images: to upright RGB pixels on a white background, and to squares. One routine for all who read images. No torch.
+"""Decodes images: to upright RGB pixels on a white background, to squares, and to regions. One routine for all who read images.
+No torch.
 
 JPEG is decoded by simplejpeg (libjpeg-turbo), which scales while it decodes and is therefore faster than Pillow. It reports
 truncated files, and works with any build of torch. Pillow decodes everything else.
 """
 
 import io
+import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
+from matl_scale.data.images.fit import CROP, Fit, Needed, fit_square, needed_for
 from matl_scale.data.images.gate import (
     NO_BYTES,
     UNKNOWN_KIND,
@@ -34,6 +38,8 @@ from matl_scale.errors import one_line
 PNG_ONLY = ("PNG",)
 JPEG_START = b"\xff\xd8\xff"
 BACKGROUND = (255, 255, 255, 255)  # of transparent pixels
+# of a region, a JPEG is scaled down by half or more: by 7/8 to 5/8, decoding takes longer than the whole at full size
+REGION_FACTOR = 2
 
 
 class UprightImage(NamedTuple):
@@ -46,53 +52,102 @@ class UprightImage(NamedTuple):
     orientation: int  # EXIF's number of how the pixels were stored, 1 for upright
 
 
-def decode_image(data: bytes, size: int, max_pixels: int | None = None) -> np.ndarray:
-    """Decodes an image to uint8 RGB, shape `(size, size, 3)`. An image of another shape is scaled and centre-cropped.
+class Box(NamedTuple):
+    """A region of an upright image, in pixels."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+def decode_image(data: bytes, size: int, max_pixels: int | None = None, fit: Fit = CROP) -> np.ndarray:
+    """Decodes an image to uint8 RGB, shape `(size, size, 3)`. An image of another shape is scaled and fitted (see `fit_square`).
 
     Args:
         data: The encoded image.
         size: Side length in pixels.
         max_pixels: More pixels than these are refused. None for an image of a shard set, which has passed the gate before: then
             its size and the number of its rows are not looked at again.
+        fit: How an image of another shape becomes a square.
 
     Raises:
         BadImage: The image is damaged, or one that the gate refuses.
     """
-    jpeg = read_jpeg(data, size, max_pixels)
-    return to_square(read_with_pillow(data, max_pixels).pixels if jpeg is None else jpeg[0], size)
+    return to_square(read_image(data, needed_for(fit, size), max_pixels).pixels, size, fit)
 
 
-def read_image(data: bytes, min_side: int, max_pixels: int | None) -> UprightImage:
-    """Decodes as `decode_image` does, and tells what kind of image it was. The sides of the pixels are at least `min_side` if
-    the image's are; raises `BadImage` likewise.
+def decode_region(data: bytes, choose_box: Callable[[int, int], Box], size: int) -> np.ndarray:
+    """Decodes a region of an image of a shard set to uint8 RGB, shape `(height, width, 3)`.
+
+    A JPEG is decoded at the smallest scale at which the region still has `size` pixels per side, if that saves time; the region
+    is then smaller, to the nearest pixel. Everything else is decoded as it is.
+
+    Args:
+        data: The encoded image.
+        choose_box: Returns the region for the upright image's width and height; called more than once.
+        size: The side length in pixels to which the region will be scaled.
+
+    Raises:
+        BadImage: The image is damaged, or one that the gate refuses.
     """
-    jpeg = read_jpeg(data, min_side, max_pixels)
-    if jpeg is None:
-        return read_with_pillow(data, max_pixels)
-    pixels, orientation = jpeg
-    height, width, *_ = simplejpeg.decode_jpeg_header(data)
-    return UprightImage(pixels, "jpg", *upright_size(width, height, orientation), orientation)
+
+    def needed(width: int, height: int) -> tuple[int, int]:
+        box = choose_box(width, height)
+        return math.ceil(width * min(1, size / box.width)), math.ceil(height * min(1, size / box.height))
+
+    image = read_image(data, needed, None, min_factor=REGION_FACTOR)
+    box = choose_box(image.width, image.height)
+    pixels = image.pixels
+    if not isinstance(pixels, np.ndarray):
+        region = pixels.crop((box.left, box.top, box.left + box.width, box.top + box.height))
+        return np.asarray(region if region.mode == "RGB" else region.convert("RGB"))
+    rows, columns = (
+        scaled_range(start, part, decoded / length)
+        for start, part, decoded, length in (
+            (box.top, box.height, pixels.shape[0], image.height),
+            (box.left, box.width, pixels.shape[1], image.width),
+        )
+    )
+    return pixels[rows, columns]
 
 
-def read_jpeg(data: bytes, min_side: int, max_pixels: int | None) -> tuple[np.ndarray, int] | None:
-    """Decodes a JPEG, scaled down as far as `min_side` allows. Returns its upright pixels, shape `(height, width, 3)`, and the
-    orientation that they were stored in; None leaves the image to Pillow.
+def scaled_range(start: int, length: int, scale: float) -> slice:
+    """Returns a range of an image's pixels in the image that is scaled down, to the nearest pixel."""
+    first = round(start * scale)
+    return slice(first, max(first + 1, round((start + length) * scale)))
+
+
+def read_image(data: bytes, needed: Needed, max_pixels: int | None, min_factor: float = 1) -> UprightImage:
+    """Decodes as `decode_image` does, but to no square, and tells what kind of image it was.
+
+    The pixels of a JPEG may be scaled down, but not below the width and height that are `needed` of it, and not by less than
+    `min_factor`. Raises `BadImage` likewise.
     """
+    return read_jpeg(data, needed, max_pixels, min_factor) or read_with_pillow(data, max_pixels)
+
+
+def read_jpeg(data: bytes, needed: Needed, max_pixels: int | None, min_factor: float) -> UprightImage | None:
+    """Decodes a JPEG as `read_image` does; None leaves the image to Pillow."""
     if not data.startswith(JPEG_START):
         return None
     try:
+        stored_height, stored_width, *_ = simplejpeg.decode_jpeg_header(data)
         if max_pixels is not None:
-            height, width, *_ = simplejpeg.decode_jpeg_header(data)
-            check_pixels(width, height, max_pixels)
-        pixels: np.ndarray = simplejpeg.decode_jpeg(data, min_height=min_side, min_width=min_side, min_factor=1)
+            check_pixels(stored_width, stored_height, max_pixels)
+        orientation = orientation_of_jpeg(data)
+        width, height = upright_size(stored_width, stored_height, orientation)
+        min_width, min_height = upright_size(*needed(width, height), orientation)
+        pixels: np.ndarray = simplejpeg.decode_jpeg(
+            data, min_height=min_height, min_width=min_width, min_factor=min_factor
+        )
     except BadImage:
         raise
     except ValueError:
         return None  # simplejpeg rejects harmless flaws and CMYK
-    orientation = orientation_of_jpeg(data)
     if orientation != UPRIGHT:
         pixels = np.asarray(turn_upright(Image.fromarray(pixels), orientation))
-    return pixels, orientation
+    return UprightImage(pixels, "jpg", width, height, orientation)
 
 
 def orientation_of_jpeg(data: bytes) -> int:
@@ -102,7 +157,7 @@ def orientation_of_jpeg(data: bytes) -> int:
     try:
         with LiftedPillowLimit(), without_warnings(), Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
             return read_orientation(image)
-    except Exception:  # simplejpeg has decoded it: only what is beside the pixels is malformed
+    except Exception:  # simplejpeg can read its header: only what is beside the pixels is malformed
         return UPRIGHT
 
 
@@ -165,20 +220,11 @@ def on_background(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(background, image.convert("RGBA")).convert("RGB")
 
 
-def to_square(pixels: Image.Image | np.ndarray, size: int) -> np.ndarray:
-    """Scales and centre-crops pixels to uint8 RGB, shape `(size, size, 3)`."""
+def to_square(pixels: Image.Image | np.ndarray, size: int, fit: Fit = CROP) -> np.ndarray:
+    """Scales and fits pixels to uint8 RGB, shape `(size, size, 3)`."""
     if isinstance(pixels, np.ndarray):
         if pixels.shape[:2] == (size, size):
             return pixels
         pixels = Image.fromarray(pixels)
-    square = fit_square(pixels, size)  # grey is scaled in one channel: the same values in a third of the time
+    square = fit_square(pixels, size, fit)  # grey is scaled in one channel: the same values in a third of the time
     return np.asarray(square if square.mode == "RGB" else square.convert("RGB"))
-
-
-def fit_square(image: Image.Image, size: int) -> Image.Image:
-    """Scales the shorter side to `size` pixels and crops the middle of the longer one."""
-    if image.size == (size, size):
-        return image
-    side = min(image.size)
-    left, top = ((length - side) / 2 for length in image.size)
-    return image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))

@@ -1,38 +1,69 @@
-"""Augmentation of a batch on the training device, with torchvision's transforms (v2), drawn for each image separately."""
+"""What `data.augment` names: the augmentation of images, drawn for each image separately.
 
-from collections.abc import Callable
-from typing import Literal
+A resized crop is taken while an image is decoded (see `resized_crop`); everything else is done with whole batches on the training
+device.
+"""
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
 import torch
 
-from matl_scale.vision import transforms
+from matl_scale.automatic import AUTO
+from matl_scale.data.loading import batch_transforms
+from matl_scale.errors import InputError, check_choice
+from matl_scale.seeds import derive_seed
 
-Augment = Literal["none", "crop", "flip", "crop-flip", "randaugment"]
+RESIZED_CROP, CROP = "resized-crop", "crop"
+STEPS = (RESIZED_CROP, CROP, "flip", "jitter", "randaugment", "erase")  # in the order in which they are applied
+COMBINATIONS = {
+    "none": (),
+    "crop-flip": (CROP, "flip"),
+    "resized-crop-flip": (RESIZED_CROP, "flip"),
+    "randaugment": (CROP, "flip", "randaugment"),
+}
 
-Transform = Callable[[torch.Tensor], torch.Tensor]
+BatchTransform = Callable[[torch.Tensor, np.random.Generator], torch.Tensor]
+BATCH_TRANSFORMS: dict[str, BatchTransform] = {
+    CROP: batch_transforms.crop_padded,
+    "flip": batch_transforms.flip,
+    "jitter": batch_transforms.jitter,
+    "randaugment": batch_transforms.randaugment,
+    "erase": batch_transforms.erase,
+}
 
 
-def build_augment(name: Augment, size: int) -> Transform | None:
-    """Returns the transform of one uint8 image, shape `(3, size, size)`; None for `none`.
+def choose_steps(setting: Sequence[str] | str) -> tuple[str, ...]:
+    """Returns the steps of `data.augment`, in the order in which they are applied.
 
-    `randaugment` is RandAugment (Cubuk et al., 2020, arXiv 1909.13719) with torchvision's defaults, after `crop-flip`.
+    Raises:
+        InputError: A step is unknown, or two exclude each other.
     """
-    flip = [transforms.RandomHorizontalFlip()]
-    crop = [transforms.RandomCrop(size, padding=max(1, size // 8), padding_mode="reflect")]
-    steps = {
-        "none": [],
-        "crop": crop,
-        "flip": flip,
-        "crop-flip": crop + flip,
-        "randaugment": [*crop, *flip, transforms.RandAugment()],
-    }
-    return transforms.Compose(steps[name]) if steps[name] else None
+    if isinstance(setting, str):
+        check_choice("data.augment", setting, list(dict.fromkeys((*COMBINATIONS, *STEPS, AUTO))))
+        setting = COMBINATIONS.get(setting, (setting,))
+    for step in setting:
+        check_choice("data.augment", step, STEPS)
+    if {RESIZED_CROP, CROP} <= set(setting):
+        raise InputError(f"`data.augment` should have one of {RESIZED_CROP} and {CROP}. Got {', '.join(setting)}.")
+    return tuple(step for step in STEPS if step in setting)
 
 
-def augment_batch(images: torch.Tensor, transform: Transform | None, seed: int) -> torch.Tensor:
-    """Applies `transform` to each image of a uint8 batch, shape `(batch, 3, size, size)`; `seed` fixes every draw."""
-    if transform is None:
+@dataclass(frozen=True)
+class BatchAugmentation:
+    """Applies the steps, all but a resized crop, to a uint8 batch, shape `(batch, 3, height, width)`."""
+
+    steps: tuple[str, ...]
+
+    def __call__(self, images: torch.Tensor, seed: int) -> torch.Tensor:
+        """Returns the batch augmented; `seed` fixes every draw."""
+        for step in self.steps:
+            generator = np.random.default_rng(derive_seed(seed, step))  # steps do not change what others draw
+            images = BATCH_TRANSFORMS[step](images, generator)
         return images
-    with torch.random.fork_rng(devices=[]):  # v2 draws its parameters from the CPU's generator, wherever the images are
-        torch.manual_seed(seed)
-        return torch.stack([transform(image) for image in images])
+
+
+def build_augmentation(steps: Sequence[str]) -> BatchAugmentation:
+    """Builds what is done with whole batches."""
+    return BatchAugmentation(tuple(step for step in steps if step != RESIZED_CROP))

@@ -4,6 +4,7 @@ A rank gets what the plan says for its index and the number of ranks. Nothing he
 may be wrapped by Accelerate, which would split the batches a second time.
 """
 
+import math
 import os
 import signal
 import threading
@@ -19,10 +20,12 @@ from torch.utils.data import get_worker_info
 
 from matl_scale.automatic import AUTO, Auto
 from matl_scale.data.images.decode import decode_image
+from matl_scale.data.images.fit import CROP, FITS, Fit
 from matl_scale.data.images.gate import BadImage
-from matl_scale.data.loading.augment import Augment
+from matl_scale.data.loading.augment import choose_steps
 from matl_scale.data.loading.missing import FILLS
 from matl_scale.data.loading.plan import PlannedBatch, SlotPlan, plan_evaluation
+from matl_scale.data.loading.resized_crop import ResizedCrops
 from matl_scale.data.shards.manifest import Manifest
 from matl_scale.data.shards.reader import Damage, SampleReader
 from matl_scale.errors import InputError, check_at_least, check_choice
@@ -60,13 +63,25 @@ class DataConfig:
     """Samples per worker among which a stream is shuffled."""
     workers: int | Auto = "auto"
     """Loader processes per rank; 0 loads in the training process. `auto`: by the cores that a rank has."""
-    augment: Augment | Auto = "auto"
-    """`none`, `crop` (reflect-padded by an eighth), `flip`, `crop-flip` or `randaugment`; drawn for each image. `auto` crops
-    images of 24 pixels and more in runs of 15 passes and more, and never flips: what reads differently in a mirror (text, left
-    and right) cannot be known. Where nothing does, `crop-flip` is better."""
+    augment: list[str] | str = "auto"
+    """One or a list of `resized-crop` (a random part of the original image), `crop` (of the square, reflect-padded by an eighth),
+    `flip`, `jitter` (colours), `randaugment` and `erase`, drawn for each image; or `none`, `crop-flip`, `resized-crop-flip`.
+    `randaugment` by itself crops and flips too. `auto` crops images of 24 pixels and more in runs of 15 passes and more, and
+    never flips: what reads differently in a mirror (text, left and right) cannot be known. Where nothing does, `crop-flip` is
+    better, and for photos `resized-crop-flip`."""
+    crop_area: float = 0.08
+    """The smallest share of an image's area that `resized-crop` takes; the largest is 1."""
+    mixup: float = 0.0
+    """Strength α of MixUp: images of a batch are mixed in pairs with weights λ and 1 - λ, λ from Beta(α, α); 0 mixes none. With
+    `data.cutmix`, half of the batches each."""
+    cutmix: float = 0.0
+    """Strength α of CutMix, which puts a rectangle of another image of the batch into each; 0 does not."""
     image_size: int | Auto = "auto"
-    """Side length in pixels to which images are scaled and centre-cropped; 0 keeps the stored size, and so does `auto` for images
+    """Side length in pixels of the squares to which images are scaled; 0 keeps the stored size, and so does `auto` for images
     of 16 pixels or more; smaller ones are enlarged to 16."""
+    fit: Fit = CROP
+    """How an image of another shape becomes such a square, except for training with `resized-crop`: `crop` (the middle of the
+    longer side), `squash` (both sides scaled) or `pad` (all of it, on grey). Prediction does the same."""
     max_damaged: float = 0.001
     """Share of a split's samples that may be damaged; these are skipped and listed. More of them stop the run."""
 
@@ -78,6 +93,16 @@ class DataConfig:
         for key, value in (("balance", self.balance), ("max_damaged", self.max_damaged)):
             if not 0 <= value <= 1:
                 raise InputError(f"`data.{key}` should be between 0 and 1. Got {value}.")
+        if self.augment != AUTO:
+            choose_steps(self.augment)
+        check_choice("data.fit", self.fit, FITS)
+        if not 0 < self.crop_area <= 1:
+            raise InputError(
+                f"`data.crop_area` should be above 0 and at most 1: a crop is no larger than the image. Got {self.crop_area}."
+            )
+        for key, value in (("mixup", self.mixup), ("cutmix", self.cutmix)):
+            if not 0 <= value < math.inf:
+                raise InputError(f"`data.{key}` should be at least 0 and finite. Got {value}.")
         for missing in self.missing.values() if isinstance(self.missing, dict) else [self.missing]:
             check_choice("data.missing", missing, list(FILLS))
         if self.reading == "stream" and self.balance:
@@ -155,19 +180,24 @@ class EvaluationBatches(PlannedBatches):
 
 
 class DecodeBatch:
-    """Decodes the samples of a batch and stacks them."""
+    """Decodes the samples of a batch and stacks them: squares of `size` pixels per side, of the whole images (see `fit_square`)
+    or of the parts that `crops` draws."""
 
-    def __init__(self, reader: SampleReader, size: int) -> None:
-        self.reader, self.size = reader, size
+    def __init__(self, reader: SampleReader, size: int, fit: Fit = CROP, crops: ResizedCrops | None = None) -> None:
+        self.reader, self.size, self.fit, self.crops = reader, size, fit, crops
 
     def __call__(self, batch: EncodedBatch) -> ImageBatch:
         planned, encoded = batch.planned, batch.images
         pixels = np.empty((len(encoded), 3, self.size, self.size), dtype=np.uint8)
+        draws = None if self.crops is None else self.crops.draw(planned.index, len(encoded))
         damage = []
         for i, image in enumerate(encoded):
             if isinstance(image, bytes):
                 try:
-                    pixels[i] = decode_image(image, self.size).transpose(2, 0, 1)
+                    if self.crops is None or draws is None:
+                        pixels[i] = decode_image(image, self.size, fit=self.fit).transpose(2, 0, 1)
+                    else:
+                        pixels[i] = self.crops.decode(image, draws[i], self.size)
                     continue
                 except BadImage as error:
                     image = self.reader.damage(int(planned.sample_ids[i]), str(error))
@@ -189,13 +219,19 @@ def current_worker() -> tuple[int, int]:
 
 
 def build_loader(
-    source: Source, image_size: int, workers: int, pin_memory: bool = False
+    source: Source,
+    image_size: int,
+    workers: int,
+    pin_memory: bool = False,
+    fit: Fit = CROP,
+    crops: ResizedCrops | None = None,
 ) -> Generator[ImageBatch, None, None]:
-    """Yields the batches of one rank, with images of `image_size` pixels per side; in pinned memory for a GPU.
+    """Yields the batches of one rank, with images of `image_size` pixels per side as `DecodeBatch` makes them; in pinned memory
+    for a GPU.
 
     The worker processes start with the first batch and end with the generator.
     """
-    pipeline = wds.DataPipeline(source, wds.map(DecodeBatch(source.reader, image_size)))
+    pipeline = wds.DataPipeline(source, wds.map(DecodeBatch(source.reader, image_size, fit, crops)))
     yield from wds.WebLoader(
         pipeline,
         batch_size=None,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from matl_scale.data.images.fit import Fit
 from matl_scale.deploy.task_rules import Output, TaskRules
 from matl_scale.storage.files import hash_text
 from matl_scale.tasks import Task
@@ -24,6 +25,7 @@ class Description:
     output: Output = "logits"  # what they are
     rules: TaskRules  # how the tasks' logits become probabilities and decisions
     image_size: int  # in pixels
+    fit: Fit  # how images of another shape were made squares of that size
     mean: tuple[float, ...]  # what to subtract from each channel (R, G, B) of images in 0 to 1
     std: tuple[float, ...]  # what to divide each channel by after that
     run: str
@@ -38,7 +40,7 @@ class Description:
             about: dict[str, Any] = {"task": self.tasks[0].name, **{key: own for key, (own,) in columns.items()}}
         else:
             about = {"tasks": [task.name for task in self.tasks], **columns, "outputs": self.outputs}
-        common = ("output", "image_size", "mean", "std", "run", "step", "checkpoint_sha256")
+        common = ("output", "image_size", "fit", "mean", "std", "run", "step", "checkpoint_sha256")
         return about | {"fitted_on": self.rules.fitted_on} | {key: getattr(self, key) for key in common}
 
     def texts(self) -> dict[str, str]:

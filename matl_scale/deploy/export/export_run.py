@@ -19,7 +19,7 @@ from matl_scale.models.network import MEAN, STD, RoutedModel, count_bytes, norma
 from matl_scale.models.predictor import Predictor
 from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo
 from matl_scale.runs.checkpoints.decisions import open_decisions
-from matl_scale.runs.checkpoints.network import open_network, restore_network
+from matl_scale.runs.checkpoints.network import NetworkConfig, open_network, restore_network
 from matl_scale.runs.layout import CHECKPOINT_FILE, RunFolder
 from matl_scale.tasks import Task, match_names
 
@@ -160,6 +160,7 @@ def describe_network(
         output=output,
         rules=TaskRules.choose(decisions, [names[i] for i in task_ids]),
         image_size=checkpoint.image_size,
+        fit=NetworkConfig.read(checkpoint.config).fit,
         mean=MEAN,
         std=STD,
         run=str(checkpoint.config["run"]["name"]),

@@ -26,6 +26,7 @@ Needs torch and safetensors.
 
 {tasks}
 IMAGE_SIZE = {image_size}
+FIT = {fit!r}  # how images of another shape became squares: crop (the middle), squash or pad
 MEAN = {mean}
 STD = {std}
 
@@ -73,6 +74,7 @@ def write_source(network: fx.GraphModule, description: Description) -> str:
     body: dict[str, Any] = {
         **describe_tasks(description),
         "image_size": description.image_size,
+        "fit": description.fit,
         "mean": repr(list(description.mean)),
         "std": repr(list(description.std)),
         "dtype": next(network.parameters()).dtype,

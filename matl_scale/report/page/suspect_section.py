@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from matl_scale.errors import InputError
 from matl_scale.report.page.thumbnails import Thumbnails
-from matl_scale.report.shard_set import open_shard_set
+from matl_scale.report.shard_set import find_fit, open_shard_set
 from matl_scale.report.suspects.suspect_list import Suspect, SuspectList
 from matl_scale.runs.history import RunHistory
 
@@ -59,7 +59,7 @@ def find_pictures(run: RunHistory, found: SuspectList) -> tuple[Draw, str]:
     """Returns a function that draws a suspect's image, and why there are no images; an empty text if there are."""
     try:
         manifest = open_shard_set(run)
-        of_split = {info.split: Thumbnails(manifest, info) for info in found.splits}
+        of_split = {info.split: Thumbnails(manifest, info, find_fit(run)) for info in found.splits}
     except (InputError, OSError) as error:
         return lambda _: ("", ""), f"No images: {error}"
     return lambda suspect: of_split[suspect.split].draw(suspect.sample), ""

@@ -3,6 +3,7 @@
 import numpy as np
 
 from matl_scale.data.images.data_url import draw_as_url
+from matl_scale.data.images.fit import Fit
 from matl_scale.data.images.gate import BadImage
 from matl_scale.data.shards.manifest import Manifest
 from matl_scale.data.shards.reader import SampleReader
@@ -13,18 +14,18 @@ SIDE_PX = 64
 
 
 class Thumbnails:
-    """Makes thumbnails of the samples that were evaluated, by their keys.
+    """Makes thumbnails of the samples that were evaluated, by their keys, fitted as the run's network sees them.
 
     Raises:
         InputError: The split has other images than those that were evaluated.
     """
 
-    def __init__(self, manifest: Manifest, info: PredictionsInfo) -> None:
+    def __init__(self, manifest: Manifest, info: PredictionsInfo, fit: Fit) -> None:
         if manifest.hash_shards(info.split) != info.test_set:
             raise InputError(
                 f"{manifest.root} has other images in split `{info.split}` than those that were evaluated."
             )
-        sample_ids, self._reader = manifest.sample_ids(info.split), SampleReader(manifest)
+        sample_ids, self._reader, self._fit = manifest.sample_ids(info.split), SampleReader(manifest), fit
         keys = self._reader.keys(sample_ids)
         order = np.argsort(keys)
         self._keys, self._sample_ids = keys[order], sample_ids[order]
@@ -36,6 +37,6 @@ class Thumbnails:
         if not isinstance(data, bytes):
             return "", str(data)
         try:
-            return draw_as_url(data, SIDE_PX), ""
+            return draw_as_url(data, SIDE_PX, self._fit), ""
         except BadImage as error:
             return "", str(error)

@@ -10,7 +10,7 @@ from matl_scale.metrics.names import MAIN_METRIC, METRIC_LABELS
 from matl_scale.report.facts import RunFacts
 from matl_scale.report.page.table import format_number
 from matl_scale.report.page.thumbnails import Thumbnails
-from matl_scale.report.shard_set import open_shard_set
+from matl_scale.report.shard_set import find_fit, open_shard_set
 from matl_scale.runs.predictions import Predictions
 
 MAX_TASKS = 10
@@ -52,7 +52,7 @@ def find_worst_tasks(facts: RunFacts) -> WorstTasks:
     if predictions is None:
         return WorstTasks(tasks=[], missing=f"No samples: {facts.no_predictions}")
     try:
-        thumbnails, missing = Thumbnails(open_shard_set(facts.run), predictions.info), ""
+        thumbnails, missing = Thumbnails(open_shard_set(facts.run), predictions.info, find_fit(facts.run)), ""
     except (InputError, OSError) as error:
         thumbnails, missing = None, f"No images: {error}"
     column_of = {task.name: i for i, task in enumerate(predictions.info.tasks)}

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import torch
 
+from matl_scale.data.images.fit import CROP, Fit
 from matl_scale.device import Precision
 from matl_scale.errors import InputError
 from matl_scale.models.backbones import ModelConfig
@@ -40,6 +41,7 @@ class NetworkConfig:
     channels_last: bool  # `train.channels_last`
     precision: Precision  # `train.precision`
     route_chunk: int  # `eval.task_chunk`
+    fit: Fit  # `data.fit`; runs of earlier versions cropped
 
     @property
     def has_own_masks(self) -> bool:
@@ -59,6 +61,7 @@ class NetworkConfig:
             channels_last=train["channels_last"],
             precision=train["precision"],
             route_chunk=sections["eval"]["task_chunk"],
+            fit=sections.get("data", {}).get("fit", CROP),
         )
 
 

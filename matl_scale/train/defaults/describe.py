@@ -28,7 +28,7 @@ def describe_choices(
     lines = [
         describe_routes(config, routes, machine),
         f"{config.model.name}, width {chosen(config.model.width):g}, stem {config.model.stem}, on images of {image_size} pixels, "
-        f"augment {config.data.augment}",
+        f"augment {describe_augment(config.data.augment)}",
         f"{config.optim.name}, rate {chosen(config.optim.lr):g} (heads × {chosen(config.optim.head_lr_scale):g}), warm-up "
         f"{describe_auto(config.optim.warmup_steps, 'a twentieth of the run')}, moving average "
         f"{describe_auto(config.train.ema_decay, 'over the last twentieth')}",
@@ -41,6 +41,10 @@ def describe_choices(
     if given.train.epochs != AUTO and given.train.steps != AUTO:
         lines.append(f"train.steps wins over train.epochs {given.train.epochs:g}")
     return lines
+
+
+def describe_augment(setting: list[str] | str) -> str:
+    return setting if isinstance(setting, str) else ", ".join(setting) or "none"
 
 
 def describe_routes(config: Config, routes: Routes, machine: Machine) -> str:

@@ -2,7 +2,6 @@
 
 import math
 
-from matl_scale.data.loading.augment import Augment
 from matl_scale.models.backbones import Stem
 
 MIN_EPOCHS, MAX_EPOCHS = 4.0, 120.0
@@ -94,7 +93,7 @@ def choose_workers(cores: int, has_gpu: bool) -> int:
     return min(max(cores - 1, 1), 8) if has_gpu else min(cores - 1, 2)
 
 
-def choose_augment(image_size: int, epochs: float) -> Augment:
+def choose_augment(image_size: int, epochs: float) -> str:
     """Returns the augmentation: a network that sees images few times learns less from parts of them."""
     return "crop" if image_size >= CROPPED_FROM and epochs >= AUGMENTED_FROM else "none"
 

@@ -16,9 +16,10 @@ from accelerate import Accelerator
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from matl_scale.automatic import AUTO, Auto
-from matl_scale.data.loading.augment import Transform, augment_batch
+from matl_scale.data.loading.augment import BatchAugmentation
 from matl_scale.data.loading.loader import ImageBatch
 from matl_scale.data.loading.missing import fill_missing
+from matl_scale.data.loading.mixing import Mixing, partners_of
 from matl_scale.data.shards.layout import MISSING
 from matl_scale.data.shards.reader import Damage
 from matl_scale.device import Precision
@@ -104,7 +105,8 @@ class TrainStep:
         label_shares: Of each task, the share of its route's training samples that carry its label, shape `(num_tasks,)`.
         losses: The loss of each task; None is cross-entropy.
         fills: What the missing labels of each task count as (see `missing.choose_fills`), shape `(num_tasks,)`; None is nothing.
-        transform: Augmentation of one image.
+        augmentation: Augmentation of batches; None is none.
+        mixing: How the images of a batch are mixed; None is not at all.
         frozen: What stays as it is; None trains everything.
         importance: Sums how much units of `model` matter, in the steps in which that is measured; None if it is never.
     """
@@ -121,7 +123,8 @@ class TrainStep:
         seed: int,
         losses: Sequence[TaskLoss] | None = None,
         fills: np.ndarray | None = None,
-        transform: Transform | None = None,
+        augmentation: BatchAugmentation | None = None,
+        mixing: Mixing | None = None,
         accumulate: int = 1,
         clip_norm: float = 0.0,
         channels_last: bool = False,
@@ -129,7 +132,8 @@ class TrainStep:
         importance: UnitImportance | None = None,
     ) -> None:
         self.accelerator = accelerator
-        self.labels, self.seed, self.transform = labels, seed, transform
+        self.labels, self.seed = labels, seed
+        self.augmentation, self.mixing = augmentation, mixing
         self.accumulate, self.clip_norm, self.channels_last = accumulate, clip_norm, channels_last
         self.frozen = frozen
         self.fills = np.full(model.routes.num_tasks, MISSING) if fills is None else fills
@@ -223,12 +227,15 @@ class TrainStep:
         chosen, targets = select_labelled(np.where(batch.valid[:, None], filled, MISSING), batch.valid)
         images = batch.images if len(targets) == len(batch.sample_ids) else batch.images[chosen]
         images = self.prepare_images(images, self._seed("augment", batch))
+        own_share = 1.0
+        if self.mixing is not None:
+            images, own_share = self.mixing(images, len(targets), self._seed("mix", batch))
         self.sync.statistics.begin_slot(route_id)
         torch.manual_seed(self._seed("forward", batch))  # dropout and stochastic depth
         keeping = contextlib.nullcontext() if self.frozen is None else self.frozen.slot(route_id)
         with self.accelerator.autocast(), keeping:
             logits = self.model.classify(self.trunk.features(images, route_id), route_id)
-        loss = self.loss(route_id, logits, torch.from_numpy(targets).to(self.accelerator.device))
+        loss = self._mixed_loss(route_id, logits, torch.from_numpy(targets).to(self.accelerator.device), own_share)
         with self._measuring(route_id) if measured else contextlib.nullcontext():
             self.accelerator.backward(loss / self.accumulate)
         self.sync.statistics.end_slot(route_id, count=len(targets) > 0)
@@ -243,11 +250,20 @@ class TrainStep:
         scaler = self.accelerator.scaler
         self.importance.end_slot(route_id, (1.0 if scaler is None else scaler.get_scale()) / self.accumulate)
 
+    def _mixed_loss(self, route_id: int, logits: torch.Tensor, targets: torch.Tensor, own_share: float) -> torch.Tensor:
+        """Returns the loss of a slot whose images are their own by a share, and those of their partners by the rest."""
+        loss = self.loss(route_id, logits, targets)
+        if own_share == 1:
+            return loss
+        return torch.lerp(self.loss(route_id, logits, partners_of(targets)), loss, own_share)
+
     def prepare_images(self, images: torch.Tensor, seed: int) -> torch.Tensor:
         """Returns decoded images, uint8, shape `(batch, 3, height, width)`, as the network expects them: on the device, augmented
         and normalised."""
         images = images.to(self.accelerator.device, non_blocking=True)
-        images = normalise(augment_batch(images, self.transform, seed))
+        if self.augmentation is not None:
+            images = self.augmentation(images, seed)
+        images = normalise(images)
         return images.to(memory_format=torch.channels_last) if self.channels_last else images
 
     def _seed(self, purpose: str, batch: ImageBatch) -> int:
