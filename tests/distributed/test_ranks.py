@@ -38,6 +38,7 @@ from matl_scale.train.step.sampling import RouteSampler, TasksConfig
 from matl_scale.train.step.train_step import TrainConfig
 
 NUM_SLOTS = 4
+AUGMENT = ["resized-crop", "flip", "jitter", "randaugment", "erase"]
 
 
 FEW_STEPS = TrainConfig(steps=4, precision="fp32")
@@ -293,7 +294,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     sections = {
         "routing": RoutingConfig(sigma=0.5, **routing),
         "train": TrainConfig(steps=9, precision="fp32", accumulate=2, ema_decay=0.9, clip_norm=0.5),
-        "data": DataConfig(path=str(small_set.root), batch_size=6, workers=1, augment="crop-flip"),
+        "data": DataConfig(path=str(small_set.root), batch_size=6, workers=1, augment=AUGMENT, mixup=0.5, cutmix=1),
         "tasks": TasksConfig(),
         "optim": ADAMW,
         "checkpoint": CheckpointConfig(every=3),

@@ -27,7 +27,7 @@ from helpers.odd_images import (
     with_chunks,
 )
 from matl_scale.data.images.decode import decode_image
-from matl_scale.data.images.fit import fit_square
+from matl_scale.data.images.fit import Fit, fit_square
 from matl_scale.data.images.folder_images import FolderImages
 from matl_scale.data.images.gate import MAX_PIXELS, NO_LIMIT, BadImage, LiftedPillowLimit
 from matl_scale.data.loading.loader import EvaluationBatches, build_loader
@@ -35,6 +35,7 @@ from matl_scale.data.shards.layout import MANIFEST_FILE
 from matl_scale.data.shards.manifest import Manifest, read_manifest
 from matl_scale.data.shards.reader import SampleReader
 from matl_scale.deploy.unlabelled import load_unlabelled
+from matl_scale.vision import transforms
 
 SIZE = 24
 ENDINGS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "TIFF": "tif"}
@@ -74,11 +75,10 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def pixels_of_set(manifest: Manifest) -> dict[str, np.ndarray]:
+def pixels_of_set(manifest: Manifest, fit: Fit = "crop") -> dict[str, np.ndarray]:
     """Reads a set as training and evaluation do."""
-    batches = build_loader(
-        EvaluationBatches(np.arange(manifest.num_samples), SampleReader(manifest), 16, 0, 1), SIZE, workers=0
-    )
+    source = EvaluationBatches(np.arange(manifest.num_samples), SampleReader(manifest), 16, 0, 1)
+    batches = build_loader(source, SIZE, workers=0, fit=fit)
     paths, found = manifest.sample_columns("path").column(0).to_pylist(), {}
     for batch in batches:
         assert not batch.damage
@@ -87,9 +87,9 @@ def pixels_of_set(manifest: Manifest) -> dict[str, np.ndarray]:
     return found
 
 
-def pixels_of_prediction(folder: Path) -> dict[str, np.ndarray]:
+def pixels_of_prediction(folder: Path, fit: Fit = "crop") -> dict[str, np.ndarray]:
     found = {}
-    for batch in load_unlabelled(FolderImages(root=str(folder)), 16, SIZE, "crop", workers=0, max_pixels=NO_LIMIT):
+    for batch in load_unlabelled(FolderImages(root=str(folder)), 16, SIZE, fit, workers=0, max_pixels=NO_LIMIT):
         assert not batch.damaged
         found |= dict(zip(batch.names, batch.images.numpy().transpose(0, 2, 3, 1).astype(int), strict=True))
     return found
@@ -118,6 +118,30 @@ def test_resized_sets_hold_what_people_see(source: Path) -> None:
 
 def test_prediction_sees_what_people_see(source: Path) -> None:
     check_all(pixels_of_prediction(source / "images"), JPEG_ERROR)
+
+
+@pytest.mark.parametrize("fit", ["squash", "pad"])
+def test_evaluation_and_prediction_fit_alike(source: Path, fit: Fit) -> None:
+    """Whatever the format and the orientation: what people see, as one image at a time is fitted by hand."""
+    of_set, of_prediction = (
+        pixels_of_set(read_manifest(source / "kept"), fit),
+        pixels_of_prediction(source / "images", fit),
+    )
+    for name, (_, pixels) in IMAGES.items():
+        assert np.array_equal(of_set[name], of_prediction[name])
+        error = abs(of_set[name] - fitted_by_hand(pixels.astype(np.uint8), fit)).max()
+        assert error <= (JPEG_ERROR if name.endswith("jpg") else 1), name
+
+
+def fitted_by_hand(pixels: np.ndarray, fit: Fit) -> np.ndarray:
+    """As torchvision resizes, and pads on grey."""
+    height, width = pixels.shape[:2]
+    inner = [SIZE, SIZE] if fit == "squash" else [round(SIZE * side / max(height, width)) for side in (height, width)]
+    resized = np.asarray(transforms.functional.resize(Image.fromarray(pixels), inner))
+    expected = np.full((SIZE, SIZE, 3), 114)
+    top, left = ((SIZE - side) // 2 for side in inner)
+    expected[top : top + inner[0], left : left + inner[1]] = resized
+    return expected
 
 
 def test_prediction_of_originals_sees_the_pixels_of_a_resized_set(source: Path) -> None:

@@ -14,14 +14,12 @@ from PIL import Image
 from helpers.shard_sets import ShardSet
 from matl_scale import InputError
 from matl_scale.data.images.decode import decode_image
-from matl_scale.data.loading.augment import augment_batch, build_augment
 from matl_scale.data.loading.damage import DamageLog
 from matl_scale.data.loading.loader import DataConfig, ImageBatch, TrainBatches, build_loader, choose_image_size
 from matl_scale.data.loading.plan import RouteOrder, SlotPlan
 from matl_scale.data.loading.stream import StreamBatches
 from matl_scale.data.shards.manifest import Manifest, read_manifest
 from matl_scale.data.shards.reader import SampleReader
-from matl_scale.models.network import normalise
 from matl_scale.routes import Routes
 from matl_scale.runs.layout import RunFolder
 from matl_scale.train.health.share_damage import share_damage
@@ -197,24 +195,3 @@ def test_a_missing_tar_is_damage(small_set: ShardSet, tmp_path: Path) -> None:
     manifest = read_manifest(root)
     found = SampleReader(manifest).read(np.arange(60))
     assert sum(not isinstance(image, bytes) for image in found) == manifest.shard_sizes[0]
-
-
-@pytest.mark.parametrize("name", ["flip", "crop-flip", "randaugment"])
-def test_augmentation_is_drawn_per_image_from_its_seed(name: str) -> None:
-    images = torch.randint(0, 256, (1, 3, 16, 16), dtype=torch.uint8).expand(32, -1, -1, -1)
-    transform = build_augment(name, 16)  # type: ignore[arg-type]
-    torch.manual_seed(1)
-    state = torch.get_rng_state()
-    first = augment_batch(images, transform, seed=5)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert first.shape == images.shape
-    assert first.dtype == torch.uint8
-    assert len({image.numpy().tobytes() for image in first}) > 1
-    assert torch.equal(first, augment_batch(images, transform, seed=5))
-    assert not torch.equal(first, augment_batch(images, transform, seed=6))
-
-
-def test_none_augments_nothing() -> None:
-    images = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
-    assert augment_batch(images, build_augment("none", 4), seed=0) is images
-    assert normalise(images).dtype == torch.get_default_dtype()

@@ -1,10 +1,10 @@
 """MixUp and CutMix: the images of a batch are mixed in pairs, and each pair counts as both of its images, in shares.
 
 With share λ of an image's own and j the image before it in the batch, the loss of a route becomes
-λ · L(labels of i) + (1 − λ) · L(labels of j), where L is the route's loss of the mixed images (see `train/step/loss.py`). In each of
-the two terms a missing label is left out as always, and both are divided by the same numbers as without mixing. λ is drawn once
-per batch, so that every label weighs as much as without mixing: λ in its own place and 1 − λ in its partner's, whichever other
-labels the two have.
+λ · L(labels of i) + (1 − λ) · L(labels of j), where L is the route's loss of the mixed images (see `train/step/loss.py`). In each
+of the two terms a missing label is left out as always, and both are divided by the same numbers as without mixing. λ is drawn
+once per batch, so that every label weighs as much as without mixing: λ in its own place and 1 − λ in its partner's, whichever
+other labels the two have.
 
 Zhang et al., *mixup*, ICLR 2018, arXiv 1710.09412; Yun et al., *CutMix*, ICCV 2019, arXiv 1905.04899.
 """

@@ -61,5 +61,7 @@ def resize(region: np.ndarray, size: int) -> torch.Tensor:
 
     torch does this several times faster than Pillow; their results differ by rounding.
     """
-    pixels = torch.from_numpy(np.ascontiguousarray(region)).permute(2, 0, 1)[None]
+    pixels = torch.from_numpy(np.array(region, order="C")).permute(2, 0, 1)[
+        None
+    ]  # a copy: Pillow's pixels are read-only
     return functional.interpolate(pixels, (size, size), mode="bilinear", antialias=True)[0]

@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional
 
 from matl_scale.data.loading.missing import SOFT
+from matl_scale.data.loading.mixing import partners_of
 from matl_scale.data.shards.layout import MISSING
 from matl_scale.models.logits import LogitSplitter
 from matl_scale.routes import Routes
@@ -71,6 +72,13 @@ class RouteLoss:
         for part, loss in zip(self.splitter.split(route_id, logits), self._parts[route_id], strict=True):
             total = total + loss(part.logits, labels.index_select(1, part.positions))
         return total / len(labels)
+
+    def of_mixed(self, route_id: int, logits: torch.Tensor, labels: torch.Tensor, own_share: float) -> torch.Tensor:
+        """Returns the loss of images that are their own by a share, and those before them by the rest (see `mixing`)."""
+        loss = self(route_id, logits, labels)
+        if own_share == 1:
+            return loss
+        return torch.lerp(self(route_id, logits, partners_of(labels)), loss, own_share)
 
     def _is_plain_mean(self, route_id: int) -> bool:
         """Whether the loss of a route is the mean cross-entropy: that of its only task, all of whose samples have a label."""

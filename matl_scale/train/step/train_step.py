@@ -19,7 +19,7 @@ from matl_scale.automatic import AUTO, Auto
 from matl_scale.data.loading.augment import BatchAugmentation
 from matl_scale.data.loading.loader import ImageBatch
 from matl_scale.data.loading.missing import fill_missing
-from matl_scale.data.loading.mixing import Mixing, partners_of
+from matl_scale.data.loading.mixing import Mixing
 from matl_scale.data.shards.layout import MISSING
 from matl_scale.data.shards.reader import Damage
 from matl_scale.device import Precision
@@ -235,7 +235,7 @@ class TrainStep:
         keeping = contextlib.nullcontext() if self.frozen is None else self.frozen.slot(route_id)
         with self.accelerator.autocast(), keeping:
             logits = self.model.classify(self.trunk.features(images, route_id), route_id)
-        loss = self._mixed_loss(route_id, logits, torch.from_numpy(targets).to(self.accelerator.device), own_share)
+        loss = self.loss.of_mixed(route_id, logits, torch.from_numpy(targets).to(self.accelerator.device), own_share)
         with self._measuring(route_id) if measured else contextlib.nullcontext():
             self.accelerator.backward(loss / self.accumulate)
         self.sync.statistics.end_slot(route_id, count=len(targets) > 0)
@@ -249,13 +249,6 @@ class TrainStep:
         yield
         scaler = self.accelerator.scaler
         self.importance.end_slot(route_id, (1.0 if scaler is None else scaler.get_scale()) / self.accumulate)
-
-    def _mixed_loss(self, route_id: int, logits: torch.Tensor, targets: torch.Tensor, own_share: float) -> torch.Tensor:
-        """Returns the loss of a slot whose images are their own by a share, and those of their partners by the rest."""
-        loss = self.loss(route_id, logits, targets)
-        if own_share == 1:
-            return loss
-        return torch.lerp(self.loss(route_id, logits, partners_of(targets)), loss, own_share)
 
     def prepare_images(self, images: torch.Tensor, seed: int) -> torch.Tensor:
         """Returns decoded images, uint8, shape `(batch, 3, height, width)`, as the network expects them: on the device, augmented
