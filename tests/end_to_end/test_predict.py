@@ -7,6 +7,7 @@ import re
 import runpy
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from helpers.decision_rules import (
 )
 from helpers.run_configs import build_config
 from helpers.shard_sets import ShardSet
+from matl_scale.data.images.fit import Fit, fit_square
 from matl_scale.data.images.gate import BadImage
 from matl_scale.data.shards.manifest import read_manifest
 from matl_scale.decisions.rule import DecisionRule
@@ -39,8 +41,9 @@ from matl_scale.train.step.train_step import TrainConfig
 SCRIPT = Path(__file__).parents[2] / "launch/predict.py"
 
 
-def train_run(folder: Path, shards: ShardSet, routing: RoutingConfig) -> Config:
+def train_run(folder: Path, shards: ShardSet, routing: RoutingConfig, fit: Fit = "crop") -> Config:
     config = build_config(folder, shards, "run", train=TrainConfig(steps=12, precision="fp32"), routing=routing)
+    config = replace(config, data=replace(config.data, fit=fit))
     train(config, build_accelerator("fp32"))
     forget_decisions(network_of(config))
     return config
@@ -93,8 +96,21 @@ def test_predictions_are_those_of_the_evaluation(run: Config, small_set: ShardSe
 
 
 def test_so_are_those_of_tasks_that_share_routes(small_set: ShardSet, tmp_path: Path) -> None:
-    run = train_run(tmp_path, small_set, RoutingConfig(routes=2, grouping="random", start="layer3"))
+    run = train_run(tmp_path, small_set, RoutingConfig(routes=2, grouping="random", start="layer3"), "pad")
     compare_with_evaluation(run, small_set, tmp_path)
+    check_fit(run, small_set, tmp_path)
+
+
+def check_fit(run: Config, small_set: ShardSet, tmp_path: Path) -> None:
+    """Images that are no squares are predicted as the squares that the run's `data.fit` makes of them."""
+    wide = np.concatenate([small_set.pixels[:4], small_set.pixels[4:8]], axis=2)
+    squares = np.stack([np.asarray(fit_square(Image.fromarray(image), 16, run.data.fit)) for image in wide])
+    tables = []
+    for name, pixels in (("wide", wide), ("squares", squares)):
+        folder = write_images(tmp_path / name, pixels)
+        assert predict(run, "--images", folder, "--out", tmp_path / f"{name}.parquet") == 0
+        tables.append(pq.read_table(tmp_path / f"{name}.parquet"))
+    assert tables[0].equals(tables[1])
 
 
 def compare_with_evaluation(run: Config, small_set: ShardSet, tmp_path: Path) -> None:

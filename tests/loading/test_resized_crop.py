@@ -73,7 +73,9 @@ def test_a_large_jpeg_is_scaled_down_while_it_is_decoded(orientation: int) -> No
     for box, shape in boxes.items():
         region = decode_region(data, lambda *_, box=box: box, SIZE)
         assert region.shape == (*shape, 3)  # an eighth is the smallest scale of a decoder
-        assert abs(resize(region, SIZE).permute(1, 2, 0).numpy() - crop_by_hand(image, box)).max() <= 12
+        error = abs(resize(region, SIZE).permute(1, 2, 0).numpy() - crop_by_hand(image, box))
+        assert error.max() <= 20
+        assert error.mean() <= 4
 
 
 @pytest.mark.parametrize("size", [(500, 375), (30, 200), (1, 1)])

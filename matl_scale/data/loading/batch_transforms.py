@@ -79,7 +79,7 @@ def adjust_saturation(values: torch.Tensor, factors: torch.Tensor) -> torch.Tens
 
 def to_grey(values: torch.Tensor) -> torch.Tensor:
     """Returns the brightness, shape `(batch, 1, height, width)`."""
-    weights = torch.tensor(BRIGHTNESS_OF, device=values.device)[:, None, None]
+    weights = torch.tensor(BRIGHTNESS_OF, dtype=values.dtype, device=values.device)[:, None, None]
     return (values * weights).sum(dim=1, keepdim=True)
 
 
