@@ -10,13 +10,12 @@ from accelerate.utils import gather_object
 from torch import fx
 
 from matl_scale.automatic import chosen
-from matl_scale.data.loading.augment import RESIZED_CROP, build_augmentation, choose_steps
+from matl_scale.data.loading.augment import build_augmentation, choose_steps
 from matl_scale.data.loading.damage import DamageLog
-from matl_scale.data.loading.loader import ImageBatch, Source, TrainBatches, build_loader
+from matl_scale.data.loading.loader import ImageBatch, Source, TrainBatches, build_train_loader
 from matl_scale.data.loading.missing import choose_fills
 from matl_scale.data.loading.mixing import build_mixing
 from matl_scale.data.loading.plan import RouteOrder, SlotPlan
-from matl_scale.data.loading.resized_crop import ResizedCrops
 from matl_scale.data.loading.stream import StreamBatches
 from matl_scale.errors import InputError
 from matl_scale.models.network import RoutedModel, build_ema, build_model, move_model
@@ -235,7 +234,6 @@ def build_components(resolved: ResolvedRun, data: RunData, accelerator: Accelera
     source: Source = TrainBatches(plan, data.reader, rank)
     if config.data.reading == "stream":
         source = StreamBatches(data.manifest, TRAIN_SPLIT, plan, data.reader, rank, config.data.stream_buffer)
-    steps = choose_steps(config.data.augment)
     folder = RunFolder(config.run.folder)
     offsets = collect_offsets(data, losses, frozen_names, opened)
     saver = build_saver(config, data, world_size, frozen_names, offsets)
@@ -255,7 +253,7 @@ def build_components(resolved: ResolvedRun, data: RunData, accelerator: Accelera
             losses=losses,
             fills=fills,
             seed=seed,
-            augmentation=build_augmentation(steps),
+            augmentation=build_augmentation(choose_steps(config.data.augment)),
             mixing=build_mixing(config.data.mixup, config.data.cutmix, order.count_samples(), routes.names),
             accumulate=accumulate,
             clip_norm=config.train.clip_norm,
@@ -267,14 +265,7 @@ def build_components(resolved: ResolvedRun, data: RunData, accelerator: Accelera
         sampler=sampler,
         order=order,
         losses=losses,
-        batches=build_loader(
-            source,
-            data.image_size,
-            chosen(config.data.workers),
-            accelerator.device.type == "cuda",
-            data.fit,
-            ResizedCrops(seed=seed, min_area=config.data.crop_area) if RESIZED_CROP in steps else None,
-        ),
+        batches=build_train_loader(source, config.data, data.image_size, seed, accelerator.device.type == "cuda"),
         damage=data.damage_log(TRAIN_SPLIT),
         nonfinite=NonfiniteGuard(
             accelerator, config.guard.max_nonfinite, routes.names, data.reader.key, folder.nonfinite_file

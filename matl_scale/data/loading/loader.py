@@ -18,11 +18,11 @@ import torch
 import webdataset as wds
 from torch.utils.data import get_worker_info
 
-from matl_scale.automatic import AUTO, Auto
+from matl_scale.automatic import AUTO, Auto, chosen
 from matl_scale.data.images.decode import decode_image
 from matl_scale.data.images.fit import CROP, FITS, Fit
 from matl_scale.data.images.gate import BadImage
-from matl_scale.data.loading.augment import choose_steps
+from matl_scale.data.loading.augment import RESIZED_CROP, choose_steps
 from matl_scale.data.loading.missing import FILLS
 from matl_scale.data.loading.plan import PlannedBatch, SlotPlan, plan_evaluation
 from matl_scale.data.loading.resized_crop import ResizedCrops
@@ -240,6 +240,14 @@ def build_loader(
         pin_memory=pin_memory,
         worker_init_fn=partial(leave_signals_to_the_rank, rank=os.getpid()),
     )
+
+
+def build_train_loader(
+    source: Source, config: DataConfig, image_size: int, seed: int, pin_memory: bool
+) -> Generator[ImageBatch, None, None]:
+    """Yields the training batches of one rank, with random resized crops if `data.augment` has them."""
+    crops = ResizedCrops(seed=seed, min_area=config.crop_area) if RESIZED_CROP in choose_steps(config.augment) else None
+    return build_loader(source, image_size, chosen(config.workers), pin_memory, config.fit, crops)
 
 
 def leave_signals_to_the_rank(_: int, rank: int) -> None:
