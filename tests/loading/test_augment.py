@@ -17,7 +17,8 @@ COUNT, HEIGHT, WIDTH = 24, 16, 20
 def draw_images(count: int = COUNT) -> torch.Tensor:
     """Smooth images, as photos are: rounding then matters as little as there."""
     coarse = torch.rand(count, 3, 4, 5, generator=torch.Generator().manual_seed(0)) * 255
-    return transforms.functional.resize(coarse, [HEIGHT, WIDTH]).round().to(torch.uint8)
+    images: torch.Tensor = transforms.functional.resize(coarse, [HEIGHT, WIDTH]).round().to(torch.uint8)
+    return images
 
 
 @pytest.mark.parametrize("step", BATCH_TRANSFORMS)

@@ -33,7 +33,7 @@ def test_a_pair_counts_as_both_images_in_shares_where_they_have_labels(
         start += CLASSES[task]
         for i in range(len(labels)):
             for own_share, sample in ((share, i), (1 - share, i - 1)):  # the first is mixed with the last
-                if (label := labels[sample, column].item()) != -1:
+                if (label := int(labels[sample, column])) != -1:
                     weight = weights[label] if weights is not None and CLASSES[task] == 2 else 1
                     cost = weight * functional.cross_entropy(own_logits[i], torch.tensor(label)).item()
                     expected += own_share * cost / (len(labels) * shares[task] * len(tasks))

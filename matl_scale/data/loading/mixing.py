@@ -91,7 +91,7 @@ def build_mixing(mixup: float, cutmix: float, counts: np.ndarray, routes: Sequen
         key = "data.mixup" if mixup else "data.cutmix"
         raise InputError(
             f"`{key}` should be 0, or every route should have two labelled training images or more: a batch of a single one "
-            f"cannot be mixed. {len(alone)} routes have one: {shortened(routes[i] for i in alone.tolist())}. Leave their tasks out with "
-            "`data.tasks`, or let them share a route (`routing.routes`)."
+            f"cannot be mixed. {len(alone)} routes have one: {shortened(routes[i] for i in alone.tolist())}. Leave their tasks "
+            "out with `data.tasks`, or let them share a route (`routing.routes`)."
         )
     return Mixing(mixup=mixup, cutmix=cutmix)
