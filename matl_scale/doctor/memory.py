@@ -13,7 +13,7 @@ from matl_scale.launcher import read_count
 from matl_scale.models.network import RoutedModel, count_bytes
 from matl_scale.routes import Routes
 from matl_scale.routing.subnetwork import Subnetwork
-from matl_scale.train.build import build_network, without_download
+from matl_scale.train.build_state import build_network, without_download
 from matl_scale.train.config import Config
 from matl_scale.train.run_data import RunData
 

@@ -22,7 +22,7 @@ from matl_scale.errors import InputError
 from matl_scale.models.backbones import ModelConfig, build_backbone
 from matl_scale.models.pretrained import HASH_IN_NAME, WeightsFile, fetch_weights
 from matl_scale.storage.files import file_sha256
-from matl_scale.train.build import fetch_on_every_machine
+from matl_scale.train.build_state import fetch_on_every_machine
 from matl_scale.train.config import Config
 from matl_scale.train.process_group import build_accelerator
 from matl_scale.train.run import train
@@ -179,7 +179,7 @@ def test_nothing_is_fetched_where_a_checkpoint_is_loaded(
 def test_one_rank_of_each_machine_fetches(file: WeightsFile, monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight ranks of a node that download the same file at once."""
     fetched: list[str] = []
-    monkeypatch.setattr("matl_scale.train.build.fetch_weights", fetched.append)
+    monkeypatch.setattr("matl_scale.train.build_state.fetch_weights", fetched.append)
     accelerator = Accelerator(cpu=True)
     fetch_on_every_machine(NAME, accelerator)
     assert fetched == [NAME]

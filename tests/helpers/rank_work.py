@@ -21,8 +21,8 @@ from matl_scale.runs.checkpoints.network import restore_network
 from matl_scale.runs.layout import RunFolder
 from matl_scale.runs.predictions import write_predictions
 from matl_scale.train import loop
-from matl_scale.train.build import build_network
 from matl_scale.train.build_routes import build_routes
+from matl_scale.train.build_state import build_network
 from matl_scale.train.collect_predictions import collect_predictions
 from matl_scale.train.config import Config
 from matl_scale.train.evaluation import Evaluator

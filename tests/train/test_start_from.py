@@ -26,8 +26,8 @@ from matl_scale.routing.router import TaskRouter
 from matl_scale.runs.checkpoints.checkpoint import open_checkpoint
 from matl_scale.runs.checkpoints.network import restore_network
 from matl_scale.tracking.recorder import TrackConfig
-from matl_scale.train.build import build_state
 from matl_scale.train.build_routes import build_routes
+from matl_scale.train.build_state import build_state
 from matl_scale.train.config import Config, RunConfig
 from matl_scale.train.evaluation import EvalConfig
 from matl_scale.train.length import Length

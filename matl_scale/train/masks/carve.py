@@ -13,7 +13,8 @@ from accelerate import Accelerator
 from matl_scale.models.network import RoutedModel, build_ema
 from matl_scale.routing.batch_norm import RouteBatchNorm2d
 from matl_scale.runs.checkpoints.masks import MASK_SUFFIX
-from matl_scale.train.build import Components, build_evaluator, build_network, without_download
+from matl_scale.train.build import Components, build_evaluator
+from matl_scale.train.build_state import build_network, without_download
 from matl_scale.train.config import Config
 from matl_scale.train.run_data import RunData
 from matl_scale.train.state import TrainState
