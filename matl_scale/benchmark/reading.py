@@ -22,6 +22,7 @@ from matl_scale.data.images.interface import Images
 from matl_scale.data.loading.augment import augment_batch, build_augment
 from matl_scale.data.loading.loader import EvaluationBatches, build_loader
 from matl_scale.data.loading.plan import RouteOrder
+from matl_scale.data.shards.labels import Labels
 from matl_scale.data.shards.manifest import Manifest
 from matl_scale.data.shards.reader import SampleReader
 from matl_scale.models.network import normalise
@@ -136,7 +137,7 @@ def augmented(shards: LazyShards, workers: int) -> tuple[Workload, Workload]:
 def planned(shards: LazyShards) -> tuple[Workload, Workload]:
     labels = np.random.default_rng(0).integers(-1, 2, (1_000_000, 312), dtype=np.int8)
     routes = Routes.one_per_task([str(task) for task in range(labels.shape[1])])
-    order = RouteOrder(0, BATCH, np.asfortranarray(labels), np.arange(len(labels)), routes)
+    order = RouteOrder(0, BATCH, Labels.of_matrix(np.asfortranarray(labels)), np.arange(len(labels)), routes)
     images, counter = shards.encoded[:BATCH], itertools.count()
 
     def plan() -> None:

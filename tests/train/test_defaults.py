@@ -237,7 +237,7 @@ def test_labels_of_a_step_are_counted_as_they_come(small_set: ShardSet, policy: 
             batch = order.batch(route, drawn[route])
             drawn[route] += 1
             images += len(batch)
-            labels += int((data.labels[batch][:, list(routes.tasks_of[route])] >= 0).sum())
+            labels += int((data.labels.at(batch, routes.tasks_of[route]) >= 0).sum())
     assert found.step_labels.images_per_step == pytest.approx(images / num_steps, rel=0.02)
     assert found.step_labels.labels_per_step == pytest.approx(labels / num_steps, rel=0.02)
-    assert found.step_labels.num_labels == int((data.labels_of("train") >= 0).sum())
+    assert found.step_labels.num_labels == int((data.manifest.labels()[ids] >= 0).sum())
