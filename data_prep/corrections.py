@@ -19,6 +19,7 @@ from matl_scale.data.shards.layout import MISSING
 from matl_scale.data.shards.manifest import Manifest
 from matl_scale.errors import InputError, nearest, shortened
 from matl_scale.tasks import Task
+from matl_scale.text import count_of
 
 IMAGE, TASK, CORRECT = COLUMNS = ("image", "task", "correct")
 KEEP = -2  # in the matrix of corrections: the label stays as it is
@@ -53,8 +54,8 @@ def correct_labels(folder: str, path: str) -> Manifest:
         for task_id, column in zip(ids, write_columns(manifest, chosen, new, scratch), strict=True):
             columns[task_id] = column
         names = shortened((task.name for task in chosen), 5)
-        count = int((wanted != KEEP).sum())
-        return write_version(manifest, columns, f"corrected {count:,} labels of {len(chosen)} tasks: {names}")
+        amount = f"{count_of(int((wanted != KEEP).sum()), 'label')} of {count_of(len(chosen), 'task')}"
+        return write_version(manifest, columns, f"corrected {amount}: {names}")
 
 
 def read_corrections(path: str) -> list[Correction]:
@@ -139,7 +140,7 @@ def find_samples(manifest: Manifest, index: NameIndex, images: list[str], path: 
     used = np.bincount(rows[rows >= 0], minlength=len(images))
     if unknown := [images[i] for i in np.flatnonzero(used == 0).tolist()]:
         raise InputError(
-            f"{path} corrects labels of {len(unknown):,} images that are not in {manifest.root}: {shortened(unknown)}."
+            f"{path} corrects labels of {count_of(len(unknown), 'image')} missing in {manifest.root}: {shortened(unknown)}."
         )
     if shared := [images[i] for i in np.flatnonzero(used > 1).tolist()]:
         raise InputError(

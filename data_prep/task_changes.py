@@ -46,6 +46,7 @@ from matl_scale.errors import InputError, nearest, shortened
 from matl_scale.storage.files import sync_to_disk
 from matl_scale.storage.store import Store
 from matl_scale.tasks import Task, match_names
+from matl_scale.text import count_of
 
 
 class TaskColumn(NamedTuple):
@@ -77,7 +78,7 @@ def add_tasks(folder: str, labels: str, roles: ColumnRoles, allow_unmatched: boo
         rows = find_rows(manifest, found, allow_unmatched)
         new = (np.where((group >= 0)[:, None], found.matrix[group], MISSING) for group in rows)
         columns = [*columns_of(manifest), *write_columns(manifest, found.tasks, new, scratch)]
-        change = f"added {len(found.tasks)} tasks: {shortened((task.name for task in found.tasks), 5)}"
+        change = f"added {count_of(len(found.tasks), 'task')}: {shortened((task.name for task in found.tasks), 5)}"
         return write_version(manifest, columns, change)
 
 
@@ -102,7 +103,7 @@ def relabel_tasks(folder: str, labels: str, roles: ColumnRoles, allow_unmatched:
         columns = columns_of(manifest)
         for task_id, column in zip(ids, write_columns(manifest, chosen, new, scratch), strict=True):
             columns[task_id] = column
-        change = f"relabelled {len(chosen)} tasks: {shortened((task.name for task in chosen), 5)}"
+        change = f"relabelled {count_of(len(chosen), 'task')}: {shortened((task.name for task in chosen), 5)}"
         return write_version(manifest, columns, change)
 
 
@@ -148,7 +149,7 @@ def drop_tasks(folder: str, patterns: Sequence[str]) -> Manifest:
         columns = [column for i, column in enumerate(columns_of(manifest)) if i not in set(dropped)]
         if not columns:
             raise InputError(f"At least one task of {folder} should be left.")
-        change = f"dropped {len(dropped)} tasks: {shortened((manifest.task_names[i] for i in dropped), 5)}"
+        change = f"dropped {count_of(len(dropped), 'task')}: {shortened((manifest.task_names[i] for i in dropped), 5)}"
         return write_version(manifest, columns, change)
 
 
@@ -201,7 +202,7 @@ def find_rows(manifest: Manifest, labels: Labels, allow_unmatched: bool) -> list
         why = explain_mismatches(without_row, labels.names_of(unknown, MOST_NAMES))
         names = shortened(labels.names_of(unknown), total=len(unknown))
         sentences = [
-            f"{labels.file.path} names {len(unknown):,} images that are not in {manifest.root}: {names}.",
+            f"{labels.file.path} names {count_of(len(unknown), 'image')} missing in {manifest.root}: {names}.",
             why,
             "Correct them, or leave these rows out with --allow-unmatched.",
         ]

@@ -36,6 +36,14 @@ class InputError(ValueError):
     """Something that the user gave cannot be used. The message says what, where, and what to do."""
 
 
+class NarrowLayerError(InputError):
+    """A layer has too few units for what was asked. `widening` is how many times as many would do."""
+
+    def __init__(self, message: str, widening: float) -> None:
+        super().__init__(message)
+        self.widening = widening
+
+
 class RunError(RuntimeError):
     """A run has to end: numbers, hardware, disk or network. The message says what, where, and what to do."""
 

@@ -18,10 +18,11 @@ GOOD_WIDTH = 24  # titles of figures are broken into lines before names are cut 
 
 @dataclass(frozen=True, kw_only=True)
 class TableColumn:
-    """A column of a table: figures are shown whole; names are cut in the middle, and notes at their end."""
+    """A column of a table: figures are shown whole; names are cut in the middle, and notes at their end. Labels, which have to
+    differ, are broken into lines instead."""
 
     title: str
-    kind: Literal["name", "figure", "note"]
+    kind: Literal["name", "label", "figure", "note"]
 
 
 @dataclass(kw_only=True)

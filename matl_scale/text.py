@@ -20,6 +20,18 @@ def escape_name(name: str) -> str:
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
+def count_of(number: float, noun: str, pattern: str = ",", plural: str = "") -> str:
+    """Returns a number with its noun in the singular or plural, as `1 run` and `2,000 runs`, `1 pass` and `1.5 passes`.
+
+    The number is formatted by `pattern`, and singular if it then reads as 1. `plural` is for more than a noun: `1 image is`,
+    `2 images are`.
+    """
+    written = format(number, pattern)
+    if written == "1":
+        return f"{written} {noun}"
+    return f"{written} {plural or noun + ('es' if noun.endswith(('s', 'x', 'ch', 'sh')) else 's')}"
+
+
 def without_addresses(text: str) -> str:
     """Removes memory addresses, so that one cause always gives one text: `<_io.BytesIO object at 0x7f…>` loses its own."""
     return MEMORY_ADDRESS.sub("", text)

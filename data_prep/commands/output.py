@@ -9,6 +9,7 @@ from data_prep.planning.make_plan import Options
 from data_prep.planning.splits import Draw
 from data_prep.shard_set import write_shard_set
 from matl_scale.data.shards.manifest import Manifest
+from matl_scale.text import count_of
 
 
 def write(options: argparse.Namespace, build: Callable[[Path], Dataset], draw: Draw | None) -> None:
@@ -25,6 +26,6 @@ def write(options: argparse.Namespace, build: Callable[[Path], Dataset], draw: D
 def print_summary(manifest: Manifest) -> None:
     splits = ", ".join(f"{name} {count:,}" for name, count in manifest.splits.items())
     print(
-        f"{manifest.root}: {manifest.num_samples:,} images ({splits}), {len(manifest.tasks)} tasks, "
-        f"{manifest.shards.num_rows} shards"
+        f"{manifest.root}: {count_of(manifest.num_samples, 'image')} ({splits}), {count_of(len(manifest.tasks), 'task')}, "
+        f"{count_of(manifest.shards.num_rows, 'shard')}"
     )

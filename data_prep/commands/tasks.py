@@ -8,6 +8,7 @@ from data_prep.corrections import correct_labels
 from data_prep.labels.matrix import ColumnRoles
 from data_prep.task_changes import add_tasks, drop_tasks, relabel_tasks, rename_tasks
 from matl_scale.data.shards.manifest import Manifest
+from matl_scale.text import count_of
 
 
 def add_command(commands: Subparsers) -> None:
@@ -56,7 +57,5 @@ def change_from_file(options: argparse.Namespace, change: Callable[[str, str, Co
 
 
 def print_change(manifest: Manifest) -> None:
-    entry = manifest.entries[-1]
-    print(
-        f"{manifest.root}: version {entry['version']}, id {entry['id'][:12]}: {entry['change']}; {len(manifest.tasks)} tasks"
-    )
+    entry, tasks = manifest.entries[-1], count_of(len(manifest.tasks), "task")
+    print(f"{manifest.root}: version {entry['version']}, id {entry['id'][:12]}: {entry['change']}; {tasks}")

@@ -9,6 +9,7 @@ from rich.markup import escape
 from matl_scale.data.shards.layout import count_labels, mean_labels_per_image
 from matl_scale.data.shards.manifest import Manifest
 from matl_scale.terminal_table import TableColumn, TerminalTable
+from matl_scale.text import count_of
 
 
 def print_info(manifest: Manifest, console: Console, route_of: Mapping[str, str] | None = None) -> None:
@@ -51,7 +52,8 @@ def print_info(manifest: Manifest, console: Console, route_of: Mapping[str, str]
     for split in split_names:
         sizes = [shard["bytes"] for shard in shards if shard["split"] == split]
         console.print(
-            f"  {split}: {manifest.splits[split]:,} images in {len(sizes)} shards, {sum(sizes) / 1e6:,.1f} MB, "
+            f"  {split}: {count_of(manifest.splits[split], 'image')} in {count_of(len(sizes), 'shard')}, "
+            f"{sum(sizes) / 1e6:,.1f} MB, "
             f"{mean_labels_per_image(labels[ids_of[split]]):.3g} labels per image"
         )
     console.print("  labels per image: the mean over images that have one; `routing.routes` auto goes by that of train")
@@ -60,11 +62,11 @@ def print_info(manifest: Manifest, console: Console, route_of: Mapping[str, str]
         console.print(f"{marker} version {entry['version']}, id {entry['id'][:12]}: {escape(entry['change'])}")
     size = manifest.image_size()
     console.print(
-        f"  {len(manifest.tasks)} tasks, {np.mean(labels < 0):.1%} of all labels missing; images: "
+        f"  {count_of(len(manifest.tasks), 'task')}, {np.mean(labels < 0):.1%} of all labels missing; images: "
         + (f"{size} × {size} pixels" if size else "of several sizes")
     )
     if manifest.oriented:
-        console.print(f"  {manifest.oriented:,} images carry an orientation (EXIF or XMP): they are used upright")
+        console.print(f"  {count_of(manifest.oriented, 'image')} with an orientation (EXIF or XMP), used upright")
 
 
 def describe_counts(classes: tuple[str, ...], counts: np.ndarray, limit: int = 3) -> str:

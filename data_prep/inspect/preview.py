@@ -11,6 +11,7 @@ from matl_scale.data.shards.layout import MISSING
 from matl_scale.data.shards.manifest import Manifest
 from matl_scale.data.shards.reader import Damage, SampleReader
 from matl_scale.errors import InputError, nearest
+from matl_scale.text import count_of
 
 MAX_CLASSES_SHOWN = 100
 STYLE = """body{font:15px system-ui,sans-serif;margin:2em;background:#fff;color:#111}h2{margin:1.4em 0 .4em;font-size:1.1em}
@@ -41,13 +42,13 @@ def build_preview(manifest: Manifest, task_name: str, split: str | None, count: 
             for sample_id, image in zip(chosen.tolist(), reader.read(chosen), strict=True)
         )
         share = len(found) / max(len(sample_ids) - missing, 1)
-        amount = f"{len(found):,} images" + (f", {share:.1%} of the labelled" if value != MISSING else "")
+        amount = f"{count_of(len(found), 'image')}" + (f", {share:.1%} of the labelled" if value != MISSING else "")
         sections.append(f"<h2>{html.escape(name)} <small>{amount}</small></h2><div>{figures}</div>")
     more = task.num_classes - MAX_CLASSES_SHOWN
     note = f"<p>{more} more classes are not shown.</p>" if more > 0 else ""
     title = html.escape(f"{task.name} in {manifest.root}")
     subtitle = html.escape(
-        f"version {manifest.version} ({manifest.id[:12]}), {split or 'all splits'}, {len(sample_ids):,} images"
+        f"version {manifest.version} ({manifest.id[:12]}), {split or 'all splits'}, {count_of(len(sample_ids), 'image')}"
     )
     return (
         f"<!doctype html><meta charset=utf-8><title>{title}</title><style>{STYLE}</style><h1>{title}</h1><p>{subtitle}</p>"

@@ -19,6 +19,7 @@ from matl_scale.data.shards.reader import SampleReader
 from matl_scale.data.shards.tables import count_classes
 from matl_scale.errors import InputError, shortened
 from matl_scale.storage.store import Store
+from matl_scale.text import count_of
 
 SHOWN = 5
 BLOCK_SAMPLES = 256
@@ -62,7 +63,8 @@ def check_samples(manifest: Manifest) -> Iterator[str]:
     splits = manifest.shards["split"].to_pylist()
     keys = samples["key"].to_pylist()
     if wrong := [i for i, split in enumerate(samples["split"].to_pylist()) if split != splits[shards[i]]]:
-        yield f"{table}: {len(wrong)} samples are in a shard of another split: {shortened((keys[i] for i in wrong), SHOWN)}"
+        listed = shortened((keys[i] for i in wrong), SHOWN)
+        yield f"{table}: {count_of(len(wrong), 'sample is', plural='samples are')} in a shard of another split: {listed}"
     for column in ("key", "path"):
         values = samples[column].combine_chunks()
         if len(values.unique()) != len(values):
@@ -70,7 +72,8 @@ def check_samples(manifest: Manifest) -> Iterator[str]:
     ends = samples["offset"].to_numpy() + samples["size"].to_numpy()
     sizes = manifest.shards["bytes"].to_numpy()[shards]
     if outside := np.flatnonzero((samples["offset"].to_numpy() < HEADER_BYTES) | (ends > sizes)).tolist():
-        yield f"{table}: {len(outside)} samples lie outside their tar: {shortened((keys[i] for i in outside), SHOWN)}"
+        listed = shortened((keys[i] for i in outside), SHOWN)
+        yield f"{table}: {count_of(len(outside), 'sample lies', plural='samples lie')} outside their tar: {listed}"
 
 
 def check_labels(manifest: Manifest) -> Iterator[str]:
@@ -101,7 +104,8 @@ def check_files(manifest: Manifest) -> Iterator[str]:
         elif (found := manifest.root.size(file)) != size:
             yield f"{manifest.root}/{file} should have {size} bytes. It has {found}"
     if orphans := sorted(name for name in names if name.endswith(".tar") and name not in listed):
-        yield f"{len(orphans)} tars are not listed in {MANIFEST_FILE}: {shortened(orphans, SHOWN)}"
+        number = count_of(len(orphans), "tar is", plural="tars are")
+        yield f"{number} not listed in {MANIFEST_FILE}: {shortened(orphans, SHOWN)}"
     if WORK in names:
         yield f"{manifest.root}/{WORK} holds unfinished work: run its `matl-data shard` again, or merge, or delete it"
 
@@ -117,7 +121,8 @@ def check_leaks(manifest: Manifest) -> Iterator[str]:
             " and ".join(f"{paths[sample_id]} ({names[split_of[sample_id]]})" for sample_id in pair)
             for pair in zip(copies[across[:SHOWN]].tolist(), originals[across[:SHOWN]].tolist(), strict=True)
         ]
-        yield f"{len(across)} images are in two splits: {', '.join(pairs)}. Leave copies out with --dedupe"
+        images = count_of(len(across), "image is", plural="images are")
+        yield f"{images} in two splits: {', '.join(pairs)}. Leave copies out with --dedupe"
 
 
 @dataclass(frozen=True)
@@ -140,7 +145,8 @@ class VerifyWork:
         sample_ids = np.arange(first, first + count)
         findings += check_members(manifest.root, file, set(map(reader.key, sample_ids.tolist())))
         if bad := check_images(reader, digests, sample_ids, advance):
-            findings.append(f"{manifest.root}/{file}: {len(bad)} samples are damaged: {shortened(bad, SHOWN)}")
+            samples = count_of(len(bad), "sample is", plural="samples are")
+            findings.append(f"{manifest.root}/{file}: {samples} damaged: {shortened(bad, SHOWN)}")
         return job, findings
 
 

@@ -28,6 +28,7 @@ from data_prep.labels.unnamed import describe_unnamed
 from data_prep.labels.white_space import trim
 from matl_scale.errors import InputError
 from matl_scale.tasks import Task, match_names
+from matl_scale.text import count_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +91,7 @@ def read_labels(path: str, roles: ColumnRoles, work: Path, known_tasks: Sequence
     if not len(index):
         raise InputError(f"{path} has no row beside its header.")
     if file.blank_rows is not None and len(file.blank_rows):
-        print(f"{path}: left out {len(file.blank_rows)} rows without any cell", file=sys.stderr)
+        print(f"{path}: left out {count_of(len(file.blank_rows), 'row')} without any cell", file=sys.stderr)
     missing = parse_missing(roles.missing, file.columns, path)
     if known_tasks:
         columns = read_known_columns(file, candidates, roles, missing, known_tasks)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from matl_scale.errors import shortened
+from matl_scale.text import count_of
 
 Rare = Literal["drop", "other"]
 RARE: tuple[Rare, ...] = get_args(Rare)
@@ -41,7 +42,7 @@ class RareRule:
         """Returns a line for each column with rare classes, which says what became of them."""
         become = "missing labels" if self.become == "drop" else f"class `{OTHER}`"
         return [
-            f"column `{column}`: {len(rare)} classes with fewer than {self.min_count} labels became {become}: "
+            f"column `{column}`: {count_of(len(rare), 'class')} with fewer than {self.min_count} labels became {become}: "
             + list_classes(rare)
             for column, rare in rare_of.items()
             if rare

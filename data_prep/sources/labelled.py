@@ -14,6 +14,7 @@ from matl_scale.data.images.interface import ListedImages
 from matl_scale.data.images.sources import open_images
 from matl_scale.errors import InputError, shortened
 from matl_scale.tasks import Task
+from matl_scale.text import count_of
 
 
 def build(
@@ -80,7 +81,9 @@ def report_unmatched(
     """
     complaints = []
     if without_row:
-        complaints.append(f"{len(without_row):,} images have no label row ({shortened(without_row)})")
+        complaints.append(
+            f"{count_of(len(without_row), 'image has', plural='images have')} no label row ({shortened(without_row)})"
+        )
     if len(without_image):
         listed = shortened(sorted(labels.names_of(without_image)), total=len(without_image))
         complaints.append(f"{len(without_image):,} label rows have no image ({listed})")

@@ -10,6 +10,7 @@ from data_prep.planning.plan import DROPPED_FILE
 from matl_scale.data.shards.layout import WORK
 from matl_scale.data.shards.manifest import Manifest
 from matl_scale.storage.store import Store
+from matl_scale.text import count_of
 
 DUPLICATES_FILE, SKIPPED_FILE = "duplicates.csv", "skipped.csv"
 
@@ -55,6 +56,6 @@ def report_copies(manifest: Manifest) -> str | None:
     write_csv(manifest.root, DUPLICATES_FILE, ("copy", "copy_split", "of", "of_split"), lines)
     across = int((split_of[copies] != split_of[originals]).sum())
     return (
-        f"{len(copies):,} images are copies of another, {across:,} of one in another split: see "
-        f"{manifest.root}/{DUPLICATES_FILE}. --dedupe leaves copies out."
+        f"{count_of(len(copies), 'image is a copy', plural='images are copies')} of another, {across:,} of one in another "
+        f"split: see {manifest.root}/{DUPLICATES_FILE}. --dedupe leaves copies out."
     )

@@ -24,6 +24,7 @@ from matl_scale.data.images.orientation import UPRIGHT
 from matl_scale.data.shards.layout import DIGEST_BYTES, WORK, sample_key
 from matl_scale.errors import InputError, explain_os_error, shortened
 from matl_scale.storage.store import Store
+from matl_scale.text import count_of
 
 BLOCK_BYTES, BLOCK_SAMPLES = 4 << 20, 1024
 RECORD_KEY = b"matl_scale"
@@ -193,6 +194,6 @@ def write_shards(work: ShardWork, jobs: Sequence[int], workers: int) -> list[Sha
     if bad and not work.skip_bad:
         listed = shortened((f"{work.plan.image_root}/{name}: {reason}" for name, reason in bad), 5)
         raise InputError(
-            f"{len(bad)} images cannot be used: {listed}. Replace them, or leave them out with --skip-bad."
+            f"{count_of(len(bad), 'image')} cannot be used: {listed}. Replace them, or leave them out with --skip-bad."
         )
     return outcomes

@@ -11,6 +11,7 @@ from matl_scale.deploy.predict import PredictionSummary, predict, skipped_path
 from matl_scale.errors import InputError, shortened
 from matl_scale.launcher import read_launch
 from matl_scale.runs.checkpoints.network import WHICH
+from matl_scale.text import count_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,13 +58,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def report(program: str, out: Path, summary: PredictionSummary) -> None:
-    print(f"{out}: {summary.num_images:,} images × {summary.num_tasks} tasks, step {summary.step}; {summary.decided}")
+    amount = f"{count_of(summary.num_images, 'image')} × {count_of(summary.num_tasks, 'task')}"
+    print(f"{out}: {amount}, step {summary.step}; {summary.decided}")
     if summary.passed_over:
         print(f"{program}: {summary.passed_over}", file=sys.stderr)
     if summary.damaged:
         names = shortened(name for name, _ in summary.damaged)
-        message = f"{len(summary.damaged)} images were left out: {names}; reasons in {skipped_path(out)}"
-        print(f"{program}: {message}", file=sys.stderr)
+        images = count_of(len(summary.damaged), "image was", plural="images were")
+        print(f"{program}: {images} left out: {names}; reasons in {skipped_path(out)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

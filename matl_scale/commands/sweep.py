@@ -19,9 +19,11 @@ from matl_scale.sweep.arms import describe_arms, read_arms
 from matl_scale.sweep.budget import read_budget
 from matl_scale.sweep.draft import SweepRequest
 from matl_scale.sweep.open_sweep import ARRAY, OpenedSweep, mark_start, open_sweep, plan_sweep
+from matl_scale.sweep.plan_file import expand_plan
 from matl_scale.sweep.progress import SweepProgress
 from matl_scale.sweep.supervise import Supervisor, list_waiting
 from matl_scale.sweep.vary import read_varied
+from matl_scale.text import count_of
 from matl_scale.train.health.stop import EXIT_STOPPED, StopRequest
 from matl_scale.train.parse_config import parse_config
 
@@ -39,7 +41,13 @@ def build_parser(program: str) -> argparse.ArgumentParser:
         prog=program,
         description=__doc__,
         allow_abbrev=False,
-        usage="%(prog)s --config FILE [--section.key VALUE ...] --arms ARM,... --out DIR [options]",
+        usage="%(prog)s --config FILE [--section.key VALUE ...] --arms ARM,... --out DIR [options]\n"
+        "       %(prog)s --plan FILE [options]",
+    )
+    parser.add_argument(
+        "--plan",
+        metavar="FILE",
+        help="YAML file with these options, and keys of the config under `set`; options beside it win",
     )
     parser.add_argument(
         "--arms",
@@ -92,7 +100,7 @@ def build_parser(program: str) -> argparse.ArgumentParser:
 
 def start(given: list[str], program: str) -> int:
     """Plans and runs a sweep. Returns the exit code."""
-    options, config_arguments = build_parser(program).parse_known_args(given)
+    options, config_arguments = build_parser(program).parse_known_args(expand_plan(given))
     if options.parallel is not None and options.parallel < 1:
         raise InputError(f"`--parallel` should be at least 1. Got {options.parallel}.")
     if options.tune < 0:
@@ -133,8 +141,8 @@ def read_seeds(text: str) -> list[int]:
 def describe_plan(opened: OpenedSweep) -> str:
     plan, number = opened.plan, len(opened.shares)
     seeds = f"seed{'s' * (len(plan.seeds) > 1)} {', '.join(map(str, plan.seeds))}"
-    runs = f"{len(plan.runs)} runs: {len(plan.variants)} variants × {seeds}"
-    tuned = f"each variant after {plan.tune} trials; " if plan.tune else ""
+    runs = f"{count_of(len(plan.runs), 'run')}: {count_of(len(plan.variants), 'variant')} × {seeds}"
+    tuned = f"each variant after {count_of(plan.tune, 'trial')}; " if plan.tune else ""
     return f"{runs}; {tuned}{number} at a time, compared on {plan.split}"
 
 
@@ -145,7 +153,7 @@ def run_sweep(opened: OpenedSweep) -> int:
     waiting = list_waiting(folder, plan, since)
     progress = SweepProgress(folder, plan, waiting, lambda line: print_line(console, line))
     if num_done := len(plan.runs) - sum(not isinstance(work, Search) for work in waiting):
-        print_line(console, f"{num_done} runs are finished already")
+        print_line(console, f"finished already: {count_of(num_done, 'run')}")
     supervisor = Supervisor(
         folder=folder,
         waiting=waiting,
@@ -170,9 +178,9 @@ def describe_end(folder: SweepFolder, plan: SweepPlan) -> int:
         run.name for run, each in zip(plan.runs, outcomes, strict=True) if each is not None and each.status == "failed"
     ]
     if under_way := outcomes.count(None):
-        print_line(console, f"{under_way} runs are left to other processes that work at this sweep")
+        print_line(console, f"left to other processes that work at this sweep: {count_of(under_way, 'run')}")
     if failed:
-        print_line(console, f"{len(failed)} runs failed: {shortened(failed)}; the same line started again repeats them")
+        print_line(console, f"failed: {shortened(failed)}; the same line started again repeats what failed")
     print_line(console, f"compare them: matl-report --sweep {folder.path}")
     return 1 if failed else 0
 

@@ -8,6 +8,7 @@ from matl_scale.automatic import chosen
 from matl_scale.data.loading.loader import DataConfig
 from matl_scale.doctor.finding import Finding
 from matl_scale.errors import shortened
+from matl_scale.text import count_of
 from matl_scale.train.config import Config
 from matl_scale.train.losses.task_loss import check_losses
 from matl_scale.train.run_data import TRAIN_SPLIT, RunData, find_data_problems
@@ -35,7 +36,8 @@ def check_readers(config: DataConfig, data: RunData, world_size: int) -> Iterato
     """Checks whether ranks and workers get equally many tars. `find_data_problems` reports too few of them."""
     num_tars, num_workers = data.count_tars(TRAIN_SPLIT), max(chosen(config.workers), 1)
     readers = world_size * num_workers
-    text = f"{num_tars} tars in `{TRAIN_SPLIT}`, {readers} readers ({world_size} ranks × {num_workers} workers)"
+    product = f"{count_of(world_size, 'rank')} × {count_of(num_workers, 'worker')}"
+    text = f"{count_of(num_tars, 'tar')} in `{TRAIN_SPLIT}`, {count_of(readers, 'reader')} ({product})"
     if config.reading != "stream" or (num_tars >= readers and num_tars % readers == 0):
         yield Finding("ok", "data", f"{text}, read by {config.reading}.")
     elif num_tars >= readers:
@@ -45,8 +47,7 @@ def check_readers(config: DataConfig, data: RunData, world_size: int) -> Iterato
 
 def check_labels(data: RunData, split: str, batch_size: int) -> Iterator[Finding]:
     """Checks that every task can be learned from a split, with batches of `batch_size`, or measured on it."""
-    labels = data.labels_of(split)
-    counts = [labels.count_classes(task_id, task.num_classes) for task_id, task in enumerate(data.tasks)]
+    counts = data.count_classes(split)
     totals = np.array([count.sum() for count in counts])
     present = np.array([(count > 0).sum() for count in counts])
     complete = present == [task.num_classes for task in data.tasks]
@@ -55,7 +56,7 @@ def check_labels(data: RunData, split: str, batch_size: int) -> Iterator[Finding
 
     def describe(tasks: np.ndarray, what: str) -> str:
         names = shortened(data.tasks[i].name for i in np.flatnonzero(tasks))
-        return f"{tasks.sum()} tasks have {what} in `{split}`: {names}."
+        return f"{count_of(tasks.sum(), 'task has', plural='tasks have')} {what} in `{split}`: {names}."
 
     if not training and (tasks := totals == 0).any():  # `find_data_problems` reports them in training
         yield Finding("warning", "labels", describe(tasks, "no label"), "Their results stay empty.")
@@ -72,9 +73,13 @@ def check_labels(data: RunData, split: str, batch_size: int) -> Iterator[Finding
         yield Finding("warning" if training else "note", "labels", text, remedy)
     if training and (tasks := (totals > 0) & (totals < batch_size)).any():
         names = shortened(f"{data.tasks[i].name} ({totals[i]})" for i in np.flatnonzero(tasks))
-        text = f"{tasks.sum()} tasks have fewer labelled samples than a batch of {batch_size}: {names}."
-        yield Finding("note", "labels", f"{text} Their batches are smaller, and each holds all their samples.")
+        text = f"{count_of(tasks.sum(), 'task has', plural='tasks have')} fewer labelled samples than a batch of {batch_size}"
+        yield Finding(
+            "note", "labels", f"{text}: {names}. Their batches are smaller, and each holds all their samples."
+        )
     num_images = data.manifest.splits[split]
     shares = totals / max(num_images, 1)
     text = f"{1 - shares.mean():.0%} of the labels missing ({1 - shares.max():.0%} to {1 - shares.min():.0%} per task)."
-    yield Finding("ok", "labels", f"`{split}`: {num_images:,} images × {len(data.tasks)} tasks, {text}")
+    yield Finding(
+        "ok", "labels", f"`{split}`: {count_of(num_images, 'image')} × {count_of(len(data.tasks), 'task')}, {text}"
+    )

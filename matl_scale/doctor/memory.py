@@ -26,8 +26,8 @@ SAFE_SHARE = 0.9
 class MemoryNeed:
     """Bytes that a rank needs."""
 
-    weights: int  # of trunk and heads
-    gradients: int  # of the heads, only those of active routes
+    weights: int  # of trunk and heads, and affine weights of routes
+    gradients: int  # of what belongs to one route, only those of active routes
     optimizer: int
     average: int  # the moving average of the weights
     tasks: int  # masks and norm statistics
@@ -44,11 +44,12 @@ def estimate_memory(config: Config, data: RunData, routes: Routes) -> MemoryNeed
     """Estimates the need from the network itself, with two images through its first route."""
     model = build_network(without_download(config), data, routes, torch.device("cpu"))
     weights = count_bytes(model)
-    heads = count_bytes(model.heads)
-    head_share = heads // routes.num_routes  # only active heads have gradients
+    # heads, and affine weights of routes: only those of active routes have gradients
+    own = count_bytes(model.heads) + (0 if model.affine is None else count_bytes(model.affine))
+    own_share = own // routes.num_routes
     return MemoryNeed(
         weights=weights,
-        gradients=weights - heads + head_share * min(chosen(config.train.accumulate), routes.num_routes),
+        gradients=weights - own + own_share * min(chosen(config.train.accumulate), routes.num_routes),
         optimizer=MOMENTS[config.optim.name] * weights,
         average=weights if config.train.ema_decay else 0,
         tasks=sum(buffer.nbytes for buffer in model.buffers()),
@@ -71,7 +72,7 @@ def measure_activations(config: Config, data: RunData, model: RoutedModel) -> in
     trunk: nn.Module = Subnetwork(model.trunk) if config.routing.execution == "subnetwork" else model.trunk
     images = torch.zeros(PROBE_IMAGES, 3, data.image_size, data.image_size)
     with torch.autograd.graph.saved_tensors_hooks(add, lambda tensor: tensor):
-        trunk(images, torch.tensor([0])).sum()
+        trunk(images, torch.tensor([0]), affine=model.affine_of(0)).sum()
     shrinkage = 1.0 if config.train.precision == "fp32" else 0.5  # the probe runs in float32
     return int(sum(saved.values()) * shrinkage * chosen(config.data.batch_size) / PROBE_IMAGES)
 

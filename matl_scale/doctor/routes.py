@@ -10,6 +10,7 @@ from matl_scale.data.loading.plan import RouteOrder
 from matl_scale.doctor.finding import Finding
 from matl_scale.errors import shortened
 from matl_scale.models.pass_cost import measure_pass
+from matl_scale.text import count_of
 from matl_scale.train.choose_routes import ChosenRoutes
 from matl_scale.train.config import Config
 from matl_scale.train.run_data import TRAIN_SPLIT, RunData
@@ -30,12 +31,14 @@ def check_routes(config: Config, data: RunData, found: ChosenRoutes) -> Iterator
     yield Finding(
         "ok",
         "routes",
-        f"{routes.num_routes} routes for {routes.num_tasks} tasks, {sizes.min()} to {sizes.max()} each; a forward pass trains "
-        f"{per_pass:.3g} labels per image on average, and costs {cost:.2g} of one through the plain network.",
+        f"{count_of(routes.num_routes, 'route')} for {count_of(routes.num_tasks, 'task')}, {sizes.min()} to "
+        f"{sizes.max()} each; a forward pass trains {per_pass:.3g} labels per image on average, and costs {cost:.2g} of one "
+        "through the plain network.",
     )
     is_shared = sizes[list(routes.route_of)] > 1
     if rare := [data.tasks[i].name for i in np.flatnonzero(is_shared & (shares * batch_size < 1))]:
-        text = f"{len(rare)} tasks have less than one label in a batch of their route: {shortened(rare)}."
+        tasks = count_of(len(rare), "task has", plural="tasks have")
+        text = f"{tasks} less than one label in a batch of the route: {shortened(rare)}."
         remedy = "A label that comes seldom weighs much when it comes: give them routes of their own, or set `train.clip_norm`."
         yield Finding("note", "routes", text, remedy)
     measured = data.count_labelled(config.eval.split) > 0

@@ -8,9 +8,11 @@ from torch import fx, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from matl_scale.automatic import AUTO, Auto
+from matl_scale.errors import InputError
 from matl_scale.models.backbones import ModelConfig, build_backbone, build_backbone_outline, count_features
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.routes import Routes
+from matl_scale.routing.affine import AffineWeights, RouteAffine, affine_norms, initial_affine
 from matl_scale.routing.batch_norm import Statistics
 from matl_scale.routing.masks import EarlierMasks
 from matl_scale.routing.surgery import route_by_spec
@@ -22,7 +24,7 @@ REACH = 20  # steps so far ÷ those that their moving average reaches back over
 
 
 class RoutedModel(nn.Module):
-    """A routed trunk, and a linear head for each task.
+    """A routed trunk, a linear head for each task, and the affine weights of routes that have their own.
 
     The heads of a route's tasks are the rows of one matrix, `heads[i]`, with the classes of one task after those of another.
 
@@ -48,6 +50,8 @@ class RoutedModel(nn.Module):
         self.routes = routes or Routes.one_per_task([str(task) for task in range(len(self.num_classes))])
         sizes = [sum(self.num_classes[task] for task in tasks) for tasks in self.routes.tasks_of_head]
         self.heads = nn.ModuleList(nn.Linear(num_features, size) for size in sizes)
+        initial = initial_affine(trunk)
+        self.affine = RouteAffine(initial, self.routes.num_routes) if initial else None
 
     def forward(self, images: torch.Tensor, route_id: int) -> torch.Tensor:
         """Returns the logits of all tasks of one route.
@@ -59,7 +63,8 @@ class RoutedModel(nn.Module):
         Returns:
             Shape `(batch, num_classes of all its tasks)`, task by task in the order of `routes.tasks_of[route_id]`.
         """
-        return self.classify(self.trunk(images, torch.tensor([route_id], device=images.device)), route_id)
+        route = torch.tensor([route_id], device=images.device)
+        return self.classify(self.trunk(images, route, self.affine_of(route_id)), route_id)
 
     def classify(self, features: torch.Tensor, route_id: int) -> torch.Tensor:
         """Returns the logits of all tasks of a route for features of shape `(batch, num_features)`."""
@@ -69,6 +74,15 @@ class RoutedModel(nn.Module):
     def heads_of(self, route_id: int) -> list[nn.Linear]:
         """Returns the head matrices of a route."""
         return [cast(nn.Linear, self.heads[head]) for head in self.routes.heads_of[route_id]]
+
+    def affine_of(self, route_id: int) -> AffineWeights:
+        """Returns the affine weights of a route's norms, for the trunk; None if all routes share them."""
+        return None if self.affine is None else self.affine.of(route_id)
+
+    def own_parameters(self, route_id: int) -> list[nn.Parameter]:
+        """Returns the parameters that belong to a route alone: its head matrices, and its affine weights if it has any."""
+        heads = [parameter for head in self.heads_of(route_id) for parameter in head.parameters()]
+        return heads + ([] if self.affine is None else [self.affine.rows[route_id]])
 
 
 def build_model(
@@ -86,13 +100,17 @@ def build_model(
     values: it is there to be counted (`matl_scale.models.cost`), and cannot run.
 
     Raises:
-        InputError: The backbone is unknown, cannot be routed or does not run on such images, or σ leaves a layer
-            without units.
+        InputError: The backbone is unknown, cannot be routed or does not run on such images, σ leaves a layer without units,
+            or routes should have affine weights and there are no norms.
     """
     backbone = build_backbone_outline(model, seed) if outline else build_backbone(model, seed)
     num_features = count_features(backbone, model, image_size)
     spec = routing.mask_spec(len(num_classes) if routes is None else routes.num_routes, seed)
-    trunk = route_by_spec(backbone, spec, cast(Statistics, routing.statistics), earlier)
+    trunk = route_by_spec(backbone, spec, cast(Statistics, routing.statistics), earlier, routing.affine)
+    if routing.affine == "route" and not affine_norms(trunk):
+        raise InputError(
+            f"`routing.affine` = route needs norms in the routed layers, and `{model.name}` has none there. Set it to shared."
+        )
     network = RoutedModel(trunk, num_classes, num_features, routes, image_size)
     # so that a head's first step points from one class mean to the other: with hundreds of tasks a head is trained rarely, and
     # random weights would outweigh what its few steps teach it

@@ -58,7 +58,7 @@ class Predictor:
         if self.network is None:
             return cast(torch.Tensor, self.model(inputs[0], route_id))
         route = torch.tensor([route_id], device=inputs[0].device)
-        slices = self._slices.get(route_id) or self.network.gather(route, self._common)
+        slices = self._slices.get(route_id) or self.network.gather(route, self._common, self.model.affine_of(route_id))
         if len(self._slices) < self.route_chunk:
             self._slices[route_id] = slices
         return self.model.classify(self.network(inputs, route, slices), route_id)

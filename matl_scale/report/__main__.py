@@ -77,6 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--picture", type=Path, metavar="FILE.png", help="draw the variants of --sweep, as PNG or SVG (.svg)"
     )
+    parser.add_argument("--markdown", type=Path, metavar="FILE.md", help="write the answer of --sweep as Markdown")
     parser.add_argument(
         "--suspects",
         type=Path,
@@ -161,7 +162,7 @@ def check_options(options: argparse.Namespace) -> None:
         raise InputError(f"`--baseline` should be asked of one RUN. Got {len(options.runs)}.")
     if options.suspects and len(options.runs) > 1:
         raise InputError(f"`--suspects` should be asked of one RUN. Got {len(options.runs)}.")
-    for key in ("--out", "--json", "--suspects", "--picture"):
+    for key in ("--out", "--json", "--suspects", "--picture", "--markdown"):
         path = getattr(options, key.removeprefix("--"))
         if path is not None:
             check_writable(key, path)
@@ -176,6 +177,8 @@ def check_kind(options: argparse.Namespace) -> None:
             raise InputError("Give the folder of a RUN, as runs/NAME, or of a sweep: --sweep DIR.")
         if options.picture:
             raise InputError("`--picture` draws the variants of a sweep. Give its folder: --sweep DIR.")
+        if options.markdown:
+            raise InputError("`--markdown` is the answer of a sweep. Give its folder: --sweep DIR.")
         if options.metric is not None:
             check_choice("--metric", options.metric, PAIRED_METRICS)
         return

@@ -1,8 +1,9 @@
 """Batch norm whose running statistics belong to routes: each route feeds it other inputs, so one running mean would fit none.
 
-Affine weights stay shared between routes; only the running mean and variance have a row per route, over the route's active
-units. A row begins as the plain average of its first 1 / momentum batches: with hundreds of routes each is seen rarely, and
-a fraction (1 − momentum)^n of a moving average would still be its initial values after n batches.
+The running mean and variance have a row per route, over the route's active units; affine weights are shared between routes,
+unless they are given (`matl_scale.routing.affine`). A row begins as the plain average of its first 1 / momentum batches: with
+hundreds of routes each is seen rarely, and a fraction (1 − momentum)^n of a moving average would still be its initial values
+after n batches.
 """
 
 from typing import Literal
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from matl_scale.routing.affine import AffineWeights, read_affine
 from matl_scale.routing.units import active_indices
 
 Statistics = Literal["route", "shared"]
@@ -29,6 +31,8 @@ class RouteBatchNorm2d(nn.Module):
             `(1, num_channels)`.
     """
 
+    weight: torch.Tensor  # a buffer if routes have affine weights of their own
+    bias: torch.Tensor
     running: torch.Tensor
     num_updates: torch.Tensor
     active: torch.Tensor
@@ -41,27 +45,30 @@ class RouteBatchNorm2d(nn.Module):
         self.num_features, self.eps, self.momentum = norm.num_features, norm.eps, norm.momentum
         self.statistics: Statistics = statistics
         self.weight, self.bias = norm.weight, norm.bias
+        self.affine_index: int | None = None
         self.register_buffer("active", active, persistent=False)
         channels = active.long() if statistics == "route" else torch.arange(self.num_features)[None]
         self.register_buffer("running", torch.stack([norm.running_mean[channels], norm.running_var[channels]], dim=1))
         counts = (len(channels), 1) if statistics == "route" else channels.shape
         self.register_buffer("num_updates", torch.zeros(counts, dtype=norm.running_mean.dtype))
 
-    def forward(self, x: torch.Tensor, route: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, route: torch.Tensor, affine: AffineWeights = None) -> torch.Tensor:
         """Normalises `x`, shape `(batch, num_channels, height, width)`; in training mode by the batch's statistics, which also
-        update the running ones. `route` has shape `(1,)`; in evaluation mode `(batch,)` too."""
+        update the running ones. `route` has shape `(1,)`; in evaluation mode `(batch,)` too. `affine` are the routes' own affine
+        weights, if they have any."""
+        weight, bias = read_affine(self, affine)
         if len(route) > 1:
-            return self._forward_mixed(x, route)
+            return self._forward_mixed(x, route, weight, bias)
         indices = self._active_indices(route)
         if self.training:
-            y, statistics = self._normalise_batch(x, self.weight, self.bias)
+            y, statistics = self._normalise_batch(x, weight, bias)
             self._update(route, statistics.index_select(1, indices))
             return y
         # the router behind this norm switches the route's inactive channels off, whatever they are here
-        mean, var = torch.zeros_like(self.bias), torch.ones_like(self.bias)
+        mean, var = torch.zeros_like(bias), torch.ones_like(bias)
         active_mean, active_var = self.read(route)
         mean, var = mean.index_copy(0, indices, active_mean), var.index_copy(0, indices, active_var)
-        return functional.batch_norm(x, mean, var, self.weight, self.bias, False, 0.0, self.eps)
+        return functional.batch_norm(x, mean, var, weight, bias, False, 0.0, self.eps)
 
     def forward_active(
         self, x: torch.Tensor, route: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
@@ -109,7 +116,9 @@ class RouteBatchNorm2d(nn.Module):
         running = self.running.index_select(dim, index)
         self.running.index_copy_(dim, index, running.lerp_(statistics[None], weight))
 
-    def _forward_mixed(self, x: torch.Tensor, route: torch.Tensor) -> torch.Tensor:
+    def _forward_mixed(
+        self, x: torch.Tensor, route: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
+    ) -> torch.Tensor:
         if self.training:
             raise RuntimeError(
                 "A batch of several routes cannot train a batch norm, because its statistics would belong to no route."
@@ -117,10 +126,11 @@ class RouteBatchNorm2d(nn.Module):
         mean, var = self.running[:, 0], self.running[:, 1]
         if self.statistics == "route":
             indices = self.active.index_select(0, route).long()
-            mean = torch.zeros_like(self.bias).repeat(len(x), 1).scatter(1, indices, mean.index_select(0, route))
-            var = torch.ones_like(self.bias).repeat(len(x), 1).scatter(1, indices, var.index_select(0, route))
-        scale = self.weight * (var + self.eps).rsqrt()
-        shift = self.bias - mean * scale
+            zeros = mean.new_zeros(len(x), self.num_features)
+            mean = zeros.scatter(1, indices, mean.index_select(0, route))
+            var = (zeros + 1).scatter(1, indices, var.index_select(0, route))
+        scale = weight * (var + self.eps).rsqrt()
+        shift = bias - mean * scale
         y = x * scale[:, :, None, None] + shift[:, :, None, None]
         return y.to(x.dtype)
 

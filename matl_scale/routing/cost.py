@@ -12,6 +12,7 @@ import torch
 from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
+from matl_scale.routing.affine import initial_affine
 from matl_scale.routing.derive import units_of
 from matl_scale.routing.router import TaskRouter
 from matl_scale.routing.shared_prefix import find_common, module_of
@@ -118,6 +119,7 @@ def find_shapes(trunk: fx.GraphModule, image_size: int) -> dict[fx.Node, torch.S
     """Returns the shape of every tensor in a routed trunk's graph for one image, by running it on the meta device."""
     on_meta = copy.deepcopy(trunk).to("meta", torch.float32).eval()
     image = torch.empty(1, 3, image_size, image_size, device="meta")
-    ShapeProp(on_meta).propagate(image, torch.zeros(1, dtype=torch.long, device="meta"))
+    ShapeProp(on_meta).propagate(image, torch.zeros(1, dtype=torch.long, device="meta"), initial_affine(on_meta))
     twins = zip(trunk.graph.nodes, on_meta.graph.nodes, strict=True)
-    return {node: twin.meta["tensor_meta"].shape for node, twin in twins if node.op != "output"}
+    others = ("output", "affine")  # the names of nodes that are no single tensor
+    return {node: twin.meta["tensor_meta"].shape for node, twin in twins if node.name not in others}

@@ -18,7 +18,7 @@ from matl_scale.routing.batch_norm import RouteBatchNorm2d
 from matl_scale.routing.layer_norms import RouteGroupNorm, RouteLayerNorm
 from matl_scale.routing.router import TaskRouter
 from matl_scale.routing.shared_prefix import Source, module_of
-from matl_scale.routing.slicing import Cut, Extremes, Fold, SliceRecipe, Table, check_sliceable
+from matl_scale.routing.slicing import AffineCut, Cut, Extremes, Fold, SliceRecipe, Table, check_sliceable
 from matl_scale.routing.units import Channels, build_index_table
 
 NO_VALUE = ("placeholder", "output", "get_attr")
@@ -178,7 +178,8 @@ class Derivation:
             )
         else:
             x = self.value(source)
-        affine = [self.add_slice(Cut(module=norm, name=name, outputs=table)) for name in ("weight", "bias")]
+        cut = Cut if norm.affine_index is None else AffineCut
+        affine = [self.add_slice(cut(module=norm, name=name, outputs=table)) for name in ("weight", "bias")]
         return self.graph.call_module(key, (x, self.route, *affine))
 
     def convert_parameter(self, node: fx.Node) -> fx.Node:

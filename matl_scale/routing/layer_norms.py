@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from matl_scale.routing.affine import AffineWeights, read_affine
 from matl_scale.routing.units import active_indices
 
 
@@ -15,22 +16,30 @@ class RouteLayerNorm(nn.Module):
     bool, shape `(num_routes, num_channels)`; the channels are in dimension `channel_dim` of the input, 1 or -1."""
 
     mask: torch.Tensor
+    weight: torch.Tensor  # a buffer if routes have affine weights of their own
+    bias: torch.Tensor
 
     def __init__(self, norm: nn.LayerNorm, mask: torch.Tensor, channel_dim: int) -> None:
         super().__init__()
         self.weight, self.bias, self.eps, self.channel_dim = norm.weight, norm.bias, norm.eps, channel_dim
+        self.affine_index: int | None = None
         self.register_buffer("mask", mask, persistent=False)
 
-    def forward(self, x: torch.Tensor, route: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, route: torch.Tensor, affine: AffineWeights = None) -> torch.Tensor:
         """Normalises `x`, shape `(batch, num_channels, ...)`, or with the channels last; `route` has shape `(1,)` or `(batch,)`.
-        Inactive channels become their bias; the router behind this norm switches them off."""
+        Inactive channels become their bias; the router behind this norm switches them off. `affine` are the routes' own affine
+        weights, if they have any."""
         x = at_least_float32(x).movedim(self.channel_dim, -1)
+        weight, bias = (
+            values.view(*values.shape[:-1], *(1,) * (x.ndim - 2), -1) if values.ndim > 1 else values
+            for values in read_affine(self, affine)
+        )
         mask = self.mask.index_select(0, route)
         mask = mask.reshape(len(mask), *(1,) * (x.ndim - 2), -1).to(x.dtype)
         count = mask.sum(dim=-1, keepdim=True)
         centred = (x - (x * mask).sum(dim=-1, keepdim=True) / count) * mask
         variance = centred.square().sum(dim=-1, keepdim=True) / count
-        y = centred * (variance + self.eps).rsqrt() * self.weight + self.bias
+        y = centred * (variance + self.eps).rsqrt() * weight + bias
         return y.movedim(-1, self.channel_dim)
 
     def forward_active(
@@ -52,19 +61,23 @@ class RouteGroupNorm(nn.Module):
     mask: torch.Tensor
     groups: torch.Tensor
     active: torch.Tensor
+    weight: torch.Tensor  # a buffer if routes have affine weights of their own
+    bias: torch.Tensor
 
     def __init__(self, norm: nn.GroupNorm, mask: torch.Tensor, active: torch.Tensor) -> None:
         super().__init__()
         self.weight, self.bias, self.eps, self.num_groups = norm.weight, norm.bias, norm.eps, norm.num_groups
+        self.affine_index: int | None = None
         groups = torch.arange(norm.num_channels) // (norm.num_channels // norm.num_groups)
         self.register_buffer("groups", groups, persistent=False)
         self.register_buffer("mask", mask, persistent=False)
         self.register_buffer("active", active, persistent=False)
 
-    def forward(self, x: torch.Tensor, route: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, route: torch.Tensor, affine: AffineWeights = None) -> torch.Tensor:
         """Normalises `x`, shape `(batch, num_channels, height, width)`; `route` has shape `(1,)` or `(batch,)`. Inactive channels
-        become their bias; the router behind this norm switches them off."""
-        return self._normalise(x, self.groups, self.mask.index_select(0, route), self.weight, self.bias)
+        become their bias; the router behind this norm switches them off. `affine` are the routes' own affine weights, if they
+        have any."""
+        return self._normalise(x, self.groups, self.mask.index_select(0, route), *read_affine(self, affine))
 
     def forward_active(
         self, x: torch.Tensor, route: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
@@ -89,7 +102,7 @@ class RouteGroupNorm(nn.Module):
             count = (mask.to(x.dtype) @ members).clamp(min=1) * (x.shape[2] * x.shape[3])
             centred = (x - group_mean(x * is_active)) * is_active
             scale = (group_mean(centred.square()) + self.eps).rsqrt()
-            return centred * scale * weight[:, None, None] + bias[:, None, None]
+            return centred * scale * weight[..., None, None] + bias[..., None, None]
 
 
 def at_least_float32(x: torch.Tensor) -> torch.Tensor:

@@ -21,7 +21,8 @@ def matches(module: str, pattern: str) -> bool:
 def choose_sigmas(streams: Sequence[Stream], convs: Sequence[str], spec: MaskSpec) -> list[float | None]:
     """Returns the σ of each stream; None for one that is not routed: it keeps all units for all routes.
 
-    `convs` are the names of all convs, in the order of the graph.
+    With `sigma_last`, σ goes linearly from `sigma` at the first routed stream to `sigma_last` at the last one, in the order of
+    their first convs; patterns of `sigmas` win. `convs` are the names of all convs, in the order of the graph.
 
     Raises:
         InputError: A pattern matches no conv, or nothing is left to route.
@@ -49,13 +50,28 @@ def choose_sigmas(streams: Sequence[Stream], convs: Sequence[str], spec: MaskSpe
             else "What `routing.layers` names lies before `routing.start`, or it names nothing."
         )
         raise InputError(f"`routing.layers` and `routing.start` should leave something to route. {why}")
-    return [sigma_of(stream, spec) if chosen.issuperset(stream.convs) else None for stream in streams]
+    routed = sorted(
+        (stream for stream in streams if chosen.issuperset(stream.convs)), key=lambda s: convs.index(s.name)
+    )
+    sigmas = {
+        stream.name: sigma_of(stream, spec, depth / max(len(routed) - 1, 1)) for depth, stream in enumerate(routed)
+    }
+    return [sigmas.get(stream.name) for stream in streams]
 
 
-def sigma_of(stream: Stream, spec: MaskSpec) -> float:
-    """Returns the σ of a stream that is routed."""
+def sigma_of(stream: Stream, spec: MaskSpec, depth: float) -> float:
+    """Returns the σ of a stream that is routed, at a depth from 0, the first of them, to 1, the last."""
     sigma = spec.sigma
+    if spec.sigma_last is not None:
+        sigma = round(sigma + depth * (spec.sigma_last - sigma), 12)  # so that 1 stays 1
     for pattern, value in spec.sigmas.items():
         if any(matches(conv, pattern) for conv in stream.convs):
             sigma = value
     return sigma
+
+
+def find_sigma_key(stream: Stream, spec: MaskSpec) -> str:
+    """Returns the key of the section `routing` that gave a routed stream its σ."""
+    if any(matches(conv, pattern) for pattern in spec.sigmas for conv in stream.convs):
+        return "sigmas"
+    return "sigma" if spec.sigma_last is None else "sigma_last"

@@ -4,13 +4,15 @@ Sources: Strezoski, van Noord, Worring, Many Task Learning With Task Routing, IC
 fraction of units that stay active; the authors' code counts the fraction that is switched off.
 """
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import torch
 
-from matl_scale.errors import InputError
+from matl_scale.errors import InputError, NarrowLayerError
 from matl_scale.seeds import derive_seed
 
 Strategy = Literal["random", "partition", "affinity", "roaming", "magnitude"]
@@ -28,6 +30,8 @@ class MaskSpec:
         num_routes: The number of routes, R.
         sigma: Sharing ratio: the fraction of units that a route keeps (`random`), or that all routes have in common
             (`partition`).
+        sigma_last: If given, the sharing ratio of the last routed layers; it goes linearly with depth from `sigma` to this
+            (`layers.choose_sigmas`).
         sigmas: Sharing ratios of some layers, by patterns of module names (`layers.matches`); the last one that matches counts.
         layers: Patterns of the modules whose convs are routed.
         start: A pattern: layers before the first conv that it matches are not routed. Empty for none.
@@ -41,6 +45,7 @@ class MaskSpec:
 
     num_routes: int
     sigma: float
+    sigma_last: float | None = None
     sigmas: Mapping[str, float] = field(default_factory=dict)
     layers: Sequence[str] = ("*",)
     start: str = ""
@@ -53,7 +58,9 @@ class MaskSpec:
             raise InputError(
                 f"`routing.strategy` should be one of {', '.join(get_args(Strategy))}. Got {self.strategy!r}."
             )
-        for key, sigma in (("sigma", self.sigma), *((f"sigmas.{name}", value) for name, value in self.sigmas.items())):
+        last = {} if self.sigma_last is None else {"sigma_last": self.sigma_last}
+        given = {"sigma": self.sigma} | last | {f"sigmas.{name}": value for name, value in self.sigmas.items()}
+        for key, sigma in given.items():
             if not (0 < sigma <= 1 or (sigma == 0 and self.strategy == "partition")):
                 valid = (
                     "from 0 to 1"
@@ -100,7 +107,8 @@ def draw_masks(spec: MaskSpec, num_units: int, layer: str) -> torch.Tensor:
         Bool mask on the CPU, shape `(num_routes, num_units)`, with the same number of active units for every route.
 
     Raises:
-        InputError: σ leaves a route without a unit, or the layer is narrower than `align`.
+        InputError: σ leaves a route without a unit (`NarrowLayerError` under `partition`), or the layer is narrower than
+            `align`.
     """
     if not 1 <= spec.align <= num_units:
         raise InputError(
@@ -164,13 +172,22 @@ def draw_random(num_routes: int, num_units: int, num_active: int, generator: tor
 
 
 def split_units(spec: MaskSpec, num_units: int, layer: str) -> tuple[int, int]:
-    """Returns how many units all routes share, and how many each route has to itself.
+    """Returns how many units of a layer all routes share, and how many each route has to itself.
+
+    Raises:
+        NarrowLayerError: There are too few units.
+    """
+    split = find_split(spec, num_units)
+    if split is None:
+        raise explain_narrow(spec, num_units, layer)
+    return split
+
+
+def find_split(spec: MaskSpec, num_units: int) -> tuple[int, int] | None:
+    """Returns how many units all routes share, and how many each route has to itself; None if there are too few.
 
     Units that cannot be split evenly become shared, so that every route keeps the same number and no unit is idle. At
     σ = 0, where nothing may be shared, they stay idle.
-
-    Raises:
-        InputError: There are too few units.
     """
     wanted = round(spec.sigma * num_units)
     if wanted == num_units:
@@ -179,12 +196,29 @@ def split_units(spec: MaskSpec, num_units: int, layer: str) -> tuple[int, int]:
         num_shared = num_units - spec.num_routes * num_private if spec.sigma > 0 else 0
         if (num_shared + num_private) % spec.align == 0:
             return num_shared, num_private
+    return None
+
+
+def find_most_routes(spec: MaskSpec, num_units: int) -> int:
+    """Returns between how many routes the units of a layer can be split; 1 if between no two."""
+    most = num_units - round(spec.sigma * num_units)
+    return next((k for k in range(most, 1, -1) if find_split(replace(spec, num_routes=k), num_units)), 1)
+
+
+def explain_narrow(spec: MaskSpec, num_units: int, layer: str) -> NarrowLayerError:
+    """Returns the error of a layer whose units cannot be split between so many routes: with how many it could, and how wide it
+    would have to be."""
+    wanted, most = round(spec.sigma * num_units), find_most_routes(spec, num_units)
+    least = next(units for units in itertools.count(num_units + 1) if find_split(spec, units))
+    widening = least / num_units
     multiple = f" so that each keeps a multiple of `routing.align` = {spec.align}" if spec.align > 1 else ""
-    raise InputError(
+    fewer = f"at most {most} routes, " if most > 1 else ""
+    return NarrowLayerError(
         f"`routing.strategy` = partition: layer `{layer}` has {num_units} units, {wanted} of them shared at "
         f"`routing.sigma` = {spec.sigma}; the other {num_units - wanted} cannot be split between {spec.num_routes} "
-        f"routes{multiple}. "
-        "Take a wider network, fewer routes, sigma = 1, or the strategy `random`."
+        f"routes{multiple}. Take {fewer}a network at least {math.ceil(100 * widening) / 100:g} times as wide (`model.width`; "
+        f"{least} units in this layer), sigma = 1, or the strategy `random`.",
+        widening,
     )
 
 

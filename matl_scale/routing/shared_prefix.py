@@ -29,7 +29,8 @@ def find_common(trunk: fx.GraphModule) -> set[fx.Node]:
             if isinstance(module, TaskRouter):
                 is_common = bool(module.mask.all())
             elif isinstance(module, RouteBatchNorm2d):
-                is_common = module.statistics == "shared" and module.active.shape[1] == module.num_features
+                keeps_all = module.active.shape[1] == module.num_features
+                is_common = module.statistics == "shared" and module.affine_index is None and keeps_all
             else:
                 # the other norms with the argument `route` depend on its mask
                 is_common = all(source.target != "route" for source in node.all_input_nodes)

@@ -5,12 +5,13 @@ Indices are unique, so the backward pass is a plain indexed copy, without sortin
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from matl_scale.errors import InputError
+from matl_scale.routing.affine import AffineNorm, AffineWeights, read_affine
 from matl_scale.routing.batch_norm import RouteBatchNorm2d
 
 Table = int | None  # the number of an index table; None where all units are active for every route
@@ -89,6 +90,15 @@ class Cut:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AffineCut(Cut):
+    """Recipe for a slice of a norm's weight or bias that belongs to the route."""
+
+    def make_own(self, indices: Indices, affine: AffineWeights) -> torch.Tensor:
+        weight, bias = read_affine(cast(AffineNorm, self.module), affine)
+        return select_units(weight if self.name == "weight" else bias, indices[self.outputs], None)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Fold:
     """Recipe for two slices: a conv's weight and bias with the batch norm behind it folded in, for evaluation. `channels` is the
     index table with the routes' active channels of the norm."""
@@ -98,12 +108,13 @@ class Fold:
     norm: RouteBatchNorm2d
     channels: Table
 
-    def make(self, indices: Indices, route: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def make(self, indices: Indices, route: torch.Tensor, affine: AffineWeights) -> tuple[torch.Tensor, torch.Tensor]:
         mean, var = self.norm.read(route)
-        scale = select_units(self.norm.weight, indices[self.channels], None) * (var + self.norm.eps).rsqrt()
+        norm_weight, norm_bias = read_affine(self.norm, affine)
+        scale = select_units(norm_weight, indices[self.channels], None) * (var + self.norm.eps).rsqrt()
         bias = -mean if self.bias is None else self.bias.make(indices) - mean
         weight = self.weight.make(indices) * scale[:, None, None, None]
-        return weight, bias * scale + select_units(self.norm.bias, indices[self.channels], None)
+        return weight, bias * scale + select_units(norm_bias, indices[self.channels], None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,8 +125,8 @@ class Extremes:
     norm: RouteBatchNorm2d
     channels: Table
 
-    def make(self, indices: Indices) -> torch.Tensor:
-        active, weight = indices[self.channels], self.norm.weight
+    def make(self, indices: Indices, affine: AffineWeights) -> torch.Tensor:
+        active, (weight, _) = indices[self.channels], read_affine(self.norm, affine)
         if active is None:
             active = torch.arange(len(weight), device=weight.device)
         return active + self.norm.num_features * (weight.index_select(0, active) < 0)
@@ -128,10 +139,12 @@ def is_common(recipe: SliceRecipe) -> bool:
     """Returns whether a recipe makes the same slices for every route."""
     if isinstance(recipe, Fold):
         has_table = any(table is not None for table in (recipe.weight.outputs, recipe.weight.inputs, recipe.channels))
-        return not has_table and recipe.norm.statistics == "shared"
+        return not has_table and recipe.norm.statistics == "shared" and recipe.norm.affine_index is None
+    if isinstance(recipe, AffineCut):
+        return False
     if isinstance(recipe, Cut):
         return recipe.outputs is None and recipe.inputs is None
-    return isinstance(recipe, Extremes) and recipe.channels is None
+    return isinstance(recipe, Extremes) and recipe.channels is None and recipe.norm.affine_index is None
 
 
 def check_sliceable(module: nn.Conv2d | nn.Linear, name: str) -> None:

@@ -10,9 +10,10 @@ import torch
 from torch import fx, nn
 
 from matl_scale.errors import InputError
+from matl_scale.routing.affine import AffineWeights
 from matl_scale.routing.derive import Derived, derive
 from matl_scale.routing.shared_prefix import cut_common, find_common, find_early_pools
-from matl_scale.routing.slicing import Cut, Extremes, Fold, Indices, SliceRecipe, is_common
+from matl_scale.routing.slicing import AffineCut, Cut, Extremes, Fold, Indices, SliceRecipe, is_common
 from matl_scale.routing.units import active_indices
 
 
@@ -46,7 +47,12 @@ class SlicedNetwork(nn.Module):
             )
         return {None: None} | {number: self._indices(number, route) for number in range(self.num_tables)}
 
-    def gather(self, route: torch.Tensor, common: dict[int, list[torch.Tensor]] | None = None) -> list[torch.Tensor]:
+    def gather(
+        self,
+        route: torch.Tensor,
+        common: dict[int, list[torch.Tensor]] | None = None,
+        affine: AffineWeights = None,
+    ) -> list[torch.Tensor]:
         """Returns one route's slices of the trunk's parameters, in the order of the recipes. Gradients flow back into the
         parameters.
 
@@ -54,23 +60,30 @@ class SlicedNetwork(nn.Module):
             route: The route, integers of shape `(1,)`.
             common: Holds slices that are the same for all routes, by recipe, between calls with the same weights; empty at the
                 first. None makes all of them anew.
+            affine: The route's own affine weights of norms; None if all routes share them.
         """
         indices = self.indices(route)
         slices: list[torch.Tensor] = []
         for number, recipe in enumerate(self.recipes):
             if common is None or not is_common(recipe):
-                slices += self._make(recipe, indices, route)
+                slices += self._make(recipe, indices, route, affine)
             else:
                 if number not in common:
-                    common[number] = self._make(recipe, indices, route)
+                    common[number] = self._make(recipe, indices, route, affine)
                 slices += common[number]
         return slices
 
-    def _make(self, recipe: SliceRecipe, indices: Indices, route: torch.Tensor) -> list[torch.Tensor]:
-        if isinstance(recipe, Cut | Extremes):
+    def _make(
+        self, recipe: SliceRecipe, indices: Indices, route: torch.Tensor, affine: AffineWeights
+    ) -> list[torch.Tensor]:
+        if isinstance(recipe, AffineCut):
+            return [recipe.make_own(indices, affine)]
+        if isinstance(recipe, Cut):
             return [recipe.make(indices)]
+        if isinstance(recipe, Extremes):
+            return [recipe.make(indices, affine)]
         if isinstance(recipe, Fold):
-            return list(recipe.make(indices, route))
+            return list(recipe.make(indices, route, affine))
         return [self._indices(recipe, route)]
 
     def widen(self, features: torch.Tensor, route: torch.Tensor) -> torch.Tensor:
@@ -97,7 +110,11 @@ class Subnetwork(SlicedNetwork):
         super().__init__(trunk, derive(trunk, fold=False))
 
     def forward(
-        self, images: torch.Tensor, route: torch.Tensor, slices: list[torch.Tensor] | None = None
+        self,
+        images: torch.Tensor,
+        route: torch.Tensor,
+        slices: list[torch.Tensor] | None = None,
+        affine: AffineWeights = None,
     ) -> torch.Tensor:
         """Returns the features of one route's sub-network.
 
@@ -105,11 +122,12 @@ class Subnetwork(SlicedNetwork):
             images: Shape `(batch, 3, height, width)`.
             route: The active route, integers of shape `(1,)`.
             slices: From `gather`, if several batches share them; by default they are gathered here.
+            affine: The route's own affine weights, if it has any and the slices are gathered here.
 
         Returns:
             Shape `(batch, num_features)`, zero where features are inactive for the route.
         """
-        features = self.dense([images], route, self.gather(route) if slices is None else slices)
+        features = self.dense([images], route, self.gather(route, affine=affine) if slices is None else slices)
         return self.widen(features, route)
 
 

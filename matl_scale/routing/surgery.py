@@ -12,13 +12,23 @@ from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 from matl_scale.errors import InputError, first_line
+from matl_scale.routing.affine import Affine, give_own_affine
 from matl_scale.routing.batch_norm import RouteBatchNorm2d, Statistics
 from matl_scale.routing.channels import trace_channels
 from matl_scale.routing.layer_norms import RouteGroupNorm, RouteLayerNorm
-from matl_scale.routing.layers import choose_sigmas
-from matl_scale.routing.masks import EarlierMasks, MaskSpec, Strategy, draw_masks, extend_masks
+from matl_scale.routing.layers import choose_sigmas, find_sigma_key
+from matl_scale.routing.masks import (
+    EarlierMasks,
+    MaskSpec,
+    Strategy,
+    draw_masks,
+    explain_narrow,
+    extend_masks,
+    find_most_routes,
+    find_split,
+)
 from matl_scale.routing.router import TaskRouter
-from matl_scale.routing.units import ChannelMap, build_index_table
+from matl_scale.routing.units import ChannelMap, Stream, build_index_table
 from matl_scale.vision import StochasticDepth
 
 EXAMPLE_PIXELS = 320  # large enough for every torchvision CNN; of the shapes only channel counts matter
@@ -29,11 +39,13 @@ def route(
     num_routes: int,
     sigma: float,
     *,
+    sigma_last: float | None = None,
     sigmas: Mapping[str, float] | None = None,
     layers: Sequence[str] = ("*",),
     start: str = "",
     strategy: Strategy = "random",
     statistics: Statistics = "route",
+    affine: Affine = "shared",
     align: int = 1,
     seed: int = 0,
     earlier: EarlierMasks | None = None,
@@ -48,18 +60,22 @@ def route(
             its parameters are copied.
         num_routes: The number of routes, R.
         sigma: Sharing ratio: the fraction of a layer's units that a route keeps active.
+        sigma_last: If given, σ goes linearly with depth from `sigma` to this.
         sigmas: Sharing ratios of some layers, by patterns of module names; the last one that matches counts.
         layers: Patterns of the modules whose convs are routed. The others keep all units for all routes, and their norms have
             one row of statistics.
         start: A pattern: convs before the first one that it matches are not routed.
         strategy: How masks are drawn: `random` or `partition`.
         statistics: Whether running statistics belong to each `route` or are `shared`.
+        affine: Whether norms in routed layers use affine weights that are `shared`, or those of each `route`, which `forward` is
+            then given (`matl_scale.routing.affine.RouteAffine` holds them).
         align: The number of a layer's active units is a multiple of this (8 suits the matrix units of GPUs).
         seed: The seed of the masks.
         earlier: Masks that routes keep from another network with this backbone.
 
     Returns:
-        A module with `forward(x, route)`, where `route` are integers of shape `(1,)`, or `(batch,)` in evaluation mode.
+        A module with `forward(x, route, affine=None)`, where `route` are integers of shape `(1,)`, or `(batch,)` in evaluation
+        mode, and `affine` are the affine weights of the norms in routed layers if these belong to routes.
 
     Raises:
         InputError: The backbone cannot be traced or followed (the message names the module), or σ leaves a layer without
@@ -68,6 +84,7 @@ def route(
     spec = MaskSpec(
         num_routes=num_routes,
         sigma=sigma,
+        sigma_last=sigma_last,
         sigmas=sigmas or {},
         layers=layers,
         start=start,
@@ -75,16 +92,20 @@ def route(
         align=align,
         seed=seed,
     )
-    return route_by_spec(backbone, spec, statistics, earlier)
+    return route_by_spec(backbone, spec, statistics, earlier, affine)
 
 
 def route_by_spec(
-    backbone: nn.Module, spec: MaskSpec, statistics: Statistics, earlier: EarlierMasks | None = None
+    backbone: nn.Module,
+    spec: MaskSpec,
+    statistics: Statistics,
+    earlier: EarlierMasks | None = None,
+    affine: Affine = "shared",
 ) -> fx.GraphModule:
     """Does what `route()` does, with masks drawn by `spec`."""
     routed = trace(backbone)
     channels = trace_channels(routed)
-    insert_routers(routed, channels, draw_stream_masks(channels, spec, earlier), spec.num_routes, statistics)
+    insert_routers(routed, channels, draw_stream_masks(channels, spec, earlier), spec.num_routes, statistics, affine)
     return routed
 
 
@@ -124,10 +145,12 @@ def draw_stream_masks(channels: ChannelMap, spec: MaskSpec, earlier: EarlierMask
     columns: dict[int, torch.Tensor] = {}
     chosen = zip(channels.streams, choose_sigmas(channels.streams, channels.convs, spec), strict=True)
     routed = [(stream, sigma) for stream, sigma in chosen if sigma is not None]
+    if spec.strategy == "partition" and not earlier:
+        check_partition(spec, routed)
     before = earlier_columns(channels, earlier, {unit for stream, _ in routed for unit in stream.units.tolist()})
     for stream, sigma in routed:
         num_units, own = len(stream.units), replace(spec, sigma=sigma)
-        key = "sigma" if sigma == spec.sigma else "sigmas"
+        key = find_sigma_key(stream, spec)
         if spec.strategy != "partition" and spec.align == 1 and round(sigma * num_units) == 0:
             raise InputError(
                 f"`routing.{key}` = {sigma} keeps no unit of layer `{stream.name}`, which has {num_units}. "
@@ -140,6 +163,15 @@ def draw_stream_masks(channels: ChannelMap, spec: MaskSpec, earlier: EarlierMask
             mask = draw_masks(own, num_units, stream.name)
         columns.update(zip(stream.units.tolist(), mask.unbind(dim=1), strict=True))
     return columns
+
+
+def check_partition(spec: MaskSpec, routed: Sequence[tuple[Stream, float]]) -> None:
+    """Raises `NarrowLayerError` for the layer that allows the fewest routes, if these are too few."""
+    specs = [(replace(spec, sigma=sigma), len(stream.units), stream.name) for stream, sigma in routed]
+    narrow = [each for each in specs if each[0].align <= each[1] and find_split(each[0], each[1]) is None]
+    if narrow:
+        own, num_units, name = min(narrow, key=lambda each: (find_most_routes(each[0], each[1]), each[1]))
+        raise explain_narrow(own, num_units, name)
 
 
 def earlier_columns(channels: ChannelMap, earlier: EarlierMasks | None, routed: set[int]) -> dict[int, torch.Tensor]:
@@ -175,9 +207,10 @@ def insert_routers(
     columns: dict[int, torch.Tensor],
     num_routes: int,
     statistics: Statistics,
+    affine: Affine,
 ) -> None:
-    """Edits the graph: adds the argument `route`, replaces norms, and puts a router behind every routed node. Nodes without a
-    routed unit get none, and their batch norms one row of statistics for all routes.
+    """Edits the graph: adds the arguments `route` and `affine`, replaces norms, and puts a router behind every routed node.
+    Nodes without a routed unit get none, and their norms share affine weights, batch norms also statistics.
 
     Afterwards `meta["channels"]` of every node says which units its channels are, and `meta["active"]` of a router holds
     the index table of each route's active channels.
@@ -186,6 +219,9 @@ def insert_routers(
     image = next(node for node in graph.nodes if node.op == "placeholder")
     with graph.inserting_after(image):
         route = graph.placeholder("route")
+    with graph.inserting_after(route):
+        weights = graph.placeholder("affine", default_value=None)
+    num_norms = 0
     routers = nn.ModuleDict()
     routed.add_module("routers", routers)
     masks: dict[bytes, tuple[torch.Tensor, torch.Tensor]] = {}  # so that tensors of one stream share memory
@@ -211,8 +247,13 @@ def insert_routers(
             masks[units.tobytes()] = (mask, build_index_table(mask, name))
         mask, active = masks[units.tobytes()]
         if not isinstance(module, nn.Conv2d | nn.Linear):
-            routed.set_submodule(name, build_route_norm(module, mask, active, statistics, dim))
+            norm = build_route_norm(module, mask, active, statistics, dim)
+            routed.set_submodule(name, norm)
             node.args = (node.args[0], route)
+            if affine == "route":
+                give_own_affine(norm, num_norms)
+                node.args = (node.args[0], route, weights)
+                num_norms += 1
         routers[key] = TaskRouter(mask, dim)
         with graph.inserting_after(node):
             router = graph.call_module(f"routers.{key}", (node, route))

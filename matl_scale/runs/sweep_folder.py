@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 
 from matl_scale.errors import InputError
 from matl_scale.storage.files import write_json
+from matl_scale.text import count_of
 
 FORMAT = 1
 SWEEP_FILE = "sweep.json"
@@ -123,6 +124,12 @@ class SearchOutcome:
     @property
     def trials(self) -> int:
         return self.finished + self.pruned + self.failed
+
+    def describe_trials(self) -> str:
+        """Returns how many trials there were, as `12 trials (3 ended early, 1 failed)`."""
+        others = {"ended early": self.pruned, "failed": self.failed}
+        counted = ", ".join(f"{number} {how}" for how, number in others.items() if number)
+        return count_of(self.trials, "trial") + (f" ({counted})" if counted else "")
 
 
 AnyOutcome = TypeVar("AnyOutcome", Outcome, SearchOutcome)

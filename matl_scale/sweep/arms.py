@@ -16,7 +16,13 @@ from matl_scale.sweep.settings import check_free, value_of
 from matl_scale.train.parse_config import check_config_file, parse_config
 
 MAX_PARTITION_ROUTES = 8
-HARD_SHARING = {"routing.routes": "one", "routing.sigma": 1.0, "routing.sigmas": {}}
+HARD_SHARING = {
+    "routing.routes": "one",
+    "routing.sigma": 1.0,
+    "routing.sigma_last": "none",
+    "routing.sigmas": {},
+    "routing.affine": "shared",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,14 +9,15 @@ from matl_scale.automatic import AUTO, chosen
 from matl_scale.errors import InputError, nearest
 from matl_scale.runs.sweep_folder import BudgetKind
 from matl_scale.sweep.costs import RunCosts
+from matl_scale.text import count_of
 from matl_scale.train.config import Config
 
 KINDS: tuple[BudgetKind, ...] = get_args(BudgetKind)
-UNITS = {
-    "compute": "multiply-adds of training",
-    "labels": "labels",
-    "steps": "steps",
-    "minutes": "minutes of training steps",
+UNITS = {  # one of it, and what it is of
+    "compute": ("multiply-add", " of training"),
+    "labels": ("label", ""),
+    "steps": ("step", ""),
+    "minutes": ("minute", " of training steps"),
 }
 
 
@@ -62,9 +63,10 @@ def check_length(budget: Budget, config: Config) -> None:
     if budget.kind == "minutes" and not config.train.minutes:
         raise InputError("`--budget minutes` should say how many, as minutes=30; or set `train.minutes`.")
     if budget.kind != "minutes" and config.train.minutes:
+        noun, of = UNITS[budget.kind]
         raise InputError(
-            f"`--budget {budget.kind}` should say how many {UNITS[budget.kind]}, as {budget.kind}=1000: with `train.minutes` "
-            "that is not known before. Or use --budget minutes."
+            f"`--budget {budget.kind}` should say how many {noun}s{of}, as {budget.kind}=1000: with `train.minutes` that is not "
+            "known before. Or use --budget minutes."
         )
 
 
@@ -101,8 +103,8 @@ def length_settings(kind: BudgetKind, amount: float, costs: RunCosts) -> Mapping
 
 
 def find_least_amount(kind: BudgetKind, networks: Sequence[Network]) -> float:
-    """Returns the smallest amount that gives each network of a variant one pass over its labels."""
-    return max(network.costs.least_steps * network.costs.of_a_step(kind) / share_of(network) for network in networks)
+    """Returns the smallest amount that gives each network of a variant one whole pass over its labels."""
+    return max(network.costs.full_steps * network.costs.of_a_step(kind) / share_of(network) for network in networks)
 
 
 def check_passes(kind: BudgetKind, amount: float, networks_of: Mapping[str, Sequence[Network]]) -> None:
@@ -133,8 +135,8 @@ def find_short_passes(kind: BudgetKind, amount: float, networks: Sequence[Networ
 
 def describe_amount(kind: BudgetKind, amount: float) -> str:
     """Returns an amount with its unit, as `3.41e+12 multiply-adds of training` or `1,200 steps`."""
-    number = f"{amount:.3g}" if kind in ("compute", "minutes") else f"{amount:,.0f}"
-    return f"{number} {UNITS[kind]}"
+    noun, of = UNITS[kind]
+    return count_of(amount, noun, ".3g" if kind in ("compute", "minutes") else ",.0f") + of
 
 
 def round_up(amount: float) -> str:

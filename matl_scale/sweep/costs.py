@@ -1,5 +1,6 @@
 """What a step of a run costs: labels and multiply-adds, before it is run and after."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -42,6 +43,11 @@ class RunCosts:
     def least_steps(self) -> int:
         """The whole steps of one pass over the labels; the rest of a step is not counted against a run."""
         return max(1, int(self.num_labels / self.labels_per_step))
+
+    @property
+    def full_steps(self) -> int:
+        """The steps of one pass over the labels or a little more."""
+        return max(1, math.ceil(self.num_labels / self.labels_per_step))
 
 
 def measure_costs(resolved: ResolvedRun, data: RunData) -> RunCosts:

@@ -11,6 +11,7 @@ from matl_scale.sweep.budget import Budget
 from matl_scale.sweep.settings import build_base
 from matl_scale.sweep.vary import NUM_TASKS, TASKS_KEY, Varied, build_variants, describe_not_varied
 from matl_scale.tasks import match_names
+from matl_scale.text import count_of
 from matl_scale.train.config import Config
 
 REFERENCE = "dense"
@@ -106,7 +107,7 @@ def describe_tuning(request: SweepRequest, base: Config, split: str) -> list[str
     if not request.tune:
         return []
     lines = [
-        f"first, settings of every variant are searched on {base.eval.split}: {request.tune} trials, a budget each"
+        f"first, settings of every variant are searched on {base.eval.split}: {count_of(request.tune, 'trial')}, a budget each"
     ]
     if split == base.eval.split:
         lines.append(

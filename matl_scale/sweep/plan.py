@@ -1,11 +1,14 @@
 """Plans a sweep: which runs there are, and with which settings each of them trains."""
 
+import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from matl_scale.errors import InputError, shortened
+from matl_scale.automatic import AUTO
+from matl_scale.errors import InputError, NarrowLayerError, shortened
 from matl_scale.runs.sweep_folder import PlannedRun, Search, SweepPlan, Variant
 from matl_scale.storage.files import hash_text
 from matl_scale.sweep.budget import (
@@ -20,12 +23,14 @@ from matl_scale.sweep.budget import (
 from matl_scale.sweep.costs import measure_costs
 from matl_scale.sweep.draft import SweepDraft
 from matl_scale.sweep.vary import TASKS_KEY
+from matl_scale.text import count_of
 from matl_scale.tracking.recorder import TrackConfig
 from matl_scale.train.config import Config, with_settings
 from matl_scale.train.resolve import resolve_offline
 from matl_scale.train.run_data import check_train_data
 
 MAX_NAME = 120
+SEARCH = "-search"  # ends the names of searches
 # chosen once for the reference variant: arms differ in how they share a network, not in the network
 SHARED_KEYS = ("model.name", "model.width", "model.stem", "data.image_size")
 # chosen once for each variant: the length of its runs is counted in these, whatever machine they run on
@@ -54,14 +59,14 @@ def complete_plan(draft: SweepDraft, earlier: SweepPlan | None = None) -> tuple[
             planned[variant.name] = plan_networks(draft, variant, networks[variant.name], shared, amount)
     plan = SweepPlan(
         variants=draft.variants,
-        runs=plan_runs(draft, planned),
+        runs=plan_runs(draft, planned, name_networks(draft, earlier)),
         reference=draft.reference,
         budget=budget.kind,
         amount=amount,
         split=draft.split,
         base=asdict(draft.base),
         tune=draft.request.tune,
-        searches=plan_searches(draft),
+        searches=plan_searches(draft, earlier),
     )
     lines = [f"every arm has {describe_amount(budget.kind, amount)}", *draft.lines]
     return plan, lines + [
@@ -102,8 +107,18 @@ def build_networks(draft: SweepDraft, variant: Variant, shared: Mapping[str, Any
         whole, _ = resolve_offline(with_settings(networks[0].config, {TASKS_KEY: tasks}))
         total = whole.step_labels.num_labels
         return [replace(network, all_labels=total) for network in networks]
+    except NarrowLayerError as error:
+        raise InputError(f"Arm `{variant.name}`: {error}{explain_width(draft, variant, shared, error)}") from error
     except InputError as error:
         raise InputError(f"Arm `{variant.name}`: {error}") from error
+
+
+def explain_width(draft: SweepDraft, variant: Variant, shared: Mapping[str, Any], error: NarrowLayerError) -> str:
+    """Says with which width a network is wide enough for an arm, and how to go on without the arm."""
+    width = {"model.width": draft.base.model.width, **shared, **variant.settings}["model.width"]
+    least = math.ceil(width * error.widening * 1000) / 1000 if width != AUTO else math.inf
+    wide = f" Here the width is {width:g}, so --model.width {least:g} is enough." if least <= 1 else ""
+    return f"{wide} Or leave `{variant.arm}` out of --arms."
 
 
 def build_network(draft: SweepDraft, variant: Variant, task: str, shared: Mapping[str, Any]) -> Network:
@@ -148,11 +163,16 @@ def keys_of(config: Config, keys: Sequence[str]) -> dict[str, Any]:
     return {key: sections[key.split(".")[0]][key.split(".")[1]] for key in keys}
 
 
-def plan_runs(draft: SweepDraft, settings: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[PlannedRun]:
-    """Returns every run: one seed of all variants after the other, so that a sweep that is broken off can be compared."""
+def plan_runs(
+    draft: SweepDraft,
+    settings: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    folders: Mapping[tuple[str, str], str],
+) -> list[PlannedRun]:
+    """Returns every run: one seed of all variants after the other, so that a sweep that is broken off can be compared. `folders`
+    has the name of each network's folders by its variant and its task."""
     return [
         PlannedRun(
-            name=name_run(variant.name, task, seed),
+            name=f"{folders[variant.name, task]}-seed{seed}",
             variant=variant.name,
             seed=seed,
             settings={
@@ -170,23 +190,40 @@ def plan_runs(draft: SweepDraft, settings: Mapping[str, Mapping[str, Mapping[str
     ]
 
 
-def plan_searches(draft: SweepDraft) -> list[Search]:
+def plan_searches(draft: SweepDraft, earlier: SweepPlan | None) -> list[Search]:
     """Returns the search for each variant's settings; none if nothing is tuned."""
     if not draft.request.tune:
         return []
-    return [Search(name=f"{name_folder(variant.name, '')}-search", variant=variant.name) for variant in draft.variants]
+    names = [variant.name for variant in draft.variants]
+    known = {(each.variant, ""): each.name.removesuffix(SEARCH) for each in (earlier.searches if earlier else ())}
+    folders = name_folders([(name, "") for name in names], known)
+    return [Search(name=folders[name, ""] + SEARCH, variant=name) for name in names]
 
 
-def name_run(variant: str, task: str, seed: int) -> str:
-    """Returns the name of a run's folder: readable, and different for different runs."""
-    return f"{name_folder(variant, task)}-seed{seed}"
+def name_networks(draft: SweepDraft, earlier: SweepPlan | None) -> dict[tuple[str, str], str]:
+    """Returns the name of the folders of each network, by its variant and its task; those of an earlier plan stay."""
+    known = {
+        (run.variant, run.task): run.name.removesuffix(f"-seed{run.seed}") for run in (earlier.runs if earlier else ())
+    }
+    return name_folders([(each.name, task) for each in draft.variants for task in draft.tasks_of(each)], known)
 
 
-def name_folder(variant: str, task: str) -> str:
-    text = f"{variant} {task}" if task else variant
-    readable = re.sub(r"[^\w.=+-]+", "-", text.replace(" ", "-"))[:MAX_NAME].strip("-.")
-    mark = "" if readable == text.replace(" ", "-") and not task else f"-{hash_text(text)[:6]}"
-    return f"{readable}{mark}"
+def name_folders(
+    networks: Sequence[tuple[str, str]], known: Mapping[tuple[str, str], str]
+) -> dict[tuple[str, str], str]:
+    """Returns a readable name for each variant and task, and those `known`. Where two would be alike, for a file system that does
+    not tell capitals either, or a name was cut, a hash makes the difference."""
+    names = dict(known)
+    short = {network: readable_name(" ".join(filter(None, network))) for network in networks if network not in names}
+    taken = Counter(name.casefold() for name in (*known.values(), *short.values()))
+    for (variant, task), name in short.items():
+        is_whole = 0 < len(name) < MAX_NAME and taken[name.casefold()] == 1
+        names[variant, task] = name if is_whole else f"{name}-{hash_text(f'{variant}/{task}')[:6]}".strip("-")
+    return names
+
+
+def readable_name(text: str) -> str:
+    return re.sub(r"[^\w.=+-]+", "-", text)[:MAX_NAME].strip("-.")
 
 
 def describe_variant(
@@ -195,20 +232,16 @@ def describe_variant(
     """Says how long the runs of a variant are."""
     lengths = [planned[variant.name][network.task] for network in networks]
     if minutes := lengths[0]["train.minutes"]:
-        length = f"{minutes:.3g} minutes"
+        length = count_of(minutes, "minute", ".3g")
     else:
         steps = [settings["train.steps"] for settings in lengths]
         passes = [network.costs.passes(each) for network, each in zip(networks, steps, strict=True)]
-        length = f"{join_range(steps, ',')} steps, {join_range(passes, '.3g')} passes"
-    several = (
-        f"{len(networks)} network{'s' if len(networks) > 1 else ''} of "
-        if len(networks) > 1 or networks[0].task
-        else ""
-    )
+        length = f"{join_range(steps, 'step', ',')}, {join_range(passes, 'pass', '.3g')}"
+    several = f"{count_of(len(networks), 'network')} of " if networks[0].task else ""
     of = f" ({shortened((network.task for network in networks), 3)})" if several else ""
     return f"{variant.name}: {several}{length}{of}"
 
 
-def join_range(values: Sequence[float], pattern: str) -> str:
-    low, high = format(min(values), pattern), format(max(values), pattern)
-    return low if low == high else f"{low} to {high}"
+def join_range(values: Sequence[float], noun: str, pattern: str) -> str:
+    low, high = format(min(values), pattern), count_of(max(values), noun, pattern)
+    return high if high.split(" ")[0] == low else f"{low} to {high}"

@@ -10,6 +10,7 @@ from matl_scale.progress import format_duration
 from matl_scale.runs.history import RunHistory
 from matl_scale.runs.sweep_folder import Outcome, PlannedRun, Search, SearchOutcome, SweepFolder, SweepPlan, Work
 from matl_scale.sweep.tuning.space import SEARCHED
+from matl_scale.text import count_of
 
 SHOWN_METRIC = "decided_balanced_accuracy"
 
@@ -60,10 +61,7 @@ class SweepProgress:
             return f"the search failed: {outcome.reason} (see {self.folder.log_file(search)})"
         if outcome.value is None:
             return "there is nothing to search"
-        others = {"ended early": outcome.pruned, "failed": outcome.failed}
-        counted = ", ".join(f"{number} {how}" for how, number in others.items() if number)
-        trials = f"{outcome.trials} trials{f' ({counted})' if counted else ''}"
-        return f"the best of {trials} has {describe_settings(outcome.tuned)}"
+        return f"the best of {outcome.describe_trials()} has {describe_settings(outcome.tuned)}"
 
     def describe(self, run: PlannedRun, outcome: Outcome) -> str:
         """Says in a line how a run went."""
@@ -74,7 +72,7 @@ class SweepProgress:
             figure = f"{METRIC_LABELS[SHOWN_METRIC]} {summary[f'macro_{SHOWN_METRIC}']:.4f} on {self.plan.split}"
         except (InputError, KeyError):
             figure = f"finished, without {METRIC_LABELS[SHOWN_METRIC]}"
-        return f"{figure} after {outcome.passes:.3g} passes, {format_duration(outcome.seconds)} of steps"
+        return f"{figure} after {count_of(outcome.passes, 'pass', '.3g')}, {format_duration(outcome.seconds)} of steps"
 
 
 def describe_settings(settings: Mapping[str, Any]) -> str:

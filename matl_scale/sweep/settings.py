@@ -1,8 +1,11 @@
 """What a sweep changes in a config: keys with their values, and the keys that are its own to set."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
+
+import yaml
 
 from matl_scale.errors import InputError
 from matl_scale.train.config import Config, RunConfig, with_absolute_paths
@@ -29,6 +32,25 @@ def check_free(key: str, context: str) -> None:
     """Raises `InputError` for a key that the sweep sets itself."""
     if key in SET_BY_SWEEP:
         raise InputError(f"{context} should leave `{key}` alone: {SET_BY_SWEEP[key]}.")
+
+
+def read_texts(text: str) -> Any:
+    """Reads YAML with every scalar as the text that was written. Its key's type says later what that is: `on` and `no` are words,
+    where YAML 1.1 would have made them booleans, and `1e-3` is a number.
+
+    Raises:
+        yaml.YAMLError: It is no YAML.
+    """
+    return yaml.load(text, Loader=yaml.BaseLoader)
+
+
+def as_text(value: Any) -> str:
+    """Returns what `read_texts` has read as the command line would have it: lists and mappings in one line, words that YAML 1.1
+    would change in quotes."""
+    if isinstance(value, str):
+        return value
+    dumped: str = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=math.inf)
+    return dumped.strip()
 
 
 def read_value(arguments: Sequence[str], key: str, text: str, program: str) -> Any:

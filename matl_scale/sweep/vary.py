@@ -12,7 +12,7 @@ from matl_scale.errors import InputError
 from matl_scale.runs.sweep_folder import Variant
 from matl_scale.seeds import derive_seed
 from matl_scale.sweep.arms import Arm
-from matl_scale.sweep.settings import check_free, read_value
+from matl_scale.sweep.settings import as_text, check_free, read_texts, read_value
 from matl_scale.train.parse_config import check_key
 
 NUM_TASKS = "T"
@@ -58,7 +58,7 @@ def read_one(text: str, arguments: Sequence[str], program: str) -> Varied:
         if key == TASKS_KEY:
             raise InputError("--vary should leave `data.tasks` alone: use T=10,50, or an arm for each choice of tasks.")
     try:
-        values = yaml.safe_load(f"[{listed}]")
+        values = read_texts(f"[{listed}]")
     except yaml.YAMLError as error:
         raise InputError(f"`--vary` should be KEY=V1,V2,…. The values of {text!r} cannot be read.") from error
     read = [
@@ -70,16 +70,10 @@ def read_one(text: str, arguments: Sequence[str], program: str) -> Varied:
     return Varied(key=key, values=read)
 
 
-def as_text(value: Any) -> str:
-    """Returns a value as the command line would have it."""
-    dumped: str = yaml.safe_dump(value, default_flow_style=True) if isinstance(value, list | dict) else str(value)
-    return dumped.strip()
-
-
 def read_number(value: Any, text: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if not isinstance(value, str) or not (value.isascii() and value.isdigit()) or int(value) < 1:
         raise InputError(f"`--vary T=…` should be numbers of tasks, at least 1. Got {text!r}.")
-    return value
+    return int(value)
 
 
 def build_variants(arms: Sequence[Arm], varied: Sequence[Varied], tasks: Sequence[str]) -> list[Variant]:

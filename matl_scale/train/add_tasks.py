@@ -150,7 +150,9 @@ def place_by_affinity(config: RoutingConfig, start: Start, cost: float | None) -
     text = f"routing.routes auto: {len(placed)} new tasks join the route that their labels go with"
     if not alone:
         return Placement(routes=placed, setting=len(known), reason=text)
-    formed = RoutingConfig(sigma=config.sigma, sigmas=config.sigmas, grouping=config.grouping)
+    formed = RoutingConfig(
+        sigma=config.sigma, sigma_last=config.sigma_last, sigmas=config.sigmas, grouping=config.grouping
+    )
     chosen = choose_routes(formed, start.labels.select(alone), cost)
     own = chosen.routes.names if chosen.setting == "task" else numbered(chosen.routes.num_routes, start.routes)
     fresh = new_names(own, start.routes)

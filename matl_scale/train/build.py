@@ -136,7 +136,8 @@ def build_state(
     is_frozen = config.run.freeze == "trunk"
     if is_frozen and config.model.pretrained:
         keep_statistics(model.trunk)
-    trunk = TrunkExecution(accelerator, model.trunk, config.routing.execution, config.train.compile, is_frozen)
+    execution, compiled = config.routing.execution, config.train.compile
+    trunk = TrunkExecution(accelerator, model.trunk, execution, compiled, is_frozen, model.affine)
     optimizer = build_optimizer(config.optim, model, fused=config.train.precision != "fp16")
     state = TrainState(
         model=model,

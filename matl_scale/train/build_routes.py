@@ -62,7 +62,7 @@ def build_pass_cost(config: Config, labels: TrainLabels, image_size: int) -> flo
     """Returns what a pass of a route costs beside the trunk, where `auto` needs it and σ alone does not say it; else None."""
     routing = with_usual_sigma(config.routing)
     is_usual = routing.layers == ["*"] and routing.strategy != "partition"
-    if routing.routes != "auto" or (is_usual and not routing.start and not routing.sigmas):
+    if routing.routes != "auto" or (is_usual and not routing.start and len(routing.given_sigmas()) == 1):
         return None
     expected = min(max(round(1 / max(chosen(routing.sigma), 0.01) ** 2), 2), len(labels.tasks))
     return measure_pass(config.model, routing, expected, config.run.seed, image_size)

@@ -146,7 +146,7 @@ def choose_number(config: RoutingConfig, labels: TrainLabels, cost: float) -> tu
     choice: Setting
     if labels.balanced:
         choice, why = "task", "`data.balance` needs a route for every task"
-    elif all(sigma == 1 for sigma in (config.sigma, *config.sigmas.values())):
+    elif all(sigma == 1 for sigma in config.given_sigmas()):
         choice, why = "one", "with `routing.sigma` = 1 all tasks use the same units"
     elif per_image <= limit:
         choice, why = "task", f"{seen}, not more than {bound}, so that sharing a pass would save nothing"

@@ -1,5 +1,6 @@
 """Makes every automatic choice of a run: which values its config gets where it says `auto`, and which routes."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +20,7 @@ from matl_scale.train.config import Config, read_saved, with_absolute_paths, wit
 from matl_scale.train.defaults import fill, rules
 from matl_scale.train.defaults.describe import describe_choices
 from matl_scale.train.defaults.facts import Machine, RunFacts, read_machine
+from matl_scale.train.evaluation import EvalConfig
 from matl_scale.train.resume.start_from import find_frozen_tasks, find_start
 from matl_scale.train.run_data import TRAIN_SPLIT, RunData, build_run_data, check_train_data
 from matl_scale.train.step.sampling import RouteSampler, build_sampler
@@ -113,6 +115,8 @@ def resolve_run(
     config, num_steps = fill_length(config, facts, step_labels)
     passes = step_labels.passes(num_steps)
     config = fill.fill_only_auto(config, {"data.augment": rules.choose_augment(facts.image_size, passes)})
+    rarest = measure_rarest(data, config.eval)
+    config = fill.fill_only_auto(config, {"checkpoint.best": rules.choose_best_metric(rarest)})
     config = fill.fill_optimizer(config, found.routes.num_routes, machine.num_ranks)
     config = with_absolute_paths(config)
     config = replace(
@@ -123,7 +127,7 @@ def resolve_run(
     )
     lines = []
     if checkpoint is None:
-        lines = describe_choices(given, config, found.routes, passes, data.image_size, machine)
+        lines = describe_choices(given, config, found.routes, passes, data.image_size, machine, rarest)
     return ResolvedRun(config=config, routes=found, step_labels=step_labels, num_steps=num_steps, lines=lines)
 
 
@@ -152,6 +156,18 @@ def count_labelled(labels: Labels, tasks: Sequence[int], fills: np.ndarray) -> i
     """Returns how many samples carry a label for one of some tasks, or have one filled."""
     is_filled = any(fills[task] != MISSING for task in tasks)
     return labels.num_samples if is_filled else labels.count_samples(tasks)
+
+
+def measure_rarest(data: RunData, config: EvalConfig) -> float:
+    """Returns how many samples of its rarest class a task has in the split of evaluations, the median over the tasks that means
+    are over and of which two classes occur; infinite if there is no such task, or no such split."""
+    if config.split not in data.manifest.splits:
+        return math.inf
+    counts = data.count_classes(config.split)
+    rarest = [
+        int(count[count > 0].min()) for count in counts if (count > 0).sum() > 1 and count.min() >= config.min_count
+    ]
+    return float(np.median(rarest)) if rarest else math.inf
 
 
 def measure_step(

@@ -16,6 +16,7 @@ from matl_scale.data.shards.open_labels import open_labels
 from matl_scale.data.shards.reader import SampleReader
 from matl_scale.errors import InputError, Problem, shortened
 from matl_scale.tasks import Task, match_names
+from matl_scale.text import count_of
 from matl_scale.train.config import absolute
 from matl_scale.train.evaluation import EvalData
 
@@ -56,6 +57,11 @@ class RunData:
     def count_labelled(self, split: str) -> np.ndarray:
         """Returns the number of labelled samples of each task in a split, shape `(num_tasks,)`."""
         return self.labels_of(split).count()
+
+    def count_classes(self, split: str) -> list[np.ndarray]:
+        """Returns the number of samples of each class in a split, for each task."""
+        labels = self.labels_of(split)
+        return [labels.count_classes(task_id, task.num_classes) for task_id, task in enumerate(self.tasks)]
 
     def count_tars(self, split: str) -> int:
         """Returns the number of tars of a split."""
@@ -137,7 +143,7 @@ def find_data_problems(data: RunData, config: DataConfig, world_size: int) -> It
     if len(unlabelled):
         names = shortened(data.tasks[i].name for i in unlabelled)
         yield Problem(
-            f"{split} has no label for {len(unlabelled)} tasks: {names}.",
+            f"{split} has no label for {count_of(len(unlabelled), 'task')}: {names}.",
             "Leave them out with `data.tasks`, or label some samples.",
         )
     if (num_samples := data.manifest.splits[TRAIN_SPLIT]) < 2:

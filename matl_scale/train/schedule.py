@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from matl_scale.automatic import AUTO, Auto
-from matl_scale.errors import InputError, check_at_least
+from matl_scale.errors import InputError, check_at_least, nearest
 from matl_scale.metrics.names import RANKED_SUMMARIES
 from matl_scale.train.length import Length
 
@@ -19,15 +19,17 @@ class CheckpointConfig:
     """Steps between checkpoints; there is always one at the end. `auto`: after each fifth of the run, and every ten minutes."""
     keep: int = 2
     """How many checkpoints to keep; the oldest are deleted first."""
-    best: str = "macro_decided_balanced_accuracy"
+    best: str = "auto"
     """Summary over the tasks of `eval.split`, the higher the better: the network of the evaluation where it was highest
-    stays in the run's folder `best`. Empty keeps none."""
+    stays in the run's folder `best`. `auto`: macro_decided_balanced_accuracy; where half of the tasks have fewer than 20 samples
+    of their rarest class in the split, macro_average_precision, which needs no threshold. Empty keeps none."""
 
     def __post_init__(self) -> None:
         check_at_least(1, {"checkpoint.every": self.every, "checkpoint.keep": self.keep})
-        if self.best and self.best not in RANKED_SUMMARIES:
+        if self.best not in ("", AUTO, *RANKED_SUMMARIES):
             raise InputError(
-                f"`checkpoint.best` should be one of {', '.join(RANKED_SUMMARIES)}, or empty. Got {self.best!r}."
+                f"`checkpoint.best` should be auto, one of {', '.join(RANKED_SUMMARIES)}, or empty. Got {self.best!r}."
+                + nearest(self.best, RANKED_SUMMARIES)
             )
 
 

@@ -76,7 +76,7 @@ def test_only_what_the_list_corrects_changes(shards: Path) -> None:
     [
         (("{0}", "smiling", "maybe"), "data row 1: `maybe` is no class of task `smiling`. It has: no, yes."),
         (("{0}", "smilling", "yes"), "data row 1: {set} has no task `smilling`. Did you mean `smiling`?"),
-        (("nowhere.png", "smiling", "yes"), "corrects labels of 1 images that are not in {set}: nowhere.png."),
+        (("nowhere.png", "smiling", "yes"), "corrects labels of 1 image missing in {set}: nowhere.png."),
         (("{0}", "smiling", ""), "corrects no label: column `correct` is empty."),
     ],
 )

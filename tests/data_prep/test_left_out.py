@@ -63,7 +63,7 @@ def test_copies_are_reported_or_left_out(tmp_path: Path, capsys: pytest.CaptureF
     assert "2 images are copies of another, 1 of one in another split" in capsys.readouterr().err
     assert f"{names[3]},train,{names[12]},test" in (tmp_path / "set/duplicates.csv").read_text()
     assert matl_data(["verify", "--quick", str(tmp_path / "set")]) == 2
-    assert "1 images are in two splits" in capsys.readouterr().out
+    assert "1 image is in two splits" in capsys.readouterr().out
     assert matl_data(shard_arguments(tmp_path, tmp_path / "clean", *options, "--dedupe")) == 0
     assert "left out 2 copies" in capsys.readouterr().err
     paths = read_manifest(tmp_path / "clean").samples["path"].to_pylist()

@@ -242,7 +242,7 @@ def test_allow_unmatched_leaves_them_out(source: Path, capsys: pytest.CaptureFix
 def test_undecodable_image_is_named(source: Path, capsys: pytest.CaptureFixture[str], content: bytes | str) -> None:
     path = source / "images" / "c.png"
     path.write_bytes(path.read_bytes()[:150] if isinstance(content, str) else content)
-    check_refused(source, capsys, f"1 images cannot be used: {path}: it ", "--skip-bad")
+    check_refused(source, capsys, f"1 image cannot be used: {path}: it ", "--skip-bad")
 
 
 @pytest.mark.parametrize("mode", ["I;16", "F"])
@@ -310,7 +310,7 @@ def test_info_has_one_line_per_task(source: Path, capsys: pytest.CaptureFixture[
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[1:4]] == ["smiling", "hair", "age"]
     assert "20.0%" in lines[1]  # missing
-    assert any("train: 2 images in 1 shards" in line for line in lines)
+    assert any("train: 2 images in 1 shard" in line for line in lines)
 
 
 @pytest.mark.parametrize("damage", ["manifest", "table", "size", "missing tar"])

@@ -125,7 +125,7 @@ def test_rows_of_unknown_images(made: Path, capsys: pytest.CaptureFixture[str]) 
     (made / "more.csv").write_text("image,new\na/0000.png,1\na/0002,0\nb/0001.png,0\nelsewhere.png,1\nb/0003.png,1\n")
     command = ["tasks", "add", str(made / "set"), "--labels", str(made / "more.csv")]
     assert matl_data(command) == 2
-    assert "names 1 images that are not in" in capsys.readouterr().err
+    assert "names 1 image missing in" in capsys.readouterr().err
     if matl_data([*command, "--allow-unmatched"]) == 0:  # unless the few labels fell into val alone
         assert sum(value >= 0 for value in labels_by_path(made, "new").values()) == 4
 
@@ -149,7 +149,7 @@ def damage(root: Path, kind: str) -> str:
     if kind == "flipped byte":
         data[512 + 60] ^= 1
         tar.write_bytes(data)
-        return "samples are damaged"
+        return "damaged"
     if kind == "size":
         tar.write_bytes(data[:-10240])
         return "bytes. It has"
@@ -158,7 +158,7 @@ def damage(root: Path, kind: str) -> str:
         return "is missing"
     if kind == "orphan tar":
         (root / "train-999999.tar").write_bytes(data)
-        return "1 tars are not listed in manifest.json: train-999999.tar"
+        return "1 tar is not listed in manifest.json: train-999999.tar"
     if kind == "orphan key":
         data[0:9], data[148:156] = b"987654321", b" " * 8
         data[148:156] = b"%06o\0 " % sum(data[:512])

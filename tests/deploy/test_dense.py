@@ -13,16 +13,23 @@ from matl_scale import InputError, route
 from matl_scale.deploy.export.dense import dense_network
 from matl_scale.deploy.export.formats import open_exported, write_network
 from matl_scale.models.network import RoutedModel
+from matl_scale.routing.affine import Affine
 from matl_scale.routing.batch_norm import Statistics
 from matl_scale.routing.router import TaskRouter
 
 SETTINGS: list[tuple[float, Statistics]] = [(0.25, "task"), (0.5, "shared"), (1.0, "task")]
-CASES = [(name, *setting) for name in SMALL for setting in SETTINGS] + [(name, 0.5, "task") for name in LARGE]
+CASES = [
+    *((name, *setting, "shared") for name in SMALL for setting in SETTINGS),
+    *((name, 0.5, "task", "shared") for name in LARGE),
+    *((name, 0.5, "task", "route") for name in ("resnet18", "resnext", "group norm", "convnext")),
+]
 
 
-@pytest.mark.parametrize(("name", "sigma", "statistics"), CASES)
-def test_logits_are_those_of_masked_execution(name: str, sigma: float, statistics: Statistics, tmp_path: Path) -> None:
-    model = routed(name, sigma, statistics)
+@pytest.mark.parametrize(("name", "sigma", "statistics", "affine"), CASES)
+def test_logits_are_those_of_masked_execution(
+    name: str, sigma: float, statistics: Statistics, affine: Affine, tmp_path: Path
+) -> None:
+    model = routed(name, sigma, statistics, affine)
     before = copy.deepcopy(model.state_dict())
     dense, wanted = dense_network(model, 1), model(images_of(SIZE), 1)
     assert gap(dense(images_of(SIZE)), wanted) < 1e-10

@@ -24,6 +24,7 @@ from matl_scale.metrics.names import COUNTED_METRICS
 from matl_scale.metrics.task_metrics import TaskMetrics
 from matl_scale.models.backbones import ModelConfig
 from matl_scale.models.routing_config import RoutingConfig, Setting
+from matl_scale.routing.affine import Affine
 from matl_scale.runs.checkpoints.checkpoint import open_checkpoint, read_info
 from matl_scale.runs.layout import RunFolder
 from matl_scale.runs.predictions import Predictions, read_predictions
@@ -55,6 +56,11 @@ SHARED_ROUTES: dict[str, dict[str, Any]] = {
         "train": TrainConfig(steps=6, precision="fp32"),
     },
     "from layer3": {"routing": RoutingConfig(sigma=0.5, routes=2, start="layer3"), "optim": ADAMW, "train": FEW_STEPS},
+    "affine": {
+        "routing": RoutingConfig(sigma=0.5, sigma_last=0.25, routes=3, start="layer2", affine="route"),
+        "optim": ADAMW,
+        "train": replace(FEW_STEPS, clip_norm=1.0),
+    },
     "one": {"routing": RoutingConfig(sigma=1.0, routes="one"), "train": replace(FEW_STEPS, clip_norm=1.0)},
     "losses": {
         "routing": RoutingConfig(sigma=0.5, routes=BY_NAME),
@@ -259,13 +265,13 @@ def assert_fits(predictions: Predictions, metrics: TaskMetrics, labels: np.ndarr
     assert (np.nan_to_num(predictions.confidences, nan=1.0) > lowest - 0.001).all()  # float16
 
 
-@pytest.mark.parametrize(("world_size", "routes"), [(1, "task"), (2, 4)])
+@pytest.mark.parametrize(("world_size", "routes", "affine"), [(1, "task", "shared"), (2, 4, "route")])
 def test_interrupted_and_resumed_equals_uninterrupted(
-    world_size: int, routes: Setting, small_set: ShardSet, tmp_path: Path
+    world_size: int, routes: Setting, affine: Affine, small_set: ShardSet, tmp_path: Path
 ) -> None:
     """With everything that is drawn or remembered between steps: augmentation, loader processes, moments, averages."""
     sections = {
-        "routing": RoutingConfig(sigma=0.5, routes=routes),
+        "routing": RoutingConfig(sigma=0.5, routes=routes, affine=affine),
         "train": TrainConfig(steps=9, precision="fp32", accumulate=2, ema_decay=0.9, clip_norm=0.5),
         "data": DataConfig(path=str(small_set.root), batch_size=6, workers=1, augment="crop-flip"),
         "tasks": TasksConfig(),

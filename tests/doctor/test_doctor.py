@@ -79,8 +79,8 @@ def test_labels_that_teach_nothing_are_named(config: Config, data: RunData) -> N
     texts = [
         finding.text for finding in complaints(check_data(config, replace(data, labels=Labels.of_matrix(labels)), 2))
     ]
-    assert f"Split `train` of {data.manifest.root} has no label for 1 tasks: task_0." in texts
-    assert "1 tasks have one class only (no positive, or no negative) in `train`: task_1." in texts
+    assert f"Split `train` of {data.manifest.root} has no label for 1 task: task_0." in texts
+    assert "1 task has one class only (no positive, or no negative) in `train`: task_1." in texts
     assert any("fewer than 10 samples in `train`" in text and "task_5" in text for text in texts)
 
 
@@ -121,7 +121,7 @@ def test_routes_and_what_they_cost(config: Config, data: RunData) -> None:
         in findings[0].text
     )
     assert findings[1].text.startswith("2 routes for 6 tasks, ")
-    assert findings[2].text == "1 tasks have less than one label in a batch of their route: task_5."
+    assert findings[2].text == "1 task has less than one label in a batch of the route: task_5."
     alone = replace(config, routing=RoutingConfig(sigma=0.8, routes="task"))
     assert [finding.level for finding in check_routes(alone, data, build_routes(alone, data, None, None))] == ["ok"]
     labels = data.labels.at(np.arange(data.manifest.num_samples))

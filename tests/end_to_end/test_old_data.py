@@ -59,7 +59,7 @@ def test_the_shard_set_is_described_and_sound(capsys: pytest.CaptureFixture[str]
     for task in TASKS:
         assert task in described
     for split, images in (("train", 48), ("val", 12), ("test", 12)):
-        assert f"{split}: {images} images in 1 shards" in described
+        assert f"{split}: {images} images in 1 shard," in described
     assert "→ version 2, id f384c8106eb4: added 1 tasks: dark" in described
     assert matl_data(["verify", "set"]) == 0
     assert "nothing is wrong" in capsys.readouterr().out

@@ -157,7 +157,7 @@ def test_the_manifest_counts_images_that_carry_an_orientation(
         assert read_manifest(source / name).oriented == NUM_ORIENTED
     assert matl_data(["verify", str(source / "kept"), "--workers", "1"]) == 0
     assert matl_data(["info", str(source / "kept")]) == 0
-    assert f"{NUM_ORIENTED} images carry an orientation" in capsys.readouterr().out
+    assert f"{NUM_ORIENTED} images with an orientation" in capsys.readouterr().out
     (tmp_path / "more.csv").write_text("image,y\n" + "".join(f"{name},{i % 2}\n" for i, name in enumerate(IMAGES)))
     assert matl_data(["tasks", "add", str(source / "resized"), "--labels", str(tmp_path / "more.csv")]) == 0
     assert read_manifest(source / "resized").oriented == NUM_ORIENTED

@@ -18,6 +18,7 @@ from matl_scale.deploy.task_rules import TaskRules
 from matl_scale.models.logits import find_columns
 from matl_scale.models.network import RoutedModel
 from matl_scale.routes import Routes
+from matl_scale.routing.affine import Affine, initial_affine
 from matl_scale.routing.batch_norm import Statistics
 from matl_scale.tasks import Task
 from matl_scale.vision import models
@@ -100,9 +101,9 @@ def backbone(name: str) -> nn.Module:
     return (SMALL | LARGE)[name]()
 
 
-def routed(name: str, sigma: float = 0.5, statistics: Statistics = "task") -> RoutedModel:
+def routed(name: str, sigma: float = 0.5, statistics: Statistics = "task", affine: Affine = "shared") -> RoutedModel:
     """A network in float64 whose tasks have seen a few batches."""
-    return build(backbone(name), Routes.one_per_task("abc"), CLASSES, sigma=sigma, statistics=statistics)
+    return build(backbone(name), Routes.one_per_task("abc"), CLASSES, sigma=sigma, statistics=statistics, affine=affine)
 
 
 def on_two_routes(name: str | nn.Module, start: str = "", **settings: Any) -> RoutedModel:
@@ -116,9 +117,13 @@ def build(net: nn.Module, routes: Routes, classes: Sequence[int], **settings: An
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         trunk = route(net, routes.num_routes, **settings)
+        initial = initial_affine(trunk)
         for route_id in (0, 1):
-            features = trunk(images_of(SIZE) * (route_id + 1), torch.tensor([route_id]))
-        return RoutedModel(trunk, classes, features.shape[1], routes).double().eval()
+            features = trunk(images_of(SIZE) * (route_id + 1), torch.tensor([route_id]), initial)
+        model = RoutedModel(trunk, classes, features.shape[1], routes).double().eval()
+        for row in model.affine.rows if model.affine is not None else []:
+            row *= 1 + torch.randn_like(row)
+        return model
 
 
 def masked(model: RoutedModel, task_id: int, images: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 from matl_scale.metrics.names import METRICS
 from matl_scale.metrics.task_metrics import TaskMetrics
 from matl_scale.runs.records import LocalLog
-from matl_scale.runs.sweep_folder import Outcome, PlannedRun, SweepFolder, SweepPlan, Variant
+from matl_scale.runs.sweep_folder import Outcome, PlannedRun, Search, SearchOutcome, SweepFolder, SweepPlan, Variant
 
 Figures = Mapping[str, np.ndarray]  # by the variant's name, the metric of each seed and task, `(num_seeds, num_tasks)`
 
@@ -27,6 +27,7 @@ def write_sweep(
     outcome: Callable[[PlannedRun], Outcome | None] | None = None,
     smallest_class: int = 30,
     leave_out: Sequence[str] = (),
+    searches: Mapping[str, SearchOutcome] | None = None,
 ) -> SweepFolder:
     """Writes a sweep. An arm `single` has a run for each task.
 
@@ -38,6 +39,7 @@ def write_sweep(
         outcome: How a run ends; None is a run that has not ended. Without it, all are finished.
         smallest_class: The samples of each task's smallest class.
         leave_out: Metrics that the runs have not measured.
+        searches: By the variant's name, how the search for its settings has ended.
     """
     sweep = SweepFolder(folder)
     folder.mkdir(parents=True)
@@ -60,10 +62,21 @@ def write_sweep(
                         sweep.run_folder(run), [names[i] for i in group], figures_of_run, smallest_class, leave_out
                     )
                     sweep.write_outcome(run, ended)
-    reference = "dense" if "dense" in figures else variants[0].name
+    planned = [Search(name=f"{variant}-search", variant=variant) for variant in searches or {}]
+    for search in planned:
+        sweep.search_folder(search).mkdir(parents=True)
+        sweep.write_outcome(search, (searches or {})[search.variant])
     sweep.write_plan(
         SweepPlan(
-            variants=variants, runs=runs, reference=reference, budget="labels", amount=36000, split="val", base={}
+            variants=variants,
+            runs=runs,
+            reference="dense" if "dense" in figures else variants[0].name,
+            budget="labels",
+            amount=36000,
+            split="val",
+            base={},
+            tune=12 if searches else 0,
+            searches=planned,
         )
     )
     return sweep

@@ -165,6 +165,9 @@ def take_step(
         runs = [slot for slot in counting if slot.route == model.routes.route_of[tasks[0]]]
         for name, parameter in model.heads[head].named_parameters(prefix=f"heads.{head}"):
             parameter.grad = sum(slot.gradients[name] for slot in runs) / len(runs) if runs else None
+    for route, row in enumerate(model.affine.rows if model.affine is not None else []):
+        runs = [slot for slot in counting if slot.route == route]
+        row.grad = sum(slot.gradients[f"affine.rows.{route}"] for slot in runs) / len(runs) if runs else None
     if config.train.clip_norm:
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.train.clip_norm)
     length = Length(num_steps=config.train.steps)

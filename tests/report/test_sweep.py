@@ -1,5 +1,6 @@
 """`matl-report --sweep`: the table, the paragraph, the page and the picture of made-up sweeps, and what is refused."""
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from helpers.commands import refuse_report
 from helpers.made_up_sweeps import draw_figures, finished, write_sweep
@@ -15,10 +17,11 @@ from matl_scale.errors import InputError
 from matl_scale.report.__main__ import main
 from matl_scale.report.sweep.answer import choose_variant
 from matl_scale.report.sweep.compute import compute_sweep
-from matl_scale.report.sweep.picture import write_picture
+from matl_scale.report.sweep.picture import break_name, inside_scale, write_picture
 from matl_scale.report.sweep.read import read_sweep
 from matl_scale.report.sweep.results import SweepQuestion, SweepResults
-from matl_scale.runs.sweep_folder import Outcome, PlannedRun, SweepFolder
+from matl_scale.report.terminal.console import build_table, print_table
+from matl_scale.runs.sweep_folder import Outcome, PlannedRun, SearchOutcome, SweepFolder
 
 HOSTILE = "<script>window.broken = 1</script>"
 
@@ -225,7 +228,7 @@ def test_only_defined_metrics_of_the_chosen_tasks_count(tmp_path: Path) -> None:
     sweep = write_sweep(tmp_path / "sweep", figures, smallest_class=12)
     results = results_of(sweep, metric="auroc")
     assert (len(results.tasks), results.metric) == (7, "auroc")
-    assert any("Left out: 1 tasks" in note for note in results.notes)
+    assert any("Left out: 1 task " in note for note in results.notes)
     assert [task.task for task in results_of(sweep, patterns=["task [12]"]).tasks] == ["task 1", "task 2"]
     with pytest.raises(InputError, match="with 13 samples of each class"):
         results_of(sweep, min_count=13)
@@ -248,8 +251,17 @@ def test_terminal_json_page_and_picture_of_one_sweep(tmp_path: Path, capsys: pyt
     names = [*(f"task {i}" for i in range(7)), HOSTILE]
     points = {f"k8 {HOSTILE}": {"routing.sigma": 0.5}}
     sweep = write_sweep(tmp_path / "sweep", figures, points=points, tasks=dict.fromkeys(figures, names))
-    out = {kind: tmp_path / f"a.{kind}" for kind in ("html", "json", "png")}
-    options = ["--out", str(out["html"]), "--json", str(out["json"]), "--picture", str(out["png"])]
+    out = {kind: tmp_path / f"a.{kind}" for kind in ("html", "json", "png", "md")}
+    options = [
+        "--out",
+        str(out["html"]),
+        "--json",
+        str(out["json"]),
+        "--picture",
+        str(out["png"]),
+        "--markdown",
+        str(out["md"]),
+    ]
     assert main(["--sweep", str(sweep.path), *options]) == 0
     results, printed = results_of(sweep), capsys.readouterr().out
     page, numbers = out["html"].read_text(), json.loads(out["json"].read_text())
@@ -265,6 +277,52 @@ def test_terminal_json_page_and_picture_of_one_sweep(tmp_path: Path, capsys: pyt
     assert len(numbers["tasks"]) == 8
     with Image.open(out["png"]) as picture:
         assert picture.size[0] > 1000
+    lines = out["md"].read_text().splitlines()
+    assert lines[0] == results.answer.text
+    (row,) = (line for line in lines if line.startswith("| dense |"))
+    assert f"{behind.value:.3f} ± {behind.half_width:.3f}" in row
+    widths = {line.replace("\\|", "").count("|") for line in lines if line.startswith("|")}
+    assert len(widths) == 1, "every row has the cells of the table, whatever names hold"
+
+
+def test_the_trials_of_each_search_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    searches = {
+        "dense": SearchOutcome(status="finished", value=0.7, best=1, finished=1),
+        "k8": SearchOutcome(
+            status="finished", tuned={"optim.lr": 0.0123456}, value=0.8, best=7, finished=8, pruned=3, failed=1
+        ),
+    }
+    sweep = write_sweep(tmp_path / "sweep", draw_figures({"dense": 0.0, "k8": 0.1}), searches=searches)
+    page = tmp_path / "a.html"
+    assert main(["--sweep", str(sweep.path), "--out", str(page), "--json", str(tmp_path / "a.json")]) == 0
+    printed = capsys.readouterr().out
+    trials = "best of 12 trials (3 ended early, 1 failed): number 7"
+    assert f"k8: optim.lr=0.01235 ({trials})" in printed
+    assert "dense: what the rules choose (best of 1 trial: number 1)" in printed
+    assert trials in page.read_text()
+    assert json.loads((tmp_path / "a.json").read_text())["variants"][1]["search"]["pruned"] == 3
+
+
+def test_names_of_variants_are_whole_in_a_narrow_terminal() -> None:
+    names = [f"k8 routing.sigma=0.5 model.width={width} optim.weight_decay=0.05" for width in (0.125, 0.25)]
+    table = build_table("variant", "mean", fold=True)
+    for name in names:
+        table.add_row(name, "0.123 ± 0.004")
+    console = Console(width=40, file=io.StringIO())
+    print_table(console, "variants", table)
+    assert isinstance(console.file, io.StringIO)
+    printed = "".join(line[:24].strip() + " " for line in console.file.getvalue().splitlines()[2:])
+    assert all(part in printed.replace(" ", "") for name in names for part in name.split())
+    assert "…" not in printed
+
+
+def test_the_axes_of_a_picture_end_where_the_metric_does() -> None:
+    assert inside_scale(-0.02, 1.02) == (0.0, 1.0)
+    assert inside_scale(0.4, 0.9) == (0.4, 0.9)
+    assert break_name("k8 routing.sigma=0.5 model.width=0.25").splitlines() == [
+        "k8 routing.sigma=0.5",
+        "model.width=0.25",
+    ]
 
 
 def test_a_picture_can_be_svg_and_is_the_same_each_time(tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
 """Which layers are routed: the others keep all units for all routes, share their statistics, and run once for all routes."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from torch import fx, nn
@@ -7,9 +10,14 @@ from torch import fx, nn
 from helpers.network_outputs import gap, images_of
 from helpers.torchvision_models import backbone_of
 from matl_scale import InputError, Subnetwork, route
+from matl_scale.models.backbones import ModelConfig
+from matl_scale.models.pass_cost import measure_pass
+from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.routing.batch_norm import RouteBatchNorm2d
-from matl_scale.routing.layers import matches
+from matl_scale.routing.layers import choose_sigmas, matches
+from matl_scale.routing.masks import MaskSpec
 from matl_scale.routing.subnetwork import AllRoutes
+from matl_scale.routing.units import Stream
 
 
 def routed_convs(trunk: fx.GraphModule) -> list[str]:
@@ -106,6 +114,8 @@ def test_sigma_differs_by_layer() -> None:
         ({"layers": ["layer5"]}, r"`routing\.layers` should match layers of the backbone\. `layer5` matches none"),
         ({"start": "layr3"}, r"`routing\.start` .* `layr3` matches none of its convs, .*Did you mean `layer3`"),
         ({"sigmas": {"fc": 0.5}}, r"`routing\.sigmas` should match layers of the backbone\. `fc`"),
+        ({"sigma_last": 0.0}, r"`routing\.sigma_last` should be above 0 and at most 1.*Got 0\.0"),
+        ({"sigma_last": 0.001}, r"`routing\.sigma_last` = 0\.\d+ keeps no unit of layer `layer4\.\d\.conv\d`"),
         ({"sigmas": {"layer4": 1.5}}, r"`routing\.sigmas\.layer4` should be above 0 and at most 1.*Got 1\.5"),
         ({"sigmas": {"layer4": 0.001}}, r"`routing\.sigmas` = 0\.001 keeps no unit of layer `layer4\.0\.conv1`"),
     ],
@@ -124,3 +134,22 @@ def test_norms_of_unrouted_layers_stay_those_of_the_backbone() -> None:
     assert type(trunk.get_submodule("1")) is nn.GroupNorm
     index = torch.tensor([2])
     assert gap(Subnetwork(trunk)(images_of(), index), trunk(images_of(), index)) < 1e-12
+
+
+def test_sigma_goes_linearly_with_depth_and_patterns_win() -> None:
+    convs = ["a", "b", "c", "d", "e"]
+    units = np.arange(10)
+    # the stream of `d` lies behind that of `b`, wherever it stands in the list
+    streams = [Stream(convs=names, units=units) for names in (["a"], ["d"], ["b", "e"], ["c"])]
+    spec = MaskSpec(num_routes=2, sigma=1.0, sigma_last=0.25)
+    assert choose_sigmas(streams, convs, spec) == [1.0, 0.25, 0.75, 0.5]
+    assert choose_sigmas(streams, convs, replace(spec, start="b")) == [None, 0.25, 1.0, 0.625]
+    assert choose_sigmas(streams, convs, replace(spec, sigmas={"c": 0.9})) == [1.0, 0.25, 0.75, 0.9]
+    assert choose_sigmas(streams, convs, replace(spec, sigma_last=1.0)) == [1.0] * 4
+    assert choose_sigmas(streams[:1], convs, spec) == [1.0]
+
+
+def test_a_pass_costs_less_where_later_layers_keep_fewer_units() -> None:
+    model = ModelConfig(name="resnet18", width=0.25)
+    costs = [measure_pass(model, RoutingConfig(sigma=0.75, sigma_last=last), 4, 0, 32) for last in (0.25, 0.75, "none")]
+    assert costs[0] < costs[1] == costs[2]

@@ -51,7 +51,7 @@ def test_slices_are_gathered_once_for_all_micro_steps_of_a_task() -> None:
     subnetwork = Subnetwork(trunk)
     gathered: list[int] = []
 
-    def gather(route_id: torch.Tensor) -> list[torch.Tensor]:
+    def gather(_: int, route_id: torch.Tensor) -> list[torch.Tensor]:
         gathered.append(int(route_id))
         return subnetwork.gather(route_id)
 

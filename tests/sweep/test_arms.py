@@ -93,6 +93,12 @@ def test_variants_are_arms_at_points() -> None:
     assert describe_not_varied(arms, varied, 12) == ["routing.sigma is not varied in dense, which sets it"]
 
 
+def test_sigma_by_depth_is_varied_where_there_are_routes() -> None:
+    varied = read_varied(["routing.sigma_last=0.25,none"], [], "test")
+    variants = build_variants(arms_of("dense", "task"), varied, TASKS)
+    assert [variant.settings["routing.sigma_last"] for variant in variants] == ["none", 0.25, "none"]
+
+
 def test_values_are_read_as_config_values() -> None:
     (varied,) = read_varied(["routing.layers=[layer3, layer4],layer4"], [], "test")
     assert varied.values == [["layer3", "layer4"], ["layer4"]]

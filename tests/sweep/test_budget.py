@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from matl_scale.errors import InputError
+from matl_scale.runs.sweep_folder import BudgetKind
 from matl_scale.sweep.budget import (
     Network,
     amount_of,
@@ -73,8 +74,8 @@ def test_networks_of_single_tasks_share_an_amount_by_their_labels() -> None:
     ]
     assert share_out(8000, networks) == [2000, 6000]
     assert share_out(8000, networks[:1]) == [2000], "the others' share is not handed on"
-    # a: 3 steps of 900 are a pass over 100 labels, and it gets a quarter; b: 10 steps, and it gets three quarters
-    assert find_least_amount("compute", networks) == max(3 * 900 * 4, 10 * 900 * 4 / 3)
+    # a: 4 steps of 900 are a pass over 100 labels, and it gets a quarter; b: 10 steps, and it gets three quarters
+    assert find_least_amount("compute", networks) == max(4 * 900 * 4, 10 * 900 * 4 / 3)
 
 
 def test_less_than_a_pass_is_refused_with_the_amount_that_suffices() -> None:
@@ -89,6 +90,34 @@ def test_less_than_a_pass_is_refused_with_the_amount_that_suffices() -> None:
     assert "Use at least --budget compute=81000." in str(error.value)  # 90 steps of 5 labels
     check_passes("compute", 81000, short)
     check_passes("minutes", 0.01, short)  # not known before
+
+
+@pytest.mark.parametrize("kind", ["compute", "labels", "steps"])
+def test_the_amount_that_is_said_to_suffice_is_accepted_and_is_a_pass(kind: BudgetKind) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        networks = [
+            replace(
+                network(
+                    replace(
+                        COSTS,
+                        labels_per_step=float(rng.uniform(1, 100)),
+                        num_labels=int(rng.integers(200, 900)),
+                        multiply_adds=rng.uniform(1, 1e9, 2),
+                    ),
+                    task,
+                ),
+                all_labels=2000,
+            )
+            for task in "abc"
+        ]
+        with pytest.raises(InputError) as error:
+            check_passes(kind, 1e-9, {"single": networks})
+        budget = read_budget(str(error.value).split("--budget ")[1].removesuffix("."))
+        assert budget.amount is not None
+        check_passes(kind, budget.amount, {"single": networks})
+        for part, each in zip(share_out(budget.amount, networks), networks, strict=True):
+            assert each.costs.passes(count_steps(kind, part, each.costs)) >= 1
 
 
 def test_a_budget_of_minutes_is_a_length_of_minutes() -> None:

@@ -1,5 +1,6 @@
 """Plans of tiny sweeps: equal budgets, what may be added to a sweep, and what is refused before anything runs."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from matl_scale.models.network import build_model
 from matl_scale.runs.sweep_folder import PlannedRun, Search, SearchOutcome, SweepFolder, SweepPlan
 from matl_scale.sweep.draft import SweepRequest
 from matl_scale.sweep.open_sweep import open_sweep, plan_sweep
-from matl_scale.sweep.plan import name_run
+from matl_scale.sweep.plan import name_folders
 from matl_scale.sweep.run_planned import build_run_config, settings_of
 from matl_scale.train.config import Config, read_saved, walk, with_settings
 from matl_scale.train.resolve import resolve_offline
@@ -154,6 +155,7 @@ UNFIT: dict[str, tuple[Mapping[str, Any], Mapping[str, Any], str]] = {
         "Arm `k8`: `routing.routes` should be at most the number of tasks, 6.",
     ),
     "units": ({"arms": "partition"}, {"model.width": 0.0625}, "Arm `partition`: `routing.strategy` = partition: layer"),
+    "without the arm": ({"arms": "dense,partition"}, {"model.width": 0.0625}, "Or leave `partition` out of --arms."),
     "no labels": ({"arms": "task"}, {"data.tasks": ["nothing_*"]}, "`data.tasks` should match names of tasks"),
     "less than a pass": ({"arms": "dense,task", "budget": "steps=2"}, {}, "Use at least --budget steps="),
     "single alone": ({"arms": "dense", "single_tasks": ["task_1"]}, {}, "should come with the arm `single`"),
@@ -169,6 +171,20 @@ def test_what_cannot_be_fed_is_refused_before_anything_runs(case: str, config: C
         plan_of(build_request(with_settings(config, settings), **arguments), tmp_path)
     assert message in str(error.value)
     assert not (tmp_path / "sweep").exists()
+
+
+def test_a_network_too_narrow_for_an_arm_is_told_with_a_width_that_does(config: Config, tmp_path: Path) -> None:
+    config = with_settings(config, {"model.width": 0.0625, "routing.sigma": 0.5})
+    with pytest.raises(InputError) as error:
+        plan_of(build_request(config, "dense,partition"), tmp_path)
+    found = re.search(r"so --model\.width ([\d.]+) is enough", str(error.value))
+    assert found is not None, error.value
+    assert "Take at most 2 routes" in str(error.value)
+    wider = with_settings(config, {"model.width": float(found[1])})
+    assert len(plan_of(build_request(wider, "dense,partition"), tmp_path).runs) == 2
+    narrower = with_settings(config, {"model.width": float(found[1]) * 0.8})
+    with pytest.raises(InputError, match="partition: layer"):
+        plan_of(build_request(narrower, "dense,partition"), tmp_path / "narrower")
 
 
 def test_single_asks_for_a_subset_of_many_tasks(
@@ -205,11 +221,27 @@ def test_a_dry_run_writes_nothing(config: Config, tmp_path: Path) -> None:
     assert not (tmp_path / "sweep").exists()
 
 
-def test_names_of_runs_are_readable_and_differ() -> None:
-    names = [
-        name_run("k8 routing.sigma=0.5", "", 1),
-        *(name_run("single", task, 0) for task in ("a/b", "a b", "α", "x" * 300)),
-    ]
-    assert names[0] == "k8-routing.sigma=0.5-seed1"
-    assert len(set(names)) == 5
-    assert all("/" not in name and len(name) < 200 for name in names)
+def test_names_of_folders_are_readable_and_differ() -> None:
+    tasks = ("digit_in_1-2", "a/b", "a b", "α", "A", "a", "?", "x" * 300, "x" * 301)
+    networks = [("k8 routing.sigma=0.5", ""), ("single-A", ""), *(("single", task) for task in tasks)]
+    names = name_folders(networks, {})
+    assert [names[network] for network in networks[:1]] == ["k8-routing.sigma=0.5"]
+    assert [names["single", task] for task in ("digit_in_1-2", "α")] == ["single-digit_in_1-2", "single-α"]
+    assert len({name.casefold() for name in names.values()}) == len(networks)
+    assert all("/" not in name and len(name) < 200 for name in names.values())
+    more = name_folders([*networks, ("single", "digit in 1-2")], names)
+    assert more.items() > names.items(), "those of an earlier plan stay"
+    assert re.fullmatch(r"single-digit-in-1-2", more["single", "digit in 1-2"])
+    again = name_folders([("single", "digit_in_1-2"), ("single", "Digit_in_1-2")], names)
+    assert re.fullmatch(r"single-Digit_in_1-2-\w{6}", again["single", "Digit_in_1-2"])
+
+
+def test_folders_of_a_sweep_that_an_earlier_version_named_stay(config: Config, tmp_path: Path) -> None:
+    first = plan_of(build_request(config, "dense,single"), tmp_path)
+    assert [run.name for run in first.runs[:2]] == ["dense-seed0", "single-task_0-seed0"]
+    renamed = [replace(run, name=run.name.replace("-seed", "-2af87b-seed")) for run in first.runs]
+    SweepFolder(tmp_path / "sweep").write_plan(replace(first, runs=renamed))
+    again = plan_of(build_request(config, "dense,single,k2", seeds=[0, 1]), tmp_path)
+    names = [run.name for run in again.runs]
+    assert {run.name for run in renamed} < set(names)
+    assert {"single-task_0-2af87b-seed1", "k2-seed0"} < set(names)

@@ -93,7 +93,7 @@ def test_auto_decides_with_sigma_by_what_images_carry(
     num_tasks: int, num_images: int, labels_per_image: int, setting: Any, why: str
 ) -> None:
     """An image has labels for neighbouring tasks; as many again have none at all, and do not count."""
-    labels = np.full((2 * num_images, num_tasks), -1, dtype=np.int8)
+    labels = np.full((2 * num_images, num_tasks), -1, dtype=np.int8, order="F")
     for offset in range(labels_per_image):
         labels[np.arange(num_images), (np.arange(num_images) + offset) % num_tasks] = 0
     tasks = [Task(name=f"t{i}", classes=("no", "yes")) for i in range(num_tasks)]

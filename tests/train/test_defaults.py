@@ -21,9 +21,10 @@ from matl_scale.tracking.recorder import TrackConfig
 from matl_scale.train.config import Config, RunConfig, walk, with_settings
 from matl_scale.train.defaults import fill, rules
 from matl_scale.train.defaults.facts import Machine
+from matl_scale.train.evaluation import EvalConfig
 from matl_scale.train.parse_config import parse_config
 from matl_scale.train.process_group import build_accelerator
-from matl_scale.train.resolve import ResolvedRun, resolve_run
+from matl_scale.train.resolve import ResolvedRun, measure_rarest, resolve_run
 from matl_scale.train.run import train
 from matl_scale.train.run_data import build_run_data
 from matl_scale.train.step.sampling import TasksConfig, build_sampler
@@ -31,6 +32,7 @@ from matl_scale.train.step.train_step import TrainConfig
 
 LAPTOP = Machine(num_ranks=1, cores=2, threads=2, has_gpu=False, memory=2**34)
 GPUS = Machine(num_ranks=4, cores=8, threads=8, has_gpu=True, memory=2**36)
+DECIDED = "macro_decided_balanced_accuracy"
 STAY_OPEN = {
     "train.ema_decay",
     "optim.warmup_steps",
@@ -99,6 +101,28 @@ def test_what_a_backbone_costs_is_what_its_layers_cost() -> None:
     assert size.multiply_adds == sum(9 * ins * outs * side**2 for ins, outs, side in convs)
     assert size.activation_bytes == sum(2 * 4 * outs * side**2 for _, outs, side in convs)
     assert measure_backbone(replace(model, width=0.25), 16).multiply_adds > 3 * size.multiply_adds
+
+
+def test_the_best_network_is_not_chosen_by_thresholds_where_classes_have_few_samples(sparse: Path) -> None:
+    found = resolved(config_of(sparse, train__steps=2))
+    assert found.config.checkpoint.best == "macro_average_precision"
+    assert any("samples of its rarest class there, too few to choose by decisions" in line for line in found.lines)
+    data = build_run_data(with_settings(config_of(sparse), {"data.workers": 0}).data)
+    columns = data.manifest.labels()[data.manifest.sample_ids("val")].T
+    rarest = [min(np.sum(column == 0), np.sum(column == 1)) for column in columns]
+    assert measure_rarest(data, EvalConfig()) == np.median([number for number in rarest if number]) < 20
+    assert measure_rarest(data, EvalConfig(split="none")) == math.inf
+    assert [rules.choose_best_metric(number) for number in (19, 20, math.inf)] == [
+        "macro_average_precision",
+        DECIDED,
+        DECIDED,
+    ]
+    own = resolved(config_of(sparse, train__steps=2, checkpoint__best="worst_auroc"))
+    assert own.config.checkpoint.best == "worst_auroc"
+    assert not any("best network" in line for line in own.lines)
+    # tasks that do not count in means do not count here
+    none = resolved(config_of(sparse, train__steps=2, eval__min_count=50))
+    assert none.config.checkpoint.best == DECIDED
 
 
 def test_every_choice_is_made_and_said(sparse: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -217,8 +241,10 @@ def test_a_slow_machine_trains_a_narrower_network(small_set: ShardSet, monkeypat
 
 def test_routes_of_a_step_are_shared_by_the_ranks(sparse: Path) -> None:
     config = config_of(sparse, routing__routes="task")
-    assert resolved(config).config.train.accumulate == 8
-    assert resolved(config, GPUS).config.train.accumulate == 2
+    assert resolved(config).config.train.accumulate == 2, "300 images have small steps"
+    assert resolved(config, GPUS).config.train.accumulate == 1
+    assert [rules.choose_accumulate(50_000, 20, num_ranks) for num_ranks in (1, 4, 16)] == [8, 2, 1]
+    assert rules.choose_accumulate(50_000, 3, 1) == 3
 
 
 @pytest.mark.parametrize("policy", ["rounds", "size"])

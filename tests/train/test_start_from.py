@@ -19,6 +19,7 @@ from matl_scale.errors import InputError
 from matl_scale.models.backbones import ModelConfig
 from matl_scale.models.network import RoutedModel
 from matl_scale.models.routing_config import RoutingConfig
+from matl_scale.routing.affine import Affine, affine_norms
 from matl_scale.routing.batch_norm import route_norms
 from matl_scale.routing.router import TaskRouter
 from matl_scale.runs.checkpoints.checkpoint import open_checkpoint
@@ -112,12 +113,49 @@ def test_masks_of_a_new_task_do_not_depend_on_the_others(extended: Path, tmp_pat
         np.testing.assert_array_equal(one, two)
 
 
+@pytest.mark.parametrize("first", ["shared", "route"])
+def test_affine_weights_of_routes_go_on_and_new_routes_start_from_their_mean(
+    extended: Path, tmp_path: Path, first: Affine
+) -> None:
+    base = build_config(tmp_path, extended, "first")
+    base = replace(base, routing=replace(base.routing, affine=first), data=replace(base.data, version="1"))
+    before = run(base)
+    config = build_config(tmp_path, extended, "second", start_from=str(tmp_path / "runs/first"))
+    config = replace(config, routing=replace(config.routing, affine="route"), train=replace(config.train, steps=1))
+    config = replace(config, optim=replace(config.optim, lr=0.0))
+    after = run(config)
+    assert after.affine is not None
+    images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    for here, there in enumerate((0, 2, 3, 4, 5)):
+        old, index = before.affine_of(there), torch.tensor([there])
+        mine = after.affine_of(here)
+        assert mine is not None
+        if old is not None:
+            assert all(torch.equal(one, two) for one, two in zip(mine, old, strict=True))
+        assert before.trunk(images, index, old).shape == after.trunk(images, torch.tensor([here]), mine).shape
+    if before.affine is None:
+        shared = torch.cat([torch.cat([norm.weight, norm.bias]) for norm in affine_norms(after.trunk)])
+        assert all(torch.equal(row, shared) for row in after.affine.rows)
+        name, wanted = "layer1.0.bn1.weight", before.trunk.get_parameter("layer1.0.bn1.weight")
+        assert torch.equal(after.trunk.get_buffer(name), wanted)
+        return
+    mean = torch.stack(list(before.affine.rows)).mean(dim=0)
+    assert torch.allclose(after.affine.rows[5], mean)
+    back = replace(config, run=replace(config.run, name="third"), routing=replace(config.routing, affine="shared"))
+    with pytest.raises(InputError, match=r"has affine weights per route: `routing.affine` should be route"):
+        run(back)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"model": ModelConfig(name="resnet18", width=0.25)}, "was trained with `model.width` = 0.125, not 0.25"),
         ({"routing": RoutingConfig(sigma=0.25)}, "`routing.sigma` and `routing.align` should be those of the network"),
         ({"routing": RoutingConfig(sigma=0.5, strategy="partition")}, "there are none left for new ones"),
+        (
+            {"routing": RoutingConfig(sigma=0.5, sigma_last=0.25)},
+            "was trained with `routing.sigma_last` = 'none', not 0.25",
+        ),
     ],
 )
 def test_networks_that_do_not_fit_are_refused(

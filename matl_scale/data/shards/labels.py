@@ -1,7 +1,7 @@
 """The labels of a shard set as a run uses them: counted, found and read, without a matrix of all samples and tasks.
 
-Each task is a column of a store, dense or sparse (`dense_labels.py`, `sparse_labels.py`). A `Labels` is a view of some samples and
-tasks; views share the stores, and stores are mapped from the label cache (`label_cache.py`).
+Each task is a column of a store, dense or sparse (`dense_labels.py`, `sparse_labels.py`). A `Labels` is a view of some samples
+and tasks; views share the stores, and stores are mapped from the label cache (`label_cache.py`).
 """
 
 from collections.abc import Iterator, Sequence

@@ -31,8 +31,9 @@ RESERVED = frozenset(dir(fx.GraphModule({}, fx.Graph())))
 class DenseBuilder:
     """Walks a derived network's graph once per route and writes that of the dense network. Use `dense_network`."""
 
-    def __init__(self, trunk: fx.GraphModule, derived: Derived, route_ids: Sequence[int]) -> None:
-        self.network, self.derived = SlicedNetwork(trunk, derived), derived
+    def __init__(self, model: RoutedModel, derived: Derived, route_ids: Sequence[int]) -> None:
+        trunk = model.trunk
+        self.model, self.network, self.derived = model, SlicedNetwork(trunk, derived), derived
         self.device = next(iter(trunk.buffers())).device
         self.names = {module: name for name, module in trunk.named_modules(remove_duplicate=False)}
         self.cuts = cuts_of(derived.recipes)
@@ -50,7 +51,7 @@ class DenseBuilder:
         """Writes a route with a head of this weight, `(num_classes, num_features)`, and bias, `(num_classes,)`. Returns the node
         of its logits."""
         self.route_id, self.route = route_id, torch.tensor([route_id], device=self.device)
-        self.slices = self.network.gather(self.route)
+        self.slices = self.network.gather(self.route, affine=self.model.affine_of(route_id))
         self.values = {node: value for node, value in self.values.items() if node in self.common}
         for node in self.derived.dense.graph.nodes:
             if node.op == "output":
@@ -190,7 +191,7 @@ def dense_network(model: RoutedModel, task_ids: int | Sequence[int]) -> fx.Graph
         by_route.setdefault(model.routes.route_of[task_id], []).append(task_id)
     outputs: dict[int, fx.Node] = {}
     with torch.no_grad():
-        builder = DenseBuilder(model.trunk, derive(model.trunk, fold=True), list(by_route))
+        builder = DenseBuilder(model, derive(model.trunk, fold=True), list(by_route))
         for route_id, tasks in by_route.items():
             logits = builder.add_route(route_id, *head_rows(model, route_id, tasks))
             sizes = [model.num_classes[task_id] for task_id in tasks]

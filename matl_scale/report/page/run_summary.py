@@ -16,6 +16,7 @@ from matl_scale.report.page.table import MAX_LISTED, ShortList, Tile, format_num
 from matl_scale.report.shard_set import data_path
 from matl_scale.runs.history import TaskTable
 from matl_scale.runs.routes import describe_routes
+from matl_scale.text import count_of
 
 OVERVIEW_METRICS = (*SUMMARY_COLUMNS, "decided_f1", "brier")
 MAX_NAMED = 3  # tasks in a tile
@@ -26,7 +27,7 @@ def list_origin(facts: RunFacts) -> list[tuple[str, str]]:
     latest, data = facts.latest, facts.run.about.get("data", {})
     version = str(data.get("version", "")) + (f" ({str(data['manifest_id'])[:12]})" if data.get("manifest_id") else "")
     images = data.get("splits", {}).get(latest.split)
-    labels = f"{int(latest.metrics.counts.sum()):,} labels"
+    labels = f"{count_of(int(latest.metrics.counts.sum()), 'label')}"
     last = max((record["time"] for record in facts.run.records), default=None)
     pairs = [
         ("split", latest.split),
@@ -36,7 +37,7 @@ def list_origin(facts: RunFacts) -> list[tuple[str, str]]:
         ("losses", describe_losses(facts.run)),
         ("decisions", "" if facts.run.decisions is None else describe_decisions(facts.run.decisions)),
         ("summaries", describe_means(latest.metrics)),
-        ("samples", labels if images is None else f"{images:,} images with {labels}"),
+        ("samples", labels if images is None else f"{count_of(images, 'image')} with {labels}"),
         ("data", data_path(facts.run)),
         ("label version", version),
         ("last record", "" if last is None else f"{datetime.fromtimestamp(last, timezone.utc):%Y-%m-%d %H:%M} UTC"),

@@ -8,6 +8,7 @@ from matl_scale.report.page.figure import Figure, axis, escape_markup, scatter
 from matl_scale.report.page.table import rounded, shorten_name
 from matl_scale.report.sweep.picture import DOTS, LEGEND, is_logarithmic
 from matl_scale.report.sweep.results import Curve, SweepResults
+from matl_scale.text import count_of
 
 ROW_HEIGHT = 30  # of a variant, in pixels
 
@@ -30,7 +31,7 @@ def draw_variants(results: SweepResults) -> Figure:
             traces.append(trace)
     names = [label_of(each.name) for each in results.variants]
     layout = {
-        "xaxis": axis(f"mean {results.metric_label} over {len(results.tasks):,} tasks"),
+        "xaxis": axis(f"mean {results.metric_label} over {count_of(len(results.tasks), 'task')}"),
         "yaxis": axis("", type="category", categoryorder="array", categoryarray=names[::-1]),
         "showlegend": len(names) > 1,
     }

@@ -20,9 +20,10 @@ from matl_scale.report.page.table import (
     rounded,
     shorten_name,
 )
-from matl_scale.report.sweep.as_text import format_seeds, format_spread
+from matl_scale.report.sweep.as_text import format_search, format_seeds, format_settings, format_spread
 from matl_scale.report.sweep.results import METHOD, Standing, SweepResults, VariantResult
 from matl_scale.storage.files import write_text
+from matl_scale.text import count_of
 
 MARKS: dict[Standing, Mark] = {"best": "better", "worse": "worse", "cannot tell": ""}
 
@@ -69,7 +70,7 @@ def build_tiles(results: SweepResults) -> list[Tile]:
         Tile(
             label=f"its mean {results.metric_label}",
             value=format_number(shown.macro),
-            detail=f"on {results.split}, over {len(results.tasks):,} tasks and {len(shown.seeds)} seeds",
+            detail=f"on {results.split}, over {count_of(len(results.tasks), 'task')} and {count_of(len(shown.seeds), 'seed')}",
         ),
         Tile(
             label="budget of each training",
@@ -125,13 +126,14 @@ def build_cost_table(results: SweepResults) -> Table:
         Column(title="images/s", digits=0, hint="answered for all tasks, while evaluating"),
         Column(title="passes", digits=2, hint="over the labels"),
         Column(title="seeds"),
+        Column(title="trials", hint="of the search for its settings"),
         Column(title="tuned"),
     ]
     rows: list[list[Cell]] = []
     for each in results.variants if results.shared is None else results.shared.variants:
-        cost, tuned = each.cost, ", ".join(f"{key}={value}" for key, value in each.tuned.items())
+        cost, tuned = each.cost, format_settings(each.tuned)
         numbers = rounded_cells(cost.parameters, cost.compute_per_label, cost.images_per_s, cost.passes, digits=2)
-        rows.append([each.name, *numbers, format_seeds(each), tuned])
+        rows.append([each.name, *numbers, format_seeds(each), format_search(each.search), tuned])
     return Table(columns=columns, rows=rows)
 
 

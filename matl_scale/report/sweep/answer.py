@@ -9,6 +9,7 @@ from matl_scale.display import show_name
 from matl_scale.report.sweep.macro import MAX_SEEDS
 from matl_scale.report.sweep.read import Unfinished
 from matl_scale.report.sweep.results import Answer, Losses, VariantResult
+from matl_scale.text import count_of
 
 PLAIN = "dense"  # the arm that is one plain network, the simplest of all
 MAX_NAMED = 3
@@ -85,7 +86,7 @@ def write_answer(evidence: Evidence) -> Answer:
     if not evidence.others:
         sentences = [
             f"Nothing can be told yet: of the variants, only {show(best.name)} has a finished seed "
-            f"({evidence.metric_label} {best.macro:.3f} on average over {count(evidence.num_tasks, 'task')})."
+            f"({evidence.metric_label} {best.macro:.3f} on average over {count_of(evidence.num_tasks, 'task')})."
         ]
     elif not evidence.can_tell:
         sentences = describe_untold(evidence)
@@ -110,7 +111,7 @@ def describe_untold(evidence: Evidence) -> list[str]:
 def describe_choice(evidence: Evidence, chosen: VariantResult) -> list[str]:
     """Says what to use, and what it was chosen from."""
     best, tied = evidence.best, evidence.tied
-    figure = f"mean {evidence.metric_label} over {count(evidence.num_tasks, 'task')}"
+    figure = f"mean {evidence.metric_label} over {count_of(evidence.num_tasks, 'task')}"
     if not tied:
         return [
             f"Use {show(best.name)}, because its {figure}, {best.macro:.3f}, is higher than that of every other variant, "
@@ -165,10 +166,10 @@ def why_cheapest(chosen: VariantResult, others: Sequence[VariantResult]) -> str:
 
 
 def describe_comparison(evidence: Evidence) -> str:
-    tuned = f", each arm tuned with {count(evidence.tune, 'trial')}" if evidence.tune else ""
+    tuned = f", each arm tuned with {count_of(evidence.tune, 'trial')}" if evidence.tune else ""
     return (
         f"All variants had the same budget, {evidence.budget} for each training{tuned}, and were compared on {evidence.split} "
-        f"over {count(len(evidence.seeds), 'seed')}."
+        f"over {count_of(len(evidence.seeds), 'seed')}."
     )
 
 
@@ -183,7 +184,7 @@ def describe_losses(evidence: Evidence) -> list[str]:
     first = losses.tasks[0]
     verb = "does" if len(losses.tasks) == 1 else "do"
     return [
-        f"{len(losses.tasks):,} of {count(losses.asked, 'task')} {verb} better {other} than with {show(losses.of)}, "
+        f"{len(losses.tasks):,} of {count_of(losses.asked, 'task')} {verb} better {other} than with {show(losses.of)}, "
         f"beyond chance, most of all {show(first.task)} ({first.difference:+.3f} with {show(first.variant)}): if those are "
         "the tasks that count, the answer is another."
     ]
@@ -202,7 +203,9 @@ def describe_warnings(evidence: Evidence) -> list[str]:
         )
     fewer = [each for each in evidence.variants if len(each.seeds) < each.seeds_planned]
     if fewer:
-        named = ", ".join(f"{show(each.name)} has {len(each.seeds)} of {each.seeds_planned} seeds" for each in fewer)
+        named = ", ".join(
+            f"{show(each.name)} has {len(each.seeds)} of {count_of(each.seeds_planned, 'seed')}" for each in fewer
+        )
         sentences.append(
             f"Seeds are missing ({named}); means and differences are as if they were there, from those that variants "
             "share."
@@ -216,9 +219,9 @@ def describe_warnings(evidence: Evidence) -> list[str]:
     if evidence.unfinished:
         pending = sum(entry.reason == "not finished" for entry in evidence.unfinished)
         failed = len(evidence.unfinished) - pending
-        parts = [f"{count(failed, 'run')} failed"] * bool(failed) + [f"{count(pending, 'run')} not finished"] * bool(
-            pending
-        )
+        parts = [f"{count_of(failed, 'run')} failed"] * bool(failed) + [
+            f"{count_of(pending, 'run')} not finished"
+        ] * bool(pending)
         sentences.append(f"{' and '.join(parts).capitalize()}: starting the sweep again trains what is missing.")
     return sentences
 
@@ -238,7 +241,3 @@ def interval(variant: VariantResult) -> str:
 
 def show(name: str) -> str:
     return show_name(name)
-
-
-def count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from matl_scale.report.as_json import to_json
 from matl_scale.report.sweep.compute import compute_sweep
+from matl_scale.report.sweep.markdown import write_markdown
 from matl_scale.report.sweep.picture import write_picture
 from matl_scale.report.sweep.read import read_sweep
 from matl_scale.report.sweep.results import METHOD, SweepQuestion, SweepResults
@@ -26,6 +27,9 @@ def report_sweep(options: argparse.Namespace, write_page: Callable[[Path, SweepR
     if options.json:
         write_json(options.json, to_json(results) | {"method": METHOD})
         print_line(console, f"numbers: {options.json}")
+    if options.markdown:
+        write_markdown(options.markdown, results)
+        print_line(console, f"table: {options.markdown}")
     if options.picture:
         write_picture(options.picture, results)
         print_line(console, f"picture: {options.picture}")

@@ -124,6 +124,7 @@ def compare_variants(
                 arm=variant.arm,
                 point=variant.point,
                 tuned=variant.tuned,
+                search=runs.searches.get(variant.name),
                 seeds=[figures.seeds[j] for j in finished],
                 seeds_planned=len({run.seed for run in runs.plan.runs_of(variant.name)}),
                 macro=float(macro.means[i, 0]),

@@ -11,6 +11,7 @@ from matl_scale.report.sweep.read import Cell, SweepRuns
 from matl_scale.report.sweep.results import SWEEP_METRICS, SweepQuestion
 from matl_scale.runs.sweep_folder import Variant
 from matl_scale.tasks import match_names
+from matl_scale.text import count_of
 
 DECIDED = SWEEP_METRICS[0]
 
@@ -60,10 +61,14 @@ def gather_figures(runs: SweepRuns, question: SweepQuestion) -> Figures:
         )
     all_tasks = {task for cell in runs.cells for task in cell.tasks}
     if len(everywhere) < len(all_tasks) and not question.patterns:
-        notes.append(f"Compared on the {len(everywhere):,} tasks that all variants have, of {len(all_tasks):,}.")
+        notes.append(
+            f"Compared on the {count_of(len(everywhere), 'task')} that all variants have, of {len(all_tasks):,}."
+        )
     if len(tasks) < len(everywhere):
         reason = f"has fewer than {min_count} samples of a class, or " if min_count else ""
-        notes.append(f"Left out: {len(everywhere) - len(tasks):,} tasks of which the split {reason}lacks a class.")
+        notes.append(
+            f"Left out: {count_of(len(everywhere) - len(tasks), 'task')} of which the split {reason}lacks a class."
+        )
     variants = [each for each in runs.plan.variants if any(cell.variant == each.name for cell in runs.cells)]
     arrays = (fill(runs.cells, variants, runs.plan.seeds, tasks, name) for name in (metric, "average_precision"))
     values, average_precision = arrays

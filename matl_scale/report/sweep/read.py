@@ -3,7 +3,7 @@
 A cell is a variant with a seed. Where an arm trains a network for each task, a cell is all of these networks together.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,7 +12,7 @@ import pyarrow as pa
 from matl_scale.errors import InputError, first_line
 from matl_scale.metrics.task_metrics import TaskMetrics
 from matl_scale.runs.history import RunHistory
-from matl_scale.runs.sweep_folder import Outcome, PlannedRun, SweepFolder, SweepPlan
+from matl_scale.runs.sweep_folder import Outcome, PlannedRun, SearchOutcome, SweepFolder, SweepPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +56,7 @@ class SweepRuns:
     cells: list[Cell]  # in the plan's order
     unfinished: list[Unfinished]
     min_count: int  # the largest `eval.min_count` of the runs
+    searches: Mapping[str, SearchOutcome]  # by the variant's name, those that have ended
 
 
 def read_sweep(folder: SweepFolder, split: str | None = None) -> SweepRuns:
@@ -91,6 +92,9 @@ def read_sweep(folder: SweepFolder, split: str | None = None) -> SweepRuns:
         cells=cells,
         unfinished=unfinished,
         min_count=min_count,
+        searches={
+            search.variant: found for search in plan.searches if (found := folder.read_search(search)) is not None
+        },
     )
 
 

@@ -8,6 +8,7 @@ from matl_scale.display import show_name
 from matl_scale.metrics.names import METRIC_LABELS
 from matl_scale.report.sweep.macro import Difference
 from matl_scale.report.sweep.read import Cost, Unfinished
+from matl_scale.runs.sweep_folder import SearchOutcome
 
 Standing = Literal["best", "worse", "cannot tell"]
 SWEEP_METRICS = (  # that variants can be compared by: higher is better
@@ -50,6 +51,7 @@ class VariantResult:
     arm: str
     point: Mapping[str, Any]  # varied key → value
     tuned: Mapping[str, Any]  # config key → value
+    search: SearchOutcome | None  # that found these; None if there was none
     seeds: list[int]  # that are finished
     seeds_planned: int
     macro: float  # the mean of the metric over tasks, and over seeds as if all were finished, where that can be told

@@ -15,6 +15,7 @@ from matl_scale.report.terminal.console import (
     print_remaining,
     print_table,
 )
+from matl_scale.text import count_of
 
 SIGNS: dict[Verdict, str] = {"improved": "↑", "regressed": "↓", "unchanged": "=", "undefined": "?"}
 STYLES: dict[Verdict, str] = {"improved": "green", "regressed": "red", "unchanged": "", "undefined": "dim"}
@@ -29,7 +30,7 @@ def print_comparison(console: Console, comparison: Comparison, limit: int) -> No
     print_line(console, f"B: {shortened(comparison.runs_b, MAX_RUNS_LISTED)}")
     print_line(
         console,
-        f"{comparison.split}, {METRIC_LABELS[comparison.metric]}, B − A, {len(comparison.tasks)} tasks, "
+        f"{comparison.split}, {METRIC_LABELS[comparison.metric]}, B − A, {count_of(len(comparison.tasks), 'task')}, "
         f"false discovery rate {comparison.alpha:g}",
     )
     for verdict in VERDICTS:
@@ -87,8 +88,11 @@ def print_reasons(console: Console, comparison: Comparison, limit: int) -> None:
 def print_spread(console: Console, spread: SeedSpread, limit: int) -> None:
     """Prints how much the runs of one config differ."""
     means, metric = spread.run_means, METRIC_LABELS[spread.metric]
-    over = "tasks" if spread.in_means.all() else f"{spread.in_means.sum()} of {len(spread.tasks)} tasks"
-    print_line(console, f"{len(spread.runs)} runs of one config on {spread.split}, {metric}: {', '.join(spread.runs)}")
+    over = "tasks" if spread.in_means.all() else f"{spread.in_means.sum()} of {count_of(len(spread.tasks), 'task')}"
+    print_line(
+        console,
+        f"{count_of(len(spread.runs), 'run')} of one config on {spread.split}, {metric}: {', '.join(spread.runs)}",
+    )
     print_line(
         console,
         f"mean over {over}: {means.mean():.4f}, sd over runs {means.std(ddof=1):.4f}, from {means.min():.4f} to "

@@ -34,9 +34,10 @@ def list_names(names: Iterable[str], limit: int = 10) -> str:
     return shortened(map(show_name, names), limit)
 
 
-def build_table(first: str, *others: str, more_names: Sequence[str] = ()) -> TerminalTable:
-    """Returns an empty table: a column of names, more of them if `more_names` has their titles, and columns of figures."""
-    names = [TableColumn(title=title, kind="name") for title in (first, *more_names)]
+def build_table(first: str, *others: str, more_names: Sequence[str] = (), fold: bool = False) -> TerminalTable:
+    """Returns an empty table: a column of names, more of them if `more_names` has their titles, and columns of figures. Names are
+    cut if they are too long, or with `fold` broken into lines."""
+    names = [TableColumn(title=title, kind="label" if fold else "name") for title in (first, *more_names)]
     return TerminalTable(columns=names + [TableColumn(title=title, kind="figure") for title in others])
 
 

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from matl_scale.display import show_name
-from matl_scale.report.sweep.as_text import format_amount, format_changes, format_p, format_seeds, format_spread
+from matl_scale.report.sweep.as_text import format_search, format_settings, format_spread, variant_cells, variant_titles
 from matl_scale.report.sweep.results import METHOD, Curve, Losses, SweepResults, VariantResult
 from matl_scale.report.terminal.console import build_table, format_value, print_line, print_remaining, print_table
+from matl_scale.text import count_of
 
 STYLES = {"best": "green", "cannot tell": "", "worse": "dim"}
 CANNOT_TELL = "cannot tell"
@@ -16,13 +17,18 @@ CANNOT_TELL = "cannot tell"
 
 def print_sweep(console: Console, results: SweepResults, limit: int) -> None:
     """Prints the answer and what it is made of; lists have at most `limit` entries."""
-    print_line(console, f"{results.name}: {len(results.variants)} variants, {len(results.tasks):,} tasks")
+    print_line(
+        console, f"{results.name}: {count_of(len(results.variants), 'variant')}, {count_of(len(results.tasks), 'task')}"
+    )
     print_line(console, results.answer.text)
-    print_variants(console, results, results.variants, f"means over {len(results.tasks):,} tasks and the seeds")
+    print_variants(
+        console, results, results.variants, f"means over {count_of(len(results.tasks), 'task')} and the seeds"
+    )
     if results.shared is not None:
         number, served = results.shared.num_tasks, ", ".join(show_name(name) for name in results.shared.partial)
-        title = f"means over the {number:,} tasks that all variants have ({served}: not all tasks)"
+        title = f"means over the {count_of(number, 'task')} that all variants have ({served}: not all tasks)"
         print_variants(console, results, results.shared.variants, title)
+    print_searches(console, results)
     for curve in results.curves:
         print_curve(console, curve, results)
     print_tasks(console, results, limit)
@@ -37,36 +43,22 @@ def print_sweep(console: Console, results: SweepResults, limit: int) -> None:
 
 
 def print_variants(console: Console, results: SweepResults, variants: Sequence[VariantResult], title: str) -> None:
-    against = [] if results.reference is None else [f"tasks better, worse than {results.reference}"]
-    titles = (
-        results.metric_label,
-        "behind the best",
-        "p",
-        "average precision",
-        "10th percentile",
-        "worst task",
-        *against,
-    )
-    table = build_table("variant", *titles, "parameters", "compute per label", "images/s", "passes", "seeds")
+    table = build_table(*variant_titles(results), fold=True)
     for variant in variants:
-        cost = variant.cost
-        table.add_row(
-            variant.name,
-            format_spread(variant.macro, variant.half_width),
-            "" if variant.standing == "best" else format_spread(variant.behind.value, variant.behind.half_width),
-            "" if variant.standing == "best" else format_p(variant.behind.p),
-            format_value(variant.average_precision, ".3f"),
-            format_value(variant.p10, ".3f"),
-            format_value(variant.worst, ".3f"),
-            *([format_changes(variant)] if against else []),
-            format_amount(cost.parameters),
-            format_amount(cost.compute_per_label),
-            format_amount(cost.images_per_s),
-            format_value(cost.passes, ".2f"),
-            format_seeds(variant),
-            style=STYLES[variant.standing],
-        )
+        table.add_row(*variant_cells(variant, results), style=STYLES[variant.standing])
     print_table(console, f"variants on {results.split}, {title}", table)
+
+
+def print_searches(console: Console, results: SweepResults) -> None:
+    """Prints what the search of each variant has found, if anything was tuned."""
+    if not results.tune:
+        return
+    variants = results.variants if results.shared is None else results.shared.variants
+    print_line(console, f"settings found by {count_of(results.tune, 'trial')} for each variant")
+    for variant in variants:
+        found = format_settings(variant.tuned) or "what the rules choose"
+        trials = format_search(variant.search) or "nothing to search"
+        print_line(console, f"  {variant.name}: {found} ({trials})")
 
 
 def print_curve(console: Console, curve: Curve, results: SweepResults) -> None:

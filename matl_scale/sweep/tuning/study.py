@@ -20,6 +20,7 @@ from matl_scale.runs.sweep_folder import SearchOutcome
 from matl_scale.seeds import derive_seed
 from matl_scale.storage.locks import lock_folder
 from matl_scale.sweep.tuning.space import Space, choose
+from matl_scale.text import count_of
 
 JOURNAL_FILE = "study.journal"
 SETTINGS, REASON = "settings", "failed"  # what is kept with a trial beside Optuna's own
@@ -107,7 +108,7 @@ class SearchStudy:
         failed = [trial for trial in trials if REASON in trial.user_attrs]
         if best is None:
             raise RunError(
-                f"none of {len(trials)} trials was trained to its end; the first: {failed[0].user_attrs[REASON]}"
+                f"none of {count_of(len(trials), 'trial')} was trained to its end; the first: {failed[0].user_attrs[REASON]}"
             )
         finished = sum(trial.state == TrialState.COMPLETE for trial in trials)
         return SearchOutcome(

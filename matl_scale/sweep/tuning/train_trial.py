@@ -5,15 +5,18 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
 
+import yaml
+
 from matl_scale.errors import RunError
 from matl_scale.metrics.task_metrics import TaskMetrics
 from matl_scale.runs.layout import RunFolder
 from matl_scale.runs.records import read_records
 from matl_scale.sweep.run_planned import start_accelerator
 from matl_scale.train.config import Config
+from matl_scale.train.defaults.rules import DECIDED
 from matl_scale.train.loop import Hooks, Run
 from matl_scale.train.run import train
-from matl_scale.train.schedule import PARTS, CheckpointConfig
+from matl_scale.train.schedule import PARTS
 
 # gets the number of the evaluation, from 1, the best value up to it, and whether it is the last; an exception ends the trial
 Report = Callable[[int, float, bool], None]
@@ -58,13 +61,16 @@ def reporter(
 
 def read_best(config: Config) -> float | None:
     """Returns the best value that a run has recorded, of those that can be compared; None if there is none."""
+    if not RunFolder(config.run.folder).config_file.is_file():
+        return None
     key = f"{config.eval.split}/{metric_of(config)}"
     return max((record[key] for record in read_records(config.run.folder) if key in record), default=None)
 
 
 def metric_of(config: Config) -> str:
-    """Returns what trials are compared by: what says which network of a run is the best."""
-    return config.checkpoint.best or CheckpointConfig().best
+    """Returns what trials are compared by: what says which network of a run is the best, as the run itself has chosen it."""
+    saved = yaml.safe_load(RunFolder(config.run.folder).config_file.read_text(encoding="utf-8"))
+    return str(saved["checkpoint"]["best"]) or DECIDED
 
 
 def delete_checkpoints(runs: Iterable[Path]) -> None:

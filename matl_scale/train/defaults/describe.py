@@ -1,13 +1,16 @@
 """Says what a run has chosen, in a few lines, before its first step."""
 
 from matl_scale.automatic import AUTO, Auto, chosen
+from matl_scale.models.routing_config import describe_range
 from matl_scale.routes import Routes
+from matl_scale.text import count_of
 from matl_scale.train.config import Config
+from matl_scale.train.defaults import rules
 from matl_scale.train.defaults.facts import Machine
 
 
 def describe_choices(
-    given: Config, config: Config, routes: Routes, passes: float, image_size: int, machine: Machine
+    given: Config, config: Config, routes: Routes, passes: float, image_size: int, machine: Machine, rarest: float
 ) -> list[str]:
     """Returns the lines: routes, network and images, optimizer, length.
 
@@ -18,6 +21,7 @@ def describe_choices(
         passes: Passes over the labels, if the run has a number of steps.
         image_size: Side length in pixels.
         machine: What each rank computes with.
+        rarest: Samples of its rarest class that a task has in the split of evaluations.
     """
     lines = [
         describe_routes(config, routes, machine),
@@ -28,6 +32,8 @@ def describe_choices(
         f"{describe_auto(config.train.ema_decay, 'over the last twentieth')}",
         describe_length(config, passes),
     ]
+    if given.checkpoint.best == AUTO:
+        lines.append(describe_best(config, rarest))
     if given.train.epochs != AUTO and given.train.steps != AUTO:
         lines.append(f"train.steps wins over train.epochs {given.train.epochs:g}")
     return lines
@@ -36,11 +42,11 @@ def describe_choices(
 def describe_routes(config: Config, routes: Routes, machine: Machine) -> str:
     slots, batch = machine.num_ranks * chosen(config.train.accumulate), chosen(config.data.batch_size)
     if routes.num_routes == 1:
-        text = f"one route for {count(routes.num_tasks, 'task')}, σ {chosen(config.routing.sigma):g}"
-        return f"{text}; {slots * batch} images per step"
+        text = f"one route for {count_of(routes.num_tasks, 'task')}, σ {describe_range(config.routing)}"
+        return f"{text}; {count_of(slots * batch, 'image')} per step"
     return (
-        f"{routes.num_routes} routes for {routes.num_tasks} tasks, σ {chosen(config.routing.sigma):g}; {slots} per step, with "
-        f"{batch} images each"
+        f"{routes.num_routes} routes for {count_of(routes.num_tasks, 'task')}, σ {describe_range(config.routing)}; {slots} per "
+        f"step, with {count_of(batch, 'image')} each"
     )
 
 
@@ -48,11 +54,15 @@ def describe_auto(value: float | Auto, text: str) -> str:
     return text if value == AUTO else f"{value:g}"
 
 
+def describe_best(config: Config, rarest: float) -> str:
+    text = f"the best network is that with the highest {config.checkpoint.best} on {config.eval.split}"
+    if config.checkpoint.best == rules.DECIDED:
+        return text
+    samples = count_of(rarest, "sample", ".3g")
+    return f"{text}: a task has {samples} of its rarest class there, too few to choose by decisions"
+
+
 def describe_length(config: Config, passes: float) -> str:
     if config.train.minutes:
         return f"{config.train.minutes:g} min of steps; how many that is shows after the first ones"
-    return f"{count(chosen(config.train.steps), 'step')}, {passes:.3g} passes over the labels"
-
-
-def count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'s' * (number != 1)}"
+    return f"{count_of(chosen(config.train.steps), 'step')}, {count_of(passes, 'pass', '.3g')} over the labels"

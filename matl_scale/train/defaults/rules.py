@@ -24,6 +24,8 @@ CPU_WIDTHS = (0.5, 0.25, 0.125)
 SHORT = 3  # a run of so many minutes rather makes so many times fewer passes than it has a narrower network
 PASS_COST = 3  # a backward pass costs two forward passes
 CROPPED_FROM, SMALL_IMAGES, VGG_IMAGES = 24, 64, 128  # pixels
+FEW_OF_A_CLASS = 20  # samples with which a threshold is mostly chance
+DECIDED, RANKED = "macro_decided_balanced_accuracy", "macro_average_precision"
 AUGMENTED_FROM = 15.0  # passes over the labels
 
 
@@ -52,10 +54,12 @@ def choose_step_images(num_samples: int) -> int:
     return min(max(wanted, MIN_STEP_IMAGES), MAX_STEP_IMAGES)
 
 
-def choose_accumulate(num_routes: int, num_ranks: int) -> int:
-    """Returns the micro-steps of a step: as many routes in a step as there are, at most MAX_STEP_ROUTES on all ranks together.
-    The mean of several routes' gradients disturbs the others less than a step for one of them."""
-    return max(1, math.ceil(min(num_routes, MAX_STEP_ROUTES) / num_ranks))
+def choose_accumulate(num_samples: int, num_routes: int, num_ranks: int) -> int:
+    """Returns the micro-steps of a step: as many routes in a step as there are, at most MAX_STEP_ROUTES on all ranks together,
+    and not more than leave each MIN_BATCH images. The mean of several routes' gradients disturbs the others less than a step for
+    one of them."""
+    num_slots = min(num_routes, MAX_STEP_ROUTES, choose_step_images(num_samples) // MIN_BATCH)
+    return max(1, math.ceil(num_slots / num_ranks))
 
 
 def choose_batch_size(num_samples: int, num_slots: int, image_bytes: int, memory: int) -> int:
@@ -93,6 +97,16 @@ def choose_workers(cores: int, has_gpu: bool) -> int:
 def choose_augment(image_size: int, epochs: float) -> Augment:
     """Returns the augmentation: a network that sees images few times learns less from parts of them."""
     return "crop" if image_size >= CROPPED_FROM and epochs >= AUGMENTED_FROM else "none"
+
+
+def choose_best_metric(rarest: float) -> str:
+    """Returns the summary that the best network is chosen by; `rarest` is how many samples of its rarest class a task has.
+
+    With few, a threshold moves by chance, and with it the recall of that class. In simulations of tasks with two classes, average
+    precision chose better with 4 and 12 samples of the rarer one, and as well with 40; with ten classes, the two differed by
+    less than their errors (docs/guides/defaults.md).
+    """
+    return RANKED if rarest < FEW_OF_A_CLASS else DECIDED
 
 
 def choose_wanted_passes(epochs: float, minutes: float) -> float:

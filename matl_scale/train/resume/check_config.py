@@ -7,13 +7,16 @@ from matl_scale.tasks import Task
 from matl_scale.train.config import Config, read_saved, walk
 
 FIXED_KEYS = (
-    "model.name", "model.width", "model.stem", "routing.strategy", "routing.statistics", "optim.name", "run.freeze", "run.seed",
+    "model.name", "model.width", "model.stem", "routing.strategy", "routing.statistics", "routing.affine", "optim.name",
+    "run.freeze", "run.seed",
 )  # fmt: skip
 # what masks depend on that are not drawn anew, and so not compared
-MASK_KEYS = ("routing.sigma", "routing.sigmas", "routing.layers", "routing.start", "routing.align")
+MASK_KEYS = (
+    "routing.sigma", "routing.sigma_last", "routing.sigmas", "routing.layers", "routing.start", "routing.align",
+)  # fmt: skip
 NETWORK_KEYS = (
     "model.name", "model.width", "model.stem", "routing.statistics", "routing.layers", "routing.start",
-    "routing.sigmas",
+    "routing.sigma_last", "routing.sigmas",
 )  # fmt: skip
 
 
@@ -37,8 +40,14 @@ def check_resumable(checkpoint: CheckpointInfo, config: Config, train_shards: st
 
 def check_start(start: CheckpointInfo, config: Config, tasks: list[Task]) -> None:
     """Raises `InputError` if a run with this config and these tasks cannot start with the checkpoint's network."""
-    for key, before, now in differences(read_saved(start.config), config, NETWORK_KEYS):
+    old = read_saved(start.config)
+    for key, before, now in differences(old, config, NETWORK_KEYS):
         raise InputError(f"`run.start_from`: {start.folder} was trained with `{key}` = {before!r}, not {now!r}.")
+    if (old.routing.affine, config.routing.affine) == ("route", "shared"):
+        raise InputError(
+            f"`run.start_from`: {start.folder} has affine weights per route: `routing.affine` should be route. (Shared ones can "
+            "become those of routes, but not the other way.)"
+        )
     for task in tasks:
         num_classes = start.tasks.get(task.name, task.num_classes)
         if num_classes != task.num_classes:

@@ -1,6 +1,7 @@
 """What a run writes into its folder before its first step, and what it says then."""
 
 from matl_scale.automatic import chosen
+from matl_scale.models.routing_config import describe_range
 from matl_scale.routing.surgery import active_share
 from matl_scale.runs.about import write_about
 from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo
@@ -38,7 +39,7 @@ def describe_sigma(config: Config, state: TrainState) -> str:
     routing = config.routing
     is_whole = routing.layers == ["*"] and not routing.start
     return (
-        f"routing.sigma = {routing.sigma} (strategy {routing.strategy}, align {routing.align}): {share} of a "
+        f"routing.sigma = {describe_range(routing)} (strategy {routing.strategy}, align {routing.align}): {share} of a "
         f"{'' if is_whole else 'routed '}layer's units are active for a route"
     )
 

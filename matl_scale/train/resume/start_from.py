@@ -1,5 +1,6 @@
-"""A run that starts with the network of another run: tasks that the other run had keep their routes with masks and
-norm statistics, and their heads; the trunk keeps its weights; new tasks join a route or get new ones, with heads of their own."""
+"""A run that starts with the network of another run: tasks that the other run had keep their routes with masks, norm statistics
+and affine weights of their own, and their heads; the trunk keeps its weights; new tasks join a route or get new ones, with heads
+of their own."""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from matl_scale.errors import InputError
 from matl_scale.models.logits import find_columns
 from matl_scale.models.network import RoutedModel
+from matl_scale.routing.affine import RouteAffine, initial_affine
 from matl_scale.routing.batch_norm import route_norms
 from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo, open_checkpoint
 from matl_scale.runs.checkpoints.masks import MASK_SUFFIX, find_old_tasks
@@ -56,9 +58,24 @@ def copy_weights(model: RoutedModel, state: dict[str, Any], start: CheckpointInf
                     value[new] = old_value[old]
             else:
                 value.copy_(old_value)
+        if model.affine is not None:
+            model.affine.fill(initial_affine(model.trunk))
+            copy_affine(model.affine, source, dict(pairs), len(old_routes))
         for task_id, old_id in enumerate(find_old_tasks(start, names)):
             if old_id is not None:
                 copy_head(model, task_id, source, start, old_id)
+
+
+def copy_affine(
+    affine: RouteAffine, source: Mapping[str, torch.Tensor], old_of: Mapping[int, int], num_old_routes: int
+) -> None:
+    """Copies the affine weights of earlier routes to those that continue them: `old_of` says which to which. A new route starts
+    from the mean of the earlier ones. Where these shared theirs, all routes keep what they have."""
+    if "affine.rows.0" not in source:
+        return
+    earlier = torch.stack([source[f"affine.rows.{old}"] for old in range(num_old_routes)])
+    for new, row in enumerate(affine.rows):
+        row.copy_(earlier[old_of[new]] if new in old_of else earlier.mean(dim=0))
 
 
 def copy_head(

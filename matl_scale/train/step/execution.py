@@ -11,15 +11,17 @@ from accelerate import Accelerator
 from torch import fx
 
 from matl_scale.models.routing_config import Execution
+from matl_scale.routing.affine import AffineWeights, RouteAffine
 from matl_scale.routing.subnetwork import Subnetwork
 from matl_scale.train.step.frozen_trunk import FrozenTrunk
 
-Gather = Callable[[torch.Tensor], list[torch.Tensor]]
+Gather = Callable[[int, torch.Tensor], list[torch.Tensor]]  # from a route, and the same as a tensor, shape `(1,)`
 
 
 class TrunkExecution:
     """Computes features of the active route in the micro-steps of a rank, with a trunk from `route()`. If it is `frozen`, its
-    weights stay as they are, without gradients."""
+    weights stay as they are, without gradients. `affine` are the routes' own affine weights, if they have any: outside of what is
+    wrapped, because each belongs to one route."""
 
     def __init__(
         self,
@@ -28,9 +30,10 @@ class TrunkExecution:
         execution: Execution,
         compiled: bool = False,
         frozen: bool = False,
+        affine: RouteAffine | None = None,
     ) -> None:
-        self.accelerator = accelerator
-        self.frozen = FrozenTrunk(trunk) if frozen else None
+        self.accelerator, self.affine = accelerator, affine
+        self.frozen = FrozenTrunk(trunk, affine) if frozen else None
         subnetwork = Subnetwork(trunk) if execution == "subnetwork" else None
         module = subnetwork or trunk
         if compiled:
@@ -42,8 +45,8 @@ class TrunkExecution:
             self.module = accelerator.prepare_model(module, evaluation_mode=frozen)
         self.slices: SharedSlices | None = None
         if subnetwork is not None:
-            gather: Gather = torch.compile(subnetwork.gather) if compiled else subnetwork.gather
-            self.slices = SharedSlices(gather)
+            gather = torch.compile(subnetwork.gather) if compiled else subnetwork.gather
+            self.slices = SharedSlices(lambda route_id, route: gather(route, affine=self._affine_of(route_id)))
 
     def begin_step(self, routes: Sequence[int]) -> None:
         """Begins a step whose micro-steps on this rank run these routes."""
@@ -60,10 +63,13 @@ class TrunkExecution:
         route = torch.tensor([route_id], device=images.device)
         with contextlib.nullcontext() if self.frozen is None else self.frozen.running(route_id):
             if self.slices is None:
-                features: torch.Tensor = self.module(images, route)
+                features: torch.Tensor = self.module(images, route, self._affine_of(route_id))
             else:
                 features = self.module(images, route, self.slices.slices_of(route_id, route))
         return features
+
+    def _affine_of(self, route_id: int) -> AffineWeights:
+        return None if self.affine is None else self.affine.of(route_id)
 
 
 class SharedSlices:
@@ -86,7 +92,7 @@ class SharedSlices:
     def slices_of(self, route_id: int, route: torch.Tensor) -> list[torch.Tensor]:
         """Returns the slices for the next micro-step of the active route; `route` is `route_id` as a tensor, shape `(1,)`."""
         self._remaining[route_id] -= 1
-        slices = self._slices.pop(route_id) if route_id in self._slices else self.gather(route)
+        slices = self._slices.pop(route_id) if route_id in self._slices else self.gather(route_id, route)
         if not self._remaining[route_id]:
             for part, copy in zip(slices, self._copies.pop(route_id, []), strict=False):
                 if copy.grad is not None:

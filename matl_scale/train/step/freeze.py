@@ -12,7 +12,8 @@ from matl_scale.routing.subnetwork import Subnetwork
 
 
 class FrozenPart:
-    """The part of a network that the routes of some tasks use: weights between their units, norm statistics, heads.
+    """The part of a network that the routes of some tasks use: weights between their units, norm statistics, affine
+    weights of their own, heads.
 
     Args:
         model: The network, with the values to keep.
@@ -28,6 +29,9 @@ class FrozenPart:
         for head, members in zip(model.heads, model.routes.tasks_of_head, strict=True):
             if kept.issuperset(members):
                 head.requires_grad_(False)
+        if model.affine is not None:
+            for route_id in self.routes:
+                model.affine.rows[route_id].requires_grad_(False)
         masks = find_used(model, self.routes)
         self._kept = [(parameter, mask, parameter.detach().clone()) for parameter, mask in masks]
 
@@ -66,7 +70,7 @@ def find_used(model: RoutedModel, routes: set[int]) -> list[tuple[torch.nn.Param
     used = [torch.zeros_like(parameter, dtype=torch.bool) for parameter in parameters]
     for route_id in sorted(routes):
         route = torch.tensor([route_id], device=parameters[0].device)
-        slices = [part for part in network.gather(route) if part.requires_grad]
+        slices = [part for part in network.gather(route, affine=model.affine_of(route_id)) if part.requires_grad]
         # the gradient of their sum is one where a slice has an element, and zero elsewhere
         found = torch.autograd.grad([part.sum() for part in slices], parameters, allow_unused=True)
         for mask, gradient in zip(used, found, strict=True):

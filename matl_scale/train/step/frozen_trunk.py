@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import fx
 
+from matl_scale.routing.affine import RouteAffine
 from matl_scale.routing.batch_norm import RouteBatchNorm2d, route_norms
 from matl_scale.routing.router import TaskRouter
 
@@ -21,10 +22,13 @@ class FrozenTrunk:
 
     Args:
         trunk: From `route()`, with the weights to keep.
+        affine: The affine weights of its routes, if they have their own; they are kept too.
     """
 
-    def __init__(self, trunk: fx.GraphModule) -> None:
+    def __init__(self, trunk: fx.GraphModule, affine: RouteAffine | None = None) -> None:
         trunk.requires_grad_(False)
+        if affine is not None:
+            affine.requires_grad_(False)
         self.trunk, self.norms = trunk, route_norms(trunk)
         self._complete: set[int] = set()  # routes that have statistics in all norms
 

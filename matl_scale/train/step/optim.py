@@ -23,7 +23,8 @@ class OptimConfig:
     lr: float | Auto = "auto"
     """Learning rate after the warm-up; a cosine takes it to zero at the end. `auto`: by optimizer and images per step."""
     head_lr_scale: float | Auto = "auto"
-    """Factor on the learning rate of the heads. A head steps only when its route is drawn; `auto` makes up for that."""
+    """Factor on the learning rate of the heads, and of affine weights per route. They step only when their route is drawn; `auto`
+    makes up for that."""
     weight_decay: float = 0.01
     """Weight decay of conv and linear weights; biases and norm weights do not decay."""
     momentum: float = 0.9
@@ -39,22 +40,23 @@ class OptimConfig:
 
 
 def build_optimizer(config: OptimConfig, model: RoutedModel, fused: bool = True) -> torch.optim.Optimizer:
-    """Builds the optimizer over trunk and heads, as far as they are trained. Its step leaves a parameter without gradient
-    unchanged.
+    """Builds the optimizer over trunk, heads and affine weights of routes, as far as they are trained. Its step leaves a
+    parameter without gradient unchanged.
 
     Args:
         config: The section `optim`.
         model: The network.
         fused: Whether to use torch's single-pass kernels for the trunk. Not with a gradient scaler, which would skip updates
-            inside them without telling. The heads never use them: fused SGD fails where some of its parameters have had no
-            gradient yet.
+            inside them without telling. What belongs to one route never uses them: fused SGD fails where some of its
+            parameters have had no gradient yet.
     """
     groups = []
     for part, scale, fused_part in (
         (model.trunk, 1.0, fused),
         (model.heads, chosen(config.head_lr_scale), False),
+        (model.affine, chosen(config.head_lr_scale), False),
     ):
-        trained = [parameter for parameter in part.parameters() if parameter.requires_grad]
+        trained = [] if part is None else [parameter for parameter in part.parameters() if parameter.requires_grad]
         matrices = [parameter for parameter in trained if parameter.ndim > 1]
         vectors = [parameter for parameter in trained if parameter.ndim <= 1]
         for parameters, decay in ((matrices, config.weight_decay), (vectors, 0.0)):

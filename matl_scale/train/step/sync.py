@@ -1,13 +1,13 @@
 """What ranks exchange by hand after the backward passes of a step: one flat buffer, one all-reduce.
 
 The buffer holds, per slot, its loss and how many labelled and damaged samples it had; whether a rank wants to stop; and for
-the routes that some slot of the step ran, how many labels each of their tasks had, the gradients of their heads, and the
-changes of their norm statistics. Its size depends on the number of slots and on the tasks of the active routes, never on T.
-Trunk gradients are reduced by DDP.
+the routes that some slot of the step ran, how many labels each of their tasks had, the gradients of their heads and of their
+own affine weights, and the changes of their norm statistics. Its size depends on the number of slots and on the tasks of the
+active routes, never on T. Trunk gradients are reduced by DDP.
 
-A head's gradient is the mean over the slots that ran its route with a labelled sample; DDP's mean over ranks would shrink its
-step as ranks are added. A head that no slot ran, or none with a labelled sample, ends with `grad is None`, which optimizers
-leave alone.
+The gradient of a head, and of a route's own affine weights, is the mean over the slots that ran its route with a labelled sample;
+DDP's mean over ranks would shrink its step as ranks are added. Where no slot ran the route, or none with a labelled sample, it
+ends as None, which optimizers leave alone.
 """
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -42,6 +42,13 @@ class HeadGradient:
 
 
 @dataclass(frozen=True)
+class AffineGradient:
+    """Key of a part of the buffer: the gradient of a route's affine weights."""
+
+    route_id: int
+
+
+@dataclass(frozen=True)
 class StatisticsChange:
     """Key of a part of the buffer: the summed changes of one row of the norm statistics (see `NormStatistics`)."""
 
@@ -56,7 +63,7 @@ class SyncResult:
     labelled: np.ndarray  # samples of every slot with a label of its route, shape `(num_slots,)`
     labels: np.ndarray  # labels that every task had in all slots, shape `(num_tasks,)`
     damaged: np.ndarray  # samples of every slot that were left out because they cannot be read, shape `(num_slots,)`
-    nonfinite: list[int]  # routes whose loss, head gradient or norm statistics are not finite
+    nonfinite: list[int]  # routes whose loss, own gradients or norm statistics are not finite
     stop: bool  # whether some rank was asked to stop
     num_bytes: int  # size of the buffer
 
@@ -79,10 +86,11 @@ class StepSync:
         self._labels[route_id] = self._labels.get(route_id, 0) + (labels != MISSING).sum(axis=0)
 
     def exchange(self, routes: np.ndarray, stop: bool = False, scaled: bool = False) -> SyncResult:
-        """Reduces over ranks: afterwards head gradients are equal everywhere, and `apply_statistics` may follow.
+        """Reduces over ranks: afterwards the gradients of what belongs to one route are equal everywhere, and
+        `apply_statistics` may follow.
 
         Args:
-            routes: The route of every slot of the step, shape `(num_slots,)`. Head gradients are expected to come from
+            routes: The route of every slot of the step, shape `(num_slots,)`. Gradients are expected to come from
                 losses divided by `accumulate`.
             stop: Whether this rank was asked to stop.
             scaled: Whether gradients are scaled for fp16: the scaler then handles overflow in them.
@@ -124,7 +132,7 @@ class StepSync:
         shapes[STOP] = (1,)
         for route_id in active:  # directly behind, because they are copied to the host together
             shapes[LabelCounts(route_id)] = (len(self.model.routes.tasks_of[route_id]),)
-        for key, parameter in self._head_parameters(active):
+        for key, parameter in self._own_parameters(active):
             shapes[key] = tuple(parameter.shape)
         for row in sorted({row for route_id in active for row in self.statistics.rows_of(route_id)}):
             shapes[StatisticsChange(row)] = (self.statistics.num_values(row),)
@@ -133,19 +141,24 @@ class StepSync:
     def _tasks_of(self, route_ids: Sequence[int]) -> list[int]:
         return [task_id for route_id in route_ids for task_id in self.model.routes.tasks_of[route_id]]
 
-    def _head_parameters(self, route_ids: Sequence[int]) -> Iterator[tuple[HeadGradient, torch.nn.Parameter]]:
+    def _own_parameters(
+        self, route_ids: Sequence[int]
+    ) -> Iterator[tuple[HeadGradient | AffineGradient, torch.nn.Parameter]]:
+        """Yields the parameters of each route alone that are trained."""
         for route_id in route_ids:
             for number, head in enumerate(self.model.heads_of(route_id)):
                 for name, parameter in head.named_parameters():
                     if parameter.requires_grad:
                         yield HeadGradient(route_id, number, name), parameter
+            if self.model.affine is not None and self.model.affine.rows[route_id].requires_grad:
+                yield AffineGradient(route_id), self.model.affine.rows[route_id]
 
     def _pack(self, layout: BufferLayout, num_slots: int, stop: bool) -> torch.Tensor:
         """Moves what this rank has collected into the buffer."""
         like = next(self.model.trunk.parameters()).detach()
         parts: dict[Hashable, torch.Tensor] = {}
         active = [key.route_id for key in layout.shapes if isinstance(key, LabelCounts)]
-        for key, parameter in self._head_parameters(active):
+        for key, parameter in self._own_parameters(active):
             if parameter.grad is not None:
                 parts[key] = parameter.grad
         for name in (LOSSES, LABELLED, DAMAGED):
@@ -163,11 +176,11 @@ class StepSync:
         return layout.pack(parts, like)
 
     def _set_gradients(self, routes: np.ndarray, ran: np.ndarray, parts: Mapping[Hashable, torch.Tensor]) -> None:
-        """Gives every active head the mean of its gradients over the slots with a labelled sample (`ran`), and keeps the changes
-        of norm statistics for later; `parts` are sums over all ranks."""
+        """Gives the parameters of every active route the mean of their gradients over the slots with a labelled sample
+        (`ran`), and keeps the changes of norm statistics for later; `parts` are sums over all ranks."""
         active = np.unique(routes).tolist()
         num_slots = {route_id: int(ran[routes == route_id].sum()) for route_id in active}
-        for key, parameter in self._head_parameters(active):
+        for key, parameter in self._own_parameters(active):
             count = num_slots[key.route_id]
             parameter.grad = parts[key] * (self.accumulate / count) if count else None
         self._mean_changes = []
@@ -181,10 +194,10 @@ class StepSync:
         self, routes: np.ndarray, losses: np.ndarray, parts: Mapping[Hashable, torch.Tensor], scaled: bool
     ) -> list[int]:
         """Returns the routes that brought a number that is not finite into a step: those whose loss shows it, else those
-        whose head gradient does (unless gradients are scaled), else those whose norm statistics do."""
+        whose own gradient does (unless gradients are scaled), else those whose norm statistics do."""
         by_loss = np.unique(routes[~np.isfinite(losses)]).tolist()
         bad = {key for key, part in parts.items() if not bool(part.isfinite().all())}
-        by_gradient = sorted({key.route_id for key in bad if isinstance(key, HeadGradient)})
+        by_gradient = sorted({key.route_id for key in bad if isinstance(key, HeadGradient | AffineGradient)})
         if by_loss or (by_gradient and not scaled):
             return by_loss or by_gradient
         rows = {key.row for key in bad if isinstance(key, StatisticsChange)}

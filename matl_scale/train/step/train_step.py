@@ -182,11 +182,11 @@ class TrainStep:
         )
 
     def _clear_gradients(self, active: np.ndarray) -> None:
-        """Drops the gradients of the last step, of its heads only: there may be thousands of others. `active` come next."""
+        """Drops the gradients of the last step, of its routes only: there may be thousands of others. `active` come next."""
         for parameter in self._with_gradient:
             parameter.grad = None
-        heads = [head for route_id in active.tolist() for head in self.model.heads_of(route_id)]
-        self._with_gradient = self._trunk_parameters + [parameter for head in heads for parameter in head.parameters()]
+        own = [parameter for route_id in active.tolist() for parameter in self.model.own_parameters(route_id)]
+        self._with_gradient = self._trunk_parameters + own
 
     def _run_slot(self, slot: int, batch: ImageBatch) -> None:
         """Runs forward and backward pass of one slot."""
