@@ -14,6 +14,7 @@ import pytest
 
 from helpers.label_stores import draw_matrix
 from helpers.shard_sets import ShardSet
+from matl_scale.data.shards.dense_labels import DenseColumns
 from matl_scale.data.shards.label_cache import open_cached
 from matl_scale.data.shards.manifest import read_manifest
 from matl_scale.data.shards.mapped_array import MappedArray
@@ -138,9 +139,11 @@ def test_a_pickled_array_is_mapped_not_copied(tmp_path: Path) -> None:
     assert found is not None
     for store in found.stores.stores:
         assert len(pickle.dumps(store)) < 3000
-    array = pickle.loads(pickle.dumps(found.stores.stores[0])).array
+    dense = found.stores.stores[0]
+    assert isinstance(dense, DenseColumns)
+    array = pickle.loads(pickle.dumps(dense)).array
     assert isinstance(array, MappedArray)
-    np.testing.assert_array_equal(array, found.stores.stores[0].array)
+    np.testing.assert_array_equal(array, dense.array)
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(array[1:, 5:9])), array[1:, 5:9])
 
 

@@ -77,8 +77,8 @@ def test_counts(pair: tuple[Labels, np.ndarray]) -> None:
     labels, matrix = pair
     np.testing.assert_array_equal(labels.count(), (matrix >= 0).sum(axis=0))
     for task, column in enumerate(matrix.T):
-        expected = np.bincount(column[column >= 0], minlength=2)
-        np.testing.assert_array_equal(labels.count_classes(task, 2), expected)
+        counts = np.bincount(column[column >= 0], minlength=2)
+        np.testing.assert_array_equal(labels.count_classes(task, 2), counts)
     for tasks in ([2], [0, 2], [2, 6, 10], list(range(matrix.shape[1])), []):
         expected = (matrix[:, tasks] >= 0).any(axis=1)
         np.testing.assert_array_equal(labels.has_label(tasks), expected)

@@ -63,12 +63,33 @@ class Matching:
         return indices
 
 
+class Marked:
+    """The samples that are marked, bool, shape `(num_samples,)`; a bit of each is kept."""
+
+    def __init__(self, marks: np.ndarray) -> None:
+        padded = np.zeros((-(-len(marks) // BLOCK), BLOCK), dtype=bool)
+        padded.ravel()[: len(marks)] = marks
+        self.bits = np.packbits(padded, axis=1)  # block by block
+        self.ends = np.cumsum(np.count_nonzero(padded, axis=1))
+
+    @property
+    def count(self) -> int:
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    def find(self, numbers: np.ndarray) -> np.ndarray:
+        """Returns the indices of the samples with some numbers."""
+        blocks = np.searchsorted(self.ends, numbers, side="right")
+        before = np.append(0, self.ends)[blocks]
+        counts = np.cumsum(np.unpackbits(self.bits[blocks], axis=1), axis=1, dtype=np.int16)
+        return np.asarray(blocks * BLOCK + (counts > (numbers - before)[:, None]).argmax(axis=1))
+
+
 def find_labelled(labels: Labels, tasks: Sequence[int]) -> Members:
     """Returns the samples with a label for one of several tasks."""
     if len(tasks) == 1:
         return Labelled(labels, tasks[0])
     # a bit per sample: looking through the labels of a thousand tasks for each batch would take longer than training on it
-    return Matching(labels.num_samples, partial(has_bit, np.packbits(labels.has_label(tasks))))
+    return Marked(labels.has_label(tasks))
 
 
 def find_all(num_samples: int) -> Members:
@@ -88,8 +109,3 @@ def has_class(labels: Labels, task: int, value: int, or_missing: bool, block: sl
 
 def is_sample(num_samples: int, block: slice) -> np.ndarray:
     return np.ones(len(range(num_samples)[block]), dtype=bool)
-
-
-def has_bit(bits: np.ndarray, block: slice) -> np.ndarray:
-    """Reads bits as `np.packbits` wrote them; `block` begins at a whole byte."""
-    return np.unpackbits(bits[block.start // 8 : -(-block.stop // 8)])

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -147,10 +147,7 @@ def make_cache(folder: Path, root: Store, file: str, sha256: str) -> None:
     partial.mkdir()
     try:
         with root.fetched(file) as path:
-            hashes = write_arrays(partial, path, f"{root}/{file}")
-        content = {"format": FORMAT, "format_version": FORMAT_VERSION, "labels": sha256, "files": hashes}
-        write_text(partial / CACHE_FILE, as_json(content))
-        write_text(partial / CHECKED_FILE, as_json(describe_files(partial, hashes)))
+            write_cache(partial, read_columns(path, f"{root}/{file}"), sha256)
         if folder.is_file():
             folder.unlink()
         shutil.rmtree(folder, ignore_errors=True)  # who has mapped it keeps its pages
@@ -160,8 +157,16 @@ def make_cache(folder: Path, root: Store, file: str, sha256: str) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def write_arrays(folder: Path, path: Path, context: str) -> dict[str, str]:
-    """Writes the arrays of all columns of a Parquet file, and returns the hash of each file that was written."""
+def write_cache(folder: Path, columns: Iterable[tuple[str, np.ndarray]], sha256: str) -> None:
+    """Writes the files of a cache of columns, given with their names, of a file of labels with a hash."""
+    hashes = write_arrays(folder, columns)
+    content = {"format": FORMAT, "format_version": FORMAT_VERSION, "labels": sha256, "files": hashes}
+    write_text(folder / CACHE_FILE, as_json(content))
+    write_text(folder / CHECKED_FILE, as_json(describe_files(folder, hashes)))
+
+
+def write_arrays(folder: Path, named: Iterable[tuple[str, np.ndarray]]) -> dict[str, str]:
+    """Writes the arrays of columns, and returns the hash of each file that was written."""
     with contextlib.ExitStack() as stack:
         files: dict[str, BinaryIO] = {}
         digests: dict[str, Any] = {}
@@ -175,7 +180,7 @@ def write_arrays(folder: Path, path: Path, context: str) -> dict[str, str]:
             digests[name].update(data)
 
         columns, num_samples = list[list[Any]](), 0
-        for name, labels in read_columns(path, context):
+        for name, labels in named:
             num_samples = len(labels)
             columns.append([name, *store_column(labels, append)])
         for opened in files.values():

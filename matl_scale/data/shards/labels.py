@@ -75,7 +75,7 @@ class Labels:
         store_of[list(tasks)] = NO_STORE
         return replace(self, store_of=store_of)
 
-    def at(self, indices: np.ndarray, tasks: Sequence[int] | None = None) -> np.ndarray:
+    def at(self, indices: np.ndarray, tasks: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """Returns the labels of some samples for some tasks, or for all, shape `(num_samples, num_tasks)`."""
         ids = np.arange(self.num_tasks) if tasks is None else np.asarray(tasks, dtype=np.int64)
         labels = np.full((len(indices), len(ids)), MISSING, dtype=self.dtype)

@@ -37,7 +37,7 @@ class SampleRuns:
     def ids_at(self, indices: np.ndarray) -> np.ndarray:
         """Returns the ids of the samples with some indices."""
         if len(self.starts) == 1:
-            return np.asarray(indices, dtype=np.int64) + self.starts[0]
+            return np.asarray(indices + self.starts[0], dtype=np.int64)
         firsts = self.firsts
         run = np.searchsorted(firsts, indices, side="right") - 1
         return np.asarray(self.starts[run] + indices - firsts[run])
@@ -45,7 +45,8 @@ class SampleRuns:
     def indices_of(self, sample_ids: np.ndarray) -> np.ndarray:
         """Returns the indices of samples that are among these, given by their ids."""
         run = np.searchsorted(self.stops, sample_ids, side="right")
-        return np.asarray(self.firsts[run] + sample_ids - self.starts[run])
+        indices: np.ndarray = self.firsts[run] + sample_ids - self.starts[run]
+        return indices
 
     def between(self, first: int, last: int) -> list[tuple[int, int]]:
         """Returns the ids, as pairs of start and stop, of the samples with the indices `first` to `last` − 1."""

@@ -99,7 +99,7 @@ class SparseColumns:
         low, high = self.count_before(np.array([column]), np.array([start, stop]))[0].tolist()
         starts, shift, bits = self._starts_of(column), int(self.shifts[column]), int(self.bits[column])
         block, last = start >> shift, min(-(-stop >> shift), len(starts) - 1)
-        counts = np.diff(np.clip(starts[block : last + 1].astype(np.int64), low, high))
+        counts: np.ndarray = np.diff(np.clip(starts[block : last + 1].astype(np.int64), low, high))
         first = int(self.first_entry[column])
         entries = self.entries_of_all[first + low : first + high].astype(np.int64)
         blocks = np.repeat(np.arange(block, last), counts)
@@ -151,7 +151,7 @@ class SparseColumns:
         entries = self.entries_of_all[np.minimum(found, len(self.entries_of_all) - 1)].astype(np.int64)
         classes = entries - keys
         is_label = (found < ends) & (classes < 1 << self.bits[columns][:, None])
-        return np.where(is_label, classes, MISSING).T
+        return np.asarray(np.where(is_label, classes, MISSING).T)
 
     def _read_near(self, sample_ids: np.ndarray, columns: np.ndarray, labels: np.ndarray) -> None:
         """Fills in the labels of ascending samples that are near each other, with all entries between the first and the last."""

@@ -29,7 +29,7 @@ class StoredColumn(NamedTuple):
 
     store: str  # dtype of the store
     bits: int  # of an entry that are the class; 0 if the store is dense
-    count: int  # number of labels
+    num_labels: int
     largest: int  # class; `MISSING` if there is no label
 
 
@@ -93,7 +93,7 @@ def open_stores(columns: Sequence[StoredColumn], num_samples: int, read: Read) -
             labels = read(f"{dtype}.labels").reshape(len(own), num_samples)
             stores.append(DenseColumns(labels, read(f"{dtype}.ends").reshape(len(own), -(-num_samples // BLOCK))))
         else:
-            counts, bits = np.array([(columns[i].count, columns[i].bits) for i in own]).T
+            counts, bits = np.array([(columns[i].num_labels, columns[i].bits) for i in own]).T
             stores.append(SparseColumns(read(f"{dtype}.entries"), read(f"{dtype}.starts"), counts, bits, num_samples))
     return Stores(stores, store_of, column_of)
 
