@@ -9,7 +9,8 @@ import numpy as np
 from matl_scale.data.shards.labels import Labels
 from matl_scale.data.shards.layout import MISSING
 
-BLOCK = 2048
+BLOCK = 2048  # samples that are matched together
+MARKED_BLOCK = 256  # samples whose marks are counted together
 
 
 class Members(Protocol):
@@ -67,10 +68,10 @@ class Marked:
     """The samples that are marked, bool, shape `(num_samples,)`; a bit of each is kept."""
 
     def __init__(self, marks: np.ndarray) -> None:
-        padded = np.zeros((-(-len(marks) // BLOCK), BLOCK), dtype=bool)
+        padded = np.zeros((-(-len(marks) // MARKED_BLOCK), MARKED_BLOCK), dtype=bool)
         padded.ravel()[: len(marks)] = marks
         self.bits = np.packbits(padded, axis=1)  # block by block
-        self.ends = np.cumsum(np.count_nonzero(padded, axis=1))
+        self.ends = np.cumsum(np.count_nonzero(padded, axis=1)).astype(np.uint32)
 
     @property
     def count(self) -> int:
@@ -79,9 +80,9 @@ class Marked:
     def find(self, numbers: np.ndarray) -> np.ndarray:
         """Returns the indices of the samples with some numbers."""
         blocks = np.searchsorted(self.ends, numbers, side="right")
-        before = np.append(0, self.ends)[blocks]
+        before = np.where(blocks > 0, self.ends[blocks - 1], 0)
         counts = np.cumsum(np.unpackbits(self.bits[blocks], axis=1), axis=1, dtype=np.int16)
-        return np.asarray(blocks * BLOCK + (counts > (numbers - before)[:, None]).argmax(axis=1))
+        return np.asarray(blocks * MARKED_BLOCK + (counts > (numbers - before)[:, None]).argmax(axis=1))
 
 
 def find_labelled(labels: Labels, tasks: Sequence[int]) -> Members:

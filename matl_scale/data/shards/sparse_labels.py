@@ -96,7 +96,9 @@ class SparseColumns:
 
     def entries(self, column: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the ids of neighbouring samples that have a label, ascending, and their classes."""
-        low, high = self.count_before(np.array([column]), np.array([start, stop]))[0].tolist()
+        low, high = 0, int(self.lengths[column])
+        if start > 0 or stop < self.num_samples:
+            low, high = self.count_before(np.array([column]), np.array([start, stop]))[0].tolist()
         starts, shift, bits = self._starts_of(column), int(self.shifts[column]), int(self.bits[column])
         block, last = start >> shift, min(-(-stop >> shift), len(starts) - 1)
         counts: np.ndarray = np.diff(np.clip(starts[block : last + 1].astype(np.int64), low, high))
