@@ -51,6 +51,8 @@ class Measured(NamedTuple):
     read: float
 
 
+# the same processes do the same with hardly a label: what they need by themselves
+TINY = Scale("tiny", 2_000, NUM_ROUTES, 0.5)
 SPARSE, DENSE = Scale("1m_10k_tasks", 1_000_000, 10_000, 0.01), Scale("10m_312_tasks", 10_000_000, 312, 0.4)
 
 
@@ -83,26 +85,25 @@ def open_order(folder: Path) -> tuple[Labels, RouteOrder]:
     return labels, order
 
 
-def be_rank(folder: Path | None, barrier: Barrier, results: Connection) -> None:
-    """Opens the labels, starts loader processes, and waits to be measured; without a folder it only waits."""
+def be_rank(folder: Path, barrier: Barrier, results: Connection) -> None:
+    """Opens the labels, starts loader processes, and waits to be measured."""
     begin = time.perf_counter()
-    opened = None if folder is None else open_order(folder)
+    opened = open_order(folder)
     seconds = time.perf_counter() - begin
     context = multiprocessing.get_context("fork")
     workers = [context.Process(target=be_worker, args=(opened, i, barrier)) for i in range(WORKERS)]
     for worker in workers:
         worker.start()
-    measured = Measured(seconds, *(plan_batches(*opened, 0) if opened else (0.0, 0.0)))
+    measured = Measured(seconds, *plan_batches(*opened, 0))
     results.send((measured, [os.getpid(), *(worker.pid for worker in workers)]))
     barrier.wait()
     for worker in workers:
         worker.join()
 
 
-def be_worker(opened: tuple[Labels, RouteOrder] | None, number: int, barrier: Barrier) -> None:
+def be_worker(opened: tuple[Labels, RouteOrder], number: int, barrier: Barrier) -> None:
     """Plans batches as a loader process does, and waits to be measured."""
-    if opened is not None:
-        plan_batches(*opened, number + 1)
+    plan_batches(*opened, number + 1)
     barrier.wait()
 
 
@@ -119,7 +120,7 @@ def plan_batches(labels: Labels, order: RouteOrder, first: int) -> tuple[float, 
     return float(np.median(planned)), float(np.median(read))
 
 
-def run_node(folder: Path | None) -> tuple[Measured, int]:
+def run_node(folder: Path) -> tuple[Measured, int]:
     """Runs all ranks of a node with their loader processes; returns what the slowest one measured, and the proportional set size
     of all, in bytes."""
     context = multiprocessing.get_context("fork")
@@ -167,7 +168,8 @@ class Case:
         return np.array([[getattr(self.alone, field), goal]])
 
     def memory(self, conditions: Conditions) -> np.ndarray:  # noqa: ARG002 - nothing varies
-        used = run_node(Path(self.folder.name))[1] - run_node(None)[1]
+        tiny = Case(TINY)  # its folder lives as long as it
+        used = run_node(Path(self.folder.name))[1] - run_node(Path(tiny.folder.name))[1]
         return np.array([[used, self.scale.num_labels]], dtype=float)
 
 
