@@ -1,5 +1,7 @@
 """Shared fixtures. Tests run on the CPU, seeded, with warnings as errors; torch uses one thread."""
 
+import os
+
 import pytest
 import torch
 
@@ -9,6 +11,12 @@ from helpers.shard_sets import ShardSet, write_small_set
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Labels of sets whose folders cannot hold a cache are cached here, not in the user's home."""
+    os.environ["MATL_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from matl_scale.benchmark.figure import Conditions, Figure, Workload, timed
 from matl_scale.benchmark.inputs import CELEBA_SIZE, SmoothJpegs, binary_tasks, build_resnet
 from matl_scale.data.loading.damage import DamageLog
 from matl_scale.data.loading.loader import EvaluationBatches, build_loader
+from matl_scale.data.shards.open_labels import open_labels
 from matl_scale.data.shards.reader import SampleReader
 from matl_scale.metrics.counters import TaskCounters
 from matl_scale.models.network import normalise
@@ -44,7 +45,7 @@ def write_shards(folder: Path, num_tasks: int = NUM_TASKS) -> EvalData:
     assert manifest is not None
     return EvalData(
         sample_ids=manifest.sample_ids("val"),
-        labels=manifest.labels(),
+        labels=open_labels(manifest).labels,
         reader=SampleReader(manifest),
         image_size=SIZE,
         workers=0,
@@ -73,7 +74,8 @@ class Case:
         for task_id in range(NUM_TASKS):
             source = EvaluationBatches(data.sample_ids, data.reader, BATCH, 0, 1)
             for batch in build_loader(source, SIZE, 0):
-                labels = torch.from_numpy(data.labels[batch.sample_ids, task_id].astype(np.int64)).to(conditions.device)
+                column = data.labels.at(batch.sample_ids, [task_id])[:, 0]
+                labels = torch.from_numpy(column.astype(np.int64)).to(conditions.device)
                 logits = model(normalise(batch.images.to(conditions.device)), task_id)
                 counters.update(torch.tensor([task_id], device=conditions.device), logits[:, None], labels[:, None])
         counters.compute()

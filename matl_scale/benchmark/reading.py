@@ -23,6 +23,7 @@ from matl_scale.data.loading.augment import build_augmentation
 from matl_scale.data.loading.loader import EvaluationBatches, build_loader
 from matl_scale.data.loading.plan import RouteOrder
 from matl_scale.data.loading.resized_crop import ResizedCrops
+from matl_scale.data.shards.labels import Labels
 from matl_scale.data.shards.manifest import Manifest
 from matl_scale.data.shards.reader import SampleReader
 from matl_scale.models.network import MEAN, STD, normalise
@@ -187,7 +188,7 @@ def cropped_per_sample(shards: LazyShards, workers: int) -> tuple[Workload, Work
 def planned(shards: LazyShards) -> tuple[Workload, Workload]:
     labels = np.random.default_rng(0).integers(-1, 2, (1_000_000, 312), dtype=np.int8)
     routes = Routes.one_per_task([str(task) for task in range(labels.shape[1])])
-    order = RouteOrder(0, BATCH, np.asfortranarray(labels), np.arange(len(labels)), routes)
+    order = RouteOrder(0, BATCH, Labels.of_matrix(np.asfortranarray(labels)), np.arange(len(labels)), routes)
     images, counter = shards.encoded[:BATCH], itertools.count()
 
     def plan() -> None:

@@ -102,7 +102,7 @@ class EvaluationCase:
             source = EvaluationBatches(self.data.sample_ids, self.data.reader, EVAL_BATCH, 0, 1)
             for batch in build_loader(source, SIZE, 0):
                 logits = model(normalise(batch.images.to(device))).view(len(batch.images), MANY, 2)
-                labels = torch.from_numpy(self.data.labels[batch.sample_ids]).long().to(device)
+                labels = torch.from_numpy(self.data.labels.at(batch.sample_ids)).long().to(device)
                 hits += (logits.argmax(dim=2) == labels).sum(dim=0)
                 losses += (
                     functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 
 from matl_scale.benchmark.inputs import OPTIMIZER
 from matl_scale.data.loading.loader import ImageBatch
+from matl_scale.data.shards.labels import Labels
 from matl_scale.models.network import RoutedModel
 from matl_scale.models.routing_config import Execution
 from matl_scale.train.losses.task_loss import TaskLoss
@@ -51,7 +52,7 @@ class OurStep:
             model=self.model,
             trunk=TrunkExecution(accelerator, self.model.trunk, execution),
             optimizer=self.optimizer,
-            labels=np.broadcast_to((sample_ids % 2)[:, None], (BATCH, num_tasks)),
+            labels=Labels.of_matrix(np.broadcast_to((sample_ids % 2)[:, None], (BATCH, num_tasks))),
             label_shares=np.ones(num_tasks),
             losses=losses,
             seed=0,

@@ -6,7 +6,6 @@ import numpy as np
 
 from matl_scale.automatic import chosen
 from matl_scale.data.loading.loader import DataConfig
-from matl_scale.data.shards.tables import count_classes
 from matl_scale.doctor.finding import Finding
 from matl_scale.errors import shortened
 from matl_scale.text import count_of
@@ -23,6 +22,7 @@ def check_data(config: Config, data: RunData, world_size: int) -> Iterator[Findi
     Raises:
         InputError: `data.missing`, the section `loss` or `decide.aim` does not fit the tasks.
     """
+    yield from (Finding("note", "labels", f"{note}.") for note in data.notes)
     check_losses(config.loss, data.tasks)
     config.decide.aims(data.task_names)
     for problem in find_data_problems(data, config.data, world_size):
@@ -47,7 +47,7 @@ def check_readers(config: DataConfig, data: RunData, world_size: int) -> Iterato
 
 def check_labels(data: RunData, split: str, batch_size: int) -> Iterator[Finding]:
     """Checks that every task can be learned from a split, with batches of `batch_size`, or measured on it."""
-    counts = count_classes(data.tasks, data.labels[data.manifest.sample_ids(split)])
+    counts = data.count_classes(split)
     totals = np.array([count.sum() for count in counts])
     present = np.array([(count > 0).sum() for count in counts])
     complete = present == [task.num_classes for task in data.tasks]

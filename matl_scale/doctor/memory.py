@@ -88,14 +88,16 @@ def check_memory(config: Config, data: RunData, routes: Routes, ranks_per_node: 
     remedy = (
         "Lower `data.batch_size` (and raise `train.accumulate`), `data.image_size`, `model.width` or `routing.sigma`."
     )
+    copies = 1 if data.has_shared_labels else ranks_per_node
+    holders = "which all ranks of a node share" if data.has_shared_labels else f"in each of {copies} ranks of a node"
     if torch.cuda.is_available():
         available = torch.cuda.get_device_properties(0).total_memory
         yield compare(f"{text}; the GPU has {gigabytes(available)}", need.device, available, remedy)
-        needed = need.labels * ranks_per_node
-        text = f"labels {gigabytes(need.labels)} in each of {ranks_per_node} ranks of a node"
+        needed = need.labels * copies
+        text = f"labels {gigabytes(need.labels)}, {holders}"
     else:
-        needed = (need.device + need.labels) * ranks_per_node
-        text += f", labels {gigabytes(need.labels)}; × {ranks_per_node} ranks of a node"
+        needed = need.device * ranks_per_node + need.labels * copies
+        text += f"; × {ranks_per_node} ranks of a node; labels {gigabytes(need.labels)}, {holders}"
     available = host_memory()
     yield compare(f"{text}; the node offers {gigabytes(available)}", needed, available, remedy)
 

@@ -7,7 +7,6 @@ import numpy as np
 from matl_scale.automatic import chosen
 from matl_scale.data.loading.missing import choose_fills
 from matl_scale.data.loading.plan import RouteOrder
-from matl_scale.data.shards.layout import MISSING
 from matl_scale.doctor.finding import Finding
 from matl_scale.errors import shortened
 from matl_scale.models.pass_cost import build_routed_outline, measure_pass
@@ -71,7 +70,7 @@ def check_routes(config: Config, data: RunData, found: ChosenRoutes) -> Iterator
         text = f"{tasks} less than one label in a batch of the route: {shortened(rare)}."
         remedy = "A label that comes seldom weighs much when it comes: give them routes of their own, or set `train.clip_norm`."
         yield Finding("note", "routes", text, remedy)
-    measured = np.array([(column != MISSING).any() for column in data.labels_of(config.eval.split).T])
+    measured = data.count_labelled(config.eval.split) > 0
     if idle := [routes.names[i] for i, tasks in enumerate(routes.tasks_of) if not measured[tasks].any()]:
         text = f"no task of {len(idle)} routes has a label in `{config.eval.split}`: {shortened(idle)}."
         yield Finding("warning", "routes", text, "Their results stay empty.")

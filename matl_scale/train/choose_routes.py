@@ -8,7 +8,7 @@ import numpy as np
 
 from matl_scale.automatic import AUTO, chosen
 from matl_scale.data.shards.label_association import cramers_v
-from matl_scale.data.shards.layout import MISSING, mean_labels_per_image
+from matl_scale.data.shards.labels import Labels
 from matl_scale.errors import InputError, shortened
 from matl_scale.models.routing_config import Grouping, RoutingConfig, Setting
 from matl_scale.routes import Routes
@@ -26,7 +26,7 @@ class TrainLabels:
     """What the choice of routes depends on."""
 
     tasks: Sequence[Task]  # the run's tasks
-    labels: np.ndarray  # labels of the training split, −1 = none, shape `(num_samples, num_tasks)`
+    labels: Labels  # of the training split
     seed: int  # the run's seed
     balanced: bool = False  # whether `data.balance` is above 0
     filled: Collection[int] = ()  # the tasks whose missing labels are filled (`data.missing`)
@@ -43,7 +43,7 @@ class TrainLabels:
         """Returns the same for some of the tasks."""
         return TrainLabels(
             tasks=[self.tasks[task_id] for task_id in task_ids],
-            labels=self.labels[:, task_ids],
+            labels=self.labels.of_tasks(task_ids),
             seed=self.seed,
             balanced=self.balanced,
             filled=[i for i, task_id in enumerate(task_ids) if task_id in self.filled],
@@ -51,7 +51,7 @@ class TrainLabels:
 
     def count_images(self) -> int:
         """Returns how many images train something."""
-        return len(self.labels) if self.filled else int((self.labels != MISSING).any(axis=1).sum())
+        return self.labels.num_samples if self.filled else self.labels.count_samples()
 
     def labels_per_class(self) -> float:
         """Returns the mean number of labels of a class, filled ones too."""
@@ -60,10 +60,10 @@ class TrainLabels:
     def labels_per_image(self) -> float:
         """Returns the mean number of labels that an image trains, filled ones too, over the images that have one."""
         if not self.filled:
-            return mean_labels_per_image(self.labels)
+            return self.labels.mean_per_sample()
         others = [task_id for task_id in range(len(self.tasks)) if task_id not in self.filled]
-        found = sum(np.count_nonzero(self.labels[:, task_id] != MISSING) for task_id in others)
-        return len(self.filled) + found / max(len(self.labels), 1)
+        found = int(self.labels.count()[others].sum())
+        return len(self.filled) + found / max(self.labels.num_samples, 1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,7 +35,7 @@ def collect_predictions(
     for batch in batches:
         rows = row_of[np.searchsorted(ids, batch.sample_ids)]
         classes[rows], scores[rows] = batch.classes, batch.log_odds
-    labels = data.labels[ids[order]]
+    labels = data.labels.at(ids[order])
     labels[classes == MISSING] = MISSING  # of samples that could not be read, too
     return Predictions(
         samples=keys[order],

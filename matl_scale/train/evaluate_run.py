@@ -64,6 +64,9 @@ def evaluate_split(config: Config, accelerator: Accelerator, split: str, which: 
     """
     folder = config.run.folder
     data = build_run_data(config.data)
+    if accelerator.is_main_process:
+        for note in data.notes:
+            Console(stderr=True).print(note, highlight=False, markup=False)
     checkpoint = on_main(accelerator, lambda: open_network(folder, which))
     check_tasks(checkpoint, tasks=data.num_classes)
     evaluator = build_evaluator(

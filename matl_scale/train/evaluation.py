@@ -16,6 +16,7 @@ from matl_scale.automatic import Auto
 from matl_scale.data.images.fit import CROP, Fit
 from matl_scale.data.loading.damage import DamageLog
 from matl_scale.data.loading.loader import EvaluationBatches, ImageBatch, build_loader
+from matl_scale.data.shards.labels import Labels
 from matl_scale.data.shards.layout import MISSING
 from matl_scale.data.shards.reader import Damage, SampleReader
 from matl_scale.errors import check_at_least
@@ -58,8 +59,8 @@ class EvalConfig:
 class EvalData:
     """A split, ready to be evaluated."""
 
-    sample_ids: np.ndarray  # its samples, as rows of the label matrix
-    labels: np.ndarray  # label matrix of all samples and the run's tasks, shape `(num_samples, num_tasks)`
+    sample_ids: np.ndarray  # its samples
+    labels: Labels  # of all samples, for the run's tasks
     reader: SampleReader  # reads the images of the shard set
     image_size: int  # side length in pixels
     workers: int  # loader processes per rank
@@ -123,7 +124,7 @@ class Evaluator:
                     broken_off += 1
                     break
                 damage += batch.damage
-                labels = self.data.labels[batch.sample_ids]
+                labels = self.data.labels.at(batch.sample_ids)
                 labels[~batch.valid] = MISSING
                 self._count(counters, batch, labels, predictions)
         self.predictor.start()

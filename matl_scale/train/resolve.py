@@ -9,8 +9,8 @@ import numpy as np
 
 from matl_scale.automatic import AUTO, chosen
 from matl_scale.data.loading.missing import choose_fills
+from matl_scale.data.shards.labels import Labels
 from matl_scale.data.shards.layout import MISSING
-from matl_scale.data.shards.tables import count_classes
 from matl_scale.device import resolve_precision
 from matl_scale.errors import InputError
 from matl_scale.routes import Routes
@@ -105,7 +105,7 @@ def resolve_run(
     fills = choose_fills(config.data.missing, data.tasks, config.data.balance, frozen)
     trained = data.without_labels(frozen)
     labels = trained.labels_of(TRAIN_SPLIT)
-    per_task = np.where(fills == MISSING, trained.count_labelled(TRAIN_SPLIT), len(labels))
+    per_task = np.where(fills == MISSING, labels.count(), labels.num_samples)
     facts = RunFacts(
         num_samples=count_labelled(labels, range(len(data.tasks)), fills),
         num_labels=int(per_task.sum()),
@@ -173,14 +173,10 @@ def inherit_from_checkpoint(config: Config, checkpoint: CheckpointInfo, num_rank
     return with_settings(fill.inherit(config, earlier), values)
 
 
-def count_labelled(labels: np.ndarray, tasks: Sequence[int], fills: np.ndarray) -> int:
+def count_labelled(labels: Labels, tasks: Sequence[int], fills: np.ndarray) -> int:
     """Returns how many samples carry a label for one of some tasks, or have one filled."""
-    if any(fills[task] != MISSING for task in tasks):
-        return len(labels)
-    found = np.zeros(len(labels), dtype=bool)
-    for task in tasks:
-        found |= labels[:, task] != MISSING
-    return int(np.count_nonzero(found))
+    is_filled = any(fills[task] != MISSING for task in tasks)
+    return labels.num_samples if is_filled else labels.count_samples(tasks)
 
 
 def measure_rarest(data: RunData, config: EvalConfig) -> float:
@@ -188,7 +184,7 @@ def measure_rarest(data: RunData, config: EvalConfig) -> float:
     are over and of which two classes occur; infinite if there is no such task, or no such split."""
     if config.split not in data.manifest.splits:
         return math.inf
-    counts = count_classes(data.tasks, data.labels_of(config.split))
+    counts = data.count_classes(config.split)
     rarest = [
         int(count[count > 0].min()) for count in counts if (count > 0).sum() > 1 and count.min() >= config.min_count
     ]

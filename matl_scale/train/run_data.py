@@ -11,8 +11,9 @@ from matl_scale.data.images.fit import Fit
 from matl_scale.data.loading.damage import DamageLog
 from matl_scale.data.loading.loader import DataConfig, choose_image_size
 from matl_scale.data.loading.missing import choose_fills
-from matl_scale.data.shards.layout import MISSING
+from matl_scale.data.shards.labels import Labels
 from matl_scale.data.shards.manifest import Manifest, read_manifest
+from matl_scale.data.shards.open_labels import open_labels
 from matl_scale.data.shards.reader import SampleReader
 from matl_scale.errors import InputError, Problem, shortened
 from matl_scale.tasks import Task, match_names
@@ -29,12 +30,14 @@ class RunData:
 
     manifest: Manifest  # the shard set
     tasks: list[Task]  # the run's tasks
-    labels: np.ndarray  # label matrix, shape `(num_samples, num_tasks)`
+    labels: Labels  # of all samples, for the run's tasks
     reader: SampleReader  # reads the images
     image_size: int  # side length in pixels
     fit: Fit  # how images of another shape become squares of that size
     workers: int  # loader processes per rank
     max_damaged: float  # share of a split's samples that may turn out damaged
+    has_shared_labels: bool = False  # whether all processes of a node share the memory of the labels
+    notes: tuple[str, ...] = ()  # what the user should know about how the data were opened, in lines
 
     @property
     def task_names(self) -> list[str]:
@@ -45,24 +48,22 @@ class RunData:
         """Number of classes by task name, in order."""
         return {task.name: task.num_classes for task in self.tasks}
 
-    def labels_of(self, split: str) -> np.ndarray:
-        """Returns the labels of a split, shape `(num_samples of the split, num_tasks)`; a view if its samples are neighbours."""
-        ids = self.manifest.sample_ids(split)
-        is_range = len(ids) > 0 and int(ids[-1]) - int(ids[0]) + 1 == len(ids)
-        return self.labels[int(ids[0]) : int(ids[-1]) + 1] if is_range else self.labels[ids]
+    def labels_of(self, split: str) -> Labels:
+        """Returns the labels of a split."""
+        return self.labels.of_samples(self.manifest.sample_ids(split))
 
     def without_labels(self, task_ids: Sequence[int]) -> "RunData":
         """Returns the data as if some tasks had no labels."""
-        if not task_ids:
-            return self
-        labels = self.labels.copy(order="F")
-        labels[:, list(task_ids)] = MISSING
-        return replace(self, labels=labels)
+        return replace(self, labels=self.labels.without(task_ids))
 
     def count_labelled(self, split: str) -> np.ndarray:
         """Returns the number of labelled samples of each task in a split, shape `(num_tasks,)`."""
-        counts: np.ndarray = (self.labels_of(split) != MISSING).sum(axis=0)
-        return counts
+        return self.labels_of(split).count()
+
+    def count_classes(self, split: str) -> list[np.ndarray]:
+        """Returns the number of samples of each class in a split, for each task."""
+        labels = self.labels_of(split)
+        return [labels.count_classes(task_id, task.num_classes) for task_id, task in enumerate(self.tasks)]
 
     def count_tars(self, split: str) -> int:
         """Returns the number of tars of a split."""
@@ -112,15 +113,18 @@ def build_run_data(config: DataConfig, version: str = "") -> RunData:
     manifest = read_manifest(config.path, config.version or version)
     patterns = None if config.tasks == "*" else config.tasks  # the default means all, even if a task is called so
     task_ids = match_names(manifest.task_names, patterns, "data.tasks")
+    labels = open_labels(manifest, task_ids)
     return RunData(
         manifest=manifest,
         tasks=[manifest.tasks[task_id] for task_id in task_ids],
-        labels=manifest.labels(task_ids),
+        labels=labels.labels,
         reader=SampleReader(manifest),
         image_size=choose_image_size(manifest, config),
         fit=config.fit,
         workers=chosen(config.workers),
         max_damaged=config.max_damaged,
+        has_shared_labels=labels.is_shared,
+        notes=tuple(labels.notes),
     )
 
 

@@ -8,6 +8,7 @@ import pytest
 from matl_scale.data.shards import contingency
 from matl_scale.data.shards.contingency import spread_evenly
 from matl_scale.data.shards.label_association import MIN_COMMON, cramers_v, strongest_pairs
+from matl_scale.data.shards.labels import Labels
 from matl_scale.tasks import Task
 
 # What makes `measure_pairs` count all blocks in one way.
@@ -56,7 +57,7 @@ def test_all_pairs_agree_with_the_formula(way: str, order: str, monkeypatch: pyt
     num_classes = [2, 5, 2, 3, 2, 130, 2, 9, 2, 2, 4, 2]
     missing = [0, 0, 0.5, 0, 0, 0.2, 0.97, 0.7, 0.9, 1, 0, 0]
     labels = draw_labels(np.random.default_rng(0), 450, num_classes, missing)
-    values = cramers_v(labels.copy(order=order), build_tasks(num_classes))
+    values = cramers_v(Labels.of_matrix(labels.copy(order=order)), build_tasks(num_classes))
     expected = np.array([[reference(first, second) for second in labels.T] for first in labels.T])
     assert values.dtype == np.float32
     np.testing.assert_array_equal(values, values.T)
@@ -75,7 +76,7 @@ def test_for_binary_tasks_it_is_the_correlation_without_its_bias() -> None:
     noisy = np.where(generator.random(500) < 0.8, first, 1 - first)
     labels = np.stack([first, noisy, 1 - first], axis=1)
     labels[generator.random(labels.shape) < 0.2] = -1
-    values = cramers_v(labels, build_tasks([2, 2, 2]))
+    values = cramers_v(Labels.of_matrix(labels), build_tasks([2, 2, 2]))
     both = (labels[:, :2] >= 0).all(axis=1)
     square, bias = np.corrcoef(labels[both, 0], labels[both, 1])[0, 1] ** 2, 1 / (both.sum() - 1)
     assert values[0, 1] == pytest.approx(np.sqrt((square - bias) / (1 - bias)))
@@ -88,7 +89,7 @@ def test_independent_tasks_with_few_samples_come_out_near_zero() -> None:
     pairs = np.tril_indices(12, -1)
     uncorrected = [reference(labels[:, i], labels[:, j], corrected=False) for i, j in zip(*pairs, strict=True)]
     assert np.mean(uncorrected) > 0.35
-    assert cramers_v(labels, build_tasks(num_classes))[pairs].mean() < 0.08
+    assert cramers_v(Labels.of_matrix(labels), build_tasks(num_classes))[pairs].mean() < 0.08
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -102,12 +103,12 @@ def test_what_is_unknown_is_nan(way: str, monkeypatch: pytest.MonkeyPatch) -> No
     labels[:, 3] = 1  # always the same class
     labels[:MIN_COMMON, 4], labels[MIN_COMMON:, 4] = 0, 1  # two classes, one where the first two have labels
     labels[:MIN_COMMON, 5] = np.arange(MIN_COMMON)  # as many classes as samples
-    known = np.isfinite(cramers_v(labels, build_tasks([2, 2, 2, 2, 2, MIN_COMMON, 2])))
+    known = np.isfinite(cramers_v(Labels.of_matrix(labels), build_tasks([2, 2, 2, 2, 2, MIN_COMMON, 2])))
     expected = np.zeros((7, 7), dtype=bool)
     expected[:2, :2] = expected[2, 2] = expected[4, 4] = expected[2, 4] = expected[4, 2] = True
     expected[2, 4] = expected[4, 2] = True  # sample MIN_COMMON has class 1
     np.testing.assert_array_equal(known, expected)
-    assert np.isnan(cramers_v(labels[:0], build_tasks([2] * 7))).all()
+    assert np.isnan(cramers_v(Labels.of_matrix(labels[:0]), build_tasks([2] * 7))).all()
 
 
 @pytest.mark.parametrize("present", [1, 0.5, 0.1])
@@ -117,7 +118,7 @@ def test_dense_and_sparse_products_agree_on_many_tasks(present: float, monkeypat
     values = {}
     for way in ("dense", "sparse"):
         monkeypatch.setattr(contingency, "SPARSE_COST", WAYS[way]["SPARSE_COST"])
-        values[way] = cramers_v(labels, build_tasks(num_classes))
+        values[way] = cramers_v(Labels.of_matrix(labels), build_tasks(num_classes))
     assert np.isfinite(values["dense"]).mean() > 0.99
     np.testing.assert_allclose(values["dense"] ** 2, values["sparse"] ** 2, atol=2e-6)
 
@@ -129,9 +130,9 @@ def test_of_many_samples_evenly_spaced_ones_are_taken(monkeypatch: pytest.Monkey
     taken = spread_evenly(1000, 300)
     assert isinstance(taken, np.ndarray)
     assert set(np.diff(taken)) == {3, 4}
-    values = cramers_v(labels, build_tasks([2] * 6))
+    values = cramers_v(Labels.of_matrix(labels), build_tasks([2] * 6))
     monkeypatch.undo()
-    np.testing.assert_array_equal(values, cramers_v(labels[taken], build_tasks([2] * 6)))
+    np.testing.assert_array_equal(values, cramers_v(Labels.of_matrix(labels[taken]), build_tasks([2] * 6)))
 
 
 def test_the_strongest_pairs_come_first_and_unknown_ones_not_at_all() -> None:

@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 from helpers.run_configs import plain
 from helpers.shard_sets import ShardSet
 from matl_scale.data.loading.loader import DataConfig
+from matl_scale.data.shards.labels import Labels
 from matl_scale.doctor.__main__ import main
 from matl_scale.doctor.data import check_data
 from matl_scale.doctor.finding import Finding
@@ -74,11 +75,13 @@ def complaints(findings: Iterator[Finding]) -> list[Finding]:
 
 
 def test_labels_that_teach_nothing_are_named(config: Config, data: RunData) -> None:
-    labels = data.labels.copy()
+    labels = data.labels.at(np.arange(data.manifest.num_samples))
     train = data.manifest.sample_ids("train")
     labels[train, 0] = -1
     labels[train, 1] = np.where(labels[train, 1] >= 0, 0, -1)
-    texts = [finding.text for finding in complaints(check_data(config, replace(data, labels=labels), 2))]
+    texts = [
+        finding.text for finding in complaints(check_data(config, replace(data, labels=Labels.of_matrix(labels)), 2))
+    ]
     assert f"Split `train` of {data.manifest.root} has no label for 1 task: task_0." in texts
     assert "1 task has one class only (no positive, or no negative) in `train`: task_1." in texts
     assert any("fewer than 10 samples in `train`" in text and "task_5" in text for text in texts)
@@ -124,9 +127,11 @@ def test_routes_and_what_they_cost(config: Config, data: RunData) -> None:
     assert findings[2].text == "1 task has less than one label in a batch of the route: task_5."
     alone = replace(config, routing=RoutingConfig(sigma=0.8, routes="task"))
     assert [finding.level for finding in check_routes(alone, data, build_routes(alone, data, None, None))] == ["ok"]
-    labels = data.labels.copy()
+    labels = data.labels.at(np.arange(data.manifest.num_samples))
     labels[data.manifest.sample_ids("val"), 3] = -1
-    unmeasured = check_routes(alone, replace(data, labels=labels), build_routes(alone, data, None, None))
+    unmeasured = check_routes(
+        alone, replace(data, labels=Labels.of_matrix(labels)), build_routes(alone, data, None, None)
+    )
     assert [finding.text for finding in complaints(unmeasured)] == ["no task of 1 routes has a label in `val`: task_3."]
 
 

@@ -13,6 +13,7 @@ from helpers.reference_moves import move_reference
 from helpers.shard_sets import ShardSet
 from matl_scale.data.loading.missing import choose_fills
 from matl_scale.data.loading.plan import RouteOrder
+from matl_scale.data.shards.labels import Labels
 from matl_scale.models.network import RoutedModel, build_model
 from matl_scale.routes import Routes
 from matl_scale.routing.batch_norm import route_norms
@@ -49,11 +50,15 @@ def run_steps(config: Config, data: ShardSet, num_slots: int) -> Reference:
     all_labels, train = manifest.labels(), manifest.sample_ids("train")
     labels, classes = all_labels[train], [task.num_classes for task in manifest.tasks]
     image_index = [int(path[-7:-4]) for path in manifest.samples["path"].to_pylist()]
-    routes = choose_routes(config.routing, TrainLabels(tasks=manifest.tasks, labels=labels, seed=seed)).routes
+    routes = choose_routes(
+        config.routing, TrainLabels(tasks=manifest.tasks, labels=Labels.of_matrix(labels), seed=seed)
+    ).routes
     costs = build_references(config.loss, config.data.missing, manifest.tasks, labels)
     shares, num_samples = shares_of_targets(labels, routes, costs)
     fills = choose_fills(config.data.missing, manifest.tasks, config.data.balance)
-    order = RouteOrder(seed, config.data.batch_size, labels, train, routes, config.data.balance, fills)
+    order = RouteOrder(
+        seed, config.data.batch_size, Labels.of_matrix(labels), train, routes, config.data.balance, fills
+    )
     sampler = build_sampler(config.tasks, routes.names, np.array(num_samples), seed, num_slots)
 
     def build(earlier: EarlierMasks | None = None) -> tuple[RoutedModel, torch.optim.Optimizer]:

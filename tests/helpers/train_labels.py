@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from matl_scale.data.shards.labels import Labels
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.routes import Routes
 from matl_scale.tasks import Task
@@ -19,7 +20,7 @@ def labels_of(names: list[str] = NAMES, num_samples: int = 400, present: float =
     labels = np.where(generator.random(base.shape) < 0.05, 1 - base, base).astype(np.int8)
     labels[generator.random(base.shape) >= present] = -1
     tasks = [Task(name=name, classes=("no", "yes")) for name in names]
-    return TrainLabels(tasks=tasks, labels=np.asfortranarray(labels), seed=3, **options)
+    return TrainLabels(tasks=tasks, labels=Labels.of_matrix(np.asfortranarray(labels)), seed=3, **options)
 
 
 def config_of(routes: Any = "auto", **options: Any) -> RoutingConfig:

@@ -18,6 +18,7 @@ from matl_scale.data.loading.damage import DamageLog
 from matl_scale.data.loading.loader import DataConfig, ImageBatch, TrainBatches, build_loader, choose_image_size
 from matl_scale.data.loading.plan import RouteOrder, SlotPlan
 from matl_scale.data.loading.stream import StreamBatches
+from matl_scale.data.shards.labels import Labels
 from matl_scale.data.shards.manifest import Manifest, read_manifest
 from matl_scale.data.shards.reader import SampleReader
 from matl_scale.routes import Routes
@@ -31,7 +32,7 @@ ROUTES = Routes.build(["even", "odd", "rare"], [0, 1, 0, 1, 0, 2])  # task 5, wh
 
 def plan_of(manifest: Manifest, world_size: int = 1, batch_size: int = 7) -> SlotPlan:
     train = manifest.sample_ids("train")
-    order = RouteOrder(0, batch_size, manifest.labels()[train], train, ROUTES)
+    order = RouteOrder(0, batch_size, Labels.of_matrix(manifest.labels()[train]), train, ROUTES)
     return SlotPlan(order, RouteSampler(0, 3, 2).routes, world_size, 3, np.zeros(3, dtype=np.int64))
 
 

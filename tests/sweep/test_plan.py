@@ -41,7 +41,7 @@ def compute_of(plan: SweepPlan, run: PlannedRun) -> tuple[float, float]:
     labels = data.labels_of("train")
     total = 0
     for tasks in routes.tasks_of:
-        samples = int((labels[:, tasks] >= 0).any(axis=1).sum())
+        samples = labels.count_samples(tasks)
         total += min(samples, int(config.data.batch_size)) * count_training(model, routes.route_of[tasks[0]])
     step = total / routes.num_routes * int(config.train.accumulate)
     return step * int(config.train.steps), step

@@ -1,10 +1,13 @@
 """The routes of a run that starts with another one's network: old tasks stay where they are, new ones go where they are told."""
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from helpers.train_labels import NAMES, config_of, groups_of, labels_of
+from matl_scale.data.shards.labels import Labels
 from matl_scale.errors import InputError
 from matl_scale.routes import Routes
 from matl_scale.train.add_tasks import check_whole_heads, extend_routes
@@ -23,7 +26,9 @@ def old_and_new(setting: Any, new: list[str], **options: Any) -> tuple[Routes, A
 
 def test_new_tasks_join_the_route_that_their_labels_go_with() -> None:
     labels = labels_of([*NAMES, "beard"])
-    labels.labels[:, 6] = labels.labels[:, 2]
+    matrix = labels.labels.at(np.arange(400))
+    matrix[:, 6] = matrix[:, 2]
+    labels = replace(labels, labels=Labels.of_matrix(matrix))
     old = choose_routes(config_of(3), labels_of()).routes
     chosen = extend_routes(config_of(), labels, old, NAMES)
     assert chosen.routes.route_of[6] == old.route_of[2]
@@ -34,8 +39,10 @@ def test_new_tasks_join_the_route_that_their_labels_go_with() -> None:
 
 def test_new_tasks_without_a_common_image_get_new_routes() -> None:
     labels = labels_of([*NAMES, "cat", "dog"])
-    labels.labels[:200, 6:] = -1
-    labels.labels[200:, :6] = -1
+    matrix = labels.labels.at(np.arange(400))
+    matrix[:200, 6:] = -1
+    matrix[200:, :6] = -1
+    labels = replace(labels, labels=Labels.of_matrix(matrix))
     old = choose_routes(config_of(3), labels_of()).routes
     chosen = extend_routes(config_of(), labels, old, NAMES)
     assert set(chosen.routes.route_of[6:]).isdisjoint(old.route_of)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from helpers.train_labels import NAMES, config_of, groups_of, labels_of
+from matl_scale.data.shards.labels import Labels
 from matl_scale.errors import InputError
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.routes import Routes
@@ -93,11 +94,11 @@ def test_auto_decides_with_sigma_by_what_images_carry(
     num_tasks: int, num_images: int, labels_per_image: int, setting: Any, why: str
 ) -> None:
     """An image has labels for neighbouring tasks; as many again have none at all, and do not count."""
-    labels = np.full((2 * num_images, num_tasks), -1, dtype=np.int8)
+    labels = np.full((2 * num_images, num_tasks), -1, dtype=np.int8, order="F")
     for offset in range(labels_per_image):
         labels[np.arange(num_images), (np.arange(num_images) + offset) % num_tasks] = 0
     tasks = [Task(name=f"t{i}", classes=("no", "yes")) for i in range(num_tasks)]
-    found = choose_routes(RoutingConfig(), TrainLabels(tasks=tasks, labels=labels, seed=0))
+    found = choose_routes(RoutingConfig(), TrainLabels(tasks=tasks, labels=Labels.of_matrix(labels), seed=0))
     assert found.setting == setting
     assert found.reason.startswith(f"routing.routes auto → {setting}: ")
     assert why in found.reason
@@ -106,7 +107,7 @@ def test_auto_decides_with_sigma_by_what_images_carry(
 
 def test_filled_labels_count_in_labels_per_image() -> None:
     sparse = labels_of(present=0.2, filled=[0, 1, 2, 3])
-    labelled = (sparse.labels[:, 4:] >= 0).sum() / len(sparse.labels)
+    labelled = sparse.labels.count()[4:].sum() / sparse.labels.num_samples
     assert sparse.labels_per_image() == pytest.approx(4 + labelled)
     chosen = choose_routes(config_of(sigma=0.6), sparse)
     assert f"an image has {4 + labelled:.3g} labels, filled ones too, on average" in chosen.reason
@@ -115,7 +116,8 @@ def test_filled_labels_count_in_labels_per_image() -> None:
 
 def test_images_without_labels_do_not_count_in_labels_per_image() -> None:
     full = labels_of()
-    labels = np.concatenate([full.labels, np.full_like(full.labels, -1).repeat(5, axis=0)])
+    matrix = full.labels.at(np.arange(full.labels.num_samples))
+    labels = Labels.of_matrix(np.concatenate([matrix, np.full_like(matrix, -1).repeat(5, axis=0)]))
     assert choose_routes(config_of(), TrainLabels(tasks=full.tasks, labels=labels, seed=3)).setting == 4
 
 

@@ -108,7 +108,7 @@ def test_the_best_network_is_not_chosen_by_thresholds_where_classes_have_few_sam
     assert found.config.checkpoint.best == "macro_average_precision"
     assert any("samples of its rarest class there, too few to choose by decisions" in line for line in found.lines)
     data = build_run_data(with_settings(config_of(sparse), {"data.workers": 0}).data)
-    columns = data.labels_of("val").T
+    columns = data.manifest.labels()[data.manifest.sample_ids("val")].T
     rarest = [min(np.sum(column == 0), np.sum(column == 1)) for column in columns]
     assert measure_rarest(data, EvalConfig()) == np.median([number for number in rarest if number]) < 20
     assert measure_rarest(data, EvalConfig(split="none")) == math.inf
@@ -263,7 +263,7 @@ def test_labels_of_a_step_are_counted_as_they_come(small_set: ShardSet, policy: 
             batch = order.batch(route, drawn[route])
             drawn[route] += 1
             images += len(batch)
-            labels += int((data.labels[batch][:, list(routes.tasks_of[route])] >= 0).sum())
+            labels += int((data.labels.at(batch, routes.tasks_of[route]) >= 0).sum())
     assert found.step_labels.images_per_step == pytest.approx(images / num_steps, rel=0.02)
     assert found.step_labels.labels_per_step == pytest.approx(labels / num_steps, rel=0.02)
-    assert found.step_labels.num_labels == int((data.labels_of("train") >= 0).sum())
+    assert found.step_labels.num_labels == int((data.manifest.labels()[ids] >= 0).sum())

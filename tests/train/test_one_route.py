@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from helpers.network_outputs import gap
 from matl_scale.data.loading.loader import ImageBatch
+from matl_scale.data.shards.labels import Labels
 from matl_scale.models.backbones import ModelConfig, build_backbone
 from matl_scale.models.network import build_model, normalise
 from matl_scale.models.routing_config import Execution, RoutingConfig
@@ -87,7 +88,7 @@ def test_one_route_with_all_units_is_the_plain_network_with_a_head_per_task(exec
         model=model,
         trunk=TrunkExecution(accelerator, model.trunk, execution),
         optimizer=accelerator.prepare_optimizer(build_optimizer(OptimConfig(lr=0.001, head_lr_scale=1), model)),
-        labels=labels,
+        labels=Labels.of_matrix(labels),
         label_shares=shares,
         seed=0,
     )

@@ -2,16 +2,41 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 
+from matl_scale.data.shards.labels import Labels
 from matl_scale.data.shards.layout import MISSING
 
-BLOCK = 2048
+BLOCK = 2048  # samples that are matched together
+MARKED_BLOCK = 256  # samples whose marks are counted together
 
 
-class Members:
-    """Finds the n-th of the samples that `match` chooses: it gets a block of samples, as a slice, and returns bools.
+class Members(Protocol):
+    """Some samples in their order."""
+
+    @property
+    def count(self) -> int: ...
+
+    def find(self, numbers: np.ndarray) -> np.ndarray:
+        """Returns the indices of the samples with some numbers, each from 0 to `count` − 1."""
+        ...
+
+
+class Labelled:
+    """The samples with a label for a task."""
+
+    def __init__(self, labels: Labels, task: int) -> None:
+        self.labels, self.task, self.count = labels, task, labels.count_samples([task])
+
+    def find(self, numbers: np.ndarray) -> np.ndarray:
+        """Returns the indices of the samples with some numbers."""
+        return self.labels.find(self.task, numbers)
+
+
+class Matching:
+    """The samples that `match` chooses: it gets a block of samples, as a slice, and returns bools.
 
     Only counts per block are in memory: all indices of 300 tasks among ten million samples would fill gigabytes in every
     process.
@@ -39,40 +64,49 @@ class Members:
         return indices
 
 
-def find_labelled(labels: np.ndarray, tasks: Sequence[int]) -> Members:
-    """Returns the samples with a label for one of several tasks, from labels of shape `(num_samples, num_tasks)`."""
+class Marked:
+    """The samples that are marked, bool, shape `(num_samples,)`; a bit of each is kept."""
+
+    def __init__(self, marks: np.ndarray) -> None:
+        padded = np.zeros((-(-len(marks) // MARKED_BLOCK), MARKED_BLOCK), dtype=bool)
+        padded.ravel()[: len(marks)] = marks
+        self.bits = np.packbits(padded, axis=1)  # block by block
+        self.ends = np.cumsum(np.count_nonzero(padded, axis=1)).astype(np.uint32)
+
+    @property
+    def count(self) -> int:
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    def find(self, numbers: np.ndarray) -> np.ndarray:
+        """Returns the indices of the samples with some numbers."""
+        blocks = np.searchsorted(self.ends, numbers, side="right")
+        before = np.where(blocks > 0, self.ends[blocks - 1], 0)
+        counts = np.cumsum(np.unpackbits(self.bits[blocks], axis=1), axis=1, dtype=np.int16)
+        return np.asarray(blocks * MARKED_BLOCK + (counts > (numbers - before)[:, None]).argmax(axis=1))
+
+
+def find_labelled(labels: Labels, tasks: Sequence[int]) -> Members:
+    """Returns the samples with a label for one of several tasks."""
     if len(tasks) == 1:
-        return Members(len(labels), partial(has_label, labels[:, tasks[0]]))
+        return Labelled(labels, tasks[0])
     # a bit per sample: looking through the labels of a thousand tasks for each batch would take longer than training on it
-    starts = range(0, len(labels), BLOCK)
-    found = [(labels[start : start + BLOCK][:, tasks] != MISSING).any(axis=1) for start in starts]
-    bits = np.packbits(np.concatenate(found)) if found else np.zeros(0, dtype=np.uint8)
-    return Members(len(labels), partial(has_bit, bits))
+    return Marked(labels.has_label(tasks))
 
 
 def find_all(num_samples: int) -> Members:
     """Returns all samples."""
-    return Members(num_samples, partial(is_sample, num_samples))
+    return Matching(num_samples, partial(is_sample, num_samples))
 
 
-def find_class(column: np.ndarray, value: int, fill: int = MISSING) -> Members:
-    """Returns the samples of a class, from the labels of its task, shape `(num_samples,)`, whose missing ones count as `fill`."""
-    return Members(len(column), partial(has_class, column, value, fill == value))
+def find_class(labels: Labels, task: int, value: int, fill: int = MISSING) -> Members:
+    """Returns the samples of a class of a task, whose missing labels count as `fill`."""
+    return Matching(labels.num_samples, partial(has_class, labels, task, value, fill == value))
 
 
-def has_class(column: np.ndarray, value: int, or_missing: bool, block: slice) -> np.ndarray:
-    labels = column[block]
-    return np.asarray((labels == value) | (labels == MISSING)) if or_missing else np.asarray(labels == value)
+def has_class(labels: Labels, task: int, value: int, or_missing: bool, block: slice) -> np.ndarray:
+    classes = labels.column(task, block)
+    return np.asarray((classes == value) | (classes == MISSING)) if or_missing else np.asarray(classes == value)
 
 
 def is_sample(num_samples: int, block: slice) -> np.ndarray:
     return np.ones(len(range(num_samples)[block]), dtype=bool)
-
-
-def has_label(column: np.ndarray, block: slice) -> np.ndarray:
-    return np.asarray(column[block] != MISSING)
-
-
-def has_bit(bits: np.ndarray, block: slice) -> np.ndarray:
-    """Reads bits as `np.packbits` wrote them; `block` begins at a whole byte."""
-    return np.unpackbits(bits[block.start // 8 : -(-block.stop // 8)])

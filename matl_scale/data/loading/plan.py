@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from matl_scale.data.loading.members import Members, find_all, find_class, find_labelled
-from matl_scale.data.shards.layout import MISSING, count_labels
+from matl_scale.data.shards.labels import Labels
+from matl_scale.data.shards.layout import MISSING
 from matl_scale.routes import Routes
 from matl_scale.seeds import derive_seed
 
@@ -48,14 +49,14 @@ class RouteOrder:
     `fills`, shape `(num_tasks,)`, says what missing labels count as (see `missing.choose_fills`): a task whose missing labels are
     filled has one for every sample.
 
-    Labels are those of the training split, shape `(num_samples, num_tasks)`; sample ids say where these samples are in the set.
+    Labels are those of the training split; sample ids say where these samples are in the set.
     """
 
     def __init__(
         self,
         seed: int,
         batch_size: int,
-        labels: np.ndarray,
+        labels: Labels,
         sample_ids: np.ndarray,
         routes: Routes,
         balance: float = 0.0,
@@ -84,8 +85,7 @@ class RouteOrder:
     def label_shares(self) -> np.ndarray:
         """Returns for each task the share of its route's samples that carry its label, or have it filled, shape `(num_tasks,)`; 0
         without labels."""
-        found = [np.count_nonzero(column != MISSING) for column in self._labels.T]
-        labels = np.where(self._fills == MISSING, found, len(self._labels))
+        labels = np.where(self._fills == MISSING, self._labels.count(), self._labels.num_samples)
         return np.asarray(labels / np.maximum(self.count_samples()[list(self.routes.route_of)], 1))
 
     def class_shares(self, task: int) -> tuple[np.ndarray, np.ndarray]:
@@ -93,9 +93,9 @@ class RouteOrder:
         classes are left out if they have no sample. A missing label that counts as a class is a sample of it; a soft one is of
         none."""
         if task not in self._shares:
-            counts = count_labels(self._labels[:, task], 2)
+            counts = self._labels.count_classes(task, 2)
             if (fill := self._fills[task]) >= 0:
-                counts[fill] += len(self._labels) - counts.sum()
+                counts[fill] += self._labels.num_samples - counts.sum()
             weights = np.where(counts > 0, counts.astype(float), 1.0) ** (1 - self.balance) * (counts > 0)
             self._shares[task] = counts, weights / max(weights.sum(), 1e-300)
         return self._shares[task]
@@ -128,7 +128,7 @@ class RouteOrder:
     def _members_of(self, task: int, value: int) -> Members:
         """Returns the samples of a class of a task."""
         if (task, value) not in self._members:
-            self._members[task, value] = find_class(self._labels[:, task], value, int(self._fills[task]))
+            self._members[task, value] = find_class(self._labels, task, value, int(self._fills[task]))
         return self._members[task, value]
 
     def _labelled_for(self, route: int) -> Members:
@@ -136,7 +136,8 @@ class RouteOrder:
         if route not in self._labelled:
             tasks = self.routes.tasks_of[route]
             is_filled = bool((self._fills[tasks] != MISSING).any())
-            self._labelled[route] = find_all(len(self._labels)) if is_filled else find_labelled(self._labels, tasks)
+            num_samples = self._labels.num_samples
+            self._labelled[route] = find_all(num_samples) if is_filled else find_labelled(self._labels, tasks)
         return self._labelled[route]
 
 

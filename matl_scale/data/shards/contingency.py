@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from matl_scale.data.shards.labels import Labels
 from matl_scale.data.shards.layout import MISSING
 
 if TYPE_CHECKING:
@@ -49,14 +50,14 @@ class Block:
     """Tasks that are counted together.
 
     Attributes:
-        labels: Of all samples and tasks, shape `(num_samples, num_all_tasks)`, −1 = no label.
-        sample_ids: The samples that count.
+        labels: Of all samples and tasks.
+        samples: The samples that count; None counts all.
         task_ids: The tasks of the block.
         num_classes: The largest number of classes of a task of the block; tables have as many rows for each of its tasks.
     """
 
-    labels: np.ndarray
-    sample_ids: np.ndarray | slice
+    labels: Labels
+    samples: np.ndarray | None
     task_ids: np.ndarray
     num_classes: int
 
@@ -67,7 +68,9 @@ class Block:
 
     def take(self) -> np.ndarray:
         """Copies the block's labels, shape `(num_tasks, num_samples)`."""
-        return np.stack([self.labels[self.sample_ids, task_id] for task_id in self.task_ids.tolist()])
+        if self.samples is not None:
+            return np.ascontiguousarray(self.labels.at(self.samples, self.task_ids.tolist()).T)
+        return np.stack([self.labels.column(task_id) for task_id in self.task_ids.tolist()])
 
     @cached_property
     def dense(self) -> np.ndarray:
@@ -96,20 +99,25 @@ class Block:
 
         rows, samples = [], []
         for task, task_id in enumerate(self.task_ids.tolist()):
-            labels = self.labels[self.sample_ids, task_id]
-            samples.append(np.flatnonzero(labels != MISSING).astype(np.int32))
-            rows.append(labels[samples[-1]].astype(np.int32) * len(self.task_ids) + task)
+            indices, classes = self.labels.entries(task_id)
+            if self.samples is not None:
+                numbers = np.searchsorted(self.samples, indices)
+                is_chosen = self.samples[np.minimum(numbers, len(self.samples) - 1)] == indices
+                indices, classes = numbers[is_chosen], classes[is_chosen]
+            samples.append(indices.astype(np.int32))
+            rows.append(classes.astype(np.int32) * len(self.task_ids) + task)
         entries = (np.concatenate(rows), np.concatenate(samples))
-        return csr_array((np.ones(len(entries[0]), dtype=np.float32), entries), shape=(self.num_rows, len(labels)))
+        num_samples = self.labels.num_samples if self.samples is None else len(self.samples)
+        return csr_array((np.ones(len(entries[0]), dtype=np.float32), entries), shape=(self.num_rows, num_samples))
 
     @cached_property
     def sparse_transposed(self) -> "csr_array":
         return self.sparse_indicators.T.tocsr()
 
 
-def spread_evenly(num_samples: int, count: int) -> np.ndarray | slice:
-    """Chooses `count` evenly spaced samples, or all if there are no more."""
-    return slice(None) if count >= num_samples else np.arange(count) * num_samples // count
+def spread_evenly(num_samples: int, count: int) -> np.ndarray | None:
+    """Chooses `count` evenly spaced samples; None for all if there are no more."""
+    return None if count >= num_samples else np.arange(count) * num_samples // count
 
 
 def cut_blocks(num_classes: np.ndarray, complete: np.ndarray) -> list[np.ndarray]:
@@ -130,21 +138,20 @@ def cut_blocks(num_classes: np.ndarray, complete: np.ndarray) -> list[np.ndarray
     return blocks
 
 
-def measure_pairs(
-    labels: np.ndarray, num_classes: np.ndarray
-) -> Iterator[tuple[np.ndarray, np.ndarray, PairStatistics]]:
+def measure_pairs(labels: Labels, num_classes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, PairStatistics]]:
     """Measures all pairs of tasks, block by block.
 
     Of a large set it takes evenly spaced samples: as many as `MAX_OPERATIONS` allows, so more where labels are sparse.
 
     Args:
-        labels: Shape `(num_samples, num_tasks)`, −1 = no label; quickest where the column of each task is contiguous.
+        labels: Of all tasks.
         num_classes: Of each task, shape `(num_tasks,)`.
 
     Yields:
         The tasks of one block, the tasks of the same or a later one, and what was measured of their pairs.
     """
-    present = labels[spread_evenly(len(labels), PROBED_SAMPLES)] != MISSING
+    probed = spread_evenly(labels.num_samples, PROBED_SAMPLES)
+    present = labels.at(np.arange(labels.num_samples) if probed is None else probed) != MISSING
     complete = present.all(axis=0)
     cut = cut_blocks(num_classes, complete)
     largest = [int(num_classes[task_ids].max()) for task_ids in cut]
@@ -153,9 +160,9 @@ def measure_pairs(
     dense_cost = np.multiply.outer(columns, columns)
     sparse_cost = SPARSE_COST * (per_sample @ per_sample.T) / max(len(present), 1)
     cost = np.triu(np.minimum(dense_cost, sparse_cost)).sum()
-    sample_ids = spread_evenly(len(labels), int(np.clip(MAX_OPERATIONS / max(cost, 1), MIN_SAMPLES, MAX_SAMPLES)))
+    samples = spread_evenly(labels.num_samples, int(np.clip(MAX_OPERATIONS / max(cost, 1), MIN_SAMPLES, MAX_SAMPLES)))
     blocks = [
-        Block(labels=labels, sample_ids=sample_ids, task_ids=ids, num_classes=most)
+        Block(labels=labels, samples=samples, task_ids=ids, num_classes=most)
         for most, ids in zip(largest, cut, strict=True)
     ]
     for i, one in enumerate(blocks):

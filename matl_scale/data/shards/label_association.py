@@ -5,13 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from matl_scale.data.shards.contingency import PairStatistics, measure_pairs
+from matl_scale.data.shards.labels import Labels
 from matl_scale.data.shards.manifest import Manifest
 from matl_scale.tasks import Task
 
 MIN_COMMON = 20  # samples with both labels; fewer say nothing about two tasks
 
 
-def cramers_v(labels: np.ndarray, tasks: Sequence[Task]) -> np.ndarray:
+def cramers_v(labels: Labels, tasks: Sequence[Task]) -> np.ndarray:
     """Computes the bias-corrected Cramér's V of every pair of tasks over the samples with both labels: from 0, independent, to
     1, where one label determines the other.
 
@@ -20,8 +21,8 @@ def cramers_v(labels: np.ndarray, tasks: Sequence[Task]) -> np.ndarray:
     42, 2013. Of a large set, evenly spaced samples are taken, see `measure_pairs`.
 
     Args:
-        labels: Shape `(num_samples, num_tasks)`, −1 = no label; quickest where the column of each task is contiguous.
-        tasks: The tasks, in the order of the columns.
+        labels: The labels.
+        tasks: The tasks, in the order of the labels.
 
     Returns:
         float32, symmetric, shape `(num_tasks, num_tasks)`. It is NaN, unknown, where fewer than `MIN_COMMON` samples have both
@@ -88,4 +89,4 @@ def strongest_pairs(values: np.ndarray, names: Sequence[str], limit: int) -> lis
 
 def associate(manifest: Manifest) -> np.ndarray:
     """Computes the bias-corrected Cramér's V of every pair of tasks of a shard set, see `cramers_v`."""
-    return cramers_v(manifest.labels(), manifest.tasks)
+    return cramers_v(Labels.of_matrix(manifest.labels()), manifest.tasks)

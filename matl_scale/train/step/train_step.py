@@ -20,6 +20,7 @@ from matl_scale.data.loading.augment import BatchAugmentation
 from matl_scale.data.loading.loader import ImageBatch
 from matl_scale.data.loading.missing import fill_missing
 from matl_scale.data.loading.mixing import Mixing
+from matl_scale.data.shards.labels import Labels
 from matl_scale.data.shards.layout import MISSING
 from matl_scale.data.shards.reader import Damage
 from matl_scale.device import Precision
@@ -118,7 +119,7 @@ class TrainStep:
         model: RoutedModel,
         trunk: TrunkExecution,
         optimizer: torch.optim.Optimizer,
-        labels: np.ndarray,
+        labels: Labels,
         label_shares: np.ndarray,
         seed: int,
         losses: Sequence[TaskLoss] | None = None,
@@ -222,7 +223,7 @@ class TrainStep:
         """Runs forward and backward pass of one slot, and measures in it how much units matter if asked to."""
         route_id = batch.active_route
         tasks = self.model.routes.tasks_of[route_id]
-        labels = self.labels[batch.sample_ids[:, None], tasks]
+        labels = self.labels.at(batch.sample_ids, tasks)
         filled = fill_missing(labels, self.fills[tasks])
         chosen, targets = select_labelled(np.where(batch.valid[:, None], filled, MISSING), batch.valid)
         images = batch.images if len(targets) == len(batch.sample_ids) else batch.images[chosen]
