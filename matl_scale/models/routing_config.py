@@ -108,11 +108,6 @@ class RoutingConfig:
                 f"a single route, every route has all units, and {NEEDS_IDLE_UNITS[self.strategy]}. Set a smaller σ, or the "
                 "strategy random."
             )
-        if self.strategy == "magnitude" and self.affine == "route":
-            raise InputError(
-                "`routing.affine` should be shared with `routing.strategy` = magnitude, which measures by the weights of the "
-                "norms how much units matter. Got route."
-            )
 
     @property
     def dense_part(self) -> float:

@@ -114,6 +114,10 @@ def variants(
         folder, small_set, "magnitude", routing=magnitude, tasks=TasksConfig(), optim=ADAMW,
         train=TrainConfig(steps=8, precision="fp32"),
     )  # fmt: skip
+    alone["magnitude, affine"] = build_config(
+        folder, small_set, "magnitude, affine", routing=replace(magnitude, routes=2, affine="route"), tasks=TasksConfig(),
+        train=FEW_STEPS,
+    )  # fmt: skip
     shared = {}
     for name, sections in SHARED_ROUTES.items():
         config = build_config(folder, sparse_set, name, **{key: sections[key] for key in sections if key != "missing"})
@@ -284,7 +288,7 @@ def assert_fits(predictions: Predictions, metrics: TaskMetrics, labels: np.ndarr
         (2, {"routes": 4, "affine": "route"}, 5),
         (2, {"routes": 4, "strategy": "roaming", "interval": 2}, 5),
         (2, {"routes": 4, "strategy": "magnitude", "dense_share": 0.5}, 4),  # in the dense part
-        (1, {"routes": 4, "strategy": "magnitude", "dense_share": 0.5}, 7),  # after it
+        (1, {"routes": 4, "strategy": "magnitude", "dense_share": 0.5, "affine": "route"}, 7),  # after it
     ],
 )
 def test_interrupted_and_resumed_equals_uninterrupted(

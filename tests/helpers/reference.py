@@ -94,7 +94,7 @@ def run_steps(config: Config, data: ShardSet, num_slots: int) -> Reference:
         if is_dense and progress + 1 / config.train.steps > config.routing.dense_share / 2:
             for slot in slots:
                 if slot.num_labelled:
-                    add_slot(importance, tied, slot.route, gates_of(model, slot.gradients))
+                    add_slot(importance, tied, slot.route, gates_of(model, slot.route, slot.gradients))
         take_step(model, optimizer, slots, config, step)
     return Reference(model, draws, labels_seen)
 

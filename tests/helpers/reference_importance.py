@@ -19,26 +19,34 @@ def routers_of(model: RoutedModel) -> dict[str, TaskRouter]:
 
 
 def find_tied(config: Config, model: RoutedModel) -> dict[str, list[str]]:
-    """Returns for each router those of its stream: where masks are drawn, they have the same."""
-    drawn = build(config, model, replace(config.routing, strategy="random", dense_share="auto"))
-    masks = {name: router.mask for name, router in routers_of(drawn).items()}
-    return {name: [other for other in masks if torch.equal(masks[other], masks[name])] for name in masks}
+    """Returns for each router those of its stream: wherever masks are drawn, they have the same."""
+    random_masks = replace(config.routing, strategy="random", dense_share="auto")
+    drawn = [routers_of(build(config, model, random_masks, seed=seed)) for seed in range(8)]
+    return {
+        name: [other for other in drawn[0] if all(torch.equal(each[other].mask, each[name].mask) for each in drawn)]
+        for name in drawn[0]
+    }
 
 
 def build(
-    config: Config, like: RoutedModel, routing: RoutingConfig, earlier: EarlierMasks | None = None
+    config: Config, like: RoutedModel, routing: RoutingConfig, earlier: EarlierMasks | None = None, seed: int = 0
 ) -> RoutedModel:
-    return build_model(config.model, routing, like.num_classes, config.run.seed, 16, like.routes, earlier)
+    return build_model(config.model, routing, like.num_classes, seed, 16, like.routes, earlier)
 
 
-def gates_of(model: RoutedModel, gradients: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def gates_of(model: RoutedModel, route: int, gradients: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Returns, by router, γ·∂L/∂γ + β·∂L/∂β of the batch norm in front of it, for networks in which each has one."""
     gates = {}
     for name, module in model.trunk.named_modules():
         if (router := name.replace(".", "_")) in routers_of(model):
-            products = [
-                value * gradients[f"trunk.{name}.{key}"] for key, value in module.named_parameters(recurse=False)
-            ]
+            if model.affine is None:
+                products = [
+                    value * gradients[f"trunk.{name}.{key}"] for key, value in module.named_parameters(recurse=False)
+                ]
+            else:
+                row = model.affine.rows[route] * gradients[f"affine.rows.{route}"]
+                start = sum(model.affine.sizes[: module.affine_index])  # type: ignore[misc]
+                products = list(row[start : start + 2 * module.num_features].view(2, -1))  # type: ignore[operator]
             gates[router] = products[0] + products[1]
     return gates
 

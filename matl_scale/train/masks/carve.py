@@ -51,7 +51,8 @@ def build_carved_state(
         assert dense.ema is not None
         copy_values(cast(RoutedModel, dense.ema.module), cast(RoutedModel, ema.module))
         ema.n_averaged.copy_(dense.ema.n_averaged)
-    trunk = TrunkExecution(accelerator, model.trunk, config.routing.execution, config.train.compile)
+    execution, compiled = config.routing.execution, config.train.compile
+    trunk = TrunkExecution(accelerator, model.trunk, execution, compiled, affine=model.affine)
     optimizer = build_optimizer(config.optim, model, fused=config.train.precision != "fp16")
     optimizer.load_state_dict(dense.optimizer.state_dict())
     dense.clock.restart()  # steps are faster now

@@ -10,7 +10,7 @@ several layers of a residual stream share has the sum of their gates, with signs
 A slot's values are added up per route, float64, over the slots of all ranks.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -44,12 +44,22 @@ class UnitImportance:
         self._units: dict[str, torch.Tensor] = {}  # by router, its channels as columns of the sums
         self._slot: torch.Tensor | None = None
         columns: dict[int, int] = {}
+        own: dict[
+            int, torch.Tensor
+        ] = {}  # by index of affine weights that belong to routes, the columns of their channels
         device = next(model.trunk.parameters()).device
         for router, layer, units in find_gates(model.trunk):
             indices = [columns.setdefault(unit, len(columns)) for unit in units.tolist()]
             self._units[router] = torch.tensor(indices, device=device)
             for parameter in layer.parameters(recurse=False):
                 parameter.register_hook(partial(self._note, parameter, self._units[router]))
+            if (index := getattr(layer, "affine_index", None)) is not None:
+                own[index] = self._units[router]
+        if model.affine is not None:
+            for row in model.affine.rows:
+                row.register_hook(
+                    partial(self._note_row, row, model.affine.sizes, [own[index] for index in sorted(own)])
+                )
         self.sums = torch.zeros(model.routes.num_routes, len(columns), dtype=torch.float64, device=device)
         self.changes: dict[int, torch.Tensor] = {}
 
@@ -87,10 +97,19 @@ class UnitImportance:
         return UnitScores(scores={name: self.sums[:, units] for name, units in self._units.items()})
 
     def _note(self, parameter: nn.Parameter, units: torch.Tensor, gradient: torch.Tensor) -> None:
+        """Adds Σ w·∂L/∂w of each channel of a parameter, whose first dimension they are."""
         if self._slot is not None:
-            products = (parameter.detach().double() * gradient.double()).flatten(1) if parameter.ndim > 1 else None
-            gates = parameter.detach().double() * gradient.double() if products is None else products.sum(dim=1)
-            self._slot.index_add_(0, units, gates)
+            products = parameter.detach().double() * gradient.double()
+            self._slot.index_add_(0, units, products.reshape(len(units), -1).sum(dim=1))
+
+    def _note_row(
+        self, row: nn.Parameter, sizes: Sequence[int], units: Sequence[torch.Tensor], gradient: torch.Tensor
+    ) -> None:
+        """Does the same for the affine weights of a route, see `RouteAffine`."""
+        if self._slot is not None:
+            products = (row.detach().double() * gradient.double()).split(list(sizes))
+            for part, columns in zip(products, units, strict=True):
+                self._slot.index_add_(0, columns, part.view(2, -1).sum(dim=0))
 
 
 def find_gates(trunk: fx.GraphModule) -> Iterator[tuple[str, nn.Module, np.ndarray]]:

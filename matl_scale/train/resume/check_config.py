@@ -19,6 +19,7 @@ NETWORK_KEYS = (
     "model.name", "model.width", "model.stem", "routing.statistics", "routing.layers", "routing.start",
     "routing.sigma_last", "routing.sigmas",
 )  # fmt: skip
+SIGMA_KEYS = ("routing.sigma_last", "routing.sigmas")  # of them, what a dense network has no use for
 
 
 def check_resumable(checkpoint: CheckpointInfo, config: Config, train_shards: str) -> None:
@@ -42,7 +43,7 @@ def check_resumable(checkpoint: CheckpointInfo, config: Config, train_shards: st
 def check_start(start: CheckpointInfo, config: Config, tasks: list[Task]) -> None:
     """Raises `InputError` if a run with this config and these tasks cannot start with the checkpoint's network."""
     old, is_magnitude = read_saved(start.config), config.routing.strategy == "magnitude"
-    keys = tuple(key for key in NETWORK_KEYS if not key.startswith("routing.sigma") or not is_magnitude)
+    keys = tuple(key for key in NETWORK_KEYS if not (is_magnitude and key in SIGMA_KEYS))
     for key, before, now in differences(old, config, keys):
         raise InputError(f"`run.start_from`: {start.folder} was trained with `{key}` = {before!r}, not {now!r}.")
     if (old.routing.affine, config.routing.affine) == ("route", "shared"):

@@ -44,10 +44,13 @@ class TrunkExecution:
             # DDP refuses a module that has nothing to reduce
             self.module = accelerator.prepare_model(module, evaluation_mode=frozen)
         self.slices: SharedSlices | None = None
-        # without a table, slices are the parameters themselves, and there is nothing to share
-        if subnetwork is not None and subnetwork.num_tables:
+        if subnetwork is not None:
             gather = torch.compile(subnetwork.gather) if compiled else subnetwork.gather
-            self.slices = SharedSlices(lambda route_id, route: gather(route, affine=self._affine_of(route_id)))
+            # without a table, slices are the parameters themselves, and nothing is gained by sharing them
+            self.slices = SharedSlices(
+                lambda route_id, route: gather(route, affine=self._affine_of(route_id)),
+                shared=subnetwork.num_tables > 0,
+            )
 
     def begin_step(self, routes: Sequence[int]) -> None:
         """Begins a step whose micro-steps on this rank run these routes."""
@@ -78,11 +81,11 @@ class SharedSlices:
 
     All micro-steps of a route but its last run on detached copies of the slices, on which gradients accumulate. The backward
     pass of the last one adds them to its own, and the sum reaches the trunk once. `gather` cuts its parameters to the units
-    of a route.
+    of a route. Unless they are `shared`, every micro-step has slices of its own.
     """
 
-    def __init__(self, gather: Gather) -> None:
-        self.gather = gather
+    def __init__(self, gather: Gather, shared: bool = True) -> None:
+        self.gather, self.shared = gather, shared
         self._remaining: Counter[int] = Counter()
         self._slices: dict[int, list[torch.Tensor]] = {}
         self._copies: dict[int, list[torch.Tensor]] = {}
@@ -92,6 +95,8 @@ class SharedSlices:
 
     def slices_of(self, route_id: int, route: torch.Tensor) -> list[torch.Tensor]:
         """Returns the slices for the next micro-step of the active route; `route` is `route_id` as a tensor, shape `(1,)`."""
+        if not self.shared:
+            return self.gather(route_id, route)
         self._remaining[route_id] -= 1
         slices = self._slices.pop(route_id) if route_id in self._slices else self.gather(route_id, route)
         if not self._remaining[route_id]:
