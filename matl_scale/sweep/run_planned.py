@@ -10,7 +10,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from matl_scale.runs.checkpoints.checkpoint import load_state, open_checkpoint
 from matl_scale.runs.layout import RunFolder
 from matl_scale.runs.records import read_records
 from matl_scale.runs.sweep_folder import Outcome, PlannedRun, SweepFolder, SweepPlan
@@ -19,6 +18,7 @@ from matl_scale.sweep.costs import measure_costs, measure_trained
 from matl_scale.train.config import Config, read_saved, with_settings
 from matl_scale.train.evaluate_run import evaluate_split, read_run_config
 from matl_scale.train.loop import Hooks
+from matl_scale.train.masks.dense_part import read_dense_draws
 from matl_scale.train.process_group import build_accelerator
 from matl_scale.train.resolve import resolve_offline
 from matl_scale.train.run import train
@@ -91,12 +91,6 @@ def measure_outcome(folder: Path, images_per_s: float) -> Outcome:
         parameters=costs.parameters,
         images_per_s=images_per_s,
     )
-
-
-def read_dense_draws(folder: Path) -> list[int]:
-    """Returns how many slots each route of a finished run had in its dense part."""
-    draws: list[int] = load_state(open_checkpoint(folder))["dense_draws"].tolist()
-    return draws
 
 
 def read_last_draws(folder: Path) -> dict[str, list[Any]]:

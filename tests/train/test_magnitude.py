@@ -88,7 +88,7 @@ def test_the_dense_part_ends_with_its_share_and_is_measured_in_its_second_half()
     ("changes", "message"),
     [
         ({"routing.sigma": 1.0}, "magnitude needs `routing.sigma` below 1"),
-        ({"routing.routes": "one", "routing.sigma": "auto"}, "which is also what auto takes for one route"),
+        ({"routing.routes": "one", "routing.sigma": "auto"}, "which is also what auto takes for a single route"),
         ({"routing.dense_share": 1.0}, "above 0 and below 1"),
         ({"routing.dense_share": 0.99}, "0.99 of 4 steps leaves none to train the sub-networks in"),
         ({"routing.dense_share": 0.01, "routing.routes": "task"}, "4 of 6 routes are never drawn there"),

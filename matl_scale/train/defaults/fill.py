@@ -22,6 +22,8 @@ NETWORK_KEYS = ("model.name", "model.width", "model.stem", "routing.sigma")
 NOT_INHERITED = (
     "run.resume", "routing.routes", "data.workers", "train.precision", "train.epochs", "train.steps", "train.accumulate",
 )  # fmt: skip
+# what belongs to one strategy alone, and is taken over by a run of the same one
+STRATEGY_KEYS = ("routing.interval", "routing.dense_share")
 
 
 def keys_of_network(config: Config) -> Sequence[str]:
@@ -32,7 +34,8 @@ def keys_of_network(config: Config) -> Sequence[str]:
 def inherit(config: Config, earlier: Config, keys: Sequence[str] | None = None) -> Config:
     """Returns a config whose `auto` values are those of an earlier config; of some keys, or of all that may be inherited."""
     before = dict(walk(earlier))
-    open_keys = [key for key, value in walk(config) if value == AUTO and key not in NOT_INHERITED]
+    fresh = NOT_INHERITED if config.routing.strategy == earlier.routing.strategy else NOT_INHERITED + STRATEGY_KEYS
+    open_keys = [key for key, value in walk(config) if value == AUTO and key not in fresh]
     return with_settings(config, {key: before[key] for key in open_keys if keys is None or key in keys})
 
 

@@ -2,9 +2,11 @@
 
 import itertools
 from dataclasses import dataclass
+from pathlib import Path
 
 from matl_scale.errors import InputError, shortened
 from matl_scale.routes import Routes
+from matl_scale.runs.checkpoints.checkpoint import load_state, open_checkpoint
 from matl_scale.train.length import Length
 from matl_scale.train.step.sampling import RouteSampler
 
@@ -54,3 +56,9 @@ def check_dense_part(share: float, num_steps: int, sampler: RouteSampler, routes
         f"({names}). "
         "Raise it, train longer (`train.steps`), use fewer routes (`routing.routes`), or `tasks.policy` rounds."
     )
+
+
+def read_dense_draws(folder: Path) -> list[int]:
+    """Returns how many slots each route of a finished run had in its dense part."""
+    draws: list[int] = load_state(open_checkpoint(folder))["dense_draws"].tolist()
+    return draws
