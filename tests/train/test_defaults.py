@@ -38,6 +38,8 @@ STAY_OPEN = {
     "optim.warmup_steps",
     "eval.every",
     "checkpoint.every",
+    "routing.interval",
+    "routing.dense_share",
 }  # they say themselves what they mean
 
 
