@@ -44,9 +44,8 @@ class UnitImportance:
         self._units: dict[str, torch.Tensor] = {}  # by router, its channels as columns of the sums
         self._slot: torch.Tensor | None = None
         columns: dict[int, int] = {}
-        own: dict[
-            int, torch.Tensor
-        ] = {}  # by index of affine weights that belong to routes, the columns of their channels
+        # by index of affine weights that belong to routes, the columns of their channels
+        own: dict[int, torch.Tensor] = {}
         device = next(model.trunk.parameters()).device
         for router, layer, units in find_gates(model.trunk):
             indices = [columns.setdefault(unit, len(columns)) for unit in units.tolist()]
