@@ -160,7 +160,9 @@ def run_slot(
     """Runs a slot on a copy of the network, with labels of shape `(batch, num_tasks of the route)`."""
     copied = copy.deepcopy(model).train()
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    images = ((pixels.to(mean.dtype) / 255 - mean) / std).permute(0, 3, 1, 2)
+    # contiguous: torch 2.13 (oneDNN 3.12) crashes on CPUs without AVX-512 in the backward pass of strided 1 × 1 convs of few
+    # channels if these come last in memory
+    images = ((pixels.to(mean.dtype) / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
     tasks = model.routes.tasks_of[route]
     labelled = [
         sample
