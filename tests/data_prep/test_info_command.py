@@ -10,6 +10,7 @@ import pytest
 from data_prep.inspect.routes import read_routes as read_route_of
 from helpers.commands import matl_data
 from helpers.shard_sets import ShardSet
+from matl_scale.data.shards.labels import Labels
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.routes import Routes
 from matl_scale.runs.routes import write_routes
@@ -25,7 +26,7 @@ def test_labels_per_image_are_those_that_auto_goes_by(small_set: ShardSet, capsy
         expected = f"{np.mean([count for count in counts if count]):.3g} labels per image"
         assert any(line.strip().startswith(f"{split}: ") and line.endswith(expected) for line in shown.splitlines())
         if split == "train":
-            train = TrainLabels(tasks=small_set.manifest.tasks, labels=labels, seed=0)
+            train = TrainLabels(tasks=small_set.manifest.tasks, labels=Labels.of_matrix(labels), seed=0)
             reason = choose_routes(RoutingConfig(), train).reason
             assert f"an image has labels for {expected.removesuffix(' labels per image')} of 6 tasks" in reason
 

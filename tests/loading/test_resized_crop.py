@@ -15,6 +15,7 @@ from matl_scale.data.images.gate import BadImage
 from matl_scale.data.loading.loader import DecodeBatch, EncodedBatch, ImageBatch, TrainBatches, build_loader
 from matl_scale.data.loading.plan import PlannedBatch, RouteOrder, SlotPlan
 from matl_scale.data.loading.resized_crop import ATTEMPTS, ResizedCrops, choose_box, resize
+from matl_scale.data.shards.labels import Labels
 from matl_scale.data.shards.reader import SampleReader
 from matl_scale.routes import Routes
 from matl_scale.vision import transforms
@@ -125,7 +126,9 @@ def test_a_damaged_image_leaves_the_crops_of_the_others(small_set: ShardSet) -> 
 def read_slots(small_set: ShardSet, world_size: int, rank: int, workers: int, first_step: int = 0) -> list[ImageBatch]:
     manifest = small_set.manifest
     labels, routes = manifest.labels(), Routes.one_per_task(manifest.task_names)
-    order = RouteOrder(0, 5, labels[manifest.sample_ids("train")], manifest.sample_ids("train"), routes)
+    order = RouteOrder(
+        0, 5, Labels.of_matrix(labels[manifest.sample_ids("train")]), manifest.sample_ids("train"), routes
+    )
     plan = SlotPlan(order, lambda _: np.arange(4), world_size, first_step, np.array([first_step] * routes.num_routes))
     source = TrainBatches(plan, SampleReader(manifest), rank)
     batches = build_loader(source, 8, workers, crops=CROPS)

@@ -231,5 +231,7 @@ def test_routes_are_read_back_and_an_older_format_has_one_for_every_task(tmp_pat
 def test_the_best_network_is_chosen_by_a_summary_that_exists() -> None:
     CheckpointConfig(best="p10_auroc")
     CheckpointConfig(best="")
-    with pytest.raises(InputError, match=r"`checkpoint\.best` should be one of macro_accuracy, .* Got 'macro_loss'"):
+    with pytest.raises(
+        InputError, match=r"`checkpoint\.best` should be auto, one of macro_accuracy, .* Got 'macro_loss'"
+    ):
         CheckpointConfig(best="macro_loss")

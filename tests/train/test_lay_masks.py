@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from helpers.train_labels import config_of, labels_of
+from matl_scale.data.shards.labels import Labels
 from matl_scale.data.shards.layout import MISSING
 from matl_scale.errors import InputError
 from matl_scale.train.choose_routes import ChosenRoutes, TrainLabels, choose_routes
@@ -19,11 +20,11 @@ def add(labels: TrainLabels, routes: Any, **options: Any) -> ChosenRoutes:
 
 def apart(labels: TrainLabels, tasks: list[int]) -> TrainLabels:
     """Returns labels of which those of some tasks are on images of their own."""
-    values = labels.labels.copy()
+    values = labels.labels.at(np.arange(labels.labels.num_samples))
     others = [task for task in range(values.shape[1]) if task not in tasks]
     values[np.ix_(np.arange(200), tasks)] = MISSING
     values[np.ix_(np.arange(200, len(values)), others)] = MISSING
-    return TrainLabels(tasks=labels.tasks, labels=values, seed=labels.seed)
+    return TrainLabels(tasks=labels.tasks, labels=Labels.of_matrix(values), seed=labels.seed)
 
 
 def test_routes_whose_tasks_go_together_are_close() -> None:
@@ -50,8 +51,10 @@ def test_labels_that_never_meet_are_said_to_be_unknown() -> None:
     assert np.isnan(found.closeness[:4, 4:]).all()
     assert "for 8 of 15 pairs it is unknown (fewer than 20 training images have labels of both)" in found.mask_note
     labels = labels_of()
-    values = np.where(np.arange(400)[:, None] % 6 == np.arange(6), labels.labels, MISSING).astype(np.int8)
-    alone = add(TrainLabels(tasks=labels.tasks, labels=values, seed=0), "task")
+    values = np.where(np.arange(400)[:, None] % 6 == np.arange(6), labels.labels.at(np.arange(400)), MISSING).astype(
+        np.int8
+    )
+    alone = add(TrainLabels(tasks=labels.tasks, labels=Labels.of_matrix(values), seed=0), "task")
     assert "is unknown for all 15 pairs of routes" in alone.mask_note
     assert alone.mask_note.endswith("so masks are those of the strategy random")
 

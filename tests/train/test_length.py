@@ -102,10 +102,9 @@ def test_a_run_of_so_many_minutes_ends_when_they_are_over(
     """A clock that moves on by a second at every look makes of a step a second, and of the evaluations nothing."""
     now = iter(range(10**6))
     monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
-    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: float(next(now))))
     config = build_config(tmp_path, small_set, "timed", train=TrainConfig(minutes=0.5, precision="fp32"))
     config = replace(config, eval=replace(config.eval, every="auto"))
-    outcome = train(config, build_accelerator("fp32"))
+    outcome = train(config, build_accelerator("fp32"), hooks=loop.Hooks(seconds=lambda: float(next(now))))
     assert outcome.step == RunHistory(config.run.folder).steps["val"][-1]
     assert 28 <= outcome.step <= 31
     said = capsys.readouterr().err
