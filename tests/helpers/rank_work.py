@@ -5,7 +5,6 @@ import itertools
 import os
 import signal
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -20,7 +19,6 @@ from matl_scale.runs.checkpoints.masks import hash_masks
 from matl_scale.runs.checkpoints.network import restore_network
 from matl_scale.runs.layout import RunFolder
 from matl_scale.runs.predictions import write_predictions
-from matl_scale.train import loop
 from matl_scale.train.build_routes import build_routes
 from matl_scale.train.build_state import build_network
 from matl_scale.train.collect_predictions import collect_predictions
@@ -72,15 +70,17 @@ def train_by_clocks(config: Config, stop_at: int) -> int:
     long on each after it. It breaks off at step `stop_at` and is started again. Returns the step that a rank ends with."""
     accelerator = accelerator_of(config)
     now, pace = itertools.count(), 7.0**accelerator.process_index
-    loop.time = SimpleNamespace(perf_counter=lambda: pace * next(now))  # type: ignore[assignment]
+
+    def clock() -> float:
+        return pace * next(now)
 
     def interrupt(run: Run) -> None:
         if run.state.step == stop_at:
             raise Interrupted
 
     with contextlib.suppress(Interrupted):
-        train(config, accelerator, hooks=Hooks(before_step=interrupt))
-    return train(config, accelerator).step
+        train(config, accelerator, hooks=Hooks(before_step=interrupt, seconds=clock))
+    return train(config, accelerator, hooks=Hooks(seconds=clock)).step
 
 
 def evaluate_runs(configs: dict[str, Config], split: str, batch_size: int, folder: Path) -> dict[str, TaskMetrics]:
