@@ -30,6 +30,7 @@ from matl_scale.train.config import Config
 from matl_scale.train.evaluation import EvalConfig
 from matl_scale.train.process_group import build_accelerator
 from matl_scale.train.run import train
+from matl_scale.train.schedule import CheckpointConfig
 from matl_scale.train.step.train_step import TrainConfig
 
 DECIDED = ("decided_balanced_accuracy", "decided_f1", "ece", "brier")
@@ -48,6 +49,7 @@ def trained(small_set: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Co
         "run",
         train=TrainConfig(steps=6, precision="fp32"),
         eval=EvalConfig(every=2, batch_size=7),
+        checkpoint=CheckpointConfig(every=100, best="macro_decided_balanced_accuracy"),
     )
     train(config, build_accelerator("fp32"))
     best = RunFolder(config.run.folder).best_folder

@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from matl_scale.data.images.fit import CROP, Fit
 from matl_scale.device import Precision
 from matl_scale.errors import InputError
 from matl_scale.models.backbones import ModelConfig
@@ -26,6 +25,9 @@ from matl_scale.runs.checkpoints.compatibility import check_network
 from matl_scale.runs.checkpoints.masks import hash_masks, masks_of_checkpoint
 from matl_scale.runs.layout import CHECKPOINT_FILE, RunFolder
 
+if TYPE_CHECKING:  # a served network reads no images
+    from matl_scale.data.images.fit import Fit
+
 WHICH = "best, newest, or a folder step-… (default: best)"  # help text of --checkpoint
 
 
@@ -41,7 +43,7 @@ class NetworkConfig:
     channels_last: bool  # `train.channels_last`
     precision: Precision  # `train.precision`
     route_chunk: int  # `eval.task_chunk`
-    fit: Fit  # `data.fit`; runs of earlier versions cropped
+    fit: "Fit"  # `data.fit`; runs of earlier versions cropped
 
     @property
     def has_own_masks(self) -> bool:
@@ -61,7 +63,7 @@ class NetworkConfig:
             channels_last=train["channels_last"],
             precision=train["precision"],
             route_chunk=sections["eval"]["task_chunk"],
-            fit=sections.get("data", {}).get("fit", CROP),
+            fit=sections.get("data", {}).get("fit", "crop"),
         )
 
 
