@@ -18,10 +18,8 @@ from matl_scale.routing.affinity_masks import Closeness, draw_by_affinity
 from matl_scale.seeds import derive_seed
 
 Strategy = Literal["random", "partition", "affinity", "roaming", "magnitude"]
-DRAWN: tuple[Strategy, ...] = (
-    "random",
-    "partition",
-)  # whose masks follow from a config; of the others, checkpoints tell them
+# strategies whose masks follow from a config; those of the others are in the checkpoints
+DRAWN: tuple[Strategy, ...] = ("random", "partition")
 SCORE_DIGITS = 10
 
 
