@@ -7,6 +7,9 @@ DEMO_CONFIG := launch/configs/digits.yaml
 
 AUDIT := $(BIN)/pip-audit --skip-editable --progress-spinner off
 
+# a worker per core; all tests of a file in one, because they share what the file trains
+PARALLEL := -n auto --maxprocesses 8 --dist loadfile
+
 DOCS_WARNINGS := -W --keep-going --nitpicky
 
 .PHONY: venv demo docs test test-package test-services test-slurm lint advisories audit clean
@@ -28,7 +31,7 @@ demo: venv $(DEMO_DATA)/manifest.json
 	ACCELERATE_USE_CPU=true $(BIN)/accelerate launch --config_file launch/accelerate/cpu.yaml launch/train.py --config $(DEMO_CONFIG)
 
 test: venv lint advisories
-	$(BIN)/python -m pytest -m "not slow and not docs_heavy and not package and not slurm and not browser and not services"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not docs_heavy and not package and not slurm and not browser and not services"
 
 # builds a wheel and trains with it outside the repository
 test-package: venv

@@ -72,7 +72,7 @@ def check_choice(key: str, value: str, choices: Sequence[str]) -> None:
         raise InputError(f"`{key}` should be one of {', '.join(choices)}. Got {value!r}." + nearest(value, choices))
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Returns the first line of an error's text, or the name of its type if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 

@@ -1,5 +1,6 @@
 """torchvision's CNNs by name, without their classifier, at any width, and with a stem for small images."""
 
+import contextlib
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -55,13 +56,16 @@ def build_backbone(config: ModelConfig, seed: int) -> nn.Module:
         if config.name in CHANGED_BY_WEIGHTS:
             raise InputError(f"`model.pretrained` should be false for {config.name}: its weights change its layers.")
         fetch_weights(config.name)
+    width = chosen(config.width)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "backbone"))
-        backbone: nn.Module = models.get_model(config.name, weights="DEFAULT" if config.pretrained else None)
+        # of another width, all layers are replaced: to draw weights for the whole network first would take seconds
+        with EmptyOnMeta() if width != 1 else contextlib.nullcontext():
+            backbone: nn.Module = models.get_model(config.name, weights="DEFAULT" if config.pretrained else None)
         remove_classifier(backbone, config.name)
         if config.stem == "small":
             shrink_stem(backbone)
-        if (width := chosen(config.width)) != 1:
+        if width != 1:
             scale_width(backbone, width)
     return backbone
 

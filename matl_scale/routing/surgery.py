@@ -3,7 +3,9 @@
 The result takes the active route as an argument of `forward`. Module names stay, and with them the keys of the weights.
 """
 
+import contextlib
 import copy
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -143,12 +145,13 @@ def trace(backbone: nn.Module) -> fx.GraphModule:
     on_meta = copy.deepcopy(graph_module).to("meta", torch.float32).eval()
     example = torch.empty(2, 3, EXAMPLE_PIXELS, EXAMPLE_PIXELS, device="meta", dtype=torch.float32)
     try:
-        on_meta(example)  # before ShapeProp, which prints a trace when the network fails
+        with contextlib.redirect_stderr(io.StringIO()):  # ShapeProp prints a trace when the network fails
+            ShapeProp(on_meta).propagate(example)
     except Exception as error:
         raise InputError(
-            f"This backbone cannot be routed: it does not run on {EXAMPLE_PIXELS}-pixel images: {first_line(error)}."
+            f"This backbone cannot be routed: it does not run on {EXAMPLE_PIXELS}-pixel images: "
+            f"{first_line(error.__cause__ or error)}."
         ) from error
-    ShapeProp(on_meta).propagate(example)
     for node, twin in zip(graph_module.graph.nodes, on_meta.graph.nodes, strict=True):
         node.meta.update(twin.meta)
     return graph_module
