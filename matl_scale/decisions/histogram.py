@@ -1,11 +1,15 @@
 """Histograms of the scores of binary tasks: what fitting a decision needs of a split, however many samples it has.
 
 A bin is a small interval of the log-odds of class 1, its upper bound included: class 1 is decided above a limit. Bins are narrow
-around zero (0.005) and wider outside, about as wide as half precision is there. Samples in one bin count as equal.
+around zero (0.005) and wider outside, about as wide as half precision is there. Samples in one bin count as equal. A few hundred
+samples leave most bins empty; what is fitted is fitted on the others.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 
+from matl_scale.metrics.ranking import choose_bins
 from matl_scale.metrics.scores import NUM_BINS, SCORE_LIMIT
 
 NUM_FOLDS = 5
@@ -32,15 +36,30 @@ def find_bins(scores: np.ndarray) -> np.ndarray:
     return bins
 
 
-def count_scores_of(labels: np.ndarray, scores: np.ndarray, folds: np.ndarray) -> np.ndarray:
-    """Returns the number of samples by task, fold, class and bin, shape `(num_tasks, NUM_FOLDS, 2, NUM_BINS)`.
+@dataclass(frozen=True, kw_only=True)
+class FoldHistograms:
+    """Samples of binary tasks by fold, class and bin. Of the bins, those are left out that no task needs."""
 
-    Labels (0, 1, −1 = none) and scores, in half precision, have shape `(num_samples, num_tasks)`, folds `(num_samples,)`.
-    """
-    size = NUM_FOLDS * 2 * NUM_BINS
-    counts = np.empty((labels.shape[1], size), dtype=np.float32)
-    for task, (own, column) in enumerate(zip(labels.T, scores.T, strict=True)):
-        labelled = np.flatnonzero(own >= 0)
-        cells = (folds[labelled] * 2 + own[labelled]) * NUM_BINS + find_bins(column[labelled])
-        counts[task] = np.bincount(cells, minlength=size)
-    return counts.reshape(-1, NUM_FOLDS, 2, NUM_BINS)
+    bins: np.ndarray  # ascending, with the last of all, shape `(num_tasks, width)`
+    counts: np.ndarray  # float32, shape `(num_tasks, NUM_FOLDS, 2, width)`
+
+    def select(self, chosen: np.ndarray) -> "FoldHistograms":
+        """Returns those of some tasks, by a bool array."""
+        return FoldHistograms(bins=self.bins[chosen], counts=self.counts[chosen])
+
+
+def count_scores_of(labels: np.ndarray, scores: np.ndarray, folds: np.ndarray) -> FoldHistograms:
+    """Counts samples. Labels (0, 1, −1 = none) and scores, in half precision, have shape `(num_samples, num_tasks)`, folds
+    `(num_samples,)`."""
+    samples, tasks = np.nonzero(labels >= 0)
+    found = find_bins(scores[samples, tasks])
+    occupied = np.zeros((labels.shape[1], NUM_BINS), dtype=bool)
+    occupied[tasks, found] = True
+    occupied[:, -1] = True
+    bins = choose_bins(occupied)
+    num_tasks, width = bins.shape
+    column_of = np.zeros((num_tasks, NUM_BINS), dtype=np.int64)
+    np.put_along_axis(column_of, bins, np.arange(width)[None], axis=1)
+    rows = (tasks * NUM_FOLDS + folds[samples]) * 2 + labels[samples, tasks]
+    counts = np.bincount(rows * width + column_of[tasks, found], minlength=num_tasks * NUM_FOLDS * 2 * width)
+    return FoldHistograms(bins=bins, counts=counts.astype(np.float32).reshape(num_tasks, NUM_FOLDS, 2, width))

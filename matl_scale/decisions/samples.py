@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -27,7 +28,7 @@ class ScoredSamples:
         """Returns the samples with these keys, in folds that depend on the keys alone."""
         return cls(tasks=tasks, labels=labels, log_odds=log_odds, folds=assign_folds(keys))
 
-    @property
+    @cached_property
     def layout(self) -> ScoreLayout:
         return ScoreLayout.build([task.num_classes for task in self.tasks])
 

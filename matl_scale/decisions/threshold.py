@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from matl_scale.decisions.aim import Aim
+from matl_scale.metrics.scores import NUM_BINS
 
 PSEUDO_SAMPLES = 20.0
 
@@ -38,11 +39,14 @@ def reversed_sums(counts: np.ndarray) -> np.ndarray:
     return sums
 
 
-def choose_thresholds(aim: Aim, seen: Above, expected: Above) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the best threshold of each task as its index, and the value of the aim's metric that it is estimated to have.
+def choose_thresholds(aim: Aim, bins: np.ndarray, seen: Above, expected: Above) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the best threshold of each task, as the index of a bin at whose lower bound it lies, or the number of bins where it
+    lies above the last one; and the value of the aim's metric that it is estimated to have.
 
     Args:
         aim: What the threshold should be best at.
+        bins: The bins of each task, ascending; those left out have no samples, and are not the last. Shape
+            `(num_tasks, num_bins)`.
         seen: Numbers of samples.
         expected: The same by the calibrated probabilities.
     """
@@ -58,8 +62,7 @@ def choose_thresholds(aim: Aim, seen: Above, expected: Above) -> tuple[np.ndarra
         # the nearest where no threshold reaches it; above the last sample nothing is chosen at all
         values = np.where(reached, 1 + other, held - 1)
         values[:, -1] = -2
-        index = middle_of_best(values)
-        return index, np.take_along_axis(held, index[:, None], axis=1)[:, 0]
+        return middle_of_best(values, bins, held)
     if aim.metric == "balanced_accuracy":
         values = (recall + 1 - fall_out) / 2
     elif aim.metric == "f1":
@@ -68,8 +71,7 @@ def choose_thresholds(aim: Aim, seen: Above, expected: Above) -> tuple[np.ndarra
         values = 2 * recall * positives / (recall * positives + false + positives)
     else:
         values = (recall * seen.positives + seen.negatives - false) / (seen.positives + seen.negatives)
-    index = middle_of_best(values)
-    return index, np.take_along_axis(values, index[:, None], axis=1)[:, 0]
+    return middle_of_best(values, bins, values)
 
 
 def blend(counted: np.ndarray, total: np.ndarray, rate: np.ndarray) -> np.ndarray:
@@ -78,12 +80,20 @@ def blend(counted: np.ndarray, total: np.ndarray, rate: np.ndarray) -> np.ndarra
     return share
 
 
-def middle_of_best(values: np.ndarray) -> np.ndarray:
-    """Returns the index of the largest value of each row; of equal neighbours that of the middle one, for the largest margin."""
-    first = values.argmax(axis=1)
-    columns = np.arange(values.shape[1])[None]
-    best = np.take_along_axis(values, first[:, None], axis=1)
-    ended = (values < best - 1e-12) & (columns > first[:, None])
-    after = np.where(ended.any(axis=1), ended.argmax(axis=1), values.shape[1])
-    middle: np.ndarray = (first + after - 1) // 2
-    return middle
+def middle_of_best(values: np.ndarray, bins: np.ndarray, reported: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the threshold with the largest value of each task, and what is reported of it; of equal neighbours that of the
+    middle one, for the largest margin.
+
+    Values, and what is reported, are those of the thresholds below each of some bins and above the last one, shape
+    `(num_tasks, num_bins + 1)`. A threshold at a bin that is left out has the values of the next one that is not.
+    """
+    # the first of the thresholds that share a value
+    firsts = np.concatenate([np.zeros((len(bins), 1), dtype=np.int64), bins + 1], axis=1)
+    best = values.argmax(axis=1)[:, None]
+    ended = values < np.take_along_axis(values, best, axis=1) - 1e-12
+    ended &= np.arange(values.shape[1])[None] > best
+    end = np.where(ended.any(axis=1), ended.argmax(axis=1), values.shape[1])[:, None]
+    after = np.take_along_axis(np.pad(firsts, ((0, 0), (0, 1)), constant_values=NUM_BINS + 1), end, axis=1)
+    middle = (np.take_along_axis(firsts, best, axis=1) + after - 1) // 2
+    shown = (firsts <= middle).sum(axis=1, keepdims=True) - 1
+    return middle[:, 0], np.take_along_axis(reported, shown, axis=1)[:, 0]

@@ -1,26 +1,34 @@
-"""Metrics that follow from a confusion matrix. No torch."""
+"""Metrics that follow from confusion matrices, of many tasks at once. No torch."""
 
 import numpy as np
 
-from matl_scale.metrics.task_metrics import mean, ratio
+from matl_scale.metrics.task_metrics import mean_of_chosen, ratio
 
 
-def measure_confusion(confusion: np.ndarray) -> dict[str, float]:
+def measure_confusions(confusions: np.ndarray) -> dict[str, np.ndarray]:
     """Returns accuracy, balanced accuracy, precision, recall and F1 for counts by true × predicted class.
 
-    `confusion` has shape `(num_classes, num_classes)`. A task of two classes reports precision, recall and F1 of its class 1, one
-    of more the means over the classes that occur. NaN where undefined.
+    A task of two classes reports precision, recall and F1 of its class 1, one of more the means over the classes that occur. NaN
+    where undefined.
+
+    Args:
+        confusions: Of tasks with equally many classes, shape `(num_tasks, num_classes, num_classes)`.
+
+    Returns:
+        By name, shape `(num_tasks,)`.
     """
-    num_classes, total = len(confusion), confusion.sum()
-    support, predicted, hits = confusion.sum(axis=1), confusion.sum(axis=0), confusion.diagonal()
+    is_binary = confusions.shape[1] == 2
+    support, predicted = confusions.sum(axis=2), confusions.sum(axis=1)
+    hits = confusions.diagonal(axis1=1, axis2=2)
     recall, precision = ratio(hits, support), ratio(hits, predicted)
     f1 = ratio(2 * hits, support + predicted)
     present = support > 0
-    chosen = np.array([False, True]) if num_classes == 2 else present
+    chosen = np.broadcast_to(np.array([False, True]), present.shape) if is_binary else present
+    balanced = mean_of_chosen(recall, present)
     return {
-        "accuracy": float(hits.sum() / total) if total else float("nan"),
-        "balanced_accuracy": mean(recall[present]) if present.sum() > 1 else float("nan"),
-        "precision": mean(precision[chosen]),
-        "recall": mean(recall[chosen]),
-        "f1": mean(f1[chosen & (present | (num_classes > 2))]),
+        "accuracy": ratio(hits.sum(axis=1), support.sum(axis=1)),
+        "balanced_accuracy": np.where(present.sum(axis=1) > 1, balanced, np.nan),
+        "precision": mean_of_chosen(precision, chosen),
+        "recall": mean_of_chosen(recall, chosen),
+        "f1": mean_of_chosen(f1, chosen & present),
     }

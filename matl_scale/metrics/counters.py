@@ -5,17 +5,17 @@ average precision come from histograms of the score (the log-odds of a class) wi
 around zero; two samples in one bin count as tied.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from matl_scale.metrics.baseline import ranking_p_values
-from matl_scale.metrics.confusion import measure_confusion
+from matl_scale.metrics.confusion import measure_confusions
 from matl_scale.metrics.names import COUNTED_METRICS
+from matl_scale.metrics.ranking import measure_rankings
 from matl_scale.metrics.scores import NUM_BINS, SCORE_LIMIT
-from matl_scale.metrics.task_metrics import TaskMetrics, mean, ratio
+from matl_scale.metrics.task_metrics import TaskMetrics, ratio
 
 NO_LABEL = -1
 
@@ -63,44 +63,33 @@ class TaskCounters:
         cells = cells.flatten()
         self.counts.index_add_(0, cells, torch.ones_like(cells))
 
-    def _confusion(self, task_id: int) -> torch.Tensor:
-        return self.counts[self._confusion_start[task_id] : self._confusion_start[task_id + 1]]
-
-    def _histogram(self, task_id: int) -> torch.Tensor:
-        return self.counts[self._histogram_start[task_id] : self._histogram_start[task_id + 1]]
-
-    def confusions(self) -> list[np.ndarray]:
-        """Returns the confusion of every task, true class × class with the largest logit, shape `(num_classes, num_classes)`."""
-        return [
-            self._confusion(task_id).cpu().numpy().reshape(num_classes, num_classes)
-            for task_id, num_classes in enumerate(self.num_classes)
-        ]
-
     def compute(self) -> TaskMetrics:
         """Returns every metric of every task that counts tell, which are `COUNTED_METRICS`; NaN where it is undefined."""
-        confusions = self.confusions()
-        histograms = [self._histogram(i).cpu().numpy().reshape(-1, 2, NUM_BINS) for i in range(len(confusions))]
-        p_values = ranking_p_values(histograms).tolist()
-        tasks = enumerate(zip(confusions, histograms, p_values, strict=True))
-        computed = [self._compute_task(task_id, *found) for task_id, found in tasks]
-        values = {name: np.array([metrics[name] for metrics in computed]) for name in COUNTED_METRICS}
-        return TaskMetrics(values=values, counts=np.array([int(confusion.sum()) for confusion in confusions]))
+        counts = self.counts.cpu().numpy()
+        totals = np.zeros(len(self.num_classes), dtype=np.int64)
+        values = {name: np.full(len(totals), np.nan) for name in COUNTED_METRICS}
+        for task_ids, confusions in self._confusions(counts):
+            support = confusions.sum(axis=2)
+            totals[task_ids] = support.sum(axis=1)
+            found = measure_confusions(confusions) | {
+                "majority_accuracy": ratio(support.max(axis=1), totals[task_ids]),
+                "smallest_class": support.min(axis=1),
+            }
+            for name, column in found.items():
+                values[name][task_ids] = column
+        values["loss"] = ratio(self.losses.cpu().numpy(), totals)
+        rankings = counts[self._histogram_start[0] :].reshape(-1, 2, NUM_BINS)
+        values |= measure_rankings(rankings, np.array(self.num_scores))
+        return TaskMetrics(values=values, counts=totals)
 
-    def _compute_task(
-        self, task_id: int, confusion: np.ndarray, histogram: np.ndarray, baseline_p: float
-    ) -> dict[str, float]:
-        total = confusion.sum()
-        if total == 0:
-            return dict.fromkeys(COUNTED_METRICS, float("nan")) | {"smallest_class": 0.0}
-        return {
-            "loss": float(self.losses[task_id]) / total,
-            **measure_confusion(confusion),
-            "auroc": mean(np.array([auroc(*counts) for counts in histogram])),
-            "average_precision": mean(np.array([average_precision(*counts) for counts in histogram])),
-            "majority_accuracy": confusion.sum(axis=1).max() / total,
-            "baseline_p": baseline_p,
-            "smallest_class": float(confusion.sum(axis=1).min()),
-        }
+    def _confusions(self, counts: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields tasks with equally many classes, and their confusions, true class × class with the largest logit, shape
+        `(num_tasks, num_classes, num_classes)`."""
+        num_classes = np.array(self.num_classes)
+        for count in np.unique(num_classes):
+            task_ids = np.flatnonzero(num_classes == count)
+            cells = self._confusion_start[task_ids][:, None] + np.arange(count**2)
+            yield task_ids, counts[cells].reshape(-1, count, count)
 
 
 def class_scores(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -125,24 +114,3 @@ def score_bins(scores: torch.Tensor) -> torch.Tensor:
     limit = float(np.arcsinh(SCORE_LIMIT))
     positions = torch.asinh(scores.nan_to_num(0.0)).clamp(-limit, limit) / limit  # from −1 to 1
     return ((positions + 1) * (NUM_BINS / 2)).long().clamp(0, NUM_BINS - 1)
-
-
-def auroc(negative: np.ndarray, positive: np.ndarray) -> float:
-    """Returns the area under the ROC curve: P(positive above negative) + ½ P(tied) (Mann and Whitney, 1947).
-
-    Both arguments are histograms of scores, ascending, shape `(NUM_BINS,)`.
-    """
-    below = np.cumsum(negative) - negative
-    pairs = float(negative.sum()) * float(positive.sum())
-    return float((positive * (below + negative / 2)).sum() / pairs) if pairs else float("nan")
-
-
-def average_precision(negative: np.ndarray, positive: np.ndarray) -> float:
-    """Returns the sum of precision × gain in recall over falling thresholds, one per bin, without interpolation.
-
-    Both arguments are histograms of scores, ascending, shape `(NUM_BINS,)`.
-    """
-    hits, above = np.cumsum(positive[::-1]), np.cumsum((negative + positive)[::-1])
-    if not len(hits) or hits[-1] == 0:
-        return float("nan")
-    return float((ratio(hits, above) * positive[::-1])[above > 0].sum() / hits[-1])

@@ -180,9 +180,16 @@ def worst_first(values: np.ndarray, ties: np.ndarray | None = None) -> list[int]
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """Divides, with NaN where the denominator is zero."""
     quotient: np.ndarray = np.divide(
-        numerator, denominator, out=np.full(len(denominator), np.nan), where=denominator > 0
+        numerator, denominator, out=np.full(denominator.shape, np.nan), where=denominator > 0
     )
     return quotient
+
+
+def mean_of_chosen(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Returns the mean over the columns of those values that are chosen and not NaN, shape `(num_rows,)`; NaN where there are
+    none. Both arguments have shape `(num_rows, num_columns)`."""
+    known = chosen & ~np.isnan(values)
+    return ratio(np.where(known, values, 0).sum(axis=1), known.sum(axis=1))
 
 
 def mean(values: np.ndarray) -> float:

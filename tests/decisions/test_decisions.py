@@ -8,6 +8,7 @@ from scipy.optimize import minimize
 
 from helpers.scored_samples import binary_samples, scores_of_classes
 from matl_scale.decisions.aim import Aim, choose_aims, parse_aim
+from matl_scale.decisions.binary import fit_binary
 from matl_scale.decisions.calibration import (
     BIAS_PRECISION,
     SCALE_PRECISION,
@@ -16,7 +17,7 @@ from matl_scale.decisions.calibration import (
 )
 from matl_scale.decisions.calibration_error import expected_calibration_error
 from matl_scale.decisions.fit import fit_decisions, measure_decisions
-from matl_scale.decisions.histogram import CENTRES, EDGES, find_bins
+from matl_scale.decisions.histogram import CENTRES, EDGES, count_scores_of, find_bins
 from matl_scale.decisions.rule import DecisionRule
 from matl_scale.decisions.samples import ScoredSamples, assign_folds
 from matl_scale.decisions.table import (
@@ -26,7 +27,9 @@ from matl_scale.decisions.table import (
     unfitted_decisions,
     write_decisions,
 )
+from matl_scale.decisions.threshold import PSEUDO_SAMPLES
 from matl_scale.errors import InputError
+from matl_scale.metrics.scores import NUM_BINS
 from matl_scale.tasks import Task
 
 BALANCED, F1, ACCURACY = Aim("balanced_accuracy"), Aim("f1"), Aim("accuracy")
@@ -167,6 +170,50 @@ def test_three_positives_do_not_set_a_threshold() -> None:
     assert fitted.mean() > np.mean(greedy) + 0.03
     assert fitted.mean() > 0.8  # the best possible is 0.84
     assert abs(fitted.mean() - found.measured["decided_balanced_accuracy"].mean()) < 0.03  # cross-fitted
+
+
+def slow_threshold(aim: Aim, negatives: np.ndarray, positives: np.ndarray, expected: list[np.ndarray]) -> float:
+    """Returns the threshold of one task by the counts of all bins, tried one after the other: the middle one of the best, as the
+    index of a bin."""
+    values = []
+    for edge in range(NUM_BINS + 1):
+        hits, false = positives[edge:].sum(), negatives[edge:].sum()
+        hits_expected, false_expected = (each[edge:].sum() for each in expected[::-1])
+        share = [
+            (seen + PSEUDO_SAMPLES * more / total_more) / (total + PSEUDO_SAMPLES)
+            for seen, total, more, total_more in (
+                (hits, positives.sum(), hits_expected, expected[1].sum()),
+                (false, negatives.sum(), false_expected, expected[0].sum()),
+                (hits, hits + false, hits_expected, max(hits_expected + false_expected, 1e-12)),
+            )
+        ]
+        recall, fall_out, precision = share
+        if aim.value is None:
+            values.append((recall + 1 - fall_out) / 2)
+        else:
+            values.append(-2 if edge == NUM_BINS else 1 + recall if precision >= aim.value else precision - 1)
+    best = max(values)
+    first = values.index(best)
+    after = next((i for i in range(first, len(values)) if values[i] < best - 1e-12), len(values))
+    return (first + after - 1) // 2
+
+
+@pytest.mark.parametrize("aim", [BALANCED, Aim("precision", 0.6), Aim("precision", 0.99)], ids=str)
+def test_a_threshold_is_the_best_of_all_bins(aim: Aim) -> None:
+    """Most bins are empty, and left out; of one task the last one is not."""
+    rng = np.random.default_rng(0)
+    labels = (rng.random((30, 3)) < 0.4).astype(np.int16)
+    scores = (rng.normal(size=labels.shape) + labels).astype(np.float16)
+    scores[:3, 1] = 60
+    found = count_scores_of(labels, scores, np.zeros(30, dtype=np.int64))
+    assert found.bins.shape[1] < 40
+    fitted = fit_binary(found.counts.sum(axis=1), found.bins, np.zeros(3), [aim] * 3)
+    for task in range(3):
+        own = find_bins(scores[:, task])
+        seen = [np.bincount(own[labels[:, task] == each], minlength=NUM_BINS).astype(float) for each in (0, 1)]
+        p = 1 / (1 + np.exp(-(fitted.scale[task] * CENTRES + fitted.bias[task])))
+        expected = [sum(seen) * (1 - p), sum(seen) * p]
+        assert fitted.limits[task] == EDGES[slow_threshold(aim, *seen, expected)]
 
 
 @pytest.mark.parametrize("metric", ["precision", "recall"])

@@ -9,11 +9,13 @@ from scipy import stats
 
 from matl_scale.metrics.baseline import (
     FEW,
+    MOST_EXPECTED,
     baseline_p,
     baseline_p_values,
     beats_baseline,
-    chance_of_sum,
-    ranking_p_values,
+    chances_of_sums,
+    count_highest_ranked,
+    smallest_p_values,
 )
 
 
@@ -50,6 +52,38 @@ def test_p_is_that_of_fishers_exact_test(num_classes: int) -> None:
             expected = min(1, 2 * min(expected, chance_of_sum(with_margins(confusion)[present])))
         assert p == pytest.approx(expected)
         assert baseline_p(confusion) == p
+
+
+def chance_of_sum(table: np.ndarray) -> float:
+    return float(chances_of_sums(table, np.array([0]), np.array([len(table)]))[0])
+
+
+def slow_chance_of_sum(table: np.ndarray) -> float:
+    """The bound of one task, by polynomials."""
+    hits, total = int(table[:, 0].sum()), int(table[0, 3])
+    expected = (table[:, 1] * table[:, 2]).sum() / total
+    if hits <= expected or expected > MOST_EXPECTED:
+        return 1.0
+    ways = np.ones(1)
+    for support, chosen in table[:, 1:3].tolist():
+        steps = [(support - j) * (chosen - j) / ((j + 1) * total) for j in range(min(support, chosen))]
+        ways = np.convolve(ways, np.cumprod([1.0, *steps]))
+    matchings = math.lgamma(total + 1) - math.lgamma(total - hits + 1) - hits * math.log(total)
+    return float(min(math.exp(math.log(ways[hits]) - matchings), 1.0))
+
+
+def test_bounds_of_tasks_together_are_those_of_each_alone() -> None:
+    generator, tables = np.random.default_rng(0), []
+    for num_classes, num_samples in ((3, 12), (20, 100), (35, 70), (6, 3000), (60, 150)):
+        for share in (0.0, 0.2, 0.9):
+            labels = generator.integers(0, num_classes, num_samples)
+            guesses = generator.integers(0, num_classes, num_samples)
+            answers = np.where(generator.random(num_samples) < share, labels, guesses)
+            tables.append(with_margins(count(labels, answers, num_classes)))
+    counts = np.array([len(table) for table in tables])
+    found = chances_of_sums(np.concatenate(tables), np.cumsum(counts) - counts, counts)
+    np.testing.assert_allclose(found, [slow_chance_of_sum(table) for table in tables], rtol=1e-11)
+    assert ((found > 0) & (found < 1e-3)).any()
 
 
 def with_margins(confusion: np.ndarray) -> np.ndarray:
@@ -123,6 +157,12 @@ def rank(labels: np.ndarray, scores: np.ndarray, num_classes: int = 2) -> np.nda
     return np.array(counts)
 
 
+def ranking_p_values(histograms: list[np.ndarray]) -> np.ndarray:
+    """Returns the p value of each task by its histograms."""
+    tests = [count_highest_ranked(histogram) for histogram in histograms]
+    return smallest_p_values(np.concatenate([np.zeros((0, 4), int), *tests]), np.array([*map(len, tests)], dtype=int))
+
+
 @pytest.mark.parametrize("num_classes", [2, 4])
 @pytest.mark.parametrize("num_bins", [2000, 7])  # few ties, and many
 def test_p_of_a_ranking_is_that_of_its_highest_samples(num_classes: int, num_bins: int) -> None:
@@ -170,8 +210,10 @@ def test_scores_by_chance_seldom_name_a_task() -> None:
         generator = np.random.default_rng(seed)
         labels = (generator.random((num_samples, num_tasks)) < generator.uniform(0.01, 0.6, num_tasks)).astype(int)
         scores = generator.integers(0, 300, (num_samples, 1)) + generator.integers(0, 300, (num_samples, num_tasks))
-        histograms = [rank(labels[:, i], scores[:, i : i + 1]) for i in range(num_tasks)]
-        named += bool(beats_baseline(ranking_p_values(histograms)).any())
+        cells = (np.arange(num_tasks) * 2 + labels) * 600 + scores
+        histograms = np.bincount(cells.ravel(), minlength=num_tasks * 1200).reshape(num_tasks, 2, 600)
+        p_values = smallest_p_values(count_highest_ranked(histograms), np.ones(num_tasks, dtype=int))
+        named += bool(beats_baseline(p_values).any())
     assert named <= 0.05 * num_seeds
 
 

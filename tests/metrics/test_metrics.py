@@ -9,6 +9,7 @@ from sklearn import metrics as reference
 
 from matl_scale.metrics.counters import TaskCounters
 from matl_scale.metrics.names import COUNTED_METRICS, DECIDED_METRICS, METRICS, NOT_LEARNED, RANKED_SUMMARIES
+from matl_scale.metrics.scores import NUM_BINS
 from matl_scale.metrics.task_metrics import TaskMetrics, describe_means, describe_not_learned
 
 
@@ -98,6 +99,46 @@ def test_tasks_counted_together_equal_tasks_counted_alone(num_classes: int, miss
     torch.testing.assert_close(together.losses, alone.losses, rtol=1e-12, atol=0)
     counts = together.compute().counts
     assert counts.tolist() == [int((matrix[:, 1] >= 0).sum()), 0, 0, 0, int((matrix[:, 0] >= 0).sum())]
+
+
+def slow_ranking(negative: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
+    """Returns AUROC and average precision of one class by its histograms, sample by sample; NaN where undefined."""
+    below, above = np.repeat(np.arange(NUM_BINS), negative), np.repeat(np.arange(NUM_BINS), positive)
+    if not len(above):
+        return float("nan"), float("nan")
+    precisions = [(above >= score).sum() / ((above >= score).sum() + (below >= score).sum()) for score in above]
+    pairs = [((below < score) + (below == score) / 2).mean() for score in above] if len(below) else [float("nan")]
+    return float(np.mean(pairs)), float(np.mean(precisions))
+
+
+def test_metrics_of_many_tasks_are_those_of_each_alone() -> None:
+    """Of 2 to 5 classes, in any order, some without labels, or of one class only."""
+    generator = np.random.default_rng(0)
+    num_classes = generator.choice([2, 3, 5], 50).tolist()
+    together, alone = TaskCounters(num_classes), []
+    for task, count_ in enumerate(num_classes):
+        logits, labels = draw(int(generator.integers(1, 60)), count_, seed=task, sharpness=float(task % 3))
+        labels[torch.from_numpy(generator.random(len(labels)) < 0.4)] = -1
+        if task % 10 == 3:
+            labels[:] = -1
+        elif task % 10 == 7:
+            labels.clamp_(max=0)
+        count(together, task, logits, labels)
+        single = TaskCounters([count_])
+        count(single, 0, logits, labels)
+        alone.append(single.compute())
+        histograms = single.counts[count_**2 :].reshape(-1, 2, NUM_BINS).numpy()
+        areas, precisions = np.array([slow_ranking(*each) for each in histograms]).T
+        for name, values in (("auroc", areas), ("average_precision", precisions)):
+            known = values[np.isfinite(values)]
+            expected = known.mean() if len(known) else np.nan
+            np.testing.assert_allclose(alone[-1].values[name], [expected], rtol=1e-12)
+    found = together.compute()
+    assert found.counts.tolist() == [int(each.counts[0]) for each in alone]
+    for name in COUNTED_METRICS:
+        expected = np.array([each.values[name][0] for each in alone])
+        np.testing.assert_allclose(found.values[name], expected, rtol=1e-12, err_msg=name)
+        assert np.isfinite(expected).any()
 
 
 def test_what_is_undefined_is_nan_and_left_out_of_summaries() -> None:
