@@ -6,8 +6,8 @@ import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
-from matl_scale.data.shards.layout import count_labels, mean_labels_per_image
 from matl_scale.data.shards.manifest import Manifest
+from matl_scale.data.shards.open_labels import open_labels
 from matl_scale.terminal_table import TableColumn, TerminalTable
 from matl_scale.text import count_of
 
@@ -18,9 +18,10 @@ def print_info(manifest: Manifest, console: Console, route_of: Mapping[str, str]
 
     `route_of` has the names of routes by task, to be shown beside it.
     """
-    labels = manifest.labels()
+    labels = open_labels(manifest).labels
     split_names = list(manifest.splits)
-    ids_of = {split: manifest.sample_ids(split) for split in split_names}
+    labels_of = {split: labels.of_samples(manifest.sample_ids(split)) for split in split_names}
+    labelled_of = np.stack([each.count() for each in labels_of.values()])  # (num_splits, num_tasks)
     names = ("task", *(() if route_of is None else ("route",)))
     figures = ("classes", *split_names, "missing", "largest")
     table = TerminalTable(
@@ -32,14 +33,13 @@ def print_info(manifest: Manifest, console: Console, route_of: Mapping[str, str]
         ]
     )
     for column, task in enumerate(manifest.tasks):
-        counts = count_labels(labels[:, column], task.num_classes)
-        labelled = [int((labels[ids, column] >= 0).sum()) for ids in ids_of.values()]
-        missing = 1 - counts.sum() / len(labels)
+        counts = labels.count_classes(column, task.num_classes)
+        missing = 1 - counts.sum() / labels.num_samples
         table.add_row(
             task.name,
             *([] if route_of is None else [route_of.get(task.name, "")]),
             str(task.num_classes),
-            *(f"{count:,}" for count in labelled),
+            *(f"{count:,}" for count in labelled_of[:, column].tolist()),
             f"{missing:.1%}",
             f"{counts.max() / max(counts.sum(), 1):.1%}",
             task.positive or "",
@@ -54,15 +54,15 @@ def print_info(manifest: Manifest, console: Console, route_of: Mapping[str, str]
         console.print(
             f"  {split}: {count_of(manifest.splits[split], 'image')} in {count_of(len(sizes), 'shard')}, "
             f"{sum(sizes) / 1e6:,.1f} MB, "
-            f"{mean_labels_per_image(labels[ids_of[split]]):.3g} labels per image"
+            f"{labels_of[split].mean_per_sample():.3g} labels per image"
         )
     console.print("  labels per image: the mean over images that have one; `routing.routes` auto goes by that of train")
     for entry in manifest.entries:
         marker = "→" if entry["version"] == manifest.version else " "
         console.print(f"{marker} version {entry['version']}, id {entry['id'][:12]}: {escape(entry['change'])}")
-    size = manifest.image_size()
+    size, num_cells = manifest.image_size(), labels.num_samples * labels.num_tasks
     console.print(
-        f"  {count_of(len(manifest.tasks), 'task')}, {np.mean(labels < 0):.1%} of all labels missing; images: "
+        f"  {count_of(len(manifest.tasks), 'task')}, {1 - labels.count().sum() / num_cells:.1%} of all labels missing; images: "
         + (f"{size} × {size} pixels" if size else "of several sizes")
     )
     if manifest.oriented:

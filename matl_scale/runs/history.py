@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import yaml
 
 from matl_scale.decisions.table import Decisions, read_decisions
@@ -18,6 +17,7 @@ from matl_scale.errors import InputError, nearest, shortened
 from matl_scale.metrics.names import METRICS
 from matl_scale.metrics.task_metrics import TaskMetrics, worst_first
 from matl_scale.runs.about import read_about
+from matl_scale.runs.growing_table import GrowingTable
 from matl_scale.runs.layout import CONFIG_FILE, DECISIONS_FILE, RunFolder
 from matl_scale.runs.positive_classes import read_positive_classes
 from matl_scale.runs.predictions import Predictions, read_predictions
@@ -82,11 +82,12 @@ class RunHistory:
         remedy = (
             f"Train until `eval.every`, or evaluate a checkpoint: matl-evaluate --run {folder} --checkpoint newest."
         )
-        if not self.files.per_task_file.is_file():
+        evaluations = GrowingTable(self.files.per_task_file)
+        if not evaluations.exists():
             if not self.files.config_file.is_file():
                 raise InputError(f"{folder} is not a run: it has no {CONFIG_FILE}.")
             raise InputError(f"{folder} was never evaluated: it has no {self.files.per_task_file.name}. {remedy}")
-        self.table: pa.Table = pq.read_table(self.files.per_task_file)
+        self.table: pa.Table = evaluations.read()
         if not self.table.num_rows:
             raise InputError(f"{folder} has no evaluation: it went back to a step before its first one. {remedy}")
 
@@ -191,21 +192,17 @@ class RunHistory:
         table = self._evaluations(split)
         step = table["step"][-1].as_py()  # rows are appended: the last evaluation may be of an earlier step
         table = table.filter(pc.field("step") == step)
-        tasks, counts = names_in_order(table, "task"), {}
-        index_of = {name: i for i, name in enumerate(tasks)}
-        metrics = [name for name in METRICS if name in set(table["metric"].unique().to_pylist())]
-        values = {name: np.full(len(tasks), np.nan) for name in metrics}
-        for row in table.to_pylist():
-            counts[row["task"]] = row["count"]
-            if row["metric"] in values and row["value"] is not None:
-                values[row["metric"]][index_of[row["task"]]] = row["value"]
+        tasks, task_of = number_names(table["task"])
+        found, metric_of = number_names(table["metric"])
+        columns, counts = np.full((len(found), len(tasks)), np.nan), np.zeros(len(tasks), dtype=np.int64)
+        columns[metric_of, task_of] = table["value"].to_numpy()
+        counts[task_of] = table["count"].to_numpy()
+        values = {name: columns[found.index(name)] for name in METRICS if name in found}
         return TaskTable(
             split=split,
             step=step,
             tasks=tasks,
-            metrics=TaskMetrics(
-                values=values, counts=np.array([counts[name] for name in tasks]), min_count=self.min_count
-            ),
+            metrics=TaskMetrics(values=values, counts=counts, min_count=self.min_count),
             draws=self._counts("draws", tasks, step),
             labels_seen=self._counts("labels", tasks, step),
         )
@@ -213,12 +210,9 @@ class RunHistory:
     def over_time(self, split: str, metric: str) -> TaskHistory:
         """Returns one metric of every task at every evaluation of a split."""
         table = self._evaluations(split).filter(pc.field("metric") == metric)
-        steps, tasks = self.steps[split], names_in_order(table, "task")
+        steps, (tasks, task_of) = self.steps[split], number_names(table["task"])
         values = np.full((len(tasks), len(steps)), np.nan)
-        row_of, column_of = ({name: i for i, name in enumerate(names)} for names in (tasks, steps))
-        columns = (table[name].to_pylist() for name in ("task", "step", "value"))
-        for task, step, value in zip(*columns, strict=True):
-            values[row_of[task], column_of[step]] = np.nan if value is None else value
+        values[task_of, np.searchsorted(steps, table["step"].to_numpy())] = table["value"].to_numpy()
         return TaskHistory(split=split, metric=metric, steps=steps, tasks=tasks, values=values)
 
     def predictions(self, split: str) -> Predictions:
@@ -230,15 +224,21 @@ class RunHistory:
 
     def _counts(self, column: str, tasks: Sequence[str], step: int) -> np.ndarray | None:
         """Returns what draws.parquet counts for each task up to a step; None if it does not say."""
-        path = self.files.draws_file
-        if not path.is_file() or column not in pq.read_schema(path).names:
+        table = GrowingTable(self.files.draws_file).read()
+        if column not in table.column_names:
             return None
-        table = pq.read_table(path, filters=pc.field("step") <= step)
+        table = table.filter(pc.field("step") <= step)
         if not table.num_rows:
             return None
         last = table.filter(pc.field("step") == pc.max(table["step"]))
         counts = dict(zip(last["task"].to_pylist(), last[column].to_pylist(), strict=True))
         return np.array([counts.get(name) or 0 for name in tasks])
+
+
+def number_names(column: pa.ChunkedArray) -> tuple[list[str], np.ndarray]:
+    """Returns the distinct names of a column, in the order of their first rows, and the index of each row's name among them."""
+    encoded = column.combine_chunks().dictionary_encode()
+    return encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
 
 
 def names_in_order(table: pa.Table, column: str) -> list[str]:

@@ -6,7 +6,7 @@ predicted class instead of scores.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -77,7 +77,9 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
     matrices = (*classes, predictions.log_odds)
     lists = [pa.FixedSizeListArray.from_arrays(pa.array(m.reshape(-1)), m.shape[1]) for m in matrices]
     table = pa.table([pa.array(predictions.samples, pa.int64()), *lists], names=list(COLUMNS))
-    about = {"format_version": FORMAT_VERSION, **asdict(info)}
+    tasks = [{"name": task.name, "classes": task.classes, "source": task.source} for task in info.tasks]
+    about = {"format_version": FORMAT_VERSION, "split": info.split, "step": info.step, "tasks": tasks}
+    about |= {"test_set": info.test_set, "network": info.network}
     table = table.replace_schema_metadata({METADATA_KEY: json.dumps(about)})
     write_atomic(path, lambda partial: pq.write_table(table, partial, compression="zstd", row_group_size=ROWS))
 

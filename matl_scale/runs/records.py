@@ -37,14 +37,14 @@ class LocalLog:
 
         The record of an evaluation whose rows are missing in the table, because the run broke off in between, is dropped too.
         """
+        for path in (self.files.per_task_file, self.files.draws_file):
+            GrowingTable(path).forget_after(step)
         complete = self.evaluations()
         self._keep_records(
             lambda record: (
                 record["step"] <= step and all((record["step"], split) in complete for split in splits_of(record))
             )
         )
-        for path in (self.files.per_task_file, self.files.draws_file):
-            GrowingTable(path).forget_after(step)
 
     def forget_evaluation(self, step: int, split: str) -> None:
         """Drops the record of an evaluation that is made again."""
@@ -57,11 +57,7 @@ class LocalLog:
 
     def evaluations(self) -> set[tuple[int, str]]:
         """Returns step and split of every evaluation that was recorded completely."""
-        path = self.files.per_task_file
-        if not path.is_file():
-            return set()
-        pairs = pq.read_table(path, columns=["step", "split"]).group_by(["step", "split"]).aggregate([]).to_pylist()
-        return {(pair["step"], pair["split"]) for pair in pairs}
+        return set(GrowingTable(self.files.per_task_file).evaluations())
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends one record: `step`, `time` (seconds since 1970, strictly increasing), and the finite values."""

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
+from matl_scale.runs.growing_table import GrowingTable
 from matl_scale.runs.layout import RunFolder
 from matl_scale.runs.records import read_records
 from matl_scale.runs.sweep_folder import Outcome, PlannedRun, SweepFolder, SweepPlan
@@ -95,7 +95,7 @@ def measure_outcome(folder: Path, images_per_s: float) -> Outcome:
 
 def read_last_draws(folder: Path) -> dict[str, list[Any]]:
     """Returns the columns of the last rows of draws.parquet: a run is evaluated after its last step."""
-    table = pq.read_table(RunFolder(folder).draws_file)
+    table = GrowingTable(RunFolder(folder).draws_file).read()
     columns: dict[str, list[Any]] = table.filter(pc.field("step") == pc.max(table["step"])).to_pydict()
     return columns
 

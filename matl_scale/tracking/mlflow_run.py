@@ -8,15 +8,15 @@ import contextlib
 import json
 import logging
 import math
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from matl_scale.errors import Problem
 from matl_scale.runs.about import read_about
+from matl_scale.runs.growing_table import GrowingTable, write_part
 from matl_scale.runs.history import RunHistory
 from matl_scale.runs.layout import RunFolder
 from matl_scale.runs.records import RecordTail, identifying_metric, read_records
@@ -211,14 +211,15 @@ class MlflowRun:
 
     def _copy_tables(self) -> None:
         self._tables_at = time.monotonic()
-        path = self.files.per_task_file
-        if not path.is_file() or path.stat().st_mtime_ns == self.state.get("tables"):
+        files, table = self.files, GrowingTable(self.files.per_task_file)
+        if not table.exists() or table.last_change() == self.state.get("tables"):
             return
-        changed = path.stat().st_mtime_ns
-        if pq.read_metadata(path).num_rows == 0:  # a resumed run dropped its only evaluation
+        changed = table.last_change()
+        if not table.evaluations():  # a resumed run dropped its only evaluation
             return
-        history, run_id, files = RunHistory(self.folder), self.state["run_id"], self.files
-        self._log_files(files.per_task_file, files.draws_file, files.balance_file)
+        history, run_id = RunHistory(self.folder), self.state["run_id"]
+        self._log_tables(files.per_task_file, files.draws_file)
+        self._log_files(files.balance_file)
         # written as MLflow's `log_table` would, which appends to the earlier table instead of replacing it
         self._client.log_dict(run_id, views.latest_table(history), "per_task.json")
         self._client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps([{"path": "per_task.json", "type": "table"}]))
@@ -228,6 +229,14 @@ class MlflowRun:
             self._client.set_tag(run_id, self._keys[key], text)
         self.state["tables"] = changed
         self._save()
+
+    def _log_tables(self, *paths: Path) -> None:
+        """Copies tables that grow, each as one file: a store keeps the files of rows that are dropped."""
+        with tempfile.TemporaryDirectory() as folder:
+            for path in filter(Path.exists, paths):
+                whole = Path(folder) / path.name
+                write_part(GrowingTable(path).read(), whole)
+                self._log_files(whole)
 
     def _log_files(self, *paths: Path) -> None:
         for path in filter(Path.is_file, paths):

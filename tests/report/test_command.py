@@ -242,7 +242,7 @@ def test_bad_input_is_one_line(
     write("elsewhere", test_set="others")
     (tmp_path / "untrained").mkdir()
     (tmp_path / "untrained/config.yaml").write_text("run: {name: untrained}\n")
-    (tmp_path / "damaged/per_task.parquet").write_bytes(b"PAR1 and no more")
+    next((tmp_path / "damaged/per_task.parquet").iterdir()).write_bytes(b"PAR1 and no more")
     (tmp_path / "unpredicted/predictions-test.parquet").unlink()
     (tmp_path / "unconfigured/config.yaml").unlink()
     (tmp_path / "garbled/config.yaml").write_text("run: [\n")

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -195,7 +196,7 @@ def test_a_run_with_one_evaluation_and_nothing_else(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", replace(SMALL, num_evaluations=1))
     for path in run.folder.iterdir():
         if path.name != "per_task.parquet":
-            path.unlink()
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     page = Page(write(tmp_path, RunHistory(run.folder)))
     assert "This is the first evaluation" in page.text
     assert "no config.yaml" in page.text

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from helpers.local_records import log_evaluation
+from helpers.local_records import as_older_version, log_evaluation
 from matl_scale import InputError
 from matl_scale.metrics.names import COUNTED_METRICS
 from matl_scale.runs.history import RunHistory
@@ -57,7 +57,7 @@ def test_draws_of_an_older_version_go_on_without_labels_seen(tmp_path: Path) -> 
     log = LocalLog(tmp_path)
     log_evaluation(log, 1)
     old = pq.read_table(tmp_path / "draws.parquet").drop(["labels"])
-    pq.write_table(old, tmp_path / "draws.parquet")
+    as_older_version(tmp_path / "draws.parquet", old)
     assert RunHistory(tmp_path).latest("val").labels_seen is None
     log_evaluation(log, 2)
     assert pq.read_table(tmp_path / "draws.parquet").num_rows == 4

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_PARAMS_TAGS_PER_BATCH
 
-from helpers.local_records import log_evaluation
+from helpers.local_records import as_older_version, log_evaluation
 from matl_scale import InputError
 from matl_scale.metrics.names import COUNTED_METRICS
 from matl_scale.metrics.task_metrics import TaskMetrics
@@ -63,9 +63,9 @@ def test_latest_table_of_an_older_version(tmp_path: Path) -> None:
     """It did not count labels, nor the samples of each class."""
     log_evaluation(LocalLog(tmp_path), 5)
     history = pq.read_table(tmp_path / "per_task.parquet")
-    pq.write_table(history.filter(pc.field("metric") != "smallest_class"), tmp_path / "per_task.parquet")
+    as_older_version(tmp_path / "per_task.parquet", history.filter(pc.field("metric") != "smallest_class"))
     draws = tmp_path / "draws.parquet"
-    pq.write_table(pq.read_table(draws).drop(["labels"]), draws)
+    as_older_version(draws, pq.read_table(draws).drop(["labels"]))
     table = latest_table(RunHistory(tmp_path))
     assert table["columns"][-4:] == ["count", "draws", "split", "step"]
     assert [row[-4:] for row in table["data"]] == [[7, 5, "val", 5], [8, 10, "val", 5]]

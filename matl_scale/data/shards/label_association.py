@@ -7,6 +7,7 @@ import numpy as np
 from matl_scale.data.shards.contingency import PairStatistics, measure_pairs
 from matl_scale.data.shards.labels import Labels
 from matl_scale.data.shards.manifest import Manifest
+from matl_scale.data.shards.open_labels import open_labels
 from matl_scale.tasks import Task
 
 MIN_COMMON = 20  # samples with both labels; fewer say nothing about two tasks
@@ -89,4 +90,4 @@ def strongest_pairs(values: np.ndarray, names: Sequence[str], limit: int) -> lis
 
 def associate(manifest: Manifest) -> np.ndarray:
     """Computes the bias-corrected Cramér's V of every pair of tasks of a shard set, see `cramers_v`."""
-    return cramers_v(Labels.of_matrix(manifest.labels()), manifest.tasks)
+    return cramers_v(open_labels(manifest).labels, manifest.tasks)

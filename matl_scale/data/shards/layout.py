@@ -100,15 +100,6 @@ def encode_label_row(row: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def mean_labels_per_image(labels: np.ndarray) -> float:
-    """Returns the mean number of labels of the images that have one, from labels of shape `(num_samples, num_tasks)`; 0 if none
-    has."""
-    per_image = np.zeros(len(labels), dtype=np.int32)
-    for column in labels.T:  # one by one: a bool per sample and task may be gigabytes
-        per_image += column != MISSING
-    return float(per_image.sum()) / max(int(np.count_nonzero(per_image)), 1)
-
-
 def count_labels(labels: np.ndarray, num_classes: int) -> np.ndarray:
     """Counts the labels of one task, shape `(num_samples,)`, per class, without missing labels."""
     return np.bincount(labels[labels != MISSING], minlength=num_classes)
