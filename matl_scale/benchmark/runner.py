@@ -24,6 +24,7 @@ from matl_scale.benchmark import (
     export,
     labels,
     losses,
+    many_tasks,
     memory,
     reading,
     routes,
@@ -50,14 +51,15 @@ SUITES: dict[str, Callable[[Conditions], list[Figure]]] = {
     "sync": sync.figures,
     "memory": memory.figures,
     "labels": labels.figures,
+    "many_tasks": many_tasks.figures,
     "cost": cost.figures,
     "data": lambda conditions: sharding.figures(conditions) + reading.figures(conditions),
     "export": export.figures,
     "tracking": tracking.figures,
 }
 ON_RANKS = ("sync",)  # these need several ranks; the others run on one
-# not by default. decide, labels, routes and data: take minutes; export: needs ONNX's packages; tracking: needs Chromium
-BY_NAME = ("decide", "labels", "routes", "data", "export", "tracking")
+# not by default. decide, labels, many_tasks, routes and data take minutes; export: ONNX's packages; tracking: Chromium
+BY_NAME = ("decide", "labels", "many_tasks", "routes", "data", "export", "tracking")
 DATA_SETS = ("fashion_mnist", "cifar100")  # of the suite data and the studies
 COLUMNS = ("ratio of minima", "median", "10 % to 90 % of rounds", "minima", "numerator ÷ denominator, goal")
 TIMEOUT_S = 24 * 3600.0  # how long the other ranks may wait for the suites on rank 0

@@ -31,7 +31,8 @@ def label_association(run: RunHistory, tasks: list[str]) -> np.ndarray | None:
     """Returns the bias-corrected Cramér's V of the labels of all pairs of tasks; None if the shard set or a task is gone."""
     try:
         manifest = open_shard_set(run, run.config["data"]["version"])
-        task_ids = [manifest.task_names.index(name) for name in tasks]
+        number_of = {name: i for i, name in enumerate(manifest.task_names)}
+        task_ids = [number_of[name] for name in tasks]
     except (InputError, ValueError, OSError, KeyError, TypeError, yaml.YAMLError):
         return None
     return associate(manifest)[np.ix_(task_ids, task_ids)]

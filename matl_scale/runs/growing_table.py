@@ -88,7 +88,7 @@ class GrowingTable:
         """
         if self.path.is_file():
             return pq.read_table(self.path)
-        tables = [pq.read_table(self.path / part.name) for part in self.parts()]
+        tables = [pq.ParquetFile(self.path / part.name).read() for part in self.parts()]
         return pa.concat_tables(tables) if tables else pa.table({"step": pa.array([], pa.int64())})
 
     def evaluations(self) -> list[tuple[int, str]]:

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from matl_scale.data.shards.layout import MISSING
+from matl_scale.data.shards.layout import CELLS_AT_ONCE, MISSING
 from matl_scale.data.shards.mapped_array import map_array
 from matl_scale.data.shards.stored_columns import ARRAYS, StoredColumn, Stores, open_stores, store_column
 from matl_scale.data.shards.tables import parquet_errors
@@ -32,7 +32,6 @@ CACHE_VARIABLE = "MATL_CACHE"
 CACHE_FILE, CHECKED_FILE = "cache.json", "checked.json"
 FORMAT = "matl_scale label cache"
 FORMAT_VERSION = 1
-CELLS_AT_ONCE = 1 << 26  # of a Parquet file
 
 
 class CachedColumns(NamedTuple):

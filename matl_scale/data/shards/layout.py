@@ -16,6 +16,7 @@ from matl_scale.tasks import Task
 MANIFEST_FILE = "manifest.json"
 WORK = ".work"  # folder of unfinished work inside the set's folder
 MISSING = -1
+CELLS_AT_ONCE = 1 << 26  # that are read of a file of labels
 HEADER_BYTES = 512  # per tar member with a short name
 SPLIT_ORDER = ("train", "val", "test")
 MAX_CLASSES = 65_535

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from matl_scale.data.shards.layout import (
+    CELLS_AT_ONCE,
     DIGESTS_SCHEMA,
     MISSING,
     SAMPLES_SCHEMA,
@@ -148,17 +149,28 @@ class Manifest:
                     raise InputError(
                         f"{self.root}/{name} should have one row per sample ({len(matrix)}). Got {file.metadata.num_rows}."
                     )
-                for column, task_id in enumerate(ids):
-                    if self.label_references[task_id].file == name:
-                        matrix[:, column] = self._read_labels(file, task_id)
+                own = [column for column, task_id in enumerate(ids) if self.label_references[task_id].file == name]
+                self._check_columns(file, [ids[column] for column in own])
+                # at once: to read one column costs time for each that there is
+                step = max(1, CELLS_AT_ONCE // max(len(matrix), 1))
+                for part in (own[first : first + step] for first in range(0, len(own), step)):
+                    table = file.read(columns=[self.label_references[ids[column]].column for column in part])
+                    for column in part:
+                        values = table.column(self.label_references[ids[column]].column)
+                        matrix[:, column] = self._check_labels(values, ids[column])
         return matrix
 
-    def _read_labels(self, file: pq.ParquetFile, task_id: int) -> np.ndarray:
-        task, (name, column) = self.tasks[task_id], self.label_references[task_id]
+    def _check_columns(self, file: pq.ParquetFile, task_ids: Sequence[int]) -> None:
+        names = set(file.schema_arrow.names)
+        for task_id in task_ids:
+            name, column = self.label_references[task_id]
+            if column not in names:
+                context = f"{self.root}/{name}, task `{self.tasks[task_id].name}`"
+                raise InputError(f"{context}: the file has no column {column!r}. Restore the file from a copy.")
+
+    def _check_labels(self, values: pa.ChunkedArray, task_id: int) -> np.ndarray:
+        task, name = self.tasks[task_id], self.label_references[task_id].file
         context = f"{self.root}/{name}, task `{task.name}`"
-        if column not in file.schema_arrow.names:
-            raise InputError(f"{context}: the file has no column {column!r}. Restore the file from a copy.")
-        values = file.read(columns=[column]).column(0)
         if not pa.types.is_integer(values.type) or values.null_count:
             raise InputError(f"{context}: labels should be integers without gaps. Got {values.type}.")
         numbers: np.ndarray = values.to_numpy()
