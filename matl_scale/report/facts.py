@@ -61,8 +61,8 @@ def collect_facts(run: RunHistory, split: str, patterns: Sequence[str] = (), min
     predictions, no_predictions = find_predictions(run, latest)
     widths: dict[str, float] = {}
     if predictions is not None:
-        columns = zip(predictions.info.tasks, predictions.labels.T, predictions.predicted.T, strict=True)
-        widths = {task.name: half_width(labels, predicted) for task, labels, predicted in columns}
+        found = measure_half_widths(predictions.labels, predictions.predicted, predictions.info.num_classes)
+        widths = {task.name: width for task, width in zip(predictions.info.tasks, found.tolist(), strict=True)}
     half_widths = np.array([widths.get(name, np.nan) for name in latest.tasks])
     facts = RunFacts(
         run=run,
@@ -103,22 +103,35 @@ def find_predictions(run: RunHistory, latest: TaskTable) -> tuple[Predictions | 
     return found, ""
 
 
-def half_width(labels: np.ndarray, predictions: np.ndarray) -> float:
-    """Estimates half the width of the 95 % interval of a task's balanced accuracy over other samples of the same kind.
+def measure_half_widths(labels: np.ndarray, predicted: np.ndarray, num_classes: Sequence[int]) -> np.ndarray:
+    """Estimates half the width of the 95 % interval of each task's balanced accuracy over other samples of the same kind.
 
     The recalls of the classes are independent binomials; two samples are added to each class, one right and one wrong, so
-    that a class without an error does not seem certain (A. Agresti, B. Coull, The American Statistician 52, 1998). Labels and
-    predictions are class indices, −1 = no label, shape `(num_samples,)`. The result is NaN if fewer than two classes occur.
+    that a class without an error does not seem certain (A. Agresti, B. Coull, The American Statistician 52, 1998).
+
+    Args:
+        labels: Class indices, −1 = no label, shape `(num_samples, num_tasks)`.
+        predicted: The same of predictions.
+        num_classes: Of each task.
+
+    Returns:
+        Shape `(num_tasks,)`, NaN where fewer than two classes occur.
     """
-    labelled = labels != MISSING
-    truth, predicted = labels[labelled], predictions[labelled]
-    support = np.bincount(truth) if len(truth) else np.zeros(0)
-    present = support > 0
-    if present.sum() < 2:
-        return float("nan")
-    hits = np.bincount(truth[truth == predicted], minlength=len(support))[present]
-    recall = (hits + 1) / (support[present] + 2)
-    return float(NORMAL_95 * np.sqrt((recall * (1 - recall) / (support[present] + 2)).sum()) / present.sum())
+    support = count_classes(labels, num_classes)
+    hits = count_classes(np.where(labels == predicted, labels, MISSING), num_classes)
+    recall = (hits + 1) / (support + 2)
+    variances = np.where(support > 0, recall * (1 - recall) / (support + 2), 0)
+    starts: np.ndarray = np.cumsum(num_classes) - num_classes
+    present = np.add.reduceat(support > 0, starts, dtype=np.int64)
+    widths = NORMAL_95 * np.sqrt(np.add.reduceat(variances, starts)) / np.maximum(present, 1)
+    return np.where(present > 1, widths, np.nan)
+
+
+def count_classes(labels: np.ndarray, num_classes: Sequence[int]) -> np.ndarray:
+    """Returns the labelled samples of each class, task by task, shape `(sum of num_classes,)`; labels are as above."""
+    samples, tasks = np.nonzero(labels != MISSING)
+    starts: np.ndarray = np.cumsum(num_classes) - num_classes
+    return np.bincount(starts[tasks] + labels[samples, tasks], minlength=int(np.sum(num_classes)))
 
 
 def measure_change(history: TaskHistory, half_widths: np.ndarray) -> Change:

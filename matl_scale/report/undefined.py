@@ -4,11 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from matl_scale.data.shards.layout import MISSING
 from matl_scale.errors import InputError
 from matl_scale.metrics.names import MAY_BE_UNDEFINED
 from matl_scale.metrics.task_metrics import NEVER_PREDICTED, NO_LABEL, ONE_CLASS, why_undefined
-from matl_scale.report.facts import RunFacts
+from matl_scale.report.facts import RunFacts, count_classes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +48,6 @@ def explain_from_labels(facts: RunFacts) -> dict[str, str]:
             predictions = facts.run.predictions(facts.latest.split)
         except InputError:
             return {}
-    columns = np.ascontiguousarray(predictions.labels.T)
-    return {
-        task.name: why_undefined(task, np.bincount(column[column != MISSING], minlength=task.num_classes))
-        for task, column in zip(predictions.info.tasks, columns, strict=True)
-    }
+    num_classes = predictions.info.num_classes
+    counts = np.split(count_classes(predictions.labels, num_classes), np.cumsum(num_classes)[:-1])
+    return {task.name: why_undefined(task, own) for task, own in zip(predictions.info.tasks, counts, strict=True)}

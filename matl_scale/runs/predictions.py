@@ -38,10 +38,15 @@ class PredictionsInfo:
     test_set: str  # hash of the split's tars. Equal hashes mean the same images under the same keys.
     network: str = ""  # SHA-256 of the network's tensors; empty if a run did not keep it as its best
 
+    @property
+    def num_classes(self) -> list[int]:
+        """The number of classes of each task."""
+        return [task.num_classes for task in self.tasks]
+
     @cached_property
     def layout(self) -> ScoreLayout:
         """The columns of each task's scores."""
-        return ScoreLayout.build([task.num_classes for task in self.tasks])
+        return ScoreLayout.build(self.num_classes)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,11 +4,37 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from helpers.made_up_runs import MadeUp, write_run
-from matl_scale.report.facts import collect_facts, half_width
+from matl_scale.report.facts import collect_facts, measure_half_widths
+from matl_scale.report.mask_association import rank
 from matl_scale.runs.history import RunHistory
 from matl_scale.runs.records import LocalLog
+
+
+def half_width(labels: np.ndarray, predicted: np.ndarray) -> float:
+    return float(measure_half_widths(labels[:, None], predicted[:, None], [2])[0])
+
+
+def test_intervals_of_tasks_together_are_those_of_each_alone() -> None:
+    generator, num_classes = np.random.default_rng(0), [2, 4, 3, 2, 2]
+    labels = np.stack([generator.integers(-1, count, 80) for count in num_classes], axis=1)
+    predicted = np.where(generator.random(labels.shape) < 0.7, labels, 0)
+    labels[:, 3], labels[:, 4] = -1, np.minimum(labels[:, 4], 0)
+    expected = []
+    for own, given in zip(labels.T, predicted.T, strict=True):
+        recalls = [(((own == c) & (given == c)).sum() + 1) / ((own == c).sum() + 2) for c in set(own.tolist()) - {-1}]
+        sizes = [(own == c).sum() + 2 for c in set(own.tolist()) - {-1}]
+        variance = sum(recall * (1 - recall) / size for recall, size in zip(recalls, sizes, strict=True))
+        expected.append(1.96 * np.sqrt(variance) / len(recalls) if len(recalls) > 1 else np.nan)
+    np.testing.assert_allclose(measure_half_widths(labels, predicted, num_classes), expected, rtol=1e-12)
+    assert np.isfinite(expected).sum() == 3
+
+
+def test_ranks_are_those_of_scipy() -> None:
+    values = np.random.default_rng(0).integers(0, 20, 100) / 7
+    np.testing.assert_array_equal(rank(values), stats.rankdata(values))
 
 
 def test_predictions_of_another_evaluation_are_not_used(tmp_path: Path) -> None:
