@@ -59,7 +59,7 @@ def estimate_memory(config: Config, data: RunData, routes: Routes) -> MemoryNeed
 
 
 def measure_activations(config: Config, data: RunData, model: RoutedModel) -> int:
-    """Returns the bytes that the forward pass of a batch saves for its backward pass."""
+    """Returns the bytes that the forward pass of a batch saves for its backward pass; of all batches of a step, where stacked."""
     saved: dict[int, int] = {}
     parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
 
@@ -74,7 +74,8 @@ def measure_activations(config: Config, data: RunData, model: RoutedModel) -> in
     with torch.autograd.graph.saved_tensors_hooks(add, lambda tensor: tensor):
         trunk(images, torch.tensor([0]), affine=model.affine_of(0)).sum()
     shrinkage = 1.0 if config.train.precision == "fp32" else 0.5  # the probe runs in float32
-    return int(sum(saved.values()) * shrinkage * chosen(config.data.batch_size) / PROBE_IMAGES)
+    together = chosen(config.train.accumulate) if config.train.slots == "stacked" else 1  # slots whose passes overlap
+    return int(sum(saved.values()) * shrinkage * together * chosen(config.data.batch_size) / PROBE_IMAGES)
 
 
 def check_memory(config: Config, data: RunData, routes: Routes, ranks_per_node: int) -> Iterator[Finding]:

@@ -74,11 +74,18 @@ class RouteBatchNorm2d(nn.Module):
         self, x: torch.Tensor, route: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
     ) -> torch.Tensor:
         """Does the same for the route's active channels alone: `x` has shape `(batch, num_active, height, width)`; weight and
-        bias are the affine ones of these channels, shape `(num_active,)`."""
+        bias are the affine ones of these channels, shape `(num_active,)`.
+
+        In training mode there may be several slots: `route` has shape `(num_slots,)`, and the channels of each lie behind those
+        of the one before. Each starts from the same running statistics, and their changes are added up.
+        """
         if not self.training:
             return functional.batch_norm(x, *self.read(route), weight, bias, False, 0.0, self.eps)
         y, statistics = self._normalise_batch(x, weight, bias)
-        self._update(route, statistics)
+        if len(route) == 1:
+            self._update(route, statistics)
+        else:
+            self._add_changes(route, statistics.view(2, len(route), -1))
         return y
 
     def read(self, route: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -115,6 +122,25 @@ class RouteBatchNorm2d(nn.Module):
         weight = updates.reciprocal().clamp_(min=self.momentum)
         running = self.running.index_select(dim, index)
         self.running.index_copy_(dim, index, running.lerp_(statistics[None], weight))
+
+    @torch.no_grad()
+    def _add_changes(self, routes: torch.Tensor, statistics: torch.Tensor) -> None:
+        """Does for several slots what `_update` does for each alone, always from the values before, and adds the changes up:
+        `routes` are those of the slots, `statistics` the means and variances of each, shape `(2, num_slots, num_active)`."""
+        if self.statistics == "route":
+            updates = self.num_updates.index_select(0, routes) + 1  # (num_slots, 1)
+            changes = statistics.transpose(0, 1) - self.running.index_select(0, routes)
+            changes *= updates.reciprocal().clamp_(min=self.momentum)[:, None]
+            self.num_updates.index_add_(0, routes, torch.ones_like(updates))
+            self.running.index_add_(0, routes, changes)
+            return
+        table = self.active if len(self.active) == 1 else self.active.index_select(0, routes)
+        indices = table.long().expand(len(routes), -1).flatten()
+        updates = self.num_updates.index_select(1, indices) + 1
+        changes = statistics.reshape(1, 2, -1) - self.running.index_select(2, indices)
+        changes *= updates.reciprocal().clamp_(min=self.momentum)
+        self.num_updates.index_add_(1, indices, torch.ones_like(updates))
+        self.running.index_add_(2, indices, changes)
 
     def _forward_mixed(
         self, x: torch.Tensor, route: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor

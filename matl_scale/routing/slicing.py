@@ -3,7 +3,7 @@
 Indices are unique, so the backward pass is a plain indexed copy, without sorting or atomic additions.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,8 +14,10 @@ from matl_scale.errors import InputError
 from matl_scale.routing.affine import AffineNorm, AffineWeights, read_affine
 from matl_scale.routing.batch_norm import RouteBatchNorm2d
 
+LONG_BLOCK = 64  # numbers; measured on a CPU
 Table = int | None  # the number of an index table; None where all units are active for every route
 Indices = dict[Table, torch.Tensor | None]  # one route's active indices, by table; None for all
+StackedIndices = Indices  # the same of several slots, each of shape `(num_slots, num_active)`
 
 
 class SelectUnits(torch.autograd.Function):
@@ -76,6 +78,62 @@ def select_units(weight: torch.Tensor, outputs: torch.Tensor | None, inputs: tor
     return selected
 
 
+class StackUnits(torch.autograd.Function):
+    """Several `weight[outputs][:, inputs]`, one behind the other; either may be None for all. The gradients of all of them are
+    added into one tensor."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, weight: torch.Tensor, outputs: torch.Tensor | None, inputs: torch.Tensor | None
+    ) -> torch.Tensor:
+        num_slots = len(outputs if outputs is not None else cast(torch.Tensor, inputs))
+        ctx.shape = weight.shape
+        if inputs is None:  # whole rows of the first dimension
+            blocks = cast(torch.Tensor, outputs).flatten()
+            ctx.num_blocks, shape = weight.shape[0], (len(blocks), *weight.shape[1:])
+        else:
+            if outputs is None:
+                outputs = torch.arange(weight.shape[0], device=weight.device).expand(num_slots, -1)
+            # the indices of all (output, input) pairs in the flattened first two dimensions
+            blocks = (outputs[:, :, None] * weight.shape[1] + inputs[:, None]).flatten()
+            ctx.num_blocks, shape = weight.shape[:2].numel(), (outputs.numel(), inputs.shape[1], *weight.shape[2:])
+        ctx.save_for_backward(blocks)
+        return weight.reshape(ctx.num_blocks, -1).index_select(0, blocks).view(shape)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (grad,) = grads
+        (blocks,) = ctx.saved_tensors
+        full = grad.new_zeros(ctx.num_blocks, ctx.shape.numel() // ctx.num_blocks)
+        values = grad.reshape(len(blocks), -1)
+        if full.shape[1] > LONG_BLOCK:
+            full.index_add_(0, blocks, values)
+        else:  # torch adds rows one call after the other, and columns in one loop
+            for column in range(full.shape[1]):
+                full[:, column].index_add_(0, blocks, values[:, column])
+        return full.view(ctx.shape), None, None
+
+
+def stack_units(
+    weight: torch.Tensor, outputs: torch.Tensor | None, inputs: torch.Tensor | None, num_slots: int
+) -> torch.Tensor:
+    """Selects outputs and inputs of a parameter for several slots, as `select_units` does for one.
+
+    Args:
+        weight: Shape `(num_outputs, num_inputs, ...)` or `(num_outputs,)`.
+        outputs: The outputs of each slot, unique for it, shape `(num_slots, num_selected)`; None for all.
+        inputs: Likewise.
+        num_slots: The number of slots.
+
+    Returns:
+        The slices of all slots, one behind the other in the first dimension.
+    """
+    if outputs is None and inputs is None:
+        return weight.repeat(num_slots, *[1] * (weight.ndim - 1))
+    stacked: torch.Tensor = StackUnits.apply(weight, outputs, inputs)
+    return stacked
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cut:
     """Recipe for a slice of a module's parameter. `outputs` and `inputs` are the index tables with the routes' active ones."""
@@ -96,6 +154,14 @@ class AffineCut(Cut):
     def make_own(self, indices: Indices, affine: AffineWeights) -> torch.Tensor:
         weight, bias = read_affine(cast(AffineNorm, self.module), affine)
         return select_units(weight if self.name == "weight" else bias, indices[self.outputs], None)
+
+    def make_own_stacked(self, indices: StackedIndices, affine: Sequence[AffineWeights]) -> torch.Tensor:
+        """Returns the slices of several slots, one behind the other, from the affine weights of the route of each."""
+        tables = [
+            {table: None if found is None else found[slot] for table, found in indices.items()}
+            for slot in range(len(affine))
+        ]
+        return torch.cat([self.make_own(table, weights) for table, weights in zip(tables, affine, strict=True)])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from matl_scale.errors import InputError
 from matl_scale.routing.affine import AffineWeights
 from matl_scale.routing.derive import Derived, derive, unit_columns
 from matl_scale.routing.shared_prefix import cut_common, find_common, find_early_pools
-from matl_scale.routing.slicing import AffineCut, Cut, Extremes, Fold, Indices, SliceRecipe, is_common
+from matl_scale.routing.slicing import AffineCut, Cut, Extremes, Fold, Indices, SliceRecipe, StackedIndices, is_common
 from matl_scale.routing.units import active_indices, build_index_table, stack_columns
 
 
@@ -54,6 +54,11 @@ class SlicedNetwork(nn.Module):
                 "that `route()` returns (`routing.execution` = masked), or route by route."
             )
         return {None: None} | {number: self._indices(number, route) for number in range(self.num_tables)}
+
+    def stacked_indices(self, routes: torch.Tensor) -> StackedIndices:
+        """Returns the active indices of the routes of several slots from every table, each of shape `(num_slots, num_active)`."""
+        tables = {number: self.get_buffer(f"table_{number}") for number in range(self.num_tables)}
+        return {None: None} | {number: table.index_select(0, routes).long() for number, table in tables.items()}
 
     def gather(
         self,

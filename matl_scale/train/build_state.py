@@ -1,12 +1,14 @@
 """Builds the network of a run, and the state in which the run starts or resumes."""
 
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
+from matl_scale.automatic import chosen
 from matl_scale.errors import InputError
 from matl_scale.models.network import RoutedModel, build_ema, build_model, move_model
 from matl_scale.models.pretrained import fetch_weights
@@ -23,7 +25,7 @@ from matl_scale.train.resume.open_run import OpenedRun
 from matl_scale.train.resume.start_from import copy_weights
 from matl_scale.train.run_data import TRAIN_SPLIT, RunData
 from matl_scale.train.state import TrainState
-from matl_scale.train.step.execution import TrunkExecution
+from matl_scale.train.step.execution import Slots, TrunkExecution
 from matl_scale.train.step.frozen_trunk import keep_statistics
 from matl_scale.train.step.optim import build_optimizer
 
@@ -92,7 +94,8 @@ def build_state(
     if is_frozen and config.model.pretrained:
         keep_statistics(model.trunk)
     execution, compiled = config.routing.execution, config.train.compile
-    trunk = TrunkExecution(accelerator, model.trunk, execution, compiled, is_frozen, model.affine)
+    slots = cast(Slots, chosen(config.train.slots))
+    trunk = TrunkExecution(accelerator, model.trunk, execution, compiled, is_frozen, model.affine, slots)
     optimizer = build_optimizer(config.optim, model, fused=config.train.precision != "fp16")
     state = TrainState(
         model=model,

@@ -17,6 +17,7 @@ from matl_scale.routes import Routes
 from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo
 from matl_scale.train.build_routes import build_routes
 from matl_scale.train.choose_routes import ChosenRoutes
+from matl_scale.train.choose_slots import check_slots, choose_slots
 from matl_scale.train.config import Config, read_saved, with_absolute_paths, with_settings
 from matl_scale.train.defaults import fill, rules
 from matl_scale.train.defaults.describe import describe_choices
@@ -115,6 +116,10 @@ def resolve_run(
     config = fill.fill_model(fill.fill_only_auto(config, {"data.image_size": facts.image_size}), facts)
     found = build_routes(config, data, checkpoint, start)
     config = fill.fill_step(config, facts, found.routes.num_routes)
+    if config.train.slots == AUTO:
+        slots = choose_slots(config, data.image_size, found.routes.num_routes, machine.has_gpu)
+        config = fill.fill_only_auto(config, {"train.slots": slots})
+    check_slots(config, data.image_size)
     num_slots = machine.num_ranks * chosen(config.train.accumulate)
     sizes = np.array([count_labelled(labels, tasks, fills) for tasks in found.routes.tasks_of])
     sampler = build_sampler(config.tasks, found.routes.names, sizes, config.run.seed, num_slots)

@@ -185,9 +185,9 @@ def with_nan(config: Config, bad_steps: list[int]) -> str:
     accelerator = accelerator_of(config)
 
     def break_images(run: Run) -> None:
-        train_step = run.components.train_step
-        vars(train_step).pop("prepare_images", None)
-        prepare = train_step.prepare_images
+        slots = run.components.train_step.slots
+        vars(slots).pop("prepare_images", None)
+        prepare = slots.prepare_images
 
         def broken(images: torch.Tensor, seed: int) -> torch.Tensor:
             images = prepare(images, seed)
@@ -195,7 +195,7 @@ def with_nan(config: Config, bad_steps: list[int]) -> str:
             return images
 
         if run.state.step in bad_steps and accelerator.process_index == 1:
-            train_step.prepare_images = broken  # type: ignore[method-assign]
+            vars(slots)["prepare_images"] = broken
 
     return error_of_run(config, accelerator, hooks=Hooks(before_step=break_images))
 

@@ -11,7 +11,7 @@ from matl_scale.routes import Routes
 from matl_scale.tasks import Task
 from matl_scale.train.losses.config import LossConfig
 from matl_scale.train.step.loss import RouteLoss
-from matl_scale.train.step.train_step import select_labelled
+from matl_scale.train.step.slot import select_labelled
 
 CPU = torch.device("cpu")
 CLASSES = [2, 5, 3, 2, 5, 2]

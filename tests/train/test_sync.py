@@ -58,8 +58,8 @@ def test_a_head_without_a_labelled_sample_in_any_slot_has_no_gradient() -> None:
     sync, nothing = StepSync(model, world_size=1, accumulate=4), np.full((0, 2), -1)
     labels = np.array([[1, -1], [0, 1], [-1, 1]])
     for slot, (route, found) in enumerate(zip(SLOTS.tolist(), (labels, nothing, labels[:1], nothing), strict=True)):
-        sync.statistics.begin_slot(route)
-        sync.statistics.end_slot(route, count=len(found) > 0)
+        sync.statistics.begin_slots([route])
+        sync.statistics.end_slots([route], count=len(found) > 0)
         sync.record(slot, route, torch.tensor(0.5 * len(found)), found, damaged=slot)
     for route in (0, 3, 15):
         for parameter in model.heads[route].parameters():

@@ -20,6 +20,9 @@ CORE_RATE, GPU_RATE = 5e10, 5e12
 IMAGE_S, SLOT_S = 5e-4, 0.01
 CPU_PATIENCE_S = 900.0  # how long a run without `train.minutes` may take on CPUs before its network becomes narrower
 CPU_WIDTHS = (0.5, 0.25, 0.125)
+STACKED_COST = (
+    3e8  # multiply-adds of a slot's forward pass from which a CPU gains nothing by stacking slots, as measured
+)
 SHORT = 3  # a run of so many minutes rather makes so many times fewer passes than it has a narrower network
 PASS_COST = 3  # a backward pass costs two forward passes
 CROPPED_FROM, SMALL_IMAGES, VGG_IMAGES = 24, 64, 128  # pixels
@@ -73,6 +76,15 @@ def choose_batch_size(num_samples: int, num_slots: int, image_bytes: int, memory
     wanted = max(MIN_BATCH, choose_step_images(num_samples) // num_slots)
     fitting = int(memory * MEMORY_SHARE / max(image_bytes, 1))
     return max(2, min(wanted, 2 ** int(math.log2(fitting)) if fitting >= 2 else 2))
+
+
+def are_small_slots(cost: float) -> bool:
+    """Returns whether a CPU runs the micro-steps of a step faster stacked as one network than one after the other.
+
+    Args:
+        cost: Multiply-adds of the forward pass of one of them.
+    """
+    return cost < STACKED_COST
 
 
 def choose_rate(optimizer: str, step_images: int) -> float:

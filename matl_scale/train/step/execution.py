@@ -3,8 +3,9 @@
 import contextlib
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
@@ -12,16 +13,19 @@ from torch import fx
 
 from matl_scale.models.routing_config import Execution
 from matl_scale.routing.affine import AffineWeights, RouteAffine
+from matl_scale.routing.stacked import StackedSubnetworks
 from matl_scale.routing.subnetwork import Subnetwork
 from matl_scale.train.step.frozen_trunk import FrozenTrunk
+from matl_scale.train.step.slot import Slot, group_alike
 
+Slots = Literal["single", "stacked"]
 Gather = Callable[[int, torch.Tensor], list[torch.Tensor]]  # from a route, and the same as a tensor, shape `(1,)`
 
 
 class TrunkExecution:
     """Computes features of the active route in the micro-steps of a rank, with a trunk from `route()`. If it is `frozen`, its
     weights stay as they are, without gradients. `affine` are the routes' own affine weights, if they have any: outside of what is
-    wrapped, because each belongs to one route."""
+    wrapped, because each belongs to one route. With `slots` = stacked, a rank runs the slots of a step together where it can."""
 
     def __init__(
         self,
@@ -31,11 +35,16 @@ class TrunkExecution:
         compiled: bool = False,
         frozen: bool = False,
         affine: RouteAffine | None = None,
+        slots: Slots = "single",
     ) -> None:
         self.accelerator, self.affine = accelerator, affine
         self.frozen = FrozenTrunk(trunk, affine) if frozen else None
         self.network = subnetwork = Subnetwork(trunk) if execution == "subnetwork" else None
-        module = subnetwork or trunk
+        self.stacked: StackedSubnetworks | None = None
+        if slots == "stacked":
+            assert subnetwork is not None, "see `choose_slots.check_slots`"
+            self.stacked = StackedSubnetworks(subnetwork)
+        module = self.stacked or subnetwork or trunk
         if compiled:
             module.compile()
         with warnings.catch_warnings():
@@ -44,7 +53,7 @@ class TrunkExecution:
             # DDP refuses a module that has nothing to reduce
             self.module = accelerator.prepare_model(module, evaluation_mode=frozen)
         self.slices: SharedSlices | None = None
-        if subnetwork is not None:
+        if subnetwork is not None and self.stacked is None:
             gather = torch.compile(subnetwork.gather) if compiled else subnetwork.gather
             # without a table, slices are the parameters themselves, and nothing is gained by sharing them
             self.slices = SharedSlices(
@@ -62,15 +71,27 @@ class TrunkExecution:
         nothing: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         return nothing if is_last else self.accelerator.no_sync(self.module)
 
-    def features(self, images: torch.Tensor, route_id: int) -> torch.Tensor:
-        """Returns the features of images of shape `(batch, 3, height, width)`, `(batch, num_features)`; once per micro-step."""
-        route = torch.tensor([route_id], device=images.device)
+    def grouped(self, slots: Iterator[Slot]) -> Iterator[list[Slot]]:
+        """Yields the slots of a step on this rank in groups, each of which runs as one micro-step."""
+        return ([slot] for slot in slots) if self.stacked is None else group_alike(slots)
+
+    def features(self, images: Sequence[torch.Tensor], route_ids: Sequence[int]) -> list[torch.Tensor]:
+        """Returns the features of every slot of a group, each of shape `(batch, num_features)`; once per micro-step.
+
+        Args:
+            images: Of every slot, each of shape `(batch, 3, height, width)`.
+            route_ids: Their routes.
+        """
+        routes = torch.tensor(route_ids, device=images[0].device)
+        if self.stacked is not None:
+            slices = self.stacked.gather(routes, [self._affine_of(route_id) for route_id in route_ids])
+            stacked: list[torch.Tensor] = self.module(images, routes, slices)
+            return stacked
+        (batch,), (route_id,) = images, route_ids
         with contextlib.nullcontext() if self.frozen is None else self.frozen.running(route_id):
             if self.slices is None:
-                features: torch.Tensor = self.module(images, route, self._affine_of(route_id))
-            else:
-                features = self.module(images, route, self.slices.slices_of(route_id, route))
-        return features
+                return [self.module(batch, routes, self._affine_of(route_id))]
+            return [self.module(batch, routes, self.slices.slices_of(route_id, routes))]
 
     def _affine_of(self, route_id: int) -> AffineWeights:
         return None if self.affine is None else self.affine.of(route_id)

@@ -31,19 +31,22 @@ class NormStatistics:
     def num_values(self, row: int) -> int:
         return sum(self._sizes(row))
 
-    def begin_slot(self, route_id: int) -> None:
-        """Remembers a route's statistics before its forward pass."""
-        for row in self.rows_of(route_id):
+    def begin_slots(self, route_ids: Sequence[int]) -> None:
+        """Remembers the statistics of the routes of slots that run together, before their forward pass."""
+        for row in self._rows_of_all(route_ids):
             self._before[row] = self._gather(row)
 
-    def end_slot(self, route_id: int, count: bool) -> None:
-        """Undoes the change that the slot made in the model, and adds it to the step's changes if it counts."""
-        for row in self.rows_of(route_id):
+    def end_slots(self, route_ids: Sequence[int], count: bool) -> None:
+        """Undoes the changes that these slots made in the model, and adds them to the step's changes if they count."""
+        for row in self._rows_of_all(route_ids):
             before = self._before.pop(row)
             if count:
                 change = self._gather(row) - before
                 self.changes[row] = self.changes[row] + change if row in self.changes else change
             self._scatter(row, before)
+
+    def _rows_of_all(self, route_ids: Sequence[int]) -> list[int]:
+        return sorted({row for route_id in route_ids for row in self.rows_of(route_id)})
 
     def add(self, row: int, change: torch.Tensor, num_slots: int) -> None:
         """Adds the mean of a step's changes to a row: `change` is their sum over `num_slots` slots, shape `(num_values,)`."""

@@ -8,7 +8,7 @@ import copy
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -18,20 +18,19 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from matl_scale.automatic import AUTO, Auto
 from matl_scale.data.loading.augment import BatchAugmentation
 from matl_scale.data.loading.loader import ImageBatch
-from matl_scale.data.loading.missing import fill_missing
 from matl_scale.data.loading.mixing import Mixing
 from matl_scale.data.shards.labels import Labels
 from matl_scale.data.shards.layout import MISSING
 from matl_scale.data.shards.reader import Damage
 from matl_scale.device import Precision
 from matl_scale.errors import InputError, check_at_least
-from matl_scale.models.network import RoutedModel, normalise
-from matl_scale.seeds import derive_seed
+from matl_scale.models.network import RoutedModel
 from matl_scale.train.losses.task_loss import TaskLoss
 from matl_scale.train.masks.importance import UnitImportance
-from matl_scale.train.step.execution import TrunkExecution
+from matl_scale.train.step.execution import Slots, TrunkExecution
 from matl_scale.train.step.freeze import FrozenPart
 from matl_scale.train.step.loss import RouteLoss
+from matl_scale.train.step.slot import Slot, SlotBuilder
 from matl_scale.train.step.sync import StepSync, SyncResult
 
 
@@ -57,6 +56,10 @@ class TrainConfig:
     over the last twentieth of the run."""
     channels_last: bool = False
     """Memory format of images and conv weights; faster with mixed precision on GPUs."""
+    slots: Slots | Auto = "auto"
+    """How a rank runs the micro-steps of a step: `single`, one after the other; or `stacked`, as one network with their
+    sub-networks side by side, which needs the memory of all of them at once. The result is the same, to rounding. `auto`: stacked
+    on CPUs where micro-steps are small."""
     compile: bool = False
     """Compile the training step's network with torch.compile, once for all routes."""
 
@@ -93,6 +96,24 @@ class StepResult:
     def skipped(self) -> bool:
         """Whether the step changed nothing; the same on all ranks."""
         return bool(self.nonfinite) or self.overflow
+
+
+@dataclass(kw_only=True)
+class Taken:
+    """What this rank took from its loader in a step."""
+
+    wait_s: float = 0.0
+    damage: list[Damage] = field(default_factory=list)
+    sample_ids: list[np.ndarray] = field(default_factory=list)
+
+    def next(self, batches: Iterator[ImageBatch]) -> ImageBatch:
+        """Takes the next batch."""
+        start = time.perf_counter()
+        batch = next(batches)
+        self.wait_s += time.perf_counter() - start
+        self.damage += batch.damage
+        self.sample_ids.append(batch.sample_ids)
+        return batch
 
 
 class TrainStep:
@@ -133,11 +154,17 @@ class TrainStep:
         importance: UnitImportance | None = None,
     ) -> None:
         self.accelerator = accelerator
-        self.labels, self.seed = labels, seed
-        self.augmentation, self.mixing = augmentation, mixing
-        self.accumulate, self.clip_norm, self.channels_last = accumulate, clip_norm, channels_last
-        self.frozen = frozen
-        self.fills = np.full(model.routes.num_tasks, MISSING) if fills is None else fills
+        self.accumulate, self.clip_norm, self.frozen = accumulate, clip_norm, frozen
+        self.slots = SlotBuilder(
+            routes=model.routes,
+            device=accelerator.device,
+            labels=labels,
+            fills=np.full(model.routes.num_tasks, MISSING) if fills is None else fills,
+            seed=seed,
+            augmentation=augmentation,
+            mixing=mixing,
+            channels_last=channels_last,
+        )
         self.loss = RouteLoss(model.routes, model.num_classes, label_shares, accelerator.device, losses)
         self._use(model, trunk, optimizer, importance)
 
@@ -174,16 +201,12 @@ class TrainStep:
         self._clear_gradients(np.unique(routes))
         my_slots = range(self.accelerator.process_index, len(routes), self.accelerator.num_processes)
         self.trunk.begin_step(routes[my_slots].tolist())
-        data_wait_s, damage, sample_ids = 0.0, list[Damage](), list[np.ndarray]()
-        for slot in my_slots:
-            start = time.perf_counter()
-            batch = next(batches)
-            data_wait_s += time.perf_counter() - start
-            assert batch.active_route == routes[slot], "the loader's plan and the sampler disagree"
-            damage += batch.damage
-            sample_ids.append(batch.sample_ids)
-            with self.trunk.accumulating(is_last=slot == my_slots[-1]):
-                self._run_slot(slot, batch, measured)
+        taken = Taken()
+        num_left = len(my_slots)
+        for group in self.trunk.grouped(self._build_slots(my_slots, routes, batches, taken)):
+            num_left -= len(group)
+            with self.trunk.accumulating(is_last=num_left == 0):
+                self._run(group, measured)
         scaled = self.accelerator.scaler is not None
         result = self.sync.exchange(routes, stop, scaled, measured)
         if self.frozen is not None:
@@ -204,13 +227,22 @@ class TrainStep:
         return StepResult(
             sync=result,
             routes=routes,
-            sample_ids=sample_ids,
+            sample_ids=taken.sample_ids,
             grad_norm=grad_norm,
-            data_wait_s=data_wait_s,
+            data_wait_s=taken.wait_s,
             nonfinite=nonfinite,
             overflow=overflow,
-            damage=damage,
+            damage=taken.damage,
         )
+
+    def _build_slots(
+        self, numbers: Sequence[int], routes: np.ndarray, batches: Iterator[ImageBatch], taken: "Taken"
+    ) -> Iterator[Slot]:
+        """Yields this rank's slots, each when it is asked for."""
+        for number in numbers:
+            batch = taken.next(batches)
+            assert batch.active_route == routes[number], "the loader's plan and the sampler disagree"
+            yield self.slots.build(number, batch)
 
     def _clear_gradients(self, active: np.ndarray) -> None:
         """Drops the gradients of the last step, of its routes only: there may be thousands of others. `active` come next."""
@@ -219,28 +251,24 @@ class TrainStep:
         own = [parameter for route_id in active.tolist() for parameter in self.model.own_parameters(route_id)]
         self._with_gradient = self._trunk_parameters + own
 
-    def _run_slot(self, slot: int, batch: ImageBatch, measured: bool) -> None:
-        """Runs forward and backward pass of one slot, and measures in it how much units matter if asked to."""
-        route_id = batch.active_route
-        tasks = self.model.routes.tasks_of[route_id]
-        labels = self.labels.at(batch.sample_ids, tasks)
-        filled = fill_missing(labels, self.fills[tasks])
-        chosen, targets = select_labelled(np.where(batch.valid[:, None], filled, MISSING), batch.valid)
-        images = batch.images if len(targets) == len(batch.sample_ids) else batch.images[chosen]
-        images = self.prepare_images(images, self._seed("augment", batch))
-        own_share = 1.0
-        if self.mixing is not None:
-            images, own_share = self.mixing(images, len(targets), self._seed("mix", batch))
-        self.sync.statistics.begin_slot(route_id)
-        torch.manual_seed(self._seed("forward", batch))  # dropout and stochastic depth
-        keeping = contextlib.nullcontext() if self.frozen is None else self.frozen.slot(route_id)
+    def _run(self, group: Sequence[Slot], measured: bool) -> None:
+        """Runs forward and backward pass of slots that run together, and measures how much units matter if asked to."""
+        routes = [slot.route_id for slot in group]
+        self.sync.statistics.begin_slots(routes)
+        torch.manual_seed(group[0].seed)
+        keeping = contextlib.nullcontext() if self.frozen is None else self.frozen.slot(routes[0])
         with self.accelerator.autocast(), keeping:
-            logits = self.model.classify(self.trunk.features(images, route_id), route_id)
-        loss = self.loss.of_mixed(route_id, logits, torch.from_numpy(targets).to(self.accelerator.device), own_share)
-        with self._measuring(route_id) if measured else contextlib.nullcontext():
-            self.accelerator.backward(loss / self.accumulate)
-        self.sync.statistics.end_slot(route_id, count=len(targets) > 0)
-        self.sync.record(slot, route_id, loss, labels[chosen[: len(targets)]], len(batch.damage))
+            features = self.trunk.features([slot.images for slot in group], routes)
+            logits = [self.model.classify(part, route_id) for part, route_id in zip(features, routes, strict=True)]
+        losses = [
+            self.loss.of_mixed(slot.route_id, part, slot.targets, slot.own_share)
+            for slot, part in zip(group, logits, strict=True)
+        ]
+        with self._measuring(routes[0]) if measured else contextlib.nullcontext():
+            self.accelerator.backward(sum(losses[1:], losses[0]) / self.accumulate)
+        self.sync.statistics.end_slots(routes, count=group[0].is_labelled)
+        for slot, loss in zip(group, losses, strict=True):
+            self.sync.record(slot.number, slot.route_id, loss, slot.labels, slot.num_damaged)
 
     @contextlib.contextmanager
     def _measuring(self, route_id: int) -> Iterator[None]:
@@ -251,18 +279,6 @@ class TrainStep:
         scaler = self.accelerator.scaler
         self.importance.end_slot(route_id, (1.0 if scaler is None else scaler.get_scale()) / self.accumulate)
 
-    def prepare_images(self, images: torch.Tensor, seed: int) -> torch.Tensor:
-        """Returns decoded images, uint8, shape `(batch, 3, height, width)`, as the network expects them: on the device, augmented
-        and normalised."""
-        images = images.to(self.accelerator.device, non_blocking=True)
-        if self.augmentation is not None:
-            images = self.augmentation(images, seed)
-        images = normalise(images)
-        return images.to(memory_format=torch.channels_last) if self.channels_last else images
-
-    def _seed(self, purpose: str, batch: ImageBatch) -> int:
-        return derive_seed(self.seed, purpose, batch.index)
-
     def _clip(self) -> float:
         """Clips the gradients, which are equal on all ranks by now, if asked to. Returns their norm before that."""
         self.accelerator.unscale_gradients()
@@ -270,23 +286,3 @@ class TrainStep:
         if self.clip_norm:
             clip_grads_with_norm_(self._with_gradient, self.clip_norm, norm)
         return float(norm)
-
-
-def select_labelled(labels: np.ndarray, valid: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Chooses the samples of a batch on which a route trains.
-
-    Args:
-        labels: The batch's labels for the route's tasks, filled ones too, shape `(batch, num_tasks)`, -1 = none.
-        valid: Which samples have an image, shape `(batch,)`; None if all have.
-
-    Returns:
-        The indices of the chosen samples in the batch, labelled ones first, and the labels of those. Batch norm needs two
-        samples, so an unlabelled sample joins a single labelled one; without any labelled sample all are chosen, because the
-        forward pass has to happen: other ranks wait for this rank's gradients.
-    """
-    is_labelled = (labels != MISSING).any(axis=1)
-    labelled, others = np.flatnonzero(is_labelled), np.flatnonzero(~is_labelled)
-    if valid is not None:
-        others = others[np.argsort(~valid[others], kind="stable")]
-    companions = {0: others, 1: others[:1]}.get(len(labelled), others[:0])
-    return np.concatenate([labelled, companions]), labels[labelled].astype(np.int64)
