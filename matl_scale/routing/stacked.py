@@ -149,9 +149,33 @@ def stacked_conv(
         Shape `(batch, num_slots · num_outputs, height, width)`.
     """
     num_slots = len(routes)
+    weight, options["padding"] = without_idle_taps(x, weight, **options)
     convolve: Callable[..., torch.Tensor] = functional.conv2d
     if groups > 1 or x.shape[1] >= num_slots * FEW_CHANNELS:
         return convolve(x, weight, bias, groups=num_slots * groups, **options)
     biases = [None] * num_slots if bias is None else bias.chunk(num_slots)
     parts = zip(x.chunk(num_slots, dim=1), weight.chunk(num_slots), biases, strict=True)
     return torch.cat([convolve(images.contiguous(), *parameters, **options) for images, *parameters in parts], dim=1)
+
+
+def without_idle_taps(
+    x: torch.Tensor, weight: torch.Tensor, stride: Sequence[int], padding: Sequence[int] | str, dilation: Sequence[int]
+) -> tuple[torch.Tensor, Sequence[int] | str]:
+    """Returns the part of a conv's kernel that meets pixels and not only padding, and the padding that it needs.
+
+    The last layers of a network often run on maps smaller than their kernels: on a single pixel, one tap of 3 × 3 is left.
+    """
+    if isinstance(padding, str):
+        return weight, padding
+    kept, rest = [slice(None), slice(None)], []
+    for dim, (step, pad, gap) in enumerate(zip(stride, padding, dilation, strict=True), start=2):
+        size, taps = x.shape[dim], weight.shape[dim]
+        num_outputs = (size + 2 * pad - gap * (taps - 1) - 1) // step + 1
+        first = next((tap for tap in range(taps) if tap * gap - pad + (num_outputs - 1) * step >= 0), 0)
+        last = next((tap for tap in reversed(range(taps)) if tap * gap - pad < size), taps - 1)
+        needed = pad - first * gap
+        if needed < 0 or (size + 2 * needed - gap * (last - first) - 1) // step + 1 != num_outputs:
+            return weight, padding  # it would need other paddings on the two sides
+        kept.append(slice(first, last + 1))
+        rest.append(needed)
+    return weight[tuple(kept)], rest

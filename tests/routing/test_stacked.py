@@ -1,6 +1,7 @@
 """Stacked slots compute what each slot alone computes: features, gradients, and changes of norm statistics."""
 
 import copy
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from helpers.torchvision_models import backbone_of, group_norm_resnet, small_con
 from matl_scale import InputError, route
 from matl_scale.routing.affine import RouteAffine, initial_affine
 from matl_scale.routing.batch_norm import route_norms
-from matl_scale.routing.stacked import StackedSubnetworks
+from matl_scale.routing.stacked import StackedSubnetworks, without_idle_taps
 from matl_scale.routing.subnetwork import Subnetwork
 
 ROUTES = [3, 1, 3, 0]  # one of them twice
@@ -102,3 +103,18 @@ def test_stacked_slots_follow_masks_that_move() -> None:
         norm.num_updates.zero_()
     for part, batch, route_id in zip(found, images, ROUTES, strict=True):
         assert gap(part, trunk(batch, torch.tensor([route_id]))) < 1e-10
+
+
+def test_convs_without_taps_that_meet_only_padding_are_the_same() -> None:
+    num_cut = 0
+    for size, taps, step, pad, dilation in itertools.product(range(1, 6), range(1, 8), (1, 2, 3), range(4), (1, 2)):
+        if size + 2 * pad < dilation * (taps - 1) + 1:
+            continue  # the kernel does not fit
+        images, weight = torch.randn(1, 1, size, size).double(), torch.randn(1, 1, taps, taps).double()
+        whole: dict[str, Any] = {"stride": (step, step), "padding": (pad, pad), "dilation": (dilation, dilation)}
+        part, padding = without_idle_taps(images, weight, **whole)
+        wanted = nn.functional.conv2d(images, weight, **whole)
+        actual = nn.functional.conv2d(images, part, **(whole | {"padding": padding}))
+        assert gap(actual, wanted) < 1e-10, (size, taps, step, pad, dilation)
+        num_cut += part.shape != weight.shape
+    assert num_cut > 50

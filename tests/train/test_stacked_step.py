@@ -109,7 +109,7 @@ def test_small_slots_are_stacked_on_cpus(config: Config) -> None:
         {"train.accumulate": 1},
         {"data.batch_size": 128},
         {"model.width": 1.0},
-        {"model.name": "densenet121"},
+        {"model.name": "squeezenet1_1"},
         {"train.channels_last": True},
         {"routing.execution": "masked"},
     ):
@@ -122,4 +122,4 @@ def test_what_cannot_be_stacked_is_refused(config: Config) -> None:
     with pytest.raises(InputError, match=r"`train\.slots` should be single or auto with `routing\.execution` = masked"):
         check_slots(with_settings(config, {"routing.execution": "masked"}), 32)
     with pytest.raises(InputError, match="mixes channels"):
-        check_slots(with_settings(config, {"model.name": "densenet121"}), 32)
+        check_slots(with_settings(config, {"model.name": "squeezenet1_1"}), 32)
