@@ -21,7 +21,7 @@ from matl_scale.deploy.task_rules import TaskRules
 from matl_scale.deploy.unlabelled import UnlabelledBatch, load_unlabelled
 from matl_scale.device import Precision, autocast, choose_device
 from matl_scale.errors import check_at_least, check_writable
-from matl_scale.models.network import RoutedModel, normalise
+from matl_scale.models.network import RoutedModel
 from matl_scale.models.predictor import Predictor
 from matl_scale.progress import ItemProgress
 from matl_scale.runs.checkpoints.decisions import open_decisions
@@ -161,7 +161,7 @@ def predict_batches(
         if not batch.names:
             yield batch, []
             continue
-        images = normalise(batch.images.to(device))
+        images = model.normalise(batch.images.to(device))
         if config.channels_last:
             images = images.to(memory_format=torch.channels_last)
         with autocast(device, precision):

@@ -45,7 +45,6 @@ class TaskClassifier(mlflow.pyfunc.PythonModel):
 
         from matl_scale.deploy.task_rules import OUTPUTS, apply_rule
         from matl_scale.errors import InputError
-        from matl_scale.models.network import normalise
         from matl_scale.tasks import match_names
 
         params = params or {}
@@ -54,7 +53,7 @@ class TaskClassifier(mlflow.pyfunc.PythonModel):
             raise InputError(f"`output` should be one of {', '.join(OUTPUTS)}. Got {output!r}.")
         task_ids = match_names(self.tasks, task, "task")
         images = torch.from_numpy(np.array(model_input)).to(self.device)
-        by_task = self.predictor.logits_of_tasks(normalise(images), task_ids)
+        by_task = self.predictor.logits_of_tasks(self.predictor.model.normalise(images), task_ids)
         answers = {}
         for task_id, logits in by_task.items():
             name = self.tasks[task_id]

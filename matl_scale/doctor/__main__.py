@@ -24,6 +24,7 @@ from matl_scale.train.choose_routes import ChosenRoutes
 from matl_scale.train.config import Config
 from matl_scale.train.defaults.facts import read_machine
 from matl_scale.train.defaults.fill import fill_workers
+from matl_scale.train.defaults.weights import fill_from_weights
 from matl_scale.train.parse_config import parse_config
 from matl_scale.train.resolve import resolve_run
 from matl_scale.train.resume.start_from import find_start
@@ -55,9 +56,10 @@ def run_doctor(config: Config, num_ranks: int | None) -> int:
     read_launch()
     nodes, per_node = count_ranks(num_ranks)
     machine = read_machine(nodes * per_node, per_node)
-    config = fill_workers(config, machine)
+    start = find_start(config.run.start_from)
+    config = fill_from_weights(fill_workers(config, machine), None, start)
     data = build_run_data(config.data)
-    resolved = resolve_run(config, data, machine, None, find_start(config.run.start_from))
+    resolved = resolve_run(config, data, machine, None, start)
     findings = [Finding("note", "run", line + ".") for line in resolved.lines]
     if resolved.config.routing.strategy == "roaming":
         findings.append(describe_roaming(resolved))

@@ -13,7 +13,7 @@ from matl_scale.launcher import read_count
 from matl_scale.models.network import RoutedModel, count_bytes
 from matl_scale.routes import Routes
 from matl_scale.routing.subnetwork import Subnetwork
-from matl_scale.train.build_state import build_network, without_download
+from matl_scale.train.build_state import build_network
 from matl_scale.train.config import Config
 from matl_scale.train.run_data import RunData
 
@@ -42,7 +42,7 @@ class MemoryNeed:
 
 def estimate_memory(config: Config, data: RunData, routes: Routes) -> MemoryNeed:
     """Estimates the need from the network itself, with two images through its first route."""
-    model = build_network(without_download(config), data, routes, torch.device("cpu"))
+    model = build_network(config.without_weights(), data, routes, torch.device("cpu"))
     weights = count_bytes(model)
     # heads, and affine weights of routes: only those of active routes have gradients
     own = count_bytes(model.heads) + (0 if model.affine is None else count_bytes(model.affine))

@@ -1,4 +1,4 @@
-"""torchvision's weights, for a run that starts from them: whether they are on this machine. Nothing is downloaded."""
+"""The weights of others that a run starts from: whether they are on this machine. Nothing is downloaded."""
 
 from collections.abc import Iterator
 
@@ -10,14 +10,20 @@ from matl_scale.train.config import Config
 
 
 def check_weights(config: Config) -> Iterator[Finding]:
-    """Checks the file of `model.pretrained`, unless the run takes its weights from a checkpoint."""
-    if not config.model.pretrained:
+    """Checks the file of `model.pretrained`, or says which one `model.weights` is, unless the run takes its weights from a
+    checkpoint. (That `model.weights` fits has been found before.)"""
+    if not config.model.is_trained:
         return
-    file = WeightsFile.of_model(config.model.name)
     resumes = config.run.resume != "never" and checkpoint_folders(RunFolder(config.run.folder).checkpoints_folder)
     if config.run.start_from or config.run.resume not in ("auto", "never") or resumes:
-        yield Finding("ok", "weights", "they come from a checkpoint: `model.pretrained` asks for none.")
+        key = "pretrained" if config.model.pretrained else "weights"
+        yield Finding("ok", "weights", f"they come from a checkpoint: `model.{key}` asks for none.")
         return
+    if config.model.weights:
+        found = f"{config.model.weights} fits {config.model.name}; its SHA-256 is {config.model.weights_sha256}."
+        yield Finding("ok", "weights", found)
+        return
+    file = WeightsFile.of_model(config.model.name)
     if problem := file.find_problem():
         yield Finding("error", "weights", problem.text, problem.remedy)
     elif file.path.exists():

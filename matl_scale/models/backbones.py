@@ -3,7 +3,7 @@
 import contextlib
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -13,6 +13,8 @@ from torch.overrides import TorchFunctionMode
 from matl_scale.automatic import AUTO, Auto, chosen
 from matl_scale.errors import InputError, first_line, nearest
 from matl_scale.models.pretrained import fetch_weights
+from matl_scale.models.weights.file import StoredWeights, read_weights
+from matl_scale.models.weights.fit import fit_weights, load_weights
 from matl_scale.seeds import derive_seed
 from matl_scale.vision import models
 
@@ -36,12 +38,52 @@ class ModelConfig:
     pretrained: bool = False
     """Start from torchvision's default weights, downloaded at the first use; a run that resumes, or starts from another run,
     needs none. Needs width 1 and the standard stem."""
+    weights: str = ""
+    """Start from the weights in this file: safetensors, or what torch.save wrote, with the names of torchvision or timm; or a
+    folder of a model hub. Nothing is downloaded, and no code in it is run. Its classifier is left out. Needs width 1."""
+    weights_sha256: str = "auto"
+    """The SHA-256 that the file of `weights` should have. `auto`: the run notes the one that it has."""
+    mean: list[float] | Auto = field(default=AUTO, hash=False)
+    """Mean of the images that the backbone expects, per channel (R, G, B), where 1 is the largest value. `auto`: what the weights
+    say; else that of ImageNet."""
+    std: list[float] | Auto = field(default=AUTO, hash=False)
+    """Standard deviation to `mean`."""
+    freeze: list[str] | str = field(default_factory=list, hash=False)
+    """The modules whose weights stay as they are: a name pattern, or a list of patterns (`layer1` is everything in it, `*` the
+    whole trunk: only heads are trained). They run in evaluation mode; norm statistics that a route lacks are gathered in the
+    first ten steps in which it runs."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.freeze, str):
+            object.__setattr__(self, "freeze", [self.freeze] if self.freeze else [])
+        for key, numbers in (("mean", self.mean), ("std", self.std)):
+            check_channels(key, numbers)
+        if self.std != AUTO and not min(self.std) > 0:
+            raise InputError(f"`model.std` should be above 0 for every channel. Got {self.std}.")
+        if self.weights and self.pretrained:
+            raise InputError("`model.pretrained` should be false with `model.weights`: a network has one origin.")
+        if self.weights and self.width not in (1, AUTO):
+            raise InputError(
+                f"`model.width` should be 1 with `model.weights`, which are of a whole network. Got {self.width}."
+            )
         if self.width != AUTO and not self.width > 0:
             raise InputError(f"`model.width` should be above 0. Got {self.width}.")
         if self.pretrained and (self.width not in (1, AUTO) or self.stem not in ("standard", AUTO)):
             raise InputError("`model.pretrained` should be false unless `model.width` is 1 and `model.stem` standard.")
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the backbone starts with weights that somebody else has trained."""
+        return self.pretrained or bool(self.weights)
+
+    def without_weights(self) -> "ModelConfig":
+        """Returns the config of the same backbone whose weights come from elsewhere, or do not matter."""
+        return replace(self, pretrained=False, weights="")
+
+
+def check_channels(key: str, numbers: list[float] | Auto) -> None:
+    if numbers != AUTO and len(numbers) != 3:
+        raise InputError(f"`model.{key}` should be three numbers, for R, G and B, or auto. Got {numbers}.")
 
 
 def build_backbone(config: ModelConfig, seed: int) -> nn.Module:
@@ -49,8 +91,16 @@ def build_backbone(config: ModelConfig, seed: int) -> nn.Module:
 
     Raises:
         InputError: torchvision has no such model, the model has no classifier that can be removed, or its weights cannot be
-            had.
+            had, or do not fit.
     """
+    backbone, classifier = build_plain_backbone(config, seed)
+    if config.weights:
+        load_weights(backbone, classifier, read_weights(config.weights), config.name)
+    return backbone
+
+
+def build_plain_backbone(config: ModelConfig, seed: int) -> tuple[nn.Module, set[str]]:
+    """Builds a backbone without `model.weights`. Returns it, and the names of the tensors that its classifier had."""
     check_name(config.name)
     if config.pretrained:
         if config.name in CHANGED_BY_WEIGHTS:
@@ -62,12 +112,14 @@ def build_backbone(config: ModelConfig, seed: int) -> nn.Module:
         # of another width, all layers are replaced: to draw weights for the whole network first would take seconds
         with EmptyOnMeta() if width != 1 else contextlib.nullcontext():
             backbone: nn.Module = models.get_model(config.name, weights="DEFAULT" if config.pretrained else None)
+        names = set(backbone.state_dict())
         remove_classifier(backbone, config.name)
+        classifier = names - set(backbone.state_dict())
         if config.stem == "small":
             shrink_stem(backbone)
         if width != 1:
             scale_width(backbone, width)
-    return backbone
+    return backbone, classifier
 
 
 class EmptyOnMeta(TorchFunctionMode):
@@ -88,8 +140,19 @@ class EmptyOnMeta(TorchFunctionMode):
 def build_backbone_outline(config: ModelConfig, seed: int) -> nn.Module:
     """Does what `build_backbone` does for modules and shapes. The weights, on the meta device, have no values, and need not be
     drawn or downloaded."""
+    return build_outline_parts(config, seed)[0]
+
+
+def build_outline_parts(config: ModelConfig, seed: int) -> tuple[nn.Module, set[str]]:
+    """Does what `build_plain_backbone` does, as an outline."""
     with EmptyOnMeta():
-        return build_backbone(replace(config, pretrained=False), seed)
+        return build_plain_backbone(config.without_weights(), seed)
+
+
+def check_weights_fit(config: ModelConfig, weights: StoredWeights) -> None:
+    """Raises `InputError` if stored weights do not fit the backbone, whose name and stem have been chosen."""
+    outline, classifier = build_outline_parts(config, seed=0)
+    fit_weights(outline.state_dict(), classifier, weights, config.name)
 
 
 def check_name(name: str) -> None:

@@ -4,11 +4,13 @@ What counts is a route's dense sub-network: the active units of each layer, and 
 is what sub-network execution and export compute; masked execution computes the whole trunk, and counts the same here.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from matl_scale.errors import InputError
 from matl_scale.models.network import RoutedModel
 from matl_scale.routing.cost import LayerCost, TrunkCosts, count_layers
+from matl_scale.routing.layers import matches_any
 
 
 def layer_costs(model: RoutedModel, route_id: int) -> list[LayerCost]:
@@ -26,7 +28,7 @@ def layer_costs(model: RoutedModel, route_id: int) -> list[LayerCost]:
                 layer=f"heads.{head_id}",
                 whole=head.out_features * trunk.num_features,
                 active=head.out_features * trunk.num_active_features,
-                is_first=False,
+                before=trunk.modules,
                 is_common=False,
             )
             for head_id, head in heads
@@ -39,15 +41,14 @@ def count_forward(model: RoutedModel, route_id: int) -> int:
     return sum(layer.active for layer in layer_costs(model, route_id))
 
 
-def count_training(model: RoutedModel, route_id: int, frozen_trunk: bool = False) -> int:
-    """Returns the multiply-adds per image of one training step on a route, forward and backward; raises `InputError` as
-    `layer_costs` does. The backward pass of a frozen trunk is not computed (`run.freeze` = trunk)."""
-    layers = layer_costs(model, route_id)
-    if frozen_trunk:
-        num_trunk = len(trunk_costs(model).layers)
-        heads = [replace(head, is_first=True) for head in layers[num_trunk:]]
-        return sum(layer.active for layer in layers[:num_trunk]) + sum(head.training for head in heads)
-    return sum(layer.training for layer in layers)
+def count_training(model: RoutedModel, route_id: int, frozen: Sequence[str] = ()) -> int:
+    """Returns the multiply-adds per image of one training step on a route, forward and backward, where the trunk's modules that a
+    pattern of `frozen` matches stay as they are (`model.freeze`); raises `InputError` as `layer_costs` does."""
+    trunk = trunk_costs(model)
+    heads = layer_costs(model, route_id)[len(trunk.layers) :]  # which no pattern means
+    trained = frozenset(module for module in trunk.modules if not matches_any(module, frozen))
+    of_heads = sum(replace(head, before=trained).training() for head in heads)
+    return sum(layer.training(frozen) for layer in trunk.layers) + of_heads
 
 
 def count_all_tasks(model: RoutedModel) -> int:

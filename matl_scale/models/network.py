@@ -36,6 +36,8 @@ class RoutedModel(nn.Module):
         routes: Which tasks each route serves; None gives every task a route of its own.
         image_size: The size in pixels of the images that it is for; None if it is not known. Only counts of multiply-adds
             need it.
+        mean: Mean of the images that it is for, per channel, where 1 is the largest value.
+        std: Their standard deviation.
     """
 
     def __init__(
@@ -45,8 +47,11 @@ class RoutedModel(nn.Module):
         num_features: int,
         routes: Routes | None = None,
         image_size: int | None = None,
+        mean: Sequence[float] = MEAN,
+        std: Sequence[float] = STD,
     ) -> None:
         super().__init__()
+        self.mean, self.std = tuple(mean), tuple(std)
         self.trunk, self.num_classes, self.image_size = trunk, list(num_classes), image_size
         self.routes = routes or Routes.one_per_task([str(task) for task in range(len(self.num_classes))])
         sizes = [sum(self.num_classes[task] for task in tasks) for tasks in self.routes.tasks_of_head]
@@ -71,6 +76,10 @@ class RoutedModel(nn.Module):
         """Returns the logits of all tasks of a route for features of shape `(batch, num_features)`."""
         logits = [self.heads[head](features) for head in self.routes.heads_of[route_id]]
         return logits[0] if len(logits) == 1 else torch.cat(logits, dim=1)
+
+    def normalise(self, images: torch.Tensor) -> torch.Tensor:
+        """Returns the network's input for uint8 images, shape `(batch, 3, height, width)`."""
+        return normalise(images, self.mean, self.std)
 
     def heads_of(self, route_id: int) -> list[nn.Linear]:
         """Returns the head matrices of a route."""
@@ -114,7 +123,8 @@ def build_model(
         raise InputError(
             f"`routing.affine` = route needs norms in the routed layers, and `{model.name}` has none there. Set it to shared."
         )
-    network = RoutedModel(trunk, num_classes, num_features, routes, image_size)
+    mean, std = (MEAN if model.mean == AUTO else model.mean), (STD if model.std == AUTO else model.std)
+    network = RoutedModel(trunk, num_classes, num_features, routes, image_size, mean, std)
     # so that a head's first step points from one class mean to the other: with hundreds of tasks a head is trained rarely, and
     # random weights would outweigh what its few steps teach it
     for parameter in network.heads.parameters():
@@ -127,12 +137,12 @@ def count_bytes(module: nn.Module) -> int:
     return sum(parameter.nbytes for parameter in module.parameters())
 
 
-def normalise(images: torch.Tensor) -> torch.Tensor:
-    """Returns a network's input for uint8 images, shape `(batch, 3, height, width)`: floats of the default type, normalised per
-    channel by MEAN and STD."""
+def normalise(images: torch.Tensor, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> torch.Tensor:
+    """Returns a network's input for uint8 images, shape `(batch, 3, height, width)`: floats of the default type, from 0 to 1,
+    minus `mean` and divided by `std`, per channel."""
     dtype = torch.get_default_dtype()
-    mean, std = (torch.tensor(values, dtype=dtype, device=images.device)[:, None, None] for values in (MEAN, STD))
-    return (images.to(dtype) / 255 - mean) / std
+    shift, scale = (torch.tensor(values, dtype=dtype, device=images.device)[:, None, None] for values in (mean, std))
+    return (images.to(dtype) / 255 - shift) / scale
 
 
 def move_model(model: RoutedModel, device: torch.device, channels_last: bool) -> RoutedModel:

@@ -5,6 +5,7 @@ too, but next to nothing beside them, and profilers leave them out as well.
 """
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -14,6 +15,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 from matl_scale.routing.affine import initial_affine
 from matl_scale.routing.derive import units_of
+from matl_scale.routing.layers import matches_any
 from matl_scale.routing.router import TaskRouter
 from matl_scale.routing.shared_prefix import find_common, module_of
 
@@ -28,14 +30,16 @@ class LayerCost:
     layer: str  # the module's name in the trunk
     whole: int  # with all units
     active: int  # with a route's units
-    is_first: bool  # whether nothing before it is trained, so that its input needs no gradient
+    before: frozenset[str]  # the modules with weights that its input depends on
     is_common: bool  # whether its output is the same for every route, so that it runs once for all of them
 
-    @property
-    def training(self) -> int:
-        """The multiply-adds of a forward and a backward pass: the gradients of weights and of the input cost as much as the
-        forward pass each."""
-        return self.active * (2 if self.is_first else 3)
+    def training(self, frozen: Sequence[str] = ()) -> int:
+        """Returns the multiply-adds of a forward and a backward pass, where modules that a pattern of `frozen` matches stay as
+        they are. The gradients of weights and of the input cost as much as the forward pass each; the input needs one if
+        something is trained before it."""
+        has_gradient = not matches_any(self.layer, frozen)
+        input_has_gradient = any(not matches_any(module, frozen) for module in self.before)
+        return self.active * (1 + has_gradient + input_has_gradient)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +49,7 @@ class TrunkCosts:
     layers: tuple[LayerCost, ...]
     num_features: int
     num_active_features: int  # of them, those that can be other than zero for a route
+    modules: frozenset[str]  # the modules with weights that the features depend on
 
 
 def count_layers(trunk: fx.GraphModule, image_size: int) -> TrunkCosts:
@@ -77,23 +82,28 @@ class Counter:
                 self.is_active.update(zip(units_of(node).tolist(), module.mask[0].tolist(), strict=True))
 
     def run(self) -> TrunkCosts:
-        layers, trained = [], set[fx.Node]()  # nodes whose values depend on parameters
+        layers = []
+        depends: dict[fx.Node, frozenset[str]] = {}  # for each node, the modules with weights that its value depends on
         for node in self.trunk.graph.nodes:
-            module, reads_trained = module_of(self.trunk, node), not trained.isdisjoint(node.all_input_nodes)
+            module = module_of(self.trunk, node)
+            before = frozenset[str]().union(*(depends[source] for source in node.all_input_nodes))
             if isinstance(module, COUNTED):
-                layers.append(self.count(node, module, is_first=not reads_trained))
-            has_parameters = module is not None and next(module.parameters(), None) is not None
-            if reads_trained or has_parameters or node.op == "get_attr":
-                trained.add(node)
+                layers.append(self.count(node, module, before))
+            if module is not None and next(module.parameters(), None) is not None:
+                before |= {str(node.target)}
+            if node.op == "get_attr":
+                before |= {str(node.target).rpartition(".")[0]}
+            depends[node] = before
         (features,) = next(iter(self.trunk.graph.find_nodes(op="output"))).all_input_nodes
         num_features = self.shapes[features][1]
         return TrunkCosts(
             layers=tuple(layers),
             num_features=num_features,
             num_active_features=self.scale(num_features, features),
+            modules=depends[features],
         )
 
-    def count(self, node: fx.Node, module: nn.Conv2d | nn.Linear, is_first: bool) -> LayerCost:
+    def count(self, node: fx.Node, module: nn.Conv2d | nn.Linear, before: frozenset[str]) -> LayerCost:
         num_inputs, num_outputs = module.weight.shape[:2][::-1]  # of a grouped conv, the inputs of one group
         is_grouped = isinstance(module, nn.Conv2d) and module.groups > 1
         active_inputs = num_inputs if is_grouped else self.scale(num_inputs, node.all_input_nodes[0])
@@ -103,7 +113,7 @@ class Counter:
             layer=str(node.target),
             whole=num_inputs * num_outputs * uses,
             active=active_inputs * self.scale(num_outputs, node) * uses,
-            is_first=is_first,
+            before=before,
             is_common=node in self.common,
         )
 

@@ -3,7 +3,7 @@
 Convs that share a mask are routed together: all of them, or none.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from matl_scale.errors import InputError, nearest, shortened
@@ -16,6 +16,22 @@ def matches(module: str, pattern: str) -> bool:
     `layer3.0.conv1`."""
     names = module.split(".")
     return any(fnmatchcase(".".join(names[:end]), pattern) for end in range(1, len(names) + 1))
+
+
+def matches_any(module: str, patterns: Iterable[str]) -> bool:
+    """Returns whether some pattern matches a module's name, or that of a module around it."""
+    return any(matches(module, pattern) for pattern in patterns)
+
+
+def check_patterns(key: str, patterns: Iterable[str], modules: Sequence[str], kind: str) -> None:
+    """Raises `InputError` for the first pattern of a config key that matches none of some modules, which are of a `kind`."""
+    for pattern in patterns:
+        if not any(matches(module, pattern) for module in modules):
+            raise InputError(
+                f"`{key}` should match layers of the backbone. `{pattern}` matches none of its {kind}, which are "
+                f"{shortened(modules)}."
+                + nearest(pattern, sorted({part for module in modules for part in module.split(".")}))
+            )
 
 
 def choose_sigmas(streams: Sequence[Stream], convs: Sequence[str], spec: MaskSpec) -> list[float | None]:
@@ -32,15 +48,9 @@ def choose_sigmas(streams: Sequence[Stream], convs: Sequence[str], spec: MaskSpe
         ("start", [spec.start] if spec.start else []),
         ("sigmas", spec.sigmas),
     ):
-        for pattern in patterns:
-            if not any(matches(conv, pattern) for conv in convs):
-                raise InputError(
-                    f"`routing.{key}` should match layers of the backbone. `{pattern}` matches none of its convs, which are "
-                    f"{shortened(convs)}."
-                    + nearest(pattern, sorted({part for conv in convs for part in conv.split(".")}))
-                )
+        check_patterns(f"routing.{key}", patterns, convs, "convs")
     first = next((i for i, conv in enumerate(convs) if spec.start and matches(conv, spec.start)), 0)
-    chosen = {conv for conv in convs[first:] if any(matches(conv, pattern) for pattern in spec.layers)}
+    chosen = {conv for conv in convs[first:] if matches_any(conv, spec.layers)}
     if not any(chosen.issuperset(stream.convs) for stream in streams):
         tied = [conv for stream in streams if chosen.intersection(stream.convs) for conv in stream.convs]
         why = (

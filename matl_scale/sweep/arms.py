@@ -77,8 +77,8 @@ BUILT_IN = {
         ),
         Arm(
             name="probe",
-            help="heads on a trunk whose weights stay as they are (drawn, or `model.pretrained`)",
-            settings_for=lambda _: {**HARD_SHARING, "run.freeze": "trunk"},
+            help="heads on a trunk whose weights stay as they are (drawn, `model.pretrained` or `model.weights`)",
+            settings_for=lambda _: {**HARD_SHARING, "model.freeze": ["*"]},
         ),
     )
 }

@@ -63,21 +63,26 @@ def measure_costs(resolved: ResolvedRun, data: RunData) -> RunCosts:
     """
     config, routes, step = resolved.config, resolved.routes.routes, resolved.step_labels
     classes = list(data.num_classes.values())
-    is_frozen = config.run.freeze == "trunk"
 
     def build_outline(routing: RoutingConfig) -> RoutedModel:
         return build_model(config.model, routing, classes, config.run.seed, data.image_size, routes, outline=True)
 
-    def count(model: RoutedModel) -> np.ndarray:
-        return np.array([count_training(model, route, is_frozen) for route in range(routes.num_routes)], float)
+    def count(model: RoutedModel, share: float) -> np.ndarray:
+        """Counts the first `share` of a run, in the beginning of which heads may be trained alone."""
+        everything, heads_only = (
+            np.array([count_training(model, route, frozen) for route in range(routes.num_routes)], float)
+            for frozen in (config.model.freeze, ["*"])
+        )
+        alone = config.optim.head_warmup / share if share else 0.0
+        return alone * heads_only + (1 - alone) * everything
 
     model, dense_share = build_outline(config.routing.of_subnetworks()), config.routing.dense_part
     return RunCosts(
         slots_per_step=step.slots_per_step,
         shares=step.shares,
         images=step.images,
-        multiply_adds=count(model),
-        dense_multiply_adds=count(build_outline(config.routing) if dense_share else model),
+        multiply_adds=count(model, 0.0 if dense_share else 1.0),
+        dense_multiply_adds=count(build_outline(config.routing) if dense_share else model, dense_share),
         dense_share=dense_share,
         labels_per_step=step.labels_per_step,
         num_labels=step.num_labels,

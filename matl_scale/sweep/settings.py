@@ -74,4 +74,4 @@ def build_base(config: Config) -> Config:
     if config.run.start_from:
         raise InputError("`run.start_from` should be empty in a sweep: " + SET_BY_SWEEP["run.start_from"] + ".")
     config = with_absolute_paths(config)
-    return replace(config, run=RunConfig(freeze=config.run.freeze))
+    return replace(config, run=RunConfig())

@@ -38,6 +38,7 @@ from matl_scale.train.run_data import TRAIN_SPLIT, RunData
 from matl_scale.train.schedule import Schedule
 from matl_scale.train.state import TrainState
 from matl_scale.train.step.freeze import FrozenPart
+from matl_scale.train.step.head_warmup import HeadWarmup
 from matl_scale.train.step.optim import LearningRate
 from matl_scale.train.step.sampling import RouteSampler, build_sampler
 from matl_scale.train.step.train_step import TrainStep
@@ -50,6 +51,7 @@ class Components:
     state: TrainState  # what a checkpoint holds
     schedule: Schedule  # what is due after which step
     learning_rate: LearningRate  # as a function of the step
+    head_warmup: HeadWarmup  # the first steps, in which heads are trained alone
     meter: Meter  # measures the steps
     train_step: TrainStep  # computes a step
     dense_part: DensePart | None  # the first steps of a run of the strategy magnitude
@@ -115,6 +117,7 @@ def build_components(resolved: ResolvedRun, data: RunData, accelerator: Accelera
         state=state,
         schedule=build_schedule(config, length),
         learning_rate=LearningRate(peak=chosen(config.optim.lr), warmup_steps=config.optim.warmup_steps, length=length),
+        head_warmup=HeadWarmup(share=config.optim.head_warmup, length=length),
         meter=Meter(state.tally, num_slots * batch_size),
         train_step=TrainStep(
             accelerator=accelerator,

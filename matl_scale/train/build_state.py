@@ -1,6 +1,5 @@
 """Builds the network of a run, and the state in which the run starts or resumes."""
 
-from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -10,8 +9,10 @@ from accelerate.utils import gather_object
 
 from matl_scale.automatic import chosen
 from matl_scale.errors import InputError
+from matl_scale.models.backbones import ModelConfig
 from matl_scale.models.network import RoutedModel, build_ema, build_model, move_model
 from matl_scale.models.pretrained import fetch_weights
+from matl_scale.models.weights.file import check_sha256
 from matl_scale.routes import Routes
 from matl_scale.routing.masks import EarlierMasks, UnitScores
 from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo, load_state
@@ -26,7 +27,7 @@ from matl_scale.train.resume.start_from import copy_weights
 from matl_scale.train.run_data import TRAIN_SPLIT, RunData
 from matl_scale.train.state import TrainState
 from matl_scale.train.step.execution import Slots, TrunkExecution
-from matl_scale.train.step.frozen_trunk import keep_statistics
+from matl_scale.train.step.frozen_modules import keep_statistics
 from matl_scale.train.step.optim import build_optimizer
 
 
@@ -67,7 +68,8 @@ def build_state(
     There are three cases:
     1. a checkpoint of this run: everything comes from it;
     2. a checkpoint of another run (`run.start_from`): the network comes from it, as far as it goes; the rest is new;
-    3. neither: everything is new, or torchvision's weights (`model.pretrained`), which the other cases do not ask for.
+    3. neither: everything is new, or a backbone that somebody has trained (`model.pretrained`, `model.weights`), which the other
+       cases do not ask for.
 
     Raises:
         InputError: The checkpoint does not fit.
@@ -77,9 +79,9 @@ def build_state(
     if opened.start:
         check_start(opened.start, config, data.tasks)
     if source:
-        config = without_download(config)
-    elif config.model.pretrained:
-        fetch_on_every_machine(config.model.name, accelerator)
+        config = config.without_weights()
+    elif config.model.is_trained:
+        ready_on_every_machine(config.model, accelerator)
     is_magnitude = config.routing.strategy == "magnitude"
     # a network that `magnitude` starts from is dense, and so is what it starts with
     has_masks = opened.has_masks and not (is_magnitude and opened.start)
@@ -90,12 +92,11 @@ def build_state(
     if opened.checkpoint:
         check_checkpoint(opened.checkpoint, config, data, model)
     ema = build_ema(model, config.train.ema_decay)
-    is_frozen = config.run.freeze == "trunk"
-    if is_frozen and config.model.pretrained:
+    if config.model.is_trained:
         keep_statistics(model.trunk)
     execution, compiled = config.routing.execution, config.train.compile
     slots = cast(Slots, chosen(config.train.slots))
-    trunk = TrunkExecution(accelerator, model.trunk, execution, compiled, is_frozen, model.affine, slots)
+    trunk = TrunkExecution(accelerator, model.trunk, execution, compiled, config.model.freeze, model.affine, slots)
     optimizer = build_optimizer(config.optim, model, fused=config.train.precision != "fp16")
     state = TrainState(
         model=model,
@@ -118,13 +119,9 @@ def build_state(
     return state, trunk
 
 
-def without_download(config: Config) -> Config:
-    """Returns the config of a network whose weights come from elsewhere, or do not matter."""
-    return replace(config, model=replace(config.model, pretrained=False))
-
-
-def fetch_on_every_machine(name: str, accelerator: Accelerator) -> None:
-    """Fetches torchvision's weights by one rank of each machine. All ranks have to call it.
+def ready_on_every_machine(model: ModelConfig, accelerator: Accelerator) -> None:
+    """Makes sure that each machine has the weights that a backbone starts with, by one of its ranks: fetches torchvision's, or
+    looks at the file of `model.weights`. All ranks have to call it.
 
     Raises:
         InputError: One of the machines cannot have them; on all ranks.
@@ -132,7 +129,10 @@ def fetch_on_every_machine(name: str, accelerator: Accelerator) -> None:
     problem = None
     if accelerator.is_local_main_process:
         try:
-            fetch_weights(name)
+            if model.pretrained:
+                fetch_weights(model.name)
+            else:
+                check_sha256(model.weights, model.weights_sha256)
         except InputError as error:
             problem = str(error)
     if problems := [found for found in gather_object([problem]) if found]:

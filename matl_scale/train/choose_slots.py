@@ -42,6 +42,8 @@ def find_obstacle(config: Config) -> str | None:
         "`routing.execution` = masked": config.routing.execution == "masked",
         "`routing.strategy` = magnitude": config.routing.strategy == "magnitude",
         f"`run.freeze` = {config.run.freeze}": config.run.freeze != "nothing",
+        "`model.freeze`": bool(config.model.freeze),
+        "`optim.head_warmup`": config.optim.head_warmup > 0,
         "`train.compile`": config.train.compile,
         "`train.channels_last`": config.train.channels_last,
     }

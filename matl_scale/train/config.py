@@ -15,6 +15,7 @@ from matl_scale.data.loading.loader import DataConfig
 from matl_scale.decisions.config import DecideConfig
 from matl_scale.errors import InputError
 from matl_scale.models.backbones import ModelConfig
+from matl_scale.models.network import MEAN, STD
 from matl_scale.models.routing_config import RoutingConfig, Setting
 from matl_scale.tracking.recorder import TrackConfig
 from matl_scale.train.evaluation import EvalConfig
@@ -43,10 +44,9 @@ class RunConfig:
     start_from: str = ""
     """A run's folder, or one of its checkpoints (step-…), whose network a new run starts with: tasks that it has keep routes,
     heads and statistics, new tasks join a route or get their own (`routing.routes`). To resume a run itself, see `resume`."""
-    freeze: Literal["nothing", "old", "trunk"] = "nothing"
-    """`old`: everything that tasks of `start_from` use stays as it is to the last bit, and only new tasks are trained.
-    `trunk`: only heads are trained, on the features of a trunk whose weights stay as they are: of `start_from`,
-    `model.pretrained`, or a random network. Norm statistics that a route lacks are gathered in its first ten steps."""
+    freeze: Literal["nothing", "old"] = "nothing"
+    """`old`: everything that tasks of `start_from` use stays as it is to the last bit, and only new tasks are trained. (To freeze
+    modules of the trunk, see `model.freeze`.)"""
 
     def __post_init__(self) -> None:
         if not self.name or self.name in (".", "..") or set(self.name) & set("/\\\0"):
@@ -80,11 +80,36 @@ class Config:
     def __post_init__(self) -> None:
         reasons = {"roaming": "changes the units of every route", "magnitude": "trains the whole trunk for all routes"}
         strategy = self.routing.strategy
-        if strategy in reasons and self.run.freeze != "nothing":
+        for key, value, unset in (("run.freeze", self.run.freeze, "nothing"), ("model.freeze", self.model.freeze, [])):
+            if strategy in reasons and value != unset:
+                raise InputError(
+                    f"`{key}` should be {unset} with `routing.strategy` = {strategy}, which {reasons[strategy]}. Got {value!r}."
+                )
+        self._check_head_warmup()
+
+    def _check_head_warmup(self) -> None:
+        warmup, dense = self.optim.head_warmup, self.routing.dense_part
+        if warmup and self.routing.strategy == "roaming":
             raise InputError(
-                f"`run.freeze` should be nothing with `routing.strategy` = {strategy}, which {reasons[strategy]}. Got "
-                f"{self.run.freeze!r}."
+                "`optim.head_warmup` should be 0 with `routing.strategy` = roaming, which gives routes other units from the "
+                f"beginning. Got {warmup:g}."
             )
+        if dense and warmup > dense / 2:
+            raise InputError(
+                f"`optim.head_warmup` should be at most half of the dense part of `routing.strategy` = magnitude, {dense / 2:g}: "
+                f"in the other half it is measured how much units matter, which needs a trunk that is trained. Got {warmup:g}."
+            )
+
+    def without_weights(self) -> "Config":
+        """Returns the config of a network whose weights come from elsewhere, or do not matter."""
+        return replace(self, model=self.model.without_weights())
+
+
+# what older versions did, which had no such key
+OF_OLDER_VERSIONS: dict[str, dict[str, Any]] = {
+    "routing": {"routes": "task"},
+    "model": {"mean": list(MEAN), "std": list(STD), "weights_sha256": ""},
+}
 
 
 def all_sections() -> list[str]:
@@ -122,25 +147,28 @@ def read_saved(sections: Mapping[str, Mapping[str, Any]]) -> Config:
     Keys that it does not have, because an older version wrote it, get their defaults; keys that only a later version knows
     are ignored.
     """
+    sections = {name: {**OF_OLDER_VERSIONS.get(name, {}), **values} for name, values in sections.items()}
+    if sections.get("run", {}).get("freeze") == "trunk":  # what is now `model.freeze` = *
+        frozen: dict[str, Any] = {"run": {"freeze": "nothing"}, "model": {"freeze": ["*"]}}
+        sections |= {name: sections[name] | values for name, values in frozen.items()}
     loaded = {}
     for section in fields(Config):
         kind = type(getattr(Config(), section.name))
         names = {entry.name for entry in fields(kind)}
         values = {name: value for name, value in sections.get(section.name, {}).items() if name in names}
-        if kind is RoutingConfig:
-            values = {"routes": "task"} | values  # older versions knew nothing else
         loaded[section.name] = kind(**values)
     return Config(**loaded)
 
 
 def with_absolute_paths(config: Config) -> Config:
     """Returns the config with local paths made absolute, so that a run's folder can be used from anywhere."""
-    data, run, routing = config.data, config.run, config.routing
+    data, run, routing, model = config.data, config.run, config.routing, config.model
     resume = run.resume if run.resume in ("auto", "never") else absolute(run.resume)
     return replace(
         config,
         data=replace(data, path=absolute(data.path)),
         routing=replace(routing, routes=absolute_routes(routing.routes)),
+        model=replace(model, weights=absolute(model.weights) if model.weights else ""),
         run=replace(run, resume=resume, start_from=absolute(run.start_from) if run.start_from else ""),
     )
 

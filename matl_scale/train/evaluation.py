@@ -22,7 +22,7 @@ from matl_scale.data.shards.reader import Damage, SampleReader
 from matl_scale.errors import check_at_least
 from matl_scale.metrics.counters import TaskCounters
 from matl_scale.metrics.task_metrics import TaskMetrics
-from matl_scale.models.network import RoutedModel, normalise
+from matl_scale.models.network import RoutedModel
 from matl_scale.models.predictor import Predictor
 from matl_scale.models.routing_config import Execution
 from matl_scale.train.health.share_damage import share_damage
@@ -139,7 +139,7 @@ class Evaluator:
     def _count(self, counters: TaskCounters, batch: ImageBatch, labels: np.ndarray, log: PredictionLog | None) -> None:
         """Runs every route on the images of a batch that carry a label for it, `labels` being `(batch, num_tasks)`."""
         device = self.accelerator.device
-        images = normalise(batch.images.to(device, non_blocking=True))
+        images = self.model.normalise(batch.images.to(device, non_blocking=True))
         if self.channels_last:
             images = images.to(memory_format=torch.channels_last)
         labelled, indices = labels != MISSING, dict[int, torch.Tensor | None]()

@@ -128,13 +128,19 @@ def run_step(run: Run) -> bool:
     if components.roaming is not None:
         components.roaming.before_step(state)
     rate = components.learning_rate.at(state.step)
-    set_learning_rate(state.optimizer, rate)
+    set_learning_rate(state.optimizer, components.learning_rate, state.step)
     num_slots = components.sampler.num_slots
     sampling_step = state.sampling_step(num_slots)
     routes = components.sampler.routes(sampling_step)
     run.watchdog.beat(describe_step(run, routes))
     measured = state.importance is not None and dense_part_of(run).is_measured(state.step)
-    result = components.train_step(routes, components.batches, stop=bool(run.stop.reason), measured=measured)
+    result = components.train_step(
+        routes,
+        components.batches,
+        stop=bool(run.stop.reason),
+        measured=measured,
+        heads_only=not components.head_warmup.is_over(state.step),
+    )
     meter.update(result)
     if result.sync.damaged.any():  # known to all ranks
         share_damage(run.accelerator, components.damage, result.damage, components.saver.folder.path)

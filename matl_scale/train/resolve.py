@@ -22,6 +22,7 @@ from matl_scale.train.config import Config, read_saved, with_absolute_paths, wit
 from matl_scale.train.defaults import fill, rules
 from matl_scale.train.defaults.describe import describe_choices
 from matl_scale.train.defaults.facts import Machine, RunFacts, read_machine
+from matl_scale.train.defaults.weights import fill_from_weights
 from matl_scale.train.evaluation import EvalConfig
 from matl_scale.train.masks.dense_part import check_dense_part
 from matl_scale.train.resume.start_from import find_frozen_tasks, find_start
@@ -75,10 +76,11 @@ def resolve_offline(config: Config, num_ranks: int = 1, ranks_per_node: int = 1)
         InputError: As at the start of the run.
     """
     machine = read_machine(num_ranks, ranks_per_node)
-    config = fill.fill_workers(config, machine)
+    start = find_start(config.run.start_from)
+    config = fill_from_weights(fill.fill_workers(config, machine), None, start)
     data = build_run_data(config.data)
     check_train_data(data, config.data, num_ranks)
-    return resolve_run(config, data, machine, None, find_start(config.run.start_from)), data
+    return resolve_run(config, data, machine, None, start), data
 
 
 def resolve_run(

@@ -15,6 +15,7 @@ from matl_scale.train.build import build_components, build_recorder
 from matl_scale.train.config import Config, read_saved
 from matl_scale.train.defaults.facts import read_machine
 from matl_scale.train.defaults.fill import fill_workers, inherit
+from matl_scale.train.defaults.weights import fill_from_weights
 from matl_scale.train.health.stop import StopRequest
 from matl_scale.train.health.watchdog import Watchdog, explain_lost_ranks
 from matl_scale.train.loop import Hooks, Run, run_steps
@@ -71,14 +72,16 @@ def train(
         config = fill_workers(config, machine)
         if opened.checkpoint:  # the data depend on it, before anything else is chosen
             config = inherit(config, read_saved(opened.checkpoint.config), ["data.image_size"])
+        given = config
+        config = on_main(accelerator, lambda: fill_from_weights(given, opened.checkpoint, opened.start))
         data = build_run_data(config.data, opened.label_version)
         check_train_data(data, config.data, world_size)
         # patterns without a match end the run here, before anything is built
         check_losses(config.loss, data.tasks)
         config.decide.aims(data.task_names)
         config.track.curve_tasks(data.task_names)
-        given = config
-        resolved = on_main(accelerator, lambda: resolve_run(given, data, machine, opened.checkpoint, opened.start))
+        described = config
+        resolved = on_main(accelerator, lambda: resolve_run(described, data, machine, opened.checkpoint, opened.start))
         config, components = resolved.config, build_components(resolved, data, accelerator, opened)
         state, schedule = components.state, components.schedule
         lacks_evaluation = schedule.is_evaluated_after(state.step) and not opened.has_evaluation(

@@ -22,7 +22,7 @@ from matl_scale.errors import InputError
 from matl_scale.models.backbones import ModelConfig, build_backbone
 from matl_scale.models.pretrained import HASH_IN_NAME, WeightsFile, fetch_weights
 from matl_scale.storage.files import file_sha256
-from matl_scale.train.build_state import fetch_on_every_machine
+from matl_scale.train.build_state import ready_on_every_machine
 from matl_scale.train.config import Config
 from matl_scale.train.process_group import build_accelerator
 from matl_scale.train.run import train
@@ -181,10 +181,10 @@ def test_one_rank_of_each_machine_fetches(file: WeightsFile, monkeypatch: pytest
     fetched: list[str] = []
     monkeypatch.setattr("matl_scale.train.build_state.fetch_weights", fetched.append)
     accelerator = Accelerator(cpu=True)
-    fetch_on_every_machine(NAME, accelerator)
+    ready_on_every_machine(MODEL, accelerator)
     assert fetched == [NAME]
     monkeypatch.setattr(type(accelerator), "is_local_main_process", property(lambda _: False))
-    fetch_on_every_machine(NAME, accelerator)
+    ready_on_every_machine(MODEL, accelerator)
     assert fetched == [NAME]
     assert not file.path.exists()
 

@@ -201,7 +201,7 @@ def take_step(
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.train.clip_norm)
     length = Length(num_steps=config.train.steps)
     rate = LearningRate(peak=config.optim.lr, warmup_steps=config.optim.warmup_steps, length=length)
-    set_learning_rate(optimizer, rate.at(step))
+    set_learning_rate(optimizer, rate, step)
     optimizer.step()
     change_statistics(model, counting)
 

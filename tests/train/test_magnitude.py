@@ -93,7 +93,7 @@ def test_the_dense_part_ends_with_its_share_and_is_measured_in_its_second_half()
         ({"routing.dense_share": 0.99}, "0.99 of 4 steps leaves none to train the sub-networks in"),
         ({"routing.dense_share": 0.01, "routing.routes": "task"}, "4 of 6 routes are never drawn there"),
         ({"routing.strategy": "random"}, "should be auto with the strategy random, which has no dense part"),
-        ({"run.freeze": "trunk"}, "which trains the whole trunk for all routes"),
+        ({"model.freeze": ["*"]}, "which trains the whole trunk for all routes"),
     ],
 )
 def test_what_cannot_work_is_refused(

@@ -12,6 +12,7 @@ import torch
 from helpers.run_configs import ADAMW, build_config, saved_state
 from helpers.shard_sets import ShardSet
 from matl_scale.errors import InputError
+from matl_scale.models.backbones import ModelConfig
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.report.mask_moves import read_moves, summarise_moves
 from matl_scale.report.mask_overlap import read_masks
@@ -28,6 +29,7 @@ from matl_scale.train.process_group import build_accelerator
 from matl_scale.train.run import train
 from matl_scale.train.run_data import build_run_data
 from matl_scale.train.schedule import CheckpointConfig
+from matl_scale.train.step.optim import OptimConfig
 from matl_scale.train.step.sampling import TasksConfig
 from matl_scale.train.step.train_step import TrainConfig
 
@@ -149,9 +151,12 @@ def test_what_a_config_refuses() -> None:
             RoutingConfig(strategy=strategy, interval=10)
     with pytest.raises(InputError, match=r"`routing\.interval` should be at least 1"):
         RoutingConfig(strategy="roaming", interval=0)
-    for freeze in ("old", "trunk"):
-        with pytest.raises(InputError, match=r"`run.freeze` should be nothing with `routing.strategy` = roaming"):
-            Config(routing=ROAMING, run=RunConfig(freeze=freeze, start_from="somewhere"))
+    with pytest.raises(InputError, match=r"`run.freeze` should be nothing with `routing.strategy` = roaming"):
+        Config(routing=ROAMING, run=RunConfig(freeze="old", start_from="somewhere"))
+    with pytest.raises(InputError, match=r"`model.freeze` should be \[\] with `routing.strategy` = roaming"):
+        Config(routing=ROAMING, model=ModelConfig(freeze="layer1"))
+    with pytest.raises(InputError, match=r"`optim.head_warmup` should be 0 with `routing.strategy` = roaming"):
+        Config(routing=ROAMING, optim=OptimConfig(head_warmup=0.1))
 
 
 @pytest.mark.parametrize("num_steps", [1, 7, 50, 999])

@@ -15,7 +15,7 @@ from matl_scale.deploy.export.description import OUTPUT_NAMES, Description, File
 from matl_scale.deploy.export.formats import Format, check_format, open_exported, write_network
 from matl_scale.deploy.task_rules import Output, TaskRules, apply_rule
 from matl_scale.errors import InputError, RunError, reason_of
-from matl_scale.models.network import MEAN, STD, RoutedModel, count_bytes, normalise
+from matl_scale.models.network import RoutedModel, count_bytes
 from matl_scale.models.predictor import Predictor
 from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo
 from matl_scale.runs.checkpoints.decisions import open_decisions
@@ -121,7 +121,7 @@ def export_run(
         for path, task_ids in files:
             stem = out / path
             stem.parent.mkdir(parents=True, exist_ok=True)
-            description = describe_network(checkpoint, decisions, task_ids, names.tasks, output)
+            description = describe_network(model, checkpoint, decisions, task_ids, names.tasks, output)
             yield export_file(model, task_ids, description, stem, kind)
     except OSError as error:
         raise InputError(f"--out {out} cannot be written: {reason_of(error, 'Choose another folder.')}") from error
@@ -146,6 +146,7 @@ def choose_files(
 
 
 def describe_network(
+    model: RoutedModel,
     checkpoint: CheckpointInfo,
     decisions: Decisions,
     task_ids: Sequence[int],
@@ -161,8 +162,8 @@ def describe_network(
         rules=TaskRules.choose(decisions, [names[i] for i in task_ids]),
         image_size=checkpoint.image_size,
         fit=NetworkConfig.read(checkpoint.config).fit,
-        mean=MEAN,
-        std=STD,
+        mean=model.mean,
+        std=model.std,
         run=str(checkpoint.config["run"]["name"]),
         step=checkpoint.step,
         checkpoint_sha256=checkpoint.sha256,
@@ -176,7 +177,7 @@ def export_file(
     """Writes the network of some tasks, reads it back and compares it with masked execution."""
     path = write_network(dense_network(model, task_ids), description, stem, kind)
     pixels = (NUM_IMAGES, 3, description.image_size, description.image_size)
-    images = normalise(torch.randint(256, pixels, dtype=torch.uint8, generator=torch.Generator().manual_seed(0)))
+    images = model.normalise(torch.randint(256, pixels, dtype=torch.uint8, generator=torch.Generator().manual_seed(0)))
     found = open_exported(path)(images)
     outputs = [found] if isinstance(found, torch.Tensor) else found
     masked = Predictor(model, "masked", route_chunk=0)

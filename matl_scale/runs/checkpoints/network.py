@@ -1,7 +1,7 @@
 """A trained network, from a checkpoint alone: neither its shard set nor its run's folder is needed."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -35,7 +35,7 @@ WHICH = "best, newest, or a folder step-… (default: best)"  # help text of --c
 class NetworkConfig:
     """What of a run's config its network and its use depend on."""
 
-    model: ModelConfig  # the section `model`, with `pretrained` off: the weights come from the checkpoint
+    model: ModelConfig  # the section `model`; the weights come from the checkpoint
     routing: RoutingConfig  # the section `routing`
     seed: int  # `run.seed`
     started_from: str  # `run.start_from`: its masks come from there
@@ -55,7 +55,7 @@ class NetworkConfig:
         """Reads it from the sections that a checkpoint keeps."""
         run, train = sections["run"], sections["train"]
         return cls(
-            model=replace(ModelConfig(**sections["model"]), pretrained=False),
+            model=ModelConfig(**sections["model"]).without_weights(),
             routing=RoutingConfig(**sections["routing"]),
             seed=run["seed"],
             started_from=run.get("start_from", ""),

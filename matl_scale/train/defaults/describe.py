@@ -1,6 +1,7 @@
 """Says what a run has chosen, in a few lines, before its first step."""
 
 from matl_scale.automatic import AUTO, Auto, chosen
+from matl_scale.models.backbones import ModelConfig
 from matl_scale.models.routing_config import describe_range
 from matl_scale.routes import Routes
 from matl_scale.text import count_of
@@ -34,6 +35,8 @@ def describe_choices(
         f"{describe_auto(config.train.ema_decay, 'over the last twentieth')}",
         describe_length(config, passes),
     ]
+    if config.model.is_trained:
+        lines.insert(2, describe_weights(config.model))
     if share := config.routing.dense_part:
         lines.append(describe_dense_part(config, share))
     if given.checkpoint.best == AUTO:
@@ -41,6 +44,14 @@ def describe_choices(
     if given.train.epochs != AUTO and given.train.steps != AUTO:
         lines.append(f"train.steps wins over train.epochs {given.train.epochs:g}")
     return lines
+
+
+def describe_weights(model: ModelConfig) -> str:
+    """Says which weights a backbone starts with, and which images it therefore gets."""
+    source = f"{model.weights} (SHA-256 {model.weights_sha256[:8]}…)" if model.weights else "torchvision"
+    mean, std = (" ".join(f"{number:g}" for number in chosen(values)) for values in (model.mean, model.std))
+    frozen = f"; {', '.join(model.freeze)} stays as it is" if model.freeze else ""
+    return f"weights from {source}, for images of mean {mean}, standard deviation {std}{frozen}"
 
 
 def describe_augment(setting: list[str] | str) -> str:

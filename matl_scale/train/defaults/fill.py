@@ -10,6 +10,7 @@ from matl_scale.automatic import AUTO, chosen
 from matl_scale.errors import InputError
 from matl_scale.models.backbone_size import measure_backbone
 from matl_scale.models.backbones import ModelConfig
+from matl_scale.models.network import MEAN, STD
 from matl_scale.train.choose_routes import USUAL_SIGMA
 from matl_scale.train.config import Config, walk, with_settings
 from matl_scale.train.defaults import rules
@@ -17,7 +18,7 @@ from matl_scale.train.defaults.facts import Machine, RunFacts
 from matl_scale.train.defaults.speed import measure_image_s
 
 # what a run that starts with the network of another takes over from it
-NETWORK_KEYS = ("model.name", "model.width", "model.stem", "routing.sigma")
+NETWORK_KEYS = ("model.name", "model.width", "model.stem", "model.mean", "model.std", "routing.sigma")
 # what a resumed run chooses anew
 NOT_INHERITED = (
     "run.resume", "routing.routes", "data.workers", "train.precision", "train.epochs", "train.steps", "train.accumulate",
@@ -51,11 +52,10 @@ def fill_workers(config: Config, machine: Machine) -> Config:
 
 
 def fill_model(config: Config, facts: RunFacts) -> Config:
-    """Chooses the backbone; torchvision's weights need the full width and their own stem."""
-    if config.model.pretrained:
-        return fill_only_auto(config, {"model.name": "resnet18", "model.width": 1.0, "model.stem": "standard"})
+    """Chooses the backbone."""
     name, stem = rules.choose_backbone(facts.image_size, facts.machine.has_gpu), rules.choose_stem(facts.image_size)
-    config = fill_only_auto(config, {"model.name": name, "model.stem": stem})
+    images = {"model.mean": list(MEAN), "model.std": list(STD), "model.weights_sha256": ""}
+    config = fill_only_auto(config, {"model.name": name, "model.stem": stem, **images})
     return (
         fill_only_auto(config, {"model.width": choose_width(config, facts)}) if config.model.width == AUTO else config
     )

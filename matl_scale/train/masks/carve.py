@@ -14,7 +14,7 @@ from matl_scale.models.network import RoutedModel, build_ema
 from matl_scale.routing.batch_norm import RouteBatchNorm2d
 from matl_scale.runs.checkpoints.masks import MASK_SUFFIX
 from matl_scale.train.build import Components, build_evaluator
-from matl_scale.train.build_state import build_network, without_download
+from matl_scale.train.build_state import build_network
 from matl_scale.train.config import Config
 from matl_scale.train.run_data import RunData
 from matl_scale.train.state import TrainState
@@ -44,7 +44,7 @@ def build_carved_state(
     """Builds the state in which a run goes on after its dense part, and the execution of its trunk."""
     assert dense.importance is not None
     scores = dense.importance.scores()
-    model = build_network(without_download(config), data, dense.model.routes, accelerator.device, scores)
+    model = build_network(config.without_weights(), data, dense.model.routes, accelerator.device, scores)
     copy_values(dense.model, model)
     ema = build_ema(model, config.train.ema_decay)
     if ema is not None:

@@ -7,8 +7,8 @@ from matl_scale.tasks import Task
 from matl_scale.train.config import Config, read_saved, walk
 
 FIXED_KEYS = (
-    "model.name", "model.width", "model.stem", "routing.strategy", "routing.statistics", "routing.affine", "optim.name",
-    "run.freeze", "run.seed",
+    "model.name", "model.width", "model.stem", "model.weights_sha256", "model.mean", "model.std", "model.freeze",
+    "routing.strategy", "routing.statistics", "routing.affine", "optim.name", "optim.layer_decay", "run.freeze", "run.seed",
 )  # fmt: skip
 # what masks depend on that are not drawn anew, and so not compared
 MASK_KEYS = (
@@ -16,8 +16,8 @@ MASK_KEYS = (
     "routing.dense_share",
 )  # fmt: skip
 NETWORK_KEYS = (
-    "model.name", "model.width", "model.stem", "routing.statistics", "routing.layers", "routing.start",
-    "routing.sigma_last", "routing.sigmas",
+    "model.name", "model.width", "model.stem", "model.mean", "model.std", "routing.statistics", "routing.layers",
+    "routing.start", "routing.sigma_last", "routing.sigmas",
 )  # fmt: skip
 SIGMA_KEYS = ("routing.sigma_last", "routing.sigmas")  # of them, what a dense network has no use for
 

@@ -15,7 +15,7 @@ from matl_scale.models.routing_config import Execution
 from matl_scale.routing.affine import AffineWeights, RouteAffine
 from matl_scale.routing.stacked import StackedSubnetworks
 from matl_scale.routing.subnetwork import Subnetwork
-from matl_scale.train.step.frozen_trunk import FrozenTrunk
+from matl_scale.train.step.frozen_modules import freeze_modules, rest_whole
 from matl_scale.train.step.slot import Slot, group_alike
 
 Slots = Literal["single", "stacked"]
@@ -23,9 +23,10 @@ Gather = Callable[[int, torch.Tensor], list[torch.Tensor]]  # from a route, and 
 
 
 class TrunkExecution:
-    """Computes features of the active route in the micro-steps of a rank, with a trunk from `route()`. If it is `frozen`, its
-    weights stay as they are, without gradients. `affine` are the routes' own affine weights, if they have any: outside of what is
-    wrapped, because each belongs to one route. With `slots` = stacked, a rank runs the slots of a step together where it can."""
+    """Computes features of the active route in the micro-steps of a rank, with a trunk from `route()`. The weights of its modules
+    that a pattern of `freeze` matches stay as they are. `affine` are the routes' own affine weights, if they have any: outside of
+    what is wrapped, because each belongs to one route. With `slots` = stacked, a rank runs the slots of a step together where it
+    can."""
 
     def __init__(
         self,
@@ -33,12 +34,13 @@ class TrunkExecution:
         trunk: fx.GraphModule,
         execution: Execution,
         compiled: bool = False,
-        frozen: bool = False,
+        freeze: Sequence[str] = (),
         affine: RouteAffine | None = None,
         slots: Slots = "single",
     ) -> None:
         self.accelerator, self.affine = accelerator, affine
-        self.frozen = FrozenTrunk(trunk, affine) if frozen else None
+        self._frozen, self._whole = freeze_modules(trunk, freeze, affine), rest_whole(trunk)
+        self._rests = False
         self.network = subnetwork = Subnetwork(trunk) if execution == "subnetwork" else None
         self.stacked: StackedSubnetworks | None = None
         if slots == "stacked":
@@ -51,7 +53,8 @@ class TrunkExecution:
             # accelerate still passes the name that torch 2.13 replaces
             warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
             # DDP refuses a module that has nothing to reduce
-            self.module = accelerator.prepare_model(module, evaluation_mode=frozen)
+            has_gradients = any(parameter.requires_grad for parameter in trunk.parameters())
+            self.module = accelerator.prepare_model(module, evaluation_mode=not has_gradients)
         self.slices: SharedSlices | None = None
         if subnetwork is not None and self.stacked is None:
             gather = torch.compile(subnetwork.gather) if compiled else subnetwork.gather
@@ -61,8 +64,9 @@ class TrunkExecution:
                 shared=subnetwork.num_tables > 0,
             )
 
-    def begin_step(self, routes: Sequence[int]) -> None:
-        """Begins a step whose micro-steps on this rank run these routes."""
+    def begin_step(self, routes: Sequence[int], heads_only: bool = False) -> None:
+        """Begins a step whose micro-steps on this rank run these routes, and train the whole network or its heads alone."""
+        self._rests = heads_only
         if self.slices is not None:
             self.slices.begin_step(routes)
 
@@ -88,7 +92,8 @@ class TrunkExecution:
             stacked: list[torch.Tensor] = self.module(images, routes, slices)
             return stacked
         (batch,), (route_id,) = images, route_ids
-        with contextlib.nullcontext() if self.frozen is None else self.frozen.running(route_id):
+        resting = self._whole if self._rests else self._frozen
+        with contextlib.nullcontext() if resting is None else resting.running(route_id):
             if self.slices is None:
                 return [self.module(batch, routes, self._affine_of(route_id))]
             return [self.module(batch, routes, self.slices.slices_of(route_id, routes))]
@@ -127,5 +132,5 @@ class SharedSlices:
             return slices
         self._slices[route_id] = slices
         if route_id not in self._copies:
-            self._copies[route_id] = [part.detach().requires_grad_() for part in slices]
+            self._copies[route_id] = [part.detach().requires_grad_(part.requires_grad) for part in slices]
         return self._copies[route_id]

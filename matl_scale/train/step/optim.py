@@ -2,13 +2,15 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from torch import fx, nn
 
 from matl_scale.automatic import AUTO, Auto, chosen
 from matl_scale.errors import InputError, check_at_least
 from matl_scale.models.network import RoutedModel
+from matl_scale.routing.blocks import number_blocks
 from matl_scale.train.length import Length
 
 WARMUP_SHARE = 0.05  # of a run, with `auto`
@@ -31,12 +33,21 @@ class OptimConfig:
     """Momentum of SGD, or β₁ of AdamW."""
     warmup_steps: int | Auto = "auto"
     """Steps over which the learning rate rises linearly from zero. `auto`: a twentieth of the run."""
+    layer_decay: float = 1.0
+    """Factor on the learning rate from each block of the trunk to the one before it, and from the heads to the last block; 1 is
+    the same rate everywhere."""
+    head_warmup: float = 0.0
+    """Share of the run, at its begin, in which heads are trained alone; the rate of the trunk rises after it. 0 trains everything
+    from the first step."""
 
     def __post_init__(self) -> None:
         for key in ("lr", "head_lr_scale", "weight_decay", "warmup_steps"):
             check_at_least(0, {f"optim.{key}": getattr(self, key)})
-        if not 0 <= self.momentum < 1:
-            raise InputError(f"`optim.momentum` should be at least 0 and below 1. Got {self.momentum}.")
+        for key in ("momentum", "head_warmup"):
+            if not 0 <= getattr(self, key) < 1:
+                raise InputError(f"`optim.{key}` should be at least 0 and below 1. Got {getattr(self, key)}.")
+        if not 0 < self.layer_decay <= 1:
+            raise InputError(f"`optim.layer_decay` should be above 0 and at most 1. Got {self.layer_decay}.")
 
 
 def build_optimizer(config: OptimConfig, model: RoutedModel, fused: bool = True) -> torch.optim.Optimizer:
@@ -50,22 +61,39 @@ def build_optimizer(config: OptimConfig, model: RoutedModel, fused: bool = True)
             inside them without telling. What belongs to one route never uses them: fused SGD fails where some of its
             parameters have had no gradient yet.
     """
+    head_scale, begin = chosen(config.head_lr_scale), config.head_warmup
+    parts: list[tuple[list[nn.Parameter], dict[str, Any]]] = [
+        (part, {"lr_scale": scale, "begin": begin, "fused": fused or None})
+        for part, scale in scale_trunk(model.trunk, config)
+    ]
+    parts.append((list(model.heads.parameters()), {"lr_scale": head_scale, "begin": 0.0, "fused": None}))
+    if model.affine is not None:
+        parts.append((list(model.affine.parameters()), {"lr_scale": head_scale, "begin": begin, "fused": None}))
     groups = []
-    for part, scale, fused_part in (
-        (model.trunk, 1.0, fused),
-        (model.heads, chosen(config.head_lr_scale), False),
-        (model.affine, chosen(config.head_lr_scale), False),
-    ):
-        trained = [] if part is None else [parameter for parameter in part.parameters() if parameter.requires_grad]
+    for part, settings in parts:
+        trained = [parameter for parameter in part if parameter.requires_grad]
         matrices = [parameter for parameter in trained if parameter.ndim > 1]
         vectors = [parameter for parameter in trained if parameter.ndim <= 1]
         for parameters, decay in ((matrices, config.weight_decay), (vectors, 0.0)):
             if parameters:
-                group = {"params": parameters, "weight_decay": decay, "lr_scale": scale, "fused": fused_part or None}
-                groups.append(group)
+                groups.append({"params": parameters, "weight_decay": decay, **settings})
     if config.name == "sgd":
         return torch.optim.SGD(groups, lr=chosen(config.lr), momentum=config.momentum)
     return torch.optim.AdamW(groups, lr=chosen(config.lr), betas=(config.momentum, 0.999))
+
+
+def scale_trunk(trunk: fx.GraphModule, config: OptimConfig) -> list[tuple[list[nn.Parameter], float]]:
+    """Returns the parameters of a trunk in groups, each with its factor on the learning rate. Heads have 1, the last block
+    `layer_decay`, and each block before it `layer_decay` times the factor of the next (Clark, Luong, Le, Manning, ELECTRA, ICLR
+    2020, arXiv 2003.10555; for images: Bao, Dong, Piao, Wei, BEiT, ICLR 2022, arXiv 2106.08254)."""
+    if config.layer_decay == 1:
+        return [(list(trunk.parameters()), 1.0)]
+    numbers = number_blocks(trunk)
+    num_blocks = max(numbers.values()) + 1
+    groups: list[list[nn.Parameter]] = [[] for _ in range(num_blocks)]
+    for name, parameter in trunk.named_parameters():
+        groups[numbers[name]].append(parameter)
+    return [(group, config.layer_decay ** (num_blocks - number)) for number, group in enumerate(groups)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,17 +104,18 @@ class LearningRate:
     warmup_steps: int | Auto  # steps of the warm-up; `auto` is a share of the run
     length: Length  # of the whole run
 
-    def at(self, step: int) -> float:
-        """Returns the rate of the step that follows `step` steps."""
+    def at(self, step: int, begin: float = 0.0) -> float:
+        """Returns the rate of the step that follows `step` steps, for what is trained from the share `begin` of the run on."""
         progress = self.length.progress(step)
         if self.warmup_steps == AUTO:
-            warm = max(progress, 1 / self.length.num_steps) / WARMUP_SHARE
+            warm = max(progress - begin, 1 / self.length.num_steps) / WARMUP_SHARE
         else:
-            warm = (step + 1) / max(self.warmup_steps, 1)
-        return self.peak * min(0.5 * (1 + math.cos(math.pi * progress)), warm)
+            warm = (step + 1 - begin * self.length.num_steps) / max(self.warmup_steps, 1)
+        return self.peak * min(0.5 * (1 + math.cos(math.pi * progress)), max(warm, 0.0))
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Sets the learning rate of all parameter groups, multiplied by each group's own factor."""
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: LearningRate, step: int) -> None:
+    """Sets the learning rate of all parameter groups for the step that follows `step` steps: by when each begins to be trained,
+    multiplied by its own factor."""
     for group in optimizer.param_groups:
-        group["lr"] = rate * group["lr_scale"]
+        group["lr"] = learning_rate.at(step, group["begin"]) * group["lr_scale"]

@@ -1,6 +1,6 @@
 """From the batch of a slot to what its forward pass needs: images on the device, and the labels that the route trains on."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,6 @@ from matl_scale.data.loading.missing import fill_missing
 from matl_scale.data.loading.mixing import Mixing
 from matl_scale.data.shards.labels import Labels
 from matl_scale.data.shards.layout import MISSING
-from matl_scale.models.network import normalise
 from matl_scale.routes import Routes
 from matl_scale.seeds import derive_seed
 
@@ -46,6 +45,7 @@ class SlotBuilder:
     seed: int
     augmentation: BatchAugmentation | None
     mixing: Mixing | None
+    normalise: Callable[[torch.Tensor], torch.Tensor]  # the network's
     channels_last: bool
 
     def build(self, number: int, batch: ImageBatch) -> Slot:
@@ -76,7 +76,7 @@ class SlotBuilder:
         images = images.to(self.device, non_blocking=True)
         if self.augmentation is not None:
             images = self.augmentation(images, seed)
-        images = normalise(images)
+        images = self.normalise(images)
         return images.to(memory_format=torch.channels_last) if self.channels_last else images
 
     def _seed(self, purpose: str, batch: ImageBatch) -> int:

@@ -163,6 +163,7 @@ class TrainStep:
             seed=seed,
             augmentation=augmentation,
             mixing=mixing,
+            normalise=model.normalise,
             channels_last=channels_last,
         )
         self.loss = RouteLoss(model.routes, model.num_classes, label_shares, accelerator.device, losses)
@@ -188,7 +189,12 @@ class TrainStep:
         return step
 
     def __call__(
-        self, routes: np.ndarray, batches: Iterator[ImageBatch], stop: bool = False, measured: bool = False
+        self,
+        routes: np.ndarray,
+        batches: Iterator[ImageBatch],
+        stop: bool = False,
+        measured: bool = False,
+        heads_only: bool = False,
     ) -> StepResult:
         """Runs one step. If a loss or gradient of any rank is not finite, nothing changes on all of them.
 
@@ -197,10 +203,11 @@ class TrainStep:
             batches: This rank's batches, one per slot, each with the slot's route.
             stop: Whether this rank was asked to stop; the others learn it from the result.
             measured: Whether to measure the importance of units.
+            heads_only: Whether the trunk rests, with the affine weights of routes.
         """
         self._clear_gradients(np.unique(routes))
         my_slots = range(self.accelerator.process_index, len(routes), self.accelerator.num_processes)
-        self.trunk.begin_step(routes[my_slots].tolist())
+        self.trunk.begin_step(routes[my_slots].tolist(), heads_only)
         taken = Taken()
         num_left = len(my_slots)
         for group in self.trunk.grouped(self._build_slots(my_slots, routes, batches, taken)):
@@ -209,6 +216,8 @@ class TrainStep:
                 self._run(group, measured)
         scaled = self.accelerator.scaler is not None
         result = self.sync.exchange(routes, stop, scaled, measured)
+        if heads_only and self.model.affine is not None:
+            self.model.affine.zero_grad()  # the exchange has made zeros of them
         if self.frozen is not None:
             self.frozen.drop_gradients()
         grad_norm = self._clip()

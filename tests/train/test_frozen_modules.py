@@ -1,4 +1,4 @@
-"""`run.freeze` trunk: heads are trained on a trunk that keeps every bit of its weights."""
+"""`model.freeze` = *: heads are trained on a trunk that keeps every bit of its weights."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from matl_scale.train.loop import Hooks, Run
 from matl_scale.train.process_group import build_accelerator
 from matl_scale.train.run import train
 from matl_scale.train.schedule import CheckpointConfig
-from matl_scale.train.step.frozen_trunk import NUM_UPDATES
+from matl_scale.train.step.frozen_modules import NUM_UPDATES
 from matl_scale.train.step.sampling import TasksConfig
 from matl_scale.train.step.train_step import TrainConfig
 from matl_scale.vision import models
@@ -36,7 +36,8 @@ def probe_of(folder: Path, shards: ShardSet, name: str, **sections: Any) -> Conf
         folder,
         shards,
         name,
-        run=RunConfig(name=name, dir=str(folder), seed=3, freeze="trunk"),
+        model=ModelConfig(name="resnet18", width=0.0625, stem="small", freeze="*"),
+        run=RunConfig(name=name, dir=str(folder), seed=3),
         routing=RoutingConfig(sigma=0.5, routes=2),
         tasks=TasksConfig(),
         optim=ADAMW,
@@ -147,13 +148,20 @@ def test_a_trained_trunk_keeps_the_statistics_of_its_routes_and_new_routes_gathe
         small_set,
         "first",
         run=RunConfig(name="first", dir=str(tmp_path)),
+        model=ModelConfig(name="resnet18", width=0.0625, stem="small"),
         routing=RoutingConfig(routes="task"),
     )
     first = replace(first, data=replace(first.data, tasks=old), train=replace(first.train, ema_decay=0.0))
     train(first, build_accelerator("fp32"))
     trained = saved_state(first)["model"]
-    run = RunConfig(name="second", dir=str(tmp_path), start_from=str(first.run.folder), freeze="trunk")
-    second = replace(first, run=run, data=replace(first.data, tasks=old + new), train=replace(first.train, steps=12))
+    run = RunConfig(name="second", dir=str(tmp_path), start_from=str(first.run.folder))
+    second = replace(
+        first,
+        run=run,
+        model=replace(first.model, freeze=["*"]),
+        data=replace(first.data, tasks=old + new),
+        train=replace(first.train, steps=12),
+    )
     states = train_watched(second)
     state = saved_state(second)["model"]
     masks = {name for name in trained if name.endswith(".mask")}
@@ -186,7 +194,7 @@ def test_pretrained_statistics_are_kept_where_routes_keep_all_units(
         tmp_path,
         small_set,
         "probe",
-        model=ModelConfig(name="mobilenet_v3_small", pretrained=True),
+        model=ModelConfig(name="mobilenet_v3_small", pretrained=True, freeze="*"),
         routing=RoutingConfig(sigma=sigma, routes="one"),
         train=TrainConfig(steps=2, precision="fp32"),
     )
