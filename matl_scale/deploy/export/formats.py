@@ -32,7 +32,7 @@ from matl_scale.storage.files import write_atomic, write_text
 Format = Literal["safetensors", "onnx", "torch.export"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 SUFFIXES: dict[Format, str] = {"safetensors": ".safetensors", "onnx": ".onnx", "torch.export": ".pt2"}
-NEEDED: dict[Format, tuple[str, ...]] = {"safetensors": ("safetensors",), "onnx": ("onnx", "onnxscript", "onnxruntime")}
+NEEDED: dict[Format, tuple[str, ...]] = {"onnx": ("onnx", "onnxscript", "onnxruntime")}
 DESCRIPTION_FILE = "description.json"  # in a .pt2
 MAX_ONNX_BYTES = 2**31 - 2**20  # what protobuf can write, with room for the graph
 Network = Callable[[torch.Tensor], torch.Tensor | tuple[torch.Tensor, ...]]

@@ -5,7 +5,6 @@ Of what `torch.save` wrote, only tensors and plain values are read (`weights_onl
 
 import argparse
 import json
-import pickle
 import re
 import warnings
 from collections.abc import Mapping
@@ -22,7 +21,9 @@ from matl_scale.storage.files import file_sha256
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # the names that model hubs give the weights in a folder
 HUB_CONFIG = "config.json"
-UNSAFE = re.compile(r"GLOBAL (\S+)")  # how torch names what it refuses to import
+# in torch's messages about what it will not run
+UNSAFE = re.compile(r"Unsupported (?:global|class): GLOBAL (\S+)|Unsupported class|TorchScript")
+WRONG = re.compile(r"WeightsUnpickler error: (.+)")  # and about what is no pickle of tensors
 # where training scripts (torchvision's, timm's, Lightning's and others) keep the network in a checkpoint; averages come first,
 # because they are what such scripts evaluate
 CONTAINERS = (
@@ -114,16 +115,16 @@ def read_pickled(file: Path) -> Any:
     except OSError:
         raise
     except Exception as error:  # torch raises errors of many kinds for what is no such file
-        unsafe = UNSAFE.search(str(error))
-        if unsafe or (isinstance(error, pickle.UnpicklingError) and "weights_only" in str(error).lower()):
-            named = f" (it names {unsafe[1]})" if unsafe else ""
+        if unsafe := UNSAFE.search(str(error)):
+            named = f" (it names {unsafe[1]})" if unsafe[1] else ""
             raise InputError(
                 f"`model.weights`: {file} needs code to be run to be read{named}, and files of weights are not run here. Where "
                 "you trust it, load it, and save its `state_dict()` as safetensors, or with torch.save."
             ) from error
+        wrong = WRONG.search(str(error))
         raise InputError(
-            f"`model.weights`: {file} is no file of weights, or damaged: {first_line(error)}. It should be safetensors, or what "
-            "torch.save writes of a `state_dict()`."
+            f"`model.weights`: {file} is no file of weights, or damaged: {wrong[1] if wrong else first_line(error)}. It should be "
+            "safetensors, or what torch.save writes of a `state_dict()`."
         ) from error
 
 
