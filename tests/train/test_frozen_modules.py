@@ -12,6 +12,7 @@ from helpers import rank_work
 from helpers.ranks import run_ranks
 from helpers.run_configs import ADAMW, SGD, assert_identical, build_config, saved_state
 from helpers.shard_sets import ShardSet
+from matl_scale.errors import InputError
 from matl_scale.models.backbones import ModelConfig
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.routing.batch_norm import route_norms
@@ -204,15 +205,65 @@ def test_pretrained_statistics_are_kept_where_routes_keep_all_units(
     assert all(kept) if sigma == 1 else not any(kept)
 
 
-def test_ranks_equal_one_process(small_set: ShardSet, tmp_path: Path) -> None:
-    def config_of(name: str, accumulate: int) -> Config:
-        train = TrainConfig(steps=12, precision="fp32", accumulate=accumulate, clip_norm=1.0)
-        return probe_of(tmp_path, small_set, name, train=train, tasks=TasksConfig(policy="uniform"))
+@pytest.mark.parametrize("execution", ["subnetwork", "masked"])
+def test_a_frozen_beginning_keeps_its_weights_and_completes_its_statistics(
+    small_set: ShardSet, tmp_path: Path, execution: Any
+) -> None:
+    """With slots of one step that share the slices of a route, and norms whose weights belong to routes."""
+    routing = RoutingConfig(sigma=0.5, routes=2, execution=execution, affine="route")
+    train_config = TrainConfig(steps=14, precision="fp32", accumulate=4)
+    config = probe_of(tmp_path, small_set, "partly", routing=routing, train=train_config, model=BEGINNING)
+    states: list[State] = []
 
-    one, two = config_of("one", 2), config_of("two", 1)
-    run_ranks(2, rank_work.train_runs, tmp_path / "ranks", [two], False)
-    train(one, build_accelerator("fp32"))
-    expected, found = saved_state(one)["model"], saved_state(two)["model"]
-    assert_identical(weights_of(found), weights_of(expected))
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-4)
+    def watch(run: Run) -> None:
+        states.append({name: value.clone() for name, value in run.state.model.state_dict().items()})
+
+    train(config, build_accelerator("fp32"), hooks=Hooks(before_step=watch))
+    model = restore_network(open_checkpoint(config.run.folder), torch.device("cpu"))
+    sizes = [norm.num_features * 2 for norm in route_norms(model)]
+    for name, value in model.state_dict().items():
+        parts, first = value.split(sizes) if name.startswith("affine.") else (value,), states[0][name]
+        if name.startswith("affine."):  # of the five norms in front, and those behind
+            kept = [torch.equal(part, old) for part, old in zip(parts, first.split(sizes), strict=True)]
+            assert kept == [index < 5 for index in range(len(kept))]
+        elif is_statistic(name):
+            # two routes share the slots of a step, so that each has its ten updates after ten steps
+            is_kept = torch.equal(value, states[NUM_UPDATES][name])
+            assert is_kept == is_in_front(name), name
+        elif "conv" in name:
+            assert torch.equal(value, first) == is_in_front(name), name
+
+
+BEGINNING = ModelConfig(name="resnet18", width=0.0625, stem="small", freeze=["conv1", "bn1", "layer1"])
+
+
+def is_in_front(name: str) -> bool:
+    return name.startswith(("trunk.conv1", "trunk.bn1", "trunk.layer1"))
+
+
+def test_patterns_that_match_nothing_are_refused(small_set: ShardSet, tmp_path: Path) -> None:
+    config = probe_of(tmp_path, small_set, "refused", model=replace(BEGINNING, freeze=["layr1"]))
+    with pytest.raises(
+        InputError, match=r"`model\.freeze` .* `layr1` matches none of its modules.*Did you mean `layer1`"
+    ):
+        train(config, build_accelerator("fp32"))
+
+
+def test_ranks_equal_one_process(small_set: ShardSet, tmp_path: Path) -> None:
+    """A frozen trunk, and one that is partly frozen and rests as a whole until heads are warm."""
+
+    def configs_of(name: str, accumulate: int) -> list[Config]:
+        train = TrainConfig(steps=12, precision="fp32", accumulate=accumulate, clip_norm=1.0)
+        whole = probe_of(tmp_path, small_set, name, train=train, tasks=TasksConfig(policy="uniform"))
+        partly = replace(whole, model=BEGINNING, run=replace(whole.run, name=f"{name}-partly"))
+        return [whole, replace(partly, optim=replace(ADAMW, lr=0.001, head_warmup=0.5, layer_decay=0.7))]
+
+    one, two = configs_of("one", 2), configs_of("two", 1)
+    run_ranks(2, rank_work.train_runs, tmp_path / "ranks", two, False)
+    for single, spread in zip(one, two, strict=True):
+        train(single, build_accelerator("fp32"))
+        expected, found = saved_state(single)["model"], saved_state(spread)["model"]
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-4, msg=name)
+            if "conv" in name and (single is one[0] or is_in_front(name)):
+                assert torch.equal(found[name], value), name

@@ -123,8 +123,8 @@ def read_pickled(file: Path) -> Any:
             ) from error
         wrong = WRONG.search(str(error))
         raise InputError(
-            f"`model.weights`: {file} is no file of weights, or damaged: {wrong[1] if wrong else first_line(error)}. It should be "
-            "safetensors, or what torch.save writes of a `state_dict()`."
+            f"`model.weights`: {file} is no file of weights, or damaged: {wrong[1] if wrong else first_line(error)}. It "
+            "should be safetensors, or what torch.save writes of a `state_dict()`."
         ) from error
 
 
