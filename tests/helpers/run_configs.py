@@ -11,6 +11,7 @@ from helpers.shard_sets import ShardSet
 from matl_scale.automatic import AUTO
 from matl_scale.data.loading.loader import DataConfig
 from matl_scale.models.backbones import ModelConfig
+from matl_scale.models.network import MEAN, STD
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.tracking.recorder import TrackConfig
 from matl_scale.train.config import Config, RunConfig
@@ -24,7 +25,8 @@ from matl_scale.train.step.train_step import TrainConfig
 # what these runs have where a test leaves a value open: no choice by rules, which would change what is compared
 PLAIN = {
     "data.augment": "none", "data.image_size": 0, "data.workers": 0, "data.batch_size": 6, "model.name": "resnet18",
-    "model.width": 0.0625, "model.stem": "small", "routing.sigma": 0.5, "train.steps": 10, "train.accumulate": 1,
+    "model.width": 0.0625, "model.stem": "small", "model.mean": list(MEAN), "model.std": list(STD),
+    "model.weights_sha256": "", "routing.sigma": 0.5, "train.steps": 10, "train.accumulate": 1,
     "train.ema_decay": 0.0, "optim.lr": 0.001, "optim.head_lr_scale": 1.0, "optim.warmup_steps": 0, "eval.every": 500,
     "checkpoint.every": 500,
 }  # fmt: skip

@@ -21,6 +21,7 @@ from matl_scale.tracking.recorder import TrackConfig
 from matl_scale.train.config import Config, RunConfig, walk, with_settings
 from matl_scale.train.defaults import fill, rules
 from matl_scale.train.defaults.facts import Machine
+from matl_scale.train.defaults.weights import fill_from_weights
 from matl_scale.train.evaluation import EvalConfig
 from matl_scale.train.parse_config import parse_config
 from matl_scale.train.process_group import build_accelerator
@@ -214,8 +215,12 @@ def test_what_is_given_stays(small_set: ShardSet) -> None:
 
 def test_weights_of_torchvision_need_their_own_network(small_set: ShardSet) -> None:
     config = replace(config_of(small_set, data__image_size=64), model=ModelConfig(pretrained=True))
-    found = resolved(config).config.model
+    found = resolved(fill_from_weights(config, None, None)).config.model
     assert (found.name, found.width, found.stem) == ("resnet18", 1.0, "standard")
+    assert (found.mean, found.std) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    described = replace(config_of(small_set), model=ModelConfig(name="efficientnet_v2_l", pretrained=True))
+    described = fill_from_weights(described, None, None)
+    assert (described.model.mean, described.data.image_size) == ([0.5] * 3, 480), "what torchvision says of them"
 
 
 def test_the_network_of_a_cpu_fits_the_time(small_set: ShardSet) -> None:
