@@ -29,6 +29,7 @@ def test_a_flower_is_a_flower(tmp_path: Path) -> None:
     network = timm.create_model("efficientnet_lite0").eval()
     load_weights(network, [], stored, "timm/efficientnet_lite0")
     photo = torch.from_numpy(load_sample_image("flower.jpg").copy()).permute(2, 0, 1)[None, :, :420, :420]
-    pixels = torch.nn.functional.interpolate(photo.float(), (images.image_size, images.image_size), mode="area").byte()
+    size = (images.image_size, images.image_size)
+    pixels = torch.nn.functional.interpolate(photo.float(), size, mode="area").byte()
     with torch.no_grad():
         assert int(network(normalise(pixels, images.mean, images.std)).argmax()) == DAISY

@@ -35,7 +35,11 @@ def convert(source: Path, target: Path) -> None:
     own = timm.create_model("efficientnet_lite0").state_dict()
     pairs = list(zip(own, own.values(), values.values(), strict=True))
     assert all(mine.shape == theirs.shape for _, mine, theirs in pairs)
-    save_file({name: theirs for name, _, theirs in pairs}, target, metadata={"pretrained_cfg": json.dumps(IMAGES)})
+    save_file(
+        {name: theirs.contiguous() for name, _, theirs in pairs},
+        target,
+        metadata={"pretrained_cfg": json.dumps(IMAGES)},
+    )
 
 
 if __name__ == "__main__":
