@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 DEMO_DATA := data/digits
 DEMO_CONFIG := launch/configs/digits.yaml
 
+# many images of containers forbid bytecode; as pip writes none here, every process would compile all that it imports anew
+unexport PYTHONDONTWRITEBYTECODE
+
 AUDIT := $(BIN)/pip-audit --skip-editable --progress-spinner off
 
 # a worker per core; all tests of a file in one, because they share what the file trains

@@ -1,4 +1,4 @@
-"""Starts real ranks over gloo on this machine. The fork server imports torch once; every rank is a fork of it."""
+"""Starts real ranks over gloo on this machine. A fork server imports once what they need; every rank is a fork of it."""
 
 import multiprocessing
 import os
@@ -6,13 +6,17 @@ import pickle
 import socket
 import traceback
 from collections.abc import Callable
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 TIMEOUT_S = 300
 _context = multiprocessing.get_context("forkserver")
-# an installed package: the server of Python 3.11 does not know the path to the tests yet
-_context.set_forkserver_preload(["matl_scale.train.run", "matl_scale.runs.checkpoints.network"])
+# not the process's own server: `matl-data` starts that one, with what its workers need, and a server imports nothing later
+_server = forkserver.ForkServer()
+# installed packages: the server of Python 3.11 does not know the path to the tests yet
+_server.set_forkserver_preload(["pytest", "scipy.stats", "matl_scale.train.run", "matl_scale.runs.checkpoints.network"])
 
 
 def run_ranks(world_size: int, work: Callable[..., Any], folder: Path, *arguments: Any) -> list[Any]:
@@ -44,8 +48,9 @@ def start_ranks(
         _context.Process(target=_rank, args=(rank, world_size, port, folder, work, arguments))
         for rank in range(world_size)
     ]
-    for process in processes:
-        process.start()
+    with mock.patch.object(forkserver, "connect_to_new_process", _server.connect_to_new_process):
+        for process in processes:
+            process.start()
     return list(processes)
 
 
