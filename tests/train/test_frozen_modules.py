@@ -14,6 +14,7 @@ from helpers.run_configs import ADAMW, SGD, assert_identical, build_config, save
 from helpers.shard_sets import ShardSet
 from matl_scale.errors import InputError
 from matl_scale.models.backbones import ModelConfig
+from matl_scale.models.network import build_model
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.routing.batch_norm import route_norms
 from matl_scale.runs.checkpoints.checkpoint import open_checkpoint
@@ -23,7 +24,8 @@ from matl_scale.train.loop import Hooks, Run
 from matl_scale.train.process_group import build_accelerator
 from matl_scale.train.run import train
 from matl_scale.train.schedule import CheckpointConfig
-from matl_scale.train.step.frozen_modules import NUM_UPDATES
+from matl_scale.train.step.freeze import find_used
+from matl_scale.train.step.frozen_modules import NUM_UPDATES, freeze_modules
 from matl_scale.train.step.sampling import TasksConfig
 from matl_scale.train.step.train_step import TrainConfig
 from matl_scale.vision import models
@@ -239,6 +241,18 @@ BEGINNING = ModelConfig(name="resnet18", width=0.0625, stem="small", freeze=["co
 
 def is_in_front(name: str) -> bool:
     return name.startswith(("trunk.conv1", "trunk.bn1", "trunk.layer1"))
+
+
+def test_what_old_tasks_use_is_found_beside_frozen_modules() -> None:
+    """`run.freeze` old and `model.freeze` together."""
+    model = build_model(BEGINNING, RoutingConfig(sigma=0.5), [2, 2], 0, 16)
+    everything = {id(parameter) for parameter, _ in find_used(model, {0})}
+    freeze_modules(model.trunk, BEGINNING.freeze)
+    found = {id(parameter) for parameter, _ in find_used(model, {0})}
+    trained = {id(parameter) for parameter in model.trunk.parameters() if parameter.requires_grad}
+    assert found == trained < everything
+    freeze_modules(model.trunk, ["*"])
+    assert find_used(model, {0}) == []
 
 
 def test_patterns_that_match_nothing_are_refused(small_set: ShardSet, tmp_path: Path) -> None:
