@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import shutil
 import zlib
 from pathlib import Path
 
@@ -191,10 +192,7 @@ def test_the_manifest_counts_images_that_carry_an_orientation(
 def test_a_set_from_before_orientations_were_counted_stays_readable(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    old = tmp_path / "old"
-    old.mkdir()
-    for file in (source / "kept").iterdir():
-        (old / file.name).write_bytes(file.read_bytes())
+    old = Path(shutil.copytree(source / "kept", tmp_path / "old"))
     content = json.loads((old / MANIFEST_FILE).read_text())
     del content["versions"][0]["oriented"]
     (old / MANIFEST_FILE).write_text(json.dumps(content))
