@@ -126,11 +126,14 @@ class MlflowRun:
 
     def _describe(self) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
+        from mlflow.utils.validation import MAX_PARAMS_TAGS_PER_BATCH
 
         about, run_id = read_about(self.folder), self.state["run_id"]
         params = [Param(key, shorten_value(value)) for key, value in about.get("params", {}).items()]
         texts = {"matl_scale.folder": str(self.folder.resolve())} | views.environment_tags(about.get("environment", {}))
-        self._client.log_batch(run_id, params=params, tags=[RunTag(key, value) for key, value in texts.items()])
+        self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in texts.items()])
+        for first in range(0, len(params), MAX_PARAMS_TAGS_PER_BATCH):
+            self._client.log_batch(run_id, params=params[first : first + MAX_PARAMS_TAGS_PER_BATCH])
         if "data" in about:
             tag = InputTag("mlflow.data.context", "training")
             dataset = Dataset(**views.dataset_fields(about["data"]))
