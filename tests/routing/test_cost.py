@@ -59,7 +59,7 @@ def test_a_layer_by_hand() -> None:
     assert (second.layer, second.whole, second.active) == ("2", 12 * 4 * 3 * 4 * 8, 6 * 4 * 3 * 4 * 8)
     assert (costs.num_features, costs.num_active_features) == (12, 6)
     # nothing before the first layer needs a gradient
-    assert (first.training, second.training) == (2 * first.active, 3 * second.active)
+    assert (first.training(), second.training()) == (2 * first.active, 3 * second.active)
     assert (first.is_common, second.is_common) == (True, False)
 
 
