@@ -4,7 +4,7 @@ import contextlib
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -13,10 +13,11 @@ from torch.overrides import TorchFunctionMode
 from matl_scale.automatic import AUTO, Auto, chosen
 from matl_scale.errors import InputError, first_line, nearest
 from matl_scale.models.pretrained import fetch_weights
-from matl_scale.models.weights.file import StoredWeights, read_weights
-from matl_scale.models.weights.fit import fit_weights, load_weights
 from matl_scale.seeds import derive_seed
 from matl_scale.vision import models
+
+if TYPE_CHECKING:
+    from matl_scale.models.weights.file import StoredWeights
 
 # torchvision gives them other layers with weights than without, and a checkpoint is read without
 CHANGED_BY_WEIGHTS = ("googlenet", "inception_v3")
@@ -95,6 +96,10 @@ def build_backbone(config: ModelConfig, seed: int) -> nn.Module:
     """
     backbone, classifier = build_plain_backbone(config, seed)
     if config.weights:
+        # a network that is served never reads such a file
+        from matl_scale.models.weights.file import read_weights
+        from matl_scale.models.weights.fit import load_weights
+
         load_weights(backbone, classifier, read_weights(config.weights), config.name)
     return backbone
 
@@ -149,9 +154,11 @@ def build_outline_parts(config: ModelConfig, seed: int) -> tuple[nn.Module, set[
         return build_plain_backbone(config.without_weights(), seed)
 
 
-def check_weights_fit(config: ModelConfig, weights: StoredWeights) -> None:
+def check_weights_fit(config: ModelConfig, weights: "StoredWeights") -> None:
     """Raises `InputError` if stored weights do not fit the backbone, whose name and stem have been chosen."""
     outline, classifier = build_outline_parts(config, seed=0)
+    from matl_scale.models.weights.fit import fit_weights
+
     fit_weights(outline.state_dict(), classifier, weights, config.name)
 
 
