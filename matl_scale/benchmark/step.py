@@ -23,6 +23,7 @@ from matl_scale.device import Precision, autocast
 from matl_scale.models.backbones import ModelConfig, build_backbone, count_features
 from matl_scale.models.network import build_model
 from matl_scale.models.routing_config import RoutingConfig
+from matl_scale.routing.slice_gradients import SliceGradients
 from matl_scale.routing.subnetwork import Subnetwork
 from matl_scale.train.step.optim import build_optimizer
 
@@ -52,7 +53,9 @@ class StepCase:
         """Returns steps of a routed network whose active route changes with every step."""
         model = build_model(full_width(self.name), RoutingConfig(sigma=self.sigma), [2] * NUM_TASKS, 0, self.size)
         model = self.formatted(model.to(conditions.device))
-        trunk: nn.Module = model.trunk if execution == "masked" else Subnetwork(model.trunk)
+        subnetwork = Subnetwork(model.trunk) if execution == "subnetwork" else None
+        trunk: nn.Module = subnetwork or model.trunk
+        gradients = SliceGradients()
         if self.compiled:
             trunk.compile()
         route_ids = itertools.cycle(range(NUM_TASKS))
@@ -60,7 +63,11 @@ class StepCase:
 
         def forward(images: torch.Tensor) -> torch.Tensor:
             route_id = next(route_ids)
-            features = trunk(images, torch.tensor([route_id], device=images.device))
+            route = torch.tensor([route_id], device=images.device)
+            if subnetwork is None or self.compiled:
+                features = trunk(images, route)
+            else:
+                features = subnetwork(images, route, subnetwork.gather(route, gradients=gradients))
             return cast(torch.Tensor, model.heads[route_id](features))
 
         return self.step(conditions, forward, optimizer)

@@ -13,6 +13,7 @@ from torch import nn
 from matl_scale.errors import InputError
 from matl_scale.routing.affine import AffineNorm, AffineWeights, read_affine
 from matl_scale.routing.batch_norm import RouteBatchNorm2d
+from matl_scale.routing.slice_gradients import SliceGradients
 
 LONG_BLOCK = 64  # numbers; measured on a CPU
 Table = int | None  # the number of an index table; None where all units are active for every route
@@ -26,9 +27,14 @@ class SelectUnits(torch.autograd.Function):
     # no separate `setup_context`: torch would then bind the signature at every call, which costs more than a small layer
     @staticmethod
     def forward(
-        ctx: Any, weight: torch.Tensor, outputs: torch.Tensor | None, inputs: torch.Tensor | None
+        ctx: Any,
+        weight: torch.Tensor,
+        outputs: torch.Tensor | None,
+        inputs: torch.Tensor | None,
+        gradients: SliceGradients | None,
     ) -> torch.Tensor:
         ctx.shape, ctx.stride, ctx.contiguous = weight.shape, weight.stride(), weight.is_contiguous()
+        ctx.weight, ctx.gradients = (None, None) if gradients is None else (weight, gradients)
         if not ctx.contiguous:  # channels_last stays channels_last
             ctx.save_for_backward(outputs, inputs, None)
             last = weight.movedim(1, -1)
@@ -49,9 +55,14 @@ class SelectUnits(torch.autograd.Function):
         return weight if indices is None else weight.index_select(dim, indices)
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, None, None, None]:
         (grad,) = grads
         outputs, inputs, blocks = ctx.saved_tensors
+        rows = outputs if inputs is None else blocks
+        if rows is not None and ctx.gradients is not None and ctx.gradients.takes(ctx.weight):
+            num_rows = ctx.shape[0] if inputs is None else ctx.shape[:2].numel()
+            ctx.gradients.add(ctx.weight, rows, grad, num_rows)
+            return None, None, None, None
         full = torch.empty_strided(ctx.shape, ctx.stride, dtype=grad.dtype, device=grad.device).zero_()
         if inputs is None:
             full.index_copy_(0, outputs, grad)
@@ -63,18 +74,24 @@ class SelectUnits(torch.autograd.Function):
             last.index_copy_(0, outputs, wide)
         else:
             full.view(ctx.shape[0] * ctx.shape[1], -1).index_copy_(0, blocks, grad.reshape(len(blocks), -1))
-        return full, None, None
+        return full, None, None, None
 
 
-def select_units(weight: torch.Tensor, outputs: torch.Tensor | None, inputs: torch.Tensor | None) -> torch.Tensor:
+def select_units(
+    weight: torch.Tensor,
+    outputs: torch.Tensor | None,
+    inputs: torch.Tensor | None,
+    gradients: SliceGradients | None = None,
+) -> torch.Tensor:
     """Selects outputs and inputs of a parameter, shape `(num_outputs, num_inputs, ...)` or `(num_outputs,)`, by unique indices;
-    None for all. The result has the same memory format. Its gradient reaches `weight`, where the other elements get zero."""
+    None for all. The result has the same memory format. Its gradient reaches `weight`, where the other elements get zero; by
+    `gradients`, if they are given."""
     if outputs is None and inputs is None:
         return weight.view_as(weight)  # a view, so that hooks on a slice do not stay on the parameter
     if weight.ndim == 1:
         assert outputs is not None
         return weight.index_select(0, outputs)
-    selected: torch.Tensor = SelectUnits.apply(weight, outputs, inputs)
+    selected: torch.Tensor = SelectUnits.apply(weight, outputs, inputs, gradients)
     return selected
 
 
@@ -143,8 +160,9 @@ class Cut:
     outputs: Table
     inputs: Table = None
 
-    def make(self, indices: Indices) -> torch.Tensor:
-        return select_units(getattr(self.module, self.name), indices[self.outputs], indices[self.inputs])
+    def make(self, indices: Indices, gradients: SliceGradients | None = None) -> torch.Tensor:
+        weight = getattr(self.module, self.name)
+        return select_units(weight, indices[self.outputs], indices[self.inputs], gradients)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from matl_scale.errors import InputError
 from matl_scale.routing.affine import AffineWeights
 from matl_scale.routing.derive import Derived, derive, unit_columns
 from matl_scale.routing.shared_prefix import cut_common, find_common, find_early_pools
+from matl_scale.routing.slice_gradients import SliceGradients
 from matl_scale.routing.slicing import AffineCut, Cut, Extremes, Fold, Indices, SliceRecipe, StackedIndices, is_common
 from matl_scale.routing.units import active_indices, build_index_table, stack_columns
 
@@ -65,6 +66,7 @@ class SlicedNetwork(nn.Module):
         route: torch.Tensor,
         common: dict[int, list[torch.Tensor]] | None = None,
         affine: AffineWeights = None,
+        gradients: SliceGradients | None = None,
     ) -> list[torch.Tensor]:
         """Returns one route's slices of the trunk's parameters, in the order of the recipes. Gradients flow back into the
         parameters.
@@ -74,25 +76,31 @@ class SlicedNetwork(nn.Module):
             common: Holds slices that are the same for all routes, by recipe, between calls with the same weights; empty at the
                 first. None makes all of them anew.
             affine: The route's own affine weights of norms; None if all routes share them.
+            gradients: Adds the gradients of slices to those of parameters; None leaves it to autograd.
         """
         indices = self.indices(route)
         slices: list[torch.Tensor] = []
         for number, recipe in enumerate(self.recipes):
             if common is None or not is_common(recipe):
-                slices += self._make(recipe, indices, route, affine)
+                slices += self._make(recipe, indices, route, affine, gradients)
             else:
                 if number not in common:
-                    common[number] = self._make(recipe, indices, route, affine)
+                    common[number] = self._make(recipe, indices, route, affine, gradients)
                 slices += common[number]
         return slices
 
     def _make(
-        self, recipe: SliceRecipe, indices: Indices, route: torch.Tensor, affine: AffineWeights
+        self,
+        recipe: SliceRecipe,
+        indices: Indices,
+        route: torch.Tensor,
+        affine: AffineWeights,
+        gradients: SliceGradients | None,
     ) -> list[torch.Tensor]:
         if isinstance(recipe, AffineCut):
             return [recipe.make_own(indices, affine)]
         if isinstance(recipe, Cut):
-            return [recipe.make(indices)]
+            return [recipe.make(indices, gradients)]
         if isinstance(recipe, Extremes):
             return [recipe.make(indices, affine)]
         if isinstance(recipe, Fold):

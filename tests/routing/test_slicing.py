@@ -1,6 +1,7 @@
 """Slices of parameters: their memory format and their backward pass, when they are cut, and which layers have none."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from helpers.network_outputs import gap, images_of
 from helpers.torchvision_models import backbone_of
 from matl_scale import InputError, route
+from matl_scale.routing.slice_gradients import SliceGradients
 from matl_scale.routing.subnetwork import Subnetwork
 from matl_scale.train.step.execution import SharedSlices
 
@@ -40,8 +42,11 @@ def test_the_backward_pass_does_not_sort() -> None:
             seen.add(func.overloadpacket.__name__)
             return func(*args, **(kwargs or {}))
 
+    subnetwork, route_id = Subnetwork(trunk), torch.tensor([1])
     with Record():
-        Subnetwork(trunk)(images_of(), torch.tensor([1])).sum().backward()
+        subnetwork(images_of(), route_id).sum().backward()
+        slices = subnetwork.gather(route_id, gradients=SliceGradients())
+        subnetwork(images_of(), route_id, slices).sum().backward()
     assert "index_copy_" in seen
     assert not [name for name in seen if "sort" in name or "unique" in name or "index_put" in name or "scatter" in name]
 
@@ -68,6 +73,30 @@ def test_slices_are_gathered_once_for_all_micro_steps_of_a_task() -> None:
         subnetwork(images_of() * (i + 1), torch.tensor([route_id])).square().sum().backward()
     for parameter, gradient in zip(trunk.parameters(), actual, strict=True):
         torch.testing.assert_close(gradient, parameter.grad, rtol=1e-9, atol=1e-9)
+
+
+def test_gradients_added_to_those_of_parameters_are_those_of_autograd_to_the_last_bit() -> None:
+    trunk = route(backbone_of("vgg11_bn", 0.125), 3, 0.5)
+    subnetwork, gradients = Subnetwork(trunk), SliceGradients()
+    addresses = []
+    # one micro-step; three, the last of which is autograd's, as with several ranks; then steps that follow changed gradients
+    for step, routes in enumerate([[0], [1, 2, 1], [2], [0, 2]]):
+        found = []
+        for direct in (True, False):
+            trunk.zero_grad()
+            for i, route_id in enumerate(routes):
+                gradients.active = i < 2
+                slices = subnetwork.gather(torch.tensor([route_id]), gradients=gradients if direct else None)
+                subnetwork(images_of() * (i + 1), torch.tensor([route_id]), slices).square().sum().backward()
+            found.append([parameter.grad for parameter in trunk.parameters()])
+        for actual, wanted in zip(*found, strict=True):
+            assert torch.equal(actual, wanted)
+        convs = [gradient for gradient in found[0] if gradient.ndim == 4]
+        addresses.append([gradient.data_ptr() for gradient in convs])
+        if step == 1:
+            for gradient in convs:  # as clipping does where a loss was infinite
+                gradient.mul_(math.nan)
+    assert addresses[0] == addresses[2] == addresses[3]
 
 
 class ScaledConv(nn.Conv2d):

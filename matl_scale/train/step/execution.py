@@ -13,6 +13,7 @@ from torch import fx
 
 from matl_scale.models.routing_config import Execution
 from matl_scale.routing.affine import AffineWeights, RouteAffine
+from matl_scale.routing.slice_gradients import SliceGradients
 from matl_scale.routing.stacked import StackedSubnetworks
 from matl_scale.routing.subnetwork import Subnetwork
 from matl_scale.train.step.frozen_modules import freeze_modules, rest_whole
@@ -56,8 +57,13 @@ class TrunkExecution:
             has_gradients = any(parameter.requires_grad for parameter in trunk.parameters())
             self.module = accelerator.prepare_model(module, evaluation_mode=not has_gradients)
         self.slices: SharedSlices | None = None
+        self.gradients: SliceGradients | None = None
         if subnetwork is not None and self.stacked is None:
-            gather = torch.compile(subnetwork.gather) if compiled else subnetwork.gather
+            if compiled:
+                gather = torch.compile(subnetwork.gather)
+            else:
+                self.gradients = SliceGradients()
+                gather = partial(subnetwork.gather, gradients=self.gradients)
             # without a table, slices are the parameters themselves, and nothing is gained by sharing them
             self.slices = SharedSlices(
                 lambda route_id, route: gather(route, affine=self._affine_of(route_id)),
@@ -73,6 +79,8 @@ class TrunkExecution:
     def accumulating(self, is_last: bool) -> contextlib.AbstractContextManager[None]:
         """Returns the context of a micro-step: the trunk's gradients are reduced over ranks once, in the last one."""
         nothing: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if self.gradients is not None:  # gradients are reduced where autograd adds them
+            self.gradients.active = not is_last or self.accelerator.num_processes == 1
         return nothing if is_last else self.accelerator.no_sync(self.module)
 
     def grouped(self, slots: Iterator[Slot]) -> Iterator[list[Slot]]:
