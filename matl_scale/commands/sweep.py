@@ -101,6 +101,22 @@ def build_parser(program: str) -> argparse.ArgumentParser:
 def start(given: list[str], program: str) -> int:
     """Plans and runs a sweep. Returns the exit code."""
     options, config_arguments = build_parser(program).parse_known_args(expand_plan(given))
+    opened = open_as_asked(options, config_arguments, program)
+    console = build_console()
+    for line in opened.lines:
+        print_line(console, line)
+    print_line(console, describe_plan(opened))
+    return 0 if options.dry_run else run_sweep(opened)
+
+
+def open_given(given: Sequence[str]) -> OpenedSweep:
+    """Plans the sweep that arguments ask for, or opens it where it is planned already, and starts none of its runs."""
+    options, config_arguments = build_parser("matl-sweep").parse_known_args(expand_plan(list(given)))
+    return open_as_asked(options, config_arguments, "matl-sweep")
+
+
+def open_as_asked(options: argparse.Namespace, config_arguments: list[str], program: str) -> OpenedSweep:
+    """Plans the sweep that options and keys of the config ask for; writes nothing for a dry run."""
     if options.parallel is not None and options.parallel < 1:
         raise InputError(f"`--parallel` should be at least 1. Got {options.parallel}.")
     if options.tune < 0:
@@ -118,12 +134,7 @@ def start(given: list[str], program: str) -> int:
         tune=options.tune,
     )
     plan_it = plan_sweep if options.dry_run else open_sweep
-    opened = plan_it(request, options.out, options.parallel or 0)
-    console = build_console()
-    for line in opened.lines:
-        print_line(console, line)
-    print_line(console, describe_plan(opened))
-    return 0 if options.dry_run else run_sweep(opened)
+    return plan_it(request, options.out, options.parallel or 0)
 
 
 def read_seeds(text: str) -> list[int]:

@@ -95,8 +95,8 @@ def measure_trained(
 ) -> tuple[int, float]:
     """Returns the images that a run has trained and the multiply-adds of that, by how many slots each route has had; of them
     `dense_draws` in the dense part of the run, by route, where it has one."""
-    images = {route: number * int(costs.images[route]) for route, number in draws.items()}
-    dense = {route: dense_draws[route] * int(costs.images[route]) if dense_draws else 0 for route in draws}
+    images = {route: round(number * float(costs.images[route])) for route, number in draws.items()}
+    dense = {route: round(dense_draws[route] * float(costs.images[route])) if dense_draws else 0 for route in draws}
     multiply_adds = sum(
         dense[route] * float(costs.dense_multiply_adds[route])
         + (images[route] - dense[route]) * float(costs.multiply_adds[route])

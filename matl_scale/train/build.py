@@ -105,7 +105,7 @@ def build_components(resolved: ResolvedRun, data: RunData, accelerator: Accelera
     losses = build_losses(config, data, order, fills)
     frozen_names = [data.task_names[task_id] for task_id in frozen]
     sampler = build_sampler(config.tasks, routes.names, order.count_samples(), seed, num_slots)
-    plan = SlotPlan(order, sampler.routes, world_size, state.sampling_step(num_slots), state.draws)
+    plan = SlotPlan(order, sampler.routes, world_size, state.sampling_step(num_slots), state.draws, config.data.share)
     source: Source = TrainBatches(plan, data.reader, rank)
     if config.data.reading == "stream":
         source = StreamBatches(data.manifest, TRAIN_SPLIT, plan, data.reader, rank, config.data.stream_buffer)
@@ -136,6 +136,7 @@ def build_components(resolved: ResolvedRun, data: RunData, accelerator: Accelera
             channels_last=config.train.channels_last,
             frozen=FrozenPart(state.model, frozen) if frozen else None,
             importance=state.importance,
+            share=config.data.share,
         ),
         dense_part=DensePart(share=share, length=length) if (share := config.routing.dense_part) else None,
         sampler=sampler,

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from accelerate import Accelerator
 
+from matl_scale.data.loading.plan import own_slots
 from matl_scale.errors import RunError
 from matl_scale.metrics.names import MAIN_METRIC, METRIC_LABELS
 from matl_scale.metrics.task_metrics import TaskMetrics, describe_means, describe_not_learned
@@ -218,7 +219,8 @@ def check_interval(run: Run, step_s: float) -> None:
 
 def describe_step(run: Run, routes: np.ndarray) -> str:
     """Says which step comes next, and which routes this rank runs in it."""
-    mine = routes[run.accelerator.process_index :: run.accelerator.num_processes]
+    share = run.components.train_step.share
+    mine = routes[own_slots(len(routes), run.accelerator.process_index, run.accelerator.num_processes, share)]
     names = ", ".join(run.state.model.routes.names[route_id] for route_id in mine[:4].tolist())
     return f"step {run.state.step + 1} (route {names}{', …' if len(mine) > 4 else ''})"
 

@@ -13,7 +13,6 @@ from matl_scale.data.shards.labels import Labels
 from matl_scale.data.shards.layout import MISSING
 from matl_scale.device import resolve_precision
 from matl_scale.errors import InputError
-from matl_scale.routes import Routes
 from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo
 from matl_scale.train.build_routes import build_routes
 from matl_scale.train.choose_routes import ChosenRoutes
@@ -27,6 +26,7 @@ from matl_scale.train.evaluation import EvalConfig
 from matl_scale.train.masks.dense_part import check_dense_part
 from matl_scale.train.resume.start_from import find_frozen_tasks, find_start
 from matl_scale.train.run_data import TRAIN_SPLIT, RunData, build_run_data, check_train_data
+from matl_scale.train.share_images import check_share
 from matl_scale.train.step.sampling import RouteSampler, build_sampler
 
 
@@ -36,7 +36,7 @@ class StepLabels:
 
     slots_per_step: int
     shares: np.ndarray  # the share of the slots that each route gets, shape `(num_routes,)`
-    images: np.ndarray  # images of a slot of each route, shape `(num_routes,)`
+    images: np.ndarray  # images that a slot of each route trains on, on average, shape `(num_routes,)`
     labels: np.ndarray  # labels of a slot of each route, on average, shape `(num_routes,)`
     num_labels: int  # of the training split: one pass over the labels
 
@@ -126,7 +126,15 @@ def resolve_run(
     sizes = np.array([count_labelled(labels, tasks, fills) for tasks in found.routes.tasks_of])
     sampler = build_sampler(config.tasks, found.routes.names, sizes, config.run.seed, num_slots)
     dense_share = config.routing.dense_part
-    step_labels = measure_step(sampler, sizes, per_task, found.routes, chosen(config.data.batch_size))
+    coverage = sizes / max(facts.num_samples, 1)
+    check_share(config, found.routes, sampler, coverage)
+    step_labels = measure_step(
+        sampler,
+        images=measure_slot(config, facts.num_samples, sizes),
+        labels_per_image=np.array([per_task[list(tasks)].sum() for tasks in found.routes.tasks_of])
+        / np.maximum(sizes, 1),
+        num_labels=facts.num_labels,
+    )
     check_interval(config, step_labels.steps_per_draw)
     config, num_steps = fill_length(config, facts, step_labels)
     if dense_share and checkpoint is None and not config.train.minutes:
@@ -176,7 +184,7 @@ def inherit_from_checkpoint(config: Config, checkpoint: CheckpointInfo, num_rank
         values = {"train.steps": earlier.train.steps, "train.minutes": earlier.train.minutes}
     if train.accumulate == AUTO:
         num_slots = checkpoint.world_size * chosen(earlier.train.accumulate)
-        values["train.accumulate"] = max(1, round(num_slots / num_ranks))
+        values["train.accumulate"] = config.data.share * max(1, round(num_slots / num_ranks / config.data.share))
     return with_settings(fill.inherit(config, earlier), values)
 
 
@@ -198,27 +206,37 @@ def measure_rarest(data: RunData, config: EvalConfig) -> float:
     return float(np.median(rarest)) if rarest else math.inf
 
 
+def measure_slot(config: Config, num_samples: int, sizes: np.ndarray) -> np.ndarray:
+    """Returns the images that a slot of each route trains on, on average, shape `(num_routes,)`.
+
+    Args:
+        config: With the batch size chosen.
+        num_samples: Training samples with a label.
+        sizes: Those with a label for each route, shape `(num_routes,)`.
+    """
+    batch_size = chosen(config.data.batch_size)
+    own: np.ndarray = np.minimum(batch_size, sizes)
+    return own if config.data.share == 1 else min(batch_size, num_samples) * sizes / max(num_samples, 1)
+
+
 def measure_step(
-    sampler: RouteSampler, sizes: np.ndarray, per_task: np.ndarray, routes: Routes, batch_size: int
+    sampler: RouteSampler, images: np.ndarray, labels_per_image: np.ndarray, num_labels: int
 ) -> StepLabels:
     """Returns what a step trains on average.
 
     Args:
         sampler: Draws the routes of a step.
-        sizes: Training samples of each route, shape `(num_routes,)`.
-        per_task: Training labels of each task, shape `(num_tasks,)`.
-        routes: Which tasks each route serves.
-        batch_size: Images of a micro-step, fewer where a route has fewer.
+        images: Images of a slot of each route, shape `(num_routes,)`.
+        labels_per_image: Labels of an image for each route, shape `(num_routes,)`.
+        num_labels: Training labels of all tasks.
     """
     drawn = sampler.route_ids
-    shares = np.zeros(routes.num_routes)
+    shares = np.zeros(len(images))
     shares[drawn] = 1 / sampler.num_routes if sampler.probabilities is None else sampler.probabilities
-    images = np.minimum(batch_size, sizes)
-    labels = np.array([per_task[list(tasks)].sum() for tasks in routes.tasks_of])
     return StepLabels(
         slots_per_step=sampler.num_slots,
         shares=shares,
         images=images,
-        labels=images * labels / np.maximum(sizes, 1),
-        num_labels=int(per_task.sum()),
+        labels=images * labels_per_image,
+        num_labels=num_labels,
     )

@@ -95,7 +95,7 @@ def test_tars(original: Path, scratch: Path, steps: list[Mutation]) -> None:
     found = reader.read(rows)
     first = int(manifest.shard_sizes[0])
     assert found[first:] == expected[first:]
-    batch = DecodeBatch(reader, 8)(EncodedBatch(PlannedBatch(sample_ids=rows), found))
+    (batch,) = DecodeBatch(reader, 8)(EncodedBatch([PlannedBatch(sample_ids=rows)], found))
     assert len(batch.damage) + int(batch.valid.sum()) == COUNT
     stream = StreamBatches.__new__(StreamBatches)
     stream.store, stream.reader = manifest.root, reader

@@ -47,7 +47,7 @@ BY_NAME: dict[str, list[str] | str] = {
     "binary": ["task_1", "task_3"],
     "three": "task_2",
 }
-# with several tasks per route; the labels are those of the sparse set. `missing` is `data.missing`
+# with several tasks per route; the labels are those of the sparse set. `data` has keys of that section
 SHARED_ROUTES: dict[str, dict[str, Any]] = {
     "by name": {"routing": RoutingConfig(sigma=0.5, routes=BY_NAME), "train": TrainConfig(steps=6, precision="fp32")},
     "by affinity": {
@@ -82,8 +82,14 @@ SHARED_ROUTES: dict[str, dict[str, Any]] = {
     "filled": {
         "routing": RoutingConfig(sigma=0.5, routes=BY_NAME),
         "loss": LossConfig(class_weight="sqrt"),
-        "missing": {"task_[0135]": "negative", "task_4": "soft"},
+        "data": {"missing": {"task_[0135]": "negative", "task_4": "soft"}},
         "train": FEW_STEPS,
+    },
+    "shared images": {
+        "routing": RoutingConfig(sigma=0.5, routes=2),
+        "tasks": TasksConfig(),
+        "data": {"share": 2},
+        "train": TrainConfig(steps=6, precision="fp32"),
     },
 }
 
@@ -120,9 +126,8 @@ def variants(
     )  # fmt: skip
     shared = {}
     for name, sections in SHARED_ROUTES.items():
-        config = build_config(folder, sparse_set, name, **{key: sections[key] for key in sections if key != "missing"})
-        data = replace(config.data, missing=sections.get("missing", "ignore"))
-        shared[name] = replace(config, data=data)
+        config = build_config(folder, sparse_set, name, **{key: sections[key] for key in sections if key != "data"})
+        shared[name] = replace(config, data=replace(config.data, **sections.get("data", {})))
     return {name: (config, small_set) for name, config in alone.items()} | {
         name: (config, sparse_set) for name, config in shared.items()
     }
@@ -139,11 +144,15 @@ def test_ranks_equal_one_process_that_runs_the_slots_one_after_the_other(
 ) -> None:
     """Trunk, heads, statistics, draws and labels; W × accumulate is the same, so one reference serves all world sizes."""
     configs = []
+    expectations = {}
     for name, (config, _) in variants.items():
+        if config.data.share > NUM_SLOTS // world_size:
+            continue
+        expectations[name] = references[name]
         train = replace(config.train, accumulate=NUM_SLOTS // world_size)
         configs.append(replace(config, run=RunConfig(name=name, dir=str(tmp_path), seed=3), train=train))
     run_ranks(world_size, rank_work.train_runs, tmp_path / "ranks", configs)
-    for (name, expected), used in zip(references.items(), configs, strict=True):
+    for (name, expected), used in zip(expectations.items(), configs, strict=True):
         state = saved_state(used)
         gap, tensor = largest_difference(state["model"], expected.model)
         assert gap < 1e-9, (name, tensor, gap)
@@ -285,7 +294,7 @@ def assert_fits(predictions: Predictions, metrics: TaskMetrics, labels: np.ndarr
     ("world_size", "routing", "stop_at"),
     [
         (1, {"routes": "task"}, 5),
-        (2, {"routes": 4, "affine": "route"}, 5),
+        (2, {"routes": 2, "affine": "route"}, 5),  # with shared images
         (2, {"routes": 4, "strategy": "roaming", "interval": 2}, 5),
         (2, {"routes": 4, "strategy": "magnitude", "dense_share": 0.5}, 4),  # in the dense part
         (1, {"routes": 4, "strategy": "magnitude", "dense_share": 0.5, "affine": "route"}, 7),  # after it
@@ -298,7 +307,15 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     sections = {
         "routing": RoutingConfig(sigma=0.5, **routing),
         "train": TrainConfig(steps=9, precision="fp32", accumulate=2, ema_decay=0.9, clip_norm=0.5),
-        "data": DataConfig(path=str(small_set.root), batch_size=6, workers=1, augment=AUGMENT, mixup=0.5, cutmix=1),
+        "data": DataConfig(
+            path=str(small_set.root),
+            batch_size=6,
+            workers=1,
+            augment=AUGMENT,
+            mixup=0.5,
+            cutmix=1,
+            share=2 if routing["routes"] == 2 else 1,
+        ),
         "tasks": TasksConfig(),
         "optim": ADAMW,
         "checkpoint": CheckpointConfig(every=3),

@@ -84,7 +84,10 @@ def run_steps(config: Config, data: ShardSet, num_slots: int) -> Reference:
             optimizer = build_optimizer(config.optim, model)
             optimizer.load_state_dict(moments)
         for route in sampler.routes(step).tolist():
-            sample_ids = order.batch(route, draws[route])
+            if config.data.share > 1:
+                sample_ids = order.shared_batch(sum(draws) // config.data.share)
+            else:
+                sample_ids = order.batch(route, draws[route])
             draws[route] += 1
             for task in routes.tasks_of[route]:
                 labels_seen[task] += sum(all_labels[sample, task] >= 0 for sample in sample_ids.tolist())

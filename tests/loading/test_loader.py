@@ -59,7 +59,7 @@ def test_batches_are_the_planned_samples(small_set: ShardSet, workers: int) -> N
     source = source_of(small_set.root, rank=1, world_size=2)
     labels = small_set.manifest.labels()
     planned = plan_of(small_set.manifest, world_size=2).batches(rank=1, worker=0, num_workers=1)
-    for batch, expected in zip(take(source, 12, workers), planned, strict=False):
+    for batch, (expected,) in zip(take(source, 12, workers), planned, strict=False):
         assert (batch.index, batch.active_route) == (expected.index, expected.active_route)
         assert batch.sample_ids.tolist() == expected.sample_ids.tolist()
         assert (labels[batch.sample_ids][:, ROUTES.tasks_of[batch.active_route]] >= 0).any(axis=1).all()

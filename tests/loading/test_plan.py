@@ -44,18 +44,19 @@ def read(
     slots: int,
     first_step: int = 0,
     draws: np.ndarray | None = None,
+    share: int = 1,
 ) -> dict[int, tuple[int, list[int]]]:
     """Reads as the ranks' loaders do, worker after worker, and returns the route and samples of every slot by its index."""
     sampler = RouteSampler(0, routes.num_routes, slots)
     before = np.zeros(routes.num_routes, dtype=np.int64) if draws is None else draws
-    plan = SlotPlan(build_order(routes), sampler.routes, world_size, first_step, before)
+    plan = SlotPlan(build_order(routes), sampler.routes, world_size, first_step, before, share)
     found = {}
     for rank in range(world_size):
         workers = [plan.batches(rank=rank, worker=worker, num_workers=num_workers) for worker in range(num_workers)]
-        for local in range(steps * slots // world_size):
-            batch = next(workers[local % num_workers])
-            assert batch.index % slots % world_size == rank
-            found[batch.index] = (batch.active_route, batch.sample_ids.tolist())
+        for local in range(steps * slots // world_size // share):
+            for batch in next(workers[local % num_workers]):
+                assert batch.index % slots // share % world_size == rank
+                found[batch.index] = (batch.active_route, batch.sample_ids.tolist())
     return found
 
 
@@ -69,13 +70,36 @@ def test_any_ranks_and_workers_read_the_same_sequence(routes: Routes, world_size
 
 
 @BOTH
+@pytest.mark.parametrize("share", [1, 2])
 @pytest.mark.parametrize(("world_size", "num_workers"), [(1, 1), (2, 2), (3, 4)])
-def test_reading_from_a_position_equals_reading_on(routes: Routes, world_size: int, num_workers: int) -> None:
-    whole = read(routes, world_size, num_workers, steps=10, slots=6)
-    done = [route for index, (route, _) in whole.items() if index < 24]
+def test_reading_from_a_position_equals_reading_on(
+    routes: Routes, share: int, world_size: int, num_workers: int
+) -> None:
+    slots = 6 * share
+    whole = read(routes, world_size, num_workers, steps=10, slots=slots, share=share)
+    done = [route for index, (route, _) in whole.items() if index < 4 * slots]
     draws = np.bincount(done, minlength=routes.num_routes)
-    rest = read(routes, world_size, num_workers + 1, steps=6, slots=6, first_step=4, draws=draws)
-    assert rest == {index: batch for index, batch in whole.items() if index >= 24}
+    rest = read(routes, world_size, num_workers + 1, steps=6, slots=slots, first_step=4, draws=draws, share=share)
+    assert rest == {index: batch for index, batch in whole.items() if index >= 4 * slots}
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_consecutive_slots_share_images_on_any_number_of_ranks(world_size: int, num_workers: int) -> None:
+    """The images go through all labelled samples, epoch after epoch."""
+    found = read(BY_TASK, world_size, num_workers, steps=40, slots=4, share=2)
+    assert found == read(BY_TASK, 1, 1, steps=40, slots=4, share=2)
+    samples = []
+    for index in range(0, 160, 2):
+        (route, sample_ids), (other, same_ids) = found[index], found[index + 1]
+        assert route != other
+        assert sample_ids == same_ids
+        samples += sample_ids
+    wanted = labelled_samples(list(range(NUM_TASKS)))
+    epochs = np.array(samples[: len(samples) // len(wanted) * len(wanted)]).reshape(-1, len(wanted))
+    assert len(epochs) > 5
+    assert all(sorted(epoch) == wanted for epoch in epochs.tolist())
+    assert len({tuple(epoch) for epoch in epochs.tolist()}) == len(epochs)
 
 
 @pytest.mark.parametrize(("routes", "route"), [(BY_TASK, 0), (BY_TASK, 1), (BY_TASK, 2), (SHARED, 0)])
@@ -168,10 +192,8 @@ def test_a_position_costs_no_permutation() -> None:
 def test_the_sequence_is_endless_and_lazy() -> None:
     sampler = RouteSampler(0, NUM_TASKS, 2)
     plan = SlotPlan(build_order(), sampler.routes, 1, 10**6, np.full(NUM_TASKS, 10**6))
-    assert [batch.index for batch in islice(plan.batches(rank=0, worker=0, num_workers=1), 2)] == [
-        2 * 10**6,
-        2 * 10**6 + 1,
-    ]
+    groups = islice(plan.batches(rank=0, worker=0, num_workers=1), 2)
+    assert [[batch.index for batch in group] for group in groups] == [[2 * 10**6], [2 * 10**6 + 1]]
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5])
@@ -183,7 +205,7 @@ def test_evaluation_has_every_sample_once(world_size: int, num_workers: int, cou
         batch.sample_ids
         for rank in range(world_size)
         for worker in range(num_workers)
-        for batch in plan_evaluation(
+        for (batch,) in plan_evaluation(
             sample_ids, 4, rank=rank, world_size=world_size, worker=worker, num_workers=num_workers
         )
     ]

@@ -10,7 +10,7 @@ from PIL import Image
 
 from helpers.odd_images import turned
 from helpers.shard_sets import ShardSet
-from matl_scale.data.images.decode import Box, decode_region
+from matl_scale.data.images.decode import Box, decode_regions
 from matl_scale.data.images.gate import BadImage
 from matl_scale.data.loading.loader import DecodeBatch, EncodedBatch, ImageBatch, TrainBatches, build_loader
 from matl_scale.data.loading.plan import PlannedBatch, RouteOrder, SlotPlan
@@ -45,7 +45,8 @@ def crop_by_hand(image: Image.Image, box: Box) -> np.ndarray:
 def check_crops(data: bytes, upright: Image.Image, error: float) -> None:
     for draws in CROPS.draw(0, 8):
         box = choose_box(draws, CROPS.min_area, *upright.size)
-        found = CROPS.decode(data, draws, SIZE).permute(1, 2, 0).numpy()
+        (found,) = CROPS.decode(data, [draws], SIZE)
+        found = found.permute(1, 2, 0).numpy()
         assert abs(found - crop_by_hand(upright, box)).max() <= error
 
 
@@ -72,7 +73,7 @@ def test_a_large_jpeg_is_scaled_down_while_it_is_decoded(orientation: int) -> No
     check_crops(data, image, error=20)  # a box of the scaled image is exact to half a pixel
     boxes = {Box(0, 0, 640, 480): (60, 80), Box(100, 80, 300, 200): (25, 38), Box(5, 9, 30, 28): (28, 30)}
     for box, shape in boxes.items():
-        region = decode_region(data, lambda *_, box=box: box, SIZE)
+        (region,) = decode_regions(data, [lambda *_, box=box: box], SIZE)
         assert region.shape == (*shape, 3)  # an eighth is the smallest scale of a decoder
         error = abs(resize(region, SIZE).permute(1, 2, 0).numpy() - crop_by_hand(image, box))
         assert error.max() <= 20
@@ -115,12 +116,30 @@ def test_a_damaged_image_leaves_the_crops_of_the_others(small_set: ShardSet) -> 
     encoded = reader.read(sample_ids)
     planned = PlannedBatch(sample_ids=sample_ids, active_route=0, index=4)
     decode = DecodeBatch(reader, 8, crops=CROPS)
-    whole = decode(EncodedBatch(planned, encoded))
-    broken = decode(EncodedBatch(planned, [*encoded[:2], b"junk", *encoded[3:]]))
+    (whole,) = decode(EncodedBatch([planned], encoded))
+    (broken,) = decode(EncodedBatch([planned], [*encoded[:2], b"junk", *encoded[3:]]))
     assert broken.valid.tolist() == [True, True, False, True, True, True]
     assert torch.equal(broken.images[broken.valid], whole.images[broken.valid])
     with pytest.raises(BadImage):
-        CROPS.decode(b"junk", CROPS.draw(0, 1)[0], 8)
+        CROPS.decode(b"junk", CROPS.draw(0, 1), 8)
+
+
+def test_batches_that_share_images_have_crops_of_their_own() -> None:
+    image = smooth_image(640, 480)
+    data = encode(image, "JPEG")
+    draws = CROPS.draw(0, 6)
+    for part, drawn in zip(CROPS.decode(data, draws, SIZE), draws, strict=True):
+        box = choose_box(drawn, CROPS.min_area, *image.size)
+        assert abs(part.permute(1, 2, 0).numpy().astype(int) - crop_by_hand(image, box)).max() <= 20
+    reader = SampleReader.__new__(SampleReader)
+    slots = [PlannedBatch(sample_ids=np.arange(2), active_route=route, index=7 + route) for route in range(3)]
+    found = DecodeBatch(reader, SIZE, crops=CROPS)(EncodedBatch(slots, [data, data]))
+    for slot, batch in zip(slots, found, strict=True):
+        (alone,) = DecodeBatch(reader, SIZE, crops=CROPS)(EncodedBatch([slot], [data, data]))
+        assert (batch.index, batch.active_route) == (slot.index, slot.active_route)
+        assert (batch.images - alone.images.int()).abs().max() <= 20  # decoded at another scale
+    whole = DecodeBatch(reader, SIZE)(EncodedBatch(slots, [data, data]))
+    assert len({batch.images.data_ptr() for batch in whole}) == 1
 
 
 def read_slots(small_set: ShardSet, world_size: int, rank: int, workers: int, first_step: int = 0) -> list[ImageBatch]:

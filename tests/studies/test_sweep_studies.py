@@ -1,16 +1,20 @@
 """Studies of sweeps, with made-up sweeps: what is started, and what counts as right, as told, and as different."""
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from helpers.made_up_sweeps import write_sweep
+from helpers.made_up_sweeps import finished, write_sweep
+from helpers.shard_sets import ShardSet
 from matl_scale.benchmark.studies import sweeps
 from matl_scale.benchmark.studies.runner import run_study
 from matl_scale.benchmark.studies.workbench import Workbench
 from matl_scale.errors import RunError
+from matl_scale.runs.sweep_folder import Outcome, PlannedRun, SweepFolder, SweepPlan
+from matl_scale.train.loop import Hooks
 
 NUM_TASKS = 12
 Started = list[list[str]]
@@ -34,11 +38,10 @@ def fake_sweeps(
     """Lets a sweep write made-up figures instead of training: those that `means_of` gives for the name of its folder."""
     started: Started = []
 
-    def run(arguments: Sequence[str]) -> int:
+    def run(arguments: Sequence[str]) -> None:
         started.append(list(arguments))
         out = Path(arguments[arguments.index("--out") + 1])
         write_sweep(out, figures(means_of(out.name), len(started), noise))
-        return 0
 
     monkeypatch.setattr(sweeps, "run_sweep", run)
     return started
@@ -81,7 +84,23 @@ def test_equal_arms_are_counted_where_they_are_called_different(
     assert Path(arms[0]).read_text() == Path(arms[1]).read_text()
 
 
-def test_a_sweep_that_stopped_ends_the_study(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweeps, "run_sweep", lambda _: 75)
-    with pytest.raises(RunError, match=r"ended with exit code 75\. Start the study again to continue it\."):
-        run_study(sweeps.SAME_ARM, bench)
+def test_runs_count_cpu_time_and_one_that_stopped_ends_the_study(
+    small_set: ShardSet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    clocks = []
+
+    def run(folder: SweepFolder, plan: SweepPlan, planned: PlannedRun, hooks: Hooks) -> Outcome | None:  # noqa: ARG001
+        print(f"training {planned.name}")
+        clocks.append(hooks.seconds)
+        return finished() if len(clocks) < 3 else None
+
+    monkeypatch.setattr(sweeps, "run_planned", run)
+    out = tmp_path / "sweep"
+    with pytest.raises(
+        RunError, match=r"dense-seed1 in .*sweep was asked to stop\. Start the study again to continue it"
+    ):
+        sweeps.run_sweep(
+            ["--data.path", str(small_set.root), "--arms", "dense,task", "--budget", "minutes=1", "--out", str(out)]
+        )
+    assert clocks == [time.process_time] * 3
+    assert "training dense-seed0" in (out / "logs" / "dense-seed0.log").read_text()

@@ -1,5 +1,6 @@
 """Studies `answers` and `same-arm`: whether what a sweep says holds for other seeds, and whether it tells equal arms apart."""
 
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -7,13 +8,18 @@ from matl_scale.benchmark.studies.samples import draw_samples
 from matl_scale.benchmark.studies.sets import SETS
 from matl_scale.benchmark.studies.study import Single, Study
 from matl_scale.benchmark.studies.workbench import Workbench
-from matl_scale.commands.sweep import main as run_sweep
+from matl_scale.commands.sweep import open_given
 from matl_scale.errors import RunError
 from matl_scale.report.sweep.compute import compute_sweep
 from matl_scale.report.sweep.read import read_sweep
 from matl_scale.report.sweep.results import SweepQuestion, SweepResults
-from matl_scale.runs.sweep_folder import SweepFolder
+from matl_scale.runs.sweep_folder import PlannedRun, SweepFolder
 from matl_scale.storage.files import write_text
+from matl_scale.sweep.open_sweep import mark_start
+from matl_scale.sweep.run_planned import run_planned
+from matl_scale.sweep.supervise import list_waiting
+from matl_scale.sweep.worker import printing_to
+from matl_scale.train.loop import Hooks
 
 SEEDS, OTHER_SEEDS = "0,1,2", "3,4,5"
 ARMS = "dense,task,k8"
@@ -34,9 +40,22 @@ def sweep(bench: Workbench, name: str, arguments: Sequence[str]) -> SweepResults
         return None
     folder = bench.work / "sweeps" / name
     bench.say(f"{name}: a sweep")
-    if code := run_sweep([*arguments, *LOCAL, "--out", str(folder)]):
-        raise RunError(f"The sweep in {folder} ended with exit code {code}. Start the study again to continue it.")
+    run_sweep([*arguments, *LOCAL, "--out", str(folder)])
     return compute_sweep(read_sweep(SweepFolder(folder)), QUESTION)
+
+
+def run_sweep(arguments: Sequence[str]) -> None:
+    """Does the runs of a sweep that have no outcome yet, one after the other. Minutes of a budget are those of the process's CPU
+    time, so that what else the machine does changes little."""
+    opened = open_given(arguments)
+    for run in list_waiting(opened.folder, opened.plan, mark_start(opened.folder)):
+        assert isinstance(run, PlannedRun), "the studies search no settings"
+        with printing_to(opened.folder.log_file(run)):
+            outcome = run_planned(opened.folder, opened.plan, run, Hooks(seconds=time.process_time))
+        if outcome is None:
+            raise RunError(
+                f"{run.name} in {opened.folder.path} was asked to stop. Start the study again to continue it."
+            )
 
 
 def answers(bench: Workbench) -> Iterator[Single]:
@@ -75,7 +94,7 @@ def same_arm(bench: Workbench) -> Iterator[Single]:
             bench,
             f"same-{number}",
             ["--data.path", str(data), "--data.tasks", "digit_in_?", *NETWORK, "--arms", arms, "--seeds", seeds,
-             "--budget", "minutes=0.05", "--parallel", "1"],
+             "--budget", "minutes=0.05"],
         )  # fmt: skip
         if found:
             other = next(each for each in found.variants if each.standing != "best")
@@ -99,9 +118,9 @@ ANSWERS = Study(
     needs=("fashion_mnist", "cifar100"),
     conditions=(
         "On each of five sets (see the study `defaults`), two sweeps of a plain network, a route per task and eight routes (two, "
-        "where there are four tasks), with a minute of steps per run and three seeds each: does the arm that the first names "
-        "have the best mean of the second, or does the first say that it cannot tell? VGG-11 with batch norm at an eighth of its "
-        "width, evaluated once, at the end, on 2,000 images for test of Fashion-MNIST and CIFAR-100."
+        "where there are four tasks), with a minute of CPU time for the steps of a run and three seeds each: does the arm that "
+        "the first names have the best mean of the second, or does the first say that it cannot tell? VGG-11 with batch norm at "
+        "an eighth of its width, evaluated once, at the end, on 2,000 images for test of Fashion-MNIST and CIFAR-100."
     ),
     singles=answers,
     are_shares=True,
@@ -110,8 +129,8 @@ SAME_ARM = Study(
     name="same-arm",
     conditions=(
         "Twenty sweeps of one config under two names, three seeds each, on ten tasks of digits. Each run has three seconds of "
-        "steps, so that no two are equal to the last bit: how often does a sweep call the two arms different, by their macro "
-        "figure, or for one of the ten tasks?"
+        "CPU time for its steps, so that no two are equal to the last bit: how often does a sweep call the two arms different, by "
+        "their macro figure, or for one of the ten tasks?"
     ),
     singles=same_arm,
     are_shares=True,

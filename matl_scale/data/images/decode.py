@@ -7,7 +7,7 @@ truncated files, and works with any build of torch. Pillow decodes everything el
 
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -77,27 +77,32 @@ def decode_image(data: bytes, size: int, max_pixels: int | None = None, fit: Fit
     return to_square(read_image(data, needed_for(fit, size), max_pixels).pixels, size, fit)
 
 
-def decode_region(data: bytes, choose_box: Callable[[int, int], Box], size: int) -> np.ndarray:
-    """Decodes a region of an image of a shard set to uint8 RGB, shape `(height, width, 3)`.
+def decode_regions(data: bytes, choose_boxes: Sequence[Callable[[int, int], Box]], size: int) -> list[np.ndarray]:
+    """Decodes regions of an image of a shard set to uint8 RGB, each of shape `(height, width, 3)`.
 
-    A JPEG is decoded at the smallest scale at which the region still has `size` pixels per side, if that saves time; the region
-    is then smaller, to the nearest pixel. Everything else is decoded as it is.
+    A JPEG is decoded once, at the smallest scale at which every region still has `size` pixels per side, if that saves time; the
+    regions are then smaller, to the nearest pixel. Everything else is decoded as it is.
 
     Args:
         data: The encoded image.
-        choose_box: Returns the region for the upright image's width and height; called more than once.
-        size: The side length in pixels to which the region will be scaled.
+        choose_boxes: Return the regions for the upright image's width and height; called more than once.
+        size: The side length in pixels to which the regions will be scaled.
 
     Raises:
         BadImage: The image is damaged, or one that the gate refuses.
     """
 
     def needed(width: int, height: int) -> tuple[int, int]:
-        box = choose_box(width, height)
-        return math.ceil(width * min(1, size / box.width)), math.ceil(height * min(1, size / box.height))
+        boxes = [choose_box(width, height) for choose_box in choose_boxes]
+        shares = (max(size / box.width for box in boxes), max(size / box.height for box in boxes))
+        return math.ceil(width * min(1, shares[0])), math.ceil(height * min(1, shares[1]))
 
     image = read_image(data, needed, None, min_factor=REGION_FACTOR)
-    box = choose_box(image.width, image.height)
+    return [cut_region(image, choose_box(image.width, image.height)) for choose_box in choose_boxes]
+
+
+def cut_region(image: UprightImage, box: Box) -> np.ndarray:
+    """Returns a region of an image as uint8 RGB, shape `(height, width, 3)`, smaller where the pixels are scaled down."""
     pixels = image.pixels
     if not isinstance(pixels, np.ndarray):
         region = pixels.crop((box.left, box.top, box.left + box.width, box.top + box.height))

@@ -61,6 +61,10 @@ class DataConfig:
     route are left out."""
     stream_buffer: int = 4096
     """Samples per worker among which a stream is shuffled."""
+    share: int = 1
+    """How many consecutive micro-steps have the same images, each on another route and with an augmentation of its own: fewer
+    images are read and decoded. A micro-step trains on those of them with a label for its route. `train.accumulate` should be
+    a multiple."""
     workers: int | Auto = "auto"
     """Loader processes per rank; 0 loads in the training process. `auto`: by the cores that a rank has."""
     augment: list[str] | str = "auto"
@@ -89,7 +93,7 @@ class DataConfig:
         if self.batch_size != AUTO and self.batch_size < 2:
             raise InputError(f"`data.batch_size` should be at least 2, for batch norm. Got {self.batch_size}.")
         check_at_least(0, {"data.workers": self.workers, "data.image_size": self.image_size})
-        check_at_least(1, {"data.stream_buffer": self.stream_buffer})
+        check_at_least(1, {"data.stream_buffer": self.stream_buffer, "data.share": self.share})
         for key, value in (("balance", self.balance), ("max_damaged", self.max_damaged)):
             if not 0 <= value <= 1:
                 raise InputError(f"`data.{key}` should be between 0 and 1. Got {value}.")
@@ -105,6 +109,11 @@ class DataConfig:
                 raise InputError(f"`data.{key}` should be at least 0 and finite. Got {value}.")
         for missing in self.missing.values() if isinstance(self.missing, dict) else [self.missing]:
             check_choice("data.missing", missing, list(FILLS))
+        if self.share > 1 and self.balance:
+            raise InputError(
+                "`data.share` should be 1 with `data.balance` above 0, which draws other samples for each route. Got "
+                f"{self.share}."
+            )
         if self.reading == "stream" and self.balance:
             raise InputError(
                 "`data.balance` should be 0 with `data.reading` stream: a stream's order is that of its tars."
@@ -112,9 +121,10 @@ class DataConfig:
 
 
 class EncodedBatch(NamedTuple):
-    """What a source yields: a planned batch, and for each sample its encoded image or what is wrong with it."""
+    """What a source yields: one planned batch or several of the same samples, and for each sample its encoded image or what is
+    wrong with it."""
 
-    planned: PlannedBatch
+    planned: list[PlannedBatch]
     images: list[bytes | Damage]
 
 
@@ -152,15 +162,16 @@ def choose_image_size(manifest: Manifest, config: DataConfig) -> int:
 
 
 class PlannedBatches:
-    """Source stage that reads what `plan` returns for one of several loader processes: `plan(worker=…, num_workers=…)`."""
+    """Source stage that reads what `plan` returns for one of several loader processes: `plan(worker=…, num_workers=…)`, lists of
+    batches of the same samples."""
 
-    def __init__(self, plan: Callable[..., Iterable[PlannedBatch]], reader: SampleReader) -> None:
+    def __init__(self, plan: Callable[..., Iterable[list[PlannedBatch]]], reader: SampleReader) -> None:
         self.plan, self.reader = plan, reader
 
     def __call__(self) -> Iterator[EncodedBatch]:
         worker, num_workers = current_worker()
         for planned in self.plan(worker=worker, num_workers=num_workers):
-            yield EncodedBatch(planned, self.reader.read(planned.sample_ids))
+            yield EncodedBatch(planned, self.reader.read(planned[0].sample_ids))
 
 
 class TrainBatches(PlannedBatches):
@@ -180,36 +191,40 @@ class EvaluationBatches(PlannedBatches):
 
 
 class DecodeBatch:
-    """Decodes the samples of a batch and stacks them: squares of `size` pixels per side, of the whole images (see `fit_square`)
-    or of the parts that `crops` draws."""
+    """Decodes samples once and stacks them for each of the batches that have them: squares of `size` pixels per side, of the
+    whole images (see `fit_square`) or of the parts that `crops` draws for each batch."""
 
     def __init__(self, reader: SampleReader, size: int, fit: Fit = CROP, crops: ResizedCrops | None = None) -> None:
         self.reader, self.size, self.fit, self.crops = reader, size, fit, crops
 
-    def __call__(self, batch: EncodedBatch) -> ImageBatch:
+    def __call__(self, batch: EncodedBatch) -> list[ImageBatch]:
         planned, encoded = batch.planned, batch.images
-        pixels = np.empty((len(encoded), 3, self.size, self.size), dtype=np.uint8)
-        draws = None if self.crops is None else self.crops.draw(planned.index, len(encoded))
+        sample_ids = planned[0].sample_ids
+        # whole images are the same in all batches
+        pixels = np.zeros((len(planned) if self.crops else 1, len(encoded), 3, self.size, self.size), dtype=np.uint8)
+        draws = [] if self.crops is None else [self.crops.draw(each.index, len(encoded)) for each in planned]
         damage = []
         for i, image in enumerate(encoded):
             if isinstance(image, bytes):
                 try:
-                    if self.crops is None or draws is None:
-                        pixels[i] = decode_image(image, self.size, fit=self.fit).transpose(2, 0, 1)
+                    if self.crops is None:
+                        pixels[0, i] = decode_image(image, self.size, fit=self.fit).transpose(2, 0, 1)
                     else:
-                        pixels[i] = self.crops.decode(image, draws[i], self.size)
+                        for number, part in enumerate(
+                            self.crops.decode(image, [drawn[i] for drawn in draws], self.size)
+                        ):
+                            pixels[number, i] = part
                     continue
                 except BadImage as error:
-                    image = self.reader.damage(int(planned.sample_ids[i]), str(error))
+                    image = self.reader.damage(int(sample_ids[i]), str(error))
             damage.append(image)
-            pixels[i] = 0
         damaged = {entry.sample_id for entry in damage}
-        return ImageBatch(
-            **vars(planned),
-            images=torch.from_numpy(pixels),
-            valid=np.array([sample_id not in damaged for sample_id in planned.sample_ids.tolist()]),
-            damage=tuple(damage),
-        )
+        valid = np.array([sample_id not in damaged for sample_id in sample_ids.tolist()])
+        stacked = [torch.from_numpy(part) for part in pixels]
+        return [
+            ImageBatch(**vars(each), images=images, valid=valid, damage=tuple(damage))
+            for each, images in zip(planned, stacked if self.crops else stacked * len(planned), strict=True)
+        ]
 
 
 def current_worker() -> tuple[int, int]:
@@ -232,14 +247,15 @@ def build_loader(
     The worker processes start with the first batch and end with the generator.
     """
     pipeline = wds.DataPipeline(source, wds.map(DecodeBatch(source.reader, image_size, fit, crops)))
-    yield from wds.WebLoader(
+    for batches in wds.WebLoader(
         pipeline,
         batch_size=None,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         pin_memory=pin_memory,
         worker_init_fn=partial(leave_signals_to_the_rank, rank=os.getpid()),
-    )
+    ):
+        yield from batches
 
 
 def build_train_loader(

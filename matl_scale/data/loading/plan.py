@@ -3,11 +3,13 @@
 Training is one endless sequence of slots, the same for any number of workers; consecutive slots make a sampling step. A slot
 has an active route and that route's n-th batch: every route goes through the samples that carry a label for one of its tasks,
 epoch after epoch, each time in another order. A run that knows how many batches each route has had therefore continues
-exactly, on any number of ranks.
+exactly, on any number of ranks. Where consecutive slots share images, these come from one such sequence of all samples with a
+label, and each slot trains on those that carry one for its route.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -17,13 +19,14 @@ from matl_scale.data.shards.layout import MISSING
 from matl_scale.routes import Routes
 from matl_scale.seeds import derive_seed
 
-NO_ROUTE = -1
+NO_ROUTE, ALL_ROUTES = -1, -2
 ROUNDS = 12
 
 
 @dataclass(frozen=True, kw_only=True)
 class Slot:
-    """A slot of the training sequence: its index, its active route, and which of the route's batches it gets."""
+    """A slot of the training sequence: its index, its active route, and which batch it gets: of the route's, or of those that
+    slots share."""
 
     index: int
     active_route: int
@@ -73,7 +76,17 @@ class RouteOrder:
 
     def batch(self, route: int, number: int) -> np.ndarray:
         """Returns the samples of a route's batch `number`, shape `(batch,)`."""
-        chosen = self._draw_balanced(route, number) if self.balance else self._draw_in_order(route, number)
+        return self._complete(
+            self._draw_balanced(route, number)
+            if self.balance
+            else self._draw_in_order(self._labelled_for(route), number, ("order", route))
+        )
+
+    def shared_batch(self, number: int) -> np.ndarray:
+        """Returns the samples of batch `number` of all that carry a label, shape `(batch,)`."""
+        return self._complete(self._draw_in_order(self._labelled_for(ALL_ROUTES), number, ("shared order",)))
+
+    def _complete(self, chosen: np.ndarray) -> np.ndarray:
         if len(np.unique(chosen)) == 1:
             chosen = np.append(chosen, (chosen[0] + 1) % len(self.sample_ids))
         return np.asarray(self.sample_ids[chosen])
@@ -113,14 +126,13 @@ class RouteOrder:
             chosen[drawn] = members.find(generator.integers(members.count, size=len(drawn)))
         return chosen
 
-    def _draw_in_order(self, route: int, number: int) -> np.ndarray:
-        """Draws the next samples of the route's endless sequence; a batch may span two epochs."""
-        labelled = self._labelled_for(route)
+    def _draw_in_order(self, labelled: Members, number: int, purpose: Sequence[Any]) -> np.ndarray:
+        """Draws the next samples of an endless sequence; a batch may span two epochs."""
         count, size = labelled.count, min(self.batch_size, labelled.count)
         positions = np.arange(number * size, (number + 1) * size)
         epochs = positions // count
         shuffled = [
-            shuffle(positions[epochs == epoch] % count, count, derive_seed(self.seed, "order", route, epoch))
+            shuffle(positions[epochs == epoch] % count, count, derive_seed(self.seed, *purpose, epoch))
             for epoch in np.unique(epochs).tolist()
         ]
         return labelled.find(np.concatenate(shuffled))
@@ -134,7 +146,7 @@ class RouteOrder:
     def _labelled_for(self, route: int) -> Members:
         """Returns the samples that carry a label for a route, or have one filled."""
         if route not in self._labelled:
-            tasks = self.routes.tasks_of[route]
+            tasks = list(range(self.routes.num_tasks)) if route == ALL_ROUTES else self.routes.tasks_of[route]
             is_filled = bool((self._fills[tasks] != MISSING).any())
             num_samples = self._labels.num_samples
             self._labelled[route] = find_all(num_samples) if is_filled else find_labelled(self._labels, tasks)
@@ -169,12 +181,13 @@ def mix(values: np.ndarray) -> np.ndarray:
 
 
 class SlotPlan:
-    """The sequence of slots from the point that a run has reached. With W ranks, slot s of a step belongs to rank s mod W.
+    """The sequence of slots from the point that a run has reached (see `own_slots` for which belong to which rank).
 
     Args:
         routes_of: Returns the routes of all slots of a sampling step, shape `(num_slots,)`.
         sampling_step: The first step of the sequence.
         draws: Number of batches that each route has had before that step, shape `(num_routes,)`.
+        share: How many consecutive slots have the same images (`data.share`).
     """
 
     def __init__(
@@ -184,38 +197,63 @@ class SlotPlan:
         world_size: int,
         sampling_step: int,
         draws: np.ndarray,
+        share: int = 1,
     ) -> None:
         self.order, self.routes_of, self.world_size, self.sampling_step = order, routes_of, world_size, sampling_step
-        self.draws = draws.copy()
+        self.draws, self.share = draws.copy(), share
 
-    def batches(self, *, rank: int, worker: int, num_workers: int) -> Iterator[PlannedBatch]:
-        """Yields the batches that one worker of one rank reads, without end."""
-        for slot in self.slots(rank=rank, worker=worker, num_workers=num_workers):
-            sample_ids = self.order.batch(slot.active_route, slot.batch_number)
-            yield PlannedBatch(sample_ids=sample_ids, active_route=slot.active_route, index=slot.index)
+    def batches(self, *, rank: int, worker: int, num_workers: int) -> Iterator[list[PlannedBatch]]:
+        """Yields what one worker of one rank reads, without end: the batches of slots that have the same images."""
+        for group in self.groups(rank=rank, worker=worker, num_workers=num_workers):
+            first = group[0]
+            if self.share > 1:
+                sample_ids = self.order.shared_batch(first.batch_number)
+            else:
+                sample_ids = self.order.batch(first.active_route, first.batch_number)
+            yield [
+                PlannedBatch(sample_ids=sample_ids, active_route=slot.active_route, index=slot.index) for slot in group
+            ]
 
-    def slots(self, *, rank: int, worker: int, num_workers: int) -> Iterator[Slot]:
-        """Yields the slots of one worker, without end; the workers of a rank get its slots in rotation."""
-        step, draws, num_own = self.sampling_step, self.draws.copy(), 0
+    def groups(self, *, rank: int, worker: int, num_workers: int) -> Iterator[list[Slot]]:
+        """Yields the slots of one worker, those that have the same images together, without end; the workers of a rank get its
+        groups in rotation."""
+        step, draws, num_draws, num_own = self.sampling_step, self.draws.copy(), int(self.draws.sum()), 0
         while True:
-            routes = self.routes_of(step)
-            for slot, route in enumerate(routes.tolist()):
-                if slot % self.world_size == rank:
+            routes = self.routes_of(step).tolist()
+            own = set(own_slots(len(routes), rank, self.world_size, self.share))
+            for start in range(0, len(routes), self.share):
+                members = range(start, start + self.share)
+                if start in own:
                     if num_own % num_workers == worker:
-                        index = step * len(routes) + slot
-                        yield Slot(index=index, active_route=route, batch_number=int(draws[route]))
+                        yield [
+                            Slot(
+                                index=step * len(routes) + slot,
+                                active_route=routes[slot],
+                                batch_number=num_draws // self.share if self.share > 1 else int(draws[routes[slot]]),
+                            )
+                            for slot in members
+                        ]
                     num_own += 1
-                draws[route] += 1
+                for slot in members:
+                    draws[routes[slot]] += 1
+                num_draws += self.share
             step += 1
+
+
+def own_slots(num_slots: int, rank: int, world_size: int, share: int = 1) -> list[int]:
+    """Returns which slots of a step belong to a rank: the ranks take turns, each with `share` consecutive slots at a time. So
+    which slots have the same images does not depend on the number of ranks."""
+    return [slot for slot in range(num_slots) if slot // share % world_size == rank]
 
 
 def plan_evaluation(
     sample_ids: np.ndarray, batch_size: int, *, rank: int, world_size: int, worker: int, num_workers: int
-) -> list[PlannedBatch]:
-    """Returns the batches that one worker of one rank evaluates: over all workers, every sample exactly once.
+) -> list[list[PlannedBatch]]:
+    """Returns the batches that one worker of one rank evaluates, each in a list of its own: over all workers, every sample
+    exactly once.
 
     Each rank gets neighbouring samples, so that it reads few shards; the counts of two ranks differ by at most one.
     """
     mine = np.array_split(sample_ids, world_size)[rank]
     starts = range(0, len(mine), batch_size)[worker::num_workers]
-    return [PlannedBatch(sample_ids=mine[start : start + batch_size]) for start in starts]
+    return [[PlannedBatch(sample_ids=mine[start : start + batch_size])] for start in starts]

@@ -2,6 +2,7 @@
 1409.4842). The part is cut out of the original image while it is decoded, not out of a square."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from matl_scale.data.images.decode import Box, decode_region
+from matl_scale.data.images.decode import Box, decode_regions
 from matl_scale.seeds import derive_seed
 
 RATIOS = (3 / 4, 4 / 3)  # width ÷ height of a part, as torchvision's RandomResizedCrop
@@ -27,14 +28,15 @@ class ResizedCrops:
         """Draws what the parts of a batch depend on: uniform numbers from 0 to 1, shape `(count, ATTEMPTS, 4)`."""
         return np.random.default_rng(derive_seed(self.seed, "resized-crop", batch_index)).random((count, ATTEMPTS, 4))
 
-    def decode(self, data: bytes, draws: np.ndarray, size: int) -> torch.Tensor:
-        """Decodes a part of an image to uint8, shape `(3, size, size)`; `draws` are its own, shape `(ATTEMPTS, 4)`.
+    def decode(self, data: bytes, draws: Sequence[np.ndarray], size: int) -> list[torch.Tensor]:
+        """Decodes parts of an image to uint8, each of shape `(3, size, size)`; `draws` are those of each part, shape
+        `(ATTEMPTS, 4)`. The image is decoded once.
 
         Raises:
             BadImage: The image is damaged.
         """
-        region = decode_region(data, partial(choose_box, draws, self.min_area), size)
-        return resize(region, size)
+        boxes = [partial(choose_box, drawn, self.min_area) for drawn in draws]
+        return [resize(region, size) for region in decode_regions(data, boxes, size)]
 
 
 def choose_box(draws: np.ndarray, min_area: float, width: int, height: int) -> Box:

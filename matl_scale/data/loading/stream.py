@@ -47,10 +47,12 @@ class StreamBatches:
     def __call__(self) -> Iterator[EncodedBatch]:
         worker, num_workers = current_worker()
         samples = self._samples(self.rank * num_workers + worker, self.plan.world_size * num_workers)
-        for slot in self.plan.slots(rank=self.rank, worker=worker, num_workers=num_workers):
+        for group in self.plan.groups(rank=self.rank, worker=worker, num_workers=num_workers):
             batch = [next(samples) for _ in range(self.plan.order.batch_size)]
             sample_ids = np.array([sample.sample_id for sample in batch])
-            planned = PlannedBatch(sample_ids=sample_ids, active_route=slot.active_route, index=slot.index)
+            planned = [
+                PlannedBatch(sample_ids=sample_ids, active_route=slot.active_route, index=slot.index) for slot in group
+            ]
             yield EncodedBatch(planned, [sample.image for sample in batch])
 
     def _samples(self, reader_index: int, num_readers: int) -> Iterator[StreamedSample]:

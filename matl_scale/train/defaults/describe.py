@@ -63,9 +63,10 @@ def describe_routes(config: Config, routes: Routes, machine: Machine) -> str:
     if routes.num_routes == 1:
         text = f"one route for {count_of(routes.num_tasks, 'task')}, σ {describe_range(config.routing)}"
         return f"{text}; {count_of(slots * batch, 'image')} per step"
+    shared = f", {config.data.share} on the same images" if config.data.share > 1 else ""
     return (
         f"{routes.num_routes} routes for {count_of(routes.num_tasks, 'task')}, σ {describe_range(config.routing)}; {slots} per "
-        f"step, with {count_of(batch, 'image')} each"
+        f"step, with {count_of(batch, 'image')} each{shared}"
     )
 
 

@@ -96,7 +96,7 @@ def fill_step(config: Config, facts: RunFacts, num_routes: int) -> Config:
     machine = facts.machine
     # with a smaller σ, the only route would leave units idle
     config = fill_only_auto(config, {"routing.sigma": 1.0 if num_routes == 1 else USUAL_SIGMA})
-    accumulate = rules.choose_accumulate(facts.num_samples, num_routes, machine.num_ranks)
+    accumulate = rules.choose_accumulate(facts.num_samples, num_routes, machine.num_ranks, config.data.share)
     config = fill_only_auto(config, {"train.accumulate": accumulate})
     if config.data.batch_size == AUTO:
         size = measure_backbone(config.model, facts.image_size)

@@ -56,12 +56,12 @@ def choose_step_images(num_samples: int) -> int:
     return min(max(wanted, MIN_STEP_IMAGES), MAX_STEP_IMAGES)
 
 
-def choose_accumulate(num_samples: int, num_routes: int, num_ranks: int) -> int:
-    """Returns the micro-steps of a step: as many routes in a step as there are, at most MAX_STEP_ROUTES on all ranks together,
-    and not more than leave each MIN_BATCH images. The mean of several routes' gradients disturbs the others less than a step for
-    one of them."""
+def choose_accumulate(num_samples: int, num_routes: int, num_ranks: int, share: int = 1) -> int:
+    """Returns the micro-steps of a rank in a step, a multiple of the `share` that have the same images: as many routes in a step
+    as there are, at most MAX_STEP_ROUTES on all ranks together, and not more than leave each MIN_BATCH images. The mean of
+    several routes' gradients disturbs the others less than a step for one of them."""
     num_slots = min(num_routes, MAX_STEP_ROUTES, choose_step_images(num_samples) // MIN_BATCH)
-    return max(1, math.ceil(num_slots / num_ranks))
+    return share * max(1, math.ceil(num_slots / num_ranks / share))
 
 
 def choose_batch_size(num_samples: int, num_slots: int, image_bytes: int, memory: int) -> int:

@@ -19,6 +19,7 @@ from matl_scale.automatic import AUTO, Auto
 from matl_scale.data.loading.augment import BatchAugmentation
 from matl_scale.data.loading.loader import ImageBatch
 from matl_scale.data.loading.mixing import Mixing
+from matl_scale.data.loading.plan import own_slots
 from matl_scale.data.shards.labels import Labels
 from matl_scale.data.shards.layout import MISSING
 from matl_scale.data.shards.reader import Damage
@@ -130,6 +131,7 @@ class TrainStep:
         augmentation: Augmentation of batches; None is none.
         mixing: How the images of a batch are mixed; None is not at all.
         frozen: What stays as it is; None trains everything.
+        share: How many consecutive slots have the same images.
         importance: Sums how much units of `model` matter, in the steps in which that is measured; None if it is never.
     """
 
@@ -152,8 +154,9 @@ class TrainStep:
         channels_last: bool = False,
         frozen: FrozenPart | None = None,
         importance: UnitImportance | None = None,
+        share: int = 1,
     ) -> None:
-        self.accelerator = accelerator
+        self.accelerator, self.share = accelerator, share
         self.accumulate, self.clip_norm, self.frozen = accumulate, clip_norm, frozen
         self.slots = SlotBuilder(
             routes=model.routes,
@@ -206,7 +209,7 @@ class TrainStep:
             heads_only: Whether the trunk rests, with the affine weights of routes.
         """
         self._clear_gradients(np.unique(routes))
-        my_slots = range(self.accelerator.process_index, len(routes), self.accelerator.num_processes)
+        my_slots = own_slots(len(routes), self.accelerator.process_index, self.accelerator.num_processes, self.share)
         self.trunk.begin_step(routes[my_slots].tolist(), heads_only)
         taken = Taken()
         num_left = len(my_slots)
