@@ -129,7 +129,7 @@ SAME_ARM = Study(
     name="same-arm",
     conditions=(
         "Twenty sweeps of one config under two names, three seeds each, on ten tasks of digits. Each run has three seconds of "
-        "CPU time for its steps, so that no two are equal to the last bit: how often does a sweep call the two arms different, by "
+        "CPU time for its steps, so that no two are equal to the last bit: how often does a sweep call the two different, by "
         "their macro figure, or for one of the ten tasks?"
     ),
     singles=same_arm,
