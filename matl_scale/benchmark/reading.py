@@ -150,7 +150,7 @@ def cropped(shards: LazyShards) -> tuple[Workload, Workload]:
 
     def bare() -> None:
         draws = CROPS.draw(0, len(images))
-        consume(CROPS.decode(data, own, size) for data, own in zip(images, draws, strict=True))
+        consume(CROPS.decode(data, [own], size) for data, own in zip(images, draws, strict=True))
 
     def ours() -> None:
         for number, batch in enumerate(build_loader(shards.source(), size, 0, crops=CROPS)):

@@ -29,6 +29,7 @@ from matl_scale.benchmark import (
     reading,
     routes,
     sharding,
+    shared_images,
     step,
     sync,
     tracking,
@@ -53,7 +54,7 @@ SUITES: dict[str, Callable[[Conditions], list[Figure]]] = {
     "labels": labels.figures,
     "many_tasks": many_tasks.figures,
     "cost": cost.figures,
-    "data": lambda conditions: sharding.figures(conditions) + reading.figures(conditions),
+    "data": lambda conditions: sharding.figures(conditions) + reading.figures(conditions) + shared_images.figures(),
     "export": export.figures,
     "tracking": tracking.figures,
 }
