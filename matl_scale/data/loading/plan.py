@@ -16,6 +16,7 @@ import numpy as np
 from matl_scale.data.loading.members import Members, find_all, find_class, find_labelled
 from matl_scale.data.shards.labels import Labels
 from matl_scale.data.shards.layout import MISSING
+from matl_scale.data.shards.sample_runs import SampleRuns
 from matl_scale.routes import Routes
 from matl_scale.seeds import derive_seed
 
@@ -52,7 +53,7 @@ class RouteOrder:
     `fills`, shape `(num_tasks,)`, says what missing labels count as (see `missing.choose_fills`): a task whose missing labels are
     filled has one for every sample.
 
-    Labels are those of the training split; sample ids say where these samples are in the set.
+    Labels are those of the training split; sample ids, ascending, say where these samples are in the set.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class RouteOrder:
         fills: np.ndarray | None = None,
     ) -> None:
         assert not (balance and routes.shared_by_tasks)
-        self.seed, self.batch_size, self.sample_ids = seed, batch_size, sample_ids
+        self.seed, self.batch_size, self.samples = seed, batch_size, SampleRuns.build(sample_ids)
         self.routes, self.balance = routes, balance
         self._labels = labels
         self._fills = np.full(routes.num_tasks, MISSING) if fills is None else fills
@@ -88,8 +89,8 @@ class RouteOrder:
 
     def _complete(self, chosen: np.ndarray) -> np.ndarray:
         if len(np.unique(chosen)) == 1:
-            chosen = np.append(chosen, (chosen[0] + 1) % len(self.sample_ids))
-        return np.asarray(self.sample_ids[chosen])
+            chosen = np.append(chosen, (chosen[0] + 1) % len(self.samples))
+        return self.samples.ids_at(chosen)
 
     def count_samples(self) -> np.ndarray:
         """Returns how many samples carry a label for each route, or have one filled, shape `(num_routes,)`."""
