@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from matl_scale.benchmark.studies import baseline, decisions, defaults, imbalance, missing, suspects, sweeps
+from matl_scale.benchmark.studies import baseline, decisions, defaults, imbalance, missing, scaling, suspects, sweeps
 from matl_scale.benchmark.studies.study import Single, Study
 from matl_scale.benchmark.studies.table import as_csv, as_markdown
 from matl_scale.benchmark.studies.workbench import Workbench
@@ -19,6 +19,7 @@ STUDIES = {
         defaults.STUDY,
         sweeps.ANSWERS,
         sweeps.SAME_ARM,
+        scaling.STUDY,
     )
 }
 

@@ -218,27 +218,24 @@ class SlotPlan:
     def groups(self, *, rank: int, worker: int, num_workers: int) -> Iterator[list[Slot]]:
         """Yields the slots of one worker, those that have the same images together, without end; the workers of a rank get its
         groups in rotation."""
-        step, draws, num_draws, num_own = self.sampling_step, self.draws.copy(), int(self.draws.sum()), 0
+        step, draws, num_own = self.sampling_step, self.draws.copy(), 0
         while True:
-            routes = self.routes_of(step).tolist()
-            own = set(own_slots(len(routes), rank, self.world_size, self.share))
-            for start in range(0, len(routes), self.share):
-                members = range(start, start + self.share)
-                if start in own:
-                    if num_own % num_workers == worker:
-                        yield [
-                            Slot(
-                                index=step * len(routes) + slot,
-                                active_route=routes[slot],
-                                batch_number=num_draws // self.share if self.share > 1 else int(draws[routes[slot]]),
-                            )
-                            for slot in members
-                        ]
-                    num_own += 1
-                for slot in members:
-                    draws[routes[slot]] += 1
-                num_draws += self.share
+            routes = self.routes_of(step)
+            for start in own_slots(len(routes), rank, self.world_size, self.share)[:: self.share]:
+                if num_own % num_workers == worker:
+                    yield [self._slot(step, routes, slot, draws) for slot in range(start, start + self.share)]
+                num_own += 1
+            draws += np.bincount(routes, minlength=len(draws))
             step += 1
+
+    def _slot(self, step: int, routes: np.ndarray, slot: int, draws: np.ndarray) -> Slot:
+        """Returns a slot of a step with these routes, before which each route has had so many batches."""
+        route = int(routes[slot])
+        if self.share > 1:
+            number = (int(draws.sum()) + slot) // self.share
+        else:
+            number = int(draws[route]) + int(np.count_nonzero(routes[:slot] == route))
+        return Slot(index=step * len(routes) + slot, active_route=route, batch_number=number)
 
 
 def own_slots(num_slots: int, rank: int, world_size: int, share: int = 1) -> list[int]:
