@@ -131,8 +131,8 @@ def test_only_the_route_that_runs_moves_and_only_its_units(momentum: OptimConfig
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # raised by dynamo itself,
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # and this
 def test_one_compilation_serves_all_routes() -> None:
-    trunk = route(backbone_of("resnet18", 0.25).float(), 12, 0.5, affine="route")
-    model, counters = RoutedModel(trunk, [2] * 12, 128), [CompileCounterWithBackend("aot_eager") for _ in range(3)]
+    trunk = route(backbone_of("vgg11_bn", 0.125).float(), 12, 0.5, affine="route")
+    model, counters = RoutedModel(trunk, [2] * 12, 64), [CompileCounterWithBackend("aot_eager") for _ in range(3)]
     subnetwork = Subnetwork(trunk)
     network = torch.compile(subnetwork, backend=counters[0], fullgraph=True)
     gather = torch.compile(subnetwork.gather, backend=counters[1], fullgraph=True)

@@ -39,7 +39,7 @@ def image(size: int = SIZE) -> torch.Tensor:
     ],
 )
 def test_counts_are_those_of_a_profiler(name: str, options: dict[str, Any]) -> None:
-    backbone = small_convnext() if name == "convnext" else backbone_of(name, 0.25 if name == "resnet18" else 0)
+    backbone = small_convnext() if name == "convnext" else backbone_of(name)
     trunk, index = route(backbone, 4, 0.5, **options), torch.tensor([1])
     layers = count_layers(trunk, SIZE).layers
     whole, active = profile(trunk.eval(), image(), index), profile(Subnetwork(trunk), image(), index)

@@ -42,9 +42,7 @@ def test_a_pattern_names_a_module_or_one_around_it() -> None:
 @pytest.mark.parametrize("name", ["resnet18", "vgg11_bn", "densenet121", "mobilenet_v3_small"])
 def test_sub_networks_equal_masked_execution_when_only_late_layers_are_routed(name: str) -> None:
     start = {"vgg11_bn": "features.15", "densenet121": "features.denseblock3", "mobilenet_v3_small": "features.7"}
-    trunk = trained(
-        route(backbone_of(name, 0.25 if name == "vgg11_bn" else 1), 3, 0.5, start=start.get(name, "layer3"))
-    )
+    trunk = trained(route(backbone_of(name), 3, 0.5, start=start.get(name, "layer3")))
     subnetwork, all_routes = Subnetwork(trunk), AllRoutes(trunk)
     with torch.no_grad():
         prepared = all_routes.prepare(images_of())

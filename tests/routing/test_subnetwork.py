@@ -9,7 +9,7 @@ from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from helpers.network_outputs import gap, images_of
-from helpers.torchvision_models import FAMILIES, backbone_of, group_norm_resnet, small_convnext
+from helpers.torchvision_models import FAMILIES, backbone_of, group_norm_resnet, shallow_mobilenet, small_convnext
 from matl_scale import InputError, route
 from matl_scale.models.network import RoutedModel
 from matl_scale.routing.batch_norm import Statistics
@@ -22,19 +22,10 @@ SETTINGS: list[Setting] = [
     (1, 0.5, "random", "route"), (7, 0.5, "random", "route"), (40, 0.3, "random", "shared"), (2, 0.25, "partition", "route"),
     (3, 1.0, "random", "route"),
 ]  # fmt: skip
-# narrower where possible, for speed
-WIDTHS = {
-    "vgg11": 0.25,
-    "vgg11_bn": 0.25,
-    "resnet18": 0.25,
-    "resnet50": 0.125,
-    "densenet121": 0.5,
-    "squeezenet1_1": 0.5,
-}
-BACKBONES: dict[str, Callable[[], nn.Module]] = {
-    name: (lambda name=name: backbone_of(name, WIDTHS.get(name, 1))) for name in FAMILIES
-}
+BACKBONES: dict[str, Callable[[], nn.Module]] = {name: (lambda name=name: backbone_of(name)) for name in FAMILIES}
 BACKBONES |= {"group norm": group_norm_resnet, "convnext": small_convnext}
+SGD = OptimConfig(name="sgd", lr=1e-3, head_lr_scale=1)
+ADAMW = OptimConfig(name="adamw", lr=1e-4, head_lr_scale=1)
 
 
 def assert_equal_state(actual: nn.Module, wanted: nn.Module, limit: float = 1e-10) -> None:
@@ -74,13 +65,13 @@ def test_features_gradients_and_statistics_equal_masked_execution(name: str, set
 
 
 @pytest.mark.parametrize(
-    "name", ["vgg11", "vgg11_bn", "resnet18", "resnet50", "mobilenet_v3_small", "efficientnet_b0", "convnext"]
-)
-@pytest.mark.parametrize(
-    "optim",
-    [OptimConfig(name="sgd", lr=1e-3, head_lr_scale=1), OptimConfig(name="adamw", lr=1e-4, head_lr_scale=1)],
-    ids=["sgd", "adamw"],
-)
+    ("name", "optim"),
+    [
+        ("vgg11", SGD), ("vgg11_bn", ADAMW), ("resnet18", SGD), ("resnet18", ADAMW), ("resnet50", SGD),
+        ("mobilenet_v3_small", SGD), ("efficientnet_b0", ADAMW), ("convnext", SGD), ("convnext", ADAMW),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.name,
+)  # fmt: skip
 def test_twenty_optimizer_steps_equal_masked_execution(name: str, optim: OptimConfig) -> None:
     trunk = route(BACKBONES[name](), 5, 0.5)
     num_features = trunk(images_of(), torch.tensor([0])).shape[1]
@@ -122,9 +113,9 @@ def test_autocast_and_gradient_scaling_give_full_gradients_in_float32() -> None:
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # raised by dynamo itself,
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # and this
-@pytest.mark.parametrize("name", ["mobilenet_v3_small", "vgg11_bn"])
-def test_one_compilation_serves_all_routes(name: str) -> None:
-    trunk = route(backbone_of(name, 0.25 if name == "vgg11_bn" else 1).float(), 12, 0.5)
+@pytest.mark.parametrize("build", [shallow_mobilenet, lambda: backbone_of("vgg11_bn")], ids=["mobilenet", "vgg"])
+def test_one_compilation_serves_all_routes(build: Callable[[], nn.Module]) -> None:
+    trunk = route(build().float(), 12, 0.5)
     subnetwork = Subnetwork(trunk)
     counters = [CompileCounterWithBackend("aot_eager") for _ in range(2)]
     network = torch.compile(subnetwork, backend=counters[0], fullgraph=True)

@@ -7,7 +7,7 @@ import torch
 from torch import fx, nn
 from torch._dynamo.testing import CompileCounter
 
-from helpers.torchvision_models import FAMILIES, backbone_of
+from helpers.torchvision_models import FAMILIES, backbone_of, shallow_mobilenet
 from matl_scale import InputError, route
 from matl_scale.models.backbones import ModelConfig, build_backbone
 from matl_scale.models.network import build_model
@@ -111,7 +111,7 @@ def test_evaluation_is_deterministic_where_training_is_not() -> None:
 
 def test_one_compilation_serves_all_routes() -> None:
     counter = CompileCounter()
-    routed = route(backbone_of("mobilenet_v3_small").float(), num_routes=12, sigma=0.5)
+    routed = route(shallow_mobilenet().float(), num_routes=12, sigma=0.5)
     compiled = torch.compile(routed, backend=counter, fullgraph=True)
     images = torch.randn(4, 3, 32, 32)
     for route_id in range(12):  # more than the limit after which dynamo gives up
@@ -133,7 +133,7 @@ def test_unknown_model_offers_the_nearest() -> None:
 
 def test_sigma_that_keeps_no_unit_names_the_layer() -> None:
     with pytest.raises(InputError, match="keeps no unit of layer `conv1`, which has 64"):
-        route(backbone_of("resnet18"), num_routes=3, sigma=0.001)
+        route(backbone_of("resnet18", 1), num_routes=3, sigma=0.001)
 
 
 class OddNet(nn.Module):
