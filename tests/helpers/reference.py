@@ -1,11 +1,11 @@
 """A step by the book: one process runs the slots one after the other on fresh copies, and averages. Slow and obvious."""
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.func import functional_call
 
 from helpers.reference_importance import Importance, add_slot, carve, find_tied, gates_of
 from helpers.reference_losses import TaskReference, build_references
@@ -160,8 +160,7 @@ def run_slot(
     shares: Sequence[float],
     costs: Sequence[TaskReference],
 ) -> Slot:
-    """Runs a slot on a copy of the network, with labels of shape `(batch, num_tasks of the route)`."""
-    copied = copy.deepcopy(model).train()
+    """Runs a slot on copies of the network's tensors, with labels of shape `(batch, num_tasks of the route)`."""
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     # contiguous: torch 2.13 (oneDNN 3.12) crashes on CPUs without AVX-512 in the backward pass of strided 1 × 1 convs of few
     # channels if these come last in memory
@@ -177,12 +176,13 @@ def run_slot(
     chosen = labelled
     if len(labelled) == 1:  # batch norm needs a companion
         chosen = labelled + [sample for sample in range(len(labels)) if sample not in labelled][:1]
-    loss_of_route(
-        model.routes, model.num_classes, shares, route, copied(images[chosen], route), labels[labelled], costs
-    ).backward()
-    gradients = {name: p.grad for name, p in copied.named_parameters() if p.grad is not None}
+    parameters = {name: value.detach().clone().requires_grad_() for name, value in model.named_parameters()}
+    buffers = {name: value.clone() for name, value in model.named_buffers()}
+    logits = functional_call(model.train(), {**parameters, **buffers}, (images[chosen], route))
+    loss_of_route(model.routes, model.num_classes, shares, route, logits, labels[labelled], costs).backward()
+    gradients = {name: value.grad for name, value in parameters.items() if value.grad is not None}
     before = dict(model.named_buffers())
-    changes = {name: buffer - before[name] for name, buffer in copied.named_buffers() if is_statistic(name)}
+    changes = {name: value - before[name] for name, value in buffers.items() if is_statistic(name)}
     return Slot(route, len(labelled), gradients, changes)
 
 
