@@ -24,6 +24,7 @@ from matl_scale.report.sweep.tasks import ALONE, TaskModel, count_changes, find_
 from matl_scale.report.sweep.two_way import TwoWayFit, fit_two_way
 from matl_scale.report.sweep.whole import find_reference, split_by_tasks
 from matl_scale.runs.sweep_folder import SweepPlan
+from matl_scale.text import count_of
 
 
 def compute_sweep(runs: SweepRuns, question: SweepQuestion) -> SweepResults:
@@ -190,4 +191,4 @@ def describe_budget(plan: SweepPlan) -> str:
     """Names the budget, as `3,600,000 labels`."""
     if plan.budget == "compute":
         return f"{plan.amount:.3g} multiply-adds"
-    return f"{plan.amount:,.10g} {plan.budget}"
+    return count_of(plan.amount, plan.budget.removesuffix("s"), ",.10g")
