@@ -7,7 +7,6 @@ with an unknown one, is an image if it begins like one. Whatever is not taken is
 import struct
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 
 from matl_scale.errors import shortened
 
@@ -48,14 +47,22 @@ BITMAP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)  # sizes of the second heade
 
 def is_hidden(name: str) -> bool:
     """Returns whether a file or one of its folders has a name that begins with a dot, as `._a.jpg` of macOS."""
+    if not name.startswith(".") and "/." not in name:  # millions of names are asked about
+        return False
     return any(part.startswith(".") and part not in (".", "..") for part in name.split("/"))
+
+
+def suffix_of(name: str) -> str:
+    """Returns the ending of a file's name in small letters, with its dot; empty if it has none."""
+    stem, _, ending = name[name.rfind("/") + 1 :].rpartition(".")
+    return f".{ending.lower()}" if stem and ending else ""
 
 
 def kind_by_name(name: str) -> str | None:
     """Returns "" for the name of an image, what it is for the name of another file, and None if only its content can tell."""
     if is_hidden(name):
         return HIDDEN
-    suffix = PurePosixPath(name).suffix.lower()
+    suffix = suffix_of(name)
     if suffix in IMAGE_SUFFIXES:
         return ""
     return suffix or "~" if suffix in NO_IMAGES or name.endswith("~") else None
@@ -63,7 +70,7 @@ def kind_by_name(name: str) -> str | None:
 
 def kind_by_content(name: str, start: bytes) -> str:
     """Returns "" if a file begins like an image, else its ending."""
-    return "" if starts_like_image(start) else PurePosixPath(name).suffix.lower() or "no ending"
+    return "" if starts_like_image(start) else suffix_of(name) or "no ending"
 
 
 def starts_like_image(start: bytes) -> bool:
