@@ -18,7 +18,7 @@ from matl_scale.train.config import Config
 from matl_scale.train.run_data import RunData
 
 PROBE_IMAGES = 2
-MOMENTS = {"sgd": 1, "adamw": 2}
+MOMENTS = {"sgd": 1, "adamw": 2, "lion": 1, "lamb": 2, "muon": 2}
 SAFE_SHARE = 0.9
 
 

@@ -116,7 +116,12 @@ def build_components(resolved: ResolvedRun, data: RunData, accelerator: Accelera
     return Components(
         state=state,
         schedule=build_schedule(config, length),
-        learning_rate=LearningRate(peak=chosen(config.optim.lr), warmup_steps=config.optim.warmup_steps, length=length),
+        learning_rate=LearningRate(
+            peak=chosen(config.optim.lr),
+            warmup_steps=config.optim.warmup_steps,
+            length=length,
+            schedule=config.optim.schedule,
+        ),
         head_warmup=HeadWarmup(share=config.optim.head_warmup, length=length),
         meter=Meter(state.tally, num_slots * batch_size),
         train_step=TrainStep(

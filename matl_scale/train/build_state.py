@@ -21,6 +21,7 @@ from matl_scale.runs.checkpoints.masks import hash_masks, masks_of_checkpoint
 from matl_scale.train.config import Config
 from matl_scale.train.length import Length
 from matl_scale.train.masks.importance import UnitImportance
+from matl_scale.train.patience import Patience
 from matl_scale.train.resume.check_config import check_resumable, check_start
 from matl_scale.train.resume.open_run import OpenedRun
 from matl_scale.train.resume.start_from import copy_weights
@@ -106,6 +107,7 @@ def build_state(
         draws=np.zeros(routes.num_routes, dtype=np.int64),
         labels_seen=np.zeros(routes.num_tasks, dtype=np.int64),
         length=length,
+        patience=Patience(limit=config.train.patience, chosen_by=f"{config.eval.split}/{config.checkpoint.best}"),
     )
     if is_magnitude and (opened.checkpoint is None or saved.get("importance") is not None):
         state.importance = UnitImportance(model)

@@ -86,6 +86,16 @@ class Config:
                     f"`{key}` should be {unset} with `routing.strategy` = {strategy}, which {reasons[strategy]}. Got {value!r}."
                 )
         self._check_head_warmup()
+        self._check_patience()
+
+    def _check_patience(self) -> None:
+        patience, needed = self.train.patience, ""
+        if patience and self.eval.every == 0:
+            needed = "evaluations: set `eval.every`, which is 0 (at the end alone)"
+        elif patience and not self.checkpoint.best:
+            needed = "a summary that tells whether they improve: set `checkpoint.best`, which is empty"
+        if needed:
+            raise InputError(f"`train.patience` = {patience} needs {needed}; or set it to 0.")
 
     def _check_head_warmup(self) -> None:
         warmup, dense = self.optim.head_warmup, self.routing.dense_part

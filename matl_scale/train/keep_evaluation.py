@@ -1,5 +1,6 @@
 """What is done with a finished evaluation of a running run, on its first rank: decisions are fitted, and results kept."""
 
+import math
 from dataclasses import dataclass, replace
 
 from matl_scale.decisions.aim import Aim
@@ -22,15 +23,25 @@ class EvaluationKeeper:
     keep_predictions: bool  # whether predictions are written: of the last evaluation, and of the best network
 
     def keep(self, state: TrainState, metrics: TaskMetrics, predictions: Predictions, is_last: bool) -> TaskMetrics:
-        """Keeps an evaluation; returns its metrics together with those of the decisions."""
+        """Keeps an evaluation; returns its metrics together with those of the decisions. It is the last one if `is_last` says so,
+        or because of `train.patience`."""
         fitted = fit_on(predictions, self.aims, self.prior_offsets)
         metrics = with_decided(metrics, fitted.measured)
         network = self.saver.save_best(
             state, metrics.summary(), lambda sha256: name_decisions(fitted, predictions, self.aims, sha256)
         )
         if self.keep_predictions:
-            self._write(predictions, network, is_last)
+            self._write(predictions, network, is_last or self._ends_early(state, metrics))
         return metrics
+
+    def _ends_early(self, state: TrainState, metrics: TaskMetrics) -> bool:
+        if not state.has_patience:
+            return False
+        return state.patience.is_over(state.patience.waited_with(self.summary_of(metrics)))
+
+    def summary_of(self, metrics: TaskMetrics) -> float:
+        """Returns the summary that the best network is chosen by."""
+        return metrics.summary().get(self.saver.best_metric, math.nan)
 
     def _write(self, predictions: Predictions, network: str, is_last: bool) -> None:
         """Writes predictions of the last evaluation, and of the best network if they are not the same.

@@ -88,19 +88,21 @@ def run_steps(run: Run, lacks_evaluation: bool) -> Ending:
     Raises:
         RunError: The run ended in its dense part.
     """
-    state, schedule = run.state, run.schedule
+    components, state, schedule = run.components, run.state, run.schedule
     is_evaluated = not lacks_evaluation or evaluate(run)
     run.recorder.wait_for_tables()  # the loader's processes are forked now
     if not is_evaluated:
         return "stopped"
-    while not schedule.is_last(state.step):
+    while not state.is_over():
         if state.importance is not None and dense_part_of(run).is_over(state.step):
             return "dense part"
         stopping = run_step(run)
-        with run.components.meter.paused():
+        with components.meter.paused():
             if not stopping and schedule.is_evaluated_after(state.step):
                 stopping = not evaluate(run)
-            if stopping or schedule.is_saved_after(state.step):
+            if state.is_over() and not schedule.is_recorded_after(state.step):  # it ends early
+                record(run, components.learning_rate.at(state.step - 1))
+            if stopping or state.is_over() or schedule.is_saved_after(state.step):
                 save(run)
             elif schedule.is_compared_after(state.step):
                 compare_replicas(run.accelerator, state.model, state.step)
@@ -114,6 +116,8 @@ def run_steps(run: Run, lacks_evaluation: bool) -> Ending:
             f"The run ended after step {state.step}, in its dense part: `routing.dense_share` leaves no steps for "
             "the sub-networks. Give it more time (`train.minutes`), or lower the share."
         )
+    if not schedule.is_last(state.step):
+        run.progress.say(f"ends early after step {state.step}: {state.patience.describe()}")
     return "finished"
 
 
@@ -250,6 +254,8 @@ def evaluate(run: Run) -> bool:
     run.recorder.record_draws(state.step, state.draws[list(state.model.routes.route_of)], state.labels_seen)
     run.recorder.record_evaluation(state.step, components.split, metrics)
     describe_evaluation(run, metrics)
+    if state.has_patience:
+        state.patience.note(state.step, components.keeper.summary_of(metrics))
     run.hooks.after_evaluation(run, metrics)
     return True
 

@@ -10,6 +10,7 @@ from accelerate.utils import gather_object
 from matl_scale.device import device_name
 from matl_scale.progress import TrainProgress
 from matl_scale.runs.checkpoints.masks import find_old_tasks
+from matl_scale.runs.records import LocalLog
 from matl_scale.tracking.recorder import LAST_COPY_S
 from matl_scale.train.build import build_components, build_recorder
 from matl_scale.train.config import Config, read_saved
@@ -84,17 +85,17 @@ def train(
         resolved = on_main(accelerator, lambda: resolve_run(described, data, machine, opened.checkpoint, opened.start))
         config, components = resolved.config, build_components(resolved, data, accelerator, opened)
         state, schedule = components.state, components.schedule
-        lacks_evaluation = schedule.is_evaluated_after(state.step) and not opened.has_evaluation(
-            state.step, config.eval.split
-        )
+        has_evaluation = opened.has_evaluation(state.step, config.eval.split) and not state.lacks_patience
+        lacks_evaluation = schedule.is_evaluated_after(state.step) and not has_evaluation
 
         # resume: say where the run stands, and bring its folder to that step
         is_guessed = state.length.seconds > 0 and not state.length.fitted_at
         progress = TrainProgress(None if is_guessed else schedule.num_steps, state.step, enabled=is_first_rank)
         for complaint in opened.complaints:
             progress.say(complaint)
-        if schedule.is_last(state.step) and not lacks_evaluation:
-            progress.say(f"{config.run.folder} is complete: {state.step} of {schedule.num_steps} steps")
+        if state.is_over() and not lacks_evaluation:
+            early = ", it ended early by `train.patience`" if not schedule.is_last(state.step) else ""
+            progress.say(f"{config.run.folder} is complete: {state.step} of {schedule.num_steps} steps{early}")
             return RunOutcome(stopped=False, step=state.step)
         devices = gather_object([device_name(accelerator.device)])
         for note in dict.fromkeys(gather_object(list(data.notes))):  # whichever rank was the first to come
@@ -102,6 +103,8 @@ def train(
 
         def prepare() -> Sequence[str]:
             build_run_folder(config, data, state, devices)
+            if lacks_evaluation:  # it may have been recorded, but not have counted for `train.patience`
+                LocalLog(config.run.folder).forget_evaluation(state.step, config.eval.split)
             return quick_checks(config, data, world_size) if quick_checks is not None else []
 
         for line in [*on_main(accelerator, prepare), *describe_origin(opened, resolved, data, world_size)]:

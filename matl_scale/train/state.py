@@ -13,6 +13,7 @@ from matl_scale.train.length import Clock, Length
 from matl_scale.train.masks.importance import UnitImportance
 from matl_scale.train.masks.moves import Moves
 from matl_scale.train.meter import Tally
+from matl_scale.train.patience import Patience
 
 
 @dataclass
@@ -37,11 +38,26 @@ class TrainState:
     tally: Tally = field(default_factory=Tally)  # sums over the steps since the last record
     moves: Moves = field(default_factory=Moves)  # how its masks have moved
     clock: Clock = field(default_factory=Clock)  # how long its steps have taken
+    patience: Patience = field(default_factory=Patience)  # how its evaluations have improved
 
     @property
     def evaluated(self) -> RoutedModel:
         """The network that is evaluated: the moving average if there is one."""
         return cast(RoutedModel, self.ema.module) if self.ema is not None else self.model
+
+    @property
+    def has_patience(self) -> bool:
+        """Whether evaluations count for `train.patience`: those of a dense part say nothing of the sub-networks after it."""
+        return self.patience.limit > 0 and self.importance is None
+
+    @property
+    def lacks_patience(self) -> bool:
+        """Whether an evaluation after the last step would count for `train.patience`, and has not: the run broke off."""
+        return self.has_patience and self.patience.last_step < self.step
+
+    def is_over(self) -> bool:
+        """Whether there is no further step."""
+        return self.step >= self.length.num_steps or self.patience.is_over()
 
     def move_arrays(self) -> dict[str, np.ndarray]:
         """Returns how masks have moved, as `masks.npz` keeps it; nothing if they have not."""
@@ -79,6 +95,7 @@ class TrainState:
             "moves": self.moves.state_dict(),
             "length": asdict(self.length),
             "seconds": self.clock.seconds,
+            "patience": self.patience.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -107,3 +124,5 @@ class TrainState:
         self.clock.seconds = state.get("seconds", 0.0)
         if "length" in state:
             self.length.resume(Length(**state["length"]), self.step, self.clock.seconds)
+        if "patience" in state:
+            self.patience.load_state_dict(state["patience"])

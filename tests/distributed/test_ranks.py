@@ -317,7 +317,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     """With everything that is drawn or remembered between steps: augmentation, loader processes, moments, averages."""
     sections = {
         "routing": RoutingConfig(sigma=0.5, **routing),
-        "train": TrainConfig(steps=9, precision="fp32", accumulate=2, ema_decay=0.9, clip_norm=0.5),
+        "train": TrainConfig(steps=9, precision="fp32", accumulate=2, ema_decay=0.9, clip_norm=0.5, patience=9),
         "data": DataConfig(
             path=str(small_set.root),
             batch_size=6,

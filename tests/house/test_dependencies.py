@@ -50,7 +50,7 @@ def imports_of(path: Path) -> tuple[set[str], set[str]]:
     return at_once, later
 
 
-@pytest.mark.parametrize("name", ["dependencies", "report", "examples", "export", "tune", "docs", "dev"])
+@pytest.mark.parametrize("name", ["dependencies", "report", "examples", "export", "tune", "timm", "docs", "dev"])
 def test_every_requirement_has_its_reason(name: str) -> None:
     for line in read_list(name):
         assert "#" in line or line.startswith('"matl-scale['), line
@@ -59,7 +59,9 @@ def test_every_requirement_has_its_reason(name: str) -> None:
 @pytest.mark.parametrize("package", OURS)
 def test_imports_are_declared(package: str) -> None:
     required = names_of(read_list("dependencies"))
-    optional = set.union(*(names_of(read_list(extra)) for extra in ("report", "examples", "export", "tune", "dev")))
+    optional = set.union(
+        *(names_of(read_list(extra)) for extra in ("report", "examples", "export", "tune", "timm", "dev"))
+    )
     for path in (ROOT / package).rglob("*.py"):
         name = path.relative_to(ROOT).as_posix()
         extras = [extra for folder, extra in BEHIND_AN_EXTRA.items() if name.startswith(f"{folder}/")]

@@ -12,25 +12,32 @@ from matl_scale.errors import InputError, check_at_least
 from matl_scale.models.network import RoutedModel
 from matl_scale.routing.blocks import number_blocks
 from matl_scale.train.length import Length
+from matl_scale.train.step.optimizers import COUNTS_BY_GROUP, OptimizerName, make_optimizer
 
 WARMUP_SHARE = 0.05  # of a run, with `auto`
+COOLDOWN_SHARE = 0.2  # of a run, with `wsd`
+RateSchedule = Literal["cosine", "wsd", "constant"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
     """Optimizer and schedule."""
 
-    name: Literal["adamw", "sgd"] = "adamw"
-    """`adamw`, or `sgd` with Nesterov momentum off."""
+    name: OptimizerName = "adamw"
+    """`adamw`; `sgd` with Nesterov momentum off; or, with the extra `timm`, `lion`, `lamb`, or `muon`, whose steps are orthogonal
+    matrices (vectors, depthwise convs and heads have AdamW)."""
     lr: float | Auto = "auto"
-    """Learning rate after the warm-up; a cosine takes it to zero at the end. `auto`: by optimizer and images per step."""
+    """Learning rate after the warm-up. `auto`: by optimizer and images per step."""
+    schedule: RateSchedule = "cosine"
+    """What follows the warm-up: `cosine` takes the rate to zero over the whole run; `wsd` keeps it, and takes it to zero in the
+    last fifth; `constant` keeps it."""
     head_lr_scale: float | Auto = "auto"
     """Factor on the learning rate of the heads, and of affine weights per route. They step only when their route is drawn; `auto`
     makes up for that."""
     weight_decay: float = 0.01
     """Weight decay of conv and linear weights; biases and norm weights do not decay."""
     momentum: float = 0.9
-    """Momentum of SGD, or β₁ of AdamW."""
+    """Momentum of SGD and Muon, or β₁ of the others."""
     warmup_steps: int | Auto = "auto"
     """Steps over which the learning rate rises linearly from zero. `auto`: a twentieth of the run."""
     layer_decay: float = 1.0
@@ -66,9 +73,15 @@ def build_optimizer(config: OptimConfig, model: RoutedModel, fused: bool = True)
         (part, {"lr_scale": scale, "begin": begin, "fused": fused or None})
         for part, scale in scale_trunk(model.trunk, config)
     ]
-    parts.append((list(model.heads.parameters()), {"lr_scale": head_scale, "begin": 0.0, "fused": None}))
+    heads = {"lr_scale": head_scale, "begin": 0.0, "fused": None, "use_fallback": True}
+    rows = {"lr_scale": head_scale, "begin": begin, "fused": None}
+    by_group = config.name in COUNTS_BY_GROUP
+    if config.name == "lamb":  # steps in proportion to weights that begin with zeros would hardly move them
+        heads["weight_decay"] = 0.0  # with which timm's has Adam's steps
+    parts += [(list(part.parameters()), heads) for part in (model.heads if by_group else [model.heads])]
     if model.affine is not None:
-        parts.append((list(model.affine.parameters()), {"lr_scale": head_scale, "begin": begin, "fused": None}))
+        own_rows = list(model.affine.parameters())
+        parts += [(part, rows) for part in ([[row] for row in own_rows] if by_group else [own_rows])]
     groups = []
     for part, settings in parts:
         trained = [parameter for parameter in part if parameter.requires_grad]
@@ -77,9 +90,7 @@ def build_optimizer(config: OptimConfig, model: RoutedModel, fused: bool = True)
         for parameters, decay in ((matrices, config.weight_decay), (vectors, 0.0)):
             if parameters:
                 groups.append({"params": parameters, "weight_decay": decay, **settings})
-    if config.name == "sgd":
-        return torch.optim.SGD(groups, lr=chosen(config.lr), momentum=config.momentum)
-    return torch.optim.AdamW(groups, lr=chosen(config.lr), betas=(config.momentum, 0.999))
+    return make_optimizer(config.name, groups, lr=chosen(config.lr), momentum=config.momentum)
 
 
 def scale_trunk(trunk: fx.GraphModule, config: OptimConfig) -> list[tuple[list[nn.Parameter], float]]:
@@ -98,11 +109,17 @@ def scale_trunk(trunk: fx.GraphModule, config: OptimConfig) -> list[tuple[list[n
 
 @dataclass(frozen=True, kw_only=True)
 class LearningRate:
-    """A cosine from the peak to zero (Loshchilov, Hutter, 2017, arXiv 1608.03983), which a linear warm-up rises to."""
+    """The learning rate over a run, which begins with a linear warm-up.
 
-    peak: float  # the highest rate, but for what the cosine has lost in the warm-up
+    `cosine` falls from the peak to zero (Loshchilov, Hutter, 2017, arXiv 1608.03983). `wsd` is the peak, and in the last part of
+    the run 1 − √ of how much of that part is done (Hägele, Bakouch, Kosson, Ben Allal, Von Werra, Jaggi, NeurIPS 2024, arXiv
+    2405.18392).
+    """
+
+    peak: float  # the highest rate, but for what a cosine has lost in the warm-up
     warmup_steps: int | Auto  # steps of the warm-up; `auto` is a share of the run
     length: Length  # of the whole run
+    schedule: RateSchedule = "cosine"
 
     def at(self, step: int, begin: float = 0.0) -> float:
         """Returns the rate of the step that follows `step` steps, for what is trained from the share `begin` of the run on."""
@@ -111,7 +128,14 @@ class LearningRate:
             warm = max(progress - begin, 1 / self.length.num_steps) / WARMUP_SHARE
         else:
             warm = (step + 1 - begin * self.length.num_steps) / max(self.warmup_steps, 1)
-        return self.peak * min(0.5 * (1 + math.cos(math.pi * progress)), max(warm, 0.0))
+        return self.peak * min(self._after_warmup(progress), max(warm, 0.0))
+
+    def _after_warmup(self, progress: float) -> float:
+        if self.schedule == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * progress))
+        if self.schedule == "wsd":
+            return 1 - math.sqrt(max(1 - (1 - progress) / COOLDOWN_SHARE, 0.0))
+        return 1.0
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: LearningRate, step: int) -> None:

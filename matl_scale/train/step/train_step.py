@@ -46,6 +46,9 @@ class TrainConfig:
     minutes: float = 0.0
     """Length of the run in minutes of training steps, without start, evaluations and checkpoints; 0 has no such length. The
     number of steps is then fitted to the speed that is measured; `epochs` and `steps` should be auto."""
+    patience: int = 0
+    """Evaluations in a row that do not improve on the best one, by the summary of `checkpoint.best`, after which the run ends
+    early; 0 has no such end. The dense part of `magnitude` does not count."""
     precision: Precision = "auto"
     """`fp32`, `bf16`, `fp16` (with a gradient scaler), or `auto`: bf16 on a GPU that has it, else fp32."""
     accumulate: int | Auto = "auto"
@@ -66,7 +69,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_at_least(1, {"train.steps": self.steps, "train.accumulate": self.accumulate})
-        check_at_least(0, {"train.minutes": self.minutes})
+        check_at_least(0, {"train.minutes": self.minutes, "train.patience": self.patience})
         if self.epochs != AUTO and not 0 < self.epochs < math.inf:
             raise InputError(f"`train.epochs` should be above 0, or auto. Got {self.epochs}.")
         if self.minutes and (self.epochs, self.steps) != (AUTO, AUTO):

@@ -1,0 +1,80 @@
+"""Optimizers by name: torch's own, and those of timm.
+
+A head steps only when its route is drawn: in other steps it has no gradient, and nothing of it may change. So an optimizer has to
+count the steps of each parameter, or of groups that step as one. Schedule-free ones are left out: they evaluate weights that are
+far from those whose activations the batch norms of each route have measured.
+"""
+
+from typing import Any, Literal
+
+import torch
+
+import matl_scale.vision  # noqa: F401 (timm imports torchvision, which fails beside a CPU build of torch without this)
+from matl_scale.extras import require
+
+OptimizerName = Literal["adamw", "sgd", "lion", "lamb", "muon"]
+COUNTS_BY_GROUP = ("lamb",)  # these count the steps of a group, for its bias correction
+BETA_2 = 0.999
+LION_BETA_2 = 0.99  # Chen et al., Symbolic discovery of optimization algorithms, NeurIPS 2023, arXiv 2302.06675
+
+
+def make_optimizer(
+    name: OptimizerName, groups: list[dict[str, Any]], lr: float, momentum: float
+) -> torch.optim.Optimizer:
+    """Makes an optimizer whose step leaves parameters without a gradient as they are.
+
+    Args:
+        name: See `OptimConfig.name`.
+        groups: Groups of parameters with their settings; with a name in `COUNTS_BY_GROUP`, those of a group have gradients in the
+            same steps. `fused` counts for torch's optimizers, `use_fallback` for Muon.
+        lr: Learning rate.
+        momentum: Momentum, or β₁.
+
+    Raises:
+        InputError: timm is needed, and not installed.
+    """
+    if name == "sgd":
+        return torch.optim.SGD(groups, lr=lr, momentum=momentum)
+    if name == "adamw":
+        return torch.optim.AdamW(groups, lr=lr, betas=(momentum, BETA_2))
+    timm_optim = load_timm_optimizers(name)
+    optimizer: torch.optim.Optimizer
+    if name == "lion":
+        optimizer = timm_optim.Lion(groups, lr=lr, betas=(momentum, LION_BETA_2))
+    elif name == "lamb":
+        # the gradient is clipped by `train.clip_norm`
+        optimizer = timm_optim.Lamb(groups, lr=lr, betas=(momentum, BETA_2), max_grad_norm=None)
+        count_steps_with_gradient(optimizer)
+    else:
+        # with this factor for the shape of a matrix, steps are as large as AdamW's (Liu et al., Muon is scalable for LLM
+        # training, 2025, arXiv 2502.16982)
+        optimizer = timm_optim.Muon(
+            groups, lr=lr, momentum=momentum, nesterov=False, betas=(momentum, BETA_2), adjust_lr_fn="match_rms_adamw"
+        )
+    return optimizer
+
+
+def load_timm_optimizers(name: OptimizerName) -> Any:
+    """Imports timm's optimizers. Raises `InputError` if timm is not installed."""
+    require("timm", "timm", purpose=f"`optim.name` = {name}")
+    from timm import optim
+
+    return optim
+
+
+def count_steps_with_gradient(optimizer: torch.optim.Optimizer) -> None:
+    """Lets an optimizer that counts the steps of its groups count only those in which a group has a gradient, by hiding the other
+    groups from it."""
+    all_groups: list[list[dict[str, Any]]] = []
+
+    def hide(*_: Any) -> None:
+        all_groups.append(optimizer.param_groups)
+        optimizer.param_groups = [
+            group for group in optimizer.param_groups if any(p.grad is not None for p in group["params"])
+        ]
+
+    def show(*_: Any) -> None:
+        optimizer.param_groups = all_groups.pop()
+
+    optimizer.register_step_pre_hook(hide)
+    optimizer.register_step_post_hook(show)
