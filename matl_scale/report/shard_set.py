@@ -1,32 +1,41 @@
 """Finding the shard set of a run again, to show images and to relate masks to labels."""
 
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from matl_scale.data.images.fit import CROP, FITS, Fit
+from matl_scale.data.shards.folds import read_folded
 from matl_scale.data.shards.layout import MANIFEST_FILE
-from matl_scale.data.shards.manifest import Manifest, read_manifest
+from matl_scale.data.shards.manifest import Manifest
 from matl_scale.errors import InputError
 from matl_scale.runs.history import RunHistory
 
 
 def data_path(run: RunHistory) -> str:
     """Returns the path or URL of the run's shard set; an empty text if the run does not say."""
+    found = data_setting(run, "path")
+    return str(run.about.get("data", {}).get("path", "") if found is None else found)
+
+
+def data_setting(run: RunHistory, key: str) -> Any:
+    """Returns `data.KEY` of the run; None if it has no such key, as in an earlier version, or its config cannot be read."""
     try:
-        return str(run.config["data"]["path"])
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
-        return str(run.about.get("data", {}).get("path", ""))
+        return run.config["data"][key]
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, LookupError, TypeError, ValueError):
+        return None
 
 
 def find_fit(run: RunHistory) -> Fit:
-    """Returns `data.fit` of the run, by which thumbnails show what its network sees; `crop` if it has no such key, as in an
-    earlier version, or its config cannot be read."""
-    try:
-        fit = run.config["data"]["fit"]
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, LookupError, TypeError, ValueError):
-        return CROP
+    """Returns `data.fit` of the run, by which thumbnails show what its network sees; `crop` if that is not known."""
+    fit = data_setting(run, "fit")
     return fit if fit in FITS else CROP
+
+
+def find_fold(run: RunHistory) -> str:
+    """Returns `data.fold` of the run; empty if it had none."""
+    return str(data_setting(run, "fold") or "")
 
 
 def absolute_path(run: RunHistory, path: str) -> str:
@@ -47,7 +56,7 @@ def searched_folders(run: RunHistory) -> tuple[Path, Path]:
 
 
 def open_shard_set(run: RunHistory, version: str = "") -> Manifest:
-    """Opens the shard set that a run was trained on, with a version of its labels; the newest if empty.
+    """Opens the shard set that a run was trained on, with its fold, and a version of its labels; the newest if empty.
 
     Raises:
         InputError: It is not there, or the run does not say where it was.
@@ -57,7 +66,7 @@ def open_shard_set(run: RunHistory, version: str = "") -> Manifest:
         raise InputError(f"{run.folder} does not say where its shard set was.")
     found = absolute_path(run, path)
     if "://" in found or Path(found).is_absolute():
-        return read_manifest(found, version)
+        return read_folded(found, version, find_fold(run), int(data_setting(run, "fold_seed") or 0))
     first, second = searched_folders(run)
     raise InputError(
         f"The run names its shard set by the relative path {path}. There is none below {first} or {second}: start matl-report "

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from matl_scale.data.shards.manifest import read_manifest
+from matl_scale.data.shards.folds import read_folded
 from matl_scale.errors import InputError
 from matl_scale.runs.sweep_folder import SweepPlan, Variant
 from matl_scale.sweep.arms import Arm
@@ -77,7 +77,7 @@ def draft_sweep(request: SweepRequest, earlier: SweepPlan | None = None) -> Swee
     base = build_base(request.config)
     if earlier is not None and not base.data.version:
         base = replace(base, data=replace(base.data, version=earlier.base["data"]["version"]))
-    manifest = read_manifest(base.data.path, base.data.version)
+    manifest = read_folded(base.data.path, base.data.version, base.data.fold, base.data.fold_seed)
     base = replace(base, data=replace(base.data, version=str(manifest.version)))
     patterns = None if base.data.tasks == "*" else base.data.tasks
     names = [manifest.task_names[task_id] for task_id in match_names(manifest.task_names, patterns, "data.tasks")]

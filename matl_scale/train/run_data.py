@@ -11,8 +11,9 @@ from matl_scale.data.images.fit import Fit
 from matl_scale.data.loading.damage import DamageLog
 from matl_scale.data.loading.loader import DataConfig, choose_image_size
 from matl_scale.data.loading.missing import choose_fills
+from matl_scale.data.shards.folds import read_folded
 from matl_scale.data.shards.labels import Labels
-from matl_scale.data.shards.manifest import Manifest, read_manifest
+from matl_scale.data.shards.manifest import Manifest
 from matl_scale.data.shards.open_labels import open_labels
 from matl_scale.data.shards.reader import SampleReader
 from matl_scale.errors import InputError, Problem, shortened
@@ -66,8 +67,8 @@ class RunData:
         return [labels.count_classes(task_id, task.num_classes) for task_id, task in enumerate(self.tasks)]
 
     def count_tars(self, split: str) -> int:
-        """Returns the number of tars of a split."""
-        return int(self.manifest.shards["split"].to_pylist().count(split))
+        """Returns the number of tars that a split reads from."""
+        return len(self.manifest.shards_of(split))
 
     def describe(self) -> dict[str, Any]:
         """Returns what identifies the data, for the run's records."""
@@ -110,7 +111,7 @@ def build_run_data(config: DataConfig, version: str = "") -> RunData:
     Raises:
         InputError: The shard set is missing or damaged, or a pattern of `data.tasks` matches nothing.
     """
-    manifest = read_manifest(config.path, config.version or version)
+    manifest = read_folded(config.path, config.version or version, config.fold, config.fold_seed)
     patterns = None if config.tasks == "*" else config.tasks  # the default means all, even if a task is called so
     task_ids = match_names(manifest.task_names, patterns, "data.tasks")
     labels = open_labels(manifest, task_ids)

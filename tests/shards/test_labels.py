@@ -14,6 +14,7 @@ SELECTIONS: dict[str, Callable[[int], np.ndarray]] = {
     "all": np.arange,
     "span": lambda size: np.arange(size // 5, size - size // 7),
     "pieces": lambda size: np.delete(np.arange(size), [0, size // 3, size // 2, size // 2 + 1]),
+    "fold": lambda size: np.flatnonzero(np.random.default_rng(0).random(size) < 0.8),
     "every third": lambda size: np.arange(size - 400, size - 200, 3),
     "one": lambda size: np.array([size // 2]),
     "none": lambda _: np.zeros(0, dtype=np.int64),

@@ -26,6 +26,7 @@ from matl_scale.data.loading.augment import RESIZED_CROP, choose_steps
 from matl_scale.data.loading.missing import FILLS
 from matl_scale.data.loading.plan import PlannedBatch, SlotPlan, plan_evaluation
 from matl_scale.data.loading.resized_crop import ResizedCrops
+from matl_scale.data.shards.folds import Fold
 from matl_scale.data.shards.manifest import Manifest
 from matl_scale.data.shards.reader import Damage, SampleReader
 from matl_scale.errors import InputError, check_at_least, check_choice
@@ -44,6 +45,11 @@ class DataConfig:
     tasks: list[str] | str = "*"
     """The tasks to train: a name pattern, or a list of patterns; `*` means all. An exact name wins over a pattern:
     in a list, `*` is the task of that name if there is one. `[*]`, `[?]` and `[[]` stand for these characters."""
+    fold: str = ""
+    """`i/k`: of k equal parts of the samples of train and val together, the i-th (from 1) is val, and the others are train.
+    Nothing is written; equal images are in one part. Empty takes the splits as they are."""
+    fold_seed: int = 0
+    """Which samples of `data.fold` are together; the run's seed does not change it."""
     batch_size: int | Auto = "auto"
     """Samples per rank and micro-step, each with a label for one of the route's tasks; a route with fewer samples has smaller
     batches. `auto`: by the number of samples, the routes of a step, and the memory."""
@@ -113,6 +119,12 @@ class DataConfig:
             raise InputError(
                 "`data.share` should be 1 with `data.balance` above 0, which draws other samples for each route. Got "
                 f"{self.share}."
+            )
+        if self.fold:
+            Fold.parse(self.fold)
+        if self.reading == "stream" and self.fold:
+            raise InputError(
+                "`data.reading` should be offsets with `data.fold`: a stream reads whole tars, and a fold has samples of all."
             )
         if self.reading == "stream" and self.balance:
             raise InputError(

@@ -10,6 +10,7 @@ from matl_scale.data.shards.labels import Labels
 from matl_scale.data.shards.layout import MISSING
 
 BLOCK = 2048  # samples that are matched together
+COUNTED_AT_ONCE = 128 * BLOCK
 MARKED_BLOCK = 256  # samples whose marks are counted together
 
 
@@ -44,8 +45,11 @@ class Matching:
 
     def __init__(self, num_samples: int, match: Callable[[slice], np.ndarray]) -> None:
         self.match = match
-        counts = [np.count_nonzero(match(slice(start, start + BLOCK))) for start in range(0, num_samples, BLOCK)]
-        self.ends = np.cumsum(counts)
+        counts = []
+        for start in range(0, num_samples, COUNTED_AT_ONCE):
+            found = match(slice(start, start + COUNTED_AT_ONCE))
+            counts.append(np.add.reduceat(found, np.arange(0, len(found), BLOCK), dtype=np.int64))
+        self.ends = np.cumsum(np.concatenate(counts) if counts else [])
 
     @property
     def count(self) -> int:
@@ -87,6 +91,8 @@ class Marked:
 
 def find_labelled(labels: Labels, tasks: Sequence[int]) -> Members:
     """Returns the samples with a label for one of several tasks."""
+    if len(tasks) == 1 and labels.samples.is_scattered:
+        return Matching(labels.num_samples, partial(has_any_class, labels, tasks[0]))
     if len(tasks) == 1:
         return Labelled(labels, tasks[0])
     # a bit per sample: looking through the labels of a thousand tasks for each batch would take longer than training on it
@@ -106,6 +112,10 @@ def find_class(labels: Labels, task: int, value: int, fill: int = MISSING) -> Me
 def has_class(labels: Labels, task: int, value: int, or_missing: bool, block: slice) -> np.ndarray:
     classes = labels.column(task, block)
     return np.asarray((classes == value) | (classes == MISSING)) if or_missing else np.asarray(classes == value)
+
+
+def has_any_class(labels: Labels, task: int, block: slice) -> np.ndarray:
+    return np.asarray(labels.column(task, block) != MISSING)
 
 
 def is_sample(num_samples: int, block: slice) -> np.ndarray:

@@ -18,7 +18,7 @@ from matl_scale.data.shards.labels import Labels
 from matl_scale.data.shards.layout import MISSING
 from matl_scale.data.shards.sample_runs import SampleRuns
 from matl_scale.routes import Routes
-from matl_scale.seeds import derive_seed
+from matl_scale.seeds import derive_seed, mix
 
 NO_ROUTE, ALL_ROUTES = -1, -2
 ROUNDS = 12
@@ -172,13 +172,6 @@ def shuffle(positions: np.ndarray, count: int, seed: int) -> np.ndarray:
         values[outside] = left << np.uint64(half) | right
         outside = values >= count
     return values.astype(np.int64)
-
-
-def mix(values: np.ndarray) -> np.ndarray:
-    """Scrambles 64-bit numbers: the finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014)."""
-    values = (values ^ values >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ values >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
-    return np.asarray(values ^ values >> np.uint64(31))
 
 
 class SlotPlan:

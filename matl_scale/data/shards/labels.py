@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from matl_scale.data.shards.dense_labels import DenseColumns
+from matl_scale.data.shards.dense_labels import CHUNK, DenseColumns
 from matl_scale.data.shards.layout import MISSING
 from matl_scale.data.shards.sample_runs import SampleRuns
 from matl_scale.data.shards.sparse_labels import SparseColumns
@@ -93,6 +93,9 @@ class Labels:
         if store is None:
             return np.full(last - first, MISSING, dtype=self.dtype)
         column = int(self.column_of[task])
+        if self.samples.is_scattered:
+            sample_ids = self.samples.ids_at(np.arange(first, max(first, last)))
+            return store.at(sample_ids, np.array([column]))[:, 0].astype(self.dtype, copy=False)
         parts = [store.read(column, start, stop) for start, stop in self.samples.between(first, last)]
         found = parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.zeros(0)
         return found.astype(self.dtype, copy=False)
@@ -101,8 +104,7 @@ class Labels:
         """Returns the samples that have a label for a task, ascending, and their classes."""
         parts = [
             (self.samples.indices_of(sample_ids), classes.astype(self.dtype, copy=False))
-            for store, column, start, stop in self._runs_of(task)
-            for sample_ids, classes in [store.entries(column, start, stop)]
+            for sample_ids, classes in self._parts_of(task)
         ]
         if not parts:
             return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=self.dtype)
@@ -111,6 +113,12 @@ class Labels:
 
     def has_label(self, tasks: Sequence[int]) -> np.ndarray:
         """Returns which samples have a label for at least one of some tasks, bool, shape `(num_samples,)`."""
+        if self.samples.is_scattered:
+            found = np.zeros(len(self.samples.marks), dtype=bool)
+            for task in tasks:
+                if (store := self._store(task)) is not None:
+                    store.mark(int(self.column_of[task]), int(self.samples.starts[0]), found)
+            return np.asarray(found[self.samples.marks])
         marks = np.zeros(self.num_samples, dtype=bool)
         firsts = self.samples.firsts.tolist()
         for task in tasks:
@@ -120,6 +128,9 @@ class Labels:
 
     def count(self) -> np.ndarray:
         """Returns the number of labels of each task, shape `(num_tasks,)`."""
+        if self.samples.is_scattered:
+            found = [sum(len(ids) for ids, _ in self._parts_of(task)) for task in range(self.num_tasks)]
+            return np.array(found, dtype=np.int64)
         counts = np.zeros(self.num_tasks, dtype=np.int64)
         bounds = np.stack([self.samples.starts, self.samples.stops])
         for number, store in enumerate(self.stores):
@@ -139,11 +150,18 @@ class Labels:
     def count_classes(self, task: int, num_classes: int) -> np.ndarray:
         """Returns the number of labels of each class of a task, shape `(num_classes,)`, longer if higher classes occur."""
         total = np.zeros(num_classes, dtype=np.int64)
-        for store, column, start, stop in self._runs_of(task):
-            found = store.count_classes(column, start, stop, len(total))
-            found[: len(total)] += total
-            total = found
+        for found in self._class_counts_of(task, num_classes):
+            size = max(len(found), len(total))
+            total = np.pad(found, (0, size - len(found))) + np.pad(total, (0, size - len(total)))
         return total
+
+    def _class_counts_of(self, task: int, num_classes: int) -> Iterator[np.ndarray]:
+        if self.samples.is_scattered:
+            for _, classes in self._parts_of(task):
+                yield np.bincount(classes, minlength=num_classes)
+        else:
+            for store, column, start, stop in self._runs_of(task):
+                yield store.count_classes(column, start, stop, num_classes)
 
     def mean_per_sample(self) -> float:
         """Returns the mean number of labels of the samples that have one; 0 if none has."""
@@ -159,6 +177,20 @@ class Labels:
         run = np.searchsorted(ends, numbers, side="right")
         sample_ids = store.find(column, stops[run] - (ends[run] - numbers))
         return self.samples.indices_of(sample_ids)
+
+    def _parts_of(self, task: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields the ids of the samples that have a label for a task, ascending, and their classes, part by part."""
+        if not self.samples.is_scattered:
+            for store, column, start, stop in self._runs_of(task):
+                yield store.entries(column, start, stop)
+        elif (found := self._store(task)) is not None:
+            first, marks = int(self.samples.starts[0]), self.samples.marks
+            for offset in range(0, len(marks), CHUNK):
+                part = marks[offset : offset + CHUNK]
+                start = first + offset
+                sample_ids, classes = found.entries(int(self.column_of[task]), start, start + len(part))
+                is_ours = part[sample_ids - start]
+                yield sample_ids[is_ours], classes[is_ours]
 
     def _store(self, task: int) -> DenseColumns | SparseColumns | None:
         number = int(self.store_of[task])

@@ -104,9 +104,17 @@ class Manifest:
         return [task.name for task in self.tasks]
 
     def hash_shards(self, split: str) -> str:
-        """Returns a hash of the tars of a split; if it is equal, the images and their keys are the same."""
-        shards = self.shards.to_pylist()
-        return hash_text("\n".join(shard["sha256"] for shard in shards if shard["split"] == split))
+        """Returns a hash of what a split reads; if it is equal, the images and their keys are the same."""
+        return hash_text("\n".join(shard["sha256"] for shard in self.shards_of(split)))
+
+    def stored_splits(self, split: str) -> Sequence[str]:
+        """Returns the splits under which the samples of a split were written."""
+        return (split,)
+
+    def shards_of(self, split: str) -> list[dict[str, Any]]:
+        """Returns the rows of the shards table that a split reads from."""
+        stored = self.stored_splits(split)
+        return [shard for shard in self.shards.to_pylist() if shard["split"] in stored]
 
     def shard_of_samples(self) -> np.ndarray:
         """Returns the index of every sample's shard, shape `(num_samples,)`."""
@@ -187,9 +195,7 @@ class Manifest:
         Raises:
             InputError: A tar is missing or has another size.
         """
-        for shard in self.shards.to_pylist():
-            if shard["split"] != split:
-                continue
+        for shard in self.shards_of(split):
             path = f"{self.root}/{shard['file']}"
             if not self.root.exists(shard["file"]):
                 raise InputError(f"{path} is listed in the manifest but missing. Prepare the shard set again.")

@@ -1,8 +1,11 @@
 """Samples of a set as runs of neighbouring ids: a split of ten million samples is a few of them."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+
+MANY_RUNS, SHORT_RUN = 16, 64  # samples in so many runs, of fewer samples on average, are scattered
 
 
 @dataclass(frozen=True)
@@ -26,10 +29,22 @@ class SampleRuns:
         """Returns all samples of a set."""
         return cls(np.zeros(1, dtype=np.int64), np.array([num_samples]))
 
-    @property
+    @cached_property
     def firsts(self) -> np.ndarray:
         """The index of the first sample of each run, and behind them the number of samples, shape `(num_runs + 1,)`."""
         return np.concatenate([[0], np.cumsum(self.stops - self.starts)])
+
+    @cached_property
+    def is_scattered(self) -> bool:
+        """Whether there are so many runs that what is between them costs less than to visit each: the folds of `data.fold`."""
+        return len(self.starts) > MANY_RUNS and len(self) < SHORT_RUN * len(self.starts)
+
+    @cached_property
+    def marks(self) -> np.ndarray:
+        """Which of the ids from that of the first sample to that of the last one are among them, bool."""
+        marks = np.zeros(int(self.stops[-1] - self.starts[0]), dtype=bool)
+        marks[self.ids_at(np.arange(len(self))) - self.starts[0]] = True
+        return marks
 
     def __len__(self) -> int:
         return int((self.stops - self.starts).sum())

@@ -13,7 +13,7 @@ from matl_scale.report.decisions import describe_decisions
 from matl_scale.report.facts import RunFacts
 from matl_scale.report.losses import describe_losses
 from matl_scale.report.page.table import MAX_LISTED, ShortList, Tile, format_number
-from matl_scale.report.shard_set import data_path
+from matl_scale.report.shard_set import data_path, find_fold
 from matl_scale.runs.history import TaskTable
 from matl_scale.runs.routes import describe_routes
 from matl_scale.text import count_of
@@ -39,6 +39,7 @@ def list_origin(facts: RunFacts) -> list[tuple[str, str]]:
         ("summaries", describe_means(latest.metrics)),
         ("samples", labels if images is None else f"{count_of(images, 'image')} with {labels}"),
         ("data", data_path(facts.run)),
+        ("fold", find_fold(facts.run)),
         ("label version", version),
         ("last record", "" if last is None else f"{datetime.fromtimestamp(last, timezone.utc):%Y-%m-%d %H:%M} UTC"),
     ]

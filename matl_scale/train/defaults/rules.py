@@ -10,8 +10,8 @@ MIN_STEP_IMAGES, MAX_STEP_IMAGES = 32, 1024
 MIN_BATCH = 16  # images of a micro-step; batch norm needs some
 MAX_STEP_ROUTES = 8
 USUAL_STEP_IMAGES = 128
-USUAL_RATES = {"adamw": 0.003, "sgd": 0.1, "lion": 0.0003, "lamb": 0.01, "muon": 0.003}  # at USUAL_STEP_IMAGES
-MAX_RATES = {"adamw": 0.004, "sgd": 0.4, "lion": 0.0004, "lamb": 0.02, "muon": 0.004}
+USUAL_RATES = {"adamw": 0.003, "sgd": 0.1, "lion": 0.001, "lamb": 0.01, "muon": 0.003}  # at USUAL_STEP_IMAGES
+MAX_RATES = {"adamw": 0.004, "sgd": 0.4, "lion": 0.003, "lamb": 0.02, "muon": 0.004}
 MAX_HEAD_SCALE = 10.0
 MEMORY_SHARE = 0.4  # of a rank's memory, for what a forward pass keeps
 # multiply-adds per second in training, about: of a CPU core, and of a GPU

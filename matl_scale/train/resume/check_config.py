@@ -9,6 +9,7 @@ from matl_scale.train.config import Config, read_saved, walk
 FIXED_KEYS = (
     "model.name", "model.width", "model.stem", "model.weights_sha256", "model.mean", "model.std", "model.freeze",
     "routing.strategy", "routing.statistics", "routing.affine", "optim.name", "optim.layer_decay", "run.freeze", "run.seed",
+    "data.fold", "data.fold_seed",
 )  # fmt: skip
 # what masks depend on that are not drawn anew, and so not compared
 MASK_KEYS = (
@@ -24,15 +25,15 @@ SIGMA_KEYS = ("routing.sigma_last", "routing.sigmas")  # of them, what a dense n
 
 def check_resumable(checkpoint: CheckpointInfo, config: Config, train_shards: str) -> None:
     """Raises `InputError` if a run with this config and training tars of this hash cannot resume from the checkpoint."""
-    if checkpoint.shards != train_shards:
-        raise InputError(
-            f"{checkpoint.folder} was trained on another shard set. Use its `data.path`, or another `run.name`."
-        )
     old = read_saved(checkpoint.config)
     keys = FIXED_KEYS if config.routing.strategy in DRAWN else FIXED_KEYS + MASK_KEYS
     for key, before, now in differences(old, config, keys):
         raise InputError(
             f"{checkpoint.folder} was trained with `{key}` = {before!r}, not {now!r}. Choose another `run.name`."
+        )
+    if checkpoint.shards != train_shards:
+        raise InputError(
+            f"{checkpoint.folder} was trained on another shard set. Use its `data.path`, or another `run.name`."
         )
     if config.train.ema_decay and not old.train.ema_decay:
         raise InputError(
