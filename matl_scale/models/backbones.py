@@ -53,6 +53,10 @@ class ModelConfig:
     """The modules whose weights stay as they are: a name pattern, or a list of patterns (`layer1` is everything in it, `*` the
     whole trunk: only heads are trained). They run in evaluation mode; norm statistics that a route lacks are gathered in the
     first ten steps in which it runs."""
+    drop_path: float | Auto = "auto"
+    """Stochastic depth: the probability with which the last residual branch is left out while training, for each image anew;
+    that of the branches before it rises linearly from 0. `auto`: the backbone's own (EfficientNet 0.2, ConvNeXt 0.1 to 0.5, no
+    other)."""
 
     def __post_init__(self) -> None:
         if isinstance(self.freeze, str):
@@ -67,6 +71,8 @@ class ModelConfig:
             raise InputError(
                 f"`model.width` should be 1 with `model.weights`, which are of a whole network. Got {self.width}."
             )
+        if self.drop_path != AUTO and not 0 <= self.drop_path < 1:
+            raise InputError(f"`model.drop_path` should be auto, or at least 0 and below 1. Got {self.drop_path}.")
         if self.width != AUTO and not self.width > 0:
             raise InputError(f"`model.width` should be above 0. Got {self.width}.")
         if self.pretrained and (self.width not in (1, AUTO) or self.stem not in ("standard", AUTO)):

@@ -118,7 +118,8 @@ def build_model(
     backbone = build_backbone_outline(model, seed) if outline else build_backbone(model, seed)
     num_features = count_features(backbone, model, image_size)
     spec = routing.mask_spec(len(num_classes) if routes is None else routes.num_routes, seed, closeness)
-    trunk = route_by_spec(backbone, spec, cast(Statistics, routing.statistics), earlier, routing.affine)
+    drop_path = None if model.drop_path == AUTO else model.drop_path
+    trunk = route_by_spec(backbone, spec, cast(Statistics, routing.statistics), earlier, routing.affine, drop_path)
     if routing.affine == "route" and not affine_norms(trunk):
         raise InputError(
             f"`routing.affine` = route needs norms in the routed layers, and `{model.name}` has none there. Set it to shared."

@@ -18,6 +18,7 @@ from matl_scale.routing.affine import Affine, give_own_affine
 from matl_scale.routing.affinity_masks import Closeness
 from matl_scale.routing.batch_norm import RouteBatchNorm2d, Statistics
 from matl_scale.routing.channels import trace_channels
+from matl_scale.routing.drop_path import set_drop_path
 from matl_scale.routing.layer_norms import RouteGroupNorm, RouteLayerNorm
 from matl_scale.routing.layers import choose_sigmas, find_sigma_key
 from matl_scale.routing.masks import (
@@ -114,9 +115,13 @@ def route_by_spec(
     statistics: Statistics,
     earlier: EarlierMasks | UnitScores | None = None,
     affine: Affine = "shared",
+    drop_path: float | None = None,
 ) -> fx.GraphModule:
-    """Does what `route()` does, with masks drawn by `spec`, or by what an earlier network says of its units."""
+    """Does what `route()` does, with masks drawn by `spec`, or by what an earlier network says of its units. `drop_path` is a
+    rate of stochastic depth (see `set_drop_path`); None leaves the backbone's own."""
     routed = trace(backbone)
+    if drop_path is not None:
+        set_drop_path(routed, drop_path)
     channels = trace_channels(routed)
     columns = draw_stream_masks(channels, spec, earlier)
     insert_routers(routed, channels, columns, spec.num_routes, statistics, affine)
