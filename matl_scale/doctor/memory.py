@@ -87,7 +87,8 @@ def check_memory(config: Config, data: RunData, routes: Routes, ranks_per_node: 
         f"activations of a batch of {config.data.batch_size} {gigabytes(need.activations)}"
     )
     remedy = (
-        "Lower `data.batch_size` (and raise `train.accumulate`), `data.image_size`, `model.width` or `routing.sigma`."
+        "Lower `data.batch_size` (and raise `train.accumulate`), `data.image_size`, `model.width` or `routing.sigma`; or keep "
+        "fewer activations with `train.checkpointing`, which this estimate does not know."
     )
     copies = 1 if data.has_shared_labels else ranks_per_node
     holders = "which all ranks of a node share" if data.has_shared_labels else f"in each of {copies} ranks of a node"

@@ -44,6 +44,7 @@ class RouteBatchNorm2d(nn.Module):
         assert norm.momentum is not None
         self.num_features, self.eps, self.momentum = norm.num_features, norm.eps, norm.momentum
         self.statistics: Statistics = statistics
+        self.updates_statistics = True  # in training mode; not when a forward pass is made again (`checkpointing`)
         self.weight, self.bias = norm.weight, norm.bias
         self.affine_index: int | None = None
         self.register_buffer("active", active, persistent=False)
@@ -115,6 +116,8 @@ class RouteBatchNorm2d(nn.Module):
 
     @torch.no_grad()
     def _update(self, route: torch.Tensor, statistics: torch.Tensor) -> None:
+        if not self.updates_statistics:
+            return
         # an index tensor, not an int: so one compiled graph serves all routes
         dim, index = self._location(route)
         updates = self.num_updates.index_select(dim, index) + 1

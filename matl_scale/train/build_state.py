@@ -97,7 +97,10 @@ def build_state(
         keep_statistics(model.trunk)
     execution, compiled = config.routing.execution, config.train.compile
     slots = cast(Slots, chosen(config.train.slots))
-    trunk = TrunkExecution(accelerator, model.trunk, execution, compiled, config.model.freeze, model.affine, slots)
+    freeze, checkpointing = config.model.freeze, config.train.checkpointing
+    trunk = TrunkExecution(
+        accelerator, model.trunk, execution, compiled, freeze, model.affine, slots, checkpointing=checkpointing
+    )
     optimizer = build_optimizer(config.optim, model, fused=config.train.precision != "fp16")
     state = TrainState(
         model=model,

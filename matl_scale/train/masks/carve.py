@@ -52,7 +52,10 @@ def build_carved_state(
         copy_values(cast(RoutedModel, dense.ema.module), cast(RoutedModel, ema.module))
         ema.n_averaged.copy_(dense.ema.n_averaged)
     execution, compiled = config.routing.execution, config.train.compile
-    trunk = TrunkExecution(accelerator, model.trunk, execution, compiled, affine=model.affine)
+    checkpointing = config.train.checkpointing
+    trunk = TrunkExecution(
+        accelerator, model.trunk, execution, compiled, affine=model.affine, checkpointing=checkpointing
+    )
     optimizer = build_optimizer(config.optim, model, fused=config.train.precision != "fp16")
     optimizer.load_state_dict(dense.optimizer.state_dict())
     dense.clock.restart()  # steps are faster now

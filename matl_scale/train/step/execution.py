@@ -13,6 +13,7 @@ from torch import fx
 
 from matl_scale.models.routing_config import Execution
 from matl_scale.routing.affine import AffineWeights, RouteAffine
+from matl_scale.routing.checkpointing import checkpointed
 from matl_scale.routing.slice_gradients import SliceGradients
 from matl_scale.routing.stacked import StackedSubnetworks
 from matl_scale.routing.subnetwork import Subnetwork
@@ -27,7 +28,7 @@ class TrunkExecution:
     """Computes features of the active route in the micro-steps of a rank, with a trunk from `route()`. The weights of its modules
     that a pattern of `freeze` matches stay as they are. `affine` are the routes' own affine weights, if they have any: outside of
     what is wrapped, because each belongs to one route. With `slots` = stacked, a rank runs the slots of a step together where it
-    can."""
+    can. With `checkpointing`, the backward pass computes blocks again."""
 
     def __init__(
         self,
@@ -38,6 +39,7 @@ class TrunkExecution:
         freeze: Sequence[str] = (),
         affine: RouteAffine | None = None,
         slots: Slots = "single",
+        checkpointing: bool = False,
     ) -> None:
         self.accelerator, self.affine = accelerator, affine
         self._frozen, self._whole = freeze_modules(trunk, freeze, affine), rest_whole(trunk)
@@ -48,6 +50,11 @@ class TrunkExecution:
             assert subnetwork is not None, "see `choose_slots.check_slots`"
             self.stacked = StackedSubnetworks(subnetwork)
         module = self.stacked or subnetwork or trunk
+        if checkpointing and subnetwork is not None:
+            assert self.stacked is None, "see `choose_slots.check_slots`"
+            subnetwork.dense = checkpointed(subnetwork.dense)
+        elif checkpointing:
+            module = checkpointed(trunk)
         if compiled:
             module.compile()
         with warnings.catch_warnings():
