@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for editors and type checkers, which do not see what `__getattr__` imports
     from matl_scale.data.shards.manifest import Manifest as Manifest
+    from matl_scale.deploy.hub.load import load as load
     from matl_scale.errors import InputError as InputError
     from matl_scale.models.network import RoutedModel as RoutedModel
     from matl_scale.routing.masks import MaskSpec as MaskSpec
@@ -28,6 +29,7 @@ _PUBLIC = {
     "route": "matl_scale.routing.surgery",
     "Manifest": "matl_scale.data.shards.manifest",
     "Task": "matl_scale.tasks",
+    "load": "matl_scale.deploy.hub.load",
     "InputError": "matl_scale.errors",
 }
 __all__ = list(_PUBLIC)

@@ -1,10 +1,9 @@
-"""The rule by which a task's logits become probabilities and a decision."""
+"""The rule by which a task's logits become probabilities and a decision. Needs numpy alone, as a served network does."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import expit, log_softmax
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +41,7 @@ class DecisionRule:
         """The probability of class 1 above which a task of two classes is decided to be of it; None for more classes."""
         if self.num_classes != 2:
             return None
-        return float(expit(self.decision_offsets[0] - self.decision_offsets[1]))
+        return float(np.exp(-np.logaddexp(0.0, self.decision_offsets[1] - self.decision_offsets[0])))
 
     @property
     def shift(self) -> np.ndarray:
@@ -57,7 +56,9 @@ class DecisionRule:
 
     def log_probabilities(self, logits: np.ndarray) -> np.ndarray:
         """Returns the logarithms of the calibrated probabilities for logits of shape `(…, num_classes)`."""
-        log_probabilities: np.ndarray = log_softmax(self.calibrated(logits), axis=-1)
+        calibrated = self.calibrated(logits)
+        shifted = calibrated - calibrated.max(axis=-1, keepdims=True)
+        log_probabilities: np.ndarray = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
         return log_probabilities
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:

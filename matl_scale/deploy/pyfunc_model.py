@@ -23,8 +23,7 @@ class TaskClassifier(mlflow.pyfunc.PythonModel):
 
         checkpoint = open_network(Path(context.artifacts["network"]))
         self.tasks, self.rules = list(checkpoint.classes), open_decisions(checkpoint).rules
-        self.device = choose_device()
-        model, config = restore_network(checkpoint, self.device), NetworkConfig.read(checkpoint.config)
+        model, config = restore_network(checkpoint, choose_device()), NetworkConfig.read(checkpoint.config)
         self.predictor = Predictor(model, config.routing.execution, config.route_chunk)
         self.predictor.start()
 
@@ -41,24 +40,12 @@ class TaskClassifier(mlflow.pyfunc.PythonModel):
         Raises:
             InputError: There is no such task or output.
         """
-        import torch
-
-        from matl_scale.deploy.task_rules import OUTPUTS, apply_rule
-        from matl_scale.errors import InputError
-        from matl_scale.tasks import match_names
+        from matl_scale.deploy.answer import answer
 
         params = params or {}
         task, output = params.get("task", self.tasks[0]), params.get("output", "probabilities")
-        if output not in OUTPUTS:
-            raise InputError(f"`output` should be one of {', '.join(OUTPUTS)}. Got {output!r}.")
-        task_ids = match_names(self.tasks, task, "task")
-        images = torch.from_numpy(np.array(model_input)).to(self.device)
-        by_task = self.predictor.logits_of_tasks(self.predictor.model.normalise(images), task_ids)
-        answers = {}
-        for task_id, logits in by_task.items():
-            name = self.tasks[task_id]
-            values = apply_rule(self.rules[name], logits.float().cpu().numpy(), output)
-            answers[name] = values.reshape(len(logits), -1).astype(np.float32)
+        found = answer(self.predictor, self.rules, np.array(model_input), task, output)
+        answers = {name: values.reshape(len(values), -1).astype(np.float32) for name, values in found.items()}
         return answers[task] if task in self.tasks else answers
 
 

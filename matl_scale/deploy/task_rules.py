@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from matl_scale.decisions.rule import DecisionRule
-from matl_scale.decisions.table import Decisions
 from matl_scale.storage.files import as_json, hash_text
+
+if TYPE_CHECKING:  # reads Parquet, which a served network need not have
+    from matl_scale.decisions.table import Decisions
 
 Output = Literal["logits", "probabilities", "decisions"]
 OUTPUTS: tuple[Output, ...] = get_args(Output)
@@ -23,7 +25,7 @@ class TaskRules:
     fitted_on: str  # the split that was used; empty if none was
 
     @classmethod
-    def choose(cls, decisions: Decisions, tasks: Sequence[str]) -> "TaskRules":
+    def choose(cls, decisions: "Decisions", tasks: Sequence[str]) -> "TaskRules":
         """Returns the rules of these tasks."""
         return cls(
             rules=tuple(decisions.rules[name] for name in tasks),

@@ -1,7 +1,7 @@
 """The whole network: a routed trunk, the heads of the tasks on each route, and the images that it expects."""
 
 from collections.abc import Sequence
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -10,13 +10,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from matl_scale.automatic import AUTO, Auto
 from matl_scale.errors import InputError
-from matl_scale.models.backbones import ModelConfig, build_backbone, build_backbone_outline, count_features
-from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.routes import Routes
 from matl_scale.routing.affine import AffineWeights, RouteAffine, affine_norms, initial_affine
 from matl_scale.routing.batch_norm import Statistics
-from matl_scale.routing.masks import EarlierMasks, UnitScores
-from matl_scale.routing.surgery import route_by_spec
+
+if TYPE_CHECKING:
+    from matl_scale.models.backbones import ModelConfig
+    from matl_scale.models.routing_config import RoutingConfig
+    from matl_scale.routing.masks import EarlierMasks, UnitScores
 
 # of ImageNet's training images, in the order R, G, B: what torchvision's weights expect
 MEAN = (0.485, 0.456, 0.406)
@@ -96,13 +97,13 @@ class RoutedModel(nn.Module):
 
 
 def build_model(
-    model: ModelConfig,
-    routing: RoutingConfig,
+    model: "ModelConfig",
+    routing: "RoutingConfig",
     num_classes: Sequence[int],
     seed: int,
     image_size: int,
     routes: Routes | None = None,
-    earlier: EarlierMasks | UnitScores | None = None,
+    earlier: "EarlierMasks | UnitScores | None" = None,
     closeness: np.ndarray | None = None,
     outline: bool = False,
 ) -> RoutedModel:
@@ -115,6 +116,10 @@ def build_model(
         InputError: The backbone is unknown, cannot be routed or does not run on such images, σ leaves a layer without units,
             or routes should have affine weights and there are no norms.
     """
+    # here, because a network that is read from a hub folder is run without torchvision
+    from matl_scale.models.backbones import build_backbone, build_backbone_outline, count_features
+    from matl_scale.routing.surgery import route_by_spec
+
     backbone = build_backbone_outline(model, seed) if outline else build_backbone(model, seed)
     num_features = count_features(backbone, model, image_size)
     spec = routing.mask_spec(len(num_classes) if routes is None else routes.num_routes, seed, closeness)

@@ -189,9 +189,12 @@ class RunHistory:
 
     def latest(self, split: str) -> TaskTable:
         """Returns the last evaluation of a split."""
-        table = self._evaluations(split)
-        step = table["step"][-1].as_py()  # rows are appended: the last evaluation may be of an earlier step
-        table = table.filter(pc.field("step") == step)
+        # rows are appended: the last evaluation may be of an earlier step
+        return self.evaluation(split, self._evaluations(split)["step"][-1].as_py())
+
+    def evaluation(self, split: str, step: int) -> TaskTable:
+        """Returns the evaluation of a split at a step, at which there was one (`steps`)."""
+        table = self._evaluations(split).filter(pc.field("step") == step)
         tasks, task_of = number_names(table["task"])
         found, metric_of = number_names(table["metric"])
         columns, counts = np.full((len(found), len(tasks)), np.nan), np.zeros(len(tasks), dtype=np.int64)

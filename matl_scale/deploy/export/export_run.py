@@ -113,9 +113,7 @@ def export_run(
     decisions = open_decisions(checkpoint)
     names = FileNames.choose(list(checkpoint.classes), checkpoint.routes.names)
     files = choose_files(checkpoint, names, kind, tasks, routes)
-    if out is None and (run / CHECKPOINT_FILE).is_file():
-        raise InputError(f"--out should be given: {run} is a checkpoint, which its run may remove.")
-    out = out or RunFolder(run).export_folder
+    out = choose_folder(run, out)
     model = restore_network(checkpoint, torch.device("cpu"))
     try:
         for path, task_ids in files:
@@ -125,6 +123,17 @@ def export_run(
             yield export_file(model, task_ids, description, stem, kind)
     except OSError as error:
         raise InputError(f"--out {out} cannot be written: {reason_of(error, 'Choose another folder.')}") from error
+
+
+def choose_folder(run: Path, out: Path | None, name: str = "") -> Path:
+    """Returns the folder to write to: `out` if it is given, else `name` in the run's folder for exports.
+
+    Raises:
+        InputError: The run is a checkpoint by itself, which has no such folder.
+    """
+    if out is None and (run / CHECKPOINT_FILE).is_file():
+        raise InputError(f"--out should be given: {run} is a checkpoint, which its run may remove.")
+    return out or RunFolder(run).export_folder / name
 
 
 def choose_files(

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from matl_scale.deploy.export.arguments import read_arguments
 from matl_scale.deploy.export.description import Description
 from matl_scale.deploy.export.layers import UnevenGroupNorm
 from matl_scale.deploy.export.task_texts import describe_tasks
@@ -107,36 +108,13 @@ def init_lines(network: fx.GraphModule) -> list[str]:
 
 
 def constructor(name: str, module: nn.Module) -> str:
-    """Returns the call that builds a layer, from its attributes that are named like the arguments.
-
-    `repr` does not do: several of torch's layers leave arguments out of it.
-    """
-    kind = type(module)
-    is_known = kind is UnevenGroupNorm or getattr(nn, kind.__name__, None) is kind
-    arguments = []
-    for key, parameter in inspect.signature(kind).parameters.items():
-        if key in ("device", "dtype") or parameter.kind is not inspect.Parameter.POSITIONAL_OR_KEYWORD:
-            continue
-        value: Any = getattr(module, key, inspect)  # a module is no literal
-        if key == "bias":
-            value = value is not None
-        elif kind is not UnevenGroupNorm and isinstance(value, tuple) and len(set(value)) == 1:
-            value = value[0]  # as people write it
-        if parameter.default is inspect.Parameter.empty:
-            arguments.append(repr(value))
-        elif value != parameter.default:
-            arguments.append(f"{key}={value!r}")
-        is_known = is_known and is_literal(value)
-    if not is_known:
+    """Returns the call that builds a layer."""
+    found = read_arguments(module)
+    if found is None:
         raise InputError(
             f"This network cannot be written as Python: layer `{name}` is {module}. Use the format onnx or torch.export."
         )
-    prefix = "" if kind is UnevenGroupNorm else "nn."
-    return f"{prefix}{kind.__name__}({', '.join(arguments)})"
-
-
-def is_literal(value: object) -> bool:
-    try:
-        return bool(ast.literal_eval(repr(value)) == value)
-    except (ValueError, SyntaxError):
-        return False
+    arguments = [repr(value) for value in found.positional]
+    arguments += [f"{key}={value!r}" for key, value in found.named.items()]
+    prefix = "" if isinstance(module, UnevenGroupNorm) else "nn."
+    return f"{prefix}{type(module).__name__}({', '.join(arguments)})"

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from matl_scale.report.markdown import escape, table
 from matl_scale.report.sweep.as_text import format_spread, variant_cells, variant_titles
 from matl_scale.report.sweep.results import Curve, SweepResults, VariantResult
 from matl_scale.storage.files import write_text
@@ -49,12 +50,3 @@ def curve_table(curve: Curve, results: SweepResults) -> str:
         rows.append([line.name, *(found.get(value, "") for value in values)])
     rows += [[name, *[format_spread(level, float("nan"))] * len(values)] for name, level in curve.levels.items()]
     return table([f"{results.metric_label} against {curve.key}", *(f"{value:g}" for value in values)], rows)
-
-
-def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [titles, ["---"] * len(titles), *rows]
-    return "\n".join(f"| {' | '.join(map(escape, cells))} |" for cells in lines)
-
-
-def escape(text: str) -> str:
-    return text.replace("|", "\\|").replace("*", "\\*")

@@ -1,0 +1,47 @@
+"""What the graph of a shared trunk may consist of. Nothing else is read from a folder, so that none can run code of its own.
+
+The functions and methods are those that routing can follow in a backbone.
+"""
+
+import operator
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+INPUTS = ("images", "route", "affine")  # of a routed trunk, in their order
+_NAMES: dict[Any, str] = {
+    operator: "add iadd imul mul sub",
+    torch: "add cat flatten mul permute relu reshape sigmoid sub tanh",
+    functional: "adaptive_avg_pool2d avg_pool2d dropout gelu hardsigmoid hardswish max_pool2d relu relu6 sigmoid silu",
+}
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    f"{library.__name__}.{name}": getattr(library, name) for library, names in _NAMES.items() for name in names.split()
+}
+METHODS = frozenset(
+    ("add", "add_", "amax", "clone", "contiguous", "flatten", "mean", "mul", "mul_", "permute", "relu", "reshape", "sigmoid",
+     "sigmoid_", "sub", "tanh", "tanh_", "view")
+)  # fmt: skip
+MODULE_NAME = re.compile(r"\w+(\.\w+)*", re.ASCII)
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """A layer norm over the channels of images, `(batch, num_channels, height, width)`: torchvision's, without torchvision."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = functional.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps)
+        return y.permute(0, 3, 1, 2)
+
+
+def find_layer(kind: str) -> type[nn.Module] | None:
+    """Returns the class of a layer by its name: one of torch's, or `LayerNorm2d`; None if there is no such layer."""
+    if kind == LayerNorm2d.__name__:
+        return LayerNorm2d
+    found = getattr(nn, kind, None)
+    is_layer = (
+        isinstance(found, type) and issubclass(found, nn.Module) and found.__module__.startswith("torch.nn.modules.")
+    )
+    return found if is_layer else None

@@ -1,0 +1,14 @@
+"""Tables in Markdown, whose cells are arbitrary text."""
+
+from collections.abc import Sequence
+
+
+def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Returns a table with a title for each column."""
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "\n".join(f"| {' | '.join(map(escape, cells))} |" for cells in lines)
+
+
+def escape(text: str) -> str:
+    """Returns a text that Markdown shows as it is."""
+    return text.replace("|", "\\|").replace("*", "\\*")
