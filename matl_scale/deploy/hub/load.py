@@ -70,11 +70,12 @@ class HubNetwork:
         found = answer(self.predictor, self.rules, self._check(images), tasks, "decisions")
         return {name: [self.classes[name][index] for index in indices] for name, indices in found.items()}
 
-    def read_images(self, paths: Sequence[str | Path]) -> np.ndarray:
-        """Reads image files as squares for this network, uint8, shape `(len(paths), 3, image_size, image_size)`.
+    def read_images(self, photos: Sequence[str | Path | bytes]) -> np.ndarray:
+        """Returns image files, given by path or content, as squares for this network: uint8, shape `(len(photos), 3, image_size,
+        image_size)`.
 
         Raises:
-            InputError: A file is no image, or a package that decodes images is missing.
+            InputError: One is no image, or a package that decodes images is missing.
         """
         try:
             from matl_scale.data.images.decode import decode_image
@@ -85,12 +86,14 @@ class HubNetwork:
                 "simplejpeg pyarrow"
             ) from error
         squares = []
-        for path in paths:
+        for i, photo in enumerate(photos):
+            content = photo if isinstance(photo, bytes) else Path(photo).read_bytes()
             try:
-                squares.append(decode_image(Path(path).read_bytes(), self.image_size, MAX_PIXELS, self.fit))
+                squares.append(decode_image(content, self.image_size, MAX_PIXELS, self.fit))
             except BadImage as error:
-                raise InputError(f"{path} cannot be used: {error}.") from error
-        stacked: np.ndarray = np.stack(squares).transpose(0, 3, 1, 2)
+                name = f"Image {i}" if isinstance(photo, bytes) else photo
+                raise InputError(f"{name} cannot be used: {error}.") from error
+        stacked = np.stack(squares).transpose(0, 3, 1, 2)
         return np.ascontiguousarray(stacked)
 
     def _check(self, images: np.ndarray | torch.Tensor) -> torch.Tensor:

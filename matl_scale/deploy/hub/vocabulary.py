@@ -25,7 +25,7 @@ METHODS = frozenset(
     ("add", "add_", "amax", "clone", "contiguous", "flatten", "mean", "mul", "mul_", "permute", "relu", "reshape", "sigmoid",
      "sigmoid_", "sub", "tanh", "tanh_", "view")
 )  # fmt: skip
-MODULE_NAME = re.compile(r"\w+(\.\w+)*", re.ASCII)
+MODULE_NAME = re.compile(r"[\w-]+(\.[\w-]+)*", re.ASCII)  # as torchvision and timm have them
 
 
 class LayerNorm2d(nn.LayerNorm):

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-import matl_scale
 from matl_scale.decisions.rule import DecisionRule
 from matl_scale.decisions.table import Decisions
 from matl_scale.deploy.export.export_run import NUM_IMAGES, Comparison, Exported, compare
@@ -18,6 +17,7 @@ from matl_scale.deploy.hub.load import RULE_FIELDS, load
 from matl_scale.errors import InputError, reason_of
 from matl_scale.models.network import RoutedModel, count_bytes
 from matl_scale.models.predictor import Predictor
+from matl_scale.runs.about import PACKAGE, installed_packages
 from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo
 from matl_scale.runs.checkpoints.decisions import open_decisions
 from matl_scale.runs.checkpoints.network import NetworkConfig, open_network, restore_network
@@ -88,7 +88,7 @@ def describe(network: SharedNetwork) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "matl_scale_version": matl_scale.__version__,
+        "matl_scale_version": installed_packages().get(PACKAGE, "unknown"),
         "tasks": [
             {
                 "name": name,
