@@ -9,21 +9,20 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from matl_scale.cli import program_name, run_command
-from matl_scale.deploy.export.export_run import Exported, choose_folder, export_run
 from matl_scale.deploy.export.formats import FORMATS
-from matl_scale.deploy.hub.write import SharedNetwork, write_hub
 from matl_scale.deploy.task_rules import OUTPUTS
 from matl_scale.errors import InputError
-from matl_scale.report.model_card import CardNetwork, find_results, write_card
 from matl_scale.runs.checkpoints.network import WHICH
-from matl_scale.tasks import Task
+
+if TYPE_CHECKING:
+    from matl_scale.deploy.export.export_run import Exported
 
 HUB = "hub"
-HUB_FOLDER = "hub"  # in the folder for exports
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,16 +57,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the files (default: DIR/export of the run)")
     parser.add_argument("--checkpoint", default="best", metavar="WHICH", help=WHICH)
 
-    def export() -> int:
-        options = parser.parse_args(arguments)
-        check_choice_of_tasks(options)
-        console = Console()
-        for exported in export_hub(options) if options.format == HUB else export_files(options):
-            console.print(exported.describe(), highlight=False, markup=False, soft_wrap=True)
-            exported.check()
-        return 0
+    return run_command(program, lambda: export_and_print(parser.parse_args(arguments)))
 
-    return run_command(program, export)
+
+def export_and_print(options: argparse.Namespace) -> int:
+    """Writes the files, and prints what each is. Returns the exit code."""
+    check_choice_of_tasks(options)
+    console = Console()
+    for exported in write_files(options):
+        console.print(exported.describe(), highlight=False, markup=False, soft_wrap=True)
+        exported.check()
+    return 0
 
 
 def check_choice_of_tasks(options: argparse.Namespace) -> None:
@@ -80,8 +80,15 @@ def check_choice_of_tasks(options: argparse.Namespace) -> None:
         raise InputError("One of --task NAME, --route NAME and --all should be given.")
 
 
-def export_files(options: argparse.Namespace) -> Iterator[Exported]:
-    return export_run(
+def write_files(options: argparse.Namespace) -> Iterator["Exported"]:
+    if options.format == HUB:
+        from matl_scale.commands.export_hub import export_hub
+
+        yield export_hub(options.run, options.out, options.checkpoint)
+        return
+    from matl_scale.deploy.export.export_run import export_run
+
+    yield from export_run(
         options.run,
         options.format,
         tasks=options.task,
@@ -90,22 +97,6 @@ def export_files(options: argparse.Namespace) -> Iterator[Exported]:
         which=options.checkpoint,
         output=options.output,
     )
-
-
-def export_hub(options: argparse.Namespace) -> Iterator[Exported]:
-    network = SharedNetwork.open(options.run, options.checkpoint)
-    checkpoint = network.checkpoint
-    card = CardNetwork(
-        name=str(checkpoint.config["run"]["name"]),
-        step=checkpoint.step,
-        tasks=[Task(name=name, classes=tuple(classes)) for name, classes in checkpoint.classes.items()],
-        routes=checkpoint.routes,
-        decisions=network.decisions,
-        config=checkpoint.config,
-        manifest_id=checkpoint.manifest_id,
-    )
-    out = choose_folder(options.run, options.out, HUB_FOLDER)
-    yield write_hub(network, write_card(card, find_results(options.run, checkpoint.step, checkpoint.sha256)), out)
 
 
 if __name__ == "__main__":

@@ -113,6 +113,7 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> HubNetwork:
         InputError: It is no such folder, of a later version, or damaged.
     """
     folder = Path(folder)
+    torch.empty(0, device=device)  # a device that cannot be used is no fault of the folder
     config = read_config(folder)
     weights = folder / WEIGHTS_FILE
     if not weights.is_file() or file_sha256(weights) != config.get("weights_sha256"):
