@@ -1,13 +1,18 @@
-"""matl-doctor: checks a run before it starts. It takes the arguments of `matl-train`, and --ranks."""
+"""matl-doctor: checks a run before it starts. It takes the arguments of `matl-train`, and --ranks.
+
+With --backbones it lists the models that can be routed instead.
+"""
 
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 from rich.console import Console
 
 from matl_scale.cli import run_command
+from matl_scale.doctor.backbones import list_backbones
 from matl_scale.doctor.data import check_data
 from matl_scale.doctor.finding import Finding
 from matl_scale.doctor.job import check_job
@@ -44,10 +49,19 @@ def read_and_run(arguments: Sequence[str] | None) -> int:
     parser.add_argument(
         "--ranks", type=int, metavar="N", help="ranks of the run (default: the job's or this machine's)"
     )
+    parser.add_argument("--backbones", action="store_true", help="list the models that can be routed")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="with --backbones: write the list there too")
     options, others = parser.parse_known_args(arguments)
     if {"-h", "--help"} & set(others):
-        print(f"usage: {PROGRAM} --config FILE [--section.key VALUE ...] [--ranks N]\n\n{__doc__}")
+        usage = f"usage: {PROGRAM} --config FILE [--section.key VALUE ...] [--ranks N]"
+        print(f"{usage}\n       {PROGRAM} --backbones [--json FILE]\n\n{__doc__}")
         return 0
+    if options.backbones:
+        if others:
+            raise InputError(f"--backbones takes no other arguments than --json. Got {' '.join(others)}.")
+        return list_backbones(options.json)
+    if options.json is not None:
+        raise InputError("--json goes with --backbones.")
     return run_doctor(parse_config(others, PROGRAM, __doc__ or ""), options.ranks)
 
 

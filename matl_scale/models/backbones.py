@@ -1,4 +1,4 @@
-"""torchvision's CNNs by name, without their classifier, at any width, and with a stem for small images."""
+"""torchvision's and timm's CNNs by name, without their classifier, at any width, and with a stem for small images."""
 
 import contextlib
 import copy
@@ -12,6 +12,14 @@ from torch.overrides import TorchFunctionMode
 
 from matl_scale.automatic import AUTO, Auto, chosen
 from matl_scale.errors import InputError, first_line, nearest
+from matl_scale.models.from_timm.library import (
+    PREFIX,
+    build_timm,
+    build_timm_graph,
+    check_timm_name,
+    is_timm,
+    remove_timm_classifier,
+)
 from matl_scale.models.pretrained import fetch_weights
 from matl_scale.seeds import derive_seed
 from matl_scale.vision import models
@@ -29,8 +37,8 @@ class ModelConfig:
     """The backbone."""
 
     name: str = "auto"
-    """A torchvision CNN, by its name in torchvision.models.get_model. `auto`: resnet18, or vgg11_bn for small
-    images on CPUs."""
+    """A torchvision CNN, by its name in torchvision.models.get_model, or timm/ and the name of a timm CNN, without the tag of
+    weights: timm/regnety_002. `auto`: resnet18, or vgg11_bn for small images on CPUs."""
     width: float | Auto = "auto"
     """Multiplies the channels of every layer. `auto`: 1 on a GPU; on CPUs at most a half, by what can be trained in
     `train.minutes`, or in a quarter of an hour."""
@@ -75,6 +83,10 @@ class ModelConfig:
             raise InputError(f"`model.drop_path` should be auto, or at least 0 and below 1. Got {self.drop_path}.")
         if self.width != AUTO and not self.width > 0:
             raise InputError(f"`model.width` should be above 0. Got {self.width}.")
+        if self.pretrained and is_timm(self.name):
+            raise InputError(
+                f"`model.pretrained` should be false for {self.name}: only torchvision's weights are downloaded here."
+            )
         if self.pretrained and (self.width not in (1, AUTO) or self.stem not in ("standard", AUTO)):
             raise InputError("`model.pretrained` should be false unless `model.width` is 1 and `model.stem` standard.")
 
@@ -94,11 +106,11 @@ def check_channels(key: str, numbers: list[float] | Auto) -> None:
 
 
 def build_backbone(config: ModelConfig, seed: int) -> nn.Module:
-    """Builds a torchvision CNN without its classifier: `(batch, 3, height, width) → (batch, num_features)`.
+    """Builds a CNN without its classifier: `(batch, 3, height, width) → (batch, num_features)`.
 
     Raises:
-        InputError: torchvision has no such model, the model has no classifier that can be removed, or its weights cannot be
-            had, or do not fit.
+        InputError: There is no such model, it needs timm, which is not installed, torch.fx cannot trace it (timm's are traced
+            here), it has no classifier that can be removed, or its weights cannot be had, or do not fit.
     """
     backbone, classifier = build_plain_backbone(config, seed)
     if config.weights:
@@ -122,15 +134,25 @@ def build_plain_backbone(config: ModelConfig, seed: int) -> tuple[nn.Module, set
         torch.manual_seed(derive_seed(seed, "backbone"))
         # of another width, all layers are replaced: to draw weights for the whole network first would take seconds
         with EmptyOnMeta() if width != 1 else contextlib.nullcontext():
-            backbone: nn.Module = models.get_model(config.name, weights="DEFAULT" if config.pretrained else None)
+            backbone = build_whole(config)
         names = set(backbone.state_dict())
         remove_classifier(backbone, config.name)
         classifier = names - set(backbone.state_dict())
         if config.stem == "small":
             shrink_stem(backbone)
+        if is_timm(config.name):
+            backbone = build_timm_graph(backbone)
         if width != 1:
             scale_width(backbone, width)
     return backbone, classifier
+
+
+def build_whole(config: ModelConfig) -> nn.Module:
+    """Builds a CNN with its classifier, of width 1."""
+    if is_timm(config.name):
+        return build_timm(config.name)
+    backbone: nn.Module = models.get_model(config.name, weights="DEFAULT" if config.pretrained else None)
+    return backbone
 
 
 class EmptyOnMeta(TorchFunctionMode):
@@ -169,14 +191,23 @@ def check_weights_fit(config: ModelConfig, weights: "StoredWeights") -> None:
 
 
 def check_name(name: str) -> None:
-    """Raises `InputError` if torchvision has no CNN of that name."""
+    """Raises `InputError` if there is no model of that name in torchvision, or in timm if it begins with `timm/`."""
+    if is_timm(name):
+        check_timm_name(name)
+        return
     names = models.list_models(module=models)
     if name not in names:
-        raise InputError(f"`model.name` should be a torchvision model. Got {name!r}." + nearest(name, names))
+        raise InputError(
+            f"`model.name` should be a torchvision model, or {PREFIX} and the name of a timm model. Got {name!r}."
+            + nearest(name, names)
+        )
 
 
 def remove_classifier(backbone: nn.Module, name: str) -> None:
     """Leaves conv features, averaged over pixels. The hidden layers of VGG's and MobileNet's classifiers are removed too."""
+    if is_timm(name):
+        remove_timm_classifier(backbone, name)
+        return
     for attribute in ("classifier", "fc"):
         classifier = getattr(backbone, attribute, None)
         if isinstance(classifier, nn.Module):
@@ -221,9 +252,9 @@ def scale_width(backbone: nn.Module, width: float) -> None:
         return max(1, round(channels * width))
 
     for name, module in list(backbone.named_modules()):
-        if isinstance(module, nn.Conv2d):
+        if type(module) is nn.Conv2d:  # a subclass may do more
             backbone.set_submodule(name, scale_conv(name, module, scaled))
-        elif isinstance(module, nn.BatchNorm2d):
+        elif type(module) is nn.BatchNorm2d:
             backbone.set_submodule(name, nn.BatchNorm2d(scaled(module.num_features), module.eps, module.momentum))
         elif next(module.parameters(recurse=False), None) is not None:
             raise InputError(

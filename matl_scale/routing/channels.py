@@ -6,7 +6,6 @@ one routing mask. A linear layer over the channels of every pixel counts as a co
 refused, and the message names the module.
 """
 
-import operator
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -17,25 +16,22 @@ from torch import fx, nn
 from torch.nn import functional
 
 from matl_scale.errors import InputError
+from matl_scale.routing.operations import (
+    ARGUMENT_KINDS,
+    ELEMENTWISE_FUNCTIONS,
+    ELEMENTWISE_MODULES,
+    GATE_FUNCTIONS,
+    GATE_MODULES,
+    NORM_MODULES,
+    POOL_FUNCTIONS,
+    POOL_MODULES,
+    PRODUCTS,
+    RESHAPES,
+    SUMS,
+)
+from matl_scale.routing.tracing import module_around
 from matl_scale.routing.units import ChannelMap, Channels, Stream, Unions
-from matl_scale.vision import LayerNorm2d, StochasticDepth
-
-ELEMENTWISE_MODULES = (
-    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Tanh, nn.Identity, nn.Dropout,
-    nn.Dropout2d, StochasticDepth,
-)  # fmt: skip
-GATE_MODULES = (nn.Sigmoid, nn.Hardsigmoid)
-POOL_MODULES = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
-ELEMENTWISE_FUNCTIONS = (
-    functional.relu, functional.relu6, functional.silu, functional.gelu, functional.hardswish, torch.relu, torch.tanh,
-    "relu", "contiguous", "clone",
-)  # fmt: skip
-POOL_FUNCTIONS = (functional.adaptive_avg_pool2d, functional.avg_pool2d, functional.max_pool2d)
-GATE_FUNCTIONS = (torch.sigmoid, functional.sigmoid, functional.hardsigmoid)
-PRODUCTS = (operator.mul, operator.imul, torch.mul, "mul", "mul_")
-SUMS = (operator.add, operator.iadd, torch.add, "add", "add_")
-ARGUMENT_KINDS = (int, float, bool, str, tuple, type(None), torch.dtype)
-NORM_MODULES = (nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
+from matl_scale.vision import LayerNorm2d
 
 
 class ChannelTracer:
@@ -47,6 +43,9 @@ class ChannelTracer:
         self.unions = Unions()
         self.channels: dict[fx.Node, Channels] = {}
         self.convs: list[tuple[str, np.ndarray]] = []
+        self.scales: dict[
+            fx.Node, int
+        ] = {}  # parameters, also reshaped, with the dimension, from the last, of their numbers
         self.ungated: set[fx.Node] = set()  # sigmoid outputs, where inactive units are 0.5 instead of 0
         self.routed: list[fx.Node] = []
         self.visitors: dict[Any, Callable[[fx.Node], None]] = {  # by function, or by the name of a tensor's method
@@ -57,8 +56,9 @@ class ChannelTracer:
             **dict.fromkeys((torch.flatten, "flatten"), self.visit_flatten),
             **dict.fromkeys((torch.permute, "permute"), self.visit_permute),
             functional.dropout: self.visit_dropout,
+            **dict.fromkeys(RESHAPES, self.visit_reshape),
             torch.cat: self.visit_cat,
-            "mean": self.visit_mean,
+            **dict.fromkeys(("mean", "amax"), self.visit_mean),
         }
 
     def run(self) -> ChannelMap:
@@ -101,7 +101,8 @@ class ChannelTracer:
             name = getattr(node.target, "__name__", node.target)
             raise self.refusal(node, f"the function {name} cannot be followed")
         else:
-            raise self.refusal(node, f"the operation {node.op} {node.target} cannot be followed")
+            what = f"reading .{node.args[1]} of a tensor" if node.target is getattr else f"the method {node.target}"
+            raise self.refusal(node, f"{what} cannot be followed")
 
     def visit_module(self, node: fx.Node, module: nn.Module) -> None:
         if isinstance(module, nn.Conv2d):
@@ -126,7 +127,8 @@ class ChannelTracer:
         self.ungated.add(node)
 
     def visit_dropout(self, node: fx.Node) -> None:
-        if node.kwargs.get("training", (*node.args, 0, True)[2]) is not False:
+        share = node.kwargs.get("p", (*node.args, 0.5)[1])
+        if share != 0 and node.kwargs.get("training", (*node.args, 0.5, True)[2]) is not False:
             raise self.refusal(
                 node, "a function with training=True drops in evaluation too; use the module (nn.Dropout)"
             )
@@ -191,13 +193,23 @@ class ChannelTracer:
         self.pass_on(node)
 
     def visit_parameter(self, node: fx.Node) -> None:
-        """Accepts a scale per channel, shape `(num_channels, 1, 1)`, which has no units of its own."""
+        """Accepts numbers per channel in the first dimension, shape `(num_channels,)` or `(num_channels, 1, 1)`, which have no
+        units of their own."""
         owner, _, name = str(node.target).rpartition(".")
         parameter = getattr(self.root.get_submodule(owner), name)
         if not isinstance(parameter, nn.Parameter):
             raise self.refusal(node, f"the tensor {node.target} is no parameter and cannot be followed")
-        if parameter.ndim != 3 or parameter.shape[1:] != (1, 1):
+        if parameter.shape[1:] not in (torch.Size([]), torch.Size([1, 1])) or parameter.ndim == 0:
             raise self.refusal(node, f"a parameter of shape {tuple(parameter.shape)} cannot be followed")
+        self.scales[node] = -parameter.ndim
+
+    def visit_reshape(self, node: fx.Node) -> None:
+        """Accepts numbers per channel that are reshaped to be broadcast over the pixels, from `(num_channels,)` to
+        `(1, num_channels, 1, 1)`."""
+        shape = [node.args[1:] if isinstance(node.args[1], int) else node.args[1]][0]
+        if node.args[0] not in self.scales or sorted(shape) != [-1, *[1] * (len(shape) - 1)]:  # type: ignore[arg-type, type-var]
+            raise self.refusal(node, "only numbers per channel can be reshaped")
+        self.scales[node] = shape.index(-1) - len(shape)  # type: ignore[union-attr, arg-type]
 
     def visit_permute(self, node: fx.Node) -> None:
         source = self.input_channels(node)
@@ -219,7 +231,7 @@ class ChannelTracer:
     def visit_mean(self, node: fx.Node) -> None:
         dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
         if dims not in ([2, 3], (2, 3), [-2, -1], (-2, -1)) or self.input_channels(node).dim != 1:
-            raise self.refusal(node, "only a mean over pixels can be followed")
+            raise self.refusal(node, f"only a {node.target} over pixels can be followed")
         self.pass_on(node)
 
     def visit_cat(self, node: fx.Node) -> None:
@@ -241,34 +253,36 @@ class ChannelTracer:
 
     def tie_operands(self, node: fx.Node) -> None:
         operands = [arg for arg in node.args if isinstance(arg, fx.Node)]
-        tensors = [operand for operand in operands if operand.op != "get_attr"]
+        tensors = [operand for operand in operands if operand not in self.scales]
         found = [self.channels[operand] for operand in tensors]
+        if not found or found[0].units is None:
+            raise self.refusal(node, "only arithmetic on channels can be followed")
         first = found[0]
-        if first.units is None:
-            raise self.refusal(node, "arithmetic on the image is not supported")
         for other in found[1:]:
             if other.units is None or other.dim != first.dim or len(other.units) != len(first.units):
                 raise self.refusal(node, "operands with different channels cannot be tied")
             self.unions.tie(first.units, other.units)
-        self.check_scale(node, [operand for operand in operands if operand.op == "get_attr"], first)
-        if node.target not in PRODUCTS and len(operands) < 2:
+        for scale in [operand for operand in operands if operand in self.scales]:
+            self.check_scale(node, scale, first)
+        if node.target not in PRODUCTS and len(operands) < 2 and 0 not in node.args:
             raise self.refusal(node, "a constant added to channels would fill the inactive ones")
         gates = [operand for operand in tensors if operand in self.ungated]
         if len(gates) > (1 if node.target in PRODUCTS and len(tensors) > 1 else 0):
             raise self.refusal(node, "a sigmoid's output can only scale routed channels")
         self.channels[node] = first
 
-    def check_scale(self, node: fx.Node, parameters: list[fx.Node], channels: Channels) -> None:
-        """Checks that parameters only scale channels: a parameter that is added would fill the inactive ones."""
+    def check_scale(self, node: fx.Node, scale: fx.Node, channels: Channels) -> None:
+        """Checks that a parameter only scales channels: one that is added would fill the inactive ones."""
         assert channels.units is not None
-        for parameter in parameters:
-            size = self.root.get_parameter(str(parameter.target)).shape[0]
-            fits = node.target in PRODUCTS and channels.dim == 1 and size in (1, len(channels.units))
-            if not fits or parameter in self.channels:
-                raise self.refusal(
-                    node, f"the parameter {parameter.target} can only scale channels in dimension 1, once"
-                )
-            self.channels[parameter] = Channels(units=channels.units if size > 1 else None)
+        parameter = scale if scale.op == "get_attr" else scale.all_input_nodes[0]
+        size, rank = shape_of(parameter)[0], len(shape_of(node))
+        dim = channels.dim if channels.dim < 0 else channels.dim - rank
+        fits = node.target in PRODUCTS and size in (1, len(channels.units)) and self.scales[scale] == dim
+        if not fits or parameter in self.channels:
+            raise self.refusal(node, f"the parameter {parameter.target} can only scale channels, once")
+        own = Channels(units=channels.units if size > 1 else None, dim=0)
+        self.channels[parameter] = own
+        self.channels[scale] = replace(own, dim=channels.dim) if scale is not parameter else own
 
     def pass_on(self, node: fx.Node) -> None:
         self.channels[node] = self.input_channels(node)
@@ -290,9 +304,7 @@ class ChannelTracer:
         )
 
     def refusal(self, node: fx.Node, reason: str) -> InputError:
-        stack = node.meta.get("nn_module_stack") or {}
-        inside = str(node.target) if node.op == "call_module" else next(reversed(list(stack)), "") or node.name
-        return InputError(f"This backbone cannot be routed: module `{inside}`: {reason}.")
+        return InputError(f"This backbone cannot be routed: module `{module_around(node)}`: {reason}.")
 
 
 def shape_of(node: Any) -> torch.Size:

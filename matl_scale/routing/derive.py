@@ -110,6 +110,8 @@ class Derivation:
 
     def value(self, node: Any) -> fx.Node:
         """Returns the dense graph's node for a node of the trunk. A common node is cut to the route's active channels."""
+        if node not in self.values and all(source.op == "get_attr" for source in node.all_input_nodes):
+            self.values[node] = self.graph.node_copy(node, self.value)  # a parameter reshaped: no batch of images
         if node not in self.values:
             assert node in self.common, node
             value = self.next_source((node, None))

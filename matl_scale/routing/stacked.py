@@ -17,7 +17,8 @@ from torch.nn import functional
 from matl_scale.errors import InputError
 from matl_scale.routing.affine import AffineWeights
 from matl_scale.routing.batch_norm import RouteBatchNorm2d
-from matl_scale.routing.channels import (
+from matl_scale.routing.derive import ActiveNorm
+from matl_scale.routing.operations import (
     ELEMENTWISE_FUNCTIONS,
     ELEMENTWISE_MODULES,
     GATE_FUNCTIONS,
@@ -26,8 +27,7 @@ from matl_scale.routing.channels import (
     POOL_MODULES,
     PRODUCTS,
     SUMS,
-)  # fmt: skip
-from matl_scale.routing.derive import ActiveNorm
+)
 from matl_scale.routing.slicing import AffineCut, Cut, StackedIndices, stack_units
 from matl_scale.routing.subnetwork import Subnetwork
 from matl_scale.vision import StochasticDepth

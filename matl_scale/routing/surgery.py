@@ -3,17 +3,13 @@
 The result takes the active route as an argument of `forward`. Module names stay, and with them the keys of the weights.
 """
 
-import contextlib
-import copy
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 
-from matl_scale.errors import InputError, first_line
+from matl_scale.errors import InputError
 from matl_scale.routing.affine import Affine, give_own_affine
 from matl_scale.routing.affinity_masks import Closeness
 from matl_scale.routing.batch_norm import RouteBatchNorm2d, Statistics
@@ -34,10 +30,8 @@ from matl_scale.routing.masks import (
     keep_best,
 )
 from matl_scale.routing.router import TaskRouter
+from matl_scale.routing.tracing import trace
 from matl_scale.routing.units import ChannelMap, Stream, build_index_table
-from matl_scale.vision import StochasticDepth
-
-EXAMPLE_PIXELS = 320  # large enough for every torchvision CNN; of the shapes only channel counts matter
 
 
 def route(
@@ -128,38 +122,6 @@ def route_by_spec(
     # the units of every routed stream, by its name, for masks that move
     routed.meta["streams"] = {s.name: s.units for s in channels.streams if columns.keys() & set(s.units.tolist())}
     return routed
-
-
-class BackboneTracer(fx.Tracer):
-    """Does not trace into convs, linear layers and norms, of any subclass, because routers follow them; nor into stochastic
-    depth, which would stay switched on in evaluation mode if it were traced."""
-
-    WHOLE = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm, StochasticDepth)
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, self.WHOLE) or super().is_leaf_module(m, module_qualified_name)
-
-
-def trace(backbone: nn.Module) -> fx.GraphModule:
-    """Traces a copy of `backbone` and records the shape of every node's value."""
-    try:
-        root = copy.deepcopy(backbone)
-        graph_module = fx.GraphModule(root, BackboneTracer().trace(root), type(root).__name__)
-    except Exception as error:  # torch.fx raises whatever the traced code raises
-        raise InputError(f"This backbone cannot be routed: torch.fx cannot trace it: {first_line(error)}.") from error
-    on_meta = copy.deepcopy(graph_module).to("meta", torch.float32).eval()
-    example = torch.empty(2, 3, EXAMPLE_PIXELS, EXAMPLE_PIXELS, device="meta", dtype=torch.float32)
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):  # ShapeProp prints a trace when the network fails
-            ShapeProp(on_meta).propagate(example)
-    except Exception as error:
-        raise InputError(
-            f"This backbone cannot be routed: it does not run on {EXAMPLE_PIXELS}-pixel images: "
-            f"{first_line(error.__cause__ or error)}."
-        ) from error
-    for node, twin in zip(graph_module.graph.nodes, on_meta.graph.nodes, strict=True):
-        node.meta.update(twin.meta)
-    return graph_module
 
 
 def draw_stream_masks(

@@ -1,0 +1,78 @@
+"""timm, where it is installed: its names, and its models as backbones. Import timm through this module, never directly."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import fx, nn
+
+from matl_scale import vision  # noqa: F401 (timm imports torchvision, which fails beside a CPU build of torch without this)
+from matl_scale.errors import InputError, nearest, one_line
+from matl_scale.extras import require
+from matl_scale.routing.tracing import build_graph
+
+PREFIX = "timm/"  # of `model.name`
+
+
+def is_timm(name: str) -> bool:
+    """Returns whether a `model.name` is one of timm's."""
+    return name.startswith(PREFIX)
+
+
+def load_timm(purpose: str) -> Any:
+    """Imports timm. Raises `InputError`, which begins with `purpose`, if it is not installed."""
+    require("timm", "timm", purpose=purpose)
+    import timm
+
+    return timm
+
+
+def check_timm_name(name: str) -> None:
+    """Raises `InputError` if timm has no model of that name, or is not installed."""
+    timm = load_timm(f"`model.name` = {name}")
+    known = timm.list_models()
+    if name.removeprefix(PREFIX) not in known:
+        raise InputError(
+            f"`model.name` should be {PREFIX} and the name of a timm model, without a tag of weights. Got {name!r}."
+            + nearest(name, [PREFIX + each for each in known])
+        )
+
+
+def build_timm(name: str) -> nn.Module:
+    """Builds a timm model with its classifier, with freshly drawn weights.
+
+    Raises:
+        InputError: timm is not installed, or cannot build it.
+    """
+    timm = load_timm(f"`model.name` = {name}")
+    try:
+        model: nn.Module = timm.create_model(name.removeprefix(PREFIX))
+    except Exception as error:  # timm's models raise errors of many kinds
+        raise InputError(f"`model.name` = {name}: timm cannot build it: {one_line(error)}.") from error
+    return model
+
+
+def remove_timm_classifier(model: nn.Module, name: str) -> None:
+    """Leaves pooled features. The classifier's dropout is removed too.
+
+    Raises:
+        InputError: The model has no classifier.
+    """
+    if not isinstance(reset := getattr(model, "reset_classifier", None), Callable):
+        raise InputError(f"`model.name` = {name}: it has no classifier to replace by task heads.")
+    reset(0)
+    if hasattr(model, "drop_rate"):
+        model.drop_rate = 0.0
+
+
+def build_timm_graph(model: nn.Module) -> fx.GraphModule:
+    """Returns the graph of a timm model up to its features, of torch's own layers, which routing can follow. Takes over the
+    model's layers: the model itself cannot be used any more.
+
+    Raises:
+        InputError: torch.fx cannot trace it. Names the module.
+    """
+    from matl_scale.models.from_timm.layers import Layers  # need timm, which only its models need
+    from matl_scale.models.from_timm.tracer import TimmTracer
+
+    layers = Layers(model)
+    return build_graph(model, TimmTracer(layers))
