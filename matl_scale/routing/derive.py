@@ -110,7 +110,7 @@ class Derivation:
 
     def value(self, node: Any) -> fx.Node:
         """Returns the dense graph's node for a node of the trunk. A common node is cut to the route's active channels."""
-        if node not in self.values and all(source.op == "get_attr" for source in node.all_input_nodes):
+        if node not in self.values and {source.op for source in node.all_input_nodes} == {"get_attr"}:
             self.values[node] = self.graph.node_copy(node, self.value)  # a parameter reshaped: no batch of images
         if node not in self.values:
             assert node in self.common, node
@@ -234,7 +234,9 @@ def unit_columns(trunk: fx.GraphModule) -> dict[int, torch.Tensor]:
     columns: dict[int, torch.Tensor] = {}
     for node in trunk.graph.nodes:
         if isinstance(module := module_of(trunk, node), TaskRouter):
-            columns.update(zip(units_of(node).tolist(), module.mask.cpu().unbind(dim=1), strict=True))
+            units = units_of(node).tolist()
+            if not columns.keys() >= set(units):  # the routers of a stream repeat each other
+                columns.update(zip(units, module.mask.cpu().unbind(dim=1), strict=True))
     return columns
 
 

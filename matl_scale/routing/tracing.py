@@ -54,9 +54,9 @@ def build_graph(root: nn.Module, tracer: BackboneTracer) -> fx.GraphModule:
     try:
         graph = tracer.trace(root)
     except Exception as error:  # torch.fx raises whatever the traced code raises
-        inside = f"module `{tracer.failed}`: " if tracer.failed else ""
+        inside = f"module `{tracer.failed}`" if tracer.failed else f"{type(root).__name__}.forward"
         raise InputError(
-            f"This backbone cannot be routed: {inside}torch.fx cannot trace it: {first_line(error)}."
+            f"This backbone cannot be routed: {inside}: torch.fx cannot trace it: {first_line(error)}."
         ) from error
     traced = fx.GraphModule(root, graph, type(root).__name__)
     traced.meta[TRACED] = True
@@ -108,7 +108,8 @@ def trace(backbone: nn.Module) -> fx.GraphModule:
     traced = isinstance(root, fx.GraphModule) and root.meta.get(TRACED, False)
     graph_module = root if traced else build_graph(root, BackboneTracer())
     assert isinstance(graph_module, fx.GraphModule)
-    on_meta = copy.deepcopy(graph_module).to("meta", torch.float32).eval()
+    has_values = any(not parameter.is_meta for parameter in graph_module.parameters())
+    on_meta = copy.deepcopy(graph_module).to("meta", torch.float32) if has_values else graph_module
     finder = ShapeFinder(on_meta)
     try:
         finder.propagate(torch.empty(2, 3, EXAMPLE_PIXELS, EXAMPLE_PIXELS, device="meta", dtype=torch.float32))

@@ -33,7 +33,7 @@ def check_timm_name(name: str) -> None:
     if name.removeprefix(PREFIX) not in known:
         raise InputError(
             f"`model.name` should be {PREFIX} and the name of a timm model, without a tag of weights. Got {name!r}."
-            + nearest(name, [PREFIX + each for each in known])
+            + nearest(name.partition(".")[0], [PREFIX + each for each in known])
         )
 
 

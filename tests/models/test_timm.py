@@ -1,0 +1,105 @@
+"""timm's CNNs as backbones: the same function as timm's own model, the same sub-network as masked execution, clear refusals."""
+
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from helpers.equal_executions import check_equal_executions
+from helpers.network_outputs import gap, images_of
+from helpers.timm_models import timm_backbone, timm_model
+from matl_scale import InputError, extras
+from matl_scale.models.backbone_list import examine
+from matl_scale.models.backbones import ModelConfig, build_backbone, build_backbone_outline
+from matl_scale.models.from_timm.library import load_timm
+from matl_scale.routing.channelwise import BlurPool, SamePadding
+
+# timm's own tiny models; one with padding "same", which they do not have
+SMALL = [
+    "test_byobnet", "test_convnext", "test_convnext3", "test_efficientnet_gn", "test_efficientnet_ln", "test_resnet",
+    "tf_mobilenetv3_small_minimal_100",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_backbone_computes_what_timms_model_computes(name: str) -> None:
+    model, backbone = timm_model(name), timm_backbone(name)
+    assert backbone.state_dict().keys() == model.state_dict().keys()
+    backbone.load_state_dict(model.state_dict())
+    images = images_of(33, batch=2)
+    for train in (True, False):
+        assert gap(backbone.train(train)(images), model.train(train)(images)) < 1e-12
+    for key, value in model.state_dict().items():  # statistics have moved in training
+        assert gap(backbone.state_dict()[key].double(), value.double()) < 1e-12, key
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_sub_networks_equal_masked_execution(name: str) -> None:
+    check_equal_executions(timm_backbone(name), image_size=32)
+
+
+def test_padding_and_blur_are_timms() -> None:
+    layers = load_timm("This test").layers
+    for size in (5, 6, 7):
+        images = images_of(size, batch=1)
+        padding, conv = SamePadding((3, 3), (2, 2)), nn.Conv2d(3, 4, 3, stride=2).double()
+        same = layers.Conv2dSame(3, 4, 3, stride=2).double()
+        same.load_state_dict(conv.state_dict())
+        assert torch.equal(conv(padding(images)), same(images))
+        blur = layers.BlurPool2d(3, filt_size=3, stride=2).double()
+        assert gap(BlurPool(3, 2, 1, "reflect").double()(images), blur(images)) < 1e-15
+
+
+def test_narrow_networks_and_small_stems() -> None:
+    narrow = timm_backbone("test_resnet", width=0.5)
+    assert narrow(images_of(32)).shape[1] == timm_backbone("test_resnet")(images_of(32)).shape[1] // 2
+    shapes = {}
+    for stem in ("standard", "small"):
+        backbone = timm_backbone("tf_mobilenetv3_small_minimal_100", stem=stem)
+        backbone.conv_stem.register_forward_hook(lambda *call, stem=stem: shapes.update({stem: call[2].shape[-1]}))
+        backbone(images_of(32))
+    assert shapes == {"standard": 16, "small": 32}
+
+
+def test_an_outline_has_no_values() -> None:
+    outline = build_backbone_outline(ModelConfig(name="timm/test_efficientnet", width=1.0, stem="standard"), seed=0)
+    assert all(parameter.is_meta for parameter in outline.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("timm/test_vit", "VisionTransformer.forward: torch.fx cannot trace it"),
+        ("timm/test_mambaout", r"module `stages.0.blocks.0`: the function split cannot be followed"),
+        ("vit_b_16", "no `classifier`"),
+    ],
+)
+def test_what_cannot_be_routed_is_listed_with_its_module(name: str, reason: str) -> None:
+    found = examine(name)
+    assert not found.routed
+    assert not found.subnetwork
+    assert re.search(reason, found.reason)
+
+
+def test_masks_without_sub_networks_are_listed_as_such() -> None:
+    found = examine("timm/test_nfnet")
+    assert found.routed
+    assert not found.subnetwork
+    assert "`stem.conv1`: ScaledStdConv2d" in found.reason
+
+
+def test_an_unknown_name_offers_the_nearest() -> None:
+    with pytest.raises(InputError, match=r"without a tag of weights.*Did you mean `timm/resnet50`"):
+        build_backbone(ModelConfig(name="timm/resnet50.a1_in1k"), seed=0)
+
+
+def test_pretrained_weights_are_torchvisions() -> None:
+    with pytest.raises(InputError, match=r"`model.pretrained` should be false for timm/resnet18"):
+        ModelConfig(name="timm/resnet18", pretrained=True)
+
+
+def test_without_timm_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extras, "find_spec", lambda _: None)
+    with pytest.raises(InputError, match=r"timm/resnet18 needs `timm`.*pip install 'matl-scale\[timm\]'"):
+        build_backbone(ModelConfig(name="timm/resnet18"), seed=0)
