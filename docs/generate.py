@@ -1,10 +1,11 @@
-"""Writes the pages that the code itself is the source of: every config key, every command, every module.
+"""Writes the pages that the code itself is the source of: every config key, every command, every module, every backbone.
 
 They go to `docs/generated/`, which is not committed; pages in `docs/reference/` include them.
 """
 
 import ast
 import inspect
+import json
 import os
 import re
 import subprocess
@@ -24,6 +25,7 @@ def write_generated_pages(folder: Path) -> None:
     """Writes all pages; a page that has not changed keeps its time, so that Sphinx need not read it again."""
     folder.mkdir(exist_ok=True)
     pages = {"config.md": config_page(), "commands.md": commands_page(), "modules.md": modules_page()}
+    pages["backbones.md"] = backbones_page()
     for name, text in pages.items():
         path = folder / name
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
@@ -113,6 +115,30 @@ def help_text(target: str, arguments: list[str]) -> str:
     command = [sys.executable, "-c", code, *arguments, "--help"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return done.stdout.rstrip()
+
+
+def backbones_page() -> str:
+    """Returns the models that can be routed, by library, and why the others cannot, from what `matl-doctor` has found."""
+    found = json.loads((ROOT / "docs/reference/backbones.json").read_text(encoding="utf-8"))
+    text = []
+    for source in dict.fromkeys(entry["source"] for entry in found):
+        own = [entry for entry in found if entry["source"] == source]
+        cut = [f"`{entry['name']}`" for entry in own if entry["subnetwork"]]
+        others = [entry for entry in own if not entry["subnetwork"]]
+        text += [
+            f"## {source}",
+            "",
+            f"{len(cut)} of {len(own)} models run as sub-networks:",
+            "",
+            ", ".join(cut) + ".",
+            "",
+        ]
+        text += ["The others:", "", "| model | masked only | reason |", "| --- | --- | --- |"]
+        for entry in others:
+            reason = entry["reason"].replace("|", "\\|").replace("<", "&lt;")
+            text.append(f"| `{entry['name']}` | {'yes' if entry['routed'] else 'no'} | {reason} |")
+        text.append("")
+    return "\n".join(text)
 
 
 def modules_page() -> str:

@@ -16,19 +16,7 @@ from torch import fx, nn
 from torch.nn import functional
 
 from matl_scale.errors import InputError
-from matl_scale.routing.operations import (
-    ARGUMENT_KINDS,
-    ELEMENTWISE_FUNCTIONS,
-    ELEMENTWISE_MODULES,
-    GATE_FUNCTIONS,
-    GATE_MODULES,
-    NORM_MODULES,
-    POOL_FUNCTIONS,
-    POOL_MODULES,
-    PRODUCTS,
-    RESHAPES,
-    SUMS,
-)
+from matl_scale.routing import operations
 from matl_scale.routing.tracing import module_around
 from matl_scale.routing.units import ChannelMap, Channels, Stream, Unions
 from matl_scale.vision import LayerNorm2d
@@ -49,14 +37,14 @@ class ChannelTracer:
         self.ungated: set[fx.Node] = set()  # sigmoid outputs, where inactive units are 0.5 instead of 0
         self.routed: list[fx.Node] = []
         self.visitors: dict[Any, Callable[[fx.Node], None]] = {  # by function, or by the name of a tensor's method
-            **dict.fromkeys((*PRODUCTS, *SUMS), self.tie_operands),
-            **dict.fromkeys(GATE_FUNCTIONS, self.visit_gate),
-            **dict.fromkeys(POOL_FUNCTIONS, self.visit_pool),
-            **dict.fromkeys(ELEMENTWISE_FUNCTIONS, self.pass_on),
+            **dict.fromkeys((*operations.PRODUCTS, *operations.SUMS), self.tie_operands),
+            **dict.fromkeys(operations.GATE_FUNCTIONS, self.visit_gate),
+            **dict.fromkeys(operations.POOL_FUNCTIONS, self.visit_pool),
+            **dict.fromkeys(operations.ELEMENTWISE_FUNCTIONS, self.pass_on),
             **dict.fromkeys((torch.flatten, "flatten"), self.visit_flatten),
             **dict.fromkeys((torch.permute, "permute"), self.visit_permute),
             functional.dropout: self.visit_dropout,
-            **dict.fromkeys(RESHAPES, self.visit_reshape),
+            **dict.fromkeys(operations.RESHAPES, self.visit_reshape),
             torch.cat: self.visit_cat,
             **dict.fromkeys(("mean", "amax"), self.visit_mean),
         }
@@ -85,7 +73,7 @@ class ChannelTracer:
         return streams
 
     def visit(self, node: fx.Node) -> None:
-        if not all(isinstance(value, ARGUMENT_KINDS) for value in node.kwargs.values()):
+        if not all(isinstance(value, operations.ARGUMENT_KINDS) for value in node.kwargs.values()):
             raise self.refusal(node, "tensors given by name cannot be followed; give them by position")
         if node.op == "placeholder":
             self.channels[node] = Channels(units=None)
@@ -109,13 +97,13 @@ class ChannelTracer:
             self.visit_conv(node, module)
         elif isinstance(module, nn.Linear):
             self.visit_linear(node, module)
-        elif isinstance(module, NORM_MODULES):
+        elif isinstance(module, operations.NORM_MODULES):
             self.visit_norm(node, module)
-        elif isinstance(module, GATE_MODULES):
+        elif isinstance(module, operations.GATE_MODULES):
             self.visit_gate(node)
-        elif isinstance(module, ELEMENTWISE_MODULES):
+        elif isinstance(module, operations.ELEMENTWISE_MODULES):
             self.pass_on(node)
-        elif isinstance(module, POOL_MODULES):
+        elif isinstance(module, operations.POOL_MODULES):
             self.visit_pool(node)
         elif isinstance(module, nn.Flatten):
             self.visit_flatten(node)
@@ -206,10 +194,11 @@ class ChannelTracer:
     def visit_reshape(self, node: fx.Node) -> None:
         """Accepts numbers per channel that are reshaped to be broadcast over the pixels, from `(num_channels,)` to
         `(1, num_channels, 1, 1)`."""
-        shape = [node.args[1:] if isinstance(node.args[1], int) else node.args[1]][0]
-        if node.args[0] not in self.scales or sorted(shape) != [-1, *[1] * (len(shape) - 1)]:  # type: ignore[arg-type, type-var]
+        given: Any = node.args[1]
+        shape = list(node.args[1:]) if isinstance(given, int) else list(given)
+        if node.args[0] not in self.scales or sorted(shape) != [-1, *[1] * (len(shape) - 1)]:  # type: ignore[type-var]
             raise self.refusal(node, "only numbers per channel can be reshaped")
-        self.scales[node] = shape.index(-1) - len(shape)  # type: ignore[union-attr, arg-type]
+        self.scales[node] = shape.index(-1) - len(shape)
 
     def visit_permute(self, node: fx.Node) -> None:
         source = self.input_channels(node)
@@ -257,17 +246,17 @@ class ChannelTracer:
         found = [self.channels[operand] for operand in tensors]
         if not found or found[0].units is None:
             raise self.refusal(node, "only arithmetic on channels can be followed")
-        first = found[0]
+        first, units = found[0], found[0].units
         for other in found[1:]:
-            if other.units is None or other.dim != first.dim or len(other.units) != len(first.units):
+            if other.units is None or other.dim != first.dim or len(other.units) != len(units):
                 raise self.refusal(node, "operands with different channels cannot be tied")
-            self.unions.tie(first.units, other.units)
+            self.unions.tie(units, other.units)
         for scale in [operand for operand in operands if operand in self.scales]:
             self.check_scale(node, scale, first)
-        if node.target not in PRODUCTS and len(operands) < 2 and 0 not in node.args:
+        if node.target not in operations.PRODUCTS and len(operands) < 2 and 0 not in node.args:
             raise self.refusal(node, "a constant added to channels would fill the inactive ones")
         gates = [operand for operand in tensors if operand in self.ungated]
-        if len(gates) > (1 if node.target in PRODUCTS and len(tensors) > 1 else 0):
+        if len(gates) > (1 if node.target in operations.PRODUCTS and len(tensors) > 1 else 0):
             raise self.refusal(node, "a sigmoid's output can only scale routed channels")
         self.channels[node] = first
 
@@ -277,7 +266,7 @@ class ChannelTracer:
         parameter = scale if scale.op == "get_attr" else scale.all_input_nodes[0]
         size, rank = shape_of(parameter)[0], len(shape_of(node))
         dim = channels.dim if channels.dim < 0 else channels.dim - rank
-        fits = node.target in PRODUCTS and size in (1, len(channels.units)) and self.scales[scale] == dim
+        fits = node.target in operations.PRODUCTS and size in (1, len(channels.units)) and self.scales[scale] == dim
         if not fits or parameter in self.channels:
             raise self.refusal(node, f"the parameter {parameter.target} can only scale channels, once")
         own = Channels(units=channels.units if size > 1 else None, dim=0)
@@ -300,7 +289,7 @@ class ChannelTracer:
         return (
             len(users) == 1
             and users[0].op == "call_module"
-            and isinstance(self.modules[str(users[0].target)], NORM_MODULES)
+            and isinstance(self.modules[str(users[0].target)], operations.NORM_MODULES)
         )
 
     def refusal(self, node: fx.Node, reason: str) -> InputError:

@@ -192,8 +192,12 @@ def test_libraries_stay_out(room: str) -> None:
                 assert name not in KEPT_OUT[room], f"{file}: {name}"
 
 
-def test_torchvision_is_imported_through_the_shim_only() -> None:
+@pytest.mark.parametrize(
+    ("library", "through"),
+    [("torchvision", "matl_scale/vision.py"), ("timm", "matl_scale/models/from_timm/library.py")],
+)
+def test_a_library_is_imported_in_one_place_only(library: str, through: str) -> None:
     for folder in ("matl_scale", "data_prep", "launch", "tests"):
         for file in (ROOT / folder).rglob("*.py"):
-            if file.name != "vision.py":
-                assert not any(name.split(".")[0] == "torchvision" for name in imports_of(file)), file
+            if file != ROOT / through:
+                assert not any(name.split(".")[0] == library for name in imports_of(file)), file

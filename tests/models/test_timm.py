@@ -9,10 +9,12 @@ from torch import nn
 from helpers.equal_executions import check_equal_executions
 from helpers.network_outputs import gap, images_of
 from helpers.timm_models import timm_backbone, timm_model
-from matl_scale import InputError, extras
+from matl_scale import InputError, extras, route
+from matl_scale.deploy.export.dense import dense_network
 from matl_scale.models.backbone_list import examine
 from matl_scale.models.backbones import ModelConfig, build_backbone, build_backbone_outline
 from matl_scale.models.from_timm.library import load_timm
+from matl_scale.models.network import RoutedModel
 from matl_scale.routing.channelwise import BlurPool, SamePadding
 
 # timm's own tiny models; one with padding "same", which they do not have
@@ -37,6 +39,15 @@ def test_a_backbone_computes_what_timms_model_computes(name: str) -> None:
 @pytest.mark.parametrize("name", SMALL)
 def test_sub_networks_equal_masked_execution(name: str) -> None:
     check_equal_executions(timm_backbone(name), image_size=32)
+
+
+def test_an_exported_sub_network_needs_no_timm() -> None:
+    trunk = route(timm_backbone("test_convnext"), 2, 0.5, seed=1)
+    model = RoutedModel(trunk, [2, 3], trunk(images_of(32), torch.tensor([0])).shape[1]).double().eval()
+    dense = dense_network(model, 1)
+    assert not any(type(module).__module__.startswith("timm") for module in dense.modules())
+    wanted = model.heads[1](model.trunk(images_of(32), torch.tensor([1])))
+    assert gap(dense(images_of(32)), wanted) < 1e-10
 
 
 def test_padding_and_blur_are_timms() -> None:

@@ -1,6 +1,5 @@
 """timm, where it is installed: its names, and its models as backbones. Import timm through this module, never directly."""
 
-from collections.abc import Callable
 from typing import Any
 
 from torch import fx, nn
@@ -57,11 +56,12 @@ def remove_timm_classifier(model: nn.Module, name: str) -> None:
     Raises:
         InputError: The model has no classifier.
     """
-    if not isinstance(reset := getattr(model, "reset_classifier", None), Callable):
+    timm_model: Any = model
+    if not hasattr(model, "reset_classifier"):
         raise InputError(f"`model.name` = {name}: it has no classifier to replace by task heads.")
-    reset(0)
+    timm_model.reset_classifier(0)
     if hasattr(model, "drop_rate"):
-        model.drop_rate = 0.0
+        timm_model.drop_rate = 0.0
 
 
 def build_timm_graph(model: nn.Module) -> fx.GraphModule:
