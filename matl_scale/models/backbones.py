@@ -156,8 +156,12 @@ def build_whole(config: ModelConfig) -> nn.Module:
 
 
 class EmptyOnMeta(TorchFunctionMode):
-    """Puts what `torch.empty` returns on the meta device: layers allocate their weights with it. As the default device, meta
-    would take along the numbers from which some networks compute their widths."""
+    """Puts what `torch.empty` returns on the meta device, where layers allocate their weights with it, and does not draw values
+    there. As the default device, meta would take along the numbers from which some networks compute their widths."""
+
+    FILLS = (
+        "normal_", "uniform_", "trunc_normal_", "kaiming_normal_", "kaiming_uniform_", "constant_", "zeros_", "ones_",
+    )  # fmt: skip
 
     def __torch_function__(
         self,
@@ -166,8 +170,12 @@ class EmptyOnMeta(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        on_meta = {"device": "meta"} if func is torch.empty else {}
-        return func(*args, **((kwargs or {}) | on_meta))
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in self.FILLS:
+            filled = args[0] if args else kwargs.get("tensor")
+            if isinstance(filled, torch.Tensor) and filled.is_meta:
+                return filled
+        return func(*args, **(kwargs | ({"device": "meta"} if func is torch.empty else {})))
 
 
 def build_backbone_outline(config: ModelConfig, seed: int) -> nn.Module:

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from matl_scale import vision  # noqa: F401 (timm imports torchvision, which fails beside a CPU build of torch without this)
+import matl_scale.vision  # noqa: F401 (timm imports torchvision, which fails beside a CPU build of torch without this)
 from matl_scale.errors import InputError, nearest, one_line
 from matl_scale.extras import require
 from matl_scale.routing.tracing import build_graph
