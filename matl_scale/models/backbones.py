@@ -161,6 +161,7 @@ class EmptyOnMeta(TorchFunctionMode):
 
     FILLS = (
         "normal_", "uniform_", "trunc_normal_", "kaiming_normal_", "kaiming_uniform_", "constant_", "zeros_", "ones_",
+        "erfinv_", "mul_", "add_", "clamp_",
     )  # fmt: skip
 
     def __torch_function__(

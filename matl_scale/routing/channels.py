@@ -31,9 +31,8 @@ class ChannelTracer:
         self.unions = Unions()
         self.channels: dict[fx.Node, Channels] = {}
         self.convs: list[tuple[str, np.ndarray]] = []
-        self.scales: dict[
-            fx.Node, int
-        ] = {}  # parameters, also reshaped, with the dimension, from the last, of their numbers
+        # parameters, also reshaped, with the dimension, from the last, of their numbers
+        self.scales: dict[fx.Node, int] = {}
         self.ungated: set[fx.Node] = set()  # sigmoid outputs, where inactive units are 0.5 instead of 0
         self.routed: list[fx.Node] = []
         self.visitors: dict[Any, Callable[[fx.Node], None]] = {  # by function, or by the name of a tensor's method
@@ -52,21 +51,22 @@ class ChannelTracer:
     def run(self) -> ChannelMap:
         for node in self.root.graph.nodes:
             self.visit(node)
-        roots = {
-            node: found if found.units is None else replace(found, units=self.unions.roots(found.units))
+        roots = self.unions.roots()
+        channels = {
+            node: found if found.units is None else replace(found, units=roots[found.units])
             for node, found in self.channels.items()
         }
         convs = [name for name, _ in self.convs]
-        return ChannelMap(channels=roots, convs=convs, routed=self.routed, streams=self.collect_streams())
+        return ChannelMap(channels=channels, convs=convs, routed=self.routed, streams=self.collect_streams(roots))
 
-    def collect_streams(self) -> list[Stream]:
+    def collect_streams(self, roots: np.ndarray) -> list[Stream]:
         streams: list[Stream] = []
         stream_of: dict[int, Stream] = {}  # by unit
         for name, units in self.convs:
-            roots = dict.fromkeys(self.unions.roots(units).tolist())
-            for stream in {id(stream_of[unit]): stream_of[unit] for unit in roots if unit in stream_of}.values():
+            own = dict.fromkeys(roots[units].tolist())
+            for stream in {id(stream_of[unit]): stream_of[unit] for unit in own if unit in stream_of}.values():
                 stream.convs.append(name)
-            new = [unit for unit in roots if unit not in stream_of]
+            new = [unit for unit in own if unit not in stream_of]
             if new:
                 streams.append(Stream(convs=[name], units=np.array(new)))
                 stream_of |= dict.fromkeys(new, streams[-1])
@@ -147,9 +147,8 @@ class ChannelTracer:
 
     def tie_groups(self, source: np.ndarray, outputs: np.ndarray, groups: int) -> None:
         """Ties all channels of a group: it is active as a whole or not at all. A depthwise conv has groups of one channel."""
-        for ins, outs in zip(np.split(source, groups), np.split(outputs, groups), strict=True):
-            members = np.concatenate([ins, outs])
-            self.unions.tie(members[:-1], members[1:])
+        members = np.concatenate([source.reshape(groups, -1), outputs.reshape(groups, -1)], axis=1)
+        self.unions.tie(members[:, :-1].ravel(), members[:, 1:].ravel())
 
     def visit_norm(self, node: fx.Node, norm: nn.Module) -> None:
         source = self.input_channels(node)

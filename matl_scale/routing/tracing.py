@@ -56,7 +56,7 @@ def build_graph(root: nn.Module, tracer: BackboneTracer) -> fx.GraphModule:
     except Exception as error:  # torch.fx raises whatever the traced code raises
         inside = f"module `{tracer.failed}`" if tracer.failed else f"{type(root).__name__}.forward"
         raise InputError(
-            f"This backbone cannot be routed: {inside}: torch.fx cannot trace it: {first_line(error)}."
+            f"This backbone cannot be routed: {inside}: torch.fx cannot trace it: {first_line(error).rstrip('.')}."
         ) from error
     traced = fx.GraphModule(root, graph, type(root).__name__)
     traced.meta[TRACED] = True
@@ -117,7 +117,7 @@ def trace(backbone: nn.Module) -> fx.GraphModule:
         inside = f"module `{module_around(finder.failed)}`: " if finder.failed else ""
         raise InputError(
             f"This backbone cannot be routed: {inside}it does not run on {EXAMPLE_PIXELS}-pixel images: "
-            f"{first_line(error.__cause__ or error)}."
+            f"{first_line(error.__cause__ or error).rstrip('.')}."
         ) from error
     for node, twin in zip(graph_module.graph.nodes, on_meta.graph.nodes, strict=True):
         node.meta.update(twin.meta)

@@ -32,8 +32,12 @@ class Unions:
             # the older unit becomes the root, so that a stream is named after its first conv
             self._parent[max(a, b)] = min(a, b)
 
-    def roots(self, units: np.ndarray) -> np.ndarray:
-        return np.array([self.find(unit) for unit in units.tolist()])
+    def roots(self) -> np.ndarray:
+        """Returns the root of every unit, shape `(num_units,)`."""
+        roots = np.array(self._parent, dtype=np.int64)
+        while not np.array_equal(above := roots[roots], roots):
+            roots = above
+        return roots
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,8 @@
 """timm, where it is installed: its names, and its models as backbones. Import timm through this module, never directly."""
 
+from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import urlparse
 
 from torch import fx, nn
 
@@ -34,6 +36,18 @@ def check_timm_name(name: str) -> None:
             f"`model.name` should be {PREFIX} and the name of a timm model, without a tag of weights. Got {name!r}."
             + nearest(name.partition(".")[0], [PREFIX + each for each in known])
         )
+
+
+def timm_defaults(name: str) -> Any:
+    """Returns what timm says of the default weights of one of its models, as an entry of its registry."""
+    return load_timm(f"`model.name` = {name}").get_pretrained_cfg(name.removeprefix(PREFIX))
+
+
+def find_timm_file(file_name: str) -> Any:
+    """Returns the entry in timm's registry of the weights that it keeps in a file of this name; None if there are none."""
+    timm = load_timm("This search")
+    entries = (timm.get_pretrained_cfg(name) for name in timm.list_pretrained())
+    return next((entry for entry in entries if PurePosixPath(urlparse(entry.url).path).name == file_name), None)
 
 
 def build_timm(name: str) -> nn.Module:

@@ -1,12 +1,14 @@
 """What weights say of themselves: for which architecture and for which images they were trained."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlparse
 
+from matl_scale.extras import is_installed
+from matl_scale.models.from_timm.library import find_timm_file, is_timm, timm_defaults
 from matl_scale.models.weights.file import StoredWeights
 from matl_scale.vision import models
 
@@ -24,12 +26,12 @@ class WeightsDescription:
 
 
 def describe_stored(weights: StoredWeights) -> WeightsDescription:
-    """Returns what a file says: timm's description in the hub's config or in the metadata; else what torchvision knows of a file
-    of that name."""
+    """Returns what a file says: timm's description in the hub's config or in the metadata; else what torchvision or timm, if
+    installed, knows of a file of that name."""
     texts = weights.texts
     nested = texts.get(PRETRAINED_CFG)
     values = {**texts, **nested} if isinstance(nested, Mapping) else texts
-    if not {"mean", "std", "input_size"} & values.keys() and (known := find_torchvision(weights.path.name)):
+    if not {"mean", "std", "input_size"} & values.keys() and (known := find_published(weights.path.name)):
         return known
     architecture = texts.get("architecture", "")
     return WeightsDescription(
@@ -45,13 +47,38 @@ def describe_pretrained(name: str) -> WeightsDescription:
     return from_transforms(models.get_model_weights(name).DEFAULT)
 
 
-def find_torchvision(file_name: str) -> WeightsDescription | None:
-    """Returns what torchvision says of its weights that are kept in a file of this name; its names carry a checksum."""
+def complete(description: WeightsDescription, name: str) -> WeightsDescription:
+    """Returns a description with what timm says of the images of its model `name`, a `model.name`, where the description says
+    nothing: timm trains and evaluates a model with these unless they are given. Of torchvision's, nothing is added."""
+    if not is_timm(name):
+        return description
+    usual = from_timm(timm_defaults(name))
+    return replace(
+        description,
+        mean=description.mean or usual.mean,
+        std=description.std or usual.std,
+        image_size=description.image_size or usual.image_size,
+    )
+
+
+def find_published(file_name: str) -> WeightsDescription | None:
+    """Returns what torchvision or timm says of its weights that are kept in a file of this name; such names carry a checksum."""
     for name in models.list_models(module=models):
         for weights in models.get_model_weights(name):
             if PurePosixPath(urlparse(weights.url).path).name == file_name:
                 return from_transforms(weights)
-    return None
+    entry = find_timm_file(file_name) if is_installed("timm") else None
+    return None if entry is None else from_timm(entry)
+
+
+def from_timm(entry: Any) -> WeightsDescription:
+    """Reads an entry of timm's registry of weights."""
+    return WeightsDescription(
+        architecture=entry.architecture,
+        mean=read_channels(entry.mean),
+        std=read_channels(entry.std),
+        image_size=read_size(entry.input_size),
+    )
 
 
 def from_transforms(weights: Any) -> WeightsDescription:

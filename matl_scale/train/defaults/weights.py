@@ -7,7 +7,7 @@ from matl_scale.automatic import AUTO
 from matl_scale.errors import InputError
 from matl_scale.models.backbones import check_name, check_weights_fit
 from matl_scale.models.network import MEAN, STD
-from matl_scale.models.weights.description import WeightsDescription, describe_pretrained, describe_stored
+from matl_scale.models.weights.description import WeightsDescription, complete, describe_pretrained, describe_stored
 from matl_scale.models.weights.file import StoredWeights, check_sha256, find_weights_file, read_weights
 from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo
 from matl_scale.storage.files import file_sha256
@@ -43,7 +43,8 @@ def fill_from_weights(config: Config, checkpoint: CheckpointInfo | None, start: 
     config = fill_only_auto(config, {"model.weights_sha256": file_sha256(stored.path)})
     if config.model.name == AUTO:
         config = fill_only_auto(config, {"model.name": choose_name(stored, description)})
-    config = fill_description(config, description)
+    check_name(config.model.name)
+    config = fill_description(config, complete(description, config.model.name))
     check_weights_fit(config.model, stored)
     return config
 
