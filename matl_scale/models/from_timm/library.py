@@ -47,7 +47,7 @@ def find_timm_file(file_name: str) -> Any:
     """Returns the entry in timm's registry of the weights that it keeps in a file of this name; None if there are none."""
     timm = load_timm("This search")
     entries = (timm.get_pretrained_cfg(name) for name in timm.list_pretrained())
-    return next((entry for entry in entries if PurePosixPath(urlparse(entry.url).path).name == file_name), None)
+    return next((entry for entry in entries if PurePosixPath(urlparse(entry.url or "").path).name == file_name), None)
 
 
 def build_timm(name: str) -> nn.Module:

@@ -60,7 +60,8 @@ def fit_weights(
 
 
 def find_prefix(own: Mapping[str, torch.Tensor], weights: StoredWeights) -> str:
-    """Returns the text in front of the backbone's names in the file; empty if none of them is there.
+    """Returns the text in front of the backbone's names in the file; empty if none of them is there, or only such as are found in
+    many places of a network (`bn1.weight`).
 
     Raises:
         InputError: Several networks in the file fit equally well, and none of them alone is a moving average.
@@ -71,7 +72,10 @@ def find_prefix(own: Mapping[str, torch.Tensor], weights: StoredWeights) -> str:
         for start in range(len(parts)):
             if ".".join(parts[start:]) in own:
                 counts["".join(f"{part}." for part in parts[:start])] += 1
-    best = [prefix for prefix, count in counts.items() if count == max(counts.values())]
+    most = max(counts.values(), default=0)
+    best = [prefix for prefix, count in counts.items() if count == most]
+    if len(best) > 1 and 2 * most < len(own):
+        return ""
     averages = [prefix for prefix in best if "ema" in prefix.lower() or "teacher" in prefix.lower()]
     if len(best) > 1 and len(averages) != 1:
         raise InputError(
