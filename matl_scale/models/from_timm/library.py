@@ -1,4 +1,5 @@
-"""timm, where it is installed: its names, and its models as backbones. Import timm through this module, never directly."""
+"""timm, where it is installed: its names, its models as backbones, and its optimizers. Import timm through this module, never
+directly."""
 
 from pathlib import PurePosixPath
 from typing import Any
@@ -23,6 +24,7 @@ def load_timm(purpose: str) -> Any:
     """Imports timm. Raises `InputError`, which begins with `purpose`, if it is not installed."""
     require("timm", "timm", purpose=purpose)
     import timm
+    import timm.optim
 
     return timm
 

@@ -9,8 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-import matl_scale.vision  # noqa: F401 (timm imports torchvision, which fails beside a CPU build of torch without this)
-from matl_scale.extras import require
+from matl_scale.models.from_timm.library import load_timm
 
 OptimizerName = Literal["adamw", "sgd", "lion", "lamb", "muon"]
 COUNTS_BY_GROUP = ("lamb",)  # these count the steps of a group, for its bias correction
@@ -37,7 +36,7 @@ def make_optimizer(
         return torch.optim.SGD(groups, lr=lr, momentum=momentum)
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=lr, betas=(momentum, BETA_2))
-    timm_optim = load_timm_optimizers(name)
+    timm_optim = load_timm(f"`optim.name` = {name}").optim
     optimizer: torch.optim.Optimizer
     if name == "lion":
         optimizer = timm_optim.Lion(groups, lr=lr, betas=(momentum, LION_BETA_2))
@@ -52,14 +51,6 @@ def make_optimizer(
             groups, lr=lr, momentum=momentum, nesterov=False, betas=(momentum, BETA_2), adjust_lr_fn="match_rms_adamw"
         )
     return optimizer
-
-
-def load_timm_optimizers(name: OptimizerName) -> Any:
-    """Imports timm's optimizers. Raises `InputError` if timm is not installed."""
-    require("timm", "timm", purpose=f"`optim.name` = {name}")
-    from timm import optim
-
-    return optim
 
 
 def count_steps_with_gradient(optimizer: torch.optim.Optimizer) -> None:
