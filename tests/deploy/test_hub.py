@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from torch import fx
+from torch import fx, nn
 from torch.nn import functional
 
 import matl_scale
@@ -28,6 +28,7 @@ from matl_scale.deploy.hub.vocabulary import FUNCTIONS, METHODS
 from matl_scale.models.network import RoutedModel
 from matl_scale.models.predictor import Predictor
 from matl_scale.routing.channels import ChannelTracer
+from matl_scale.routing.channelwise import BlurPool, SamePadding
 from matl_scale.runs.checkpoints.network import open_network, restore_network
 
 ROOT = Path(__file__).parents[2]
@@ -151,6 +152,15 @@ def test_a_trunk_is_built_again_from_its_description(name: str, settings: dict[s
         expected, found = (logits_of(each, execution) for each in (model, again))
         for task_id, logits in expected.items():
             assert torch.equal(found[task_id], logits)
+
+
+def test_layers_of_timm_are_built_again() -> None:
+    layers = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), SamePadding((3, 3), (2, 2), value=float("-inf"))]
+    layers += [nn.MaxPool2d(3, 2), nn.Conv2d(8, 16, 3), nn.Mish(), BlurPool(3, 2, 1, "reflect")]
+    model = on_two_routes(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()).double())
+    again = rebuild(model, describe_trunk(model.trunk))
+    for task_id, logits in logits_of(model, "subnetwork").items():
+        assert torch.equal(logits_of(again, "subnetwork")[task_id], logits)
 
 
 def rebuild(model: RoutedModel, trunk: TrunkDescription) -> RoutedModel:

@@ -98,6 +98,8 @@ class TrunkBuilder:
         if kind in ROUTE_NORMS:
             assert index is not None
             return self.build_norm(kind, index, **kwargs)
+        if kind == "SamePadding":
+            kwargs["value"] = float(kwargs["value"])  # as text if it is infinite
         layer = find_layer(kind)
         if layer is None:
             raise unknown("the layer", kind)

@@ -3,6 +3,7 @@
 The description holds no weights; with them, `build_trunk` makes the trunk again, without the library that its backbone came from.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,7 @@ from matl_scale.deploy.export.arguments import read_arguments
 from matl_scale.deploy.hub.vocabulary import FUNCTIONS, INPUTS, METHODS, MODULE_NAME, LayerNorm2d
 from matl_scale.errors import InputError
 from matl_scale.routing.batch_norm import RouteBatchNorm2d
+from matl_scale.routing.channelwise import BlurPool, SamePadding
 from matl_scale.routing.layer_norms import RouteGroupNorm, RouteLayerNorm
 from matl_scale.routing.router import TaskRouter
 from matl_scale.vision import LayerNorm2d as TorchvisionLayerNorm2d
@@ -105,6 +107,15 @@ def describe_layer(trunk: fx.GraphModule, name: str) -> dict[str, Any]:
         return describe_norm(layer)
     if isinstance(layer, StochasticDepth):  # does nothing in evaluation mode
         return {"kind": "Identity", "args": [], "kwargs": {}}
+    if isinstance(layer, SamePadding):
+        value = layer.value if math.isfinite(layer.value) else str(layer.value)  # JSON has no infinity
+        return {"kind": "SamePadding", "args": [layer.reach, layer.stride], "kwargs": {"value": value}}
+    if isinstance(layer, BlurPool):
+        return {
+            "kind": "BlurPool",
+            "args": [len(layer.weight[0, 0]), layer.stride, layer.padding, layer.mode],
+            "kwargs": {},
+        }
     if type(layer) is TorchvisionLayerNorm2d:
         return {"kind": LayerNorm2d.__name__, "args": list(layer.normalized_shape), "kwargs": {"eps": layer.eps}}
     found = read_arguments(layer)

@@ -12,6 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from matl_scale.routing.channelwise import BlurPool, SamePadding
+
 INPUTS = ("images", "route", "affine")  # of a routed trunk, in their order
 _NAMES: dict[Any, str] = {
     operator: "add iadd imul mul sub",
@@ -36,10 +38,13 @@ class LayerNorm2d(nn.LayerNorm):
         return y.permute(0, 3, 1, 2)
 
 
+OWN_LAYERS: dict[str, type[nn.Module]] = {kind.__name__: kind for kind in (LayerNorm2d, SamePadding, BlurPool)}
+
+
 def find_layer(kind: str) -> type[nn.Module] | None:
-    """Returns the class of a layer by its name: one of torch's, or `LayerNorm2d`; None if there is no such layer."""
-    if kind == LayerNorm2d.__name__:
-        return LayerNorm2d
+    """Returns the class of a layer by its name: one of torch's, or of `OWN_LAYERS`; None if there is no such layer."""
+    if kind in OWN_LAYERS:
+        return OWN_LAYERS[kind]
     found = getattr(nn, kind, None)
     is_layer = (
         isinstance(found, type) and issubclass(found, nn.Module) and found.__module__.startswith("torch.nn.modules.")
