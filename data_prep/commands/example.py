@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_prep.commands.options import Subparsers, add_output, fraction
+from data_prep.commands.options import add_output, fraction
 from data_prep.commands.output import write
 from data_prep.dataset import Dataset
 from data_prep.planning.splits import Draw, parse_fractions
@@ -71,10 +71,8 @@ EXAMPLES = {
 }
 
 
-def add_command(commands: Subparsers) -> None:
-    names = commands.add_parser("example", help="write a well-known data set as a shard set").add_subparsers(
-        required=True, metavar="NAME"
-    )
+def add_options(command: argparse.ArgumentParser) -> None:
+    names = command.add_subparsers(required=True, metavar="NAME")
     for name, example in EXAMPLES.items():
         parser = names.add_parser(name, help=example.help)
         for option in example.options:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from data_prep.commands.options import Subparsers, add_shard_set
+from data_prep.commands.options import add_shard_set
 from data_prep.inspect.association_picture import draw_picture
 from data_prep.inspect.info import print_info
 from data_prep.inspect.routes import read_routes
@@ -18,8 +18,7 @@ from matl_scale.errors import InputError
 NUM_PAIRS = 10
 
 
-def add_command(commands: Subparsers) -> None:
-    info = commands.add_parser("info", help="describe a shard set: tasks, classes, counts, missing labels, shards")
+def add_options(info: argparse.ArgumentParser) -> None:
     add_shard_set(info, with_version=True)
     info.add_argument(
         "--picture",

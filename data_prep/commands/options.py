@@ -3,14 +3,9 @@
 import argparse
 import os
 import re
-from typing import TypeAlias
 
-from data_prep.labels.matrix import ColumnRoles
-from data_prep.labels.one_vs_rest import OneVsRest
-from data_prep.labels.rare_classes import RARE, RareRule
+from data_prep.labels.rare_classes import RARE
 from matl_scale.data.images.gate import MAX_PIXELS
-
-Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def add_shard_set(parser: argparse.ArgumentParser, with_version: bool = False) -> None:
@@ -93,20 +88,6 @@ def add_classes(parser: argparse.ArgumentParser) -> None:
         default="",
         metavar="TEXT",
         help="what stands between several values in a cell of these columns, as '|' in red|blue",
-    )
-
-
-def column_roles(options: argparse.Namespace, split: str | None = None) -> ColumnRoles:
-    """Returns what the options of `add_label_file` and `add_classes` say about the columns of a label file."""
-    return ColumnRoles(
-        image=options.image_column,
-        split=split,
-        tasks=options.tasks,
-        text=options.text_columns,
-        missing=options.missing_values,
-        positive=options.positive,
-        rare=RareRule(min_count=options.min_class_count, become=options.rare),
-        one_vs_rest=OneVsRest(columns=options.one_vs_rest, separator=options.separator),
     )
 
 

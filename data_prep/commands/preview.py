@@ -4,15 +4,14 @@ import argparse
 import re
 from pathlib import Path
 
-from data_prep.commands.options import Subparsers, add_shard_set, positive_int
+from data_prep.commands.options import add_shard_set, positive_int
 from data_prep.inspect.preview import build_preview
 from matl_scale.data.shards.manifest import read_manifest
 from matl_scale.errors import InputError
 from matl_scale.storage.files import write_text
 
 
-def add_command(commands: Subparsers) -> None:
-    preview = commands.add_parser("preview", help="write a page with real samples of a task, class by class")
+def add_options(preview: argparse.ArgumentParser) -> None:
     add_shard_set(preview, with_version=True)
     preview.add_argument("--task", required=True, metavar="NAME", help="the task")
     preview.add_argument("--split", metavar="NAME", help="split whose samples are shown (default: all)")

@@ -3,8 +3,9 @@
 import argparse
 import sys
 
-from data_prep.commands.options import Subparsers, add_classes, add_label_file, add_output, column_roles
+from data_prep.commands.options import add_classes, add_label_file, add_output
 from data_prep.commands.output import write
+from data_prep.commands.roles import column_roles
 from data_prep.labels.split_names import check_split_name, describe_changes, usual_names
 from data_prep.planning.splits import Draw, parse_fractions
 from data_prep.sources import labelled
@@ -14,8 +15,7 @@ from matl_scale.errors import InputError
 from matl_scale.storage.store import Store
 
 
-def add_command(commands: Subparsers) -> None:
-    shard = commands.add_parser("shard", help="write your own images and labels as a shard set")
+def add_options(shard: argparse.ArgumentParser) -> None:
     shard.add_argument(
         "--images",
         required=True,

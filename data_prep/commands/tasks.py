@@ -3,7 +3,8 @@
 import argparse
 from collections.abc import Callable
 
-from data_prep.commands.options import Subparsers, add_classes, add_label_file, add_shard_set, column_roles
+from data_prep.commands.options import add_classes, add_label_file, add_shard_set
+from data_prep.commands.roles import column_roles
 from data_prep.corrections import correct_labels
 from data_prep.labels.matrix import ColumnRoles
 from data_prep.task_changes import add_tasks, drop_tasks, relabel_tasks, rename_tasks
@@ -11,10 +12,7 @@ from matl_scale.data.shards.manifest import Manifest
 from matl_scale.text import count_of
 
 
-def add_command(commands: Subparsers) -> None:
-    tasks = commands.add_parser(
-        "tasks", help="add, relabel, correct, rename or drop tasks; tars and older versions stay as they are"
-    )
+def add_options(tasks: argparse.ArgumentParser) -> None:
     actions = tasks.add_subparsers(required=True, metavar="ACTION")
     add = actions.add_parser("add", help="add columns of a label file as new tasks")
     add.set_defaults(run=lambda options: change_from_file(options, add_tasks))

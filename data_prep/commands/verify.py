@@ -2,15 +2,12 @@
 
 import argparse
 
-from data_prep.commands.options import Subparsers, add_shard_set, add_workers
+from data_prep.commands.options import add_shard_set, add_workers
 from data_prep.inspect.verify import verify_shard_set
 from matl_scale.errors import InputError
 
 
-def add_command(commands: Subparsers) -> None:
-    verify = commands.add_parser(
-        "verify", help="check a shard set: checksums, counts, decodability, labels, leaks between splits, stray files"
-    )
+def add_options(verify: argparse.ArgumentParser) -> None:
     add_shard_set(verify)
     verify.add_argument("--quick", action="store_true", help="read the tables only, not the tars")
     add_workers(verify)

@@ -10,8 +10,8 @@ import torch
 from matl_scale.benchmark.figure import Conditions, Figure, Workload, timed
 from matl_scale.benchmark.inputs import build_resnet
 from matl_scale.deploy.export.dense import dense_network
-from matl_scale.deploy.export.description import Description
-from matl_scale.deploy.export.formats import Format, open_exported, write_network
+from matl_scale.deploy.export.description import Description, Format
+from matl_scale.deploy.export.formats import open_exported, write_network
 from matl_scale.deploy.task_rules import TaskRules
 from matl_scale.models.network import MEAN, STD, RoutedModel, count_bytes
 from matl_scale.tasks import Task

@@ -12,10 +12,7 @@ import yaml
 from matl_scale.cli import program_name, run_command
 from matl_scale.decisions.aim import KINDS
 from matl_scale.errors import InputError
-from matl_scale.report.terminal.console import build_console
-from matl_scale.report.terminal.decisions import print_decisions
-from matl_scale.runs.checkpoints.network import WHICH
-from matl_scale.train.decide_run import decide_run
+from matl_scale.runs.layout import WHICH
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,6 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def decide_and_print(options: argparse.Namespace) -> int:
+    from matl_scale.report.terminal.console import build_console
+    from matl_scale.report.terminal.decisions import print_decisions
+    from matl_scale.train.decide_run import decide_run
+
     found = decide_run(options.run, read_aims(options.aim), options.split, options.checkpoint)
     print_decisions(build_console(), found.decisions, found.path, found.splits, options.limit)
     return 0

@@ -6,10 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matl_scale.cli import program_name, run_command
-from matl_scale.report.terminal.console import build_console
-from matl_scale.report.terminal.run import print_latest
-from matl_scale.runs.checkpoints.network import WHICH
-from matl_scale.train.evaluate_run import run_evaluation
+from matl_scale.runs.layout import WHICH
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,6 +20,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def evaluate_and_print(options: argparse.Namespace) -> int:
     """Evaluates, and prints the result on the first rank. Returns the exit code."""
+    from matl_scale.report.terminal.console import build_console
+    from matl_scale.report.terminal.run import print_latest
+    from matl_scale.train.evaluate_run import run_evaluation
+
     split = run_evaluation(options.run, options.split, options.checkpoint)
     if split is not None:
         print_latest(build_console(), options.run, split)

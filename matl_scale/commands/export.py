@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from matl_scale.cli import program_name, run_command
-from matl_scale.deploy.export.formats import FORMATS
+from matl_scale.deploy.export.description import FORMATS
 from matl_scale.deploy.task_rules import OUTPUTS
 from matl_scale.errors import InputError
-from matl_scale.runs.checkpoints.network import WHICH
+from matl_scale.runs.layout import WHICH
 
 if TYPE_CHECKING:
     from matl_scale.deploy.export.export_run import Exported

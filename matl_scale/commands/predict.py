@@ -4,14 +4,17 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from matl_scale.cli import program_name, run_command
 from matl_scale.data.images.gate import MAX_PIXELS
-from matl_scale.deploy.predict import PredictionSummary, predict, skipped_path
 from matl_scale.errors import InputError, shortened
 from matl_scale.launcher import read_launch
-from matl_scale.runs.checkpoints.network import WHICH
+from matl_scale.runs.layout import WHICH
 from matl_scale.text import count_of
+
+if TYPE_CHECKING:
+    from matl_scale.deploy.predict import PredictionSummary
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,26 +41,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
 
     def run() -> int:
-        options = parser.parse_args(arguments)
-        if read_launch().world_size > 1:
-            raise InputError("This is one process. Start it without a launcher, once for each part of the images.")
-        summary = predict(
-            options.run,
-            options.images,
-            options.out,
-            patterns=options.tasks,
-            which=options.checkpoint,
-            batch_size=options.batch_size,
-            workers=options.workers,
-            max_pixels=options.max_pixels,
-        )
-        report(program, options.out, summary)
-        return 1 if summary.damaged else 0
+        return predict_and_print(parser.parse_args(arguments), program)
 
     return run_command(program, run, InputError, "run the same command again to go on")
 
 
-def report(program: str, out: Path, summary: PredictionSummary) -> None:
+def predict_and_print(options: argparse.Namespace, program: str) -> int:
+    """Predicts, and prints what was written and what left out. Returns the exit code."""
+    if read_launch().world_size > 1:
+        raise InputError("This is one process. Start it without a launcher, once for each part of the images.")
+    from matl_scale.deploy.predict import predict, skipped_path
+
+    summary = predict(
+        options.run,
+        options.images,
+        options.out,
+        patterns=options.tasks,
+        which=options.checkpoint,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        max_pixels=options.max_pixels,
+    )
+    report(program, options.out, summary, skipped_path(options.out))
+    return 1 if summary.damaged else 0
+
+
+def report(program: str, out: Path, summary: "PredictionSummary", skipped: Path) -> None:
     amount = f"{count_of(summary.num_images, 'image')} × {count_of(summary.num_tasks, 'task')}"
     print(f"{out}: {amount}, step {summary.step}; {summary.decided}")
     if summary.passed_over:
@@ -65,7 +74,7 @@ def report(program: str, out: Path, summary: PredictionSummary) -> None:
     if summary.damaged:
         names = shortened(name for name, _ in summary.damaged)
         images = count_of(len(summary.damaged), "image was", plural="images were")
-        print(f"{program}: {images} left out: {names}; reasons in {skipped_path(out)}", file=sys.stderr)
+        print(f"{program}: {images} left out: {names}; reasons in {skipped}", file=sys.stderr)
 
 
 if __name__ == "__main__":

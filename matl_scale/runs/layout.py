@@ -10,6 +10,7 @@ STATE_FILE = "state.pt"  # the tensors in a checkpoint's folder
 DECISIONS_FILE = "decisions.parquet"  # beside the tensors of a best network
 LOCK_FILE = ".lock"
 MLFLOW_LOCK_FILE = ".mlflow.lock"
+WHICH = "best, newest, or a folder step-… (default: best)"  # which checkpoint: the help text of --checkpoint
 
 
 class Entry:

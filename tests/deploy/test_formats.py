@@ -24,7 +24,8 @@ from helpers.network_outputs import gap, images_of
 from matl_scale import InputError
 from matl_scale.deploy.export import formats
 from matl_scale.deploy.export.dense import dense_network
-from matl_scale.deploy.export.formats import FORMATS, Format, open_exported, write_network
+from matl_scale.deploy.export.description import FORMATS, Format
+from matl_scale.deploy.export.formats import open_exported, write_network
 from matl_scale.deploy.export.source import write_source
 
 

@@ -26,8 +26,9 @@ from helpers.exported_networks import (
 )
 from helpers.network_outputs import images_of
 from matl_scale.deploy.export.dense import dense_network
+from matl_scale.deploy.export.description import FORMATS, Format
 from matl_scale.deploy.export.export_run import compare
-from matl_scale.deploy.export.formats import FORMATS, Format, open_exported, write_network
+from matl_scale.deploy.export.formats import open_exported, write_network
 from matl_scale.deploy.export.outputs import end_with
 from matl_scale.deploy.task_rules import Output, apply_rule
 

@@ -1,17 +1,19 @@
-"""What an exported file says about its network, and the names of files and outputs."""
+"""What an exported file says about its network, and the names of formats, files and outputs."""
 
 import json
 import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from matl_scale.data.images.fit import Fit
 from matl_scale.deploy.task_rules import Output, TaskRules
 from matl_scale.storage.files import hash_text
 from matl_scale.tasks import Task
 
+Format = Literal["safetensors", "onnx", "torch.export"]
+FORMATS: tuple[Format, ...] = get_args(Format)
 SAFE_NAME = re.compile(r"(?!.*__)[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
 OUTPUT_NAMES: dict[Output, str] = {"logits": "logits", "probabilities": "probabilities", "decisions": "decision"}
 

@@ -11,8 +11,8 @@ import torch
 from matl_scale.decisions.rule import DecisionRule
 from matl_scale.decisions.table import Decisions
 from matl_scale.deploy.export.dense import dense_network
-from matl_scale.deploy.export.description import OUTPUT_NAMES, Description, FileNames
-from matl_scale.deploy.export.formats import Format, check_format, open_exported, write_network
+from matl_scale.deploy.export.description import OUTPUT_NAMES, Description, FileNames, Format
+from matl_scale.deploy.export.formats import check_format, open_exported, write_network
 from matl_scale.deploy.task_rules import Output, TaskRules, apply_rule
 from matl_scale.errors import InputError, RunError, reason_of
 from matl_scale.models.network import RoutedModel, count_bytes

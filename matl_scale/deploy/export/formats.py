@@ -16,12 +16,12 @@ import runpy
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast
 
 import torch
 from torch import fx, nn
 
-from matl_scale.deploy.export.description import Description
+from matl_scale.deploy.export.description import Description, Format
 from matl_scale.deploy.export.outputs import end_with
 from matl_scale.deploy.export.source import write_source
 from matl_scale.errors import InputError
@@ -29,8 +29,6 @@ from matl_scale.extras import require
 from matl_scale.models.network import count_bytes
 from matl_scale.storage.files import write_atomic, write_text
 
-Format = Literal["safetensors", "onnx", "torch.export"]
-FORMATS: tuple[Format, ...] = get_args(Format)
 SUFFIXES: dict[Format, str] = {"safetensors": ".safetensors", "onnx": ".onnx", "torch.export": ".pt2"}
 NEEDED: dict[Format, tuple[str, ...]] = {"onnx": ("onnx", "onnxscript", "onnxruntime")}
 DESCRIPTION_FILE = "description.json"  # in a .pt2

@@ -28,8 +28,6 @@ from matl_scale.runs.layout import CHECKPOINT_FILE, RunFolder
 if TYPE_CHECKING:  # a served network reads no images
     from matl_scale.data.images.fit import Fit
 
-WHICH = "best, newest, or a folder step-… (default: best)"  # help text of --checkpoint
-
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
