@@ -11,6 +11,8 @@ from urllib.parse import quote
 from matl_scale.runs.layout import RunFolder
 
 STORE_VARIABLE = "MLFLOW_TRACKING_URI"
+# nothing in it means anything else than itself, so that SQLAlchemy need not be imported before the first step of a run
+PLAIN_SQLITE = re.compile(r"sqlite:///([A-Za-z0-9_./-]+)")
 
 
 def default_store(runs: Path) -> str:
@@ -48,6 +50,8 @@ def is_sqlite(uri: str) -> bool:
 
 def sqlite_file(uri: str) -> Path:
     """Returns the file that MLflow opens for the URI of a SQLite store."""
+    if plain := PLAIN_SQLITE.fullmatch(uri):
+        return Path(plain[1])
     from sqlalchemy import make_url
 
     return Path(make_url(uri).database or "")
