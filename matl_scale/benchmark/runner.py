@@ -26,6 +26,7 @@ from matl_scale.benchmark import (
     losses,
     many_tasks,
     memory,
+    prediction,
     reading,
     routes,
     sharding,
@@ -45,7 +46,7 @@ from matl_scale.train.process_group import build_accelerator
 
 SUITES: dict[str, Callable[[Conditions], list[Figure]]] = {
     "step": step.figures,
-    "eval": evaluation.figures,
+    "eval": lambda conditions: evaluation.figures(conditions) + prediction.figures(conditions),
     "losses": losses.figures,
     "decide": decide.figures,
     "routes": routes.figures,

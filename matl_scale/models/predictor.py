@@ -2,14 +2,14 @@
 between batches."""
 
 from collections.abc import Collection, Iterator, Mapping
-from typing import cast
+from typing import Any, cast
 
 import torch
 
 from matl_scale.models.logits import LogitSplitter, TaskLogits
 from matl_scale.models.network import RoutedModel
 from matl_scale.models.routing_config import Execution
-from matl_scale.routing.subnetwork import AllRoutes
+from matl_scale.routing.all_routes import AllRoutes
 
 
 class Predictor:
@@ -20,14 +20,15 @@ class Predictor:
         self.model, self.route_chunk = model, route_chunk
         self.network = AllRoutes(model.trunk) if execution == "subnetwork" else None
         self.splitter = LogitSplitter(model.routes, model.num_classes, next(model.parameters()).device)
-        self._slices: dict[int, list[torch.Tensor]] = {}
-        self._common: dict[int, list[torch.Tensor]] = {}
+        self._slices: dict[int, list[Any]] = {}
+        self._common: dict[int, list[Any]] = {}
+        self._prepared_by: list[Any] | None = None  # the slices of what routes have in common
 
     def start(self) -> None:
         """Starts with the current weights. Call it in evaluation mode, and again after the weights have changed."""
         if self.model.training:
             raise RuntimeError("The network should be in evaluation mode: call `model.eval()` first.")
-        self._slices, self._common = {}, {}
+        self._slices, self._common, self._prepared_by = {}, {}, None
 
     @torch.no_grad()
     def logits(
@@ -37,7 +38,7 @@ class Predictor:
 
         `image_indices` are for each route to run the indices of the images that it should see; None for all.
         """
-        prepared = [images] if self.network is None else self.network.prepare(images)
+        prepared = [images] if self.network is None else self._prepare(self.network, images)
         for route_id, indices in image_indices.items():
             inputs = prepared if indices is None else [tensor.index_select(0, indices) for tensor in prepared]
             yield route_id, list(self.splitter.split(route_id, self._run(route_id, inputs)))
@@ -53,6 +54,11 @@ class Predictor:
             for part in parts:
                 found |= zip(part.task_ids.tolist(), part.logits.unbind(dim=1), strict=True)
         return {task_id: found[task_id] for task_id in task_ids}
+
+    def _prepare(self, network: AllRoutes, images: torch.Tensor) -> list[torch.Tensor]:
+        if self._prepared_by is None:
+            self._prepared_by = network.gather_common()
+        return network.prepare(images, self._prepared_by)
 
     def _run(self, route_id: int, inputs: list[torch.Tensor]) -> torch.Tensor:
         if self.network is None:

@@ -6,7 +6,7 @@ route's units. All routes keep the same number of units active, so all shapes ar
 
 import operator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -55,6 +55,7 @@ class Derivation:
 
     def __init__(self, trunk: fx.GraphModule, common: set[fx.Node], pools: dict[fx.Node, fx.Node], fold: bool) -> None:
         self.trunk, self.common, self.pools, self.fold = trunk, common, pools, fold
+        self.converted = set(trunk.graph.nodes) - common
         self.columns = unit_columns(trunk)
         # the routers' tables, which need not be built again
         self.known = {units_of(n).tobytes(): n.meta["active"] for n in trunk.graph.nodes if "active" in n.meta}
@@ -74,19 +75,23 @@ class Derivation:
         output = next(node for node in self.trunk.graph.nodes if node.op == "output")
         features = output.args[0]
         for node in self.trunk.graph.nodes:
-            if (node.op == "get_attr" and node.users) or (node.op not in NO_VALUE and node not in self.common):
+            if (node.op == "get_attr" and node.users) or (node.op not in NO_VALUE and node in self.converted):
                 self.values[node] = self.convert(node)
         self.graph.output(self.value(features))
-        self.graph.lint()
         channels: Channels = features.meta["channels"]
+        # by channel: the number of features that a flatten makes of one depends on the size of the images
+        table = self.table_of(units_of(features)[:: channels.pixels], "features")
+        return self.finish(table, len(units_of(features)) // channels.pixels)
+
+    def finish(self, features: Table, num_channels: int) -> Derived:
+        """Returns the network, whose graph is complete."""
+        self.graph.lint()
         return Derived(
             dense=fx.GraphModule(self.modules, self.graph, "Subnetwork"),
             sources=self.sources,
             recipes=self.recipes,
-            # by channel: the number of features that a flatten makes of one depends on the size of the images
-            features=self.table_of(units_of(features)[:: channels.pixels], "features"),
-            num_channels=len(units_of(features)) // channels.pixels,
-            # read last, because `table_of` above may add one
+            features=features,
+            num_channels=num_channels,
             tables=[table for _, table in self.tables.values()],
             table_units=self.table_units,
         )
@@ -123,7 +128,7 @@ class Derivation:
                     value = self.graph.call_function(torch.clone, (value,))
                 else:
                     arguments = (value, channels.dim, self.add_slice(table))
-                    value = self.graph.call_function(torch.index_select, arguments)
+                    value = self.graph.call_function(select_channels, arguments)
             self.values[node] = value
         return self.values[node]
 
@@ -164,7 +169,12 @@ class Derivation:
     def norm_behind(self, node: fx.Node) -> RouteBatchNorm2d | None:
         """Returns the batch norm that can be folded into a node: the only user of a conv's output."""
         user, *others = node.users
-        if not self.fold or others or user in self.common or not isinstance(module_of(self.trunk, node), nn.Conv2d):
+        if (
+            not self.fold
+            or others
+            or user not in self.converted
+            or not isinstance(module_of(self.trunk, node), nn.Conv2d)
+        ):
             return None
         module = module_of(self.trunk, user)
         return module if isinstance(module, RouteBatchNorm2d) else None
@@ -180,7 +190,7 @@ class Derivation:
             assert isinstance(norm, RouteBatchNorm2d)
             extremes = self.next_source((source, self.pools[node]))
             x = self.graph.call_function(
-                torch.index_select, (extremes, 1, self.add_slice(Extremes(norm=norm, channels=table)))
+                select_channels, (extremes, 1, self.add_slice(Extremes(norm=norm, channels=table)))
             )
         else:
             x = self.value(source)
@@ -221,6 +231,25 @@ class Derivation:
 
     def num_active(self, table: int) -> int:
         return list(self.tables.values())[table][1].shape[1]
+
+
+def select_channels(x: torch.Tensor, dim: int, channels: torch.Tensor) -> torch.Tensor:
+    """`x.index_select(dim, channels)`, which keeps the memory format: torch itself would be slow where images have the channels
+    last, and return them first."""
+    if dim != 1 or x.ndim != 4 or x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last):
+        return x.index_select(dim, channels)
+    pixels = x.movedim(1, -1)
+    selected = pixels.flatten(0, 2).index_select(1, channels)
+    return selected.view(*pixels.shape[:3], len(channels)).movedim(-1, 1)
+
+
+def input_index(node: Any, name: str) -> int | None:
+    """Returns which element of an input of a derived graph, as `slices`, a node reads; None if it reads none."""
+    if not isinstance(node, fx.Node) or node.target is not operator.getitem:
+        return None
+    source, index = node.args
+    is_input = isinstance(source, fx.Node) and source.op == "placeholder" and source.target == name
+    return cast(int, index) if is_input else None
 
 
 def units_of(node: fx.Node) -> Any:

@@ -5,9 +5,6 @@ the maximum may be taken first: the largest values of a window where the norm's 
 negative. Both are the same for every route.
 """
 
-import operator
-
-import torch
 from torch import fx, nn
 
 from matl_scale.routing.batch_norm import RouteBatchNorm2d
@@ -59,29 +56,3 @@ def find_early_pools(trunk: fx.GraphModule, common: set[fx.Node]) -> dict[fx.Nod
 def module_of(trunk: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     """Returns the module that a node calls; None if it calls none."""
     return trunk.get_submodule(str(node.target)) if node.op == "call_module" else None
-
-
-def cut_common(trunk: fx.GraphModule, common: set[fx.Node], sources: list[Source]) -> fx.GraphModule:
-    """Returns the part of a trunk that computes the values of common nodes, and returns those of `sources` as a list. With a
-    pool, it returns the largest and the smallest values of its windows instead, concatenated along the channels."""
-    graph = fx.Graph()
-    values: dict[fx.Node, fx.Node] = {}
-    copies: dict[fx.Node, fx.Node] = {}  # of what others may change in place before it is returned
-    for node in trunk.graph.nodes:
-        if node in common:
-            values[node] = graph.node_copy(node, values.__getitem__)
-            if len(node.users) > 1 and any(node is source for source, _ in sources):
-                copies[node] = graph.call_function(torch.clone, (values[node],))
-    outputs = []
-    for node, pool in sources:
-        value = copies.get(node, values[node])
-        if pool is not None:
-            largest = graph.call_module(str(pool.target), (value,))
-            negative = graph.call_module(str(pool.target), (graph.call_function(operator.neg, (value,)),))
-            value = graph.call_function(torch.cat, ([largest, graph.call_function(operator.neg, (negative,))], 1))
-        outputs.append(value)
-    graph.output(outputs)
-    module = fx.GraphModule(trunk, graph, "Common")
-    module.graph.eliminate_dead_code()
-    module.recompile()
-    return module

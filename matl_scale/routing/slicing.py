@@ -5,7 +5,7 @@ Indices are unique, so the backward pass is a plain indexed copy, without sortin
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -13,7 +13,9 @@ from torch import nn
 from matl_scale.errors import InputError
 from matl_scale.routing.affine import AffineNorm, AffineWeights, read_affine
 from matl_scale.routing.batch_norm import RouteBatchNorm2d
-from matl_scale.routing.slice_gradients import SliceGradients
+
+if TYPE_CHECKING:  # a served network is not trained
+    from matl_scale.routing.slice_gradients import SliceGradients
 
 LONG_BLOCK = 64  # numbers; measured on a CPU
 Table = int | None  # the number of an index table; None where all units are active for every route
@@ -31,7 +33,7 @@ class SelectUnits(torch.autograd.Function):
         weight: torch.Tensor,
         outputs: torch.Tensor | None,
         inputs: torch.Tensor | None,
-        gradients: SliceGradients | None,
+        gradients: "SliceGradients | None",
     ) -> torch.Tensor:
         ctx.shape, ctx.stride, ctx.contiguous = weight.shape, weight.stride(), weight.is_contiguous()
         ctx.weight, ctx.gradients = (None, None) if gradients is None else (weight, gradients)
@@ -81,7 +83,7 @@ def select_units(
     weight: torch.Tensor,
     outputs: torch.Tensor | None,
     inputs: torch.Tensor | None,
-    gradients: SliceGradients | None = None,
+    gradients: "SliceGradients | None" = None,
 ) -> torch.Tensor:
     """Selects outputs and inputs of a parameter, shape `(num_outputs, num_inputs, ...)` or `(num_outputs,)`, by unique indices;
     None for all. The result has the same memory format. Its gradient reaches `weight`, where the other elements get zero; by
@@ -160,7 +162,7 @@ class Cut:
     outputs: Table
     inputs: Table = None
 
-    def make(self, indices: Indices, gradients: SliceGradients | None = None) -> torch.Tensor:
+    def make(self, indices: Indices, gradients: "SliceGradients | None" = None) -> torch.Tensor:
         weight = getattr(self.module, self.name)
         return select_units(weight, indices[self.outputs], indices[self.inputs], gradients)
 
@@ -231,15 +233,21 @@ def is_common(recipe: SliceRecipe) -> bool:
     return isinstance(recipe, Extremes) and recipe.channels is None and recipe.norm.affine_index is None
 
 
-def check_sliceable(module: nn.Conv2d | nn.Linear, name: str) -> None:
-    """Raises `InputError` for a layer that does more than apply its weight and bias."""
+def find_bypassed(module: nn.Conv2d | nn.Linear) -> str:
+    """Returns what a layer does beside applying its weight and bias, which slices of them would bypass; empty if nothing."""
     standard: Callable[..., Any] = nn.Conv2d.forward if isinstance(module, nn.Conv2d) else nn.Linear.forward
     hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
     overridden = type(module).forward is not standard or "forward" in vars(module)
     if isinstance(module, nn.Conv2d):
         overridden = overridden or type(module)._conv_forward is not nn.Conv2d._conv_forward
-    if overridden or hooks:
-        what = "it has hooks" if hooks else f"{type(module).__name__} has a forward of its own"
+    if hooks:
+        return "it has hooks"
+    return f"{type(module).__name__} has a forward of its own" if overridden else ""
+
+
+def check_sliceable(module: nn.Conv2d | nn.Linear, name: str) -> None:
+    """Raises `InputError` for a layer that does more than apply its weight and bias."""
+    if what := find_bypassed(module):
         raise InputError(
             f"This backbone has no sub-networks: module `{name}`: {what}, which slices of its weight would bypass. "
             "Use `routing.execution` = masked."

@@ -4,7 +4,7 @@ The trunk stays the owner of all parameters and buffers. The results equal those
 about σ² of the cost.
 """
 
-from typing import cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx, nn
@@ -12,15 +12,16 @@ from torch import fx, nn
 from matl_scale.errors import InputError
 from matl_scale.routing.affine import AffineWeights
 from matl_scale.routing.derive import Derived, derive, unit_columns
-from matl_scale.routing.shared_prefix import cut_common, find_common, find_early_pools
-from matl_scale.routing.slice_gradients import SliceGradients
 from matl_scale.routing.slicing import AffineCut, Cut, Extremes, Fold, Indices, SliceRecipe, StackedIndices, is_common
 from matl_scale.routing.units import active_indices, build_index_table, stack_columns
 
+if TYPE_CHECKING:  # a served network is not trained
+    from matl_scale.routing.slice_gradients import SliceGradients
+
 
 class SlicedNetwork(nn.Module):
-    """A derived network with its index tables, on the device of its trunk. It gathers one route's slices; the two
-    classes below also run them."""
+    """A derived network with its index tables, on the device of its trunk. It gathers one route's slices; subclasses also
+    run them."""
 
     def __init__(self, trunk: fx.GraphModule, derived: Derived) -> None:
         super().__init__()
@@ -64,10 +65,10 @@ class SlicedNetwork(nn.Module):
     def gather(
         self,
         route: torch.Tensor,
-        common: dict[int, list[torch.Tensor]] | None = None,
+        common: dict[int, list[Any]] | None = None,
         affine: AffineWeights = None,
-        gradients: SliceGradients | None = None,
-    ) -> list[torch.Tensor]:
+        gradients: "SliceGradients | None" = None,
+    ) -> list[Any]:
         """Returns one route's slices of the trunk's parameters, in the order of the recipes. Gradients flow back into the
         parameters.
 
@@ -79,7 +80,7 @@ class SlicedNetwork(nn.Module):
             gradients: Adds the gradients of slices to those of parameters; None leaves it to autograd.
         """
         indices = self.indices(route)
-        slices: list[torch.Tensor] = []
+        slices: list[Any] = []
         for number, recipe in enumerate(self.recipes):
             if common is None or not is_common(recipe):
                 slices += self._make(recipe, indices, route, affine, gradients)
@@ -95,8 +96,9 @@ class SlicedNetwork(nn.Module):
         indices: Indices,
         route: torch.Tensor,
         affine: AffineWeights,
-        gradients: SliceGradients | None,
-    ) -> list[torch.Tensor]:
+        gradients: "SliceGradients | None",
+    ) -> list[Any]:
+        """Makes the slices of a recipe: tensors, unless a subclass makes something else of them."""
         if isinstance(recipe, AffineCut):
             return [recipe.make_own(indices, affine)]
         if isinstance(recipe, Cut):
@@ -150,29 +152,3 @@ class Subnetwork(SlicedNetwork):
         """
         features = self.dense([images], route, self.gather(route, affine=affine) if slices is None else slices)
         return self.widen(features, route)
-
-
-class AllRoutes(SlicedNetwork):
-    """Evaluates many routes on the same images.
-
-    What does not depend on the route is computed once per batch, if possible including the first max pool. Batch norms are
-    folded into the slices of the convs before them. The trunk has to be in evaluation mode when this runs.
-
-    Raises:
-        InputError: A layer cannot be sliced. The message names it.
-    """
-
-    def __init__(self, trunk: fx.GraphModule) -> None:
-        common = find_common(trunk)
-        derived = derive(trunk, fold=True, common=common, pools=find_early_pools(trunk, common))
-        super().__init__(trunk, derived)
-        self.common = cut_common(trunk, common, derived.sources)
-
-    def prepare(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """Computes what all routes have in common. Returns tensors whose first dimension is the batch."""
-        return cast(list[torch.Tensor], self.common(images, torch.zeros(1, dtype=torch.long, device=images.device)))
-
-    def forward(self, prepared: list[torch.Tensor], route: torch.Tensor, slices: list[torch.Tensor]) -> torch.Tensor:
-        """Returns one route's features, shape `(batch, num_features)`, zero where they are inactive, from what `prepare` returned
-        for all images of the batch or some of them."""
-        return self.widen(self.dense(prepared, route, slices), route)

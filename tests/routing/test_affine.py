@@ -14,7 +14,8 @@ from matl_scale.models.backbones import ModelConfig
 from matl_scale.models.network import RoutedModel, build_model
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.routing.affine import Affine
-from matl_scale.routing.subnetwork import AllRoutes, Subnetwork
+from matl_scale.routing.all_routes import AllRoutes
+from matl_scale.routing.subnetwork import Subnetwork
 from matl_scale.train.step.optim import OptimConfig, build_optimizer
 
 CLASSES = [2, 3, 2]

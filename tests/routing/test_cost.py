@@ -8,8 +8,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from helpers.torchvision_models import backbone_of, small_convnext
+from matl_scale.routing.all_routes import AllRoutes
 from matl_scale.routing.cost import count_layers, pass_cost
-from matl_scale.routing.subnetwork import AllRoutes, Subnetwork
+from matl_scale.routing.subnetwork import Subnetwork
 from matl_scale.routing.surgery import route
 
 SIZE = 72

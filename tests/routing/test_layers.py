@@ -13,10 +13,10 @@ from matl_scale import InputError, Subnetwork, route
 from matl_scale.models.backbones import ModelConfig
 from matl_scale.models.pass_cost import measure_pass
 from matl_scale.models.routing_config import RoutingConfig
+from matl_scale.routing.all_routes import AllRoutes
 from matl_scale.routing.batch_norm import RouteBatchNorm2d
 from matl_scale.routing.layers import choose_sigmas, matches
 from matl_scale.routing.masks import MaskSpec
-from matl_scale.routing.subnetwork import AllRoutes
 from matl_scale.routing.units import Stream
 
 

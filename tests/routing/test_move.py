@@ -11,9 +11,10 @@ from helpers.network_outputs import gap, images_of
 from helpers.reference_moves import copy_values, masks_by_router
 from helpers.torchvision_models import backbone_of, group_norm_resnet, small_convnext
 from matl_scale import InputError, route
+from matl_scale.routing.all_routes import AllRoutes
 from matl_scale.routing.batch_norm import Statistics
 from matl_scale.routing.move import check_movable, feature_units, set_masks, stream_masks
-from matl_scale.routing.subnetwork import AllRoutes, Subnetwork
+from matl_scale.routing.subnetwork import Subnetwork
 from matl_scale.train.masks.moves import Moves, draw_move
 
 NUM_ROUTES = 3

@@ -12,9 +12,10 @@ from helpers.network_outputs import gap, images_of
 from helpers.torchvision_models import FAMILIES, backbone_of, group_norm_resnet, shallow_mobilenet, small_convnext
 from matl_scale import InputError, route
 from matl_scale.models.network import RoutedModel
+from matl_scale.routing.all_routes import AllRoutes
 from matl_scale.routing.batch_norm import Statistics
 from matl_scale.routing.masks import Strategy
-from matl_scale.routing.subnetwork import AllRoutes, Subnetwork
+from matl_scale.routing.subnetwork import Subnetwork
 from matl_scale.train.step.optim import OptimConfig, build_optimizer
 
 Setting = tuple[int, float, Strategy, Statistics]

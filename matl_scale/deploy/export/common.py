@@ -4,14 +4,14 @@ That is the part in front of the first routed layer, and whatever else reads no 
 """
 
 import operator
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import fx, nn
 from torch.nn import functional
 
 from matl_scale.routing.batch_norm import RouteBatchNorm2d
-from matl_scale.routing.derive import ActiveNorm, Derived
+from matl_scale.routing.derive import ActiveNorm, Derived, input_index
 from matl_scale.routing.slicing import Fold, SliceRecipe, is_common
 from matl_scale.vision import StochasticDepth
 
@@ -100,12 +100,3 @@ def works_in_place(derived: Derived, node: fx.Node) -> bool:
 def module_of(derived: Derived, node: fx.Node) -> nn.Module | None:
     """Returns the module of the dense network that a node calls; None if it calls none."""
     return derived.dense.get_submodule(str(node.target)) if node.op == "call_module" else None
-
-
-def input_index(node: Any, name: str) -> int | None:
-    """Returns which element of an input of the dense graph, as `slices`, a node reads; None if it reads none."""
-    if not isinstance(node, fx.Node) or node.target is not operator.getitem:
-        return None
-    source, index = node.args
-    is_input = isinstance(source, fx.Node) and source.op == "placeholder" and source.target == name
-    return cast(int, index) if is_input else None

@@ -16,11 +16,11 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
-from matl_scale.deploy.export.common import WITHOUT_EFFECT, common_slices, find_repeated, input_index
+from matl_scale.deploy.export.common import WITHOUT_EFFECT, common_slices, find_repeated
 from matl_scale.deploy.export.layers import build_conv, build_linear, build_norm
 from matl_scale.errors import InputError
 from matl_scale.models.network import RoutedModel
-from matl_scale.routing.derive import ActiveNorm, Derived, derive
+from matl_scale.routing.derive import ActiveNorm, Derived, derive, input_index
 from matl_scale.routing.layer_norms import RouteLayerNorm
 from matl_scale.routing.slicing import Cut, Fold, SliceRecipe
 from matl_scale.routing.subnetwork import SlicedNetwork
