@@ -20,7 +20,6 @@ from matl_scale.models.from_timm.library import (
     is_timm,
     remove_timm_classifier,
 )
-from matl_scale.models.pretrained import fetch_weights
 from matl_scale.seeds import derive_seed
 from matl_scale.vision import models
 
@@ -128,6 +127,8 @@ def build_plain_backbone(config: ModelConfig, seed: int) -> tuple[nn.Module, set
     if config.pretrained:
         if config.name in CHANGED_BY_WEIGHTS:
             raise InputError(f"`model.pretrained` should be false for {config.name}: its weights change its layers.")
+        from matl_scale.models.pretrained import fetch_weights  # a served network has its own
+
         fetch_weights(config.name)
     width = chosen(config.width)
     with torch.random.fork_rng(devices=[]):

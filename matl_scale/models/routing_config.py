@@ -8,7 +8,6 @@ import numpy as np
 from matl_scale.automatic import AUTO, Auto, chosen
 from matl_scale.errors import InputError, check_at_least
 from matl_scale.routing.affine import Affine
-from matl_scale.routing.affinity_masks import Closeness
 from matl_scale.routing.batch_norm import Statistics
 from matl_scale.routing.masks import MaskSpec, Strategy
 
@@ -123,6 +122,11 @@ class RoutingConfig:
     def mask_spec(self, num_routes: int, seed: int, closeness: np.ndarray | None = None) -> MaskSpec:
         """Returns how the masks of a network with `num_routes` routes are drawn, for `affinity` from how close routes are
         (`Closeness`)."""
+        by_closeness = None
+        if closeness is not None:
+            from matl_scale.routing.affinity_masks import Closeness  # a served network does not draw its masks by it
+
+            by_closeness = Closeness(values=closeness)
         return MaskSpec(
             num_routes=num_routes,
             sigma=chosen(self.sigma),
@@ -131,7 +135,7 @@ class RoutingConfig:
             layers=list(self.layers),
             start=self.start,
             strategy=self.strategy,
-            closeness=None if closeness is None else Closeness(values=closeness),
+            closeness=by_closeness,
             align=self.align,
             seed=seed,
         )

@@ -8,14 +8,16 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import torch
 
 from matl_scale.errors import InputError, NarrowLayerError
-from matl_scale.routing.affinity_masks import Closeness, draw_by_affinity
 from matl_scale.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from matl_scale.routing.affinity_masks import Closeness
 
 Strategy = Literal["random", "partition", "affinity", "roaming", "magnitude"]
 # strategies whose masks follow from a config; those of the others are in the checkpoints
@@ -53,7 +55,7 @@ class MaskSpec:
     layers: Sequence[str] = ("*",)
     start: str = ""
     strategy: Strategy = "random"
-    closeness: Closeness | None = None
+    closeness: "Closeness | None" = None
     align: int = 1
     seed: int = 0
 
@@ -141,6 +143,8 @@ def draw_masks(spec: MaskSpec, num_units: int, layer: str) -> torch.Tensor:
     seed = derive_seed(spec.seed, "masks", layer)
     generator = torch.Generator().manual_seed(seed)
     if spec.closeness is not None and np.isfinite(spec.closeness.pairs).any():
+        from matl_scale.routing.affinity_masks import draw_by_affinity  # a served network draws none
+
         return torch.from_numpy(draw_by_affinity(spec.closeness, num_units, spec.count_active(num_units), seed))
     if spec.strategy != "partition":
         return draw_random(spec.num_routes, num_units, spec.count_active(num_units), generator)

@@ -5,13 +5,13 @@ The result takes the active route as an argument of `forward`. Module names stay
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import fx, nn
 
 from matl_scale.errors import InputError
 from matl_scale.routing.affine import Affine, give_own_affine
-from matl_scale.routing.affinity_masks import Closeness
 from matl_scale.routing.batch_norm import RouteBatchNorm2d, Statistics
 from matl_scale.routing.channels import trace_channels
 from matl_scale.routing.drop_path import set_drop_path
@@ -33,6 +33,9 @@ from matl_scale.routing.router import TaskRouter
 from matl_scale.routing.tracing import trace
 from matl_scale.routing.units import ChannelMap, Stream, build_index_table
 
+if TYPE_CHECKING:
+    from matl_scale.routing.affinity_masks import Closeness
+
 
 def route(
     backbone: nn.Module,
@@ -44,7 +47,7 @@ def route(
     layers: Sequence[str] = ("*",),
     start: str = "",
     strategy: Strategy = "random",
-    closeness: Closeness | None = None,
+    closeness: "Closeness | None" = None,
     statistics: Statistics = "route",
     affine: Affine = "shared",
     align: int = 1,

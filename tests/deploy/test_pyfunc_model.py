@@ -71,6 +71,8 @@ def test_serving_imports_little(tmp_path: Path) -> None:
     served = {"decisions", "deploy", "metrics", "models", "routing", "runs", "storage"}
     assert rooms - ground == served, sorted(ours)
     assert not {"accelerate", "jsonargparse", "webdataset"} & set(is_package)
+    of_others = {"routing.affinity_masks", "routing.slice_gradients", "models.pretrained"}
+    assert not {f"matl_scale.{name}" for name in of_others} & set(ours), "drawing masks, training, other networks"
 
 
 @pytest.mark.parametrize("fitted", [True, False])

@@ -12,7 +12,7 @@ from matl_scale.models.network import RoutedModel, build_model
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.routing.drop_path import find_branches, set_drop_path
 from matl_scale.routing.subnetwork import Subnetwork
-from matl_scale.routing.surgery import BackboneTracer
+from matl_scale.routing.tracing import BackboneTracer
 from matl_scale.vision import StochasticDepth
 
 

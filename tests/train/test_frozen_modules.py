@@ -191,7 +191,7 @@ def test_pretrained_statistics_are_kept_where_routes_keep_all_units(
         return network
 
     monkeypatch.setattr(models, "get_model", get_model)
-    for module in ("matl_scale.train.build_state", "matl_scale.models.backbones"):
+    for module in ("matl_scale.train.build_state", "matl_scale.models.pretrained"):
         monkeypatch.setattr(f"{module}.fetch_weights", lambda _: None)
     config = probe_of(
         tmp_path,
