@@ -9,7 +9,8 @@ import torch
 from matl_scale.errors import InputError
 from matl_scale.extras import is_installed
 from matl_scale.models.backbones import ModelConfig, build_backbone_outline
-from matl_scale.models.from_timm.library import PREFIX, is_timm, load_timm
+from matl_scale.models.from_timm import PREFIX, is_timm
+from matl_scale.models.from_timm.library import load_timm
 from matl_scale.routing.subnetwork import Subnetwork
 from matl_scale.routing.surgery import route
 from matl_scale.vision import models

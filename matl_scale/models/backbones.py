@@ -4,6 +4,7 @@ import contextlib
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -12,14 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from matl_scale.automatic import AUTO, Auto, chosen
 from matl_scale.errors import InputError, first_line, nearest
-from matl_scale.models.from_timm.library import (
-    PREFIX,
-    build_timm,
-    build_timm_graph,
-    check_timm_name,
-    is_timm,
-    remove_timm_classifier,
-)
+from matl_scale.models.from_timm import PREFIX, is_timm
 from matl_scale.seeds import derive_seed
 from matl_scale.vision import models
 
@@ -142,7 +136,7 @@ def build_plain_backbone(config: ModelConfig, seed: int) -> tuple[nn.Module, set
         if config.stem == "small":
             shrink_stem(backbone)
         if is_timm(config.name):
-            backbone = build_timm_graph(backbone)
+            backbone = load_library().build_timm_graph(backbone)
         if width != 1:
             scale_width(backbone, width)
     return backbone, classifier
@@ -150,10 +144,19 @@ def build_plain_backbone(config: ModelConfig, seed: int) -> tuple[nn.Module, set
 
 def build_whole(config: ModelConfig) -> nn.Module:
     """Builds a CNN with its classifier, of width 1."""
+    backbone: nn.Module
     if is_timm(config.name):
-        return build_timm(config.name)
-    backbone: nn.Module = models.get_model(config.name, weights="DEFAULT" if config.pretrained else None)
+        backbone = load_library().build_timm(config.name)
+    else:
+        backbone = models.get_model(config.name, weights="DEFAULT" if config.pretrained else None)
     return backbone
+
+
+def load_library() -> ModuleType:
+    """Imports what only timm's backbones need."""
+    from matl_scale.models.from_timm import library
+
+    return library
 
 
 class EmptyOnMeta(TorchFunctionMode):
@@ -203,7 +206,7 @@ def check_weights_fit(config: ModelConfig, weights: "StoredWeights") -> None:
 def check_name(name: str) -> None:
     """Raises `InputError` if there is no model of that name in torchvision, or in timm if it begins with `timm/`."""
     if is_timm(name):
-        check_timm_name(name)
+        load_library().check_timm_name(name)
         return
     names = models.list_models(module=models)
     if name not in names:
@@ -216,7 +219,7 @@ def check_name(name: str) -> None:
 def remove_classifier(backbone: nn.Module, name: str) -> None:
     """Leaves conv features, averaged over pixels. The hidden layers of VGG's and MobileNet's classifiers are removed too."""
     if is_timm(name):
-        remove_timm_classifier(backbone, name)
+        load_library().remove_timm_classifier(backbone, name)
         return
     for attribute in ("classifier", "fc"):
         classifier = getattr(backbone, attribute, None)

@@ -10,14 +10,8 @@ from torch import fx, nn
 import matl_scale.vision  # noqa: F401 (timm imports torchvision, which fails beside a CPU build of torch without this)
 from matl_scale.errors import InputError, nearest, one_line
 from matl_scale.extras import require
+from matl_scale.models.from_timm import PREFIX
 from matl_scale.routing.tracing import build_graph
-
-PREFIX = "timm/"  # of `model.name`
-
-
-def is_timm(name: str) -> bool:
-    """Returns whether a `model.name` is one of timm's."""
-    return name.startswith(PREFIX)
 
 
 def load_timm(purpose: str) -> Any:

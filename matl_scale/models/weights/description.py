@@ -8,7 +8,8 @@ from typing import Any
 from urllib.parse import urlparse
 
 from matl_scale.extras import is_installed
-from matl_scale.models.from_timm.library import find_timm_file, is_timm, timm_defaults
+from matl_scale.models.from_timm import is_timm
+from matl_scale.models.from_timm.library import find_timm_file, timm_defaults
 from matl_scale.models.weights.file import StoredWeights
 from matl_scale.vision import models
 
