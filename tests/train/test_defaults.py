@@ -41,6 +41,7 @@ STAY_OPEN = {
     "checkpoint.every",
     "routing.interval",
     "routing.dense_share",
+    "model.drop_path",
 }  # they say themselves what they mean
 
 
