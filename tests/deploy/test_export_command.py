@@ -242,7 +242,7 @@ def test_a_file_is_compared_task_by_task(
     [
         (["--task", "*", "--all"], "argument --all: not allowed with argument --task"),
         (["--route", "*", "--task", "*"], "argument --task: not allowed with argument --route"),
-        ([], "one of the arguments --task --route --all is required"),
+        ([], "One of --task NAME, --route NAME and --all should be given."),
         (
             ["--route", "rust"],
             "`--route` should match names of routes. `rust` matches none of the 2 routes. Did you mean `rest`?",
