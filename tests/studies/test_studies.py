@@ -176,6 +176,6 @@ def test_what_a_study_needs_is_asked_for(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_every_study_has_a_name_of_its_own() -> None:
     assert list(STUDIES) == [
-        "decisions", "missing", "imbalance", "baseline", "suspects", "defaults", "answers", "same-arm",
+        "decisions", "missing", "imbalance", "baseline", "suspects", "defaults", "answers", "same-arm", "scaling",
     ]  # fmt: skip
     assert baseline.STUDY.are_shares
