@@ -2,8 +2,8 @@
 
 import contextlib
 import os
-import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,11 +20,19 @@ def _helpers_for_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parents[1]}:{os.environ.get('PYTHONPATH', '')}")
 
 
-def do(folder: SweepFolder, leave_others: bool = False) -> tuple[list[str], list[str]]:
+def do(
+    folder: SweepFolder, leave_others: bool = False, on_note: Callable[[str], object] | None = None
+) -> tuple[list[str], list[str]]:
     """Does a sweep; returns what has ended and what was said, in order."""
     supervisor, ended = build_supervisor(folder, since=time.time())
     said: list[str] = []
-    supervisor.on_note, supervisor.leave_others = said.append, leave_others
+
+    def note(text: str) -> None:
+        said.append(text)
+        if on_note is not None:
+            on_note(text)
+
+    supervisor.on_note, supervisor.leave_others = note, leave_others
     with StopRequest() as stop:
         assert supervisor.run(stop)
     return ended, said
@@ -64,8 +72,9 @@ def test_a_search_of_another_process_is_waited_for(tmp_path: Path, leave_others:
     folder, plan = make_up_tuned_sweep(tmp_path, ["a"])
     with contextlib.ExitStack() as other:
         other.enter_context(lock_folder(folder.claims, "a-search.lock"))
-        threading.Timer(1.0, other.close).start()
-        ended, said = do(folder, leave_others)
+        ended, said = do(
+            folder, leave_others, on_note=lambda _: other.close()
+        )  # the other process ends when it is noticed
     assert ended == ["a-search", "run-of-a"]
     assert said[0].endswith("tune/a-search: another process searches there; its runs wait for that")
     assert isinstance(folder.read_outcome(plan.runs[0]), Outcome)
