@@ -7,7 +7,8 @@ from torch import nn
 
 from helpers.network_outputs import gap, images_of
 from matl_scale import route
-from matl_scale.routing.subnetwork import AllRoutes, Subnetwork
+from matl_scale.routing.all_routes import AllRoutes
+from matl_scale.routing.subnetwork import Subnetwork
 
 
 def check_equal_executions(backbone: nn.Module, image_size: int) -> None:
