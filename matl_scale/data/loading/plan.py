@@ -20,7 +20,7 @@ from matl_scale.data.shards.sample_runs import SampleRuns
 from matl_scale.routes import Routes
 from matl_scale.seeds import derive_seed, mix
 
-NO_ROUTE, ALL_ROUTES = -1, -2
+NO_ROUTE, ALL_ROUTES = -1, -2  # in the place of a route: that of a batch for evaluation; all together
 ROUNDS = 12
 
 
@@ -204,9 +204,7 @@ class SlotPlan:
                 sample_ids = self.order.shared_batch(first.batch_number)
             else:
                 sample_ids = self.order.batch(first.active_route, first.batch_number)
-            yield [
-                PlannedBatch(sample_ids=sample_ids, active_route=slot.active_route, index=slot.index) for slot in group
-            ]
+            yield plan_group(group, sample_ids)
 
     def groups(self, *, rank: int, worker: int, num_workers: int) -> Iterator[list[Slot]]:
         """Yields the slots of one worker, those that have the same images together, without end; the workers of a rank get its
@@ -229,6 +227,11 @@ class SlotPlan:
         else:
             number = int(draws[route]) + int(np.count_nonzero(routes[:slot] == route))
         return Slot(index=step * len(routes) + slot, active_route=route, batch_number=number)
+
+
+def plan_group(group: Sequence[Slot], sample_ids: np.ndarray) -> list[PlannedBatch]:
+    """Returns the batch of each slot of a group, all of the same samples, shape `(batch,)`."""
+    return [PlannedBatch(sample_ids=sample_ids, active_route=slot.active_route, index=slot.index) for slot in group]
 
 
 def own_slots(num_slots: int, rank: int, world_size: int, share: int = 1) -> list[int]:

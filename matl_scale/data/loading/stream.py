@@ -13,7 +13,7 @@ import numpy as np
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from matl_scale.data.loading.loader import EncodedBatch, current_worker
-from matl_scale.data.loading.plan import PlannedBatch, SlotPlan
+from matl_scale.data.loading.plan import SlotPlan, plan_group
 from matl_scale.data.shards.manifest import Manifest
 from matl_scale.data.shards.reader import Damage, SampleReader
 from matl_scale.errors import InputError
@@ -50,10 +50,7 @@ class StreamBatches:
         for group in self.plan.groups(rank=self.rank, worker=worker, num_workers=num_workers):
             batch = [next(samples) for _ in range(self.plan.order.batch_size)]
             sample_ids = np.array([sample.sample_id for sample in batch])
-            planned = [
-                PlannedBatch(sample_ids=sample_ids, active_route=slot.active_route, index=slot.index) for slot in group
-            ]
-            yield EncodedBatch(planned, [sample.image for sample in batch])
+            yield EncodedBatch(plan_group(group, sample_ids), [sample.image for sample in batch])
 
     def _samples(self, reader_index: int, num_readers: int) -> Iterator[StreamedSample]:
         """Yields the samples of one reader's tars, mixed, without end."""

@@ -1,7 +1,8 @@
 """Which route is active in which slot: a pure function of the seed, the step and the number of slots.
 
-A *slot* is one micro-step of one rank; a step has S = W × accumulate slots, and slot s is micro-step s // W of rank
-s mod W. Every rank knows every rank's route without communication.
+A *slot* is one micro-step of one rank; a step has S = W × accumulate slots. `own_slots` in `data/loading/plan.py` says which of
+them belong to which rank: slot s to rank s mod W, unless slots share images. Every rank knows every rank's route without
+communication.
 """
 
 from collections.abc import Sequence
