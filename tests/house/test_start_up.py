@@ -59,3 +59,11 @@ def test_a_command_line_is_answered_without_slow_imports(index: int, found: list
     assert (code, "usage:" in text) == (0, True) if "--help" in LINES[index] else code == 2, text
     assert not SLOW & modules
     assert index >= NUM_LEAST or not SLOWISH & modules
+
+
+def test_the_launcher_starts_beside_timm_which_imports_torchvision() -> None:
+    """`accelerate launch` imports timm if it is there, before any script: beside a CPU build of torch, torchvision fails alone."""
+    script = (
+        "import accelerate.commands.accelerate_cli as cli, sys; assert 'timm' in sys.modules; cli.launch_command_parser"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, cwd="/")
