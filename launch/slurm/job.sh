@@ -73,6 +73,7 @@ run_job() {
 }
 
 REQUEUED=false # whether this start has put its job back into the queue
+ASKED=false    # whether it has asked for that: Slurm's TERM, which follows, can end scontrol before it says that it was done
 
 # Puts the job of a stopped run back into the queue, unless it is there or was cancelled. Returns 1 if it has to be tried again.
 try_to_requeue() { # $1: the job
@@ -81,11 +82,19 @@ try_to_requeue() { # $1: the job
   about=$(scontrol show job "$1" --oneliner) || return 1
   restarts=$(sed -n 's/.* Restarts=\([0-9]*\) .*/\1/p' <<<"$about")
   # preemption, a lost node and the user's `scontrol requeue` count as a restart already
-  ((${restarts:-0} == ${SLURM_RESTART_COUNT:-0})) || return 0
+  if ((${restarts:-0} != ${SLURM_RESTART_COUNT:-0})); then
+    [[ $ASKED == false ]] || note_requeue
+    return 0
+  fi
   # scancel takes a job out of RUNNING. The time limit does too, and ends the run at once, but Slurm takes the job back while this
   # script still runs (KillWait): a checkpoint may have become complete in the last moment. A preempted job that ends by itself is RUNNING, and Slurm would count it as failed.
   [[ $about == *" JobState=RUNNING "* || $about == *" Reason=TimeLimit "* ]] || return 0
+  ASKED=true
   scontrol requeue "$1" || return 1
+  note_requeue
+}
+
+note_requeue() {
   REQUEUED=true
   echo "job $SLURM_JOB_ID: requeued, with a complete checkpoint" >&2
 }

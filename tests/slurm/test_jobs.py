@@ -18,6 +18,7 @@ from helpers.shard_sets import ShardSet
 
 pytestmark = pytest.mark.slurm
 ROOT = Path(__file__).parents[2]
+ENDS = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 STEPS = 400
 SETTINGS = [
     "--data.batch_size", "6", "--data.workers", "1", "--model.name", "resnet18", "--model.width", "0.0625",
@@ -90,7 +91,11 @@ class Job:
         return len(path.read_text().splitlines()) if path.is_file() else 0
 
     def wait_for_steps(self) -> None:
-        wait_until(lambda: self.num_records() > 20, f"{self.log} has no steps")
+        def has_steps() -> bool:
+            assert facts(self.id)["JobState"] not in ENDS, self.log.read_text()
+            return self.num_records() > 20
+
+        wait_until(has_steps, f"{self.log} to have steps")
 
     def limit_time(self) -> None:
         """Sets the time limit to two or three minutes from now; Slurm knows whole minutes only."""
@@ -103,9 +108,6 @@ class Job:
 
     def state(self) -> dict:
         return load_state(self.folder / "checkpoints" / f"step-{STEPS:09d}")
-
-
-ENDS = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 
 
 def start_again(job: str, log: Path) -> None:

@@ -13,12 +13,13 @@ JOB = {"SLURM_JOB_ID": "1234567", "SLURM_JOB_NUM_NODES": "2", "SLURM_NTASKS": "2
 
 
 STAND_INS = {
-    # a busy controller refuses the first BUSY calls
+    # a busy controller refuses the first BUSY calls; DIES: it does what it is told, and is ended before it can say so
     "scontrol": """
         case "$1 $2" in
         "show hostnames") echo n1; echo n2 ;;
-        "show job") echo "JobId=1 $STATE x=y" ;;
-        *) echo "$@" >>"$CALLS"; (($(grep -c requeue "$CALLS") > ${BUSY:-0})) ;;
+        "show job") [[ -z ${DIES:-} ]] || ! grep -q requeue "$CALLS" || STATE="JobState=COMPLETING Reason=None Restarts=1"
+          echo "JobId=1 $STATE x=y" ;;
+        *) echo "$@" >>"$CALLS"; [[ -z ${DIES:-} ]] && (($(grep -c requeue "$CALLS") > ${BUSY:-0})) ;;
         esac""",
     # STOPS: the run stops when asked to; LINGERS: it ends only after its job was requeued
     "srun": """
@@ -71,6 +72,13 @@ STATES = {
     "requeued beyond its time limit": ("JobState=COMPLETING Reason=TimeLimit Restarts=1", False),
     "back in the queue": ("JobState=PENDING Reason=BeginTime Restarts=1", False),
 }
+
+
+def test_a_requeue_whose_answer_was_lost_counts(commands: Path) -> None:
+    """Slurm ends all processes of the job that it requeues: scontrol, too, if it is still there."""
+    code, error, calls = run("train.sbatch", commands, **JOB, STOPS="1", DIES="1")
+    assert (code, calls[1:]) == (-signal.SIGTERM, ["requeue 1234567"])
+    assert error.count("requeued, with a complete checkpoint") == 1
 
 
 @pytest.mark.parametrize("state", STATES)
