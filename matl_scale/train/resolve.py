@@ -121,7 +121,8 @@ def resolve_run(
     if config.train.slots == AUTO:
         slots = choose_slots(config, data.image_size, found.routes.num_routes, machine.has_gpu)
         config = fill.fill_only_auto(config, {"train.slots": slots})
-    check_slots(config, data.image_size)
+    else:
+        check_slots(config, data.image_size)
     num_slots = machine.num_ranks * chosen(config.train.accumulate)
     sizes = np.array([count_labelled(labels, tasks, fills) for tasks in found.routes.tasks_of])
     sampler = build_sampler(config.tasks, found.routes.names, sizes, config.run.seed, num_slots)

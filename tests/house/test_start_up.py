@@ -62,7 +62,7 @@ def test_a_command_line_is_answered_without_slow_imports(index: int, found: list
 
 
 def test_the_launcher_starts_beside_timm_which_imports_torchvision() -> None:
-    """`accelerate launch` imports timm if it is there, before any script: beside a CPU build of torch, torchvision fails alone."""
+    """It imports timm if that is there, before any script, and beside a CPU build of torch torchvision fails alone."""
     script = (
         "import accelerate.commands.accelerate_cli as cli, sys; assert 'timm' in sys.modules; cli.launch_command_parser"
     )

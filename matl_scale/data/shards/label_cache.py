@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from matl_scale.data.shards.layout import CELLS_AT_ONCE, MISSING
 from matl_scale.data.shards.mapped_array import map_array
 from matl_scale.data.shards.stored_columns import ARRAYS, StoredColumn, Stores, open_stores, store_column
-from matl_scale.data.shards.tables import parquet_errors
+from matl_scale.data.shards.tables import as_numbers, parquet_errors
 from matl_scale.errors import InputError
 from matl_scale.storage.files import as_json, file_sha256, sync_to_disk, write_text
 from matl_scale.storage.locks import lock_folder
@@ -204,7 +204,7 @@ def read_columns(path: Path, context: str, names: Collection[str] | None = None)
         for first in range(0, len(wanted), step):
             table = file.read(columns=wanted[first : first + step])
             yield from (
-                (name, table.column(name).to_numpy()) for name in table.column_names if is_fit(table.column(name))
+                (name, as_numbers(table.column(name))) for name in table.column_names if is_fit(table.column(name))
             )
 
 
@@ -212,7 +212,7 @@ def is_fit(values: pa.ChunkedArray) -> bool:
     """Returns whether a column holds labels."""
     if not pa.types.is_integer(values.type) or values.null_count:
         return False
-    labels = values.to_numpy()
+    labels = as_numbers(values)
     return bool(labels.min(initial=MISSING) >= MISSING and labels.max(initial=MISSING) <= np.iinfo(np.int32).max)
 
 

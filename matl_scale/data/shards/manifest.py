@@ -1,5 +1,6 @@
 """One version of a shard set: its tasks and shards are read when it is opened, samples and labels on request."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,7 +21,7 @@ from matl_scale.data.shards.layout import (
     label_dtype,
     split_rank,
 )
-from matl_scale.data.shards.tables import LabelReference, parquet_errors, read_table
+from matl_scale.data.shards.tables import LabelReference, as_numbers, parquet_errors, read_table
 from matl_scale.data.shards.versions import ROLES, check_file, choose_version, is_file_name, read_entries
 from matl_scale.errors import InputError, nearest
 from matl_scale.storage.files import hash_text
@@ -60,7 +61,7 @@ class Manifest:
     @cached_property
     def shard_sizes(self) -> np.ndarray:
         """Number of samples of each shard, shape `(num_shards,)`."""
-        return np.asarray(self.shards["samples"].to_numpy())
+        return as_numbers(self.shards["samples"])
 
     @property
     def num_samples(self) -> int:
@@ -96,8 +97,10 @@ class Manifest:
     @property
     def splits(self) -> dict[str, int]:
         """Number of samples per split, in the order train, val, test, then any others by name."""
-        rows = self.shards.group_by("split").aggregate([("samples", "sum")]).to_pylist()
-        return {row["split"]: row["samples_sum"] for row in sorted(rows, key=lambda row: split_rank(row["split"]))}
+        sizes: Counter[str] = Counter()
+        for split, size in zip(self.shards["split"].to_pylist(), self.shard_sizes.tolist(), strict=True):
+            sizes[split] += size
+        return {split: sizes[split] for split in sorted(sizes, key=split_rank)}
 
     @property
     def task_names(self) -> list[str]:
@@ -181,7 +184,7 @@ class Manifest:
         context = f"{self.root}/{name}, task `{task.name}`"
         if not pa.types.is_integer(values.type) or values.null_count:
             raise InputError(f"{context}: labels should be integers without gaps. Got {values.type}.")
-        numbers: np.ndarray = values.to_numpy()
+        numbers = as_numbers(values)
         if len(numbers) and (numbers.min() < MISSING or numbers.max() >= task.num_classes):
             raise InputError(
                 f"{context}: labels should lie between {MISSING} and {task.num_classes - 1}. "

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from matl_scale.data.shards.layout import HEADER_BYTES, member_name, sample_key
 from matl_scale.data.shards.manifest import Manifest
+from matl_scale.data.shards.tables import as_numbers
 from matl_scale.errors import InputError
 from matl_scale.storage.ranges import RangeReader
 
@@ -33,12 +34,12 @@ class SampleReader:
         columns = manifest.sample_columns("key", "offset", "size", "extension")
         self._shard = manifest.shard_of_samples()
         try:
-            self._key = columns["key"].cast(pa.int64()).to_numpy()
+            self._key = as_numbers(columns["key"].cast(pa.int64()))
         except pa.ArrowInvalid as error:
             raise InputError(f"{manifest.root}: keys of samples should be numbers: {error}.") from error
-        self._offset = columns["offset"].to_numpy()
-        self._size = columns["size"].to_numpy()
-        ends = manifest.shards["bytes"].to_numpy()[self._shard]
+        self._offset = as_numbers(columns["offset"])
+        self._size = as_numbers(columns["size"])
+        ends = as_numbers(manifest.shards["bytes"])[self._shard]
         inside = (self._offset >= HEADER_BYTES) & (self._size >= 0) & (self._size <= ends - self._offset)
         if not inside.all():
             raise InputError(
@@ -46,7 +47,7 @@ class SampleReader:
                 "the set again."
             )
         extensions = columns["extension"].combine_chunks().dictionary_encode()
-        self._extension = extensions.indices.to_numpy()
+        self._extension = np.from_dlpack(extensions.indices)
         self._extensions: list[str] = extensions.dictionary.to_pylist()
 
     def read(self, sample_ids: np.ndarray) -> list[bytes | Damage]:

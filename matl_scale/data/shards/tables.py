@@ -47,6 +47,14 @@ def has_null_items(column: pa.ChunkedArray) -> bool:
     return pa.types.is_list(column.type) and any(chunk.flatten().null_count for chunk in column.chunks)
 
 
+def as_numbers(column: pa.ChunkedArray) -> np.ndarray:
+    """Returns a column of numbers without gaps, shape `(num_rows,)`; without pandas, whose import `to_numpy` would wait for."""
+    chunks = [np.from_dlpack(chunk) for chunk in column.chunks]
+    if len(chunks) == 1:
+        return chunks[0]
+    return np.concatenate([np.empty(0, dtype=column.type.to_pandas_dtype()), *chunks])
+
+
 def column_name(task_name: str) -> str:
     """Returns the name of a task's Parquet column. Dots are escaped: Parquet readers treat them as paths into structs."""
     return task_name.replace("%", "%25").replace(".", "%2E")
