@@ -2,7 +2,7 @@
 `matl-report --suspects` writes, once people have filled its column `correct`. Adds a version, as `task_changes.py` does.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -49,7 +49,7 @@ def correct_labels(folder: str, path: str) -> Manifest:
         index = NameIndex(lambda: iter([images]), f"image of {path}")
         wanted = build_matrix(corrections, images, chosen, path)
         rows = find_samples(manifest, index, images, path)
-        new = corrected(manifest.labels(ids), rows, wanted)
+        new = corrected(manifest.label_groups(ids, GROUP_ROWS), rows, wanted)
         columns = columns_of(manifest)
         for task_id, column in zip(ids, write_columns(manifest, chosen, new, scratch), strict=True):
             columns[task_id] = column
@@ -149,14 +149,10 @@ def find_samples(manifest: Manifest, index: NameIndex, images: list[str], path: 
     return groups
 
 
-def corrected(before: np.ndarray, rows: list[np.ndarray], wanted: np.ndarray) -> Iterator[np.ndarray]:
-    """Yields the new labels in groups. `before` has shape `(num_samples, num_tasks)`; `rows` says which row of `wanted` each
-    sample has."""
-    start = 0
-    for group in rows:
-        labels = before[start : start + len(group)].copy()
+def corrected(before: Iterable[np.ndarray], rows: list[np.ndarray], wanted: np.ndarray) -> Iterator[np.ndarray]:
+    """Yields the new labels in the groups of the old ones. `rows` says which row of `wanted` each sample has."""
+    for labels, group in zip(before, rows, strict=True):
         named = np.flatnonzero(group >= 0)
         asked = wanted[group[named]]
         labels[named] = np.where(asked == KEEP, labels[named], asked)
         yield labels
-        start += len(group)

@@ -94,11 +94,10 @@ def relabel_tasks(folder: str, labels: str, roles: ColumnRoles, allow_unmatched:
         chosen = [task for task in manifest.tasks if task.name in names]
         found = read_labels(labels, roles, scratch, known_tasks=chosen)
         ids = [manifest.task_names.index(task.name) for task in chosen]
-        before, rows = manifest.labels(ids), find_rows(manifest, found, allow_unmatched)
-        starts = range(0, manifest.num_samples, GROUP_ROWS)
+        rows = find_rows(manifest, found, allow_unmatched)
         new = (
-            np.where((group >= 0)[:, None], found.matrix[group], before[start : start + GROUP_ROWS])
-            for start, group in zip(starts, rows, strict=True)
+            np.where((group >= 0)[:, None], found.matrix[group], before)
+            for before, group in zip(manifest.label_groups(ids, GROUP_ROWS), rows, strict=True)
         )
         columns = columns_of(manifest)
         for task_id, column in zip(ids, write_columns(manifest, chosen, new, scratch), strict=True):

@@ -151,13 +151,14 @@ def read_part(out: Store, plan: Plan, record: Mapping[str, Any], index: int) -> 
 
 def read_existing(existing: Manifest) -> Iterator[TablePart]:
     """Yields the table rows of a set that new splits join."""
-    labels, digests = existing.labels(), existing.digest_table()
-    for start in range(0, existing.num_samples, GROUP_ROWS):
+    digests, start = existing.digest_table(), 0
+    for labels in existing.label_groups(range(len(existing.tasks)), GROUP_ROWS):
         yield TablePart(
-            samples=existing.samples.slice(start, GROUP_ROWS),
-            digests=digests.slice(start, GROUP_ROWS),
-            labels=labels[start : start + GROUP_ROWS],
+            samples=existing.samples.slice(start, len(labels)),
+            digests=digests.slice(start, len(labels)),
+            labels=labels,
         )
+        start += len(labels)
 
 
 def write_rows(parts: Iterable[TablePart], tasks: Sequence[Task], paths: Mapping[str, Path]) -> list[np.ndarray]:

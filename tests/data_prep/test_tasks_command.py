@@ -53,6 +53,13 @@ def test_added_tasks_are_a_new_version(made: Path) -> None:
     expected |= dict.fromkeys(names[30:], -1)
     assert labels_by_path(made, "kind") == expected
     np.testing.assert_array_equal(second.labels()[:, :3], first.labels())
+    table: dict[str, list[int]] = {}
+    for file in {each.file for each in second.label_references}:
+        table |= pq.read_table(made / "set" / file).to_pydict()
+    order = [4, 0, 3]  # of two files
+    groups = list(second.label_groups(order, 7))
+    assert [len(group) for group in groups] == [7] * (COUNT // 7) + ([COUNT % 7] if COUNT % 7 else [])
+    assert np.concatenate(groups).T.tolist() == [table[second.task_names[i]] for i in order]
     for version in ("1", first.id[:6]):
         old = read_manifest(made / "set", version)
         assert (old.id, old.task_names) == (first.id, first.task_names)

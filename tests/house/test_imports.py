@@ -18,6 +18,7 @@ GROUND = (
     "device",
     "progress",
     "cli",
+    "torchvision_operators",
     "vision",
     "extras",
     "display",

@@ -1,7 +1,7 @@
 """One version of a shard set: its tasks and shards are read when it is opened, samples and labels on request."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from matl_scale.data.shards.label_groups import read_label_groups
 from matl_scale.data.shards.layout import (
     CELLS_AT_ONCE,
     DIGESTS_SCHEMA,
-    MISSING,
     SAMPLES_SCHEMA,
     SHARDS_SCHEMA,
     TASKS_SCHEMA,
@@ -153,44 +153,15 @@ class Manifest:
         """
         ids = list(range(len(self.tasks))) if task_ids is None else list(task_ids)
         matrix = np.empty((self.num_samples, len(ids)), dtype=label_dtype([self.tasks[i] for i in ids]), order="F")
-        for name in sorted({self.label_references[i].file for i in ids}):
-            with self.root.fetched(name) as path, parquet_errors(f"{self.root}/{name}"):
-                file = pq.ParquetFile(path)
-                if file.metadata.num_rows != len(matrix):
-                    raise InputError(
-                        f"{self.root}/{name} should have one row per sample ({len(matrix)}). Got {file.metadata.num_rows}."
-                    )
-                own = [column for column, task_id in enumerate(ids) if self.label_references[task_id].file == name]
-                self._check_columns(file, [ids[column] for column in own])
-                # at once: to read one column costs time for each that there is
-                step = max(1, CELLS_AT_ONCE // max(len(matrix), 1))
-                for part in (own[first : first + step] for first in range(0, len(own), step)):
-                    table = file.read(columns=[self.label_references[ids[column]].column for column in part])
-                    for column in part:
-                        values = table.column(self.label_references[ids[column]].column)
-                        matrix[:, column] = self._check_labels(values, ids[column])
+        start = 0
+        for rows in self.label_groups(ids, max(1, CELLS_AT_ONCE // max(len(ids), 1))):
+            matrix[start : start + len(rows)] = rows
+            start += len(rows)
         return matrix
 
-    def _check_columns(self, file: pq.ParquetFile, task_ids: Sequence[int]) -> None:
-        names = set(file.schema_arrow.names)
-        for task_id in task_ids:
-            name, column = self.label_references[task_id]
-            if column not in names:
-                context = f"{self.root}/{name}, task `{self.tasks[task_id].name}`"
-                raise InputError(f"{context}: the file has no column {column!r}. Restore the file from a copy.")
-
-    def _check_labels(self, values: pa.ChunkedArray, task_id: int) -> np.ndarray:
-        task, name = self.tasks[task_id], self.label_references[task_id].file
-        context = f"{self.root}/{name}, task `{task.name}`"
-        if not pa.types.is_integer(values.type) or values.null_count:
-            raise InputError(f"{context}: labels should be integers without gaps. Got {values.type}.")
-        numbers = as_numbers(values)
-        if len(numbers) and (numbers.min() < MISSING or numbers.max() >= task.num_classes):
-            raise InputError(
-                f"{context}: labels should lie between {MISSING} and {task.num_classes - 1}. "
-                f"Got {numbers.min()} to {numbers.max()}."
-            )
-        return numbers
+    def label_groups(self, task_ids: Sequence[int], num_rows: int) -> Iterator[np.ndarray]:
+        """Yields what `labels` returns in groups of so many rows; the last one may have fewer. Raises as that does."""
+        yield from read_label_groups(self.root, self.num_samples, self.tasks, self.label_references, task_ids, num_rows)
 
     def check_shards(self, split: str) -> None:
         """Compares the tars of a split with the manifest by presence and size, without reading them.
