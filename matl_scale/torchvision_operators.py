@@ -22,7 +22,13 @@ def declare_missing_operators() -> None:
     """Declares `nms` and `qnms` of torchvision if torch is a CPU build for Linux and torchvision's library cannot load."""
     if _LIBRARIES or sys.platform != "linux" or torch.version.cuda is not None or torch.version.hip is not None:
         return
-    spec = importlib.util.find_spec("torchvision")
+    try:
+        spec = importlib.util.find_spec("torchvision")
+    except (
+        ImportError,
+        ValueError,
+    ):  # where something else has a say in what may be imported; torch has to come up all the same
+        return
     if spec is None or spec.origin is None or _loads(Path(spec.origin).parent):
         return
     library = torch.library.Library("torchvision", "DEF")

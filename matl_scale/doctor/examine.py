@@ -17,12 +17,10 @@ from matl_scale.doctor.versions import check_versions
 from matl_scale.doctor.weights import check_weights
 from matl_scale.errors import InputError
 from matl_scale.launcher import read_count, read_launch
-from matl_scale.train.choose_routes import ChosenRoutes
 from matl_scale.train.config import Config
 from matl_scale.train.defaults.facts import read_machine
-from matl_scale.train.defaults.fill import fill_workers
-from matl_scale.train.defaults.weights import fill_from_weights
-from matl_scale.train.resolve import resolve_run
+from matl_scale.train.defaults.weights import fill_before_data
+from matl_scale.train.resolve import ResolvedRun, resolve_run
 from matl_scale.train.resume.start_from import find_start
 from matl_scale.train.run_data import TRAIN_SPLIT, RunData, build_run_data
 
@@ -35,19 +33,20 @@ def run_doctor(config: Config, num_ranks: int | None) -> int:
     nodes, per_node = count_ranks(num_ranks)
     machine = read_machine(nodes * per_node, per_node)
     start = find_start(config.run.start_from)
-    config = fill_from_weights(fill_workers(config, machine), None, start)
+    config = fill_before_data(config, machine, None, start)
     data = build_run_data(config.data)
     resolved = resolve_run(config, data, machine, None, start)
     findings = [Finding("note", "run", line + ".") for line in resolved.lines]
     if resolved.config.routing.strategy == "roaming":
         findings.append(describe_roaming(resolved))
-    findings += examine(resolved.config, data, resolved.routes, nodes, per_node)
+    findings += examine(resolved, data, nodes, per_node)
     print_findings(findings)
     return int(any(finding.level == "error" for finding in findings))
 
 
-def examine(config: Config, data: RunData, chosen: ChosenRoutes, nodes: int, per_node: int) -> Iterator[Finding]:
+def examine(resolved: ResolvedRun, data: RunData, nodes: int, per_node: int) -> Iterator[Finding]:
     """Runs all checks of a run on `nodes` nodes with `per_node` ranks each."""
+    config, chosen = resolved.config, resolved.routes
     try:
         for split in dict.fromkeys((TRAIN_SPLIT, config.eval.split)):
             data.manifest.check_shards(split)
@@ -57,7 +56,7 @@ def examine(config: Config, data: RunData, chosen: ChosenRoutes, nodes: int, per
     yield from check_routes(config, data, chosen)
     yield from check_masks(config, chosen)
     yield from check_weights(config)
-    yield from check_memory(config, data, chosen.routes, per_node)
+    yield from check_memory(config, data, chosen.routes, per_node, resolved.slots)
     yield from check_tracking(config, ask=True)
     yield from check_port()
     yield from check_processors(config, per_node)

@@ -16,6 +16,8 @@ from matl_scale.routing.subnetwork import Subnetwork
 from matl_scale.train.build_state import build_network
 from matl_scale.train.config import Config
 from matl_scale.train.run_data import RunData
+from matl_scale.train.step.execution import Slots
+from matl_scale.train.step.frozen_modules import freeze_modules
 
 PROBE_IMAGES = 2
 MOMENTS = {"sgd": 1, "adamw": 2, "lion": 1, "lamb": 2, "muon": 2}
@@ -40,25 +42,31 @@ class MemoryNeed:
         return self.weights + self.gradients + self.optimizer + self.average + self.tasks + self.activations
 
 
-def estimate_memory(config: Config, data: RunData, routes: Routes) -> MemoryNeed:
+def estimate_memory(config: Config, data: RunData, routes: Routes, slots: Slots) -> MemoryNeed:
     """Estimates the need from the network itself, with two images through its first route."""
     model = build_network(config.without_weights(), data, routes, torch.device("cpu"))
-    weights = count_bytes(model)
+    freeze_modules(model.trunk, config.model.freeze, model.affine)
+    weights, trained = count_bytes(model), count_trained(model)
     # heads, and affine weights of routes: only those of active routes have gradients
-    own = count_bytes(model.heads) + (0 if model.affine is None else count_bytes(model.affine))
+    own = count_trained(model.heads) + (0 if model.affine is None else count_trained(model.affine))
     own_share = own // routes.num_routes
     return MemoryNeed(
         weights=weights,
-        gradients=weights - own + own_share * min(chosen(config.train.accumulate), routes.num_routes),
-        optimizer=MOMENTS[config.optim.name] * weights,
+        gradients=trained - own + own_share * min(chosen(config.train.accumulate), routes.num_routes),
+        optimizer=MOMENTS[config.optim.name] * trained,
         average=weights if config.train.ema_decay else 0,
         tasks=sum(buffer.nbytes for buffer in model.buffers()),
-        activations=measure_activations(config, data, model),
+        activations=measure_activations(config, data, model, slots),
         labels=data.labels.nbytes,
     )
 
 
-def measure_activations(config: Config, data: RunData, model: RoutedModel) -> int:
+def count_trained(module: nn.Module) -> int:
+    """Returns the bytes of a module's parameters that `model.freeze` leaves to be trained."""
+    return sum(parameter.nbytes for parameter in module.parameters() if parameter.requires_grad)
+
+
+def measure_activations(config: Config, data: RunData, model: RoutedModel, slots: Slots) -> int:
     """Returns the bytes that the forward pass of a batch saves for its backward pass; of all batches of a step, where stacked."""
     saved: dict[int, int] = {}
     parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
@@ -74,13 +82,13 @@ def measure_activations(config: Config, data: RunData, model: RoutedModel) -> in
     with torch.autograd.graph.saved_tensors_hooks(add, lambda tensor: tensor):
         trunk(images, torch.tensor([0]), affine=model.affine_of(0)).sum()
     shrinkage = 1.0 if config.train.precision == "fp32" else 0.5  # the probe runs in float32
-    together = chosen(config.train.accumulate) if config.train.slots == "stacked" else 1  # slots whose passes overlap
+    together = chosen(config.train.accumulate) if slots == "stacked" else 1  # slots whose passes overlap
     return int(sum(saved.values()) * shrinkage * together * chosen(config.data.batch_size) / PROBE_IMAGES)
 
 
-def check_memory(config: Config, data: RunData, routes: Routes, ranks_per_node: int) -> Iterator[Finding]:
+def check_memory(config: Config, data: RunData, routes: Routes, ranks_per_node: int, slots: Slots) -> Iterator[Finding]:
     """Compares the estimate with what the device has."""
-    need = estimate_memory(config, data, routes)
+    need = estimate_memory(config, data, routes, slots)
     text = (
         f"about {gigabytes(need.device)} per rank: weights {gigabytes(need.weights)}, gradients {gigabytes(need.gradients)}, "
         f"optimizer {gigabytes(need.optimizer)}, masks and statistics of {routes.num_routes} routes {gigabytes(need.tasks)}, "

@@ -53,10 +53,6 @@ class ScoreLayout:
         start = int(self.starts[task_id])
         return slice(start, start + int(self.counts[task_id]))
 
-    def has_all_classes(self, task_id: int) -> bool:
-        """Returns whether the scores of a task tell the probabilities of all its classes."""
-        return self.num_classes[task_id] <= MAX_SCORED_CLASSES
-
 
 def find_confidences(scores: np.ndarray, predicted: np.ndarray, layout: ScoreLayout) -> np.ndarray:
     """Returns the probability of the predicted class by the scores, float32, NaN where nothing is predicted.

@@ -1,9 +1,9 @@
 """Whether routes whose labels go together share more of the trunk, of a run's routing masks and its shard set."""
 
 import numpy as np
-import yaml
 
-from matl_scale.data.shards.label_association import associate, mean_between_routes
+from matl_scale.data.shards.label_association import cramers_v, mean_between_routes
+from matl_scale.data.shards.open_labels import open_labels
 from matl_scale.errors import InputError
 from matl_scale.report.mask_overlap import mask_overlap, read_masks
 from matl_scale.report.shard_set import open_shard_set
@@ -15,7 +15,7 @@ MIN_PAIRS = 3  # for a rank correlation
 
 def strategy_of(run: RunHistory) -> str:
     """Returns the strategy of a run's masks; empty if its config does not say it."""
-    return str(run.config.get("routing", {}).get("strategy", ""))
+    return str(run.setting("routing", "strategy") or "")
 
 
 def route_association(run: RunHistory, tasks: list[str]) -> np.ndarray | None:
@@ -28,14 +28,16 @@ def route_association(run: RunHistory, tasks: list[str]) -> np.ndarray | None:
 
 
 def label_association(run: RunHistory, tasks: list[str]) -> np.ndarray | None:
-    """Returns the bias-corrected Cramér's V of the labels of all pairs of tasks; None if the shard set or a task is gone."""
+    """Returns the bias-corrected Cramér's V of the labels of all pairs of tasks over the images for training, which masks
+    and groups follow; None if the shard set or a task is gone."""
     try:
-        manifest = open_shard_set(run, run.config["data"]["version"])
+        manifest = open_shard_set(run, str(run.setting("data", "version") or ""))
         number_of = {name: i for i, name in enumerate(manifest.task_names)}
         task_ids = [number_of[name] for name in tasks]
-    except (InputError, ValueError, OSError, KeyError, TypeError, yaml.YAMLError):
+        labels = open_labels(manifest, task_ids).labels.of_samples(manifest.sample_ids("train"))
+    except (InputError, ValueError, OSError, KeyError, TypeError):
         return None
-    return associate(manifest)[np.ix_(task_ids, task_ids)]
+    return cramers_v(labels, [manifest.tasks[i] for i in task_ids])
 
 
 def correlate(overlap: np.ndarray, association: np.ndarray) -> float | None:

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from matl_scale.data.images.fit import CROP, FITS, Fit
 from matl_scale.data.shards.folds import read_folded
 from matl_scale.data.shards.layout import MANIFEST_FILE
@@ -21,10 +19,7 @@ def data_path(run: RunHistory) -> str:
 
 def data_setting(run: RunHistory, key: str) -> Any:
     """Returns `data.KEY` of the run; None if it has no such key, as in an earlier version, or its config cannot be read."""
-    try:
-        return run.config["data"][key]
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, LookupError, TypeError, ValueError):
-        return None
+    return run.setting("data", key)
 
 
 def find_fit(run: RunHistory) -> Fit:

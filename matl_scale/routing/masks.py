@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Strategy = Literal["random", "partition", "affinity", "roaming", "magnitude"]
 # strategies whose masks follow from a config; those of the others are in the checkpoints
 DRAWN: tuple[Strategy, ...] = ("random", "partition")
-SCORE_DIGITS = 10
+SCORE_DIGITS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +37,8 @@ class MaskSpec:
         sigmas: Sharing ratios of some layers, by patterns of module names (`layers.matches`); the last one that matches counts.
         layers: Patterns of the modules whose convs are routed.
         start: A pattern: layers before the first conv that it matches are not routed. Empty for none.
-        strategy: `random`, `partition`, `affinity`, or `magnitude`, with which all routes keep all units until their scores are
-            known (`keep_best`). The masks of the others are random ones at first.
+        strategy: `random`, `partition`, `affinity`, `roaming`, whose masks are random ones at first, or `magnitude`, with which
+            all routes keep all units until their scores are known (`keep_best`).
         closeness: How close routes are, for `affinity`. Without it they count as unrelated, which serves to count what a network
             costs.
         align: The number of units that a route keeps is a multiple of this, unless σ = 1, which keeps all units.
@@ -183,9 +183,9 @@ def extend_masks(spec: MaskSpec, earlier: EarlierMasks, masks: torch.Tensor, lay
 def keep_best(scores: torch.Tensor, num_active: int) -> torch.Tensor:
     """Keeps the units of a layer that score highest for each route.
 
-    Scores are compared to `SCORE_DIGITS` significant digits, so that the last bits of sums, which depend on the number of ranks,
-    decide nothing; of equal ones, the units with lower indices are kept. Units that no route keeps stay idle: what is put to use
-    for its own sake would take the place of a unit that matters.
+    Scores are compared to `SCORE_DIGITS` significant digits, fewer than float32 has, in which ranks exchange them: the last bits
+    of sums, which depend on the number of ranks, then decide next to nothing. Of equal ones, the units with lower indices are
+    kept. Units that no route keeps stay idle: what is put to use for its own sake would take the place of a unit that matters.
 
     Args:
         scores: Not negative, float64, shape `(num_routes, num_units)`.

@@ -70,7 +70,7 @@ def route(
             one row of statistics.
         start: A pattern: convs before the first one that it matches are not routed.
         strategy: How masks are drawn: `random`, `partition`, or `affinity`, which needs `closeness` for new masks; with
-            `magnitude` all units are active.
+            `magnitude` all units are active, and those of `roaming` are random ones at first.
         closeness: How close routes are to each other.
         statistics: Whether running statistics belong to each `route` or are `shared`.
         affine: Whether norms in routed layers use affine weights that are `shared`, or those of each `route`, which `forward` is

@@ -23,6 +23,7 @@ from matl_scale.storage.files import sync_to_disk, write_atomic
 
 NAME_COLUMNS = ("split", "task", "metric")
 SUFFIX = ".parquet"
+READ_ATTEMPTS = 20
 
 
 class Part(NamedTuple):
@@ -61,13 +62,18 @@ class GrowingTable:
         return self.path.with_name(f".partial-{self.path.name}")
 
     def parts(self) -> list[Part]:
-        """Returns the files of a folder, in the order in which they were written."""
+        """Returns the files of a folder that count, in the order in which they were written: of a step and split the last one.
+        Others of the same are about to be removed, or were left by a process that was killed before it did so."""
+        latest = {(part.step, part.split): part for part in self._files()}
+        return sorted(latest.values())
+
+    def _files(self) -> list[Part]:
         return sorted(Part.parse(path.name) for path in self.path.glob(f"{'[0-9]' * 6}-*{SUFFIX}"))
 
     def append(self, new: pa.Table, step: int, split: str = "") -> None:
         """Adds the rows of a step (and split, if the table has one), in exchange for earlier rows of the same."""
         self._make_folder()
-        old = self.parts()
+        old = self._files()
         self._add_columns(old, new)
         part = Part(old[-1].number + 1 if old else 1, step, split)
         write_atomic(self.path / part.name, partial(write_part, new))
@@ -77,7 +83,7 @@ class GrowingTable:
         """Drops the rows of later steps."""
         if self.path.exists() or self._partial.exists():
             self._make_folder()
-            self._remove(part for part in self.parts() if part.step > step)
+            self._remove(part for part in self._files() if part.step > step)
 
     def read(self) -> pa.Table:
         """Returns the table; with the column `step` alone if it has no rows.
@@ -88,7 +94,13 @@ class GrowingTable:
         """
         if self.path.is_file():
             return pq.read_table(self.path)
-        tables = [pq.ParquetFile(self.path / part.name).read() for part in self.parts()]
+        for attempt in range(READ_ATTEMPTS):
+            try:
+                tables = [pq.ParquetFile(self.path / part.name).read() for part in self.parts()]
+                break
+            except FileNotFoundError:  # another process has replaced the rows of a step since the files were listed
+                if attempt == READ_ATTEMPTS - 1:
+                    raise
         return pa.concat_tables(tables) if tables else pa.table({"step": pa.array([], pa.int64())})
 
     def evaluations(self) -> list[tuple[int, str]]:

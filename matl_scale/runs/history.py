@@ -100,14 +100,19 @@ class RunHistory:
         """The run's config, in sections."""
         return dict(yaml.safe_load(self.files.config_file.read_text(encoding="utf-8")))
 
-    @cached_property
-    def min_count(self) -> int:
-        """`eval.min_count` of the run's config; 0 if it has no such key, as in an earlier version, or cannot be read: a report
+    def setting(self, section: str, key: str) -> Any:
+        """Returns a value of the run's config; None if it has no such key, as in an earlier version, or cannot be read: a report
         does without a config."""
         try:
-            return int(self.config["eval"]["min_count"])
+            return self.config[section][key]
         except (OSError, UnicodeDecodeError, yaml.YAMLError, LookupError, TypeError, ValueError):
-            return 0
+            return None
+
+    @cached_property
+    def min_count(self) -> int:
+        """`eval.min_count` of the run's config; 0 if that does not say it."""
+        value = self.setting("eval", "min_count")
+        return value if isinstance(value, int) else 0
 
     @cached_property
     def about(self) -> dict[str, Any]:

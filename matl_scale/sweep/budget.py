@@ -119,7 +119,7 @@ def check_passes(kind: BudgetKind, amount: float, networks_of: Mapping[str, Sequ
     others = f" ({len(short)} variants have less than one)" if len(short) > 1 else ""
     raise InputError(
         f"With {describe_amount(kind, amount)}, `{worst}` would have {short[worst]:.2g} passes over its labels{others}. "
-        f"Less than one says nothing of an arm. Use at least --budget {kind}={round_up(least)}."
+        f"An arm that sees less than one cannot be judged. Use at least --budget {kind}={round_up(least)}."
     )
 
 

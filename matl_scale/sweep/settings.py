@@ -23,6 +23,7 @@ SET_BY_SWEEP = {
     "train.steps": "the budget says how long runs are (--budget)",
     "train.epochs": "the budget says how long runs are (--budget)",
     "train.minutes": "the budget says how long runs are (--budget)",
+    "train.patience": "all runs have the same budget, and one that ends early has less",
     "track.experiment": "a sweep is one experiment",
     "track.tags": "the sweep tags its runs",
 }

@@ -94,7 +94,9 @@ def build_components(resolved: ResolvedRun, data: RunData, accelerator: Accelera
     accumulate, batch_size = chosen(config.train.accumulate), chosen(config.data.batch_size)
     num_slots = world_size * accumulate
     length = build_length(config, resolved.num_steps)
-    state, trunk = build_state(config, data, routes, accelerator, opened, length, resolved.routes.closeness)
+    state, trunk = build_state(
+        config, data, routes, accelerator, opened, length, resolved.slots, resolved.routes.closeness
+    )
     train_ids, frozen = (
         data.manifest.sample_ids(TRAIN_SPLIT),
         find_frozen_tasks(config.run, opened.old_tasks, data.task_names),

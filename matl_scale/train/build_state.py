@@ -1,13 +1,10 @@
 """Builds the network of a run, and the state in which the run starts or resumes."""
 
-from typing import cast
-
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from matl_scale.automatic import chosen
 from matl_scale.errors import InputError
 from matl_scale.models.backbones import ModelConfig
 from matl_scale.models.network import RoutedModel, build_ema, build_model, move_model
@@ -62,6 +59,7 @@ def build_state(
     accelerator: Accelerator,
     opened: OpenedRun,
     length: Length,
+    slots: Slots,
     closeness: np.ndarray | None = None,
 ) -> tuple[TrainState, TrunkExecution]:
     """Builds the state in which a run starts or resumes, and the execution of its trunk.
@@ -96,7 +94,6 @@ def build_state(
     if config.model.is_trained:
         keep_statistics(model.trunk)
     execution, compiled = config.routing.execution, config.train.compile
-    slots = cast(Slots, chosen(config.train.slots))
     freeze, checkpointing = config.model.freeze, config.train.checkpointing
     trunk = TrunkExecution(
         accelerator, model.trunk, execution, compiled, freeze, model.affine, slots, checkpointing=checkpointing

@@ -1,6 +1,6 @@
 """How a rank runs the slots of a step: one after the other, or stacked as one network (`train.slots`)."""
 
-from matl_scale.automatic import chosen
+from matl_scale.automatic import AUTO, chosen
 from matl_scale.errors import InputError
 from matl_scale.models.backbone_size import measure_backbone
 from matl_scale.models.network import build_model
@@ -12,7 +12,14 @@ from matl_scale.train.step.execution import Slots
 
 
 def choose_slots(config: Config, image_size: int, num_routes: int, has_gpu: bool) -> Slots:
-    """Returns what `auto` stands for: by what a slot costs, not by a measurement, so that equal starts make equal choices."""
+    """Returns how slots are run. `auto` goes by what a slot costs, not by a measurement, so that equal starts make equal choices.
+
+    Raises:
+        InputError: Slots should be stacked and cannot be.
+    """
+    if config.train.slots != AUTO:
+        check_slots(config, image_size)
+        return config.train.slots
     accumulate, batch_size = chosen(config.train.accumulate), chosen(config.data.batch_size)
     if has_gpu or min(accumulate, num_routes) == 1 or find_obstacle(config) is not None:
         return "single"

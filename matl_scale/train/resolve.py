@@ -16,17 +16,18 @@ from matl_scale.errors import InputError
 from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo
 from matl_scale.train.build_routes import build_routes
 from matl_scale.train.choose_routes import ChosenRoutes
-from matl_scale.train.choose_slots import check_slots, choose_slots
+from matl_scale.train.choose_slots import choose_slots
 from matl_scale.train.config import Config, read_saved, with_absolute_paths, with_settings
 from matl_scale.train.defaults import fill, rules
 from matl_scale.train.defaults.describe import describe_choices
 from matl_scale.train.defaults.facts import Machine, RunFacts, read_machine
-from matl_scale.train.defaults.weights import fill_from_weights
+from matl_scale.train.defaults.weights import fill_before_data
 from matl_scale.train.evaluation import EvalConfig
 from matl_scale.train.masks.dense_part import check_dense_part
 from matl_scale.train.resume.start_from import find_frozen_tasks, find_start
 from matl_scale.train.run_data import TRAIN_SPLIT, RunData, build_run_data, check_train_data
 from matl_scale.train.share_images import check_share
+from matl_scale.train.step.execution import Slots
 from matl_scale.train.step.sampling import RouteSampler, build_sampler
 
 
@@ -62,8 +63,9 @@ class StepLabels:
 class ResolvedRun:
     """A run's config with every automatic choice made, and what follows from it."""
 
-    config: Config
+    config: Config  # `train.slots` stays `auto` if it was: what it stands for depends on other keys, and on the machine
     routes: ChosenRoutes
+    slots: Slots
     step_labels: StepLabels
     num_steps: int  # of a run of so many minutes, about
     lines: Sequence[str]  # what was chosen, to be printed at the start
@@ -77,7 +79,7 @@ def resolve_offline(config: Config, num_ranks: int = 1, ranks_per_node: int = 1)
     """
     machine = read_machine(num_ranks, ranks_per_node)
     start = find_start(config.run.start_from)
-    config = fill_from_weights(fill.fill_workers(config, machine), None, start)
+    config = fill_before_data(config, machine, None, start)
     data = build_run_data(config.data)
     check_train_data(data, config.data, num_ranks)
     return resolve_run(config, data, machine, None, start), data
@@ -118,11 +120,7 @@ def resolve_run(
     config = fill.fill_model(fill.fill_only_auto(config, {"data.image_size": facts.image_size}), facts)
     found = build_routes(config, data, checkpoint, start)
     config = fill.fill_step(config, facts, found.routes.num_routes)
-    if config.train.slots == AUTO:
-        slots = choose_slots(config, data.image_size, found.routes.num_routes, machine.has_gpu)
-        config = fill.fill_only_auto(config, {"train.slots": slots})
-    else:
-        check_slots(config, data.image_size)
+    slots = choose_slots(config, data.image_size, found.routes.num_routes, machine.has_gpu)
     num_slots = machine.num_ranks * chosen(config.train.accumulate)
     sizes = np.array([count_labelled(labels, tasks, fills) for tasks in found.routes.tasks_of])
     sampler = build_sampler(config.tasks, found.routes.names, sizes, config.run.seed, num_slots)
@@ -155,7 +153,9 @@ def resolve_run(
     lines = []
     if checkpoint is None:
         lines = describe_choices(given, config, found.routes, passes, data.image_size, machine, rarest)
-    return ResolvedRun(config=config, routes=found, step_labels=step_labels, num_steps=num_steps, lines=lines)
+    return ResolvedRun(
+        config=config, routes=found, slots=slots, step_labels=step_labels, num_steps=num_steps, lines=lines
+    )
 
 
 def check_interval(config: Config, steps_per_draw: int) -> None:

@@ -13,10 +13,9 @@ from matl_scale.runs.checkpoints.masks import find_old_tasks
 from matl_scale.runs.records import LocalLog
 from matl_scale.tracking.recorder import LAST_COPY_S
 from matl_scale.train.build import build_components, build_recorder
-from matl_scale.train.config import Config, read_saved
+from matl_scale.train.config import Config
 from matl_scale.train.defaults.facts import read_machine
-from matl_scale.train.defaults.fill import fill_workers, inherit
-from matl_scale.train.defaults.weights import fill_from_weights
+from matl_scale.train.defaults.weights import fill_before_data
 from matl_scale.train.health.stop import StopRequest
 from matl_scale.train.health.watchdog import Watchdog, explain_lost_ranks
 from matl_scale.train.loop import Hooks, Run, run_steps
@@ -70,11 +69,8 @@ def train(
 
         # build: from here on the config has every automatic choice made
         machine = read_machine(world_size)
-        config = fill_workers(config, machine)
-        if opened.checkpoint:  # the data depend on it, before anything else is chosen
-            config = inherit(config, read_saved(opened.checkpoint.config), ["data.image_size"])
         given = config
-        config = on_main(accelerator, lambda: fill_from_weights(given, opened.checkpoint, opened.start))
+        config = on_main(accelerator, lambda: fill_before_data(given, machine, opened.checkpoint, opened.start))
         data = build_run_data(config.data, opened.label_version)
         check_train_data(data, config.data, world_size)
         # patterns without a match end the run here, before anything is built
@@ -138,7 +134,7 @@ def describe_origin(opened: OpenedRun, resolved: ResolvedRun, data: RunData, wor
     if resolved.routes.mask_note:
         lines.append(resolved.routes.mask_note)
     if opened.start:
-        lines.append(describe_start(opened.start, find_old_tasks(opened.start, data.task_names)))
+        lines.append(describe_start(opened.start, find_old_tasks(opened.start, data.task_names), resolved.config.data))
     return lines
 
 

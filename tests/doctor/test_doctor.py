@@ -95,19 +95,28 @@ def test_more_readers_than_tars(config: Config, data: RunData) -> None:
 
 def test_memory_grows_with_what_it_should(config: Config, data: RunData) -> None:
     routes = Routes.one_per_task(data.task_names)
-    need = estimate_memory(config, data, routes)
+    need = estimate_memory(config, data, routes, "single")
     assert need.optimizer == 2 * need.weights
     larger = replace(config, data=replace(config.data, batch_size=12), model=replace(config.model, width=0.125))
-    grown = estimate_memory(larger, data, routes)
+    grown = estimate_memory(larger, data, routes, "single")
     assert 3 < grown.weights / need.weights < 4.5
     assert 3.5 < grown.activations / need.activations < 4.5  # twice the batch, twice the units
     huge = replace(config, data=replace(config.data, batch_size=10**9))
-    assert [finding.level for finding in check_memory(huge, data, routes, 1)] == ["error"]
+    assert [finding.level for finding in check_memory(huge, data, routes, 1, "single")] == ["error"]
+
+
+def test_frozen_weights_need_no_gradients(config: Config, data: RunData) -> None:
+    routes = Routes.build(["all"], [0] * 6)
+    need = estimate_memory(config, data, routes, "single")
+    probe = estimate_memory(replace(config, model=replace(config.model, freeze=["*"])), data, routes, "single")
+    assert probe.weights == need.weights == need.gradients
+    assert 0 < probe.gradients < need.gradients / 10
+    assert (probe.optimizer, probe.activations) == (2 * probe.gradients, 0)
 
 
 def test_heads_of_inactive_routes_need_no_gradients(config: Config, data: RunData) -> None:
-    shared = estimate_memory(config, data, Routes.build(["all"], [0] * 6))
-    alone = estimate_memory(config, data, Routes.one_per_task(data.task_names))
+    shared = estimate_memory(config, data, Routes.build(["all"], [0] * 6), "single")
+    alone = estimate_memory(config, data, Routes.one_per_task(data.task_names), "single")
     assert shared.weights == alone.weights
     assert shared.gradients == shared.weights > alone.gradients
     assert shared.tasks < alone.tasks

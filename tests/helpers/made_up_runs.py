@@ -234,8 +234,9 @@ def write_config(folder: Path, made_up: MadeUp, steps: int, shape: tuple[int, ..
     about.write_about(folder, {"train.steps": steps}, data, ["a CPU", "a CPU"])
 
 
-def write_shapes(root: Path, made_up: MadeUp, size: int = 48) -> Manifest:
-    """Writes a shard set with the labels of a made-up run and small pictures of shapes: all of its split."""
+def write_shapes(root: Path, made_up: MadeUp, size: int = 48, num_train: int = 0) -> Manifest:
+    """Writes a shard set with the labels of a made-up run and small pictures of shapes: all of its split. So many of them are for
+    training, too."""
     generator, labels = np.random.default_rng([made_up.world, 5]), made_up.labels()
     y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
     pixels = np.empty((len(labels), size, size, 3), dtype=np.uint8)
@@ -250,10 +251,10 @@ def write_shapes(root: Path, made_up: MadeUp, size: int = 48) -> Manifest:
     both = [[0] * len(tasks), [1] * len(tasks)]
     dataset = from_arrays(
         tasks=tasks,
-        names=[f"shapes/{i:05d}.png" for i in range(len(labels) + 2)],
-        labels=np.concatenate([labels, both]),
-        splits=[made_up.split] * len(labels) + ["unused"] * 2,
-        images=ArrayImages(root="memory", pixels=np.concatenate([pixels, ~pixels[:2]])),
+        names=[f"shapes/{i:05d}.png" for i in range(len(labels) + 2 + num_train)],
+        labels=np.concatenate([labels, both, labels[:num_train]]),
+        splits=[made_up.split] * len(labels) + ["train" if num_train else "unused"] * 2 + ["train"] * num_train,
+        images=ArrayImages(root="memory", pixels=np.concatenate([pixels, ~pixels[:2], pixels[:num_train]])),
     )
     manifest = write_shard_set(lambda _: dataset, root, Options())
     assert manifest is not None

@@ -11,8 +11,9 @@ import pytest
 from helpers.local_records import as_older_version
 from helpers.made_up_runs import MadeUp, write_run, write_shapes
 from helpers.report_runs import TASKS, Write
-from matl_scale.data.shards.label_association import associate, mean_between_routes
+from matl_scale.data.shards.label_association import cramers_v, mean_between_routes
 from matl_scale.data.shards.manifest import read_manifest
+from matl_scale.data.shards.open_labels import open_labels
 from matl_scale.errors import InputError
 from matl_scale.report.__main__ import main
 from matl_scale.report.facts import collect_facts
@@ -43,7 +44,7 @@ def shared(write: Write) -> Path:
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> RunHistory:
     """A run of six tasks on three routes, with masks and a shard set."""
     folder = tmp_path_factory.mktemp("drawn")
-    run = write_run(folder / "run", MADE_UP, write_shapes(folder / "set", MADE_UP).root.local)
+    run = write_run(folder / "run", MADE_UP, write_shapes(folder / "set", MADE_UP, num_train=300).root.local)
     routes = Routes.build(["x", "y", "z"], [2, 0, 0, 1, 2, 1])
     write_routes(run.files.routes_file, run.latest("test").tasks, routes)
     units = np.random.default_rng(0).permuted(np.tile(np.arange(8), (3, 1)), axis=1)
@@ -172,7 +173,9 @@ def test_overlap_of_routes_is_set_beside_the_association_of_their_labels(drawn: 
     latest = drawn.latest("test")
     section = build_routing_section(drawn, latest)
     assert section is not None
-    association = associate(read_manifest(drawn.config["data"]["path"]))
+    manifest = read_manifest(drawn.config["data"]["path"])
+    train = open_labels(manifest).labels.of_samples(manifest.sample_ids("train"))
+    association = cramers_v(train, manifest.tasks)
     overlap = mask_overlap(dict(np.load(drawn.files.masks_file)))
     expected, within = {}, []
     task_ids = [[latest.tasks.index(task) for task in tasks] for tasks in drawn.routes.values()]

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from matl_scale.runs.growing_table import GrowingTable
+from matl_scale.runs.growing_table import GrowingTable, Part
 
 ROWS = 3
 
@@ -44,6 +44,33 @@ def test_any_reader_sees_one_table_in_the_order_of_writing(path: Path) -> None:
     found = pq.read_table(path)
     assert found.equals(pa.concat_tables([rows(10), rows(10, "test-a/b"), rows(2, value=0.5)]))
     assert found.equals(table.read())
+
+
+def test_rows_that_were_replaced_do_not_count_where_their_file_was_left(path: Path) -> None:
+    """By a process that was killed before it removed it; the next one does."""
+    table = fill(path)
+    left = (path / "000001-2-val.parquet").read_bytes()
+    table.append(rows(2, value=0.5), 2, "val")
+    (path / "000001-2-val.parquet").write_bytes(left)
+    expected = [rows(10), rows(10, "test-a/b"), rows(2, value=0.5)]
+    assert table.evaluations() == [(10, "val"), (10, "test-a/b"), (2, "val")]
+    assert table.read().equals(pa.concat_tables(expected))
+    table.append(rows(2, value=0.7), 2, "val")
+    assert len(list(path.iterdir())) == len(expected)
+
+
+def test_a_reader_lists_again_when_a_file_has_gone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, lists = fill(path), []
+    listed = table.parts()
+
+    def parts() -> list[Part]:
+        lists.append(listed if not lists else GrowingTable(path).parts())
+        return lists[-1]
+
+    monkeypatch.setattr(table, "parts", parts)
+    GrowingTable(path).append(rows(2, value=0.5), 2, "val")
+    assert table.read().num_rows == 3 * ROWS
+    assert len(lists) == 2
 
 
 def test_later_steps_are_dropped_and_numbers_go_on(path: Path) -> None:

@@ -10,6 +10,8 @@ from matl_scale.sweep.plan_file import KEYS, expand_plan
 from matl_scale.sweep.vary import read_varied
 from matl_scale.train.parse_config import parse_config
 
+ROOT = Path(__file__).parents[2]
+PLANS = [path for path in (ROOT / "launch" / "configs").rglob("*.yaml") if "\nbudget:" in path.read_text()]
 PLAN = """
 out: sweeps/mine
 set:
@@ -47,6 +49,14 @@ def test_a_plan_is_what_its_line_would_be(plan: Path) -> None:
     assert (parsed.optim.lr, parsed.data.tasks, parsed.routing.sigmas) == (1e-3, ["on", "no", "a b"], {"layer1": 0.5})
     varied = {each.key: each.values for each in read_varied(options["vary"], [], "test")}  # type: ignore[arg-type]
     assert varied == {"routing.sigma": [0.5, 1.0], "model.name": ["on", "resnet18"], "T": [2, 4]}
+
+
+@pytest.mark.parametrize("path", PLANS, ids=[path.name for path in PLANS])
+def test_the_plans_of_the_repository_can_be_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    options, config = parse(expand_plan(["--plan", str(path)]))
+    assert options["arms"]
+    assert parse_config(config, "test", "").data.path
 
 
 def test_the_line_wins(plan: Path) -> None:

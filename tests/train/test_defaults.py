@@ -35,6 +35,7 @@ LAPTOP = Machine(num_ranks=1, cores=2, threads=2, has_gpu=False, memory=2**34)
 GPUS = Machine(num_ranks=4, cores=8, threads=8, has_gpu=True, memory=2**36)
 DECIDED = "macro_decided_balanced_accuracy"
 STAY_OPEN = {
+    "train.slots",
     "train.ema_decay",
     "optim.warmup_steps",
     "eval.every",
@@ -214,13 +215,24 @@ def test_what_is_given_stays(small_set: ShardSet) -> None:
     assert "train.steps wins over train.epochs 3" in both.lines
 
 
+def test_a_patience_that_cannot_end_a_run_is_said(small_set: ShardSet) -> None:
+    def said(**settings: object) -> list[str]:
+        return [line for line in resolved(config_of(small_set, **settings)).lines if "patience" in line]
+
+    assert said(train__patience=3) == said(train__patience=8, eval__every=2, train__steps=20) == []
+    assert said(train__patience=4) == [
+        "train.patience 4 cannot end this run early, which is evaluated 5 times: set eval.every"
+    ]
+    assert said(train__patience=9, eval__every=2, train__steps=20)
+
+
 def test_weights_of_torchvision_need_their_own_network(small_set: ShardSet) -> None:
     config = replace(config_of(small_set, data__image_size=64), model=ModelConfig(pretrained=True))
-    found = resolved(fill_from_weights(config, None, None)).config.model
+    found = resolved(fill_from_weights(config, None)).config.model
     assert (found.name, found.width, found.stem) == ("resnet18", 1.0, "standard")
     assert (found.mean, found.std) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     described = replace(config_of(small_set), model=ModelConfig(name="efficientnet_v2_l", pretrained=True))
-    described = fill_from_weights(described, None, None)
+    described = fill_from_weights(described, None)
     assert (described.model.mean, described.data.image_size) == ([0.5] * 3, 480), "what torchvision says of them"
 
 

@@ -163,7 +163,9 @@ def test_a_dense_run_is_what_each_route_starts_from(
     routes = resolved.routes.routes
     assert routes.num_routes == 2
     opened = OpenedRun(checkpoint=None, start=find_start(config.run.start_from), complaints=[], evaluations=set())
-    state, _ = build_state(resolved.config, data, routes, build_accelerator("fp32"), opened, Length(num_steps=4))
+    state, _ = build_state(
+        resolved.config, data, routes, build_accelerator("fp32"), opened, Length(num_steps=4), resolved.slots
+    )
     first, second = restored(dense.run.folder), state.model.eval()
     images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     expected = first(images, 0).split(first.num_classes, dim=1)

@@ -13,6 +13,7 @@ import torch
 from helpers.commands import matl_data
 from helpers.run_configs import plain
 from helpers.shard_sets import ShardSet
+from matl_scale.automatic import AUTO
 from matl_scale.data.loading.loader import DataConfig
 from matl_scale.data.shards.manifest import read_manifest
 from matl_scale.errors import InputError
@@ -28,12 +29,13 @@ from matl_scale.runs.checkpoints.network import restore_network
 from matl_scale.tracking.recorder import TrackConfig
 from matl_scale.train.build_routes import build_routes
 from matl_scale.train.build_state import build_state
-from matl_scale.train.config import Config, RunConfig
+from matl_scale.train.config import Config, RunConfig, read_saved
 from matl_scale.train.evaluation import EvalConfig
 from matl_scale.train.length import Length
 from matl_scale.train.process_group import build_accelerator
+from matl_scale.train.resolve import resolve_offline
 from matl_scale.train.resume.open_run import OpenedRun
-from matl_scale.train.resume.start_from import find_start
+from matl_scale.train.resume.start_from import describe_start, find_start
 from matl_scale.train.run import train
 from matl_scale.train.run_data import build_run_data
 from matl_scale.train.schedule import CheckpointConfig
@@ -72,6 +74,26 @@ def extended(small_set: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> P
     return root
 
 
+def test_images_have_the_size_that_the_network_had_and_weights_of_others_count_no_more(
+    extended: Path, tmp_path: Path
+) -> None:
+    base = build_config(tmp_path, extended, "first")
+    run(replace(base, data=replace(base.data, version="1", image_size=24), train=replace(base.train, slots="auto")))
+    config = build_config(tmp_path, extended, "second", start_from=str(tmp_path / "runs/first"))
+    config = replace(config, data=replace(config.data, image_size=AUTO, fit="pad"))
+    resolved, data = resolve_offline(
+        replace(config, model=replace(config.model, width=AUTO, weights="of/an/earlier/run.pth"))
+    )
+    assert (resolved.config.data.image_size, data.image_size, resolved.config.model.weights) == (24, 24, "")
+    start = find_start(config.run.start_from)
+    assert start is not None
+    assert read_saved(start.config).train.slots == AUTO, "what it stands for depends on what the next run asks for"
+    said = describe_start(start, [0, None], resolved.config.data)
+    assert said.endswith(
+        "1 tasks are kept, 1 are new; its images had `data.image_size` 24 and `data.fit` crop, here 24 and pad"
+    )
+
+
 def test_old_tasks_go_on_and_new_ones_are_routed(extended: Path, tmp_path: Path) -> None:
     base = build_config(tmp_path, extended, "first")
     first = run(replace(base, data=replace(base.data, version="1")))
@@ -82,7 +104,7 @@ def test_old_tasks_go_on_and_new_ones_are_routed(extended: Path, tmp_path: Path)
     opened = OpenedRun(checkpoint=None, start=start, complaints=[], evaluations=set())
     routes = build_routes(config, data, None, start).routes
     assert routes.tasks_of == [[0], [1], [2], [3], [4], [5]]
-    second = build_state(config, data, routes, build_accelerator("fp32"), opened, Length())[0].model.eval()
+    second = build_state(config, data, routes, build_accelerator("fp32"), opened, Length(), "single")[0].model.eval()
     images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     for here, there in enumerate((0, 2, 3, 4, 5)):
         assert torch.equal(second(images, here), first(images, there))

@@ -88,7 +88,8 @@ class DataConfig:
     """Strength α of CutMix, which puts a rectangle of another image of the batch into each; 0 does not."""
     image_size: int | Auto = "auto"
     """Side length in pixels of the squares to which images are scaled; 0 keeps the stored size, and so does `auto` for images
-    of 16 pixels or more; smaller ones are enlarged to 16."""
+    of 16 pixels or more; smaller ones are enlarged to 16. With weights (`model.weights`, `model.pretrained`), `auto` is the size
+    for which they were trained."""
     fit: Fit = CROP
     """How an image of another shape becomes such a square, except for training with `resized-crop`: `crop` (the middle of the
     longer side), `squash` (both sides scaled) or `pad` (all of it, on grey). Prediction does the same."""

@@ -120,4 +120,7 @@ def check_file(root: Store, file: Mapping[str, str]) -> None:
     if not root.exists(file["file"]):
         raise InputError(f"{root}/{MANIFEST_FILE} lists {file['file']!r}, which is missing. Restore it from a copy.")
     if root.sha256(file["file"]) != file["sha256"]:
-        raise InputError(f"{root}/{file['file']} is not the file that {MANIFEST_FILE} lists (SHA-256 differs).")
+        raise InputError(
+            f"{root}/{file['file']} is not the file that {MANIFEST_FILE} lists (SHA-256 differs). Restore it from "
+            "a copy, or prepare the set again."
+        )

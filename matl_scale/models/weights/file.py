@@ -78,6 +78,12 @@ def read_weights(path: str) -> StoredWeights:
         InputError: It cannot be read, holds no weights, or would need code to be run.
     """
     file = find_weights_file(path)
+    described = read_hub_config(file)
+    if str(described.get("format", "")).startswith("matl_scale "):  # written by `matl-export --format hub`
+        raise InputError(
+            f"`model.weights`: {file.parent} is a routed network of this project, with masks, statistics and heads, and no plain "
+            "backbone. Use `run.start_from` with the run that the folder was exported from."
+        )
     try:
         with file.open("rb") as stream:
             is_safetensors = stream.read(9)[8:] == b"{"  # behind the length of its header
@@ -90,7 +96,7 @@ def read_weights(path: str) -> StoredWeights:
             f"`model.weights`: {file} holds no weights by name. Save a network's `state_dict()`, as safetensors or with "
             "torch.save."
         )
-    return StoredWeights(path=file, tensors=tensors, texts=texts | read_hub_config(file), container=container)
+    return StoredWeights(path=file, tensors=tensors, texts=texts | described, container=container)
 
 
 def read_safetensors(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -1,5 +1,7 @@
 """Says what a run has chosen, in a few lines, before its first step."""
 
+import math
+
 from matl_scale.automatic import AUTO, Auto, chosen
 from matl_scale.models.backbones import ModelConfig
 from matl_scale.models.routing_config import describe_range
@@ -10,6 +12,7 @@ from matl_scale.train.defaults import rules
 from matl_scale.train.defaults.facts import Machine
 from matl_scale.train.length import Length
 from matl_scale.train.masks.dense_part import DensePart
+from matl_scale.train.schedule import PARTS
 
 
 def describe_choices(
@@ -41,6 +44,8 @@ def describe_choices(
         lines.append(describe_dense_part(config, share))
     if given.checkpoint.best == AUTO:
         lines.append(describe_best(config, rarest))
+    if text := describe_patience(config):
+        lines.append(text)
     if given.train.epochs != AUTO and given.train.steps != AUTO:
         lines.append(f"train.steps wins over train.epochs {given.train.epochs:g}")
     return lines
@@ -89,6 +94,18 @@ def describe_best(config: Config, rarest: float) -> str:
         return text
     samples = count_of(rarest, "sample", ".3g")
     return f"{text}: a task has {samples} of its rarest class there, too few to choose by decisions"
+
+
+def describe_patience(config: Config) -> str:
+    """Says that a run has too few evaluations to end early, where that is known; else nothing."""
+    every, patience = config.eval.every, config.train.patience
+    if not patience or (every != AUTO and config.train.minutes):
+        return ""
+    num_evaluations = PARTS if every == AUTO else math.ceil(chosen(config.train.steps) / every) if every else 1
+    if patience <= num_evaluations - 2:
+        return ""
+    times = count_of(num_evaluations, "time")
+    return f"train.patience {patience} cannot end this run early, which is evaluated {times}: set eval.every"
 
 
 def describe_length(config: Config, passes: float) -> str:

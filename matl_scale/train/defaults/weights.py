@@ -12,26 +12,39 @@ from matl_scale.models.weights.file import StoredWeights, check_sha256, find_wei
 from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo
 from matl_scale.storage.files import file_sha256
 from matl_scale.train.config import Config, read_saved
-from matl_scale.train.defaults.fill import fill_only_auto
+from matl_scale.train.defaults.facts import Machine
+from matl_scale.train.defaults.fill import fill_only_auto, fill_workers, inherit
 
 PRETRAINED = "resnet18"  # with `model.pretrained`, unless another name is given
 
 
-def fill_from_weights(config: Config, checkpoint: CheckpointInfo | None, start: CheckpointInfo | None) -> Config:
-    """Returns the config with what `model.weights` or `model.pretrained` say, where it is `auto`. A run that resumes, or starts
-    with the network of another, takes nothing from them.
+def fill_before_data(
+    config: Config, machine: Machine, checkpoint: CheckpointInfo | None, start: CheckpointInfo | None
+) -> Config:
+    """Returns the config with what has to be known before the data are opened: processes that load, and the images' size, which
+    comes from an earlier checkpoint or from weights, as `fill_from_weights` says."""
+    config = fill_workers(config, machine)
+    if earlier := checkpoint or start:
+        config = inherit(config, read_saved(earlier.config), ["data.image_size"])
+    return fill_from_weights(config, checkpoint)
+
+
+def fill_from_weights(config: Config, checkpoint: CheckpointInfo | None) -> Config:
+    """Returns the config with what `model.weights` or `model.pretrained` say, where it is `auto`. A run that resumes takes
+    nothing from them; of one that starts with the network of another they are no part at all.
 
     Args:
         config: As it was given.
         checkpoint: The checkpoint to resume from, if any.
-        start: The checkpoint of the run that `run.start_from` names, if any.
 
     Raises:
         InputError: The weights cannot be read, do not fit the backbone, or are others than the run began with.
     """
+    if config.run.start_from:
+        config = config.without_weights()
     if checkpoint is not None:
         return note_same_file(config, checkpoint)
-    if start is not None or not config.model.is_trained:
+    if not config.model.is_trained:
         return config
     if config.model.pretrained:
         config = fill_only_auto(config, {"model.name": PRETRAINED})

@@ -7,7 +7,8 @@ from matl_scale.tasks import Task
 from matl_scale.train.config import Config, read_saved, walk
 
 FIXED_KEYS = (
-    "model.name", "model.width", "model.stem", "model.weights_sha256", "model.mean", "model.std", "model.freeze",
+    "model.name", "model.width", "model.stem", "model.pretrained", "model.weights_sha256", "model.mean", "model.std",
+    "model.freeze",
     "routing.strategy", "routing.statistics", "routing.affine", "optim.name", "optim.layer_decay", "run.freeze", "run.seed",
     "data.fold", "data.fold_seed",
 )  # fmt: skip
@@ -26,6 +27,15 @@ SIGMA_KEYS = ("routing.sigma_last", "routing.sigmas")  # of them, what a dense n
 def check_resumable(checkpoint: CheckpointInfo, config: Config, train_shards: str) -> None:
     """Raises `InputError` if a run with this config and training tars of this hash cannot resume from the checkpoint."""
     old = read_saved(checkpoint.config)
+    if (
+        old.run.start_from
+    ):  # which makes the weights that a config names no part of the run; older versions kept their names
+        old = old.without_weights()
+    if config.model.weights and not old.model.weights:
+        raise InputError(
+            f"{checkpoint.folder} was trained without `model.weights`, and goes on with its own. Leave them out, or choose "
+            "another `run.name`."
+        )
     keys = FIXED_KEYS if config.routing.strategy in DRAWN else FIXED_KEYS + MASK_KEYS
     for key, before, now in differences(old, config, keys):
         raise InputError(

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from matl_scale.data.loading.loader import DataConfig
 from matl_scale.errors import InputError
 from matl_scale.models.logits import find_columns
 from matl_scale.models.network import RoutedModel
@@ -15,7 +16,7 @@ from matl_scale.routing.affine import RouteAffine, initial_affine
 from matl_scale.routing.batch_norm import route_norms
 from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo, open_checkpoint
 from matl_scale.runs.checkpoints.masks import MASK_SUFFIX, find_old_tasks
-from matl_scale.train.config import RunConfig
+from matl_scale.train.config import RunConfig, read_saved
 
 
 def find_start(start_from: str) -> CheckpointInfo | None:
@@ -121,7 +122,13 @@ def find_frozen_tasks(config: RunConfig, old: Collection[str], names: Sequence[s
     return frozen
 
 
-def describe_start(start: CheckpointInfo, old_tasks: list[int | None]) -> str:
-    """Says in one line what a run starts with."""
-    new = old_tasks.count(None)
-    return f"starting from {start.folder} (step {start.step}): {len(old_tasks) - new} tasks are kept, {new} are new"
+def describe_start(start: CheckpointInfo, old_tasks: list[int | None], data: DataConfig) -> str:
+    """Says in one line what a run starts with, and which images its network had, if they are others now."""
+    new, before = old_tasks.count(None), read_saved(start.config).data
+    text = f"starting from {start.folder} (step {start.step}): {len(old_tasks) - new} tasks are kept, {new} are new"
+    if (before.image_size, before.fit) != (data.image_size, data.fit):
+        text += (
+            f"; its images had `data.image_size` {before.image_size} and `data.fit` {before.fit}, here {data.image_size} and "
+            f"{data.fit}"
+        )
+    return text

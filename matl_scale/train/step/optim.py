@@ -44,8 +44,8 @@ class OptimConfig:
     """Factor on the learning rate from each block of the trunk to the one before it, and from the heads to the last block; 1 is
     the same rate everywhere."""
     head_warmup: float = 0.0
-    """Share of the run, at its begin, in which heads are trained alone; the rate of the trunk rises after it. 0 trains everything
-    from the first step."""
+    """Share of the run, at its beginning, in which heads are trained alone; the rate of the trunk rises after it. 0 trains
+    everything from the first step."""
 
     def __post_init__(self) -> None:
         for key in ("lr", "head_lr_scale", "weight_decay", "warmup_steps"):
