@@ -11,6 +11,8 @@ from matl_scale.errors import InputError
 from matl_scale.models.predictor import Predictor
 from matl_scale.tasks import match_names
 
+BATCH = 256  # images that run together
+
 
 def answer(
     predictor: Predictor,
@@ -19,7 +21,8 @@ def answer(
     tasks: str | Sequence[str] = "*",
     output: Output = "logits",
 ) -> dict[str, np.ndarray]:
-    """Returns the output of every task that a pattern matches, by its name. Every route that they need runs once.
+    """Returns the output of every task that a pattern matches, by its name. Every route that they need runs once for each `BATCH`
+    images, so that a folder's worth of them may be given at once.
 
     Args:
         predictor: A network that has been started.
@@ -37,6 +40,9 @@ def answer(
     names = list(rules)
     task_ids = match_names(names, tasks, "task")
     device = next(predictor.model.parameters()).device
-    found = predictor.logits_of_tasks(predictor.model.normalise(torch.as_tensor(images).to(device)), task_ids)
-    logits = {names[task_id]: values.float().cpu().numpy() for task_id, values in found.items()}
-    return {name: apply_rule(rules[name], values, output) for name, values in logits.items()}
+    logits: dict[str, list[np.ndarray]] = {names[task_id]: [] for task_id in task_ids}
+    for part in torch.as_tensor(images).split(BATCH):
+        found = predictor.logits_of_tasks(predictor.model.normalise(part.to(device)), task_ids)
+        for task_id, values in found.items():
+            logits[names[task_id]].append(values.float().cpu().numpy())
+    return {name: apply_rule(rules[name], np.concatenate(parts), output) for name, parts in logits.items()}

@@ -121,6 +121,16 @@ def test_what_is_loaded_says_what_it_is(run: Path, hub: Path) -> None:
         network.predict(images, "brght")
 
 
+def test_many_images_run_in_parts(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = matl_scale.load(hub)
+    images = some_images(network.image_size)
+    whole = network.logits(images)
+    monkeypatch.setattr("matl_scale.deploy.answer.BATCH", 2)
+    for task, values in network.logits(images).items():
+        np.testing.assert_allclose(values, whole[task], atol=1e-5)
+    assert all(len(found) == len(images) for found in network.predict(images).values())
+
+
 def test_reading_images_makes_squares(hub: Path) -> None:
     photo = ROOT / "docs/images/report.png"
     network = matl_scale.load(hub)
