@@ -24,7 +24,7 @@ from matl_scale.train.config import Config
 from matl_scale.train.evaluation import EvalData, Evaluator
 from matl_scale.train.health.nonfinite import NonfiniteGuard
 from matl_scale.train.keep_evaluation import EvaluationKeeper
-from matl_scale.train.length import PARTS_TO_FIT, Length
+from matl_scale.train.length import PARTS_TO_FIT, FirstPart, Length
 from matl_scale.train.losses.task_loss import TaskLoss
 from matl_scale.train.masks.dense_part import DensePart
 from matl_scale.train.masks.move_times import MoveTimes
@@ -38,7 +38,6 @@ from matl_scale.train.run_data import TRAIN_SPLIT, RunData
 from matl_scale.train.schedule import Schedule
 from matl_scale.train.state import TrainState
 from matl_scale.train.step.freeze import FrozenPart
-from matl_scale.train.step.head_warmup import HeadWarmup
 from matl_scale.train.step.optim import LearningRate
 from matl_scale.train.step.sampling import RouteSampler, build_sampler
 from matl_scale.train.step.train_step import TrainStep
@@ -51,7 +50,7 @@ class Components:
     state: TrainState  # what a checkpoint holds
     schedule: Schedule  # what is due after which step
     learning_rate: LearningRate  # as a function of the step
-    head_warmup: HeadWarmup  # the first steps, in which heads are trained alone
+    head_warmup: FirstPart  # the first steps, in which heads are trained alone
     meter: Meter  # measures the steps
     train_step: TrainStep  # computes a step
     dense_part: DensePart | None  # the first steps of a run of the strategy magnitude
@@ -124,7 +123,7 @@ def build_components(resolved: ResolvedRun, data: RunData, accelerator: Accelera
             length=length,
             schedule=config.optim.schedule,
         ),
-        head_warmup=HeadWarmup(share=config.optim.head_warmup, length=length),
+        head_warmup=FirstPart(share=config.optim.head_warmup, length=length),
         meter=Meter(state.tally, num_slots * batch_size),
         train_step=TrainStep(
             accelerator=accelerator,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 FIRST_STEPS = 3  # of a start; they are slower than the others
 RECENT_STEPS = 100  # over about so many steps is the time of a step averaged: the speed of a shared machine changes
 FIRST_FIT = 10  # after so many steps of a start is it known how long the run takes
+TOLERANCE = 1e-9  # of a share of a run: 0.3 of 10 steps are 3
 PARTS_TO_FIT = 50  # after each of so many parts of the run is it fitted again
 
 
@@ -30,7 +31,7 @@ class Length:
     def completes_part(self, step: int, parts: int) -> bool:
         """Returns whether step number `step` completes one of so many equal parts of the run."""
         before = self.progress_before if step == self.fitted_at else self.progress(step - 1)
-        return int(self.progress(step) * parts + 1e-9) > int(before * parts + 1e-9)
+        return int(self.progress(step) * parts + TOLERANCE) > int(before * parts + TOLERANCE)
 
     def fit(self, step: int, num_steps: int) -> None:
         """Sets the number of steps anew, after `step` steps."""
@@ -48,6 +49,18 @@ class Length:
             self.progress_then, self.progress_before = saved.progress_then, saved.progress_before
         elif spent_s:
             self.num_steps = max(step, round(self.seconds * step / spent_s))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstPart:
+    """The first part of a run, in which something is done in another way: a pure function of the step and the run's length."""
+
+    share: float  # of the run; 0 has no such part
+    length: Length  # of the run
+
+    def is_over(self, step: int) -> bool:
+        """Returns whether the step that follows `step` steps is behind this part."""
+        return self.length.progress(step) >= self.share - TOLERANCE
 
 
 @dataclass

@@ -23,13 +23,12 @@ from matl_scale.runs.checkpoints.checkpoint import open_checkpoint
 from matl_scale.runs.checkpoints.network import restore_network
 from matl_scale.storage.files import file_sha256
 from matl_scale.train.config import Config, RunConfig, read_saved, with_settings
-from matl_scale.train.length import Length
+from matl_scale.train.length import FirstPart, Length
 from matl_scale.train.loop import Hooks, Run
 from matl_scale.train.process_group import build_accelerator
 from matl_scale.train.resolve import resolve_offline
 from matl_scale.train.run import train
 from matl_scale.train.schedule import CheckpointConfig
-from matl_scale.train.step.head_warmup import HeadWarmup
 from matl_scale.train.step.optim import LearningRate, OptimConfig, build_optimizer, set_learning_rate
 from matl_scale.train.step.sampling import TasksConfig
 from matl_scale.train.step.train_step import TrainConfig
@@ -58,14 +57,14 @@ def test_rates_fall_from_the_heads_to_the_stem() -> None:
 def test_the_rate_of_the_trunk_rises_when_it_begins_to_be_trained(warmup_steps: Any) -> None:
     length = Length(num_steps=100)
     rate = LearningRate(peak=1.0, warmup_steps=warmup_steps, length=length)
-    warmup = HeadWarmup(share=0.2, length=length)
+    warmup = FirstPart(share=0.2, length=length)
     assert [step for step in range(100) if not warmup.is_over(step)] == list(range(20))
     trunk, heads = (np.array([rate.at(step, begin) for step in range(100)]) for begin in (0.2, 0.0))
     assert (trunk[22:24] > trunk[21:23]).all()
     assert trunk[20] == pytest.approx(0.2)
     assert heads[20] > 0.8
     np.testing.assert_array_equal(trunk[26:], heads[26:])
-    assert all(HeadWarmup(share=0.0, length=length).is_over(step) for step in range(100))
+    assert all(FirstPart(share=0.0, length=length).is_over(step) for step in range(100))
 
 
 def warming(folder: Path, shards: ShardSet, name: str, **sections: Any) -> Config:

@@ -7,23 +7,14 @@ from pathlib import Path
 from matl_scale.errors import InputError, shortened
 from matl_scale.routes import Routes
 from matl_scale.runs.checkpoints.checkpoint import load_state, open_checkpoint
-from matl_scale.train.length import Length
+from matl_scale.train.length import TOLERANCE, FirstPart, Length
 from matl_scale.train.step.sampling import RouteSampler
-
-TOLERANCE = 1e-9  # of a share of a run: 0.3 of 10 steps are 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class DensePart:
+class DensePart(FirstPart):
     """The first part of a run, in which every route has all units. Importance is measured in its second half: what a network says
     of its units before it has learned anything is noise."""
-
-    share: float  # of the run
-    length: Length  # of the run
-
-    def is_over(self, step: int) -> bool:
-        """Returns whether the step that follows `step` steps is behind the dense part."""
-        return self.length.progress(step) >= self.share - TOLERANCE
 
     def is_measured(self, step: int) -> bool:
         """Returns whether importance is measured in the step that follows `step` steps."""

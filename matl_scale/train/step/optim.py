@@ -45,7 +45,8 @@ class OptimConfig:
     the same rate everywhere."""
     head_warmup: float = 0.0
     """Share of the run, at its beginning, in which heads are trained alone; the rate of the trunk rises after it. 0 trains
-    everything from the first step."""
+    everything from the first step. Heads that know nothing would pull a trained trunk out of shape (Kumar et al., ICLR 2022,
+    arXiv 2202.10054)."""
 
     def __post_init__(self) -> None:
         for key in ("lr", "head_lr_scale", "weight_decay", "warmup_steps"):
