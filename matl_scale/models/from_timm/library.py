@@ -11,7 +11,7 @@ import matl_scale.vision  # noqa: F401 (timm imports torchvision, which fails be
 from matl_scale.errors import InputError, nearest, one_line
 from matl_scale.extras import require
 from matl_scale.models.from_timm import PREFIX
-from matl_scale.routing.tracing import build_graph
+from matl_scale.routing.tracing import build_graph, find_image_size
 
 
 def load_timm(purpose: str) -> Any:
@@ -84,5 +84,5 @@ def build_timm_graph(model: nn.Module) -> fx.GraphModule:
     from matl_scale.models.from_timm.layers import Layers  # need timm, which only its models need
     from matl_scale.models.from_timm.tracer import TimmTracer
 
-    layers = Layers(model)
-    return build_graph(model, TimmTracer(layers))
+    size, layers = find_image_size(model), Layers(model)
+    return build_graph(model, TimmTracer(layers, size))
