@@ -27,8 +27,8 @@ TAGS = ("image-classification", "multi-task-learning", "task-routing")
 # what a reader needs of a config, to train such a network again
 TRAINING_KEYS = (
     "train.steps", "data.batch_size", "train.accumulate", "data.image_size", "data.fit", "data.augment", "optim.name", "optim.lr",
-    "optim.weight_decay", "model.name", "model.width", "model.stem", "model.pretrained", "model.weights", "routing.sigma",
-    "routing.strategy", "train.ema_decay", "run.seed",
+    "optim.weight_decay", "model.name", "model.args", "model.width", "model.stem", "model.pretrained", "model.weights",
+    "routing.sigma", "routing.strategy", "train.ema_decay", "run.seed",
 )  # fmt: skip
 MAX_NOTES = 10
 

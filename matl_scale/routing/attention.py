@@ -10,7 +10,6 @@ Worth 16x16 Words, ICLR 2021, arXiv 2010.11929.
 """
 
 from collections.abc import Sequence
-
 from typing import Any
 
 import torch

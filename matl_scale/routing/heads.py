@@ -30,8 +30,8 @@ def check_heads(routed: Sequence[tuple[Stream, float]], spec: MaskSpec) -> None:
             near = find_nearest_sigma(counts, sigma)
             raise InputError(
                 f"`routing.{key}` = {sigma:g} does not split the {num_heads} heads of `{stream.name}`: a route keeps whole "
-                f"heads. The nearest σ that does, here and in the other attention layers with this σ, is {near:g}; `routing.sigmas` can "
-                "give them a σ of their own."
+                f"heads. The nearest σ that does, here and in the other attention layers with this σ, is {near:g}; "
+                "`routing.sigmas` can give them a σ of their own."
             )
 
 
