@@ -4,12 +4,8 @@ images, it has no stem, and it is made smaller by arguments of its own and not b
 import inspect
 from typing import Any
 
-from matl_scale.models.backbones import ModelConfig, build_backbone_outline
 from matl_scale.models.from_timm import is_timm
 from matl_scale.models.from_timm.library import timm_defaults
-from matl_scale.routing.heads import find_nearest_sigma, splits
-from matl_scale.routing.tokens import trace_channels
-from matl_scale.routing.tracing import trace
 from matl_scale.vision import models
 
 
@@ -35,16 +31,3 @@ def fill_size(name: str, args: dict[str, Any], image_size: int) -> dict[str, Any
     """Returns the arguments of a model for images of `image_size` pixels, unless they say the size already."""
     argument = find_size_argument(name)
     return {argument: image_size, **args} if argument else args
-
-
-def fit_sigma(model: ModelConfig, sigma: float) -> float:
-    """Returns the σ nearest to one that splits the heads of every attention layer of a backbone; σ itself if it has none.
-
-    Raises:
-        InputError: As `build_backbone` does, or the backbone cannot be routed.
-    """
-    if not has_patches(model.name):
-        return sigma
-    streams = trace_channels(trace(build_backbone_outline(model, seed=0))).streams
-    counts = [len(stream.units) for stream in streams if stream.head_dim]
-    return sigma if all(splits(count, sigma) for count in counts) else find_nearest_sigma(counts, sigma)

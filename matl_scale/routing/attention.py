@@ -16,6 +16,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+QKV = 3  # queries, keys, values
+
 
 class InProjection(nn.Linear):
     """The linear layer in `nn.MultiheadAttention` that makes queries, keys and values. An object of that class becomes one of
@@ -37,7 +39,7 @@ class InProjection(nn.Linear):
         """Turns an `nn.MultiheadAttention` into its own linear layer, in place."""
         features = attention.embed_dim
         attention.__class__ = InProjection
-        attention.in_features, attention.out_features = features, 3 * features
+        attention.in_features, attention.out_features = features, QKV * features
 
 
 class KeysWithoutBias(nn.Linear):
@@ -48,7 +50,7 @@ class KeysWithoutBias(nn.Linear):
         parameter = self._parameters["bias"]
         if parameter is None:
             return None
-        query, _, value = parameter.chunk(3)
+        query, _, value = parameter.chunk(QKV)
         return torch.cat([query, torch.zeros_like(query), value])
 
 
@@ -92,7 +94,7 @@ class HeadAttention(nn.Module):
 
     def split(self, qkv: torch.Tensor) -> Sequence[torch.Tensor]:
         """Returns queries, keys and values, each of shape `(..., num_heads, num_tokens, head_dim)`."""
-        parts: torch.Tensor = qkv.unflatten(-1, (3, -1, self.head_dim)).movedim(-3, 0).transpose(-3, -2)
+        parts: torch.Tensor = qkv.unflatten(-1, (QKV, -1, self.head_dim)).movedim(-3, 0).transpose(-3, -2)
         return parts.unbind(0)
 
     def normalise(self, x: torch.Tensor, weights: Sequence[torch.Tensor]) -> torch.Tensor:

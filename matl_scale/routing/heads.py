@@ -1,12 +1,18 @@
 """How σ and `align` apply to attention heads: a route keeps whole heads, of which a layer has few."""
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import cast
+
+from torch import fx, nn
 
 from matl_scale.errors import InputError
+from matl_scale.routing.attention import QKV, HeadAttention
 from matl_scale.routing.layers import find_sigma_key
 from matl_scale.routing.masks import MaskSpec
+from matl_scale.routing.tracing import trace_graph
 from matl_scale.routing.units import Stream
 
 ROUNDED = 0.005  # a σ in two decimals differs by so much from the share that is meant
@@ -46,6 +52,25 @@ def find_nearest_sigma(counts: Sequence[int], sigma: float) -> float:
     parts = math.gcd(*counts)
     kept = min(range(1, parts + 1), key=lambda number: abs(number / parts - sigma))
     return round(kept / parts, 3)
+
+
+def fit_sigma(backbone: nn.Module, sigma: float) -> float:
+    """Returns the σ nearest to one by which the heads of every attention layer of a backbone split; σ itself if it has none.
+
+    Raises:
+        InputError: The backbone cannot be traced.
+    """
+    graph = trace_graph(copy.deepcopy(backbone))
+    counts = set(count_heads(graph))
+    return sigma if all(splits(count, sigma) for count in counts) else find_nearest_sigma(list(counts), sigma)
+
+
+def count_heads(graph: fx.GraphModule) -> Iterator[int]:
+    """Yields the number of heads of each attention layer in a traced backbone."""
+    for node in graph.graph.find_nodes(op="call_module"):
+        attention = graph.get_submodule(node.target)
+        if isinstance(attention, HeadAttention):
+            yield cast(nn.Linear, graph.get_submodule(node.args[0].target)).out_features // QKV // attention.head_dim
 
 
 def spec_of_stream(stream: Stream, sigma: float, spec: MaskSpec) -> MaskSpec:

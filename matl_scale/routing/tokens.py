@@ -14,15 +14,15 @@ from torch.nn import functional
 
 from matl_scale.errors import InputError
 from matl_scale.routing import operations
-from matl_scale.routing.attention import HeadAttention
+from matl_scale.routing.attention import QKV, HeadAttention
 from matl_scale.routing.channels import ChannelTracer, shape_of
+from matl_scale.routing.tracing import find_image_size
 from matl_scale.routing.units import ChannelMap, Channels
 
 CHANNELWISE_MODULES = (*operations.ELEMENTWISE_MODULES, *operations.GATE_MODULES, nn.LayerNorm)
 CHANNELWISE = (
     *operations.ELEMENTWISE_FUNCTIONS, *operations.GATE_FUNCTIONS, *operations.PRODUCTS, functional.dropout,
 )  # fmt: skip
-QKV = 3  # queries, keys, values
 
 
 class TokenTracer(ChannelTracer):
@@ -152,4 +152,9 @@ def trace_channels(graph_module: fx.GraphModule) -> ChannelMap:
         InputError: An operation cannot be followed; the message names its module.
     """
     is_transformer = any(isinstance(module, HeadAttention) for module in graph_module.modules())
+    if find_image_size(graph_module) and not is_transformer:
+        raise InputError(
+            "This backbone cannot be routed: it is built for one size of images, and has no attention of a kind that can be cut "
+            "by heads (torch's MultiheadAttention, torchvision's of Swin, timm's Attention)."
+        )
     return (TokenTracer if is_transformer else ChannelTracer)(graph_module).run()

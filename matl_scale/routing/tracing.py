@@ -140,16 +140,24 @@ def module_around(node: fx.Node) -> str:
     return next(reversed(list(node.meta.get("nn_module_stack") or {})), "") or node.name
 
 
+def trace_graph(backbone: nn.Module) -> fx.GraphModule:
+    """Returns the graph of a backbone, which is itself if it is one already. Takes over its layers.
+
+    Raises:
+        InputError: It cannot be traced.
+    """
+    if isinstance(backbone, fx.GraphModule) and backbone.meta.get(TRACED, False):
+        return backbone
+    return build_graph(backbone, BackboneTracer(find_image_size(backbone)))
+
+
 def trace(backbone: nn.Module) -> fx.GraphModule:
     """Traces a copy of `backbone`, unless it is a graph already, and records the shape of every node's value.
 
     Raises:
         InputError: It cannot be traced, or does not run.
     """
-    root = copy.deepcopy(backbone)
-    traced = isinstance(root, fx.GraphModule) and root.meta.get(TRACED, False)
-    graph_module = root if traced else build_graph(root, BackboneTracer(find_image_size(root)))
-    assert isinstance(graph_module, fx.GraphModule)
+    graph_module = trace_graph(copy.deepcopy(backbone))
     size = find_image_size(graph_module) or EXAMPLE_PIXELS
     has_values = any(not parameter.is_meta for parameter in graph_module.parameters())
     on_meta = copy.deepcopy(graph_module).to("meta", torch.float32) if has_values else graph_module

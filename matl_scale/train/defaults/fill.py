@@ -9,9 +9,10 @@ from typing import Any
 from matl_scale.automatic import AUTO, chosen
 from matl_scale.errors import InputError
 from matl_scale.models.backbone_size import measure_backbone
-from matl_scale.models.backbones import ModelConfig, check_name
+from matl_scale.models.backbones import ModelConfig, build_backbone_outline, check_name
 from matl_scale.models.network import MEAN, STD
-from matl_scale.models.transformers import fill_size, fit_sigma, has_patches
+from matl_scale.models.transformers import fill_size, has_patches
+from matl_scale.routing.heads import fit_sigma
 from matl_scale.train.choose_routes import USUAL_SIGMA
 from matl_scale.train.config import Config, walk, with_settings
 from matl_scale.train.defaults import rules
@@ -117,7 +118,9 @@ def fill_step(config: Config, facts: RunFacts, num_routes: int) -> Config:
 def fit_usual_sigma(config: Config) -> float:
     """Returns the σ of several routes that is usual; where heads do not split by it, the nearest one by which they do."""
     is_rounded = config.routing.strategy == "partition" or config.routing.sigma_last != "none"
-    return USUAL_SIGMA if is_rounded else fit_sigma(config.model, USUAL_SIGMA)
+    if is_rounded or not has_patches(config.model.name):
+        return USUAL_SIGMA
+    return fit_sigma(build_backbone_outline(config.model, seed=0), USUAL_SIGMA)
 
 
 def fill_steps(config: Config, facts: RunFacts, labels_per_step: float) -> Config:
