@@ -105,7 +105,8 @@ class SizedTracer(fx.Tracer):
     def _compute(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if node.op == "placeholder":
             assert self.image_size is not None
-            return torch.empty(EXAMPLE_BATCH, 3, self.image_size, self.image_size, device="meta")
+            size = (EXAMPLE_BATCH, 3, self.image_size, self.image_size)
+            return torch.empty(size, device="meta", dtype=torch.float32)
         if node.op == "get_attr":
             owner, _, name = str(node.target).rpartition(".")
             return on_meta(getattr(self.root.get_submodule(owner), name))
