@@ -26,6 +26,12 @@ class InProjection(nn.Linear):
     in_proj_weight: nn.Parameter
     in_proj_bias: nn.Parameter | None
 
+    def __init__(self, features: int, bias: bool = True) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = features, QKV * features
+        self.in_proj_weight = nn.Parameter(torch.empty(QKV * features, features))
+        self.register_parameter("in_proj_bias", nn.Parameter(torch.empty(QKV * features)) if bias else None)
+
     @property
     def weight(self) -> nn.Parameter:  # type: ignore[override]
         return self.in_proj_weight
@@ -44,6 +50,12 @@ class InProjection(nn.Linear):
 
 class KeysWithoutBias(nn.Linear):
     """A linear layer that makes queries, keys and values, whose keys have no bias: that part of the parameter has no effect."""
+
+    @staticmethod
+    def of(linear: nn.Linear) -> nn.Linear:
+        """Turns a linear layer into one of this class, in place; returns it."""
+        linear.__class__ = KeysWithoutBias
+        return linear
 
     @property
     def bias(self) -> torch.Tensor | None:  # type: ignore[override]
@@ -90,11 +102,12 @@ class HeadAttention(nn.Module):
         if self.norm:
             half = len(weights) // 2
             query, key = self.normalise(query, weights[:half]), self.normalise(key, weights[half:])
-        return self.attend(query, key, value, None, None)
+        dropout = self.dropout if self.training else 0.0
+        return self.join(functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout))
 
     def split(self, qkv: torch.Tensor) -> Sequence[torch.Tensor]:
         """Returns queries, keys and values, each of shape `(..., num_heads, num_tokens, head_dim)`."""
-        parts: torch.Tensor = qkv.unflatten(-1, (QKV, -1, self.head_dim)).movedim(-3, 0).transpose(-3, -2)
+        parts: torch.Tensor = qkv.unflatten(-1, (3, -1, self.head_dim)).movedim(-3, 0).transpose(-3, -2)
         return parts.unbind(0)
 
     def normalise(self, x: torch.Tensor, weights: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -102,18 +115,8 @@ class HeadAttention(nn.Module):
             return functional.rms_norm(x, (self.head_dim,), weights[0], self.eps)
         return functional.layer_norm(x, (self.head_dim,), weights[0], weights[1], self.eps)
 
-    def attend(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        bias: torch.Tensor | None,
-        scale: float | None,
-    ) -> torch.Tensor:
-        """Returns the heads side by side; `bias` is added to the logits, which are products of queries and keys times `scale`."""
-        heads = functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=bias, dropout_p=self.dropout if self.training else 0.0, scale=scale
-        )
+    def join(self, heads: torch.Tensor) -> torch.Tensor:
+        """Puts heads, shape `(..., num_heads, num_tokens, head_dim)`, side by side."""
         return heads.transpose(-3, -2).flatten(-2)
 
     def extra_repr(self) -> str:

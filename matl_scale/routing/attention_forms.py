@@ -1,4 +1,5 @@
-"""How torch's and torchvision's attention modules are traced: as linear layers and `HeadAttention` between them.
+"""How torch's and torchvision's attention modules are traced: as linear layers and `HeadAttention` between them; and what else of
+Swin computes with sizes.
 
 A form has two parts: `prepare` gives a module the layers without weights that its graph needs, before the names of modules are
 noted, and `run` calls them in the place of its own `forward`.
@@ -12,19 +13,19 @@ from torch import fx, nn
 
 from matl_scale.errors import InputError
 from matl_scale.routing.attention import HeadAttention, InProjection, KeysWithoutBias
-from matl_scale.routing.window_attention import WindowAttention, WindowMerge, WindowSplit
-from matl_scale.vision import ShiftedWindowAttention, ShiftedWindowAttentionV2
+from matl_scale.routing.window_attention import NeighbourGather, WindowAttention, WindowMerge, WindowSplit
+from matl_scale.vision import PatchMerging, PatchMergingV2, ShiftedWindowAttention, ShiftedWindowAttentionV2
 
 
 @dataclass(frozen=True)
-class AttentionForm:
-    """How attention modules of a class are traced."""
+class ModuleForm:
+    """How modules of a class are traced."""
 
     prepare: Callable[[Any], None]  # takes the module
     run: Callable[..., Any]  # takes the tracer, the module, and what its `forward` takes
 
 
-Forms = Mapping[type[nn.Module], AttentionForm]
+Forms = Mapping[type[nn.Module], ModuleForm]
 
 
 def prepare_multihead(attention: nn.MultiheadAttention) -> None:
@@ -43,6 +44,7 @@ def run_multihead(
         )
     name = tracer.path_of_module(attention)
     InProjection.become(attention)
+    attention.out_proj.__class__ = nn.Linear  # torch has a subclass of the same function
     return attention.out_proj(attention.heads(tracer.create_proxy("call_module", name, (query,), {}))), None
 
 
@@ -51,7 +53,7 @@ def prepare_windows(attention: Any) -> None:
     window, shift = attention.window_size, attention.shift_size
     is_cosine = isinstance(attention, ShiftedWindowAttentionV2)
     if is_cosine:
-        attention.qkv.__class__ = KeysWithoutBias
+        KeysWithoutBias.of(attention.qkv)
     attention.split, attention.merge = WindowSplit(window, shift), WindowMerge(window, shift)
     attention.heads = WindowAttention(head_dim, window, shift, attention.attention_dropout, is_cosine)
     attention.drop = nn.Dropout(attention.dropout)
@@ -69,8 +71,16 @@ def run_windows(tracer: fx.Tracer, attention: Any, x: Any) -> Any:
     return attention.drop(attention.merge(attention.proj(heads), x))
 
 
+def prepare_merging(merging: Any) -> None:
+    merging.gather = NeighbourGather()
+
+
 TORCH_FORMS: Forms = {
-    nn.MultiheadAttention: AttentionForm(prepare_multihead, run_multihead),
-    ShiftedWindowAttention: AttentionForm(prepare_windows, run_windows),
-    ShiftedWindowAttentionV2: AttentionForm(prepare_windows, run_windows),
+    nn.MultiheadAttention: ModuleForm(prepare_multihead, run_multihead),
+    ShiftedWindowAttention: ModuleForm(prepare_windows, run_windows),
+    ShiftedWindowAttentionV2: ModuleForm(prepare_windows, run_windows),
+    PatchMerging: ModuleForm(prepare_merging, lambda _, merging, x: merging.reduction(merging.norm(merging.gather(x)))),
+    PatchMergingV2: ModuleForm(
+        prepare_merging, lambda _, merging, x: merging.norm(merging.reduction(merging.gather(x)))
+    ),
 }

@@ -17,7 +17,7 @@ from matl_scale.routing.attention import HeadAttention
 from matl_scale.routing.attention_forms import TORCH_FORMS, Forms
 from matl_scale.routing.channelwise import BlurPool, SamePadding
 from matl_scale.routing.sized_tracing import SizedTracer
-from matl_scale.routing.window_attention import WindowMerge, WindowSplit
+from matl_scale.routing.window_attention import NeighbourGather, WindowMerge, WindowSplit
 from matl_scale.vision import StochasticDepth
 
 EXAMPLE_PIXELS = 320  # large enough for every torchvision CNN; of the shapes only channel counts matter there
@@ -35,7 +35,7 @@ class BackboneTracer(SizedTracer):
 
     WHOLE = (
         nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm, StochasticDepth, SamePadding, BlurPool, HeadAttention,
-        WindowSplit, WindowMerge,
+        WindowSplit, WindowMerge, NeighbourGather,
     )  # fmt: skip
     FORMS: Forms = TORCH_FORMS
 

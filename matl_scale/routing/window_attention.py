@@ -4,7 +4,6 @@ Sources: Liu et al., Swin Transformer, ICCV 2021, arXiv 2103.14030 (shifted wind
 Transformer V2, CVPR 2022, arXiv 2111.09883 (cosines).
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -12,10 +11,6 @@ from torch import nn
 from torch.nn import functional
 
 from matl_scale.routing.attention import HeadAttention
-
-MAX_LOG_SCALE = math.log(100.0)  # of a head's factor
-MASKED = -100.0  # added to the logits of pixels that are no neighbours
-MAX_BIAS = 16  # with cosines
 
 
 class WindowAttention(HeadAttention):
@@ -31,6 +26,9 @@ class WindowAttention(HeadAttention):
     """
 
     HEAD_DIMS = (None, None, 1, 0)
+    MAX_LOG_SCALE = 4.605170185988092  # ln 100, of a head's factor
+    MAX_BIAS = 16  # with cosines
+    MASKED = -100.0  # added to the logits of pixels that are no neighbours
 
     def __init__(
         self, head_dim: int, window: Sequence[int], shift: Sequence[int], dropout: float = 0.0, cosine: bool = False
@@ -55,13 +53,15 @@ class WindowAttention(HeadAttention):
         num_pixels = qkv.shape[-2]
         bias = table.index_select(0, index).view(num_pixels, num_pixels, -1).movedim(-1, 0)
         if self.cosine:
-            bias = MAX_BIAS * torch.sigmoid(bias)
-            query = functional.normalize(query, dim=-1) * log_scale[0].clamp(max=MAX_LOG_SCALE).exp()
+            bias = self.MAX_BIAS * torch.sigmoid(bias)
+            query = functional.normalize(query, dim=-1) * log_scale[0].clamp(max=self.MAX_LOG_SCALE).exp()
             key = functional.normalize(key, dim=-1)
+        else:
+            query = query * self.head_dim**-0.5
+        logits = query @ key.transpose(-2, -1) + bias
         mask = self.mask(images)
-        if mask is not None:
-            bias = bias + mask[:, None]
-        return self.attend(query, key, value, bias.to(query.dtype), 1.0 if self.cosine else None)
+        weights = torch.softmax(logits if mask is None else logits + mask[:, None], dim=-1)
+        return self.join(functional.dropout(weights, self.dropout, self.training) @ value)
 
     def mask(self, images: torch.Tensor) -> torch.Tensor | None:
         """Returns what is added to the logits of all heads, shape `(num_windows, pixels, pixels)`; None without a shift."""
@@ -77,7 +77,7 @@ class WindowAttention(HeadAttention):
         for number, (row, column) in enumerate((row, column) for row in rows for column in columns):
             regions[:, row, column] = number
         windows = partition(regions, self.window)[0, :, :, 0]
-        return (windows[:, None] != windows[:, :, None]).to(images.dtype) * MASKED
+        return (windows[:, None] != windows[:, :, None]).to(images.dtype) * self.MASKED
 
     def extra_repr(self) -> str:
         return f"head_dim={self.head_dim}, window={self.window}, shift={self.shift}, cosine={self.cosine}"
@@ -117,6 +117,15 @@ class WindowMerge(nn.Module):
             merged = torch.roll(merged, (rows, columns), dims=(1, 2))
         unpadded: torch.Tensor = merged[:, : images.shape[1], : images.shape[2]]
         return unpadded.contiguous()
+
+
+class NeighbourGather(nn.Module):
+    """Puts the channels of 2 × 2 neighbouring pixels side by side; pads images with zeros to an even size before."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Takes `x`, shape `(batch, height, width, num_channels)`; returns half the size with four times the channels."""
+        padded = functional.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
+        return torch.cat([padded[:, row::2, column::2] for column in (0, 1) for row in (0, 1)], dim=-1)
 
 
 def padded_size(images: torch.Tensor, window: Sequence[int]) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from torch import fx, nn
 
 from matl_scale.models.from_timm.library import load_timm
 from matl_scale.routing.attention import HeadAttention
-from matl_scale.routing.attention_forms import TORCH_FORMS, AttentionForm, Forms
+from matl_scale.routing.attention_forms import TORCH_FORMS, Forms, ModuleForm
 
 timm_layers = load_timm("This module").layers
 # of queries and keys: what is computed, and the parameters that it reads
@@ -47,4 +47,4 @@ def run_attention(_: fx.Tracer, attention: Any, x: Any, attn_mask: Any = None, i
     return attention.proj_drop(attention.proj(y if gate is None else y * gate))
 
 
-TIMM_FORMS: Forms = {**TORCH_FORMS, timm_layers.Attention: AttentionForm(prepare_attention, run_attention)}
+TIMM_FORMS: Forms = {**TORCH_FORMS, timm_layers.Attention: ModuleForm(prepare_attention, run_attention)}
