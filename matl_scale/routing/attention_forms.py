@@ -44,8 +44,9 @@ def run_multihead(
         )
     name = tracer.path_of_module(attention)
     InProjection.become(attention)
-    attention.out_proj.__class__ = nn.Linear  # torch has a subclass of the same function
-    return attention.out_proj(attention.heads(tracer.create_proxy("call_module", name, (query,), {}))), None
+    mixing: Any = attention.out_proj
+    mixing.__class__ = nn.Linear  # torch has a subclass that computes the same
+    return mixing(attention.heads(tracer.create_proxy("call_module", name, (query,), {}))), None
 
 
 def prepare_windows(attention: Any) -> None:

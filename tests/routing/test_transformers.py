@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils.flop_counter import FlopCounterMode
 
 from helpers.equal_executions import check_equal_executions
@@ -21,6 +22,7 @@ from matl_scale.routing.blocks import number_blocks
 from matl_scale.routing.cost import count_layers
 from matl_scale.routing.heads import fit_sigma
 from matl_scale.routing.move import check_movable, stream_masks
+from matl_scale.routing.subnetwork import Subnetwork
 from matl_scale.routing.tracing import trace
 
 BLOCK = "encoder.layers.encoder_layer_0"
@@ -202,3 +204,17 @@ def test_heads_are_attention_by_the_book() -> None:
         query, key, value = (qkv[..., part * 8 + head * 4 : part * 8 + head * 4 + 4] for part in range(3))
         weights = torch.softmax(query @ key.mT / 2, dim=-1)
         assert gap(found[..., head * 4 : head * 4 + 4], weights @ value) < 1e-12
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # raised by dynamo itself,
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # and this
+def test_all_routes_share_one_compiled_graph() -> None:
+    trunk = route(tiny_vit(num_layers=1).float(), 3, 0.5)
+    subnetwork, counter = Subnetwork(trunk), CompileCounterWithBackend("aot_eager")
+    network = torch.compile(subnetwork, backend=counter, fullgraph=True)
+    images = torch.randn(4, 3, 16, 16)
+    for route_id in torch.arange(3).split(1):
+        features = network(images, route_id, subnetwork.gather(route_id))
+        features.square().sum().backward()
+        assert gap(features, trunk(images, route_id)) < 1e-5
+    assert counter.frame_count == 1
