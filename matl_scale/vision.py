@@ -13,7 +13,16 @@ with warnings.catch_warnings():
 
 from torchvision import models  # noqa: E402
 from torchvision.models.convnext import LayerNorm2d  # noqa: E402
+from torchvision.models.swin_transformer import (  # noqa: E402
+    PatchMerging,
+    PatchMergingV2,
+    ShiftedWindowAttention,
+    ShiftedWindowAttentionV2,
+)
 from torchvision.ops import StochasticDepth  # noqa: E402
 from torchvision.transforms import v2 as transforms  # noqa: E402
 
-__all__ = ["LayerNorm2d", "StochasticDepth", "models", "torchvision", "transforms"]
+__all__ = [
+    "LayerNorm2d", "PatchMerging", "PatchMergingV2", "ShiftedWindowAttention", "ShiftedWindowAttentionV2", "StochasticDepth",
+    "models", "torchvision", "transforms",
+]  # fmt: skip

@@ -1,30 +1,49 @@
 """`matl-doctor --backbones`: which models of torchvision and timm can be routed, and why the others cannot."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from rich.console import Console
 
+from matl_scale.errors import InputError
 from matl_scale.extras import is_installed
 from matl_scale.models.backbone_list import ListedBackbone, examine_all, list_names
 from matl_scale.progress import ItemProgress
 from matl_scale.storage.files import write_json
 
 
-def list_backbones(json_file: Path | None) -> int:
-    """Examines all models, which takes minutes, and prints a line for each; writes a list of `{name, source, routed, subnetwork,
-    reason}` if a file is given. Returns 0."""
-    names = list_names()
+def list_backbones(json_file: Path | None, patterns: Sequence[str] | None = None) -> int:
+    """Examines all models, which takes minutes, or those whose names match a pattern, and prints a line for each; writes a list
+    of `{name, source, routed, subnetwork, reason}` if a file is given, in which the entries of other models stay. Returns 0.
+
+    Raises:
+        InputError: No name matches.
+    """
+    known = list_names()
+    names = [name for name in known if patterns is None or any(fnmatchcase(name, each) for each in patterns)]
+    if not names:
+        raise InputError(f"--only should match names of models, as timm/vit_* does. Got {' '.join(patterns or [])}.")
     found: list[ListedBackbone] = []
     with ItemProgress(len(names), "models") as progress:
         for backbone in examine_all(names):
             found.append(backbone)
             progress.update(len(found))
     if json_file is not None:
-        write_json(json_file, [asdict(backbone) for backbone in found])
+        write_list(json_file, found, known if patterns else [])
     print_backbones(found)
     return 0
+
+
+def write_list(file: Path, found: Sequence[ListedBackbone], known: Sequence[str]) -> None:
+    """Writes what was found of models, in the place of their entries in a file; those of other `known` models stay."""
+    entries = {backbone.name: asdict(backbone) for backbone in found}
+    if known and file.is_file():
+        entries = {entry["name"]: entry for entry in json.loads(file.read_text(encoding="utf-8"))} | entries
+    order = {name: place for place, name in enumerate(known)}
+    write_json(file, sorted(entries.values(), key=lambda entry: order.get(entry["name"], len(order))))
 
 
 def print_backbones(found: Sequence[ListedBackbone]) -> None:

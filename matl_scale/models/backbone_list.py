@@ -11,6 +11,7 @@ from matl_scale.extras import is_installed
 from matl_scale.models.backbones import ModelConfig, build_backbone_outline
 from matl_scale.models.from_timm import PREFIX, is_timm
 from matl_scale.models.from_timm.library import load_timm
+from matl_scale.routing.heads import fit_sigma
 from matl_scale.routing.subnetwork import Subnetwork
 from matl_scale.routing.surgery import route
 from matl_scale.vision import models
@@ -52,7 +53,8 @@ def examine(name: str) -> ListedBackbone:
     routed = False
     try:
         outline = build_backbone_outline(ModelConfig(name=name, width=1.0, stem="standard"), seed=0)
-        trunk = route(outline.to("meta", torch.float32), NUM_ROUTES, SIGMA)
+        outline = outline.to("meta", torch.float32)
+        trunk = route(outline, NUM_ROUTES, fit_sigma(outline, SIGMA))
         routed = True
         Subnetwork(trunk)
     except InputError as error:

@@ -1,4 +1,4 @@
-"""torchvision's and timm's CNNs by name, without their classifier, at any width, and with a stem for small images."""
+"""torchvision's and timm's models by name, without their classifier; CNNs at any width, and with a stem for small images."""
 
 import contextlib
 import copy
@@ -30,13 +30,18 @@ class ModelConfig:
     """The backbone."""
 
     name: str = "auto"
-    """A torchvision CNN, by its name in torchvision.models.get_model, or timm/ and the name of a timm CNN, without the tag of
-    weights: timm/regnety_002. `auto`: resnet18, or vgg11_bn for small images on CPUs."""
+    """A torchvision model, by its name in torchvision.models.get_model, or timm/ and the name of a timm model, without the tag
+    of weights: timm/regnety_002. `auto`: resnet18, or vgg11_bn for small images on CPUs."""
+    args: dict[str, Any] | Auto = field(default=AUTO, hash=False)
+    """Arguments of the model's own builder, as timm.create_model takes them: {patch_size: 4, embed_dim: 64, depth: 4, num_heads:
+    4} makes a small vision transformer. A model for one size of images is told `data.image_size`, unless it is among them.
+    `auto`: no others."""
     width: float | Auto = "auto"
-    """Multiplies the channels of every layer. `auto`: 1 on a GPU; on CPUs at most a half, by what can be trained in
-    `train.minutes`, or in a quarter of an hour."""
+    """Multiplies the channels of every layer; 1 for transformers. `auto`: 1 on a GPU; on CPUs at most a half, by what can be
+    trained in `train.minutes`, or in a quarter of an hour."""
     stem: Stem | Auto = "auto"
-    """`small` keeps the resolution in the first conv and drops the first max-pool. `auto`: by the size of the images."""
+    """`small` keeps the resolution in the first conv and drops the first max-pool. `auto`: by the size of the images; `standard`
+    for transformers, whose patches are in `args`."""
     pretrained: bool = False
     """Start from torchvision's default weights, downloaded at the first use; a run that resumes, or starts from another run,
     needs none. Needs width 1 and the standard stem."""
@@ -134,6 +139,7 @@ def build_plain_backbone(config: ModelConfig, seed: int) -> tuple[nn.Module, set
         remove_classifier(backbone, config.name)
         classifier = names - set(backbone.state_dict())
         if config.stem == "small":
+            check_stem(config.name)
             shrink_stem(backbone)
         if is_timm(config.name):
             backbone = load_library().build_timm_graph(backbone)
@@ -144,12 +150,19 @@ def build_plain_backbone(config: ModelConfig, seed: int) -> tuple[nn.Module, set
 
 def build_whole(config: ModelConfig) -> nn.Module:
     """Builds a CNN with its classifier, of width 1."""
-    backbone: nn.Module
+    args = {} if config.args == AUTO else config.args
     if is_timm(config.name):
-        backbone = load_library().build_timm(config.name)
-    else:
-        backbone = models.get_model(config.name, weights="DEFAULT" if config.pretrained else None)
-    return backbone
+        backbone: nn.Module = load_library().build_timm(config.name, args)
+        return backbone
+    try:
+        built: nn.Module = models.get_model(config.name, weights="DEFAULT" if config.pretrained else None, **args)
+    except Exception as error:  # torchvision's models raise errors of many kinds
+        if not args:
+            raise
+        raise InputError(
+            f"`model.args`: torchvision cannot build {config.name} with {args}: {first_line(error).rstrip('.!')}."
+        ) from error
+    return built
 
 
 def load_library() -> ModuleType:
@@ -221,13 +234,13 @@ def remove_classifier(backbone: nn.Module, name: str) -> None:
     if is_timm(name):
         load_library().remove_timm_classifier(backbone, name)
         return
-    for attribute in ("classifier", "fc"):
+    for attribute in ("classifier", "fc", "heads", "head"):
         classifier = getattr(backbone, attribute, None)
         if isinstance(classifier, nn.Module):
             setattr(backbone, attribute, feature_layers(classifier))
             break
     else:
-        raise InputError(f"`model.name` = {name}: it has no `classifier` or `fc` to replace by task heads.")
+        raise InputError(f"`model.name` = {name}: it has no classifier to replace by task heads.")
     if isinstance(getattr(backbone, "avgpool", None), nn.AdaptiveAvgPool2d):
         backbone.avgpool = nn.AdaptiveAvgPool2d(1)
 
@@ -241,6 +254,17 @@ def feature_layers(classifier: nn.Module) -> nn.Module:
         elif isinstance(module, nn.AdaptiveAvgPool2d):
             layers.append(nn.AdaptiveAvgPool2d(1))
     return nn.Sequential(*layers) if layers else nn.Identity()
+
+
+def check_stem(name: str) -> None:
+    """Raises `InputError` if the stem of a model cannot be made small."""
+    from matl_scale.models.transformers import has_patches  # asks timm
+
+    if has_patches(name):
+        raise InputError(
+            f"`model.stem` should be standard or auto with {name}, which cuts images into patches: make these smaller "
+            "(`model.args`: patch_size), or the images larger."
+        )
 
 
 def shrink_stem(backbone: nn.Module) -> None:
@@ -271,7 +295,9 @@ def scale_width(backbone: nn.Module, width: float) -> None:
             backbone.set_submodule(name, nn.BatchNorm2d(scaled(module.num_features), module.eps, module.momentum))
         elif next(module.parameters(recurse=False), None) is not None:
             raise InputError(
-                f"`model.width` should be 1 here: module `{name}` ({type(module).__name__}) cannot be scaled."
+                f"`model.width` should be 1 here: {f'module `{name}`' if name else 'the backbone'} ({type(module).__name__}) "
+                "cannot be scaled. (What `model.args` "
+                "takes makes a transformer smaller: embed_dim, depth, num_heads.)"
             )
 
 

@@ -27,8 +27,8 @@ TAGS = ("image-classification", "multi-task-learning", "task-routing")
 # what a reader needs of a config, to train such a network again
 TRAINING_KEYS = (
     "train.steps", "data.batch_size", "train.accumulate", "data.image_size", "data.fit", "data.augment", "data.fold",
-    "optim.name", "optim.lr", "optim.schedule", "optim.weight_decay", "model.name", "model.width", "model.stem",
-    "model.pretrained", "model.weights", "model.freeze", "routing.sigma", "routing.strategy", "train.ema_decay", "run.seed",
+    "optim.name", "optim.lr", "optim.schedule", "optim.weight_decay", "model.name", "model.args", "model.width",
+    "model.stem", "model.pretrained", "model.weights", "model.freeze", "routing.sigma", "routing.strategy", "train.ema_decay", "run.seed",
 )  # fmt: skip
 MAX_NOTES = 10
 
@@ -185,7 +185,7 @@ def describe_training(network: CardNetwork) -> str:
     for key in TRAINING_KEYS:
         section, _, name = key.partition(".")
         value = network.config.get(section, {}).get(name)
-        if value is not None and value is not False and value not in ("", []):
+        if value is not None and value is not False and value not in ("", [], {}):
             shown = Path(value).name if key == "model.weights" else value  # no path of a machine
             found.append([f"`{key}`", printable(str(shown))])
     found.append(["shard set", f"{printable(name_of_data(network))}, version id {network.manifest_id[:16]}"])

@@ -9,7 +9,9 @@ from collections.abc import Iterator, Sequence
 
 from torch import fx, nn
 
-CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+from matl_scale.vision import models
+
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, models.vision_transformer.Encoder)
 LAYERS = (nn.Conv2d, nn.Linear)
 
 Scope = tuple[str, type[nn.Module]]  # name and class of a module

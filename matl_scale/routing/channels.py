@@ -35,6 +35,7 @@ class ChannelTracer:
         self.scales: dict[fx.Node, int] = {}
         self.ungated: set[fx.Node] = set()  # sigmoid outputs, where inactive units are 0.5 instead of 0
         self.routed: list[fx.Node] = []
+        self.head_dims: dict[str, int] = {}  # of layers whose units are attention heads
         self.visitors: dict[Any, Callable[[fx.Node], None]] = {  # by function, or by the name of a tensor's method
             **dict.fromkeys((*operations.PRODUCTS, *operations.SUMS), self.tie_operands),
             **dict.fromkeys(operations.GATE_FUNCTIONS, self.visit_gate),
@@ -68,7 +69,7 @@ class ChannelTracer:
                 stream.convs.append(name)
             new = [unit for unit in own if unit not in stream_of]
             if new:
-                streams.append(Stream(convs=[name], units=np.array(new)))
+                streams.append(Stream(convs=[name], units=np.array(new), head_dim=self.head_dims.get(name, 0)))
                 stream_of |= dict.fromkeys(new, streams[-1])
         return streams
 
@@ -298,12 +299,3 @@ class ChannelTracer:
 def shape_of(node: Any) -> torch.Size:
     shape: torch.Size = node.meta["tensor_meta"].shape
     return shape
-
-
-def trace_channels(graph_module: fx.GraphModule) -> ChannelMap:
-    """Follows the channels of a traced CNN whose nodes carry shapes (`torch.fx.passes.shape_prop`).
-
-    Raises:
-        InputError: An operation cannot be followed; the message names its module.
-    """
-    return ChannelTracer(graph_module).run()

@@ -1,25 +1,27 @@
 """Counts the multiply-adds of one image's forward pass, layer by layer: of the whole trunk, and of a route's dense sub-network.
 
-Convs and linear layers are counted, from the shapes that a pass without values finds. Norms, activations and pools multiply
-too, but next to nothing beside them, and profilers leave them out as well.
+Convs, linear layers and the two products of attention are counted, from the shapes that a pass without values finds. Norms,
+activations and pools multiply too, but next to nothing beside them, and profilers leave them out as well.
 """
 
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 from matl_scale.routing.affine import initial_affine
+from matl_scale.routing.attention import HeadAttention
 from matl_scale.routing.derive import units_of
 from matl_scale.routing.layers import matches_any
 from matl_scale.routing.router import TaskRouter
 from matl_scale.routing.shared_prefix import find_common, module_of
 
-COUNTED = nn.Conv2d | nn.Linear
+COUNTED = nn.Conv2d | nn.Linear | HeadAttention
 MEMORY_KEY = "matl_scale.costs"  # in the trunk's own `meta`
 
 
@@ -32,13 +34,14 @@ class LayerCost:
     active: int  # with a route's units
     before: frozenset[str]  # the modules with weights that its input depends on
     is_common: bool  # whether its output is the same for every route, so that it runs once for all of them
+    has_weights: bool = True  # attention multiplies values with each other
 
     def training(self, frozen: Sequence[str] = ()) -> int:
         """Returns the multiply-adds of a forward and a backward pass, where modules that a pattern of `frozen` matches stay as
         they are. The gradients of weights and of the input cost as much as the forward pass each; the input needs one if
-        something is trained before it."""
-        has_gradient = not matches_any(self.layer, frozen)
+        something is trained before it. Without weights, both factors are inputs."""
         input_has_gradient = any(not matches_any(module, frozen) for module in self.before)
+        has_gradient = not matches_any(self.layer, frozen) if self.has_weights else input_has_gradient
         return self.active * (1 + has_gradient + input_has_gradient)
 
 
@@ -103,7 +106,23 @@ class Counter:
             modules=depends[features],
         )
 
-    def count(self, node: fx.Node, module: nn.Conv2d | nn.Linear, before: frozenset[str]) -> LayerCost:
+    def count(self, node: fx.Node, module: nn.Module, before: frozenset[str]) -> LayerCost:
+        return (self.count_attention if isinstance(module, HeadAttention) else self.count_layer)(node, module, before)
+
+    def count_attention(self, node: fx.Node, _: nn.Module, before: frozenset[str]) -> LayerCost:
+        """Counts the products of queries and keys, and of their weights and values."""
+        *outer, num_tokens, num_channels = self.shapes[node]
+        uses = 2 * prod(outer) * num_tokens**2
+        return LayerCost(
+            layer=str(node.target),
+            whole=num_channels * uses,
+            active=self.scale(num_channels, node) * uses,
+            before=before,
+            is_common=node in self.common,
+            has_weights=False,
+        )
+
+    def count_layer(self, node: fx.Node, module: Any, before: frozenset[str]) -> LayerCost:
         num_inputs, num_outputs = module.weight.shape[:2][::-1]  # of a grouped conv, the inputs of one group
         is_grouped = isinstance(module, nn.Conv2d) and module.groups > 1
         active_inputs = num_inputs if is_grouped else self.scale(num_inputs, node.all_input_nodes[0])
@@ -128,8 +147,8 @@ class Counter:
 def find_shapes(trunk: fx.GraphModule, image_size: int) -> dict[fx.Node, torch.Size]:
     """Returns the shape of every tensor in a routed trunk's graph for one image, by running it on the meta device."""
     on_meta = copy.deepcopy(trunk).to("meta", torch.float32).eval()
-    image = torch.empty(1, 3, image_size, image_size, device="meta")
+    image = torch.empty(1, 3, image_size, image_size, device="meta", dtype=torch.float32)
     ShapeProp(on_meta).propagate(image, torch.zeros(1, dtype=torch.long, device="meta"), initial_affine(on_meta))
     twins = zip(trunk.graph.nodes, on_meta.graph.nodes, strict=True)
-    others = ("output", "affine")  # the names of nodes that are no single tensor
-    return {node: twin.meta["tensor_meta"].shape for node, twin in twins if node.name not in others}
+    found = {node: twin.meta.get("tensor_meta") for node, twin in twins}  # lists and numbers have none
+    return {node: meta.shape for node, meta in found.items() if hasattr(meta, "shape")}

@@ -17,7 +17,7 @@ from matl_scale.errors import InputError
 from matl_scale.routing.batch_norm import RouteBatchNorm2d
 from matl_scale.routing.layer_norms import RouteGroupNorm, RouteLayerNorm
 from matl_scale.routing.router import TaskRouter
-from matl_scale.routing.shared_prefix import Source, module_of
+from matl_scale.routing.shared_prefix import Source, find_batches, module_of
 from matl_scale.routing.slicing import AffineCut, Cut, Extremes, Fold, SliceRecipe, Table, check_sliceable
 from matl_scale.routing.units import Channels, build_index_table, stack_columns
 
@@ -36,7 +36,7 @@ class Derived:
     table_units: list[np.ndarray]  # the units of all channels of each table, each of shape (num_channels,)
     recipes: list[SliceRecipe]
     features: Table  # the table of the features' channels
-    num_channels: int  # of the features, in the full trunk
+    num_channels: int  # of the features, in the full trunk; 0 if they have no units
 
 
 class ActiveNorm(nn.Module):
@@ -56,6 +56,7 @@ class Derivation:
     def __init__(self, trunk: fx.GraphModule, common: set[fx.Node], pools: dict[fx.Node, fx.Node], fold: bool) -> None:
         self.trunk, self.common, self.pools, self.fold = trunk, common, pools, fold
         self.converted = set(trunk.graph.nodes) - common
+        self.batches = find_batches(trunk)
         self.columns = unit_columns(trunk)
         # the routers' tables, which need not be built again
         self.known = {units_of(n).tobytes(): n.meta["active"] for n in trunk.graph.nodes if "active" in n.meta}
@@ -79,9 +80,11 @@ class Derivation:
                 self.values[node] = self.convert(node)
         self.graph.output(self.value(features))
         channels: Channels = features.meta["channels"]
+        if channels.units is None:
+            return self.finish(features=None, num_channels=0)
         # by channel: the number of features that a flatten makes of one depends on the size of the images
-        table = self.table_of(units_of(features)[:: channels.pixels], "features")
-        return self.finish(table, len(units_of(features)) // channels.pixels)
+        table = self.table_of(channels.units[:: channels.pixels], "features")
+        return self.finish(table, len(channels.units) // channels.pixels)
 
     def finish(self, features: Table, num_channels: int) -> Derived:
         """Returns the network, whose graph is complete."""
@@ -115,8 +118,8 @@ class Derivation:
 
     def value(self, node: Any) -> fx.Node:
         """Returns the dense graph's node for a node of the trunk. A common node is cut to the route's active channels."""
-        if node not in self.values and {source.op for source in node.all_input_nodes} == {"get_attr"}:
-            self.values[node] = self.graph.node_copy(node, self.value)  # a parameter reshaped: no batch of images
+        if node not in self.values and node not in self.batches:
+            self.values[node] = self.convert(node)  # the same for all images, or their number
         if node not in self.values:
             assert node in self.common, node
             value = self.next_source((node, None))
@@ -201,8 +204,11 @@ class Derivation:
     def convert_parameter(self, node: fx.Node) -> fx.Node:
         owner, _, name = str(node.target).rpartition(".")
         channels: Channels = node.meta["channels"]
-        table = None if channels.units is None else self.table(node, str(node.target))
-        return self.add_slice(Cut(module=self.trunk.get_submodule(owner), name=name, outputs=table))
+        tables: list[Table] = [None, None]
+        tables[channels.dim] = self.table(node, str(node.target))
+        return self.add_slice(
+            Cut(module=self.trunk.get_submodule(owner), name=name, outputs=tables[0], inputs=tables[1])
+        )
 
     def add_slice(self, recipe: Cut | Extremes | int) -> fx.Node:
         self.recipes.append(recipe)
@@ -214,7 +220,8 @@ class Derivation:
 
     def table(self, node: Any, module: str) -> Table:
         """Returns the index table with the active channels of a node's value, for all routes."""
-        return self.table_of(units_of(node), module)
+        units = node.meta["channels"].units
+        return None if units is None else self.table_of(units, module)
 
     def table_of(self, units: np.ndarray, module: str) -> Table:
         key = units.tobytes()

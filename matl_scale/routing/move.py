@@ -18,7 +18,7 @@ from matl_scale.routing.derive import unit_columns, units_of
 from matl_scale.routing.layer_norms import RouteGroupNorm, RouteLayerNorm
 from matl_scale.routing.router import TaskRouter
 from matl_scale.routing.shared_prefix import module_of
-from matl_scale.routing.units import build_index_table, stack_columns
+from matl_scale.routing.units import Channels, build_index_table, stack_columns
 
 
 def stream_units(trunk: fx.GraphModule) -> dict[str, np.ndarray]:
@@ -90,8 +90,8 @@ def replace_buffers(module: nn.Module, mask: torch.Tensor, active: torch.Tensor)
 
 
 def feature_units(trunk: fx.GraphModule) -> np.ndarray:
-    """Returns the unit behind every channel of the features, shape `(num_channels,)`."""
+    """Returns the unit behind every channel of the features, shape `(num_channels,)`; empty if they have no units."""
     output = next(node for node in trunk.graph.nodes if node.op == "output")
     features = output.args[0]
-    units: np.ndarray = units_of(features)[:: features.meta["channels"].pixels]
-    return units
+    channels: Channels = features.meta["channels"]
+    return np.array([], dtype=np.int64) if channels.units is None else channels.units[:: channels.pixels]

@@ -36,6 +36,16 @@ def find_common(trunk: fx.GraphModule) -> set[fx.Node]:
     return common
 
 
+def find_batches(trunk: fx.GraphModule) -> set[fx.Node]:
+    """Returns the nodes whose values have something of each image: not the number of images, nor what is made of it and of
+    parameters."""
+    batches = set(trunk.graph.find_nodes(op="placeholder")[:1])
+    for node in trunk.graph.nodes:
+        if node.target != "size" and batches.intersection(node.all_input_nodes):
+            batches.add(node)
+    return batches
+
+
 def find_early_pools(trunk: fx.GraphModule, common: set[fx.Node]) -> dict[fx.Node, fx.Node]:
     """Returns the batch norms of common values that are followed by just a router, a ReLU and a max pool, with the pool."""
     found = {}

@@ -4,7 +4,6 @@ The result takes the active route as an argument of `forward`. Module names stay
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,8 +12,8 @@ from torch import fx, nn
 from matl_scale.errors import InputError
 from matl_scale.routing.affine import Affine, give_own_affine
 from matl_scale.routing.batch_norm import RouteBatchNorm2d, Statistics
-from matl_scale.routing.channels import trace_channels
 from matl_scale.routing.drop_path import set_drop_path
+from matl_scale.routing.heads import check_heads, spec_of_stream
 from matl_scale.routing.layer_norms import RouteGroupNorm, RouteLayerNorm
 from matl_scale.routing.layers import choose_sigmas, find_sigma_key
 from matl_scale.routing.masks import (
@@ -29,7 +28,9 @@ from matl_scale.routing.masks import (
     find_split,
     keep_best,
 )
+from matl_scale.routing.operations import NORM_MODULES
 from matl_scale.routing.router import TaskRouter
+from matl_scale.routing.tokens import trace_channels
 from matl_scale.routing.tracing import trace
 from matl_scale.routing.units import ChannelMap, Stream, build_index_table
 
@@ -134,11 +135,12 @@ def draw_stream_masks(
     columns: dict[int, torch.Tensor] = {}
     chosen = zip(channels.streams, choose_sigmas(channels.streams, channels.convs, spec), strict=True)
     routed = [(stream, sigma) for stream, sigma in chosen if sigma is not None]
+    check_heads(routed, spec)
     if spec.strategy == "partition" and not earlier:
         check_partition(spec, routed)
     before = earlier_columns(channels, earlier, {unit for stream, _ in routed for unit in stream.units.tolist()})
     for stream, sigma in routed:
-        num_units, own = len(stream.units), replace(spec, sigma=sigma)
+        num_units, own = len(stream.units), spec_of_stream(stream, sigma, spec)
         key = find_sigma_key(stream, spec)
         if spec.strategy != "partition" and spec.align == 1 and round(sigma * num_units) == 0:
             raise InputError(
@@ -159,7 +161,7 @@ def draw_stream_masks(
 
 def check_partition(spec: MaskSpec, routed: Sequence[tuple[Stream, float]]) -> None:
     """Raises `NarrowLayerError` for the layer that allows the fewest routes, if these are too few."""
-    specs = [(replace(spec, sigma=sigma), len(stream.units), stream.name) for stream, sigma in routed]
+    specs = [(spec_of_stream(stream, sigma, spec), len(stream.units), stream.name) for stream, sigma in routed]
     narrow = [each for each in specs if each[0].align <= each[1] and find_split(each[0], each[1]) is None]
     if narrow:
         own, num_units, name = min(narrow, key=lambda each: (find_most_routes(each[0], each[1]), each[1]))
@@ -243,7 +245,7 @@ def insert_routers(
             active = build_index_table(mask, name)
             masks[units.tobytes()] = (mask, active, active.clone())
         mask, active, table = masks[units.tobytes()]
-        if not isinstance(module, nn.Conv2d | nn.Linear):
+        if isinstance(module, NORM_MODULES):
             norm = build_route_norm(module, mask, active, statistics, dim)
             routed.set_submodule(name, norm)
             node.args = (node.args[0], route)

@@ -46,6 +46,7 @@ class Stream:
 
     convs: list[str]  # their names, in the order of the graph
     units: np.ndarray  # as roots of the unions
+    head_dim: int = 0  # the channels of each unit if the units are attention heads
 
     @property
     def name(self) -> str:
@@ -55,7 +56,8 @@ class Stream:
 
 @dataclass(frozen=True, kw_only=True)
 class Channels:
-    """The channels of one tensor, and the unit behind each, shape `(num_channels,)`; None for the image, which has no units."""
+    """The channels of one tensor, and the unit behind each, shape `(num_channels,)`; None for what has no units, as
+    the image."""
 
     units: np.ndarray | None
     dim: int = 1  # the dimension of the tensor that holds the channels, or -1 for the last

@@ -32,7 +32,7 @@ from matl_scale.train.run_data import check_train_data
 MAX_NAME = 120
 SEARCH = "-search"  # ends the names of searches
 # chosen once for the reference variant: arms differ in how they share a network, not in the network
-SHARED_KEYS = ("model.name", "model.width", "model.stem", "data.image_size")
+SHARED_KEYS = ("model.name", "model.args", "model.width", "model.stem", "data.image_size")
 # chosen once for each variant: the length of its runs is counted in these, whatever machine they run on
 COUNTED_KEYS = ("data.batch_size", "train.accumulate")
 

@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from matl_scale.automatic import chosen
+from matl_scale.automatic import AUTO, chosen
 from matl_scale.data.loading.missing import choose_fills
 from matl_scale.data.shards.layout import MISSING
 from matl_scale.errors import InputError
 from matl_scale.models.pass_cost import measure_pass
+from matl_scale.models.transformers import has_patches
 from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo
 from matl_scale.runs.checkpoints.compatibility import check_tasks
 from matl_scale.train.add_tasks import check_whole_heads, extend_routes
@@ -20,6 +21,7 @@ from matl_scale.train.choose_routes import (
     with_usual_sigma,
 )
 from matl_scale.train.config import Config, read_saved
+from matl_scale.train.defaults.fill import fit_usual_sigma
 from matl_scale.train.lay_masks import add_closeness, describe_added
 from matl_scale.train.run_data import TRAIN_SPLIT, RunData
 
@@ -69,8 +71,10 @@ def build_routes(
 def build_pass_cost(config: Config, labels: TrainLabels, image_size: int) -> float | None:
     """Returns what a pass of a route costs beside the trunk, where `auto` needs it and σ alone does not say it; else None."""
     routing = with_usual_sigma(config.routing)
-    is_usual = routing.layers == ["*"] and routing.strategy != "partition"
+    is_usual = routing.layers == ["*"] and routing.strategy != "partition" and not has_patches(config.model.name)
     if routing.routes != "auto" or (is_usual and not routing.start and len(routing.given_sigmas()) == 1):
         return None
+    if config.routing.sigma == AUTO:
+        routing = replace(routing, sigma=fit_usual_sigma(config))
     expected = min(max(round(1 / max(chosen(routing.sigma), 0.01) ** 2), 2), len(labels.tasks))
     return measure_pass(config.model, routing, expected, config.run.seed, image_size)

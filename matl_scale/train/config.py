@@ -118,7 +118,7 @@ class Config:
 # what older versions did, which had no such key
 OF_OLDER_VERSIONS: dict[str, dict[str, Any]] = {
     "routing": {"routes": "task"},
-    "model": {"mean": list(MEAN), "std": list(STD), "weights_sha256": ""},
+    "model": {"mean": list(MEAN), "std": list(STD), "weights_sha256": "", "args": {}},
 }
 
 

@@ -18,6 +18,7 @@ from helpers.ranks import run_ranks
 from helpers.reference import Reference, is_statistic, largest_difference, reference_run
 from helpers.run_configs import ADAMW, assert_identical, build_config, saved_state
 from helpers.shard_sets import ShardSet
+from helpers.tiny_transformers import tiny_timm_config
 from matl_scale.data.images.array_images import ArrayImages
 from matl_scale.data.loading.loader import DataConfig
 from matl_scale.metrics.names import COUNTED_METRICS
@@ -67,6 +68,13 @@ SHARED_ROUTES: dict[str, dict[str, Any]] = {
         "optim": ADAMW,
         "tasks": TasksConfig(),
         "train": TrainConfig(steps=6, precision="fp32"),
+    },
+    "transformer": {
+        "model": tiny_timm_config("registers"),
+        "routing": RoutingConfig(sigma=0.5, routes=2, strategy="roaming", interval=2),
+        "optim": ADAMW,
+        "tasks": TasksConfig(),
+        "train": FEW_STEPS,
     },
     "one": {"routing": RoutingConfig(sigma=1.0, routes="one"), "train": replace(FEW_STEPS, clip_norm=1.0)},
     "losses": {
@@ -309,6 +317,7 @@ def assert_fits(predictions: Predictions, metrics: TaskMetrics, labels: np.ndarr
         (2, {"routes": 4, "strategy": "roaming", "interval": 2}, 5),
         (2, {"routes": 4, "strategy": "magnitude", "dense_share": 0.5}, 4),  # in the dense part
         (1, {"routes": 4, "strategy": "magnitude", "dense_share": 0.5, "affine": "route"}, 7),  # after it
+        (1, {"routes": 4, "start": "blocks.1", "strategy": "magnitude", "dense_share": 0.5}, 7),  # of a transformer
     ],
 )
 def test_interrupted_and_resumed_equals_uninterrupted(
@@ -332,6 +341,8 @@ def test_interrupted_and_resumed_equals_uninterrupted(
         "checkpoint": CheckpointConfig(every=3),
         "eval": EvalConfig(every=4, batch_size=7),
     }
+    if "start" in routing:
+        sections["model"] = tiny_timm_config("registers", drop_path=0.2)
     whole, broken = (build_config(tmp_path, small_set, name, **sections) for name in ("whole", "broken"))
     run_ranks(world_size, rank_work.train_interrupted, tmp_path / "ranks", whole, broken, stop_at)
     assert_identical(saved_state(whole), saved_state(broken))

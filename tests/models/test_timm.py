@@ -137,9 +137,8 @@ def test_an_outline_has_no_values() -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("timm/test_vit", "VisionTransformer.forward: torch.fx cannot trace it"),
+        ("timm/test_vit_relpos", "no attention of a kind that can be cut by heads"),
         ("timm/test_mambaout", r"module `stages.0.blocks.0`: the function split cannot be followed"),
-        ("vit_b_16", "no `classifier`"),
     ],
 )
 def test_what_cannot_be_routed_is_listed_with_its_module(name: str, reason: str) -> None:

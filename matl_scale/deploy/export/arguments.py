@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from matl_scale.deploy.export.layers import UnevenGroupNorm
+from matl_scale.deploy.export.layers import OWN_LAYERS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,13 +19,13 @@ class Arguments:
 
 
 def read_arguments(layer: nn.Module) -> Arguments | None:
-    """Returns the arguments of a layer of torch's, or of an `UnevenGroupNorm`, from its attributes that are named like them; None
-    if it is of another kind, or an argument is no literal.
+    """Returns the arguments of a layer of torch's, or of `OWN_LAYERS`, from its attributes that are named like them; None if it
+    is of another kind, or an argument is no literal.
 
     `repr` does not do: several of torch's layers leave arguments out of it.
     """
     kind = type(layer)
-    is_known = kind is UnevenGroupNorm or getattr(nn, kind.__name__, None) is kind
+    is_known = kind in OWN_LAYERS or getattr(nn, kind.__name__, None) is kind
     found = Arguments(positional=[], named={})
     for key, parameter in inspect.signature(kind).parameters.items():
         if key in ("device", "dtype") or parameter.kind is not inspect.Parameter.POSITIONAL_OR_KEYWORD:
@@ -33,7 +33,7 @@ def read_arguments(layer: nn.Module) -> Arguments | None:
         value: Any = getattr(layer, key, inspect)  # a module is no literal
         if key == "bias":
             value = value is not None
-        elif kind is not UnevenGroupNorm and isinstance(value, tuple) and len(set(value)) == 1:
+        elif kind not in OWN_LAYERS and isinstance(value, tuple) and len(set(value)) == 1:
             value = value[0]  # as people write it
         if parameter.default is inspect.Parameter.empty:
             found.positional.append(value)

@@ -1,15 +1,25 @@
 """Layers of torch's own kinds whose weights are copies of one route's slices."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from matl_scale.routing.attention import HeadAttention
 from matl_scale.routing.derive import RouteNorm
 from matl_scale.routing.layer_norms import RouteGroupNorm, RouteLayerNorm
 from matl_scale.routing.units import active_indices
+from matl_scale.routing.window_attention import (
+    NeighbourGather,
+    WindowAttention,
+    WindowMerge,
+    WindowSplit,
+    effective_shift,
+    padded_size,
+    partition,
+)
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -41,6 +51,17 @@ class UnevenGroupNorm(nn.Module):
         members = self.members.to(x.dtype)
         means = x.mean(dim=(2, 3)) @ (members / members.sum(dim=0))
         return (means @ members.T)[:, :, None, None]
+
+
+# layers that are none of torch's, each with what its code needs besides torch
+OWN_LAYERS: dict[type[nn.Module], tuple[Callable[..., Any], ...]] = {
+    UnevenGroupNorm: (),
+    HeadAttention: (),
+    WindowAttention: (padded_size, effective_shift, partition, HeadAttention),
+    WindowSplit: (padded_size, effective_shift, partition),
+    WindowMerge: (padded_size, effective_shift),
+    NeighbourGather: (),
+}
 
 
 def build_conv(tensors: Sequence[torch.Tensor], options: dict[str, Any]) -> nn.Conv2d:

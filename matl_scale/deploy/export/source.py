@@ -12,7 +12,7 @@ from torch import fx, nn
 
 from matl_scale.deploy.export.arguments import read_arguments
 from matl_scale.deploy.export.description import Description
-from matl_scale.deploy.export.layers import UnevenGroupNorm
+from matl_scale.deploy.export.layers import OWN_LAYERS
 from matl_scale.deploy.export.task_texts import describe_tasks
 from matl_scale.errors import InputError
 
@@ -69,9 +69,6 @@ def write_source(network: fx.GraphModule, description: Description) -> str:
     Raises:
         InputError: A layer cannot be written as Python; names it.
     """
-    layers = ""
-    if any(isinstance(module, UnevenGroupNorm) for module in network.modules()):
-        layers = f"\n{inspect.getsource(UnevenGroupNorm)}\n"
     body: dict[str, Any] = {
         **describe_tasks(description),
         "image_size": description.image_size,
@@ -79,11 +76,20 @@ def write_source(network: fx.GraphModule, description: Description) -> str:
         "mean": repr(list(description.mean)),
         "std": repr(list(description.std)),
         "dtype": next(network.parameters()).dtype,
-        "layers": layers,
+        "layers": write_layers(network),
         "init": textwrap.indent("\n".join(init_lines(network)), " " * 8),
         "forward": textwrap.indent(network.code.strip(), " " * 4),
     }
     return TEMPLATE.format(imports=import_lines(TEMPLATE.format(imports="", **body)), **body)
+
+
+def write_layers(network: nn.Module) -> str:
+    """Returns the code of the layers of a network that are none of torch's, with what it needs."""
+    needed: dict[Any, None] = {}
+    for kind in dict.fromkeys(type(module) for module in network.modules()):
+        if kind in OWN_LAYERS:
+            needed |= dict.fromkeys((*OWN_LAYERS[kind], kind))
+    return "".join(f"\n{inspect.getsource(each)}\n" for each in needed)
 
 
 def import_lines(text: str) -> str:
@@ -116,5 +122,5 @@ def constructor(name: str, module: nn.Module) -> str:
         )
     arguments = [repr(value) for value in found.positional]
     arguments += [f"{key}={value!r}" for key, value in found.named.items()]
-    prefix = "" if isinstance(module, UnevenGroupNorm) else "nn."
+    prefix = "" if type(module) in OWN_LAYERS else "nn."
     return f"{prefix}{type(module).__name__}({', '.join(arguments)})"

@@ -10,6 +10,7 @@ from torch import fx, nn
 from matl_scale.deploy.hub.vocabulary import FUNCTIONS, INPUTS, METHODS, MODULE_NAME, find_layer
 from matl_scale.errors import InputError
 from matl_scale.routing.affine import give_own_affine
+from matl_scale.routing.attention import KeysWithoutBias
 from matl_scale.routing.batch_norm import RouteBatchNorm2d
 from matl_scale.routing.layer_norms import RouteGroupNorm, RouteLayerNorm
 from matl_scale.routing.router import TaskRouter
@@ -80,6 +81,8 @@ class TrunkBuilder:
         if isinstance(value, dict):
             if value.keys() == {"node"}:
                 return self.nodes[value["node"]]
+            if value.keys() == {"slice"}:
+                return slice(*(self.decode(each) for each in value["slice"]))
             if value.keys() == {"tuple"}:
                 return tuple(self.decode(each) for each in value["tuple"])
             return {key: self.decode(each) for key, each in value.items()}
@@ -92,6 +95,10 @@ class TrunkBuilder:
         kwargs = {key: as_tuple(value) for key, value in described["kwargs"].items()}
         if kind == "Parameter":
             return nn.Parameter(torch.zeros(*args))
+        if kind == "Buffer":
+            return torch.zeros(*args, dtype=torch.long if kwargs["is_index"] else None)
+        if kind == "KeysWithoutBias":
+            return KeysWithoutBias.of(nn.Linear(*args, **kwargs))
         if kind == "TaskRouter":
             assert index is not None
             return TaskRouter(self.masks[index], **kwargs)

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from torch import fx, nn
 
 from matl_scale.deploy.export.arguments import read_arguments
 from matl_scale.deploy.hub.vocabulary import FUNCTIONS, INPUTS, METHODS, MODULE_NAME, LayerNorm2d
 from matl_scale.errors import InputError
+from matl_scale.routing.attention import InProjection, KeysWithoutBias
 from matl_scale.routing.batch_norm import RouteBatchNorm2d
 from matl_scale.routing.channelwise import BlurPool, SamePadding
 from matl_scale.routing.layer_norms import RouteGroupNorm, RouteLayerNorm
@@ -82,6 +84,8 @@ def encode(value: Any, indices: dict[fx.Node, int], node: fx.Node) -> Any:
     """Returns an argument of a node as JSON. Other nodes become their indices."""
     if isinstance(value, fx.Node):
         return {"node": indices[value]}
+    if isinstance(value, slice):
+        return {"slice": [encode(each, indices, node) for each in (value.start, value.stop, value.step)]}
     if isinstance(value, tuple):
         return {"tuple": [encode(each, indices, node) for each in value]}
     if isinstance(value, list):
@@ -101,6 +105,13 @@ def describe_layer(trunk: fx.GraphModule, name: str) -> dict[str, Any]:
     layer = getattr(trunk.get_submodule(owner), last)
     if isinstance(layer, nn.Parameter):
         return {"kind": "Parameter", "args": list(layer.shape), "kwargs": {}}
+    if isinstance(layer, torch.Tensor):
+        return {"kind": "Buffer", "args": list(layer.shape), "kwargs": {"is_index": not layer.is_floating_point()}}
+    if isinstance(layer, InProjection):
+        return {"kind": "InProjection", "args": [layer.in_features], "kwargs": {"bias": layer.bias is not None}}
+    if isinstance(layer, KeysWithoutBias):
+        sizes = [layer.in_features, layer.out_features]
+        return {"kind": "KeysWithoutBias", "args": sizes, "kwargs": {"bias": layer.bias is not None}}
     if isinstance(layer, TaskRouter):
         return {"kind": "TaskRouter", "args": [], "kwargs": {"channel_dim": layer.channel_dim}}
     if isinstance(layer, RouteBatchNorm2d | RouteLayerNorm | RouteGroupNorm):

@@ -12,11 +12,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from matl_scale.routing.attention import HeadAttention, InProjection
 from matl_scale.routing.channelwise import BlurPool, SamePadding
+from matl_scale.routing.window_attention import NeighbourGather, WindowAttention, WindowMerge, WindowSplit
 
 INPUTS = ("images", "route", "affine")  # of a routed trunk, in their order
 _NAMES: dict[Any, str] = {
-    operator: "add iadd imul mul sub",
+    operator: "add getitem iadd imul mul sub",
     torch: "add cat flatten mul permute relu reshape sigmoid sub tanh",
     functional: "adaptive_avg_pool2d avg_pool2d dropout gelu hardsigmoid hardswish max_pool2d relu relu6 sigmoid silu",
 }
@@ -24,8 +26,8 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     f"{library.__name__}.{name}": getattr(library, name) for library, names in _NAMES.items() for name in names.split()
 }
 METHODS = frozenset(
-    ("add", "add_", "amax", "clone", "contiguous", "flatten", "mean", "mul", "mul_", "permute", "relu", "reshape", "sigmoid",
-     "sigmoid_", "sub", "tanh", "tanh_", "view")
+    ("add", "add_", "amax", "clone", "contiguous", "expand", "flatten", "mean", "mul", "mul_", "permute", "relu", "reshape",
+     "sigmoid", "sigmoid_", "size", "sub", "tanh", "tanh_", "transpose", "view")
 )  # fmt: skip
 MODULE_NAME = re.compile(r"[\w-]+(\.[\w-]+)*", re.ASCII)  # as torchvision and timm have them
 
@@ -38,7 +40,10 @@ class LayerNorm2d(nn.LayerNorm):
         return y.permute(0, 3, 1, 2)
 
 
-OWN_LAYERS: dict[str, type[nn.Module]] = {kind.__name__: kind for kind in (LayerNorm2d, SamePadding, BlurPool)}
+OWN_KINDS = (
+    LayerNorm2d, SamePadding, BlurPool, InProjection, HeadAttention, WindowAttention, WindowSplit, WindowMerge, NeighbourGather,
+)  # fmt: skip
+OWN_LAYERS: dict[str, type[nn.Module]] = {kind.__name__: kind for kind in OWN_KINDS}
 
 
 def find_layer(kind: str) -> type[nn.Module] | None:

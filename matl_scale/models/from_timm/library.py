@@ -1,6 +1,7 @@
 """timm, where it is installed: its names, its models as backbones, and its optimizers. Import timm through this module, never
 directly."""
 
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlparse
@@ -11,7 +12,7 @@ import matl_scale.vision  # noqa: F401 (timm imports torchvision, which fails be
 from matl_scale.errors import InputError, nearest, one_line
 from matl_scale.extras import require
 from matl_scale.models.from_timm import PREFIX
-from matl_scale.routing.tracing import build_graph
+from matl_scale.routing.tracing import build_graph, find_image_size
 
 
 def load_timm(purpose: str) -> Any:
@@ -46,17 +47,18 @@ def find_timm_file(file_name: str) -> Any:
     return next((entry for entry in entries if PurePosixPath(urlparse(entry.url or "").path).name == file_name), None)
 
 
-def build_timm(name: str) -> nn.Module:
-    """Builds a timm model with its classifier, with freshly drawn weights.
+def build_timm(name: str, args: Mapping[str, Any]) -> nn.Module:
+    """Builds a timm model with its classifier, with freshly drawn weights; `args` are those of its constructor.
 
     Raises:
         InputError: timm is not installed, or cannot build it.
     """
     timm = load_timm(f"`model.name` = {name}")
     try:
-        model: nn.Module = timm.create_model(name.removeprefix(PREFIX))
+        model: nn.Module = timm.create_model(name.removeprefix(PREFIX), **args)
     except Exception as error:  # timm's models raise errors of many kinds
-        raise InputError(f"`model.name` = {name}: timm cannot build it: {one_line(error)}.") from error
+        given = f" with `model.args` = {args}" if args else ""
+        raise InputError(f"`model.name` = {name}: timm cannot build it{given}: {one_line(error)}.") from error
     return model
 
 
@@ -84,5 +86,5 @@ def build_timm_graph(model: nn.Module) -> fx.GraphModule:
     from matl_scale.models.from_timm.layers import Layers  # need timm, which only its models need
     from matl_scale.models.from_timm.tracer import TimmTracer
 
-    layers = Layers(model)
-    return build_graph(model, TimmTracer(layers))
+    size, layers = find_image_size(model), Layers(model)
+    return build_graph(model, TimmTracer(layers, size))

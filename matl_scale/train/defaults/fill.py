@@ -9,8 +9,10 @@ from typing import Any
 from matl_scale.automatic import AUTO, chosen
 from matl_scale.errors import InputError
 from matl_scale.models.backbone_size import measure_backbone
-from matl_scale.models.backbones import ModelConfig
+from matl_scale.models.backbones import ModelConfig, build_backbone_outline, check_name
 from matl_scale.models.network import MEAN, STD
+from matl_scale.models.transformers import fill_size, has_patches
+from matl_scale.routing.heads import fit_sigma
 from matl_scale.train.choose_routes import USUAL_SIGMA
 from matl_scale.train.config import Config, walk, with_settings
 from matl_scale.train.defaults import rules
@@ -18,7 +20,7 @@ from matl_scale.train.defaults.facts import Machine, RunFacts
 from matl_scale.train.defaults.speed import measure_image_s
 
 # what a run that starts with the network of another takes over from it
-NETWORK_KEYS = ("model.name", "model.width", "model.stem", "model.mean", "model.std", "routing.sigma")
+NETWORK_KEYS = ("model.name", "model.args", "model.width", "model.stem", "model.mean", "model.std", "routing.sigma")
 # what a resumed run chooses anew
 NOT_INHERITED = (
     "run.resume", "routing.routes", "data.workers", "train.precision", "train.epochs", "train.steps", "train.accumulate",
@@ -53,9 +55,14 @@ def fill_workers(config: Config, machine: Machine) -> Config:
 
 def fill_model(config: Config, facts: RunFacts) -> Config:
     """Chooses the backbone."""
-    name, stem = rules.choose_backbone(facts.image_size, facts.machine.has_gpu), rules.choose_stem(facts.image_size)
+    config = fill_only_auto(config, {"model.name": rules.choose_backbone(facts.image_size, facts.machine.has_gpu)})
+    name = config.model.name
+    check_name(name)
+    args = {} if config.model.args == AUTO else config.model.args
+    config = with_settings(config, {"model.args": fill_size(name, args, facts.image_size)})
+    stem = "standard" if has_patches(name) else rules.choose_stem(facts.image_size)
     images = {"model.mean": list(MEAN), "model.std": list(STD), "model.weights_sha256": ""}
-    config = fill_only_auto(config, {"model.name": name, "model.stem": stem, **images})
+    config = fill_only_auto(config, {"model.stem": stem, **images})
     return (
         fill_only_auto(config, {"model.width": choose_width(config, facts)}) if config.model.width == AUTO else config
     )
@@ -94,8 +101,10 @@ def choose_epochs(config: Config, facts: RunFacts) -> float:
 def fill_step(config: Config, facts: RunFacts, num_routes: int) -> Config:
     """Chooses what a step consists of."""
     machine = facts.machine
-    # with a smaller σ, the only route would leave units idle
-    config = fill_only_auto(config, {"routing.sigma": 1.0 if num_routes == 1 else USUAL_SIGMA})
+    if config.routing.sigma == AUTO:
+        # with a smaller σ, the only route would leave units idle
+        sigma = 1.0 if num_routes == 1 else fit_usual_sigma(config)
+        config = with_settings(config, {"routing.sigma": sigma})
     accumulate = rules.choose_accumulate(facts.num_samples, num_routes, machine.num_ranks, config.data.share)
     config = fill_only_auto(config, {"train.accumulate": accumulate})
     if config.data.batch_size == AUTO:
@@ -104,6 +113,14 @@ def fill_step(config: Config, facts: RunFacts, num_routes: int) -> Config:
         batch_size = rules.choose_batch_size(facts.num_samples, num_slots, size.activation_bytes, machine.memory)
         config = with_settings(config, {"data.batch_size": batch_size})
     return config
+
+
+def fit_usual_sigma(config: Config) -> float:
+    """Returns the σ of several routes that is usual; where heads do not split by it, the nearest one by which they do."""
+    is_rounded = config.routing.strategy == "partition" or config.routing.sigma_last != "none"
+    if is_rounded or not has_patches(config.model.name):
+        return USUAL_SIGMA
+    return fit_sigma(build_backbone_outline(config.model, seed=0), USUAL_SIGMA)
 
 
 def fill_steps(config: Config, facts: RunFacts, labels_per_step: float) -> Config:

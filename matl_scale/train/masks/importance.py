@@ -4,14 +4,16 @@ The importance of a unit for a slot is |∂L/∂z|, where z = 1 is a gate that m
 how much the slot's loss changes without the unit (Molchanov, Mallya, Tyree, Frosio, Kautz, Importance Estimation for Neural
 Network Pruning, CVPR 2019, arXiv 1906.10771: gates behind batch norms; they square it where we take the absolute value). It
 needs no gate: ∂L/∂z = Σ w·∂L/∂w over the unit's weight and bias in the norm, or in the conv where no norm follows. Over the
-filter in front of a batch norm that sum would be zero for every unit, because the norm undoes any change of scale. A unit that
-several layers of a residual stream share has the sum of their gates, with signs: without the unit, all of them close.
+filter in front of a batch norm that sum would be zero for every unit, because the norm undoes any change of scale. The gate of an
+attention head is that of its values. A unit that several layers of a residual stream share has the sum of their gates, with
+signs: without the unit, all of them close.
 
 A slot's values are added up per route, float64, over the slots of all ranks.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from typing import cast
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from torch import fx, nn
 
 from matl_scale.errors import RunError, shortened
 from matl_scale.models.network import RoutedModel
+from matl_scale.routing.attention import HeadAttention
 from matl_scale.routing.derive import units_of
 from matl_scale.routing.masks import UnitScores
 from matl_scale.routing.router import TaskRouter
@@ -51,6 +54,7 @@ class UnitImportance:
             indices = [columns.setdefault(unit, len(columns)) for unit in units.tolist()]
             self._units[router] = torch.tensor(indices, device=device)
             for parameter in layer.parameters(recurse=False):
+                # the last outputs: of a layer that makes queries and keys besides, the values
                 parameter.register_hook(partial(self._note, parameter, self._units[router]))
             if (index := getattr(layer, "affine_index", None)) is not None:
                 own[index] = self._units[router]
@@ -98,7 +102,8 @@ class UnitImportance:
     def _note(self, parameter: nn.Parameter, units: torch.Tensor, gradient: torch.Tensor) -> None:
         """Adds Σ w·∂L/∂w of each channel of a parameter, whose first dimension they are."""
         if self._slot is not None:
-            products = parameter.detach().double() * gradient.double()
+            values, gradients = parameter.detach()[-len(units) :], gradient[-len(units) :]
+            products = values.double() * gradients.double()
             self._slot.index_add_(0, units, products.reshape(len(units), -1).sum(dim=1))
 
     def _note_row(
@@ -115,6 +120,9 @@ def find_gates(trunk: fx.GraphModule) -> Iterator[tuple[str, nn.Module, np.ndarr
     """Yields the name of each router, the layer in front of it, and the units of its channels."""
     for node in trunk.graph.nodes:
         if isinstance(module_of(trunk, node), TaskRouter):
-            layer = module_of(trunk, node.args[0])
+            source = cast(fx.Node, node.args[0])
+            if isinstance(module_of(trunk, source), HeadAttention):  # linear in the values
+                source = cast(fx.Node, source.args[0])
+            layer = module_of(trunk, source)
             assert layer is not None
             yield str(node.target).removeprefix("routers."), layer, units_of(node)

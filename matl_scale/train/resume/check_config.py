@@ -7,8 +7,8 @@ from matl_scale.tasks import Task
 from matl_scale.train.config import Config, read_saved, walk
 
 FIXED_KEYS = (
-    "model.name", "model.width", "model.stem", "model.pretrained", "model.weights_sha256", "model.mean", "model.std",
-    "model.freeze",
+    "model.name", "model.args", "model.width", "model.stem", "model.pretrained", "model.weights_sha256", "model.mean",
+    "model.std", "model.freeze",
     "routing.strategy", "routing.statistics", "routing.affine", "optim.name", "optim.layer_decay", "run.freeze", "run.seed",
     "data.fold", "data.fold_seed",
 )  # fmt: skip
@@ -18,7 +18,7 @@ MASK_KEYS = (
     "routing.dense_share",
 )  # fmt: skip
 NETWORK_KEYS = (
-    "model.name", "model.width", "model.stem", "model.mean", "model.std", "routing.statistics", "routing.layers",
+    "model.name", "model.args", "model.width", "model.stem", "model.mean", "model.std", "routing.statistics", "routing.layers",
     "routing.start", "routing.sigma_last", "routing.sigmas",
 )  # fmt: skip
 SIGMA_KEYS = ("routing.sigma_last", "routing.sigmas")  # of them, what a dense network has no use for
