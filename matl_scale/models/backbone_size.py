@@ -40,5 +40,5 @@ def measure_backbone(model: ModelConfig, image_size: int) -> BackboneSize:
         if isinstance(module, nn.Conv2d):
             module.register_forward_hook(add)
     with FlopCounterMode(display=False) as counter:
-        outline(torch.empty(1, 3, image_size, image_size, device="meta"))
+        outline(torch.empty(1, *(model.input_shape or (3, image_size, image_size)), device="meta"))
     return BackboneSize(multiply_adds=counter.get_total_flops() // 2, activation_bytes=kept)

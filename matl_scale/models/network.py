@@ -79,7 +79,10 @@ class RoutedModel(nn.Module):
         return logits[0] if len(logits) == 1 else torch.cat(logits, dim=1)
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
-        """Returns the network's input for uint8 images, shape `(batch, 3, height, width)`."""
+        """Returns the network's input for uint8 images, shape `(batch, 3, height, width)`; for features, shape `(batch,
+        num_features)`, these in the network's type."""
+        if images.is_floating_point():
+            return images.to(torch.get_default_dtype())
         return normalise(images, self.mean, self.std)
 
     def heads_of(self, route_id: int) -> list[nn.Linear]:
@@ -118,13 +121,25 @@ def build_model(
     """
     # here, because a network that is read from a hub folder is run without torchvision
     from matl_scale.models.backbones import build_backbone, build_backbone_outline, count_features
-    from matl_scale.routing.surgery import route_by_spec
+    from matl_scale.routing.surgery import pass_through, route_by_spec
 
     backbone = build_backbone_outline(model, seed) if outline else build_backbone(model, seed)
     num_features = count_features(backbone, model, image_size)
     spec = routing.mask_spec(len(num_classes) if routes is None else routes.num_routes, seed, closeness)
     drop_path = None if model.drop_path == AUTO else model.drop_path
-    trunk = route_by_spec(backbone, spec, cast(Statistics, routing.statistics), earlier, routing.affine, drop_path)
+    trunk = (
+        pass_through()
+        if model.is_features and not model.layers
+        else route_by_spec(
+            backbone,
+            spec,
+            cast(Statistics, routing.statistics),
+            earlier,
+            routing.affine,
+            drop_path,
+            model.input_shape,
+        )
+    )
     if routing.affine == "route" and not affine_norms(trunk):
         raise InputError(
             f"`routing.affine` = route needs norms in the routed layers, and `{model.name}` has none there. Set it to shared."

@@ -15,6 +15,9 @@ from matl_scale.routing.channelwise import BlurPool, SamePadding
 from matl_scale.vision import StochasticDepth
 
 EXAMPLE_PIXELS = 320  # large enough for every torchvision CNN; of the shapes only channel counts matter
+INPUT_SHAPE = (
+    "matl_scale.input_shape"  # in a routed trunk's own `meta`: that of an input that is no image; None for images
+)
 TRACED = "matl_scale.traced"  # in a graph module's own `meta`: `build_graph` made it
 
 
@@ -98,8 +101,9 @@ def module_around(node: fx.Node) -> str:
     return next(reversed(list(node.meta.get("nn_module_stack") or {})), "") or node.name
 
 
-def trace(backbone: nn.Module) -> fx.GraphModule:
-    """Traces a copy of `backbone`, unless it is a graph already, and records the shape of every node's value.
+def trace(backbone: nn.Module, input_shape: tuple[int, ...] | None = None) -> fx.GraphModule:
+    """Traces a copy of `backbone`, unless it is a graph already, and records the shape of every node's value. Its inputs have
+    `input_shape`, without the batch; None are images.
 
     Raises:
         InputError: It cannot be traced, or does not run.
@@ -112,7 +116,8 @@ def trace(backbone: nn.Module) -> fx.GraphModule:
     on_meta = copy.deepcopy(graph_module).to("meta", torch.float32) if has_values else graph_module
     finder = ShapeFinder(on_meta)
     try:
-        finder.propagate(torch.empty(2, 3, EXAMPLE_PIXELS, EXAMPLE_PIXELS, device="meta", dtype=torch.float32))
+        shape = input_shape or (3, EXAMPLE_PIXELS, EXAMPLE_PIXELS)
+        finder.propagate(torch.empty(2, *shape, device="meta", dtype=torch.float32))
     except Exception as error:
         inside = f"module `{module_around(finder.failed)}`: " if finder.failed else ""
         raise InputError(

@@ -67,7 +67,7 @@ class CacheKind:
         return [*beside, Path(home) / self.what]
 
     def complete(self, folder: Path, sha256: str, hashes: Mapping[str, str]) -> None:
-        """Writes what says that the files of a cache, given with their hashes, are all there; `sha256` is that of what is cached."""
+        """Writes what says that the files of a cache, given with their hashes, are all there, for what has the hash `sha256`."""
         content = {"format": self._format, "format_version": FORMAT_VERSION, self.what: sha256, "files": dict(hashes)}
         write_text(folder / CACHE_FILE, as_json(content))
         write_text(folder / CHECKED_FILE, as_json(describe_files(folder, hashes)))

@@ -17,7 +17,6 @@ from matl_scale.data.shards.layout import CELLS_AT_ONCE, MISSING
 from matl_scale.data.shards.mapped_array import map_array
 from matl_scale.data.shards.stored_columns import ARRAYS, StoredColumn, Stores, open_stores, store_column
 from matl_scale.data.shards.tables import parquet_errors
-from matl_scale.errors import InputError
 from matl_scale.storage.files import write_text
 from matl_scale.storage.store import Store
 

@@ -19,6 +19,8 @@ from matl_scale.train.defaults.speed import measure_image_s
 
 # what a run that starts with the network of another takes over from it
 NETWORK_KEYS = ("model.name", "model.width", "model.stem", "model.mean", "model.std", "routing.sigma")
+# what a resumed run takes over before its data are opened
+DATA_KEYS = ("data.image_size", "model.name", "model.trunk", "model.weights_sha256")
 # what a resumed run chooses anew
 NOT_INHERITED = (
     "run.resume", "routing.routes", "data.workers", "train.precision", "train.epochs", "train.steps", "train.accumulate",
@@ -54,7 +56,8 @@ def fill_workers(config: Config, machine: Machine) -> Config:
 def fill_model(config: Config, facts: RunFacts) -> Config:
     """Chooses the backbone."""
     name, stem = rules.choose_backbone(facts.image_size, facts.machine.has_gpu), rules.choose_stem(facts.image_size)
-    images = {"model.mean": list(MEAN), "model.std": list(STD), "model.weights_sha256": ""}
+    images: dict[str, Any] = {"model.mean": list(MEAN), "model.std": list(STD), "model.weights_sha256": ""}
+    images |= {"model.trunk": "", "model.trunk_sha256": "", "model.num_features": 0}
     config = fill_only_auto(config, {"model.name": name, "model.stem": stem, **images})
     return (
         fill_only_auto(config, {"model.width": choose_width(config, facts)}) if config.model.width == AUTO else config

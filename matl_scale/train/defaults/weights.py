@@ -13,13 +13,14 @@ from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo
 from matl_scale.storage.files import file_sha256
 from matl_scale.train.config import Config, read_saved
 from matl_scale.train.defaults.fill import fill_only_auto
+from matl_scale.train.features.choose import fill_from_features, find_features
 
 PRETRAINED = "resnet18"  # with `model.pretrained`, unless another name is given
 
 
 def fill_from_weights(config: Config, checkpoint: CheckpointInfo | None, start: CheckpointInfo | None) -> Config:
-    """Returns the config with what `model.weights` or `model.pretrained` say, where it is `auto`. A run that resumes, or starts
-    with the network of another, takes nothing from them.
+    """Returns the config with what `model.weights` or `model.pretrained` say, where it is `auto`, or with what follows from
+    features. A run that resumes, or starts with the network of another, takes nothing from weights.
 
     Args:
         config: As it was given.
@@ -29,6 +30,8 @@ def fill_from_weights(config: Config, checkpoint: CheckpointInfo | None, start: 
     Raises:
         InputError: The weights cannot be read, do not fit the backbone, or are others than the run began with.
     """
+    if config.model.is_features:
+        return fill_from_features(config, find_features(config))
     if checkpoint is not None:
         return note_same_file(config, checkpoint)
     if start is not None or not config.model.is_trained:
