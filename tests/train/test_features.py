@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +10,21 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.run_configs import load_state
+from helpers.run_configs import assert_identical, load_state, saved_state
 from helpers.shard_sets import ShardSet
 from matl_scale.commands.embed import main as embed
 from matl_scale.data.images.decode import decode_image
 from matl_scale.data.loading.feature_batches import FeatureReader
 from matl_scale.data.loading.loader import DataConfig
-from matl_scale.data.shards.features import (
-    FeatureSet,
-    open_features,
-    read_feature_sets,
-)
+from matl_scale.data.shards.features import FEATURES_FILE, FeatureSet, open_features, read_feature_sets
 from matl_scale.data.shards.manifest import read_manifest
 from matl_scale.data.shards.reader import SampleReader
+from matl_scale.errors import InputError
 from matl_scale.models.backbones import ModelConfig
 from matl_scale.models.network import normalise
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.runs.checkpoints.network import open_network, restore_network
+from matl_scale.runs.layout import TRUNK_FILE
 from matl_scale.storage.files import file_sha256
 from matl_scale.storage.store import Store
 from matl_scale.tracking.recorder import TrackConfig
