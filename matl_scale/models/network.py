@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # of ImageNet's training images, in the order R, G, B: what torchvision's weights expect
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
+MANY_TASKS = 32  # with fewer, the heads cost nothing beside the trunk
 REACH = 20  # steps so far ÷ those that their moving average reaches back over
 
 
@@ -77,6 +78,23 @@ class RoutedModel(nn.Module):
         """Returns the logits of all tasks of a route for features of shape `(batch, num_features)`."""
         logits = [self.heads[head](features) for head in self.routes.heads_of[route_id]]
         return logits[0] if len(logits) == 1 else torch.cat(logits, dim=1)
+
+    def classify_relative(self, features: torch.Tensor, route_id: int) -> torch.Tensor:
+        """Does what `classify` does, up to a constant for each sample and task, which no loss sees. With many binary tasks it
+        takes half the time: one column of a head per task, the difference of its two classes."""
+        if not self._is_binary(route_id):
+            return self.classify(features, route_id)
+        parts = []
+        for head in self.heads_of(route_id):
+            weight, bias = head.weight.view(-1, 2, head.in_features), head.bias.view(-1, 2)
+            difference = nn.functional.linear(features, weight[:, 1] - weight[:, 0], bias[:, 1] - bias[:, 0])
+            parts.append(torch.stack([torch.zeros_like(difference), difference], dim=2).flatten(1))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def _is_binary(self, route_id: int) -> bool:
+        """Whether a route has many tasks, all with two classes."""
+        tasks = self.routes.tasks_of[route_id]
+        return len(tasks) >= MANY_TASKS and all(self.num_classes[task] == 2 for task in tasks)
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
         """Returns the network's input for uint8 images, shape `(batch, 3, height, width)`; for features, shape `(batch,
