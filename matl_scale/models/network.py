@@ -146,7 +146,7 @@ def build_model(
     spec = routing.mask_spec(len(num_classes) if routes is None else routes.num_routes, seed, closeness)
     drop_path = None if model.drop_path == AUTO else model.drop_path
     trunk = (
-        pass_through()
+        pass_through(num_features)
         if model.is_features and not model.layers
         else route_by_spec(
             backbone,

@@ -31,7 +31,7 @@ from matl_scale.routing.masks import (
 )
 from matl_scale.routing.router import TaskRouter
 from matl_scale.routing.tracing import INPUT_SHAPE, trace
-from matl_scale.routing.units import ChannelMap, Stream, build_index_table
+from matl_scale.routing.units import ChannelMap, Channels, Stream, build_index_table
 
 if TYPE_CHECKING:
     from matl_scale.routing.affinity_masks import Closeness
@@ -274,14 +274,17 @@ def build_route_norm(
     return RouteGroupNorm(norm, mask, active)
 
 
-def pass_through() -> fx.GraphModule:
-    """Returns a trunk without layers, as `route()` would return it: heads are all that there is."""
+def pass_through(num_features: int) -> fx.GraphModule:
+    """Returns a trunk without layers, as `route()` would return it: heads on so many features are all that there is."""
     graph = fx.Graph()
     features = graph.placeholder("features")
+    features.meta["channels"] = Channels(units=None)
     graph.placeholder("route")
     graph.placeholder("affine", default_value=None)
     graph.output(features)
-    return fx.GraphModule({}, graph, "PassThrough")
+    trunk = fx.GraphModule({}, graph, "PassThrough")
+    trunk.meta[INPUT_SHAPE] = (num_features,)
+    return trunk
 
 
 def active_share(trunk: fx.GraphModule) -> tuple[float, float]:

@@ -133,7 +133,7 @@ def test_heads_of_many_binary_tasks_train_as_if_every_class_had_its_logit() -> N
     """Loss and gradients are those of whole logits, to float64 rounding, also where a head matrix was added later."""
     count = 40
     routes = Routes(names=("all",), route_of=(0,) * count, head_of=(0,) * (count - 3) + (1,) * 3)
-    model = RoutedModel(pass_through(), [2] * count, 5, routes).double()
+    model = RoutedModel(pass_through(5), [2] * count, 5, routes).double()
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(7, 5, dtype=torch.float64, generator=generator)
     labels = torch.randint(-1, 2, (7, count), generator=generator)
