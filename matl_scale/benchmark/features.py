@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from matl_scale.automatic import chosen
 from matl_scale.benchmark.figure import Conditions, Figure, Workload, timed
 from matl_scale.benchmark.inputs import OPTIMIZER
 from matl_scale.data.loading.feature_batches import FeatureReader
@@ -87,7 +88,7 @@ def by_hand(values: np.ndarray, labels: np.ndarray, device: torch.device) -> Wor
     """Returns a pass of a plain loop."""
     features, targets = torch.from_numpy(values).to(device).float(), torch.from_numpy(labels).to(device).long()
     heads = torch.nn.Linear(NUM_FEATURES, 2 * NUM_TASKS).to(device)
-    optimizer = torch.optim.AdamW(heads.parameters(), lr=OPTIMIZER.lr, fused=True)
+    optimizer = torch.optim.AdamW(heads.parameters(), lr=chosen(OPTIMIZER.lr), fused=True)
 
     def run() -> None:
         for rows in torch.randperm(NUM_IMAGES, device=device).split(BATCH):

@@ -21,16 +21,20 @@ from matl_scale.data.shards.manifest import read_manifest
 from matl_scale.data.shards.reader import SampleReader
 from matl_scale.errors import InputError
 from matl_scale.models.backbones import ModelConfig
-from matl_scale.models.network import normalise
+from matl_scale.models.cost import count_forward
+from matl_scale.models.network import build_model, normalise
 from matl_scale.models.routing_config import RoutingConfig
+from matl_scale.routes import Routes
 from matl_scale.runs.checkpoints.network import open_network, restore_network
 from matl_scale.runs.layout import TRUNK_FILE
 from matl_scale.storage.files import file_sha256
 from matl_scale.storage.store import Store
+from matl_scale.sweep.arms import BUILT_IN
 from matl_scale.tracking.recorder import TrackConfig
-from matl_scale.train.config import Config, RunConfig
+from matl_scale.train.config import Config, RunConfig, with_settings
 from matl_scale.train.evaluation import EvalConfig
 from matl_scale.train.process_group import build_accelerator
+from matl_scale.train.resolve import resolve_offline
 from matl_scale.train.run import train
 from matl_scale.train.schedule import CheckpointConfig
 from matl_scale.train.step.optim import OptimConfig
@@ -189,6 +193,26 @@ def test_images_that_cannot_be_decoded_are_named_and_left_out_of_training(
     batch = FeatureReader(manifest, stored).read_features(np.array([5, 3]))
     assert [entry.sample_id for entry in batch.damage] == [3]
     assert not batch.values[1].any()
+
+
+def test_a_pass_over_features_costs_what_layers_and_heads_do() -> None:
+    """Of three heads on ten features, and of layers of eight and six units of which a route has half."""
+    for hidden, sigma, expected in (([], 1.0, 10 * 6), ([8, 6], 0.5, 10 * 4 + 4 * 3 + 3 * 6)):
+        model = ModelConfig(name="features", width=1.0, stem="standard", num_features=10, hidden=hidden)
+        routes = Routes.build(["all"], [0, 0, 0])
+        network = build_model(model, RoutingConfig(sigma=sigma), [2, 2, 2], 0, SIZE, routes, outline=True)
+        assert count_forward(network, 0) == expected
+
+
+def test_the_arm_probe_is_trained_on_features(embedded: Embedded, tmp_path: Path) -> None:
+    """Whatever the sweep does to images and routes."""
+    given = config_of(embedded, tmp_path, "run", hidden=[4])
+    given = replace(given, model=ModelConfig(name="resnet18", weights=str(embedded.weights)))
+    config = with_settings(with_settings(given, {"data.augment": "crop-flip"}), BUILT_IN["probe"].settings(6))
+    resolved, data = resolve_offline(config)
+    assert resolved.routes.routes.num_routes == 1
+    assert (resolved.config.model.trunk, resolved.config.model.layers) == (NAME, [])
+    assert isinstance(data.reader, FeatureReader)
 
 
 def refuse(config: Config, *parts: str) -> None:
