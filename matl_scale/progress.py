@@ -69,8 +69,8 @@ class ItemProgress(ProgressDisplay):
 
     SEPARATOR = ", "
 
-    def __init__(self, total: int, unit: str, done: int = 0) -> None:
-        super().__init__(total, done)
+    def __init__(self, total: int, unit: str, done: int = 0, enabled: bool = True) -> None:
+        super().__init__(total, done, enabled)
         self.unit = unit
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 
 from matl_scale.benchmark.figure import Conditions, Figure
 from matl_scale.data.loading.plan import RouteOrder
-from matl_scale.data.shards.label_cache import find_fault, map_cache, write_cache
+from matl_scale.data.shards.label_cache import LABELS, map_cache, write_cache
 from matl_scale.data.shards.labels import Labels
 from matl_scale.data.shards.sample_runs import SampleRuns
 from matl_scale.routes import Routes
@@ -67,7 +67,7 @@ def draw_columns(scale: Scale) -> Iterator[tuple[str, np.ndarray]]:
 
 def open_order(folder: Path) -> tuple[Labels, RouteOrder]:
     """Opens the labels as a rank does, and finds the samples of each route."""
-    assert find_fault(folder, SHA256) is None
+    assert LABELS.find_fault(folder, SHA256) is None
     found = map_cache(folder)
     labels = Labels(
         stores=found.stores.stores,

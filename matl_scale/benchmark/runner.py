@@ -22,6 +22,7 @@ from matl_scale.benchmark import (
     decide,
     evaluation,
     export,
+    features,
     labels,
     losses,
     many_tasks,
@@ -48,6 +49,7 @@ SUITES: dict[str, Callable[[Conditions], list[Figure]]] = {
     "step": step.figures,
     "eval": lambda conditions: evaluation.figures(conditions) + prediction.figures(conditions),
     "losses": losses.figures,
+    "features": features.figures,
     "decide": decide.figures,
     "routes": routes.figures,
     "sync": sync.figures,
@@ -60,8 +62,8 @@ SUITES: dict[str, Callable[[Conditions], list[Figure]]] = {
     "tracking": tracking.figures,
 }
 ON_RANKS = ("sync",)  # these need several ranks; the others run on one
-# not by default. decide, labels, many_tasks, routes and data take minutes; export: ONNX's packages; tracking: Chromium
-BY_NAME = ("decide", "labels", "many_tasks", "routes", "data", "export", "tracking")
+# not by default. decide, features, labels, many_tasks, routes and data take minutes; export: ONNX's packages; tracking: Chromium
+BY_NAME = ("decide", "features", "labels", "many_tasks", "routes", "data", "export", "tracking")
 DATA_SETS = ("fashion_mnist", "cifar100")  # of the suite data and the studies
 COLUMNS = ("ratio of minima", "median", "10 % to 90 % of rounds", "minima", "numerator ÷ denominator, goal")
 TIMEOUT_S = 24 * 3600.0  # how long the other ranks may wait for the suites on rank 0

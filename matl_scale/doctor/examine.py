@@ -22,7 +22,7 @@ from matl_scale.train.defaults.facts import read_machine
 from matl_scale.train.defaults.weights import fill_before_data
 from matl_scale.train.resolve import ResolvedRun, resolve_run
 from matl_scale.train.resume.start_from import find_start
-from matl_scale.train.run_data import TRAIN_SPLIT, RunData, build_run_data
+from matl_scale.train.run_data import TRAIN_SPLIT, RunData, open_run_data
 
 STYLES = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "bold red"}
 
@@ -34,7 +34,7 @@ def run_doctor(config: Config, num_ranks: int | None) -> int:
     machine = read_machine(nodes * per_node, per_node)
     start = find_start(config.run.start_from)
     config = fill_before_data(config, machine, None, start)
-    data = build_run_data(config.data)
+    data = open_run_data(config)
     resolved = resolve_run(config, data, machine, None, start)
     findings = [Finding("note", "run", line + ".") for line in resolved.lines]
     if resolved.config.routing.strategy == "roaming":

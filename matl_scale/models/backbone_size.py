@@ -40,5 +40,6 @@ def measure_backbone(model: ModelConfig, image_size: int) -> BackboneSize:
         if isinstance(module, nn.Conv2d):
             module.register_forward_hook(add)
     with FlopCounterMode(display=False) as counter:
-        outline(torch.empty(1, 3, image_size, image_size, device="meta", dtype=torch.float32))
+        shape = model.input_shape or (3, image_size, image_size)
+        outline(torch.empty(1, *shape, device="meta", dtype=torch.float32))
     return BackboneSize(multiply_adds=counter.get_total_flops() // 2, activation_bytes=kept)

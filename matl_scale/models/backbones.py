@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from matl_scale.automatic import AUTO, Auto, chosen
 from matl_scale.errors import InputError, first_line, nearest
+from matl_scale.models.feature_layers import FEATURES, FeatureLayers, OnTrunk
 from matl_scale.models.from_timm import PREFIX, is_timm
 from matl_scale.seeds import derive_seed
 from matl_scale.vision import models
@@ -31,7 +32,8 @@ class ModelConfig:
 
     name: str = "auto"
     """A torchvision model, by its name in torchvision.models.get_model, or timm/ and the name of a timm model, without the tag
-    of weights: timm/regnety_002. `auto`: resnet18, or vgg11_bn for small images on CPUs."""
+    of weights: timm/regnety_002. `features`: what matl-embed has computed of the set's images by a trunk that stays as it is.
+    `auto`: resnet18, or vgg11_bn for small images on CPUs."""
     args: dict[str, Any] | Auto = field(default=AUTO, hash=False)
     """Arguments of the model's own builder, as timm.create_model takes them: {patch_size: 4, embed_dim: 64, depth: 4, num_heads:
     4} makes a small vision transformer. A model for one size of images is told `data.image_size`, unless it is among them.
@@ -50,6 +52,15 @@ class ModelConfig:
     folder of a model hub. Nothing is downloaded, and no code in it is run. Its classifier is left out. Needs width 1."""
     weights_sha256: str = "auto"
     """The SHA-256 that the file of `weights` should have. `auto`: the run notes the one that it has."""
+    hidden: list[int] | int = field(default_factory=list, hash=False)
+    """With `features`: the numbers of units of the layers between them and the heads, each with a norm and a ReLU, which are
+    routed as convs are. None trains heads alone."""
+    trunk: str = "auto"
+    """With `features`: the network that computed them, where the set has those of several."""
+    trunk_sha256: str = "auto"
+    """The SHA-256 of the file with the weights of that network, which the run copies into its checkpoints and notes here."""
+    num_features: int | Auto = "auto"
+    """With `features`: how many numbers an image has; the run notes it."""
     mean: list[float] | Auto = field(default=AUTO, hash=False)
     """Mean of the images that the backbone expects, per channel (R, G, B), where 1 is the largest value. `auto`: what the weights
     say; else that of ImageNet."""
@@ -67,6 +78,9 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if isinstance(self.freeze, str):
             object.__setattr__(self, "freeze", [self.freeze] if self.freeze else [])
+        if isinstance(self.hidden, int):
+            object.__setattr__(self, "hidden", [self.hidden] if self.hidden else [])
+        self._check_features()
         for key, numbers in (("mean", self.mean), ("std", self.std)):
             check_channels(key, numbers)
         if self.std != AUTO and not min(self.std) > 0:
@@ -88,14 +102,45 @@ class ModelConfig:
         if self.pretrained and (self.width not in (1, AUTO) or self.stem not in ("standard", AUTO)):
             raise InputError("`model.pretrained` should be false unless `model.width` is 1 and `model.stem` standard.")
 
+    def _check_features(self) -> None:
+        if min(self.layers, default=1) < 1:
+            raise InputError(f"`model.hidden` should be numbers of units, each at least 1. Got {self.layers}.")
+        if self.is_features and (self.pretrained or self.freeze):
+            key = "pretrained" if self.pretrained else "freeze"
+            raise InputError(
+                f"`model.{key}` should not be given with `model.name` = features: the trunk, with its weights, is that which "
+                "computed them (matl-embed)."
+            )
+
+    @property
+    def layers(self) -> list[int]:
+        """The units of the layers between features and heads."""
+        return [self.hidden] if isinstance(self.hidden, int) else self.hidden
+
+    @property
+    def is_features(self) -> bool:
+        """Whether the network is trained on features that were computed before."""
+        return self.name == FEATURES
+
+    @property
+    def input_shape(self) -> tuple[int, ...] | None:
+        """The shape of an image's features where the network is trained on these; None for one that takes images."""
+        return (chosen(self.num_features),) if self.is_features else None
+
     @property
     def is_trained(self) -> bool:
         """Whether the backbone starts with weights that somebody else has trained."""
-        return self.pretrained or bool(self.weights)
+        return self.pretrained or (bool(self.weights) and not self.is_features)
 
     def without_weights(self) -> "ModelConfig":
         """Returns the config of the same backbone whose weights come from elsewhere, or do not matter."""
         return replace(self, pretrained=False, weights="")
+
+    def on_trunk(self, weights: str) -> "ModelConfig":
+        """Returns the config of the network for images that a network trained on features is, together with the trunk that
+        computed them; `weights` is the file with the trunk's."""
+        assert self.is_features
+        return replace(self, name=self.trunk, weights=weights, weights_sha256="")
 
 
 def check_channels(key: str, numbers: list[float] | Auto) -> None:
@@ -104,12 +149,15 @@ def check_channels(key: str, numbers: list[float] | Auto) -> None:
 
 
 def build_backbone(config: ModelConfig, seed: int) -> nn.Module:
-    """Builds a CNN without its classifier: `(batch, 3, height, width) → (batch, num_features)`.
+    """Builds a CNN without its classifier: `(batch, 3, height, width) → (batch, num_features)`. With the name `features`, builds
+    the layers between features and heads alone; with the name of a CNN, `hidden` layers follow it.
 
     Raises:
         InputError: There is no such model, it needs timm, which is not installed, torch.fx cannot trace it (timm's are traced
             here), it has no classifier that can be removed, or its weights cannot be had, or do not fit.
     """
+    if config.is_features:
+        return build_layers(config, chosen(config.num_features), seed)
     backbone, classifier = build_plain_backbone(config, seed)
     if config.weights:
         # a network that is served never reads such a file
@@ -117,7 +165,14 @@ def build_backbone(config: ModelConfig, seed: int) -> nn.Module:
         from matl_scale.models.weights.fit import load_weights
 
         load_weights(backbone, classifier, read_weights(config.weights), config.name)
-    return backbone
+    return OnTrunk(backbone, build_layers(config, chosen(config.num_features), seed)) if config.layers else backbone
+
+
+def build_layers(config: ModelConfig, num_features: int, seed: int) -> nn.Module:
+    """Builds the layers between features and heads."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "hidden"))
+        return FeatureLayers(num_features, config.layers) if config.layers else nn.Identity()
 
 
 def build_plain_backbone(config: ModelConfig, seed: int) -> tuple[nn.Module, set[str]]:
@@ -199,6 +254,8 @@ class EmptyOnMeta(TorchFunctionMode):
 def build_backbone_outline(config: ModelConfig, seed: int) -> nn.Module:
     """Does what `build_backbone` does for modules and shapes. The weights, on the meta device, have no values, and need not be
     drawn or downloaded."""
+    if config.is_features:
+        return build_backbone(config, seed)
     return build_outline_parts(config, seed)[0]
 
 
@@ -330,8 +387,9 @@ def count_features(backbone: nn.Module, config: ModelConfig, image_size: int) ->
         InputError: The backbone does not run on images of this size.
     """
     on_meta = copy.deepcopy(backbone).to("meta", torch.float32).eval()
+    shape = config.input_shape or (3, image_size, image_size)
     try:
-        output = on_meta(torch.empty(1, 3, image_size, image_size, device="meta", dtype=torch.float32))
+        output = on_meta(torch.empty(1, *shape, device="meta", dtype=torch.float32))
     except Exception as error:  # torchvision's models raise errors of many kinds
         raise InputError(
             f"`model.name` = {config.name} (width {config.width:g}, stem {config.stem}) does not run on images of "

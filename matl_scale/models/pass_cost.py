@@ -24,4 +24,5 @@ def build_routed_outline(
     """Builds a routed trunk whose weights have no values, with the masks that a new run's will have at its start; the strategy
     `affinity` lays them by the `closeness` of routes, on which no cost depends. Raises `InputError` as `build_model` does."""
     spec = routing.mask_spec(num_routes, seed, closeness)
-    return route_by_spec(build_backbone_outline(model, seed), spec, cast(Statistics, routing.statistics))
+    statistics = cast(Statistics, routing.statistics)
+    return route_by_spec(build_backbone_outline(model, seed), spec, statistics, input_shape=model.input_shape)

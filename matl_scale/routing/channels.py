@@ -108,6 +108,8 @@ class ChannelTracer:
             self.visit_pool(node)
         elif isinstance(module, nn.Flatten):
             self.visit_flatten(node)
+        elif isinstance(module, nn.Unflatten):
+            self.visit_unflatten(node, module)
         else:
             raise self.refusal(node, f"a {type(module).__name__} mixes or hides channels")
 
@@ -216,6 +218,12 @@ class ChannelTracer:
             raise self.refusal(node, "only a flatten of channels and pixels to features can be followed")
         pixels = shape[1] // len(source.units)
         self.channels[node] = Channels(units=np.repeat(source.units, pixels), pixels=pixels)
+
+    def visit_unflatten(self, node: fx.Node, module: nn.Unflatten) -> None:
+        source = self.input_channels(node)
+        if (module.dim, module.unflattened_size) != (1, (-1, 1, 1)) or source.pixels != 1:
+            raise self.refusal(node, "only one pixel per image can be made of features")
+        self.channels[node] = Channels(units=source.units)
 
     def visit_mean(self, node: fx.Node) -> None:
         dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")

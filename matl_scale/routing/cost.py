@@ -20,6 +20,7 @@ from matl_scale.routing.derive import units_of
 from matl_scale.routing.layers import matches_any
 from matl_scale.routing.router import TaskRouter
 from matl_scale.routing.shared_prefix import find_common, module_of
+from matl_scale.routing.tracing import INPUT_SHAPE
 
 COUNTED = nn.Conv2d | nn.Linear | HeadAttention
 MEMORY_KEY = "matl_scale.costs"  # in the trunk's own `meta`
@@ -147,7 +148,8 @@ class Counter:
 def find_shapes(trunk: fx.GraphModule, image_size: int) -> dict[fx.Node, torch.Size]:
     """Returns the shape of every tensor in a routed trunk's graph for one image, by running it on the meta device."""
     on_meta = copy.deepcopy(trunk).to("meta", torch.float32).eval()
-    image = torch.empty(1, 3, image_size, image_size, device="meta", dtype=torch.float32)
+    shape = trunk.meta.get(INPUT_SHAPE) or (3, image_size, image_size)
+    image = torch.empty(1, *shape, device="meta", dtype=torch.float32)
     ShapeProp(on_meta).propagate(image, torch.zeros(1, dtype=torch.long, device="meta"), initial_affine(on_meta))
     twins = zip(trunk.graph.nodes, on_meta.graph.nodes, strict=True)
     found = {node: twin.meta.get("tensor_meta") for node, twin in twins}  # lists and numbers have none

@@ -31,8 +31,8 @@ from matl_scale.routing.masks import (
 from matl_scale.routing.operations import NORM_MODULES
 from matl_scale.routing.router import TaskRouter
 from matl_scale.routing.tokens import trace_channels
-from matl_scale.routing.tracing import trace
-from matl_scale.routing.units import ChannelMap, Stream, build_index_table
+from matl_scale.routing.tracing import INPUT_SHAPE, trace
+from matl_scale.routing.units import ChannelMap, Channels, Stream, build_index_table
 
 if TYPE_CHECKING:
     from matl_scale.routing.affinity_masks import Closeness
@@ -114,10 +114,13 @@ def route_by_spec(
     earlier: EarlierMasks | UnitScores | None = None,
     affine: Affine = "shared",
     drop_path: float | None = None,
+    input_shape: tuple[int, ...] | None = None,
 ) -> fx.GraphModule:
     """Does what `route()` does, with masks drawn by `spec`, or by what an earlier network says of its units. `drop_path` is a
-    rate of stochastic depth (see `set_drop_path`); None leaves the backbone's own."""
-    routed = trace(backbone)
+    rate of stochastic depth (see `set_drop_path`); None leaves the backbone's own. `input_shape` is that of an input that is no
+    image, without the batch."""
+    routed = trace(backbone, input_shape)
+    routed.meta[INPUT_SHAPE] = input_shape
     if drop_path is not None:
         set_drop_path(routed, drop_path)
     channels = trace_channels(routed)
@@ -273,8 +276,21 @@ def build_route_norm(
     return RouteGroupNorm(norm, mask, active)
 
 
+def pass_through(num_features: int) -> fx.GraphModule:
+    """Returns a trunk without layers, as `route()` would return it: heads on so many features are all that there is."""
+    graph = fx.Graph()
+    features = graph.placeholder("features")
+    features.meta["channels"] = Channels(units=None)
+    graph.placeholder("route")
+    graph.placeholder("affine", default_value=None)
+    graph.output(features)
+    trunk = fx.GraphModule({}, graph, "PassThrough")
+    trunk.meta[INPUT_SHAPE] = (num_features,)
+    return trunk
+
+
 def active_share(trunk: fx.GraphModule) -> tuple[float, float]:
     """Returns the smallest and the largest fraction of a layer's units that are active for a route: the σ after rounding."""
     masks = [module.mask for module in trunk.modules() if isinstance(module, TaskRouter)]
-    shares = [float(mask[0].float().mean()) for mask in masks]
+    shares = [float(mask[0].float().mean()) for mask in masks] or [1.0]
     return min(shares), max(shares)

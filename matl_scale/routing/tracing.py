@@ -21,6 +21,8 @@ from matl_scale.routing.window_attention import NeighbourGather, WindowMerge, Wi
 from matl_scale.vision import StochasticDepth
 
 EXAMPLE_PIXELS = 320  # large enough for every torchvision CNN; of the shapes only channel counts matter there
+# in a routed trunk's own `meta`: the shape of an input that is no image; None for images
+INPUT_SHAPE = "matl_scale.input_shape"
 TRACED = "matl_scale.traced"  # in a graph module's own `meta`: `build_graph` made it
 IMAGE_SIZE = "matl_scale.image_size"  # likewise: the only size of images, in pixels, that the graph takes; None for any
 
@@ -151,8 +153,9 @@ def trace_graph(backbone: nn.Module) -> fx.GraphModule:
     return build_graph(backbone, BackboneTracer(find_image_size(backbone)))
 
 
-def trace(backbone: nn.Module) -> fx.GraphModule:
-    """Traces a copy of `backbone`, unless it is a graph already, and records the shape of every node's value.
+def trace(backbone: nn.Module, input_shape: tuple[int, ...] | None = None) -> fx.GraphModule:
+    """Traces a copy of `backbone`, unless it is a graph already, and records the shape of every node's value. Its inputs have
+    `input_shape`, without the batch; None are images.
 
     Raises:
         InputError: It cannot be traced, or does not run.
@@ -163,7 +166,7 @@ def trace(backbone: nn.Module) -> fx.GraphModule:
     on_meta = copy.deepcopy(graph_module).to("meta", torch.float32) if has_values else graph_module
     finder = ShapeFinder(on_meta)
     try:
-        finder.propagate(torch.empty(2, 3, size, size, device="meta", dtype=torch.float32))
+        finder.propagate(torch.empty(2, *(input_shape or (3, size, size)), device="meta", dtype=torch.float32))
     except Exception as error:
         inside = f"module `{module_around(finder.failed)}`: " if finder.failed else ""
         raise InputError(

@@ -7,6 +7,8 @@ from urllib.parse import quote
 CONFIG_FILE = "config.yaml"
 CHECKPOINT_FILE = "checkpoint.json"  # the description in a checkpoint's folder
 STATE_FILE = "state.pt"  # the tensors in a checkpoint's folder
+# in a checkpoint's folder, beside the tensors of a network that was trained on features: the trunk that computes these
+TRUNK_FILE = "trunk.safetensors"
 DECISIONS_FILE = "decisions.parquet"  # beside the tensors of a best network
 LOCK_FILE = ".lock"
 MLFLOW_LOCK_FILE = ".mlflow.lock"
@@ -46,6 +48,7 @@ class RunFolder:
     nonfinite_file = Entry("nonfinite.csv")  #: samples of the step at which numbers that are not finite ended the run
     checkpoints_folder = Entry("checkpoints")  #: to resume from, a folder `step-NNNNNNNNN` each
     best_folder = Entry("best")  #: the network of the best evaluation, without its optimizer, in such a folder
+    trunk_file = Entry(TRUNK_FILE)  #: of a network that is trained on features: the trunk that computed these
     export_folder = Entry("export")  #: where `matl-export` writes by default
 
     def best_predictions_file(self, split: str) -> Path:

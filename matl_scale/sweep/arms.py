@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from matl_scale.errors import InputError, nearest
+from matl_scale.models.feature_layers import FEATURES
 from matl_scale.sweep.settings import check_free, value_of
 from matl_scale.train.parse_config import check_config_file, parse_config
 
@@ -25,6 +26,17 @@ HARD_SHARING = {
     "routing.sigmas": {},
     "routing.affine": "shared",
     **FIXED_MASKS,
+}
+ON_FEATURES = {
+    **HARD_SHARING,
+    "model.name": FEATURES,
+    "model.hidden": [],
+    "model.pretrained": False,
+    "model.freeze": [],
+    "data.augment": "none",
+    "data.mixup": 0.0,
+    "data.cutmix": 0.0,
+    "train.channels_last": False,
 }
 
 
@@ -77,7 +89,12 @@ BUILT_IN = {
         ),
         Arm(
             name="probe",
-            help="heads on a trunk whose weights stay as they are (drawn, `model.pretrained` or `model.weights`)",
+            help="heads on the features that matl-embed has computed by a trunk that stays as it is",
+            settings_for=lambda _: ON_FEATURES,
+        ),
+        Arm(
+            name="frozen",
+            help="heads on a trunk that stays as it is and runs in every step (drawn, `model.pretrained`, `model.weights`)",
             settings_for=lambda _: {**HARD_SHARING, "model.freeze": ["*"]},
         ),
     )

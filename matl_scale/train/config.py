@@ -87,6 +87,10 @@ class Config:
                 )
         self._check_head_warmup()
         self._check_patience()
+        if self.model.layers and not self.model.is_features:
+            raise InputError(
+                f"`model.hidden` should come with `model.name` = features. Got {self.model.layers} for {self.model.name}."
+            )
 
     def _check_patience(self) -> None:
         patience, needed = self.train.patience, ""

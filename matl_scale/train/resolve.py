@@ -25,7 +25,7 @@ from matl_scale.train.defaults.weights import fill_before_data
 from matl_scale.train.evaluation import EvalConfig
 from matl_scale.train.masks.dense_part import check_dense_part
 from matl_scale.train.resume.start_from import find_frozen_tasks, find_start
-from matl_scale.train.run_data import TRAIN_SPLIT, RunData, build_run_data, check_train_data
+from matl_scale.train.run_data import TRAIN_SPLIT, RunData, check_train_data, open_run_data
 from matl_scale.train.share_images import check_share
 from matl_scale.train.step.execution import Slots
 from matl_scale.train.step.sampling import RouteSampler, build_sampler
@@ -80,7 +80,7 @@ def resolve_offline(config: Config, num_ranks: int = 1, ranks_per_node: int = 1)
     machine = read_machine(num_ranks, ranks_per_node)
     start = find_start(config.run.start_from)
     config = fill_before_data(config, machine, None, start)
-    data = build_run_data(config.data)
+    data = open_run_data(config)
     check_train_data(data, config.data, num_ranks)
     return resolve_run(config, data, machine, None, start), data
 

@@ -10,12 +10,14 @@ from accelerate.utils import gather_object
 from matl_scale.device import device_name
 from matl_scale.progress import TrainProgress
 from matl_scale.runs.checkpoints.masks import find_old_tasks
+from matl_scale.runs.layout import RunFolder
 from matl_scale.runs.records import LocalLog
 from matl_scale.tracking.recorder import LAST_COPY_S
 from matl_scale.train.build import build_components, build_recorder
 from matl_scale.train.config import Config
 from matl_scale.train.defaults.facts import read_machine
 from matl_scale.train.defaults.weights import fill_before_data
+from matl_scale.train.features.choose import copy_trunk, find_features
 from matl_scale.train.health.stop import StopRequest
 from matl_scale.train.health.watchdog import Watchdog, explain_lost_ranks
 from matl_scale.train.loop import Hooks, Run, run_steps
@@ -26,7 +28,7 @@ from matl_scale.train.resolve import ResolvedRun, resolve_run
 from matl_scale.train.resume.open_run import OpenedRun, open_run
 from matl_scale.train.resume.prepare_folder import build_run_folder, describe_resumption, describe_subnetworks
 from matl_scale.train.resume.start_from import describe_start
-from matl_scale.train.run_data import RunData, build_run_data, check_train_data
+from matl_scale.train.run_data import RunData, check_train_data, open_run_data
 
 STOPPED_COPY_S = 10.0  # longest wait for the copy to MLflow when a job system is about to end the process
 
@@ -71,7 +73,7 @@ def train(
         machine = read_machine(world_size)
         given = config
         config = on_main(accelerator, lambda: fill_before_data(given, machine, opened.checkpoint, opened.start))
-        data = build_run_data(config.data, opened.label_version)
+        data = open_run_data(config, opened.label_version)
         check_train_data(data, config.data, world_size)
         # patterns without a match end the run here, before anything is built
         check_losses(config.loss, data.tasks)
@@ -99,6 +101,8 @@ def train(
 
         def prepare() -> Sequence[str]:
             build_run_folder(config, data, state, devices)
+            if config.model.is_features:
+                copy_trunk(find_features(config), RunFolder(config.run.folder).trunk_file)
             if lacks_evaluation:  # it may have been recorded, but not have counted for `train.patience`
                 LocalLog(config.run.folder).forget_evaluation(state.step, config.eval.split)
             return quick_checks(config, data, world_size) if quick_checks is not None else []

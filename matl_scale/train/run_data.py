@@ -9,8 +9,10 @@ import numpy as np
 from matl_scale.automatic import chosen
 from matl_scale.data.images.fit import Fit
 from matl_scale.data.loading.damage import DamageLog
+from matl_scale.data.loading.feature_batches import FeatureReader
 from matl_scale.data.loading.loader import DataConfig, choose_image_size
 from matl_scale.data.loading.missing import choose_fills
+from matl_scale.data.shards.features import FeatureSet, open_features
 from matl_scale.data.shards.folds import read_folded
 from matl_scale.data.shards.labels import Labels
 from matl_scale.data.shards.manifest import Manifest
@@ -19,8 +21,9 @@ from matl_scale.data.shards.reader import SampleReader
 from matl_scale.errors import InputError, Problem, shortened
 from matl_scale.tasks import Task, match_names
 from matl_scale.text import count_of
-from matl_scale.train.config import absolute
+from matl_scale.train.config import Config, absolute
 from matl_scale.train.evaluation import EvalData
+from matl_scale.train.features.choose import find_features
 
 TRAIN_SPLIT = "train"
 
@@ -81,6 +84,11 @@ class RunData:
             "image_size": self.image_size,
         }
 
+    def on_features(self, found: FeatureSet) -> "RunData":
+        """Returns the data with features in the place of images; raises `InputError` if they are those of other images."""
+        features, notes = open_features(found, self.manifest)
+        return replace(self, reader=FeatureReader(self.manifest, features), notes=(*self.notes, *notes))
+
     def damage_log(self, split: str) -> DamageLog:
         """Returns an empty log of a split's damaged samples."""
         num_samples = self.manifest.splits[split]
@@ -127,6 +135,16 @@ def build_run_data(config: DataConfig, version: str = "") -> RunData:
         has_shared_labels=labels.is_shared,
         notes=tuple(labels.notes),
     )
+
+
+def open_run_data(config: Config, version: str = "") -> RunData:
+    """Opens the shard set as `build_run_data` does, and the features of its images if the run is trained on these.
+
+    Raises:
+        InputError: As `build_run_data`, or the features are those of other images.
+    """
+    data = build_run_data(config.data, version)
+    return data.on_features(find_features(config)) if config.model.is_features else data
 
 
 def check_train_data(data: RunData, config: DataConfig, world_size: int) -> None:

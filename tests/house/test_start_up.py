@@ -26,6 +26,7 @@ LINES = [
     # those that import least come first
     ["data_prep.__main__", "--help"],
     ["data_prep.__main__", "nonsense"],
+    ["matl_scale.commands.embed", "--help"],
     ["matl_scale.commands.evaluate", "--help"],
     ["matl_scale.commands.evaluate", "--nonsense"],
     ["matl_scale.commands.decide", "--help"],

@@ -7,7 +7,9 @@ from torch.nn import functional
 
 from helpers.reference import loss_of_route
 from helpers.reference_losses import build_references
+from matl_scale.models.network import RoutedModel
 from matl_scale.routes import Routes
+from matl_scale.routing.surgery import pass_through
 from matl_scale.tasks import Task
 from matl_scale.train.losses.config import LossConfig
 from matl_scale.train.step.loss import RouteLoss
@@ -125,3 +127,27 @@ def test_without_labels_the_loss_is_zero_with_a_graph(route: int) -> None:
     assert loss.item() == 0
     assert logits.grad is not None
     assert not logits.grad.any()
+
+
+def test_heads_of_many_binary_tasks_train_as_if_every_class_had_its_logit() -> None:
+    """Loss and gradients are those of whole logits, to float64 rounding, also where a head matrix was added later."""
+    count = 40
+    routes = Routes(names=("all",), route_of=(0,) * count, head_of=(0,) * (count - 3) + (1,) * 3)
+    model = RoutedModel(pass_through(5), [2] * count, 5, routes).double()
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(7, 5, dtype=torch.float64, generator=generator)
+    labels = torch.randint(-1, 2, (7, count), generator=generator)
+    found = []
+    for logits in (model.classify(features, 0), model.classify_relative(features, 0)):
+        model.zero_grad()
+        loss = RouteLoss(routes, [2] * count, np.ones(count), CPU)(0, logits, labels)
+        expected = functional.cross_entropy(logits.view(-1, 2), labels.flatten(), ignore_index=-1, reduction="sum")
+        torch.testing.assert_close(loss, expected / (7 * count))
+        loss.backward()
+        found.append([loss.detach(), *(parameter.grad.clone() for parameter in model.heads.parameters())])
+    for whole, relative in zip(*found, strict=True):
+        torch.testing.assert_close(relative, whole, rtol=1e-12, atol=1e-14)
+    with torch.no_grad():
+        whole, relative = model.classify(features, 0), model.classify_relative(features, 0)
+    assert not torch.equal(whole, relative)
+    torch.testing.assert_close(relative.view(7, count, 2).softmax(2), whole.view(7, count, 2).softmax(2))

@@ -8,7 +8,7 @@ import math
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, NamedTuple, Protocol
@@ -23,6 +23,7 @@ from matl_scale.data.images.decode import decode_image
 from matl_scale.data.images.fit import CROP, FITS, Fit
 from matl_scale.data.images.gate import BadImage
 from matl_scale.data.loading.augment import RESIZED_CROP, choose_steps
+from matl_scale.data.loading.feature_batches import FeatureReader, FeatureRows
 from matl_scale.data.loading.missing import FILLS
 from matl_scale.data.loading.plan import PlannedBatch, SlotPlan, plan_evaluation
 from matl_scale.data.loading.resized_crop import ResizedCrops
@@ -135,10 +136,10 @@ class DataConfig:
 
 class EncodedBatch(NamedTuple):
     """What a source yields: one planned batch or several of the same samples, and for each sample its encoded image or what is
-    wrong with it."""
+    wrong with it; or the features of all of them."""
 
     planned: list[PlannedBatch]
-    images: list[bytes | Damage]
+    images: list[bytes | Damage] | FeatureRows
 
 
 class Source(Protocol):
@@ -153,7 +154,8 @@ class Source(Protocol):
 class ImageBatch(PlannedBatch):
     """A planned batch with its decoded images."""
 
-    images: torch.Tensor  # uint8, shape `(batch, 3, size, size)`; black where a sample is damaged
+    # uint8, shape `(batch, 3, size, size)`, or features, float16, shape `(batch, num_features)`; zeros where a sample is damaged
+    images: torch.Tensor
     valid: np.ndarray  # whether each sample is intact, shape `(batch,)`
     damage: tuple[Damage, ...] = ()  # the damaged samples
 
@@ -183,8 +185,9 @@ class PlannedBatches:
 
     def __call__(self) -> Iterator[EncodedBatch]:
         worker, num_workers = current_worker()
+        read = self.reader.read_features if isinstance(self.reader, FeatureReader) else self.reader.read
         for planned in self.plan(worker=worker, num_workers=num_workers):
-            yield EncodedBatch(planned, self.reader.read(planned[0].sample_ids))
+            yield EncodedBatch(planned, read(planned[0].sample_ids))
 
 
 class TrainBatches(PlannedBatches):
@@ -212,6 +215,7 @@ class DecodeBatch:
 
     def __call__(self, batch: EncodedBatch) -> list[ImageBatch]:
         planned, encoded = batch.planned, batch.images
+        assert not isinstance(encoded, FeatureRows), "features need no decoding"
         sample_ids = planned[0].sample_ids
         # whole images are the same in all batches
         pixels = np.zeros((len(planned) if self.crops else 1, len(encoded), 3, self.size, self.size), dtype=np.uint8)
@@ -231,13 +235,26 @@ class DecodeBatch:
                 except BadImage as error:
                     image = self.reader.damage(int(sample_ids[i]), str(error))
             damage.append(image)
-        damaged = {entry.sample_id for entry in damage}
-        valid = np.array([sample_id not in damaged for sample_id in sample_ids.tolist()])
         stacked = [torch.from_numpy(part) for part in pixels]
-        return [
-            ImageBatch(**vars(each), images=images, valid=valid, damage=tuple(damage))
-            for each, images in zip(planned, stacked if self.crops else stacked * len(planned), strict=True)
-        ]
+        return build_batches(planned, stacked if self.crops else stacked * len(planned), damage)
+
+
+def stack_features(batch: EncodedBatch) -> list[ImageBatch]:
+    """Returns the batches that have some samples, with their features."""
+    assert isinstance(batch.images, FeatureRows), "images have to be decoded"
+    return build_batches(batch.planned, [batch.images.values] * len(batch.planned), batch.images.damage)
+
+
+def build_batches(
+    planned: Sequence[PlannedBatch], images: Sequence[torch.Tensor], damage: Sequence[Damage]
+) -> list[ImageBatch]:
+    """Returns planned batches of the same samples with the images of each."""
+    damaged = [entry.sample_id for entry in damage]
+    valid = ~np.isin(planned[0].sample_ids, damaged)
+    return [
+        ImageBatch(**vars(each), images=own, valid=valid, damage=tuple(damage))
+        for each, own in zip(planned, images, strict=True)
+    ]
 
 
 def current_worker() -> tuple[int, int]:
@@ -254,12 +271,14 @@ def build_loader(
     fit: Fit = CROP,
     crops: ResizedCrops | None = None,
 ) -> Generator[ImageBatch, None, None]:
-    """Yields the batches of one rank, with images of `image_size` pixels per side as `DecodeBatch` makes them; in pinned memory
-    for a GPU.
+    """Yields the batches of one rank, with images of `image_size` pixels per side as `DecodeBatch` makes them, or with the
+    features that the source reads; in pinned memory for a GPU.
 
     The worker processes start with the first batch and end with the generator.
     """
-    pipeline = wds.DataPipeline(source, wds.map(DecodeBatch(source.reader, image_size, fit, crops)))
+    is_decoded = isinstance(source.reader, FeatureReader)
+    stage = stack_features if is_decoded else DecodeBatch(source.reader, image_size, fit, crops)
+    pipeline = wds.DataPipeline(source, wds.map(stage))
     for batches in wds.WebLoader(
         pipeline,
         batch_size=None,

@@ -1,7 +1,7 @@
 """A trained network, from a checkpoint alone: neither its shard set nor its run's folder is needed."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -10,6 +10,7 @@ import torch
 from matl_scale.device import Precision
 from matl_scale.errors import InputError
 from matl_scale.models.backbones import ModelConfig
+from matl_scale.models.feature_layers import FIRST_LAYER
 from matl_scale.models.network import RoutedModel, build_ema, build_model, move_model
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.routing.masks import DRAWN
@@ -23,7 +24,10 @@ from matl_scale.runs.checkpoints.checkpoint import (
 )
 from matl_scale.runs.checkpoints.compatibility import check_network
 from matl_scale.runs.checkpoints.masks import hash_masks, masks_of_checkpoint
-from matl_scale.runs.layout import CHECKPOINT_FILE, RunFolder
+from matl_scale.runs.layout import CHECKPOINT_FILE, TRUNK_FILE, RunFolder
+from matl_scale.storage.files import file_sha256
+
+EMA = "module."  # in front of the names of a network in its moving average
 
 if TYPE_CHECKING:  # a served network reads no images
     from matl_scale.data.images.fit import Fit
@@ -47,6 +51,23 @@ class NetworkConfig:
     def has_own_masks(self) -> bool:
         """Whether the checkpoint alone knows its masks."""
         return bool(self.started_from) or self.routing.strategy not in DRAWN
+
+    def on_trunk(self, folder: Path) -> "NetworkConfig":
+        """Returns the config of the network for images: one that was trained on features, of a checkpoint in `folder`, together
+        with the trunk that computed them. The trunk is not routed.
+
+        Raises:
+            InputError: The file of the trunk is missing or damaged.
+        """
+        path = folder / TRUNK_FILE
+        if not path.is_file() or file_sha256(path) != self.model.trunk_sha256:
+            what = "damaged" if path.is_file() else "missing"
+            raise InputError(
+                f"{path} is {what}: the weights of {self.model.trunk}, which computed the features that this network was trained "
+                f"on. Copy it from another checkpoint of the run, or from the features (SHA-256 {self.model.trunk_sha256})."
+            )
+        routing = replace(self.routing, start=self.routing.start or FIRST_LAYER) if self.model.layers else self.routing
+        return replace(self, model=self.model.on_trunk(str(path)), routing=routing)
 
     @classmethod
     def read(cls, sections: Mapping[str, Mapping[str, Any]]) -> "NetworkConfig":
@@ -95,21 +116,16 @@ def open_network(run: Path, which: str = "best") -> CheckpointInfo:
 
 
 def restore_network(checkpoint: CheckpointInfo, device: torch.device) -> RoutedModel:
-    """Builds a checkpoint's network with its weights, in evaluation mode; the moving average if the run keeps one.
+    """Builds a checkpoint's network with its weights, in evaluation mode; the moving average if the run keeps one. It takes
+    images, also if it was trained on features: it then has the trunk that computed them.
 
     Raises:
-        InputError: The weights do not fit the masks that the checkpoint's config draws.
+        InputError: The weights do not fit the masks that the checkpoint's config draws, or there is no such trunk.
     """
     state, config = load_state(checkpoint), NetworkConfig.read(checkpoint.config)
-    model = build_model(
-        config.model,
-        config.routing,
-        list(checkpoint.tasks.values()),
-        config.seed,
-        checkpoint.image_size,
-        checkpoint.routes,
-        masks_of_checkpoint(checkpoint, state, checkpoint.routes.names) if config.has_own_masks else None,
-    )
+    if config.model.is_features:
+        return restore_on_trunk(checkpoint, state, config.on_trunk(checkpoint.folder), device)
+    model = build_network(checkpoint, state, config, config.has_own_masks)
     move_model(model, device, config.channels_last)
     check_network(checkpoint, tasks=checkpoint.tasks, masks=hash_masks(model))
     if state["ema"] is None:
@@ -119,3 +135,33 @@ def restore_network(checkpoint: CheckpointInfo, device: torch.device) -> RoutedM
     assert ema is not None
     ema.load_state_dict(state["ema"])
     return cast(RoutedModel, ema.module).eval()
+
+
+def build_network(
+    checkpoint: CheckpointInfo, state: dict[str, Any], config: NetworkConfig, has_own_masks: bool
+) -> RoutedModel:
+    """Builds the network of a checkpoint without its weights; with its masks, or with those that its config draws."""
+    return build_model(
+        config.model,
+        config.routing,
+        list(checkpoint.tasks.values()),
+        config.seed,
+        checkpoint.image_size,
+        checkpoint.routes,
+        masks_of_checkpoint(checkpoint, state, checkpoint.routes.names) if has_own_masks else None,
+    )
+
+
+def restore_on_trunk(
+    checkpoint: CheckpointInfo, state: dict[str, Any], config: NetworkConfig, device: torch.device
+) -> RoutedModel:
+    """Does what `restore_network` does for a network that was trained on features; `config` is that with its trunk, whose weights
+    are not in `state`."""
+    model = build_network(checkpoint, state, config, has_own_masks=bool(config.model.layers))
+    trained = state["model"]
+    if state["ema"] is not None:
+        trained = {key.removeprefix(EMA): value for key, value in state["ema"].items() if key.startswith(EMA)}
+    missing, unknown = model.load_state_dict(trained, strict=False)
+    assert not unknown, unknown
+    assert all(key.startswith("trunk.") for key in missing), missing
+    return move_model(model, device, config.channels_last).eval()

@@ -21,6 +21,8 @@ from matl_scale.train.defaults.speed import measure_image_s
 
 # what a run that starts with the network of another takes over from it
 NETWORK_KEYS = ("model.name", "model.args", "model.width", "model.stem", "model.mean", "model.std", "routing.sigma")
+# what a resumed run takes over before its data are opened
+DATA_KEYS = ("data.image_size", "model.name", "model.trunk", "model.weights_sha256")
 # what a resumed run chooses anew
 NOT_INHERITED = (
     "run.resume", "routing.routes", "data.workers", "train.precision", "train.epochs", "train.steps", "train.accumulate",
@@ -61,7 +63,8 @@ def fill_model(config: Config, facts: RunFacts) -> Config:
     args = {} if config.model.args == AUTO else config.model.args
     config = with_settings(config, {"model.args": fill_size(name, args, facts.image_size)})
     stem = "standard" if has_patches(name) else rules.choose_stem(facts.image_size)
-    images = {"model.mean": list(MEAN), "model.std": list(STD), "model.weights_sha256": ""}
+    images: dict[str, Any] = {"model.mean": list(MEAN), "model.std": list(STD), "model.weights_sha256": ""}
+    images |= {"model.trunk": "", "model.trunk_sha256": "", "model.num_features": 0}
     config = fill_only_auto(config, {"model.stem": stem, **images})
     return (
         fill_only_auto(config, {"model.width": choose_width(config, facts)}) if config.model.width == AUTO else config

@@ -29,7 +29,7 @@ def measure_image_s(model: ModelConfig, image_size: int) -> float:
     backbone = build_backbone_outline(model, seed=0).to_empty(device="cpu").train()
     for value in (*backbone.parameters(), *backbone.buffers()):
         torch.nn.init.constant_(value, 0.01)
-    images = torch.ones(num_images, 3, image_size, image_size)
+    images = torch.ones(num_images, *(model.input_shape or (3, image_size, image_size)))
     taken = []
     for _ in range(ROUNDS):
         start = time.perf_counter()

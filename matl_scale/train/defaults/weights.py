@@ -13,7 +13,8 @@ from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo
 from matl_scale.storage.files import file_sha256
 from matl_scale.train.config import Config, read_saved
 from matl_scale.train.defaults.facts import Machine
-from matl_scale.train.defaults.fill import fill_only_auto, fill_workers, inherit
+from matl_scale.train.defaults.fill import DATA_KEYS, fill_only_auto, fill_workers, inherit
+from matl_scale.train.features.choose import fill_from_features, find_features
 
 PRETRAINED = "resnet18"  # with `model.pretrained`, unless another name is given
 
@@ -21,17 +22,21 @@ PRETRAINED = "resnet18"  # with `model.pretrained`, unless another name is given
 def fill_before_data(
     config: Config, machine: Machine, checkpoint: CheckpointInfo | None, start: CheckpointInfo | None
 ) -> Config:
-    """Returns the config with what has to be known before the data are opened: processes that load, and the images' size, which
-    comes from an earlier checkpoint or from weights, as `fill_from_weights` says."""
+    """Returns the config with what has to be known before the data are opened: processes that load, whether there are images or
+    features, and the images' size. They come from an earlier checkpoint, from weights or from features, as `fill_from_weights`
+    says."""
     config = fill_workers(config, machine)
     if earlier := checkpoint or start:
-        config = inherit(config, read_saved(earlier.config), ["data.image_size"])
+        before = read_saved(earlier.config)
+        is_same = checkpoint is not None or before.model.is_features
+        config = inherit(config, before, DATA_KEYS if is_same else DATA_KEYS[:1])
     return fill_from_weights(config, checkpoint)
 
 
 def fill_from_weights(config: Config, checkpoint: CheckpointInfo | None) -> Config:
-    """Returns the config with what `model.weights` or `model.pretrained` say, where it is `auto`. A run that resumes takes
-    nothing from them; of one that starts with the network of another they are no part at all.
+    """Returns the config with what `model.weights` or `model.pretrained` say, where it is `auto`, or with what follows from
+    features. A run that resumes takes nothing from weights; of one that starts with the network of another they are no part at
+    all.
 
     Args:
         config: As it was given.
@@ -40,6 +45,8 @@ def fill_from_weights(config: Config, checkpoint: CheckpointInfo | None) -> Conf
     Raises:
         InputError: The weights cannot be read, do not fit the backbone, or are others than the run began with.
     """
+    if config.model.is_features:
+        return fill_from_features(config, find_features(config))
     if config.run.start_from:
         config = config.without_weights()
     if checkpoint is not None:

@@ -1,6 +1,8 @@
 """What a run saves: checkpoints to resume from, and the network of its best evaluation with its decisions."""
 
 import math
+import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,7 @@ from matl_scale.errors import InputError
 from matl_scale.runs.checkpoints.checkpoint import checkpoint_folders, read_info
 from matl_scale.runs.checkpoints.masks import hash_masks, save_masks
 from matl_scale.runs.checkpoints.writing import prune, save_checkpoint
-from matl_scale.runs.layout import DECISIONS_FILE, RunFolder
+from matl_scale.runs.layout import DECISIONS_FILE, TRUNK_FILE, RunFolder
 from matl_scale.storage.files import sync_to_disk
 from matl_scale.train.config import read_saved
 from matl_scale.train.state import TrainState
@@ -27,6 +29,7 @@ class Saver:
     # the summary that the best network is chosen by, the higher the better; empty keeps no best network
     best_metric: str
     split: str  # the split whose evaluations choose it
+    trunk: Path | None = None  # the file of the trunk that computed the features on which the network is trained
 
     def save_state(self, state: TrainState) -> None:
         """Writes a checkpoint. After it, only the last of the best networks is needed."""
@@ -34,7 +37,12 @@ class Saver:
             # a power cut must not take records of steps that will not be repeated
             sync_to_disk(self.folder.metrics_file)
         save_checkpoint(
-            self.folder.checkpoints_folder, state.step, state.state_dict(), self._describe(state), self.keep
+            self.folder.checkpoints_folder,
+            state.step,
+            state.state_dict(),
+            self._describe(state),
+            self.keep,
+            lambda folder, _: self._add_trunk(folder),
         )
         if state.moves.steps:
             save_masks(self.folder.path, state.model, state.move_arrays())
@@ -64,8 +72,19 @@ class Saver:
 
         def add_decisions(folder: Path, sha256: str) -> None:
             write_decisions(folder / DECISIONS_FILE, decide(sha256))
+            self._add_trunk(folder)
 
         return read_info(save_checkpoint(root, state.step, network, info, len(earlier) + 1, add_decisions)).sha256
+
+    def _add_trunk(self, folder: Path) -> None:
+        """Puts the trunk into a checkpoint, which is complete without the set's features then; all share the bytes on disk where
+        the file system can."""
+        if self.trunk is None:
+            return
+        try:
+            os.link(self.trunk, folder / TRUNK_FILE)
+        except OSError:
+            shutil.copyfile(self.trunk, folder / TRUNK_FILE)
 
     def _score_of(self, best: Path, state: TrainState) -> tuple[bool, float | None]:
         """Returns whether a best network was chosen by today's metric and split, and its score. A damaged one was

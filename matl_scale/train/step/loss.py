@@ -127,6 +127,10 @@ class PartLoss:
 
     def _sum_plain(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Returns the sums over samples, shape `(num_tasks,)`, of the cross-entropy."""
+        if logits.shape[2] == 2:  # the same, several times as fast
+            difference = logits[:, :, 1] - logits[:, :, 0]
+            found = functional.logsigmoid(torch.where(labels == 1, difference, -difference))
+            return -torch.where(labels == MISSING, 0.0, found).sum(dim=0)
         losses = functional.cross_entropy(
             logits.flatten(0, 1), labels.flatten(), ignore_index=MISSING, reduction="none"
         )

@@ -180,7 +180,7 @@ class StepSync:
 
     def _pack(self, layout: BufferLayout, num_slots: int, stop: bool) -> torch.Tensor:
         """Moves what this rank has collected into the buffer."""
-        like = next(self.model.trunk.parameters()).detach()
+        like = next(self.model.parameters()).detach()
         parts: dict[Hashable, torch.Tensor] = {}
         active = [key.route_id for key in layout.shapes if isinstance(key, LabelCounts)]
         for key, parameter in self._own_parameters(active):

@@ -281,7 +281,9 @@ class TrainStep:
         keeping = contextlib.nullcontext() if self.frozen is None else self.frozen.slot(routes[0])
         with self.accelerator.autocast(), keeping:
             features = self.trunk.features([slot.images for slot in group], routes)
-            logits = [self.model.classify(part, route_id) for part, route_id in zip(features, routes, strict=True)]
+            logits = [
+                self.model.classify_relative(part, route_id) for part, route_id in zip(features, routes, strict=True)
+            ]
         losses = [
             self.loss.of_mixed(slot.route_id, part, slot.targets, slot.own_share)
             for slot, part in zip(group, logits, strict=True)
