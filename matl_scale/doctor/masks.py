@@ -24,6 +24,9 @@ def check_masks(config: Config, found: ChosenRoutes) -> Iterator[Finding]:
     routing, num_routes = config.routing, found.routes.num_routes
     if found.mask_note:
         yield Finding("note", "masks", f"{found.mask_note}.")
+    if config.model.is_heads_alone:
+        yield Finding("ok", "masks", "heads alone are trained, on features: there is nothing to route.")
+        return
     cost = f" Strategy {routing.strategy}: {COSTS[routing.strategy]}." if routing.strategy in COSTS else ""
     if config.run.start_from:
         yield Finding("ok", "masks", f"routes of the network to start from keep the masks that they have there.{cost}")

@@ -78,7 +78,7 @@ def measure_activations(config: Config, data: RunData, model: RoutedModel, slots
         return tensor
 
     trunk: nn.Module = Subnetwork(model.trunk) if config.routing.execution == "subnetwork" else model.trunk
-    images = torch.zeros(PROBE_IMAGES, 3, data.image_size, data.image_size)
+    images = torch.zeros(PROBE_IMAGES, *(config.model.input_shape or (3, data.image_size, data.image_size)))
     with torch.autograd.graph.saved_tensors_hooks(add, lambda tensor: tensor):
         trunk(images, torch.tensor([0]), affine=model.affine_of(0)).sum()
     shrinkage = 1.0 if config.train.precision == "fp32" else 0.5  # the probe runs in float32

@@ -123,6 +123,11 @@ class ModelConfig:
         return self.name == FEATURES
 
     @property
+    def is_heads_alone(self) -> bool:
+        """Whether there is no layer between the input and the heads."""
+        return self.is_features and not self.layers
+
+    @property
     def input_shape(self) -> tuple[int, ...] | None:
         """The shape of an image's features where the network is trained on these; None for one that takes images."""
         return (chosen(self.num_features),) if self.is_features else None

@@ -147,7 +147,7 @@ def build_model(
     drop_path = None if model.drop_path == AUTO else model.drop_path
     trunk = (
         pass_through(num_features)
-        if model.is_features and not model.layers
+        if model.is_heads_alone
         else route_by_spec(
             backbone,
             spec,

@@ -15,6 +15,8 @@ from matl_scale.routing.surgery import route_by_spec
 def measure_pass(model: ModelConfig, routing: RoutingConfig, num_routes: int, seed: int, image_size: int) -> float:
     """Returns the share of the trunk's multiply-adds that a pass of one of so many routes needs, for images of `image_size`
     pixels; raises `InputError` as `build_model` does."""
+    if model.is_heads_alone:
+        return 1.0
     return pass_cost(build_routed_outline(model, routing.of_subnetworks(), num_routes, seed), image_size)
 
 
