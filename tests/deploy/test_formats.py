@@ -1,6 +1,7 @@
 """Exported files give the routed network's logits in every format, say what they are, and need nothing from the package."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -100,6 +101,7 @@ def test_files_say_what_they_are(tmp_path: Path) -> None:
     assert json.loads(extra["description.json"])["classes"] == ["ja", "nein", "né'e"]
 
 
+ALONE = os.environ | {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}  # torch alone imports nothing of an installed matl_scale
 SCRIPT = """
 import sys, importlib.util
 import torch
@@ -120,7 +122,7 @@ def test_the_module_beside_the_weights_runs_without_this_package(tmp_path: Path)
     model = routed("group norm")  # has a layer of its own
     write_network(dense_network(model, 1), DESCRIPTION, tmp_path / "file", "safetensors")
     torch.save((images_of(SIZE), model(images_of(SIZE), 1).detach()), tmp_path / "case.pt")
-    subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path)], cwd=tmp_path, check=True)
+    subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path)], cwd=tmp_path, env=ALONE, check=True)
 
 
 MANY_SCRIPT = """
@@ -141,7 +143,7 @@ def test_the_module_of_several_tasks_runs_without_this_package(tmp_path: Path) -
     model = on_two_routes("group norm", "3")
     write_network(dense_network(model, range(5)), MANY_TASKS, tmp_path / "file", "safetensors")
     torch.save((images_of(SIZE), [masked(model, i, images_of(SIZE)) for i in range(5)]), tmp_path / "case.pt")
-    subprocess.run([sys.executable, "-c", MANY_SCRIPT, str(tmp_path)], cwd=tmp_path, check=True)
+    subprocess.run([sys.executable, "-c", MANY_SCRIPT, str(tmp_path)], cwd=tmp_path, env=ALONE, check=True)
 
 
 def test_python_is_readable() -> None:
