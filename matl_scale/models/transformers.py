@@ -4,6 +4,7 @@ images, it has no stem, and it is made smaller by arguments of its own and not b
 import inspect
 from typing import Any
 
+from matl_scale.models.feature_layers import FEATURES
 from matl_scale.models.from_timm import is_timm
 from matl_scale.models.from_timm.library import timm_defaults
 from matl_scale.vision import models
@@ -23,8 +24,8 @@ def has_patches(name: str) -> bool:
 
 
 def torchvision_module(name: str) -> Any:
-    """Returns torchvision's module that defines a model; None if the model is another library's."""
-    return None if is_timm(name) else inspect.getmodule(models.get_model_builder(name))
+    """Returns torchvision's module that defines a model; None if the model is another library's, or features."""
+    return None if is_timm(name) or name == FEATURES else inspect.getmodule(models.get_model_builder(name))
 
 
 def fill_size(name: str, args: dict[str, Any], image_size: int) -> dict[str, Any]:

@@ -26,11 +26,11 @@ LINES = [
     # those that import least come first
     ["data_prep.__main__", "--help"],
     ["data_prep.__main__", "nonsense"],
-    ["matl_scale.commands.embed", "--help"],
     ["matl_scale.commands.evaluate", "--help"],
     ["matl_scale.commands.evaluate", "--nonsense"],
     ["matl_scale.commands.decide", "--help"],
     ["matl_scale.doctor.__main__", "--help"],
+    ["matl_scale.commands.embed", "--help"],
     ["data_prep.__main__", "shard", "--help"],
     ["data_prep.__main__", "shard", "--images", "x"],
     ["data_prep.__main__", "shard", "--images", "x", "--labels", "x", "--out", "x", "--partition", "2/1"],

@@ -57,15 +57,17 @@ def fill_workers(config: Config, machine: Machine) -> Config:
 
 def fill_model(config: Config, facts: RunFacts) -> Config:
     """Chooses the backbone."""
+    if config.model.is_features:  # the rest follows from the features
+        return fill_only_auto(config, {"model.args": {}})
     config = fill_only_auto(config, {"model.name": rules.choose_backbone(facts.image_size, facts.machine.has_gpu)})
     name = config.model.name
     check_name(name)
     args = {} if config.model.args == AUTO else config.model.args
     config = with_settings(config, {"model.args": fill_size(name, args, facts.image_size)})
     stem = "standard" if has_patches(name) else rules.choose_stem(facts.image_size)
-    images: dict[str, Any] = {"model.mean": list(MEAN), "model.std": list(STD), "model.weights_sha256": ""}
-    images |= {"model.trunk": "", "model.trunk_sha256": "", "model.num_features": 0}
-    config = fill_only_auto(config, {"model.stem": stem, **images})
+    images = {"model.mean": list(MEAN), "model.std": list(STD), "model.weights_sha256": ""}
+    no_features = {"model.trunk": "", "model.trunk_sha256": "", "model.num_features": 0}
+    config = fill_only_auto(config, {"model.stem": stem, **images, **no_features})
     return (
         fill_only_auto(config, {"model.width": choose_width(config, facts)}) if config.model.width == AUTO else config
     )
