@@ -77,6 +77,7 @@ def build_state(
     saved = load_state(source) if source else {}
     if opened.start:
         check_start(opened.start, config, data.tasks)
+    given = config
     if source:
         config = config.without_weights()
     elif config.model.is_trained:
@@ -89,7 +90,7 @@ def build_state(
     if opened.start:
         copy_weights(model, saved, opened.start, data.task_names, by_task=is_magnitude)
     if opened.checkpoint:
-        check_checkpoint(opened.checkpoint, config, data, model)
+        check_checkpoint(opened.checkpoint, given, data, model)
     ema = build_ema(model, config.train.ema_decay)
     if config.model.is_trained:
         keep_statistics(model.trunk)

@@ -24,6 +24,7 @@ from matl_scale.train.step.train_step import TrainConfig
 
 # what these runs have where a test leaves a value open: no choice by rules, which would change what is compared
 PLAIN = {
+    "model.args": {},
     "data.augment": "none", "data.image_size": 0, "data.workers": 0, "data.batch_size": 6, "model.name": "resnet18",
     "model.width": 0.0625, "model.stem": "small", "model.mean": list(MEAN), "model.std": list(STD),
     "model.weights_sha256": "", "routing.sigma": 0.5, "train.steps": 10, "train.accumulate": 1,
