@@ -6,13 +6,14 @@ from typing import Any
 
 from matl_scale.models.feature_layers import FEATURES
 from matl_scale.models.from_timm import is_timm
-from matl_scale.models.from_timm.library import timm_defaults
 from matl_scale.vision import models
 
 
 def find_size_argument(name: str) -> str:
     """Returns the name of the argument that tells a model the size of its images; empty if it takes images of any size."""
     if is_timm(name):
+        from matl_scale.models.from_timm.library import timm_defaults  # a network that is served needs no timm
+
         return "img_size" if timm_defaults(name).fixed_input_size else ""
     kind = getattr(torchvision_module(name), "VisionTransformer", None)
     return "image_size" if kind and "image_size" in inspect.signature(kind).parameters else ""

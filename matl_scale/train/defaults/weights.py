@@ -28,8 +28,7 @@ def fill_before_data(
     config = fill_workers(config, machine)
     if earlier := checkpoint or start:
         before = read_saved(earlier.config)
-        is_same = checkpoint is not None or before.model.is_features
-        config = inherit(config, before, DATA_KEYS if is_same else DATA_KEYS[:1])
+        config = inherit(config, before, DATA_KEYS if before.model.is_features else DATA_KEYS[:1])
     return fill_from_weights(config, checkpoint)
 
 
