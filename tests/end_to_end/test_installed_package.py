@@ -23,6 +23,7 @@ COMMANDS = (
     "data",
     "decide",
     "doctor",
+    "embed",
     "evaluate",
     "export",
     "predict",
