@@ -15,6 +15,7 @@ from matl_scale.automatic import AUTO, Auto, chosen
 from matl_scale.errors import InputError, first_line, nearest
 from matl_scale.models.feature_layers import FEATURES, FeatureLayers, OnTrunk
 from matl_scale.models.from_timm import PREFIX, is_timm
+from matl_scale.models.transformers import has_patches
 from matl_scale.seeds import derive_seed
 from matl_scale.vision import models
 
@@ -320,8 +321,6 @@ def feature_layers(classifier: nn.Module) -> nn.Module:
 
 def check_stem(name: str) -> None:
     """Raises `InputError` if the stem of a model cannot be made small."""
-    from matl_scale.models.transformers import has_patches  # asks timm
-
     if has_patches(name):
         raise InputError(
             f"`model.stem` should be standard or auto with {name}, which cuts images into patches: make these smaller "

@@ -45,8 +45,9 @@ def read_label_groups(
         for name in sorted({references[i].file for i in task_ids}):
             own = [column for column, task_id in enumerate(task_ids) if references[task_id].file == name]
             context = f"{root}/{name}"
-            stack.enter_context(parquet_errors(context))
-            file = pq.ParquetFile(stack.enter_context(root.fetched(name)))
+            path = stack.enter_context(root.fetched(name))
+            with parquet_errors(context):
+                file = pq.ParquetFile(path)
             if file.metadata.num_rows != num_samples:
                 raise InputError(
                     f"{context} should have one row per sample ({num_samples}). Got {file.metadata.num_rows}."

@@ -21,8 +21,10 @@ from matl_scale.train.defaults.speed import measure_image_s
 
 # what a run that starts with the network of another takes over from it
 NETWORK_KEYS = ("model.name", "model.args", "model.width", "model.stem", "model.mean", "model.std", "routing.sigma")
-# what a resumed run takes over before its data are opened
-DATA_KEYS = ("data.image_size", "model.name", "model.trunk", "model.weights_sha256")
+# what a run that resumes, or starts with the network of another, takes over before its data are opened: from any run, and from
+# one that was trained on features
+SIZE_KEYS = ("data.image_size",)
+FEATURE_KEYS = ("model.name", "model.trunk", "model.weights_sha256")
 # what a resumed run chooses anew
 NOT_INHERITED = (
     "run.resume", "routing.routes", "data.workers", "train.precision", "train.epochs", "train.steps", "train.accumulate",

@@ -13,7 +13,7 @@ from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo
 from matl_scale.storage.files import file_sha256
 from matl_scale.train.config import Config, read_saved
 from matl_scale.train.defaults.facts import Machine
-from matl_scale.train.defaults.fill import DATA_KEYS, fill_only_auto, fill_workers, inherit
+from matl_scale.train.defaults.fill import FEATURE_KEYS, SIZE_KEYS, fill_only_auto, fill_workers, inherit
 from matl_scale.train.features.choose import fill_from_features, find_features
 
 PRETRAINED = "resnet18"  # with `model.pretrained`, unless another name is given
@@ -28,7 +28,7 @@ def fill_before_data(
     config = fill_workers(config, machine)
     if earlier := checkpoint or start:
         before = read_saved(earlier.config)
-        config = inherit(config, before, DATA_KEYS if before.model.is_features else DATA_KEYS[:1])
+        config = inherit(config, before, SIZE_KEYS + FEATURE_KEYS if before.model.is_features else SIZE_KEYS)
     return fill_from_weights(config, checkpoint)
 
 
@@ -45,6 +45,8 @@ def fill_from_weights(config: Config, checkpoint: CheckpointInfo | None) -> Conf
         InputError: The weights cannot be read, do not fit the backbone, or are others than the run began with.
     """
     if config.model.is_features:
+        if config.model.weights:
+            check_sha256(config.model.weights, config.model.weights_sha256)
         return fill_from_features(config, find_features(config))
     if config.run.start_from:
         config = config.without_weights()

@@ -34,7 +34,7 @@ def find_features(config: Config) -> FeatureSet:
     found = read_feature_sets(root)
     trunks = [each for each in found if model.trunk in (AUTO, each.trunk.model)]
     wanted = model.weights_sha256
-    if model.weights:
+    if wanted == AUTO and model.weights:
         wanted = file_sha256(find_weights_file(model.weights))
     fitting = [each for each in trunks if wanted in (AUTO, each.trunk.weights_sha256)]
     if not trunks:
