@@ -19,7 +19,7 @@ from matl_scale.data.loading.loader import ImageBatch, TrainBatches, build_loade
 from matl_scale.data.loading.plan import RouteOrder, SlotPlan
 from matl_scale.data.shards.features import StoredFeatures
 from matl_scale.data.shards.labels import Labels
-from matl_scale.models.backbones import ModelConfig
+from matl_scale.models.config import ModelConfig
 from matl_scale.models.network import build_ema, build_model
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.routes import Routes

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from PIL import Image
 
-from matl_scale.models.backbones import ModelConfig
+from matl_scale.models.config import ModelConfig
 from matl_scale.models.network import RoutedModel, build_model
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.routes import Routes

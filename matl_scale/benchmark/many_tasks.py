@@ -23,7 +23,7 @@ from matl_scale.data.loading.loader import DataConfig
 from matl_scale.decisions.aim import Aim
 from matl_scale.metrics.names import METRICS
 from matl_scale.metrics.task_metrics import TaskMetrics
-from matl_scale.models.backbones import ModelConfig
+from matl_scale.models.config import ModelConfig
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.runs.decided import fit_on
 from matl_scale.runs.records import LocalLog

@@ -15,7 +15,7 @@ from matl_scale.data.loading.loader import TrainBatches, build_loader
 from matl_scale.data.loading.plan import RouteOrder, SlotPlan
 from matl_scale.data.shards.labels import Labels
 from matl_scale.data.shards.reader import SampleReader
-from matl_scale.models.backbones import ModelConfig
+from matl_scale.models.config import ModelConfig
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.train.process_group import build_accelerator
 from matl_scale.train.step.execution import TrunkExecution

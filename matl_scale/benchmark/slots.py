@@ -13,7 +13,8 @@ from torch import nn
 from torch.nn import functional
 
 from matl_scale.benchmark.figure import Conditions, Figure, Workload, timed
-from matl_scale.models.backbones import ModelConfig, Stem, build_backbone, count_features
+from matl_scale.models.backbones import build_backbone, count_features
+from matl_scale.models.config import ModelConfig, Stem
 from matl_scale.models.network import build_model
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.train.process_group import build_accelerator

@@ -20,7 +20,8 @@ from matl_scale.benchmark import slots
 from matl_scale.benchmark.figure import Conditions, Figure, Workload, timed
 from matl_scale.benchmark.inputs import OPTIMIZER, full_width
 from matl_scale.device import Precision, autocast
-from matl_scale.models.backbones import ModelConfig, build_backbone, count_features
+from matl_scale.models.backbones import build_backbone, count_features
+from matl_scale.models.config import ModelConfig
 from matl_scale.models.network import build_model
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.routing.slice_gradients import SliceGradients

@@ -47,7 +47,7 @@ def embed_and_print(options: argparse.Namespace, program: str) -> int:
     check_at_least(1, {"--batch-size": options.batch_size})
     check_at_least(0, {"--workers": options.workers})
     from matl_scale.data.loading.loader import DataConfig
-    from matl_scale.models.backbones import ModelConfig
+    from matl_scale.models.config import ModelConfig
     from matl_scale.train.config import Config
     from matl_scale.train.features.embed import embed
     from matl_scale.train.process_group import build_accelerator

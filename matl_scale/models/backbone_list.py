@@ -8,7 +8,8 @@ import torch
 
 from matl_scale.errors import InputError
 from matl_scale.extras import is_installed
-from matl_scale.models.backbones import ModelConfig, build_backbone_outline
+from matl_scale.models.backbones import build_backbone_outline
+from matl_scale.models.config import ModelConfig
 from matl_scale.models.from_timm import PREFIX, is_timm
 from matl_scale.models.from_timm.library import load_timm
 from matl_scale.routing.heads import fit_sigma

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from matl_scale.models.backbones import ModelConfig, build_backbone_outline, count_features
+from matl_scale.models.backbones import build_backbone_outline, count_features
+from matl_scale.models.config import ModelConfig
 
 BYTES = 4  # of a float32 number
 KEPT_PER_CONV = 2  # a conv's output is kept for the norm's backward pass, and the norm's for that of the next conv

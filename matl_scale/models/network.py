@@ -15,7 +15,7 @@ from matl_scale.routing.affine import AffineWeights, RouteAffine, affine_norms, 
 from matl_scale.routing.batch_norm import Statistics
 
 if TYPE_CHECKING:
-    from matl_scale.models.backbones import ModelConfig
+    from matl_scale.models.config import ModelConfig
     from matl_scale.models.routing_config import RoutingConfig
     from matl_scale.routing.masks import EarlierMasks, UnitScores
 

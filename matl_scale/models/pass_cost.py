@@ -5,7 +5,8 @@ from typing import cast
 import numpy as np
 from torch import fx
 
-from matl_scale.models.backbones import ModelConfig, build_backbone_outline
+from matl_scale.models.backbones import build_backbone_outline
+from matl_scale.models.config import ModelConfig
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.routing.batch_norm import Statistics
 from matl_scale.routing.cost import pass_cost

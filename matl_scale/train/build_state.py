@@ -6,7 +6,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from matl_scale.errors import InputError
-from matl_scale.models.backbones import ModelConfig
+from matl_scale.models.config import ModelConfig
 from matl_scale.models.network import RoutedModel, build_ema, build_model, move_model
 from matl_scale.models.pretrained import fetch_weights
 from matl_scale.models.weights.file import check_sha256

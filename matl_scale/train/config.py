@@ -14,7 +14,7 @@ import yaml
 from matl_scale.data.loading.loader import DataConfig
 from matl_scale.decisions.config import DecideConfig
 from matl_scale.errors import InputError
-from matl_scale.models.backbones import ModelConfig
+from matl_scale.models.config import ModelConfig
 from matl_scale.models.network import MEAN, STD
 from matl_scale.models.routing_config import RoutingConfig, Setting
 from matl_scale.tracking.recorder import TrackConfig

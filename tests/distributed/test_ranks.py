@@ -23,7 +23,7 @@ from matl_scale.data.images.array_images import ArrayImages
 from matl_scale.data.loading.loader import DataConfig
 from matl_scale.metrics.names import COUNTED_METRICS
 from matl_scale.metrics.task_metrics import TaskMetrics
-from matl_scale.models.backbones import ModelConfig
+from matl_scale.models.config import ModelConfig
 from matl_scale.models.routing_config import RoutingConfig, Setting
 from matl_scale.routing.masks import Strategy
 from matl_scale.runs.checkpoints.checkpoint import open_checkpoint, read_info

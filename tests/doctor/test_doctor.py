@@ -27,7 +27,7 @@ from matl_scale.doctor.memory import check_memory, estimate_memory
 from matl_scale.doctor.routes import check_routes, describe_roaming
 from matl_scale.doctor.tracking import check_tracking, file_system_of
 from matl_scale.doctor.versions import check_torchvision, check_versions
-from matl_scale.models.backbones import ModelConfig
+from matl_scale.models.config import ModelConfig
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.routes import Routes
 from matl_scale.train.build_routes import build_routes

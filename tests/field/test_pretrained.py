@@ -19,7 +19,8 @@ from matl_scale.deploy.predict import predict
 from matl_scale.doctor.__main__ import main as matl_doctor
 from matl_scale.doctor.weights import check_weights
 from matl_scale.errors import InputError
-from matl_scale.models.backbones import ModelConfig, build_backbone
+from matl_scale.models.backbones import build_backbone
+from matl_scale.models.config import ModelConfig
 from matl_scale.models.pretrained import HASH_IN_NAME, WeightsFile, fetch_weights
 from matl_scale.storage.files import file_sha256
 from matl_scale.train.build_state import ready_on_every_machine

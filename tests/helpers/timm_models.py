@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-from matl_scale.models.backbones import ModelConfig, build_backbone
+from matl_scale.models.backbones import build_backbone
+from matl_scale.models.config import ModelConfig
 from matl_scale.models.from_timm.library import load_timm
 
 

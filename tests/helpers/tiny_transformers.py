@@ -8,7 +8,8 @@ from torch import nn
 
 from helpers.timm_models import scatter
 from helpers.torchvision_models import without_randomness
-from matl_scale.models.backbones import ModelConfig, build_backbone
+from matl_scale.models.backbones import build_backbone
+from matl_scale.models.config import ModelConfig
 from matl_scale.models.from_timm.library import load_timm
 from matl_scale.vision import models
 

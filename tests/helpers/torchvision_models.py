@@ -5,7 +5,8 @@ from functools import partial
 import torch
 from torch import nn
 
-from matl_scale.models.backbones import ModelConfig, build_backbone, feature_layers
+from matl_scale.models.backbones import build_backbone, feature_layers
+from matl_scale.models.config import ModelConfig
 from matl_scale.vision import StochasticDepth, models
 
 # two with depthwise convs, one with SiLU, one with grouped convs, one that concatenates

@@ -11,7 +11,8 @@ from helpers.pages import ROOT
 from helpers.timm_models import scatter
 from helpers.torchvision_models import without_randomness
 from matl_scale.models.backbone_list import examine, examine_all, list_names
-from matl_scale.models.backbones import ModelConfig, build_backbone, build_backbone_outline
+from matl_scale.models.backbones import build_backbone, build_backbone_outline
+from matl_scale.models.config import ModelConfig
 from matl_scale.models.from_timm import PREFIX
 from matl_scale.models.from_timm.library import load_timm
 from matl_scale.models.network import count_bytes

@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from matl_scale.benchmark.cost import CONV_BACKWARD, backward_flops, profile
 from matl_scale.deploy.export.dense import dense_network
 from matl_scale.errors import InputError
-from matl_scale.models.backbones import ModelConfig
+from matl_scale.models.config import ModelConfig
 from matl_scale.models.cost import count_all_tasks, count_forward, count_training, layer_costs
 from matl_scale.models.network import RoutedModel, build_model
 from matl_scale.models.routing_config import RoutingConfig

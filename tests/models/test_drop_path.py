@@ -7,7 +7,8 @@ import torch
 from torch import fx, nn
 
 from matl_scale.errors import InputError
-from matl_scale.models.backbones import ModelConfig, build_backbone_outline
+from matl_scale.models.backbones import build_backbone_outline
+from matl_scale.models.config import ModelConfig
 from matl_scale.models.network import RoutedModel, build_model
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.routing.drop_path import find_branches, set_drop_path

@@ -14,7 +14,8 @@ from helpers.timm_models import scatter, timm_backbone, timm_model
 from matl_scale import InputError, extras, route
 from matl_scale.deploy.export.dense import dense_network
 from matl_scale.models.backbone_list import examine
-from matl_scale.models.backbones import ModelConfig, build_backbone, build_backbone_outline, check_weights_fit
+from matl_scale.models.backbones import build_backbone, build_backbone_outline, check_weights_fit
+from matl_scale.models.config import ModelConfig
 from matl_scale.models.from_timm.library import load_timm
 from matl_scale.models.network import RoutedModel
 from matl_scale.models.weights.description import WeightsDescription, complete, describe_stored

@@ -10,7 +10,8 @@ from helpers.network_outputs import gap, images_of
 from helpers.tiny_transformers import TIMM, TINY, tiny_timm, tiny_timm_backbone, tiny_timm_config
 from matl_scale import InputError
 from matl_scale.models.backbone_list import examine
-from matl_scale.models.backbones import ModelConfig, build_backbone
+from matl_scale.models.backbones import build_backbone
+from matl_scale.models.config import ModelConfig
 from matl_scale.models.from_timm.library import load_timm
 from matl_scale.models.network import build_model
 from matl_scale.models.routing_config import RoutingConfig

@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from matl_scale.errors import InputError
-from matl_scale.models.backbones import ModelConfig, build_backbone
+from matl_scale.models.backbones import build_backbone
+from matl_scale.models.config import ModelConfig
 from matl_scale.models.weights.description import WeightsDescription, describe_pretrained, describe_stored
 from matl_scale.models.weights.file import read_weights
 from matl_scale.vision import models

@@ -10,7 +10,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from helpers.network_outputs import gap, images_of
 from helpers.torchvision_models import backbone_of, group_norm_resnet, small_convnext
 from matl_scale import InputError, route
-from matl_scale.models.backbones import ModelConfig
+from matl_scale.models.config import ModelConfig
 from matl_scale.models.network import RoutedModel, build_model
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.routing.affine import Affine

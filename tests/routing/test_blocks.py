@@ -5,7 +5,8 @@ import re
 import torch
 from torch import nn
 
-from matl_scale.models.backbones import ModelConfig, build_backbone
+from matl_scale.models.backbones import build_backbone
+from matl_scale.models.config import ModelConfig
 from matl_scale.routing.blocks import number_blocks
 from matl_scale.routing.surgery import route
 

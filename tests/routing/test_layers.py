@@ -10,7 +10,7 @@ from torch import fx, nn
 from helpers.network_outputs import gap, images_of
 from helpers.torchvision_models import backbone_of
 from matl_scale import InputError, Subnetwork, route
-from matl_scale.models.backbones import ModelConfig
+from matl_scale.models.config import ModelConfig
 from matl_scale.models.pass_cost import measure_pass
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.routing.all_routes import AllRoutes

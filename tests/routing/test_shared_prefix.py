@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from helpers.network_outputs import gap, images_of
 from helpers.torchvision_models import backbone_of
 from matl_scale import route
-from matl_scale.models.backbones import ModelConfig
+from matl_scale.models.config import ModelConfig
 from matl_scale.models.network import build_model
 from matl_scale.models.predictor import Predictor
 from matl_scale.models.routing_config import RoutingConfig

@@ -9,7 +9,8 @@ from torch._dynamo.testing import CompileCounter
 
 from helpers.torchvision_models import FAMILIES, backbone_of, shallow_mobilenet
 from matl_scale import InputError, route
-from matl_scale.models.backbones import ModelConfig, build_backbone
+from matl_scale.models.backbones import build_backbone
+from matl_scale.models.config import ModelConfig
 from matl_scale.models.network import build_model
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.routing.batch_norm import RouteBatchNorm2d

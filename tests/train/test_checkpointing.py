@@ -12,7 +12,7 @@ from torch import nn
 from helpers.run_configs import build_config, saved_state
 from helpers.shard_sets import ShardSet
 from matl_scale.errors import InputError
-from matl_scale.models.backbones import ModelConfig
+from matl_scale.models.config import ModelConfig
 from matl_scale.models.network import RoutedModel, build_model
 from matl_scale.models.routing_config import Execution, RoutingConfig
 from matl_scale.routing.batch_norm import route_norms

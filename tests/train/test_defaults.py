@@ -14,7 +14,7 @@ from matl_scale.data.images.array_images import ArrayImages
 from matl_scale.data.loading.loader import DataConfig
 from matl_scale.data.loading.plan import RouteOrder
 from matl_scale.models.backbone_size import measure_backbone
-from matl_scale.models.backbones import ModelConfig
+from matl_scale.models.config import ModelConfig
 from matl_scale.runs.checkpoints.checkpoint import open_checkpoint
 from matl_scale.tasks import Task
 from matl_scale.tracking.recorder import TrackConfig

@@ -20,7 +20,7 @@ from matl_scale.data.shards.features import FEATURES_FILE, FeatureSet, open_feat
 from matl_scale.data.shards.manifest import read_manifest
 from matl_scale.data.shards.reader import SampleReader
 from matl_scale.errors import InputError
-from matl_scale.models.backbones import ModelConfig
+from matl_scale.models.config import ModelConfig
 from matl_scale.models.cost import count_forward
 from matl_scale.models.network import build_model, normalise
 from matl_scale.models.routing_config import RoutingConfig

@@ -15,7 +15,7 @@ from helpers.run_configs import ADAMW, SGD, assert_identical, build_config, save
 from helpers.shard_sets import ShardSet
 from matl_scale.data.loading.loader import DataConfig
 from matl_scale.errors import InputError
-from matl_scale.models.backbones import ModelConfig
+from matl_scale.models.config import ModelConfig
 from matl_scale.models.network import build_model
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.routing.batch_norm import route_norms

@@ -16,7 +16,7 @@ from helpers.shard_sets import ShardSet
 from matl_scale.data.images.array_images import ArrayImages
 from matl_scale.data.loading.loader import DataConfig
 from matl_scale.errors import InputError
-from matl_scale.models.backbones import ModelConfig
+from matl_scale.models.config import ModelConfig
 from matl_scale.models.logits import find_columns
 from matl_scale.models.network import RoutedModel
 from matl_scale.models.routing_config import RoutingConfig

@@ -14,7 +14,7 @@ from matl_scale.data.images.array_images import ArrayImages
 from matl_scale.data.loading.loader import DataConfig
 from matl_scale.data.loading.plan import RouteOrder
 from matl_scale.errors import InputError
-from matl_scale.models.backbones import ModelConfig
+from matl_scale.models.config import ModelConfig
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.runs.checkpoints.checkpoint import open_checkpoint
 from matl_scale.runs.history import RunHistory

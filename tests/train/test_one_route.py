@@ -12,7 +12,8 @@ from torch.nn import functional
 from helpers.network_outputs import gap
 from matl_scale.data.loading.loader import ImageBatch
 from matl_scale.data.shards.labels import Labels
-from matl_scale.models.backbones import ModelConfig, build_backbone
+from matl_scale.models.backbones import build_backbone
+from matl_scale.models.config import ModelConfig
 from matl_scale.models.network import build_model, normalise
 from matl_scale.models.routing_config import Execution, RoutingConfig
 from matl_scale.routes import Routes

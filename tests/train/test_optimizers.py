@@ -10,7 +10,7 @@ import torch
 
 from matl_scale import extras
 from matl_scale.errors import InputError
-from matl_scale.models.backbones import ModelConfig
+from matl_scale.models.config import ModelConfig
 from matl_scale.models.network import RoutedModel, build_model
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.train.length import Length

@@ -11,7 +11,7 @@ import pytest
 from helpers.run_configs import assert_identical, build_config, records, saved_state
 from helpers.shard_sets import ShardSet
 from matl_scale.errors import InputError
-from matl_scale.models.backbones import ModelConfig
+from matl_scale.models.config import ModelConfig
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.runs.checkpoints.network import open_network
 from matl_scale.runs.history import RunHistory

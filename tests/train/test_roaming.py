@@ -12,7 +12,7 @@ import torch
 from helpers.run_configs import ADAMW, build_config, saved_state
 from helpers.shard_sets import ShardSet
 from matl_scale.errors import InputError
-from matl_scale.models.backbones import ModelConfig
+from matl_scale.models.config import ModelConfig
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.report.mask_moves import read_moves, summarise_moves
 from matl_scale.report.mask_overlap import read_masks

@@ -11,7 +11,7 @@ from matl_scale import InputError
 from matl_scale.data.loading.loader import ImageBatch
 from matl_scale.data.shards.labels import Labels
 from matl_scale.data.shards.reader import Damage
-from matl_scale.models.backbones import ModelConfig
+from matl_scale.models.config import ModelConfig
 from matl_scale.models.network import RoutedModel, build_model
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.routes import Routes

@@ -17,7 +17,7 @@ from matl_scale.automatic import AUTO
 from matl_scale.data.loading.loader import DataConfig
 from matl_scale.data.shards.manifest import read_manifest
 from matl_scale.errors import InputError
-from matl_scale.models.backbones import ModelConfig
+from matl_scale.models.config import ModelConfig
 from matl_scale.models.network import RoutedModel
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.routing.affine import Affine, affine_norms

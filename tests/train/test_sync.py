@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from matl_scale.models.backbones import ModelConfig
+from matl_scale.models.config import ModelConfig
 from matl_scale.models.network import RoutedModel, build_model
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.routes import Routes

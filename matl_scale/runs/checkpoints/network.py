@@ -9,7 +9,7 @@ import torch
 
 from matl_scale.device import Precision
 from matl_scale.errors import InputError
-from matl_scale.models.backbones import ModelConfig
+from matl_scale.models.config import ModelConfig
 from matl_scale.models.feature_layers import FIRST_LAYER
 from matl_scale.models.network import RoutedModel, build_ema, build_model, move_model
 from matl_scale.models.routing_config import RoutingConfig

@@ -3,7 +3,7 @@
 import math
 
 from matl_scale.automatic import AUTO, Auto, chosen
-from matl_scale.models.backbones import ModelConfig
+from matl_scale.models.config import ModelConfig
 from matl_scale.models.routing_config import describe_range
 from matl_scale.routes import Routes
 from matl_scale.text import count_of

@@ -9,7 +9,8 @@ from typing import Any
 from matl_scale.automatic import AUTO, chosen
 from matl_scale.errors import InputError
 from matl_scale.models.backbone_size import measure_backbone
-from matl_scale.models.backbones import ModelConfig, build_backbone_outline, check_name
+from matl_scale.models.backbones import build_backbone_outline, check_name
+from matl_scale.models.config import ModelConfig
 from matl_scale.models.network import MEAN, STD
 from matl_scale.models.transformers import fill_size, has_patches
 from matl_scale.routing.heads import fit_sigma

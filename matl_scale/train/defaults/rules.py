@@ -2,7 +2,7 @@
 
 import math
 
-from matl_scale.models.backbones import Stem
+from matl_scale.models.config import Stem
 
 MIN_EPOCHS, MAX_EPOCHS = 4.0, 120.0
 USUAL_SAMPLES, USUAL_EPOCHS = 50_000, 12.0  # a set of that size gets so many passes

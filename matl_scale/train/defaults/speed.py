@@ -6,7 +6,8 @@ from functools import cache
 import torch
 
 from matl_scale.models.backbone_size import measure_backbone
-from matl_scale.models.backbones import ModelConfig, build_backbone_outline
+from matl_scale.models.backbones import build_backbone_outline
+from matl_scale.models.config import ModelConfig
 
 ROUNDS = 3  # the first of them is not counted: it reserves memory
 MAX_IMAGES = 16  # of a round
