@@ -164,9 +164,7 @@ def build_model(
         )
     mean, std = (MEAN if model.mean == AUTO else model.mean), (STD if model.std == AUTO else model.std)
     network = RoutedModel(trunk, num_classes, num_features, routes, image_size, mean, std)
-    # so that a head's first step points from one class mean to the other: with hundreds of tasks a head is trained rarely, and
-    # random weights would outweigh what its few steps teach it
-    for parameter in network.heads.parameters():
+    for parameter in network.heads.parameters():  # a run starts with others, which depend on its labels
         nn.init.zeros_(parameter)
     return network
 

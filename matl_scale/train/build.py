@@ -23,6 +23,7 @@ from matl_scale.train.build_state import build_state
 from matl_scale.train.config import Config
 from matl_scale.train.evaluation import EvalData, Evaluator
 from matl_scale.train.health.nonfinite import NonfiniteGuard
+from matl_scale.train.initial_heads import build_initial_heads
 from matl_scale.train.keep_evaluation import EvaluationKeeper
 from matl_scale.train.length import PARTS_TO_FIT, FirstPart, Length
 from matl_scale.train.losses.task_loss import TaskLoss
@@ -93,9 +94,6 @@ def build_components(resolved: ResolvedRun, data: RunData, accelerator: Accelera
     accumulate, batch_size = chosen(config.train.accumulate), chosen(config.data.batch_size)
     num_slots = world_size * accumulate
     length = build_length(config, resolved.num_steps)
-    state, trunk = build_state(
-        config, data, routes, accelerator, opened, length, resolved.slots, resolved.routes.closeness
-    )
     train_ids, frozen = (
         data.manifest.sample_ids(TRAIN_SPLIT),
         find_frozen_tasks(config.run, opened.old_tasks, data.task_names),
@@ -104,6 +102,10 @@ def build_components(resolved: ResolvedRun, data: RunData, accelerator: Accelera
     fills = choose_fills(config.data.missing, data.tasks, config.data.balance, frozen)
     order = RouteOrder(seed, batch_size, trained.labels_of(TRAIN_SPLIT), train_ids, routes, config.data.balance, fills)
     losses = build_losses(config, data, order, fills)
+    heads = build_initial_heads(config, data, order, losses, num_slots)
+    state, trunk = build_state(
+        config, data, routes, accelerator, opened, length, resolved.slots, resolved.routes.closeness, heads
+    )
     frozen_names = [data.task_names[task_id] for task_id in frozen]
     sampler = build_sampler(config.tasks, routes.names, order.count_samples(), seed, num_slots)
     plan = SlotPlan(order, sampler.routes, world_size, state.sampling_step(num_slots), state.draws, config.data.share)

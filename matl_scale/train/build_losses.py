@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from matl_scale.data.loading.missing import SOFT
 from matl_scale.data.loading.plan import RouteOrder
+from matl_scale.tasks import Task
 from matl_scale.train.config import Config
 from matl_scale.train.losses.class_weights import ClassShares
 from matl_scale.train.losses.task_loss import TaskLoss, build_task_losses
@@ -18,11 +19,15 @@ def build_losses(config: Config, data: RunData, order: RouteOrder, fills: np.nda
     """Builds the loss of each task; `fills` says what missing labels count as."""
 
     def shares_of(task_id: int) -> ClassShares:
-        arrays = (padded(array, data.tasks[task_id].num_classes) for array in order.class_shares(task_id))
-        return ClassShares(*arrays)
+        return class_shares_of(order, task_id, data.tasks[task_id])
 
     soft = set(np.flatnonzero(fills == SOFT).tolist())
     return build_task_losses(config.loss, data.tasks, shares_of, soft, balanced=config.data.balance > 0)
+
+
+def class_shares_of(order: RouteOrder, task_id: int, task: Task) -> ClassShares:
+    """Returns how often the classes of a task occur in training."""
+    return ClassShares(*(padded(array, task.num_classes) for array in order.class_shares(task_id)))
 
 
 def padded(array: np.ndarray, length: int) -> np.ndarray:
@@ -51,9 +56,9 @@ def build_balance_table(config: Config, data: RunData, order: RouteOrder, losses
     for task_id, (task, loss) in enumerate(zip(data.tasks, losses, strict=True)):
         if not (config.data.balance or loss.class_weights is not None or loss.prior_offsets is not None):
             continue
-        counts, shares = (padded(array, task.num_classes) for array in order.class_shares(task_id))
+        shares = class_shares_of(order, task_id, task)
         weights = np.ones(task.num_classes) if loss.class_weights is None else loss.class_weights
-        for name, count, share, weight in zip(task.classes, counts, shares, weights, strict=True):
+        for name, count, share, weight in zip(task.classes, shares.counts, shares.drawn, weights, strict=True):
             row = {"samples": int(count), "share": float(share), "weight": float(weight)}
             rows.append({"task": task.name, "class": name} | row)
     return pa.Table.from_pylist(rows)

@@ -16,6 +16,7 @@ from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo, load_state
 from matl_scale.runs.checkpoints.compatibility import check_network
 from matl_scale.runs.checkpoints.masks import hash_masks, masks_of_checkpoint
 from matl_scale.train.config import Config
+from matl_scale.train.initial_heads import InitialHeads
 from matl_scale.train.length import Length
 from matl_scale.train.masks.importance import UnitImportance
 from matl_scale.train.patience import Patience
@@ -61,6 +62,7 @@ def build_state(
     length: Length,
     slots: Slots,
     closeness: np.ndarray | None = None,
+    heads: InitialHeads | None = None,
 ) -> tuple[TrainState, TrunkExecution]:
     """Builds the state in which a run starts or resumes, and the execution of its trunk.
 
@@ -69,6 +71,7 @@ def build_state(
     2. a checkpoint of another run (`run.start_from`): the network comes from it, as far as it goes; the rest is new;
     3. neither: everything is new, or a backbone that somebody has trained (`model.pretrained`, `model.weights`), which the other
        cases do not ask for.
+    What is new in the second and third starts with `heads`, or without them with zeros.
 
     Raises:
         InputError: The checkpoint does not fit.
@@ -87,6 +90,8 @@ def build_state(
     has_masks = opened.has_masks and not (is_magnitude and opened.start)
     earlier = masks_of_checkpoint(source, saved, routes.names) if source and has_masks else None
     model = build_network(config, data, routes, accelerator.device, earlier, closeness)
+    if heads is not None:
+        heads.write(model)
     if opened.start:
         copy_weights(model, saved, opened.start, data.task_names, by_task=is_magnitude)
     if opened.checkpoint:

@@ -70,3 +70,25 @@ def find_prior_offsets(shares: ClassShares, weights: np.ndarray, adjustment: np.
     ratio = np.ones(len(present))
     np.divide(shares.frequencies, trained_frequencies(shares, weights), out=ratio, where=present)
     return np.asarray(np.log(ratio) + adjustment)
+
+
+def initial_logits(
+    shares: ClassShares, weights: np.ndarray | None, adjustment: np.ndarray | None, smoothing: float
+) -> np.ndarray:
+    """Returns the logits at which the mean cross-entropy is smallest if all samples have the same, shape `(num_classes,)`, with
+    mean 0.
+
+    Args:
+        shares: How often the classes occur.
+        weights: Factors on the samples of each class, whose mean over the draws is 1; None are 1.
+        adjustment: What the loss adds to the logits; None is nothing.
+        smoothing: The share of a label that is spread over all classes.
+    """
+    if not shares.counts.any():
+        return np.zeros(len(shares.counts))
+    frequencies = trained_frequencies(shares, np.ones(len(shares.counts)) if weights is None else weights)
+    # a class without samples counts as if it had one, as in `adjustment_of_logits`
+    frequencies = np.where(frequencies > 0, frequencies, 1 / shares.counts.sum())
+    logits = np.log((1 - smoothing) * frequencies + smoothing / len(frequencies))
+    logits -= 0.0 if adjustment is None else adjustment
+    return np.asarray(logits - logits.mean())
