@@ -3,6 +3,7 @@
 import contextlib
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from matl_scale.errors import InputError, first_line, nearest
 from matl_scale.models.config import ModelConfig
 from matl_scale.models.feature_layers import FeatureLayers, OnTrunk
 from matl_scale.models.from_timm import PREFIX, is_timm
-from matl_scale.models.resizing import check_stem, scale_width, shrink_stem
+from matl_scale.models.resizing import check_stem, find_first_conv, scale_width, shrink_stem
 from matl_scale.seeds import derive_seed
 from matl_scale.vision import models
 
@@ -135,6 +136,12 @@ def build_backbone_outline(config: ModelConfig, seed: int) -> nn.Module:
     if config.is_features:
         return build_backbone(config, seed)
     return build_outline_parts(config, seed)[0]
+
+
+def halves_early(config: ModelConfig) -> bool:
+    """Returns whether the first conv of a CNN reduces the resolution."""
+    outline = build_backbone_outline(replace(config, width=1, stem="standard"), seed=0)
+    return max(find_first_conv(outline)[1].stride) > 1
 
 
 def build_outline_parts(config: ModelConfig, seed: int) -> tuple[nn.Module, set[str]]:

@@ -18,9 +18,14 @@ def check_stem(name: str) -> None:
         )
 
 
+def find_first_conv(backbone: nn.Module) -> tuple[str, nn.Conv2d]:
+    """Returns the name and the module of a CNN's first conv."""
+    return next((name, module) for name, module in backbone.named_modules() if isinstance(module, nn.Conv2d))
+
+
 def shrink_stem(backbone: nn.Module) -> None:
     """Makes the first conv 3 × 3 with stride 1 and removes the first max-pool, as is usual for 32-pixel images."""
-    name, first = next((name, module) for name, module in backbone.named_modules() if isinstance(module, nn.Conv2d))
+    name, first = find_first_conv(backbone)
     conv = nn.Conv2d(first.in_channels, first.out_channels, 3, padding=1, bias=first.bias is not None)
     init_conv(conv)
     backbone.set_submodule(name, conv)

@@ -13,7 +13,7 @@ SEEDS = (0, 1, 2)
 NUM_FINALISTS = 2  # of the configs chosen by hand, by the first seed
 MINUTES = 5.0
 MEASURE, RATIO = "macro balanced accuracy, decided", "÷ best chosen by hand"
-SMALL_VGG = {"model.name": "vgg11_bn", "model.width": 0.25, "model.stem": "small", "optim.lr": 0.003}
+SMALL_VGG = {"model.name": "vgg11_bn", "model.width": 0.25, "optim.lr": 0.003}
 PLAIN = {"routing.routes": "one", "routing.sigma": 1.0, "data.batch_size": 128, "train.accumulate": 1}
 ROUTED = {"data.batch_size": 32, "train.accumulate": 4}
 # by the number of tasks, since a set of four tasks has no eight routes

@@ -32,7 +32,9 @@ from matl_scale.data.shards.manifest import Manifest
 from matl_scale.data.shards.reader import Damage, SampleReader
 from matl_scale.errors import InputError, check_at_least, check_choice
 
-SMALLEST_IMAGE = 16  # pixels, to which smaller ones are enlarged: the layers of a CNN halve an image several times
+# pixels: the layers of a CNN halve an image several times
+SMALLEST_IMAGE = 16  # to which smaller ones are enlarged
+NEARLY_HALVED, HALVED = 24, 32  # from the former on, images are enlarged to the latter, which can be halved five times
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +90,9 @@ class DataConfig:
     cutmix: float = 0.0
     """Strength α of CutMix, which puts a rectangle of another image of the batch into each; 0 does not."""
     image_size: int | Auto = "auto"
-    """Side length in pixels of the squares to which images are scaled; 0 keeps the stored size, and so does `auto` for images
-    of 16 pixels or more; smaller ones are enlarged to 16. With weights (`model.weights`, `model.pretrained`), `auto` is the size
-    for which they were trained."""
+    """Side length in pixels of the squares to which images are scaled; 0 keeps the stored size. `auto` keeps it too, but enlarges
+    images of less than 16 pixels to 16, and of 24 to 31 to 32, which can be halved five times. With weights (`model.weights`,
+    `model.pretrained`), `auto` is the size for which they were trained."""
     fit: Fit = CROP
     """How an image of another shape becomes such a square, except for training with `resized-crop`: `crop` (the middle of the
     longer side), `squash` (both sides scaled) or `pad` (all of it, on grey). Prediction does the same."""
@@ -168,7 +170,7 @@ def choose_image_size(manifest: Manifest, config: DataConfig) -> int:
     """Returns the side length in pixels at which images are read; raises `InputError` if the config has to choose it."""
     size = (0 if config.image_size == AUTO else config.image_size) or manifest.image_size()
     if size and config.image_size == AUTO:
-        size = max(size, SMALLEST_IMAGE)
+        size = HALVED if NEARLY_HALVED <= size < HALVED else max(size, SMALLEST_IMAGE)
     if not size:
         raise InputError(
             f"`data.image_size` should be set: the images of {manifest.root} are not all squares of one size."

@@ -9,7 +9,7 @@ from typing import Any
 from matl_scale.automatic import AUTO, chosen
 from matl_scale.errors import InputError
 from matl_scale.models.backbone_size import measure_backbone
-from matl_scale.models.backbones import build_backbone_outline, check_name
+from matl_scale.models.backbones import build_backbone_outline, check_name, halves_early
 from matl_scale.models.config import ModelConfig
 from matl_scale.models.network import MEAN, STD
 from matl_scale.models.transformers import fill_size, has_patches
@@ -67,10 +67,13 @@ def fill_model(config: Config, facts: RunFacts) -> Config:
     check_name(name)
     args = {} if config.model.args == AUTO else config.model.args
     config = with_settings(config, {"model.args": fill_size(name, args, facts.image_size)})
-    stem = "standard" if has_patches(name) else rules.choose_stem(facts.image_size)
     images = {"model.mean": list(MEAN), "model.std": list(STD), "model.weights_sha256": ""}
     no_features = {"model.trunk": "", "model.trunk_sha256": "", "model.num_features": 0}
-    config = fill_only_auto(config, {"model.stem": stem, **images, **no_features})
+    config = fill_only_auto(config, {**images, **no_features})
+    if config.model.stem == AUTO:
+        has_none = has_patches(name)
+        stem = "standard" if has_none else rules.choose_stem(facts.image_size, halves_early(config.model))
+        config = with_settings(config, {"model.stem": stem})
     return (
         fill_only_auto(config, {"model.width": choose_width(config, facts)}) if config.model.width == AUTO else config
     )

@@ -2,6 +2,7 @@
 
 import math
 
+from matl_scale.data.loading.loader import HALVED
 from matl_scale.models.config import Stem
 
 MIN_EPOCHS, MAX_EPOCHS = 4.0, 120.0
@@ -37,10 +38,11 @@ def choose_backbone(image_size: int, has_gpu: bool) -> str:
     return "resnet18" if has_gpu or image_size > VGG_IMAGES else "vgg11_bn"
 
 
-def choose_stem(image_size: int) -> Stem:
-    """Returns the stem of a backbone: the first layers of most reduce the resolution by two or four, which small images cannot
-    spare."""
-    return "small" if image_size < SMALL_IMAGES else "standard"
+def choose_stem(image_size: int, halves_early: bool) -> Stem:
+    """Returns the stem of a backbone. The first layers of most reduce the resolution by four, which small images cannot spare.
+    Where the first conv keeps it, as in a VGG, the small stem would lack one max-pool of five, at four times the work: that is
+    for images that cannot be halved so often."""
+    return "small" if image_size < (SMALL_IMAGES if halves_early else HALVED) else "standard"
 
 
 def choose_epochs(num_samples: int) -> float:
