@@ -124,6 +124,13 @@ def test_sizes_that_differ_have_to_be_chosen(small_set: ShardSet) -> None:
     assert choose_image_size(small_set.manifest, DataConfig(image_size=24)) == 24
 
 
+def test_images_that_cannot_be_halved_often_are_enlarged(small_set: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    for stored, chosen in ((8, 16), (16, 16), (20, 20), (24, 32), (28, 32), (32, 32), (64, 64)):
+        monkeypatch.setattr(Manifest, "image_size", lambda _, size=stored: size)
+        assert choose_image_size(small_set.manifest, DataConfig()) == chosen
+        assert choose_image_size(small_set.manifest, DataConfig(image_size=0)) == stored
+
+
 @pytest.fixture
 def damaged_set(small_set: ShardSet, tmp_path: Path) -> tuple[Path, int]:
     """A copy of the set in which row 4 does not decode."""

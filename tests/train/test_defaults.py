@@ -236,6 +236,20 @@ def test_weights_of_torchvision_need_their_own_network(small_set: ShardSet) -> N
     assert (described.model.mean, described.data.image_size) == ([0.5] * 3, 480), "what torchvision says of them"
 
 
+@pytest.mark.parametrize(
+    ("name", "image_size", "stem"),
+    [
+        ("vgg11_bn", 16, "small"), ("vgg11_bn", 32, "standard"), ("vgg11_bn", 64, "standard"),
+        ("resnet18", 32, "small"), ("resnet18", 64, "standard"), ("vit_b_16", 32, "standard"),
+    ],
+)  # fmt: skip
+def test_a_stem_that_keeps_the_resolution_is_not_made_small(
+    name: str, image_size: int, stem: str, small_set: ShardSet
+) -> None:
+    config = config_of(small_set, model__name=name, data__image_size=image_size, train__steps=1)
+    assert resolved(config).config.model.stem == stem
+
+
 def test_the_network_of_a_cpu_fits_the_time(small_set: ShardSet) -> None:
     short, long = (resolved(config_of(small_set, train__minutes=minutes)).config.model.width for minutes in (0.01, 500))
     assert short < long <= 1

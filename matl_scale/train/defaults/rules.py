@@ -20,7 +20,7 @@ CORE_RATE, GPU_RATE = 5e10, 5e12
 # seconds that an image and a micro-step take besides, about: reading, and calls of small operations
 IMAGE_S, SLOT_S = 5e-4, 0.01
 CPU_PATIENCE_S = 900.0  # how long a run without `train.minutes` may take on CPUs before its network becomes narrower
-CPU_WIDTHS = (0.5, 0.25, 0.125)
+CPU_WIDTHS = (0.5, 0.375, 0.25, 0.1875, 0.125)
 STACKED_COST = (
     3e8  # multiply-adds of a slot's forward pass from which a CPU gains nothing by stacking slots, as measured
 )
