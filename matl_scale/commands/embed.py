@@ -7,8 +7,10 @@ from collections.abc import Sequence
 
 from matl_scale.cli import program_name, run_command
 from matl_scale.data.images.fit import CROP, FITS
-from matl_scale.errors import RunError, check_at_least, shortened
+from matl_scale.errors import InputError, RunError, check_at_least, shortened
 from matl_scale.text import count_of
+
+TIMEOUT_S = 7 * 24 * 3600  # ranks meet at the end, and the tars of one may take days longer than those of another
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--fit", choices=FITS, default=CROP, help="how other shapes become squares, as for `data.fit`")
     parser.add_argument(
-        "--precision", choices=("auto", "fp32", "bf16"), default="auto", help="as for `train.precision`"
+        "--precision", choices=("fp32", "bf16"), default="fp32", help="as for `train.precision` (default: fp32)"
     )
     parser.add_argument("--batch-size", type=int, default=256, metavar="N", help="images per batch of a rank")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes per rank that read and decode")
@@ -45,6 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def embed_and_print(options: argparse.Namespace, program: str) -> int:
     """Computes the features, and prints what was written. Returns the exit code."""
     check_at_least(1, {"--batch-size": options.batch_size})
+    if options.image_size is not None:
+        check_at_least(1, {"--image-size": options.image_size})
+    if options.model == "features":
+        raise InputError("--model should be the network that computes features. Got features.")
     check_at_least(0, {"--workers": options.workers})
     from matl_scale.data.loading.loader import DataConfig
     from matl_scale.models.config import ModelConfig
@@ -58,7 +64,7 @@ def embed_and_print(options: argparse.Namespace, program: str) -> int:
         ),
         model=ModelConfig(name=options.model, weights=options.weights, pretrained=options.pretrained),
     )
-    accelerator = build_accelerator(options.precision)
+    accelerator = build_accelerator(options.precision, TIMEOUT_S)
     found = embed(config, accelerator, options.batch_size)
     if accelerator.is_main_process:
         facts, earlier = found.features.trunk, found.num_images - found.num_computed

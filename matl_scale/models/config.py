@@ -130,7 +130,7 @@ class ModelConfig:
         """Returns the config of the network for images that a network trained on features is, together with the trunk that
         computed them; `weights` is the file with the trunk's."""
         assert self.is_features
-        return replace(self, name=self.trunk, weights=weights, weights_sha256="")
+        return replace(self, name=self.trunk, weights=weights, weights_sha256="", args={}, drop_path=AUTO)
 
 
 def check_channels(key: str, numbers: list[float] | Auto) -> None:

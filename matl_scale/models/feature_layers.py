@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from matl_scale.routing.tracing import find_image_size
+
 FEATURES = "features"  # the `model.name` of a network that is trained on them
 FIRST_LAYER = "hidden.0"  # a pattern that matches its convs: in front of it is the trunk
 
@@ -26,11 +28,16 @@ class FeatureLayers(nn.Module):
 
 
 class OnTrunk(nn.Module):
-    """A trunk with such layers behind it, under the names that they have alone."""
+    """A trunk with such layers behind it, under the names that they have alone.
+
+    Attributes:
+        image_size: The size in pixels of the images that the trunk is built for; None if it takes any.
+    """
 
     def __init__(self, trunk: nn.Module, layers: nn.Module) -> None:
         super().__init__()
         assert isinstance(layers, FeatureLayers)
+        self.image_size = find_image_size(trunk)
         self.trunk, self.as_pixel, self.hidden = trunk, layers.as_pixel, layers.hidden
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

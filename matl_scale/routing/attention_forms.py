@@ -38,7 +38,12 @@ def run_multihead(
     tracer: fx.Tracer, attention: nn.MultiheadAttention, query: Any, key: Any, value: Any, **options: Any
 ) -> tuple[Any, None]:
     has_options = any(setting is not None for name, setting in options.items() if name != "need_weights")
-    if query is not key or query is not value or has_options or not isinstance(attention.heads, HeadAttention):
+    if (
+        query is not key
+        or query is not value
+        or has_options
+        or not isinstance(getattr(attention, "heads", None), HeadAttention)
+    ):
         raise InputError(
             "only attention of tokens to themselves, without a mask and with the batch first, can be cut by heads"
         )

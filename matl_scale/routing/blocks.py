@@ -21,7 +21,7 @@ def number_blocks(trunk: fx.GraphModule) -> dict[str, int]:
     """Returns for every parameter of a trunk from `route()` the number of its block, from 0, in the order of the graph."""
     nodes = [(node, names) for node in trunk.graph.nodes if (names := parameter_names(trunk, node))]
     scopes = {node: list(scopes_of(node)) for node, _ in nodes}
-    around_all = set.intersection(*(set(found) for found in scopes.values()))
+    around_all = set.intersection(*(set(found) for found in scopes.values())) if scopes else set()
     numbers: dict[str, int] = {}  # of blocks, by the name of their module
     found: dict[str, int] = {}
     for node, names in nodes:

@@ -43,10 +43,16 @@ class TokenTracer(ChannelTracer):
             self.visit_heads(node, module)
         elif isinstance(module, nn.Linear):
             self.visit_linear(node, module)
-        elif any(self.has_units(source) for source in node.all_input_nodes):
+        elif self.is_behind_tokens(node, module) or any(self.has_units(source) for source in node.all_input_nodes):
             super().visit(node)
         else:
             self.visit_whole(node, module)
+
+    def is_behind_tokens(self, node: fx.Node, module: nn.Module | None) -> bool:
+        """Returns whether a module makes a pixel of an image's features, or is a conv on that pixel: there, a CNN begins."""
+        before = node.args[0] if node.op == "call_module" and isinstance(node.args[0], fx.Node) else node
+        is_pixel = before.op == "call_module" and isinstance(self.modules[str(before.target)], nn.Unflatten)
+        return isinstance(module, nn.Unflatten) or (is_pixel and isinstance(module, nn.Conv2d))
 
     def has_units(self, node: fx.Node) -> bool:
         return node in self.channels and self.channels[node].units is not None

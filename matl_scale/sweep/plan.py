@@ -101,6 +101,11 @@ def build_networks(draft: SweepDraft, variant: Variant, shared: Mapping[str, Any
     """
     try:
         networks = [build_network(draft, variant, task, shared) for task in draft.tasks_of(variant)]
+        if draft.request.budget.kind == "compute" and networks[0].config.model.is_features:
+            raise InputError(
+                "heads on features cost next to nothing, so that the compute of another arm would be thousands of passes. Use "
+                "--budget labels, or steps or minutes."
+            )
         if variant.name not in draft.single_tasks:
             return networks
         tasks = variant.settings.get(TASKS_KEY, draft.base.data.tasks)

@@ -15,14 +15,17 @@ from helpers.network_outputs import gap, images_of
 from helpers.tiny_transformers import TRANSFORMERS, inactive_columns, tiny_swin, tiny_vit
 from matl_scale import InputError, route
 from matl_scale.deploy.export.dense import dense_network
+from matl_scale.models.feature_layers import FIRST_LAYER, FeatureLayers, OnTrunk
 from matl_scale.models.network import RoutedModel
 from matl_scale.routing.all_routes import AllRoutes
 from matl_scale.routing.attention import HeadAttention
 from matl_scale.routing.blocks import number_blocks
 from matl_scale.routing.cost import count_layers
 from matl_scale.routing.heads import fit_sigma
+from matl_scale.routing.masks import MaskSpec
 from matl_scale.routing.move import check_movable, stream_masks
 from matl_scale.routing.subnetwork import Subnetwork
+from matl_scale.routing.surgery import route_by_spec
 from matl_scale.routing.tracing import trace
 
 BLOCK = "encoder.layers.encoder_layer_0"
@@ -218,3 +221,20 @@ def test_all_routes_share_one_compiled_graph() -> None:
         features.square().sum().backward()
         assert gap(features, trunk(images, route_id)) < 1e-5
     assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("name", ["vit", "swin", "timm, registers"])
+def test_layers_on_features_are_routed_behind_a_transformer_that_is_not(name: str) -> None:
+    """As they are when they are trained on its features alone, with the same names."""
+    build, size = TRANSFORMERS[name]
+    trunk = build()
+    images = images_of(size, 3)
+    features = trunk.eval()(images)
+    layers = FeatureLayers(features.shape[1], [8, 6]).double()
+    spec = MaskSpec(num_routes=2, sigma=0.5, seed=1, start=FIRST_LAYER)
+    alone = route_by_spec(layers, spec, "route", input_shape=features.shape[1:]).eval()
+    together = route_by_spec(OnTrunk(trunk, layers), spec, "route").eval()
+    assert list(together.routers._modules) == list(alone.routers._modules) == ["hidden_0_1", "hidden_1_1"]
+    for route_id in range(2):
+        route_ids = torch.tensor([route_id])
+        assert gap(together(images, route_ids), alone(features, route_ids)) < 1e-12

@@ -12,6 +12,7 @@ import torch
 
 from helpers.run_configs import assert_identical, load_state, saved_state
 from helpers.shard_sets import ShardSet
+from helpers.sweeps import build_request
 from matl_scale.commands.embed import main as embed
 from matl_scale.data.images.decode import decode_image
 from matl_scale.data.loading.feature_batches import FeatureReader
@@ -24,12 +25,16 @@ from matl_scale.models.config import ModelConfig
 from matl_scale.models.cost import count_forward
 from matl_scale.models.network import build_model, normalise
 from matl_scale.models.routing_config import RoutingConfig
+from matl_scale.report.__main__ import main as report
 from matl_scale.routes import Routes
 from matl_scale.runs.checkpoints.network import open_network, restore_network
 from matl_scale.runs.layout import TRUNK_FILE
+from matl_scale.runs.sweep_folder import SweepPlan
 from matl_scale.storage.files import file_sha256
+from matl_scale.storage.ranges import RangeReader
 from matl_scale.storage.store import Store
 from matl_scale.sweep.arms import BUILT_IN
+from matl_scale.sweep.open_sweep import open_sweep
 from matl_scale.tracking.recorder import TrackConfig
 from matl_scale.train.config import Config, RunConfig, with_settings
 from matl_scale.train.evaluation import EvalConfig
@@ -195,6 +200,70 @@ def test_images_that_cannot_be_decoded_are_named_and_left_out_of_training(
     assert not batch.values[1].any()
 
 
+def test_images_that_could_not_be_read_are_read_again_by_the_next_call(
+    embedded: Embedded, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file system that fails for a while leaves no zeros behind."""
+    shutil.copytree(embedded.root, tmp_path / "set", ignore=shutil.ignore_patterns("features", ".features"))
+    copied = replace(embedded, root=tmp_path / "set")
+    with monkeypatch.context() as failing:
+        failing.setattr(RangeReader, "_read_local", lambda *_: OSError(5, "Input/output error"))
+        with pytest.raises(SystemExit, match="1"):
+            copied.embed()
+    said = capsys.readouterr().err
+    assert "cannot be read" in said
+    assert "Run the same command again" in said
+    assert not read_feature_sets(Store(copied.root))
+    assert copied.embed() == 0
+    stored, _ = open_features(copied.features, read_manifest(copied.root))
+    assert stored.values.any(axis=1).all()
+
+
+def test_images_of_another_size_have_features_of_their_own(embedded: Embedded, tmp_path: Path) -> None:
+    """Of the same weights: a run is told which by the size of its images."""
+    shutil.copytree(embedded.root, tmp_path / "set")
+    both = replace(embedded, root=tmp_path / "set")
+    assert both.embed("--image-size", "48") == 0
+    assert len(read_feature_sets(Store(both.root))) == 2
+    config = config_of(both, tmp_path, "run")
+    refuse(config, "has several that fit", "`data.image_size`")
+    for size in (SIZE, 48):
+        resolved, _ = resolve_offline(with_settings(config, {"data.image_size": size}))
+        assert resolved.config.data.image_size == size
+
+
+def test_a_trunk_that_cannot_be_put_together_later_is_refused_at_once(
+    embedded: Embedded, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = embedded.weights.with_name("shuffle.pth")
+    torch.save(models.get_model("shufflenet_v2_x0_5", weights=None).state_dict(), weights)
+    for name, message in (("shufflenet_v2_x0_5", "This backbone cannot be routed"), ("features", "Got features")):
+        with pytest.raises(SystemExit, match="2"):
+            embed([str(embedded.root), "--model", name, "--weights", str(weights)])
+        assert message in capsys.readouterr().err
+
+
+def test_heads_alone_have_a_page_and_can_get_more_tasks(embedded: Embedded, tmp_path: Path) -> None:
+    config = config_of(embedded, tmp_path, "run")
+    first = with_settings(config, {"data.tasks": "task_[0-2]", "eval.every": 10, "optim.layer_decay": 0.5})
+    train(first, build_accelerator("fp32"))
+    assert report([str(first.run.folder), "--out", str(tmp_path / "page.html")]) == 0
+    more = replace(
+        config, run=RunConfig(name="more", dir=str(tmp_path), start_from=str(first.run.folder), freeze="old")
+    )
+    train(more, build_accelerator("fp32"))
+    images = torch.randint(0, 256, (5, 3, SIZE, SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    before, after = (
+        restore_network(open_network(each.run.folder, "newest"), torch.device("cpu")) for each in (first, more)
+    )
+    with torch.no_grad():
+        old, new = (network(network.normalise(images), 0) for network in (before, after))
+    assert torch.equal(new[:, : old.shape[1]], old)
+    assert new.shape[1] > old.shape[1]
+    hidden = replace(more, run=replace(more.run, name="hidden", freeze="nothing"))
+    refuse(with_settings(hidden, {"model.hidden": [8]}), "was trained with `model.hidden` = [], not [8]")
+
+
 def test_a_pass_over_features_costs_what_layers_and_heads_do() -> None:
     """Of three heads on ten features, and of layers of eight and six units of which a route has half."""
     for hidden, sigma, expected in (([], 1.0, 10 * 6), ([8, 6], 0.5, 10 * 4 + 4 * 3 + 3 * 6)):
@@ -208,11 +277,32 @@ def test_the_arm_probe_is_trained_on_features(embedded: Embedded, tmp_path: Path
     """Whatever the sweep does to images and routes."""
     given = config_of(embedded, tmp_path, "run", hidden=[4])
     given = replace(given, model=ModelConfig(name="resnet18", weights=str(embedded.weights)))
-    config = with_settings(with_settings(given, {"data.augment": "crop-flip"}), BUILT_IN["probe"].settings(6))
+    of_a_run = {
+        "model.trunk": "",
+        "model.trunk_sha256": "",
+        "model.num_features": 0,
+        "model.width": 1.0,
+        "data.image_size": 64,
+    }
+    config = with_settings(given, {"data.augment": "crop-flip", "model.args": {"dropout": 0.1}, **of_a_run})
+    config = with_settings(config, BUILT_IN["probe"].settings(6))
     resolved, data = resolve_offline(config)
     assert resolved.routes.routes.num_routes == 1
     assert (resolved.config.model.trunk, resolved.config.model.layers) == (NAME, [])
     assert isinstance(data.reader, FeatureReader)
+
+
+def test_a_sweep_with_probe_needs_a_budget_that_features_have(embedded: Embedded, tmp_path: Path) -> None:
+    given = replace(config_of(embedded, tmp_path, "run"), model=ModelConfig(name="resnet18", width=0.0625))
+    given = with_settings(given, {"data.image_size": SIZE, "data.batch_size": 8})
+
+    def plan(budget: str) -> SweepPlan:
+        return open_sweep(build_request(given, "dense,probe", budget=budget), tmp_path / "sweep", 1).plan
+
+    with pytest.raises(InputError, match=r"Arm `probe`: heads on features cost next to nothing.*--budget labels"):
+        plan("compute")
+    (dense,), (probe,) = (plan("labels").runs_of(arm) for arm in ("dense", "probe"))
+    assert dense.settings["train.steps"] == probe.settings["train.steps"] == 20
 
 
 def refuse(config: Config, *parts: str) -> None:
@@ -249,6 +339,9 @@ def test_features_of_another_set_are_refused(embedded: Embedded, sparse_set: Sha
         ({"data": {"fit": "pad"}}, "`data.fit` should be crop"),
         ({"data": {"image_size": 64}}, "`data.image_size` should be auto or 32"),
         ({"routing": {"sigma": 0.5}}, "without `model.hidden` there is nothing to route"),
+        ({"routing": {"sigma_last": 0.5}}, "`routing.sigma_last` should be none here"),
+        ({"routing": {"align": 8}}, "`routing.align` should be 1 here"),
+        ({"model": {"drop_path": 0.2}}, "model.drop_path"),
     ],
 )
 def test_what_cannot_be_done_to_features_is_refused(

@@ -44,6 +44,7 @@ class TrunkFacts:
     image_size: int  # side length in pixels
     fit: str  # how images of another shape became squares
     num_features: int  # that an image has
+    precision: str  # in which it computed: fp32 or bf16
 
     @property
     def hash(self) -> str:

@@ -12,6 +12,8 @@ from matl_scale.data.shards.tables import as_numbers
 from matl_scale.errors import InputError
 from matl_scale.storage.ranges import RangeReader
 
+UNREAD = "cannot be read"
+
 
 class Damage(NamedTuple):
     """A sample that cannot be used: its id, its shard's file, its key, and why."""
@@ -20,6 +22,11 @@ class Damage(NamedTuple):
     file: str
     key: str
     reason: str
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether reading failed, which may work another time; else the bytes are wrong."""
+        return self.reason.startswith(UNREAD)
 
     def __str__(self) -> str:
         return f"{self.file}, sample {self.key}: {self.reason}"
@@ -85,7 +92,7 @@ class SampleReader:
 
     def _describe(self, sample_id: int, block: bytes | Exception, name: bytes, size: int) -> Damage:
         if isinstance(block, Exception):
-            return self.damage(sample_id, f"cannot be read ({block})")
+            return self.damage(sample_id, f"{UNREAD} ({block})")
         found = block[:100].rstrip(b"\0")
         expected = name.decode()
         if found == name:

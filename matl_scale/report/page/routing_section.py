@@ -31,13 +31,13 @@ class RoutingSection:
 
 
 def build_routing_section(run: RunHistory, latest: TaskTable) -> RoutingSection | None:
-    """Builds the section from the last evaluation of all tasks; None for a run that stored no masks.
+    """Builds the section from the last evaluation of all tasks; None for a run that stored no masks, or has none.
 
     Raises:
         InputError: The masks cannot be read, or are not those of the run's routes.
     """
     masks = read_masks(run.folder)
-    if masks is None:
+    if not masks:
         return None
     if any(len(mask) != len(run.routes) for mask in masks.values()):
         raise InputError(

@@ -66,7 +66,9 @@ class NetworkConfig:
                 f"{path} is {what}: the weights of {self.model.trunk}, which computed the features that this network was trained "
                 f"on. Copy it from another checkpoint of the run, or from the features (SHA-256 {self.model.trunk_sha256})."
             )
-        routing = replace(self.routing, start=self.routing.start or FIRST_LAYER) if self.model.layers else self.routing
+        routing = RoutingConfig(routes="one", sigma=1.0, execution="masked", statistics=self.routing.statistics)
+        if self.model.layers:
+            routing = replace(self.routing, start=self.routing.start or FIRST_LAYER)
         return replace(self, model=self.model.on_trunk(str(path)), routing=routing)
 
     @classmethod

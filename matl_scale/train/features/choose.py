@@ -21,27 +21,45 @@ OF_IMAGES: dict[str, tuple[Any, ...]] = {
     "data.cutmix": (0.0,),
     "data.reading": ("offsets",),
     "train.channels_last": (False,),
+    "model.args": (AUTO, {}),
+    "model.drop_path": (AUTO,),
+}
+# what routes layers, of which heads alone have none
+OF_LAYERS: dict[str, Any] = {
+    "routing.sigma_last": "none",
+    "routing.sigmas": {},
+    "routing.layers": ["*"],
+    "routing.start": "",
+    "routing.align": 1,
+    "routing.affine": "shared",
+    "routing.strategy": "random",
 }
 
 
+# what the config of a run on images has in the place of what features say
+OPEN: tuple[Any, ...] = (AUTO, "", 0)
+LEFT_OPEN = ("model.trunk", "model.trunk_sha256", "model.weights_sha256", "model.num_features")
+
+
 def find_features(config: Config) -> FeatureSet:
-    """Returns the features of the set that a config means, by `model.trunk`, `model.weights` and its hash.
+    """Returns the features of the set that a config means, by `model.trunk`, `model.weights` and its hash, and among several
+    by the images (`data.image_size`, `data.fit`).
 
     Raises:
         InputError: There are none, only those of another trunk, or several that it may mean.
     """
     root, model = Store(config.data.path), config.model
     found = read_feature_sets(root)
-    trunks = [each for each in found if model.trunk in (AUTO, each.trunk.model)]
+    trunks = [each for each in found if model.trunk in (*OPEN, each.trunk.model)]
     wanted = model.weights_sha256
-    if wanted == AUTO and model.weights:
+    if wanted in OPEN and model.weights:
         wanted = file_sha256(find_weights_file(model.weights))
-    fitting = [each for each in trunks if wanted in (AUTO, each.trunk.weights_sha256)]
+    fitting = [each for each in trunks if wanted in (*OPEN, each.trunk.weights_sha256)]
     if not trunks:
         others = f" It has those of {', '.join(each.trunk.model for each in found)}." if found else ""
-        name = "NAME" if model.trunk == AUTO else model.trunk
+        name = "NAME" if model.trunk in OPEN else model.trunk
         raise InputError(
-            f"`model.name` = features: {root} has no complete features{'' if model.trunk == AUTO else f' of {model.trunk}'}."
+            f"`model.name` = features: {root} has no complete features{'' if model.trunk in OPEN else f' of {model.trunk}'}."
             f"{others} Compute them with matl-embed {root} --model {name} --weights FILE."
         )
     if not fitting:
@@ -51,11 +69,23 @@ def find_features(config: Config) -> FeatureSet:
             f"{wanted[:12]}…. Compute those of yours with matl-embed."
         )
     if len(fitting) > 1:
+        fitting = [each for each in fitting if is_of_images(each, config)] or fitting
+    if len(fitting) > 1:
         raise InputError(
-            f"`model.name` = features: {root} has those of several trunks: {', '.join(each.root.url for each in fitting)}. "
-            "Choose by `model.trunk`, or by `model.weights`."
+            f"`model.name` = features: {root} has several that fit: {', '.join(each.root.url for each in fitting)}. Choose by "
+            "`model.trunk` or `model.weights`, and by `data.image_size` and `data.fit`, or delete one of the folders."
         )
     return fitting[0]
+
+
+def is_of_images(found: FeatureSet, config: Config) -> bool:
+    """Returns whether features are of images of the size and fit that a config gives, and of the trunk whose file it names."""
+    trunk = found.trunk
+    return (
+        config.data.image_size in (AUTO, trunk.image_size)
+        and config.data.fit == trunk.fit
+        and config.model.trunk_sha256 in (*OPEN, found.trunk_sha256)
+    )
 
 
 def fill_from_features(config: Config, found: FeatureSet) -> Config:
@@ -83,16 +113,17 @@ def fill_from_features(config: Config, found: FeatureSet) -> Config:
         "data.image_size": trunk.image_size,
     }
     if not config.model.layers:
-        fixed |= {"routing.routes": "one", "routing.sigma": 1.0}
+        fixed |= {"routing.routes": "one", "routing.sigma": 1.0, **OF_LAYERS}
     for key, value in fixed.items():
         given = values[key]
-        if given not in (AUTO, value):
+        if given not in (AUTO, value) and not (key in LEFT_OPEN and given in OPEN):
             why = (
                 "without `model.hidden` there is nothing to route"
                 if key.startswith("routing")
                 else "that of the features"
             )
-            raise InputError(f"`{key}` should be auto or {value} here: {why}. Got {given!r}.")
+            default = "" if key in OF_LAYERS else "auto or "
+            raise InputError(f"`{key}` should be {default}{value} here: {why}. Got {given!r}.")
     if config.data.fit != trunk.fit:
         raise InputError(
             f"`data.fit` should be {trunk.fit}, with which the features were computed. Got {config.data.fit}."

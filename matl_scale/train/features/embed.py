@@ -3,6 +3,7 @@
 An interrupted call goes on at the tars that are not done. The list of features appears last, when all are there.
 """
 
+import contextlib
 import hashlib
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +29,8 @@ from matl_scale.data.shards.features import (
     FeatureSet,
     TrunkFacts,
     build_part,
+    index_damage,
+    is_finished,
     iterate_unfinished,
     part_name,
     part_origin,
@@ -36,7 +39,10 @@ from matl_scale.data.shards.manifest import Manifest, read_manifest
 from matl_scale.data.shards.reader import SampleReader
 from matl_scale.errors import InputError, RunError
 from matl_scale.models.backbones import build_backbone, count_features
+from matl_scale.models.config import ModelConfig
 from matl_scale.models.network import normalise
+from matl_scale.models.pass_cost import build_routed_outline
+from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.progress import ItemProgress
 from matl_scale.storage.files import as_json
 from matl_scale.storage.store import Store
@@ -54,7 +60,7 @@ class EmbedOutcome:
     features: FeatureSet
     num_images: int  # of the set
     num_computed: int  # of these, those whose features were not there
-    damaged: list[str]  # images without features, and why, among those computed now
+    damaged: list[str]  # images without features, and why
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,32 +101,41 @@ def embed(config: Config, accelerator: Accelerator, batch_size: int) -> EmbedOut
     config = on_main(accelerator, lambda: fill_from_weights(config, None))
     ready_on_every_machine(config.model, accelerator)
     size = choose_image_size(manifest, config.data)
+    check_routable(config.model)
     backbone = build_backbone(config.model, seed)
     content = save({name: value.contiguous() for name, value in backbone.state_dict().items()})
-    facts = describe_trunk(config, size, count_features(backbone, config.model, size), content)
+    num_features = count_features(backbone, config.model, size)
+    facts = build_facts(config, size, num_features, accelerator.mixed_precision, content)
     root = manifest.root / FEATURES_FOLDER / facts.folder
     trunk_sha256 = on_main(accelerator, lambda: write_trunk(root, content))
     trunk = Trunk(backbone=backbone.to(accelerator.device).eval(), facts=facts, accelerator=accelerator)
-    indices = on_main(accelerator, lambda: list(iterate_unfinished(root, facts, manifest)))
-    mine = indices[accelerator.process_index :: accelerator.num_processes]
-    damaged, error = list[str](), None
-    try:
-        damaged = write_parts(trunk, root, manifest, mine, batch_size, chosen(config.data.workers), config.data.fit)
-    except (InputError, RunError) as caught:
-        error = caught
-    if failures := [found for found in gather_object([error]) if found is not None]:
-        raise failures[0]
-    found = on_main(accelerator, lambda: write_list(root, manifest, facts, trunk_sha256))
+    with contextlib.ExitStack() as held:
+        on_main(accelerator, lambda: held.enter_context(root.lock()))
+        indices = on_main(accelerator, lambda: list(iterate_unfinished(root, facts, manifest)))
+        mine = indices[accelerator.process_index :: accelerator.num_processes]
+        error = None
+        try:
+            write_parts(trunk, root, manifest, mine, batch_size, chosen(config.data.workers), config.data.fit)
+        except (InputError, RunError) as caught:
+            error = caught
+        if failures := [found for found in gather_object([error]) if found is not None]:
+            raise failures[0]
+        found, damaged = on_main(accelerator, lambda: write_list(root, manifest, facts, trunk_sha256))
     return EmbedOutcome(
         features=found,
         num_images=manifest.num_samples,
         num_computed=int(manifest.shard_sizes[indices].sum()),
-        damaged=gather_object(damaged),
+        damaged=damaged,
     )
 
 
-def describe_trunk(config: Config, image_size: int, num_features: int, content: bytes) -> TrunkFacts:
-    """Returns the facts of a trunk. Weights that were not read from a file are known by the hash of the one that is written."""
+def check_routable(model: ModelConfig) -> None:
+    """Raises `InputError` if a trunk cannot be followed, as it has to be in the network for images that is put together later."""
+    build_routed_outline(model, RoutingConfig(routes="one", sigma=1.0), num_routes=1, seed=0)
+
+
+def build_facts(config: Config, image_size: int, num_features: int, mixed_precision: str, content: bytes) -> TrunkFacts:
+    """Builds the facts of a trunk. Weights that were not read from a file are known by the hash of the one that is written."""
     model = config.model
     return TrunkFacts(
         model=model.name,
@@ -131,6 +146,7 @@ def describe_trunk(config: Config, image_size: int, num_features: int, content: 
         image_size=image_size,
         fit=config.data.fit,
         num_features=num_features,
+        precision="fp32" if mixed_precision == "no" else mixed_precision,
     )
 
 
@@ -142,9 +158,13 @@ def write_trunk(root: Store, content: bytes) -> str:
 
 def write_parts(
     trunk: Trunk, root: Store, manifest: Manifest, shards: list[int], batch_size: int, workers: int, fit: Fit
-) -> list[str]:
-    """Writes the features of the images in some tars, given by their indices. Returns what is wrong with damaged images."""
-    reader, damaged = SampleReader(manifest), list[str]()
+) -> None:
+    """Writes the features of the images in some tars, given by their indices.
+
+    Raises:
+        RunError: Images cannot be read, which may work another time, or their features be written.
+    """
+    reader = SampleReader(manifest)
     starts = np.cumsum(manifest.shard_sizes) - manifest.shard_sizes
     rows, sizes = manifest.shards.to_pylist(), manifest.shard_sizes
     total = int(sizes[shards].sum())
@@ -159,13 +179,13 @@ def write_parts(
                 places = batch.sample_ids - starts[index]
                 values[places] = np.where(batch.valid[:, None], trunk.features(batch.images), 0)
                 for entry in batch.damage:
+                    if entry.is_unread:
+                        raise RunError(f"{entry}. Run the same command again to go on.")
                     reasons[entry.sample_id - int(starts[index])] = entry.reason
-                    damaged.append(str(entry))
                 progress.update(progress.done + len(places))
             check_finite(values, reader, sample_ids)
             part = build_part(values, reasons, part_origin(trunk.facts, rows[index]["sha256"]))
             root.write(part_name(rows[index]["file"]), partial(write_part, part))
-    return damaged
 
 
 def check_finite(values: np.ndarray, reader: SampleReader, sample_ids: np.ndarray) -> None:
@@ -179,16 +199,26 @@ def check_finite(values: np.ndarray, reader: SampleReader, sample_ids: np.ndarra
 
 
 def write_part(part: pa.Table, path: Path) -> None:
-    """Writes the features of a tar's images. They hardly get smaller by compression."""
+    """Writes the features of a tar's images. Compression hardly shrinks them."""
     pq.write_table(part, path, compression="none", use_dictionary=False)
 
 
-def write_list(root: Store, manifest: Manifest, facts: TrunkFacts, trunk_sha256: str) -> FeatureSet:
-    """Writes the list of all files of features, which says that they are complete, and returns it."""
-    files = []
+def write_list(root: Store, manifest: Manifest, facts: TrunkFacts, trunk_sha256: str) -> tuple[FeatureSet, list[str]]:
+    """Writes the list of all files of features, which says that they are complete. Returns it, and what is wrong with images that
+    have none.
+
+    Raises:
+        RunError: A file is not the one that should be there.
+    """
+    files, damage = [], list[list[str]]()
     for shard in manifest.shards.to_pylist():
         name = part_name(shard["file"])
         files.append({"file": name, "sha256": root.sha256(name), "shard": shard["sha256"]})
+        if not is_finished(root, name, part_origin(facts, shard["sha256"])):
+            raise RunError(f"{root}/{name} was changed by something else.")
+        with root.fetched(name) as path:
+            damage.append(pq.read_table(path, columns=["damage"])["damage"].to_pylist())
     found = FeatureSet(root=root, trunk=facts, trunk_sha256=trunk_sha256, files=files)
     root.write_bytes(FEATURES_FILE, as_json(found.to_json()).encode())
-    return found
+    reader = SampleReader(manifest)
+    return found, [str(reader.damage(sample_id, reason)) for sample_id, reason in index_damage(damage).items()]

@@ -8,7 +8,7 @@ from matl_scale.train.config import Config, read_saved, walk
 
 FIXED_KEYS = (
     "model.name", "model.args", "model.width", "model.stem", "model.pretrained", "model.weights_sha256", "model.mean",
-    "model.std", "model.freeze",
+    "model.std", "model.freeze", "model.hidden",
     "routing.strategy", "routing.statistics", "routing.affine", "optim.name", "optim.layer_decay", "run.freeze", "run.seed",
     "data.fold", "data.fold_seed",
 )  # fmt: skip
@@ -18,7 +18,8 @@ MASK_KEYS = (
     "routing.dense_share",
 )  # fmt: skip
 NETWORK_KEYS = (
-    "model.name", "model.args", "model.width", "model.stem", "model.mean", "model.std", "routing.statistics", "routing.layers",
+    "model.name", "model.args", "model.width", "model.stem", "model.mean", "model.std", "model.hidden", "model.trunk_sha256",
+    "routing.statistics", "routing.layers",
     "routing.start", "routing.sigma_last", "routing.sigmas",
 )  # fmt: skip
 SIGMA_KEYS = ("routing.sigma_last", "routing.sigmas")  # of them, what a dense network has no use for
@@ -31,7 +32,7 @@ def check_resumable(checkpoint: CheckpointInfo, config: Config, train_shards: st
         old.run.start_from
     ):  # which makes the weights that a config names no part of the run; older versions kept their names
         old = old.without_weights()
-    if config.model.weights and not old.model.weights:
+    if config.model.is_trained and not old.model.is_trained:
         raise InputError(
             f"{checkpoint.folder} was trained without `model.weights`, and goes on with its own. Leave them out, or choose "
             "another `run.name`."

@@ -63,13 +63,13 @@ class FrozenPart:
 def find_used(model: RoutedModel, routes: set[int]) -> list[tuple[torch.nn.Parameter, torch.Tensor]]:
     """Returns the trunk's parameters, as far as they are trained, each with a mask, of its shape, of the elements that some of
     the routes use."""
+    parameters = [parameter for parameter in model.trunk.parameters() if parameter.requires_grad]
+    if not parameters:  # `model.freeze`, or heads alone
+        return []
     try:
         network = Subnetwork(model.trunk)
     except InputError as error:
         raise InputError(f"`run.freeze` = old needs to know which weights a route uses, and cannot: {error}") from error
-    parameters = [parameter for parameter in model.trunk.parameters() if parameter.requires_grad]
-    if not parameters:  # `model.freeze`
-        return []
     used = [torch.zeros_like(parameter, dtype=torch.bool) for parameter in parameters]
     for route_id in sorted(routes):
         route = torch.tensor([route_id], device=parameters[0].device)

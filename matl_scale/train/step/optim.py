@@ -98,7 +98,7 @@ def scale_trunk(trunk: fx.GraphModule, config: OptimConfig) -> list[tuple[list[n
     """Returns the parameters of a trunk in groups, each with its factor on the learning rate. Heads have 1, the last block
     `layer_decay`, and each block before it `layer_decay` times the factor of the next (Clark, Luong, Le, Manning, ELECTRA, ICLR
     2020, arXiv 2003.10555; for images: Bao, Dong, Piao, Wei, BEiT, ICLR 2022, arXiv 2106.08254)."""
-    if config.layer_decay == 1:
+    if config.layer_decay == 1 or not list(trunk.parameters()):
         return [(list(trunk.parameters()), 1.0)]
     numbers = number_blocks(trunk)
     num_blocks = max(numbers.values()) + 1
