@@ -238,3 +238,10 @@ def train_to(config: Config, steps: int) -> None:
 def train_rest(config: Config, _: int) -> None:
     """Trains a run to its end."""
     train(config, accelerator_of(config))
+
+
+def embed(arguments: list[str]) -> int:
+    """Runs matl-embed."""
+    from matl_scale.commands.embed import main
+
+    return main(arguments)

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from helpers import rank_work
+from helpers.ranks import run_ranks
 from helpers.run_configs import assert_identical, load_state, saved_state
 from helpers.shard_sets import ShardSet
 from helpers.sweeps import build_request
@@ -57,9 +59,13 @@ class Embedded:
     weights: Path
     backbone: torch.nn.Module
 
-    def embed(self, *options: str) -> int:
+    @property
+    def arguments(self) -> list[str]:
         given = ["--model", NAME, "--weights", str(self.weights), "--image-size", str(SIZE), "--workers", "0"]
-        return embed([str(self.root), *given, *options])
+        return [str(self.root), *given]
+
+    def embed(self, *options: str) -> int:
+        return embed([*self.arguments, *options])
 
     @property
     def features(self) -> FeatureSet:
@@ -198,6 +204,14 @@ def test_images_that_cannot_be_decoded_are_named_and_left_out_of_training(
     batch = FeatureReader(manifest, stored).read_features(np.array([5, 3]))
     assert [entry.sample_id for entry in batch.damage] == [3]
     assert not batch.values[1].any()
+
+
+def test_two_ranks_write_what_one_does(embedded: Embedded, tmp_path: Path) -> None:
+    shutil.copytree(embedded.root, tmp_path / "set", ignore=shutil.ignore_patterns("features", ".features"))
+    copied = replace(embedded, root=tmp_path / "set")
+    assert run_ranks(2, rank_work.embed, tmp_path / "ranks", copied.arguments) == [0, 0]
+    assert copied.features.files == embedded.features.files
+    assert copied.features.trunk == embedded.features.trunk
 
 
 def test_images_that_could_not_be_read_are_read_again_by_the_next_call(
