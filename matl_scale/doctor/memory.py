@@ -68,22 +68,27 @@ def count_trained(module: nn.Module) -> int:
 
 def measure_activations(config: Config, data: RunData, model: RoutedModel, slots: Slots) -> int:
     """Returns the bytes that the forward pass of a batch saves for its backward pass; of all batches of a step, where stacked."""
-    saved: dict[int, int] = {}
-    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-
-    def add(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters and tensor.dim() == 4 and len(tensor) == PROBE_IMAGES:
-            saved[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
     trunk: nn.Module = Subnetwork(model.trunk) if config.routing.execution == "subnetwork" else model.trunk
-    images = torch.zeros(PROBE_IMAGES, *(config.model.input_shape or (3, data.image_size, data.image_size)))
-    with torch.autograd.graph.saved_tensors_hooks(add, lambda tensor: tensor):
-        trunk(images, torch.tensor([0]), affine=model.affine_of(0)).sum()
+
+    def count_saved(num_images: int) -> int:
+        saved: dict[int, int] = {}
+
+        def add(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            saved[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        images = torch.zeros(num_images, *(config.model.input_shape or (3, data.image_size, data.image_size)))
+        with torch.autograd.graph.saved_tensors_hooks(add, lambda tensor: tensor):
+            found = trunk(images, torch.tensor([0]), affine=model.affine_of(0)).sum()
+        del found  # until here, so that no storage is freed and another one gets its address
+        return sum(saved.values())
+
+    # what is saved of weights and masks does not grow with the images
+    of_an_image = (count_saved(2 * PROBE_IMAGES) - count_saved(PROBE_IMAGES)) / PROBE_IMAGES
     shrinkage = 1.0 if config.train.precision == "fp32" else 0.5  # the probe runs in float32
     together = chosen(config.train.accumulate) if slots == "stacked" else 1  # slots whose passes overlap
-    return int(sum(saved.values()) * shrinkage * together * chosen(config.data.batch_size) / PROBE_IMAGES)
+    return int(of_an_image * shrinkage * together * chosen(config.data.batch_size))
 
 
 def check_memory(config: Config, data: RunData, routes: Routes, ranks_per_node: int, slots: Slots) -> Iterator[Finding]:

@@ -11,7 +11,9 @@ from matl_scale.models.backbones import build_backbone_outline, count_features
 from matl_scale.models.config import ModelConfig
 
 BYTES = 4  # of a float32 number
-KEPT_PER_CONV = 2  # a conv's output is kept for the norm's backward pass, and the norm's for that of the next conv
+# a conv's output is kept for the norm's backward pass, and the norm's for that of the next conv; in a transformer, the output of
+# a linear layer, and what attention or a gate makes of it
+KEPT_PER_LAYER = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +37,10 @@ def measure_backbone(model: ModelConfig, image_size: int) -> BackboneSize:
 
     def add(_: nn.Module, __: object, output: torch.Tensor) -> None:
         nonlocal kept
-        kept += output.numel() * BYTES * KEPT_PER_CONV
+        kept += output.numel() * BYTES * KEPT_PER_LAYER
 
     for module in outline.modules():
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv2d | nn.Linear):
             module.register_forward_hook(add)
     with FlopCounterMode(display=False) as counter:
         shape = model.input_shape or (3, image_size, image_size)

@@ -28,7 +28,8 @@ TAGS = ("image-classification", "multi-task-learning", "task-routing")
 TRAINING_KEYS = (
     "train.steps", "data.batch_size", "train.accumulate", "data.image_size", "data.fit", "data.augment", "data.fold",
     "optim.name", "optim.lr", "optim.schedule", "optim.weight_decay", "model.name", "model.args", "model.width",
-    "model.stem", "model.pretrained", "model.weights", "model.freeze", "routing.sigma", "routing.strategy", "train.ema_decay",
+    "model.stem", "model.trunk", "model.hidden", "model.pretrained",
+    "model.weights", "model.freeze", "routing.sigma", "routing.strategy", "train.ema_decay",
     "run.seed",
 )  # fmt: skip
 MAX_NOTES = 10

@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 
 from helpers.run_configs import plain
 from helpers.shard_sets import ShardSet
+from helpers.tiny_transformers import tiny_timm_config
 from matl_scale.data.loading.loader import DataConfig
 from matl_scale.data.shards.labels import Labels
 from matl_scale.doctor.__main__ import main
@@ -27,6 +28,7 @@ from matl_scale.doctor.memory import check_memory, estimate_memory
 from matl_scale.doctor.routes import check_routes, describe_roaming
 from matl_scale.doctor.tracking import check_tracking, file_system_of
 from matl_scale.doctor.versions import check_torchvision, check_versions
+from matl_scale.models.backbone_size import measure_backbone
 from matl_scale.models.config import ModelConfig
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.routes import Routes
@@ -103,6 +105,18 @@ def test_memory_grows_with_what_it_should(config: Config, data: RunData) -> None
     assert 3.5 < grown.activations / need.activations < 4.5  # twice the batch, twice the units
     huge = replace(config, data=replace(config.data, batch_size=10**9))
     assert [finding.level for finding in check_memory(huge, data, routes, 1, "single")] == ["error"]
+
+
+def test_what_a_transformer_keeps_is_counted(config: Config, data: RunData) -> None:
+    """By the doctor, and about by the rule that chooses the batch."""
+    model = tiny_timm_config()
+    model = replace(model, args={**model.args, "embed_dim": 64, "depth": 4})
+    need = estimate_memory(replace(config, model=model), data, Routes.build(["all"], [0] * 6), "single")
+    # per block and token at least: normed twice, queries, keys and values, heads, hidden units and what the GELU makes of them
+    least = 4 * (16 + 1) * (2 * 64 + 3 * 64 + 64 + 2 * 256) * 4
+    batch = int(config.data.batch_size)
+    assert 0.7 * least < need.activations / batch < 3 * least
+    assert 0.5 < measure_backbone(model, 16).activation_bytes / (need.activations / batch) < 2
 
 
 def test_frozen_weights_need_no_gradients(config: Config, data: RunData) -> None:

@@ -278,8 +278,9 @@ def build_loader(
 
     The worker processes start with the first batch and end with the generator.
     """
-    is_decoded = isinstance(source.reader, FeatureReader)
-    stage = stack_features if is_decoded else DecodeBatch(source.reader, image_size, fit, crops)
+    has_features = isinstance(source.reader, FeatureReader)
+    stage = stack_features if has_features else DecodeBatch(source.reader, image_size, fit, crops)
+    workers = 0 if has_features else workers  # to send them to the rank takes longer than to read them
     pipeline = wds.DataPipeline(source, wds.map(stage))
     for batches in wds.WebLoader(
         pipeline,

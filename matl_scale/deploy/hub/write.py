@@ -107,7 +107,7 @@ def describe(network: SharedNetwork) -> dict[str, Any]:
         "std": list(network.model.std),
         "execution": config.routing.execution,
         "route_chunk": config.route_chunk,
-        "backbone": config.model.name,
+        "backbone": config.model.trunk if config.model.is_features else config.model.name,
         "run": str(checkpoint.config["run"]["name"]),
         "step": checkpoint.step,
         "checkpoint_sha256": checkpoint.sha256,

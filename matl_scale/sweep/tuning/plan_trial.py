@@ -7,6 +7,8 @@ from statistics import geometric_mean
 from typing import Any
 
 from matl_scale.automatic import AUTO, chosen
+from matl_scale.models.backbones import build_backbone_outline
+from matl_scale.routing.heads import fit_sigma
 from matl_scale.runs.sweep_folder import PlannedRun, SweepPlan, Variant
 from matl_scale.seeds import derive_seed
 from matl_scale.sweep.budget import check_passes, length_settings
@@ -59,8 +61,12 @@ def find_space(plan: SweepPlan, variant: Variant) -> Space:
     """Returns what the search for a variant varies; raises `InputError` if the data cannot feed the arm."""
     given = build_trial_config(plan, first_runs(plan, variant)[0], {})
     resolved, data = resolve_offline(given)
-    num_routes = resolved.routes.routes.num_routes
-    return build_space(variant, given, resolved.config, num_routes, len(data.task_names))
+    num_routes, model = resolved.routes.routes.num_routes, resolved.config.model
+
+    def fit(sigma: float) -> float:
+        return sigma if model.is_features else fit_sigma(build_backbone_outline(model, seed=0), sigma)
+
+    return build_space(variant, given, resolved.config, num_routes, len(data.task_names), fit)
 
 
 def settings_of_trial(plan: SweepPlan, variant: Variant, choices: Mapping[str, Any], is_first: bool) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What a search varies: learning rate, weight decay, σ and the number of routes, as far as a variant leaves them open."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +43,14 @@ class Space:
         return choices
 
 
-def build_space(variant: Variant, given: Config, resolved: Config, num_routes: int, num_tasks: int) -> Space:
+def build_space(
+    variant: Variant,
+    given: Config,
+    resolved: Config,
+    num_routes: int,
+    num_tasks: int,
+    fit_sigma: Callable[[float], float],
+) -> Space:
     """Returns what the search for a variant varies.
 
     Args:
@@ -52,6 +59,7 @@ def build_space(variant: Variant, given: Config, resolved: Config, num_routes: i
         resolved: The same with every automatic choice made.
         num_routes: The routes that this has.
         num_tasks: The tasks of its runs.
+        fit_sigma: Returns the nearest σ that splits the attention heads of its network.
     """
     sigma, is_free = chosen(resolved.routing.sigma), SIGMA not in variant.settings
     routes: list[int] = []
@@ -64,7 +72,7 @@ def build_space(variant: Variant, given: Config, resolved: Config, num_routes: i
     return Space(
         rate=RATE not in variant.settings and chosen(resolved.optim.lr) > 0,
         decay=decay if DECAY not in variant.settings and decay > 0 else None,
-        sigmas=sorted({*SIGMAS, sigma}) if is_free and has_several else [],
+        sigmas=sorted({*map(fit_sigma, SIGMAS), sigma}) if is_free and has_several else [],
         routes=routes if len(routes) > 1 else [],
         first_sigma=sigma,
         first_routes=num_routes,

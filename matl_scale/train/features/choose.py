@@ -128,7 +128,7 @@ def fill_from_features(config: Config, found: FeatureSet) -> Config:
         raise InputError(
             f"`data.fit` should be {trunk.fit}, with which the features were computed. Got {config.data.fit}."
         )
-    config = with_settings(config, {**fixed, "data.augment": "none", "data.workers": 0})
+    config = with_settings(config, {**fixed, "data.augment": "none"})
     if not config.model.layers:  # of a trunk without layers, no sub-network can be derived
         config = replace(config, routing=replace(config.routing, execution="masked"))
     return config

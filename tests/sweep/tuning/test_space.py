@@ -1,5 +1,6 @@
 """What is searched for each arm, and the settings that follow from a trial's choices."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from helpers.shard_sets import ShardSet
 from helpers.sweeps import build_request, sweep_config
+from helpers.tiny_transformers import tiny_timm_config
 from matl_scale.errors import InputError
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.runs.sweep_folder import SweepPlan
@@ -50,6 +52,15 @@ def test_what_an_arm_or_a_point_sets_is_not_searched(tmp_path: Path, small_set: 
     assert spaces["dense"].first == {FACTOR: 1.0, DECAY: 0.01}
     assert spaces["k4"].first == {FACTOR: 1.0, DECAY: 0.01, SIGMA: spaces["k4"].first_sigma}
     assert spaces["own"].first == {}
+
+
+def test_only_what_splits_the_heads_of_a_transformer_is_searched(tmp_path: Path, small_set: ShardSet) -> None:
+    config = sweep_config(tmp_path, small_set, steps=60, routing=RoutingConfig())
+    vit = tiny_timm_config()
+    vit = replace(vit, args={**vit.args, "num_heads": 3, "embed_dim": 24})
+    request = build_request(replace(config, model=vit), "k4", tune=4)
+    space = spaces_of(plan_sweep(request, tmp_path / "sweep", 1).plan)["k4"]
+    assert space.sigmas == [0.333, 0.667, 1.0]
 
 
 def test_a_point_that_sets_sigma_leaves_the_number_of_routes(tmp_path: Path, small_set: ShardSet) -> None:
