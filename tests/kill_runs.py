@@ -29,7 +29,7 @@ from helpers import rank_work
 from helpers.ranks import TIMEOUT_S, run_ranks, start_ranks
 from helpers.run_configs import ADAMW, assert_identical, build_config, records, saved_state
 from helpers.shard_sets import write_small_set
-from matl_scale.data.loading.loader import DataConfig
+from matl_scale.data.loading.config import DataConfig
 from matl_scale.runs.layout import RunFolder
 from matl_scale.runs.predictions import read_predictions
 from matl_scale.runs.records import LocalLog

@@ -19,7 +19,7 @@ from data_prep.shard_set import write_shard_set
 from matl_scale.benchmark.figure import Conditions, Figure, Workload, time_rounds
 from matl_scale.benchmark.inputs import binary_tasks, build_binary
 from matl_scale.data.images.array_images import ArrayImages
-from matl_scale.data.loading.loader import DataConfig
+from matl_scale.data.loading.config import DataConfig
 from matl_scale.decisions.aim import Aim
 from matl_scale.metrics.names import METRICS
 from matl_scale.metrics.task_metrics import TaskMetrics

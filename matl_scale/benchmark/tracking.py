@@ -24,7 +24,7 @@ from matl_scale.benchmark.figure import Conditions, Figure
 from matl_scale.benchmark.inputs import binary_tasks
 from matl_scale.benchmark.pages import find_chromium, run_page_seconds
 from matl_scale.data.images.array_images import ArrayImages
-from matl_scale.data.loading.loader import DataConfig
+from matl_scale.data.loading.config import DataConfig
 from matl_scale.models.config import ModelConfig
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.runs.history import RunHistory

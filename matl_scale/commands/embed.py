@@ -52,7 +52,7 @@ def embed_and_print(options: argparse.Namespace, program: str) -> int:
     if options.model == "features":
         raise InputError("--model should be the network that computes features. Got features.")
     check_at_least(0, {"--workers": options.workers})
-    from matl_scale.data.loading.loader import DataConfig
+    from matl_scale.data.loading.config import DataConfig
     from matl_scale.models.config import ModelConfig
     from matl_scale.train.config import Config
     from matl_scale.train.features.embed import embed

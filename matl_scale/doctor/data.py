@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from matl_scale.automatic import chosen
-from matl_scale.data.loading.loader import DataConfig
+from matl_scale.data.loading.config import DataConfig
 from matl_scale.doctor.finding import Finding
 from matl_scale.errors import shortened
 from matl_scale.text import count_of

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import yaml
 
-from matl_scale.data.loading.loader import DataConfig
+from matl_scale.data.loading.config import DataConfig
 from matl_scale.decisions.config import DecideConfig
 from matl_scale.errors import InputError
 from matl_scale.models.config import ModelConfig

@@ -8,9 +8,9 @@ import numpy as np
 
 from matl_scale.automatic import chosen
 from matl_scale.data.images.fit import Fit
+from matl_scale.data.loading.config import DataConfig, choose_image_size
 from matl_scale.data.loading.damage import DamageLog
 from matl_scale.data.loading.feature_batches import FeatureReader
-from matl_scale.data.loading.loader import DataConfig, choose_image_size
 from matl_scale.data.loading.missing import choose_fills
 from matl_scale.data.shards.features import FeatureSet, open_features
 from matl_scale.data.shards.folds import read_folded

@@ -20,7 +20,7 @@ from helpers.run_configs import ADAMW, assert_identical, build_config, saved_sta
 from helpers.shard_sets import ShardSet
 from helpers.tiny_transformers import tiny_timm_config
 from matl_scale.data.images.array_images import ArrayImages
-from matl_scale.data.loading.loader import DataConfig
+from matl_scale.data.loading.config import DataConfig
 from matl_scale.metrics.names import COUNTED_METRICS
 from matl_scale.metrics.task_metrics import TaskMetrics
 from matl_scale.models.config import ModelConfig

@@ -12,7 +12,7 @@ from helpers import rank_work
 from helpers.ranks import run_ranks, start_ranks
 from helpers.run_configs import ADAMW, assert_identical, build_config, records, saved_state
 from helpers.shard_sets import ShardSet
-from matl_scale.data.loading.loader import DataConfig
+from matl_scale.data.loading.config import DataConfig
 from matl_scale.models.routing_config import RoutingConfig, Setting
 from matl_scale.tracking.recorder import TrackConfig
 from matl_scale.train.evaluation import EvalConfig

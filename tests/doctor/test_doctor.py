@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from helpers.run_configs import plain
 from helpers.shard_sets import ShardSet
 from helpers.tiny_transformers import tiny_timm_config
-from matl_scale.data.loading.loader import DataConfig
+from matl_scale.data.loading.config import DataConfig
 from matl_scale.data.shards.labels import Labels
 from matl_scale.doctor.__main__ import main
 from matl_scale.doctor.data import check_data

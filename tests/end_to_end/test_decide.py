@@ -17,7 +17,7 @@ from helpers.shard_sets import ShardSet, small_dataset
 from matl_scale.commands.decide import main as matl_decide
 from matl_scale.commands.evaluate import main as matl_evaluate
 from matl_scale.data.images.array_images import ArrayImages
-from matl_scale.data.loading.loader import DataConfig
+from matl_scale.data.loading.config import DataConfig
 from matl_scale.decisions.config import DecideConfig
 from matl_scale.decisions.fit import measure_decisions
 from matl_scale.errors import InputError

@@ -171,7 +171,7 @@ def test_a_column_called_like_a_pattern_is_only_itself(tmp_path: Path) -> None:
 
 
 def test_the_default_means_all_tasks_of_a_set_with_a_star(tmp_path: Path) -> None:
-    from matl_scale.data.loading.loader import DataConfig
+    from matl_scale.data.loading.config import DataConfig
     from matl_scale.train.run_data import build_run_data
 
     names = write_images(tmp_path / "images", 6)

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from helpers.run_configs import build_config
 from helpers.shard_sets import ShardSet
 from matl_scale.commands.train import main as matl_train
-from matl_scale.data.loading.loader import DataConfig
+from matl_scale.data.loading.config import DataConfig
 from matl_scale.deploy.predict import predict
 from matl_scale.doctor.__main__ import main as matl_doctor
 from matl_scale.doctor.weights import check_weights

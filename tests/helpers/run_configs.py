@@ -9,7 +9,7 @@ import torch
 
 from helpers.shard_sets import ShardSet
 from matl_scale.automatic import AUTO
-from matl_scale.data.loading.loader import DataConfig
+from matl_scale.data.loading.config import DataConfig
 from matl_scale.models.config import ModelConfig
 from matl_scale.models.network import MEAN, STD
 from matl_scale.models.routing_config import RoutingConfig

@@ -5,7 +5,7 @@ import torch
 from matl_scale.data.images.fit import GREY
 from matl_scale.data.loading import batch_transforms
 from matl_scale.data.loading.augment import BATCH_TRANSFORMS, build_augmentation, choose_steps
-from matl_scale.data.loading.loader import DataConfig
+from matl_scale.data.loading.config import DataConfig
 from matl_scale.data.loading.mixing import Mixing, build_mixing
 from matl_scale.errors import InputError
 from matl_scale.models.network import normalise

@@ -14,8 +14,9 @@ from PIL import Image
 from helpers.shard_sets import ShardSet
 from matl_scale import InputError
 from matl_scale.data.images.decode import decode_image
+from matl_scale.data.loading.config import DataConfig, choose_image_size
 from matl_scale.data.loading.damage import DamageLog
-from matl_scale.data.loading.loader import DataConfig, ImageBatch, TrainBatches, build_loader, choose_image_size
+from matl_scale.data.loading.loader import ImageBatch, TrainBatches, build_loader
 from matl_scale.data.loading.plan import RouteOrder, SlotPlan
 from matl_scale.data.loading.stream import StreamBatches
 from matl_scale.data.shards.labels import Labels

@@ -10,7 +10,7 @@ import pytest
 
 from helpers.run_configs import build_config
 from helpers.shard_sets import ShardSet
-from matl_scale.data.loading.loader import DataConfig
+from matl_scale.data.loading.config import DataConfig
 from matl_scale.data.shards.folds import FoldedManifest, deal_out, read_folded
 from matl_scale.errors import InputError
 from matl_scale.models.routing_config import RoutingConfig

@@ -11,7 +11,7 @@ from data_prep.dataset import from_arrays
 from data_prep.shard_set import write_shard_set
 from helpers.shard_sets import ShardSet
 from matl_scale.data.images.array_images import ArrayImages
-from matl_scale.data.loading.loader import DataConfig
+from matl_scale.data.loading.config import DataConfig
 from matl_scale.data.loading.plan import RouteOrder
 from matl_scale.models.backbone_size import measure_backbone
 from matl_scale.models.config import ModelConfig

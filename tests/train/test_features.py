@@ -17,8 +17,8 @@ from helpers.shard_sets import ShardSet
 from helpers.sweeps import build_request
 from matl_scale.commands.embed import main as embed
 from matl_scale.data.images.decode import decode_image
+from matl_scale.data.loading.config import DataConfig
 from matl_scale.data.loading.feature_batches import FeatureReader
-from matl_scale.data.loading.loader import DataConfig
 from matl_scale.data.shards.features import FEATURES_FILE, FeatureSet, open_features, read_feature_sets
 from matl_scale.data.shards.manifest import read_manifest
 from matl_scale.data.shards.reader import SampleReader

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from helpers import rank_work
 from helpers.run_configs import ADAMW, SGD, assert_identical, build_config, saved_state
 from helpers.shard_sets import ShardSet
-from matl_scale.data.loading.loader import DataConfig
+from matl_scale.data.loading.config import DataConfig
 from matl_scale.errors import InputError
 from matl_scale.models.config import ModelConfig
 from matl_scale.models.network import build_model

@@ -14,7 +14,7 @@ from data_prep.shard_set import write_shard_set
 from helpers.run_configs import ADAMW, build_config
 from helpers.shard_sets import ShardSet
 from matl_scale.data.images.array_images import ArrayImages
-from matl_scale.data.loading.loader import DataConfig
+from matl_scale.data.loading.config import DataConfig
 from matl_scale.errors import InputError
 from matl_scale.models.config import ModelConfig
 from matl_scale.models.logits import find_columns

@@ -9,7 +9,7 @@ import torch
 
 from helpers.run_configs import build_config
 from helpers.shard_sets import ShardSet
-from matl_scale.data.loading.loader import DataConfig
+from matl_scale.data.loading.config import DataConfig
 from matl_scale.models.network import RoutedModel
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.train.config import Config

@@ -10,7 +10,7 @@ import pytest
 
 from helpers.run_configs import build_config
 from helpers.shard_sets import ShardSet
-from matl_scale.data.loading.loader import DataConfig
+from matl_scale.data.loading.config import DataConfig
 from matl_scale.data.loading.missing import SOFT, choose_fills, fill_missing
 from matl_scale.data.loading.plan import RouteOrder
 from matl_scale.data.shards.labels import Labels

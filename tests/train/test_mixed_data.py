@@ -11,7 +11,7 @@ from data_prep.dataset import from_arrays
 from data_prep.planning.make_plan import Options
 from data_prep.shard_set import write_shard_set
 from matl_scale.data.images.array_images import ArrayImages
-from matl_scale.data.loading.loader import DataConfig
+from matl_scale.data.loading.config import DataConfig
 from matl_scale.data.loading.plan import RouteOrder
 from matl_scale.errors import InputError
 from matl_scale.models.config import ModelConfig

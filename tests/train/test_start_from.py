@@ -14,7 +14,7 @@ from helpers.commands import matl_data
 from helpers.run_configs import plain
 from helpers.shard_sets import ShardSet
 from matl_scale.automatic import AUTO
-from matl_scale.data.loading.loader import DataConfig
+from matl_scale.data.loading.config import DataConfig
 from matl_scale.data.shards.manifest import read_manifest
 from matl_scale.errors import InputError
 from matl_scale.models.config import ModelConfig

@@ -7,8 +7,6 @@ from statistics import geometric_mean
 from typing import Any
 
 from matl_scale.automatic import AUTO, chosen
-from matl_scale.models.backbones import build_backbone_outline
-from matl_scale.routing.heads import fit_sigma
 from matl_scale.runs.sweep_folder import PlannedRun, SweepPlan, Variant
 from matl_scale.seeds import derive_seed
 from matl_scale.sweep.budget import check_passes, length_settings
@@ -16,6 +14,7 @@ from matl_scale.sweep.plan import COUNTED_KEYS, keys_of, measure_network
 from matl_scale.sweep.settings import value_of
 from matl_scale.sweep.tuning.space import DECAY, FACTOR, RATE, ROUTES, SIGMA, Space, build_space
 from matl_scale.train.config import Config, read_saved, with_settings
+from matl_scale.train.defaults.fill import fit_to_heads
 from matl_scale.train.resolve import resolve_offline
 
 # of all trials: no run that is compared has it, so that nothing is tuned to the luck of one that is
@@ -64,7 +63,7 @@ def find_space(plan: SweepPlan, variant: Variant) -> Space:
     num_routes, model = resolved.routes.routes.num_routes, resolved.config.model
 
     def fit(sigma: float) -> float:
-        return sigma if model.is_features else fit_sigma(build_backbone_outline(model, seed=0), sigma)
+        return sigma if model.is_features else fit_to_heads(model, sigma)
 
     return build_space(variant, given, resolved.config, num_routes, len(data.task_names), fit)
 

@@ -131,7 +131,12 @@ def fit_usual_sigma(config: Config) -> float:
     is_rounded = config.routing.strategy == "partition" or config.routing.sigma_last != "none"
     if is_rounded or not has_patches(config.model.name):
         return USUAL_SIGMA
-    return fit_sigma(build_backbone_outline(config.model, seed=0), USUAL_SIGMA)
+    return fit_to_heads(config.model, USUAL_SIGMA)
+
+
+def fit_to_heads(model: ModelConfig, sigma: float) -> float:
+    """Returns the σ nearest to one by which the attention heads of a backbone split; σ itself if it has none."""
+    return fit_sigma(build_backbone_outline(model, seed=0), sigma)
 
 
 def fill_steps(config: Config, facts: RunFacts, labels_per_step: float) -> Config:

@@ -2,7 +2,7 @@
 
 import math
 
-from matl_scale.data.loading.loader import HALVED
+from matl_scale.data.loading.config import HALVED
 from matl_scale.models.config import Stem
 
 MIN_EPOCHS, MAX_EPOCHS = 4.0, 120.0

@@ -20,7 +20,8 @@ from torch import nn
 
 from matl_scale.automatic import chosen
 from matl_scale.data.images.fit import Fit
-from matl_scale.data.loading.loader import EvaluationBatches, build_loader, choose_image_size
+from matl_scale.data.loading.config import choose_image_size
+from matl_scale.data.loading.loader import EvaluationBatches, build_loader
 from matl_scale.data.shards.features import (
     DTYPE,
     FEATURES_FILE,

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from matl_scale.data.loading.loader import DataConfig
+from matl_scale.data.loading.config import DataConfig
 from matl_scale.errors import InputError
 from matl_scale.models.logits import find_columns
 from matl_scale.models.network import RoutedModel
