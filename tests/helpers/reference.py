@@ -19,6 +19,7 @@ from matl_scale.routes import Routes
 from matl_scale.routing.batch_norm import route_norms
 from matl_scale.routing.masks import EarlierMasks
 from matl_scale.routing.move import stream_masks
+from matl_scale.seeds import derive_seed
 from matl_scale.train.choose_routes import TrainLabels, choose_routes
 from matl_scale.train.config import Config
 from matl_scale.train.length import Length
@@ -66,6 +67,7 @@ def run_steps(config: Config, data: ShardSet, num_slots: int) -> Reference:
         return model, build_optimizer(config.optim, model)
 
     model, optimizer = build()
+    start_heads(model, costs, seed if routes.num_routes <= num_slots else None)
     moves = Moves()
     draws, labels_seen = [0] * routes.num_routes, [0] * routes.num_tasks
     is_dense = config.routing.strategy == "magnitude"
@@ -100,6 +102,18 @@ def run_steps(config: Config, data: ShardSet, num_slots: int) -> Reference:
                     add_slot(importance, tied, slot.route, gates_of(model, slot.route, slot.gradients))
         take_step(model, optimizer, slots, config, step)
     return Reference(model, draws, labels_seen)
+
+
+@torch.no_grad()
+def start_heads(model: RoutedModel, costs: Sequence[TaskReference], seed: int | None) -> None:
+    """Gives heads their first values: of weights zeros, or with a seed what `nn.Linear` draws."""
+    for number, (tasks, head) in enumerate(zip(model.routes.tasks_of_head, model.heads, strict=True)):
+        head.bias.copy_(torch.tensor([x for task in tasks for x in costs[task].first_logits()]))
+        if seed is not None:
+            generator = torch.Generator().manual_seed(derive_seed(seed, "head", number))
+            bound = head.in_features**-0.5
+            drawn = torch.empty(head.weight.shape, dtype=torch.float32)
+            head.weight.copy_(drawn.uniform_(-bound, bound, generator=generator))
 
 
 def shares_of_targets(

@@ -55,6 +55,14 @@ class TaskReference:
             "effective": [(1 - beta) / (1 - beta**m) for m in n],
         }[scheme]
 
+    def first_logits(self) -> list[float]:
+        """Returns the biases that a head starts with: logits that give the classes their frequencies in training, with mean 0."""
+        epsilon = self.config.label_smoothing
+        logits = [math.log((1 - epsilon) * f + epsilon / self.num_classes) for f in self.trained_for]
+        if self.name == "logit_adjusted":
+            logits = [x - self.config.tau * math.log(f) for x, f in zip(logits, self.trained_for, strict=True)]
+        return [x - sum(logits) / len(logits) for x in logits]
+
     def has_target(self, label: int) -> bool:
         return label >= 0 or self.missing != "ignore"
 

@@ -17,8 +17,9 @@ MASK_KEYS = (
     "routing.sigma", "routing.sigma_last", "routing.sigmas", "routing.layers", "routing.start", "routing.align",
     "routing.dense_share",
 )  # fmt: skip
+TRUNK_KEY = "model.trunk_sha256"  # of networks on features; runs of earlier versions lack it
 NETWORK_KEYS = (
-    "model.name", "model.args", "model.width", "model.stem", "model.mean", "model.std", "model.hidden", "model.trunk_sha256",
+    "model.name", "model.args", "model.width", "model.stem", "model.mean", "model.std", "model.hidden", TRUNK_KEY,
     "routing.statistics", "routing.layers",
     "routing.start", "routing.sigma_last", "routing.sigmas",
 )  # fmt: skip
@@ -55,7 +56,8 @@ def check_resumable(checkpoint: CheckpointInfo, config: Config, train_shards: st
 def check_start(start: CheckpointInfo, config: Config, tasks: list[Task]) -> None:
     """Raises `InputError` if a run with this config and these tasks cannot start with the checkpoint's network."""
     old, is_magnitude = read_saved(start.config), config.routing.strategy == "magnitude"
-    keys = tuple(key for key in NETWORK_KEYS if not (is_magnitude and key in SIGMA_KEYS))
+    unused = (*(SIGMA_KEYS if is_magnitude else ()), *(() if config.model.is_features else (TRUNK_KEY,)))
+    keys = tuple(key for key in NETWORK_KEYS if key not in unused)
     for key, before, now in differences(old, config, keys):
         raise InputError(f"`run.start_from`: {start.folder} was trained with `{key}` = {before!r}, not {now!r}.")
     if (old.routing.affine, config.routing.affine) == ("route", "shared"):
