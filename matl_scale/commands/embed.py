@@ -36,7 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--precision", choices=("fp32", "bf16"), default="fp32", help="as for `train.precision` (default: fp32)"
     )
     parser.add_argument("--batch-size", type=int, default=256, metavar="N", help="images per batch of a rank")
-    parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes per rank that read and decode")
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="processes per rank that read and decode (default: by cores)"
+    )
 
     def run() -> int:
         return embed_and_print(parser.parse_args(arguments), program)
@@ -51,7 +53,8 @@ def embed_and_print(options: argparse.Namespace, program: str) -> int:
         check_at_least(1, {"--image-size": options.image_size})
     if options.model == "features":
         raise InputError("--model should be the network that computes features. Got features.")
-    check_at_least(0, {"--workers": options.workers})
+    if options.workers is not None:
+        check_at_least(0, {"--workers": options.workers})
     from matl_scale.data.loading.config import DataConfig
     from matl_scale.models.config import ModelConfig
     from matl_scale.train.config import Config
@@ -60,7 +63,10 @@ def embed_and_print(options: argparse.Namespace, program: str) -> int:
 
     config = Config(
         data=DataConfig(
-            path=options.set, workers=options.workers, image_size=options.image_size or "auto", fit=options.fit
+            path=options.set,
+            workers="auto" if options.workers is None else options.workers,
+            image_size=options.image_size or "auto",
+            fit=options.fit,
         ),
         model=ModelConfig(name=options.model, weights=options.weights, pretrained=options.pretrained),
     )

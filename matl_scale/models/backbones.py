@@ -17,6 +17,7 @@ from matl_scale.models.config import ModelConfig
 from matl_scale.models.feature_layers import FeatureLayers, OnTrunk
 from matl_scale.models.from_timm import PREFIX, is_timm
 from matl_scale.models.resizing import check_stem, find_first_conv, scale_width, shrink_stem
+from matl_scale.models.transformers import find_size_argument
 from matl_scale.seeds import derive_seed
 from matl_scale.vision import models
 
@@ -198,6 +199,16 @@ def feature_layers(classifier: nn.Module) -> nn.Module:
     return nn.Sequential(*layers) if layers else nn.Identity()
 
 
+def suggest_size(name: str) -> str:
+    """Returns what to do about images whose size a backbone does not take."""
+    if argument := find_size_argument(name):
+        return (
+            f"Set `data.image_size` to a multiple of the size of its patches, and leave {argument} out of `model.args`, or give "
+            "both the same size."
+        )
+    return "Try a larger `data.image_size`, `model.stem` small, or another `model.width`."
+
+
 def count_features(backbone: nn.Module, config: ModelConfig, image_size: int) -> int:
     """Returns the number of features that the backbone returns, by running it once on the meta device.
 
@@ -211,7 +222,6 @@ def count_features(backbone: nn.Module, config: ModelConfig, image_size: int) ->
     except Exception as error:  # torchvision's models raise errors of many kinds
         raise InputError(
             f"`model.name` = {config.name} (width {config.width:g}, stem {config.stem}) does not run on images of "
-            f"{image_size} pixels: {first_line(error)}. Try a larger `data.image_size`, `model.stem` small, or another "
-            "`model.width`."
+            f"{image_size} pixels: {first_line(error).rstrip('.!')}. {suggest_size(config.name)}"
         ) from error
     return int(output.shape[1])

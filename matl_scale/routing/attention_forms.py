@@ -2,7 +2,7 @@
 Swin computes with sizes.
 
 A form has two parts: `prepare` gives a module the layers without weights that its graph needs, before the names of modules are
-noted, and `run` calls them in the place of its own `forward`.
+noted, and `run` calls them instead of its own `forward`.
 """
 
 from collections.abc import Callable, Mapping

@@ -54,7 +54,7 @@ class Part(nn.Module):
 
     @contextlib.contextmanager
     def _again(self, modes: dict[nn.Module, bool]) -> Iterator[None]:
-        """Is the context of the second pass."""
+        """Context manager for the second pass."""
         now = {module: module.training for module in modes}
         for module, training in modes.items():
             module.training = training

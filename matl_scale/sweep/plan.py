@@ -100,7 +100,7 @@ def build_networks(draft: SweepDraft, variant: Variant, shared: Mapping[str, Any
         InputError: The data cannot feed the arm.
     """
     try:
-        networks = [build_network(draft, variant, task, shared) for task in draft.tasks_of(variant)]
+        networks = [plan_network(draft, variant, task, shared) for task in draft.tasks_of(variant)]
         if draft.request.budget.kind == "compute" and networks[0].config.model.is_features:
             raise InputError(
                 "heads on features cost next to nothing, so that the compute of another arm would be thousands of passes. Use "
@@ -126,7 +126,7 @@ def explain_width(draft: SweepDraft, variant: Variant, shared: Mapping[str, Any]
     return f"{wide} Or leave `{variant.arm}` out of --arms."
 
 
-def build_network(draft: SweepDraft, variant: Variant, task: str, shared: Mapping[str, Any]) -> Network:
+def plan_network(draft: SweepDraft, variant: Variant, task: str, shared: Mapping[str, Any]) -> Network:
     settings = {**shared, **variant.settings, **only_task(task), "run.seed": draft.request.seeds[0]}
     return measure_network(with_settings(draft.base, settings), task)
 

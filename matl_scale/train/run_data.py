@@ -85,7 +85,7 @@ class RunData:
         }
 
     def on_features(self, found: FeatureSet) -> "RunData":
-        """Returns the data with features in the place of images; raises `InputError` if they are those of other images."""
+        """Returns the data with features instead of images; raises `InputError` if they are those of other images."""
         features, notes = open_features(found, self.manifest)
         return replace(self, reader=FeatureReader(self.manifest, features), notes=(*self.notes, *notes))
 

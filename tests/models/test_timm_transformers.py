@@ -88,7 +88,9 @@ def test_what_does_not_fit_a_transformer_is_refused(settings: dict[str, object],
 
 
 def test_images_of_another_size_are_refused() -> None:
-    with pytest.raises(InputError, match="does not run on images of 24 pixels"):
+    with pytest.raises(
+        InputError, match=r"does not run on images of 24 pixels.*, and leave img_size out of `model.args`"
+    ):
         build_model(tiny_timm_config(), RoutingConfig(sigma=0.5), [2, 2], 0, 24)
 
 

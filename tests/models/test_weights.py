@@ -150,6 +150,15 @@ def test_other_architectures_are_refused_with_the_first_names_that_differ(tmp_pa
         build(tmp_path / "longer.pth")
 
 
+def test_weights_of_a_transformer_for_other_images_are_refused_with_the_key_that_says_so(tmp_path: Path) -> None:
+    config = ModelConfig(name="timm/vit_tiny_patch16_224", width=1.0, stem="standard", args={"depth": 1})
+    small = replace(config, args={"depth": 1, "img_size": 32})
+    torch.save(build_backbone(small, seed=0).state_dict(), tmp_path / "small.pth")
+    with pytest.raises(InputError, match=r"1 of another shape.*images of another size.*: set img_size in `model.args`"):
+        build(tmp_path / "small.pth", config)
+    build(tmp_path / "small.pth", small)
+
+
 def test_files_that_are_none_are_named(state: State, tmp_path: Path) -> None:
     path, folder = tmp_path / "weights.pth", tmp_path / "folder"
     folder.mkdir()

@@ -23,6 +23,7 @@ from matl_scale.data.shards.features import FEATURES_FILE, FeatureSet, open_feat
 from matl_scale.data.shards.manifest import read_manifest
 from matl_scale.data.shards.reader import SampleReader
 from matl_scale.errors import InputError
+from matl_scale.models.backbones import build_backbone, build_backbone_outline
 from matl_scale.models.config import ModelConfig
 from matl_scale.models.cost import count_forward
 from matl_scale.models.network import build_model, normalise
@@ -40,6 +41,8 @@ from matl_scale.sweep.open_sweep import open_sweep
 from matl_scale.tracking.recorder import TrackConfig
 from matl_scale.train.config import Config, RunConfig, with_settings
 from matl_scale.train.evaluation import EvalConfig
+from matl_scale.train.features.embed import choose_size
+from matl_scale.train.features.tars import plan_tars
 from matl_scale.train.process_group import build_accelerator
 from matl_scale.train.resolve import resolve_offline
 from matl_scale.train.run import train
@@ -123,11 +126,15 @@ def test_features_are_those_of_every_image(embedded: Embedded) -> None:
 
 @pytest.mark.parametrize("hidden", [[], [24, 16]])
 def test_a_network_on_features_is_put_together_with_its_trunk(
-    embedded: Embedded, tmp_path: Path, hidden: list[int]
+    embedded: Embedded, tmp_path: Path, hidden: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its logits of images are those of its layers and heads for the features of these images, as computed here by hand."""
     config = config_of(embedded, tmp_path, "run", hidden=hidden)
     train(config, build_accelerator("fp32"))
+    layers = "layers of 24, 16 units" if hidden else "heads alone"
+    weights = file_sha256(embedded.weights)[:8]
+    said = capsys.readouterr().err
+    assert f"{layers} on 512 features of {NAME} (weights {weights}…), of images of {SIZE} pixels" in said
     checkpoint = open_network(config.run.folder)
     model = restore_network(checkpoint, torch.device("cpu"))
     state = load_state(checkpoint.folder)["model"]
@@ -214,6 +221,25 @@ def test_two_ranks_write_what_one_does(embedded: Embedded, tmp_path: Path) -> No
     assert copied.features.trunk == embedded.features.trunk
 
 
+def test_batches_are_of_one_tar_and_come_from_several_processes(embedded: Embedded, tmp_path: Path) -> None:
+    shutil.copytree(embedded.root, tmp_path / "set", ignore=shutil.ignore_patterns("features", ".features"))
+    copied = replace(embedded, root=tmp_path / "set")
+    assert copied.embed("--workers", "2", "--batch-size", "7") == 0
+    manifest = read_manifest(copied.root)
+    stored, expected = (open_features(found.features, manifest)[0] for found in (copied, embedded))
+    np.testing.assert_allclose(stored.values, expected.values, rtol=1e-3, atol=1e-4)
+    sizes = [5, 1, 9]
+    tars = np.split(np.arange(15), np.cumsum(sizes)[:-1])
+    for num_workers in (1, 2, 3, 7):
+        batches = [
+            batch.sample_ids
+            for worker in range(num_workers)
+            for (batch,) in plan_tars(tars, 4, worker=worker, num_workers=num_workers)
+        ]
+        assert sorted(np.concatenate(batches)) == list(range(15))
+        assert sorted(map(len, batches)) == [1, 1, 1, 4, 4, 4]
+
+
 def test_images_that_could_not_be_read_are_read_again_by_the_next_call(
     embedded: Embedded, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -255,6 +281,22 @@ def test_a_trunk_that_cannot_be_put_together_later_is_refused_at_once(
         with pytest.raises(SystemExit, match="2"):
             embed([str(embedded.root), "--model", name, "--weights", str(weights)])
         assert message in capsys.readouterr().err
+
+
+def test_a_transformer_gets_images_of_its_own_size_alone(
+    embedded: Embedded, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where its weights say no size, and images of the set have another."""
+    name = "timm/vit_tiny_patch16_224"
+    config = Config(data=DataConfig(path=str(embedded.root)), model=ModelConfig(name=name, width=1.0, stem="standard"))
+    backbone = build_backbone_outline(config.model, seed=0)
+    assert choose_size(backbone, read_manifest(embedded.root), config) == 224
+    weights = tmp_path / "vit.pth"
+    torch.save(build_backbone(config.model, seed=0).state_dict(), weights)
+    with pytest.raises(SystemExit, match="2"):
+        embed([str(embedded.root), "--model", name, "--weights", str(weights), "--image-size", "112"])
+    said = capsys.readouterr().err
+    assert f"--image-size should be 224, or left out: {name} takes images of 224 pixels alone. Got 112" in said
 
 
 def test_heads_alone_have_a_page_and_can_get_more_tasks(embedded: Embedded, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Batches of features that were computed before, in the place of decoded images. The plan of what is read when is the same."""
+"""Batches of features that were computed before, instead of decoded images. The plan of what is read when is the same."""
 
 from typing import NamedTuple
 

@@ -20,7 +20,7 @@ from matl_scale.data.shards.sample_runs import SampleRuns
 from matl_scale.routes import Routes
 from matl_scale.seeds import derive_seed, mix
 
-NO_ROUTE, ALL_ROUTES = -1, -2  # in the place of a route: that of a batch for evaluation; all together
+NO_ROUTE, ALL_ROUTES = -1, -2  # instead of a route: that of a batch for evaluation; all together
 ROUNDS = 12
 
 

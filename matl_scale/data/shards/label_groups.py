@@ -95,7 +95,7 @@ def in_groups(batches: Iterable[pa.RecordBatch], num_rows: int) -> Iterator[pa.T
 
 
 def check_labels(values: pa.ChunkedArray, task: Task, context: str) -> np.ndarray:
-    """Returns labels as numbers; raises `InputError` if some are none of the task's classes."""
+    """Returns labels as numbers; raises `InputError` if a value is not one of the task's classes."""
     if not pa.types.is_integer(values.type) or values.null_count:
         raise InputError(f"{context}: labels should be integers without gaps. Got {values.type}.")
     numbers = as_numbers(values)

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from matl_scale.routing.batch_norm import RouteBatchNorm2d
 from matl_scale.routing.derive import ActiveNorm, Derived, input_index
+from matl_scale.routing.shared_prefix import module_of
 from matl_scale.routing.slicing import Fold, SliceRecipe, is_common
 from matl_scale.vision import StochasticDepth
 
@@ -44,7 +45,7 @@ def nodes_without_route(derived: Derived, unsafe: set[fx.Node]) -> set[fx.Node]:
         elif node.op == "placeholder":
             found = node.target == "tensors"
         else:
-            module = module_of(derived, node)
+            module = module_of(derived.dense, node)
             norm = module.norm if isinstance(module, ActiveNorm) else None
             found = not isinstance(norm, RouteBatchNorm2d) or norm.statistics == "shared"
             # the other norms read of a route only which channels are active, and their slices say whether all are
@@ -81,7 +82,7 @@ def changes_common(derived: Derived, node: fx.Node, common: set[fx.Node]) -> boo
 def owner_of(derived: Derived, node: fx.Node) -> fx.Node:
     """Returns the node that made the tensor which a node returns, perhaps as a view of it."""
     while (
-        isinstance(module_of(derived, node), (*WITHOUT_EFFECT, nn.Flatten))
+        isinstance(module_of(derived.dense, node), (*WITHOUT_EFFECT, nn.Flatten))
         or node.target in VIEWS
         or works_in_place(derived, node)
     ):
@@ -90,13 +91,8 @@ def owner_of(derived: Derived, node: fx.Node) -> fx.Node:
 
 
 def works_in_place(derived: Derived, node: fx.Node) -> bool:
-    module = module_of(derived, node)
+    module = module_of(derived.dense, node)
     if module is not None:
         return getattr(module, "inplace", False) is True
     is_flagged = any(value is True for value in (*node.args, *node.kwargs.values()))  # as in `functional.relu(x, True)`
     return node.target in IN_PLACE or (is_flagged and isinstance(node.args[0], fx.Node))
-
-
-def module_of(derived: Derived, node: fx.Node) -> nn.Module | None:
-    """Returns the module of the dense network that a node calls; None if it calls none."""
-    return derived.dense.get_submodule(str(node.target)) if node.op == "call_module" else None

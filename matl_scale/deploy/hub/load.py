@@ -121,7 +121,7 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> HubNetwork:
             f"{weights} is missing or damaged: its SHA-256 is not the one in {CONFIG_FILE}. Copy or export the folder again."
         )
     try:
-        return build_network(config, load_file(weights), torch.device(device))
+        return build_hub_network(config, load_file(weights), torch.device(device))
     except InputError as error:
         raise InputError(f"{folder}: {error}") from error
     except (SafetensorError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -151,7 +151,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def build_network(config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], device: torch.device) -> HubNetwork:
+def build_hub_network(
+    config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], device: torch.device
+) -> HubNetwork:
     state = {key: value for key, value in tensors.items() if not key.startswith(UNITS_PREFIX)}
     num_units = len(tensors) - len(state)
     units = [tensors[f"{UNITS_PREFIX}{index}"].numpy().astype(np.int64) for index in range(num_units)]

@@ -11,12 +11,14 @@ import torch
 from torch import nn
 
 from matl_scale.errors import InputError, shortened
+from matl_scale.models.transformers import find_size_argument
 from matl_scale.models.weights.file import StoredWeights
 from matl_scale.text import count_of
 
 COUNTER = "num_batches_tracked"  # of batch norms; older files have none, and nothing here needs it
 SHOWN = 3  # names per kind of difference
 IMAGE_CHANNELS = 3
+POSITIONS = "pos_embed"  # in the names of position embeddings, of which there is one per patch
 
 
 def load_weights(backbone: nn.Module, classifier: Collection[str], weights: StoredWeights, name: str) -> None:
@@ -119,5 +121,15 @@ def explain(weights: StoredWeights, name: str, num_needed: int, found: Mapping[s
         parts = [f"none of its names is there (the file has {shortened(list(weights.tensors), SHOWN)})"]
     return (
         f"`model.weights`: {weights.path} does not fit `model.name` = {name}, which has {count_of(num_needed, 'tensor')}: "
-        f"{'; '.join(parts)}. {hint}Set `model.name`, and `model.stem`, to what the weights were trained for."
+        f"{'; '.join(parts)}. {hint}{suggest_model(name, found['shapes'])}"
     )
+
+
+def suggest_model(name: str, other_shapes: Sequence[str]) -> str:
+    """Returns what to do about weights that do not fit, some of which have other shapes than the backbone's tensors."""
+    if any(POSITIONS in key for key in other_shapes) and (argument := find_size_argument(name)):
+        return (
+            f"Its position embeddings are of images of another size, or of other patches: set {argument} in `model.args`, and "
+            "`model.name`, to what the weights were trained for."
+        )
+    return "Set `model.name`, and `model.stem`, to what the weights were trained for."

@@ -127,7 +127,7 @@ def restore_network(checkpoint: CheckpointInfo, device: torch.device) -> RoutedM
     state, config = load_state(checkpoint), NetworkConfig.read(checkpoint.config)
     if config.model.is_features:
         return restore_on_trunk(checkpoint, state, config.on_trunk(checkpoint.folder), device)
-    model = build_network(checkpoint, state, config, config.has_own_masks)
+    model = restore_shape(checkpoint, state, config, config.has_own_masks)
     move_model(model, device, config.channels_last)
     check_network(checkpoint, tasks=checkpoint.tasks, masks=hash_masks(model))
     if state["ema"] is None:
@@ -139,7 +139,7 @@ def restore_network(checkpoint: CheckpointInfo, device: torch.device) -> RoutedM
     return cast(RoutedModel, ema.module).eval()
 
 
-def build_network(
+def restore_shape(
     checkpoint: CheckpointInfo, state: dict[str, Any], config: NetworkConfig, has_own_masks: bool
 ) -> RoutedModel:
     """Builds the network of a checkpoint without its weights; with its masks, or with those that its config draws."""
@@ -159,11 +159,12 @@ def restore_on_trunk(
 ) -> RoutedModel:
     """Does what `restore_network` does for a network that was trained on features; `config` is that with its trunk, whose weights
     are not in `state`."""
-    model = build_network(checkpoint, state, config, has_own_masks=bool(config.model.layers))
+    model = restore_shape(checkpoint, state, config, has_own_masks=bool(config.model.layers))
     trained = state["model"]
     if state["ema"] is not None:
         trained = {key.removeprefix(EMA): value for key, value in state["ema"].items() if key.startswith(EMA)}
     missing, unknown = model.load_state_dict(trained, strict=False)
+    of_trunk = "trunk.trunk." if config.model.layers else "trunk."
     assert not unknown, unknown
-    assert all(key.startswith("trunk.") for key in missing), missing
+    assert set(missing) == {key for key in model.state_dict() if key.startswith(of_trunk)}, missing
     return move_model(model, device, config.channels_last).eval()

@@ -31,8 +31,7 @@ def describe_choices(
     """
     lines = [
         describe_routes(config, routes, machine),
-        f"{config.model.name}, width {chosen(config.model.width):g}, stem {config.model.stem}, on images of {image_size} pixels, "
-        f"augment {describe_augment(config.data.augment)}",
+        describe_network(config, image_size),
         f"{config.optim.name}, rate {chosen(config.optim.lr):g} (heads × {chosen(config.optim.head_lr_scale):g}), warm-up "
         f"{describe_auto(config.optim.warmup_steps, 'a twentieth of the run')}, moving average "
         f"{describe_auto(config.train.ema_decay, 'over the last twentieth')}",
@@ -49,6 +48,21 @@ def describe_choices(
     if given.train.epochs != AUTO and given.train.steps != AUTO:
         lines.append(f"train.steps wins over train.epochs {given.train.epochs:g}")
     return lines
+
+
+def describe_network(config: Config, image_size: int) -> str:
+    """Says what the network is, and what it gets."""
+    model = config.model
+    if model.is_features:
+        layers = f"layers of {', '.join(map(str, model.layers))} units" if model.layers else "heads alone"
+        return (
+            f"{layers} on {model.num_features} features of {model.trunk} (weights {model.weights_sha256[:8]}…), of images of "
+            f"{image_size} pixels"
+        )
+    return (
+        f"{model.name}, width {chosen(model.width):g}, stem {model.stem}, on images of {image_size} pixels, augment "
+        f"{describe_augment(config.data.augment)}"
+    )
 
 
 def describe_weights(model: ModelConfig) -> str:

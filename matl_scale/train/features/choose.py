@@ -36,7 +36,7 @@ OF_LAYERS: dict[str, Any] = {
 }
 
 
-# what the config of a run on images has in the place of what features say
+# what the config of a run on images has instead of what features say
 OPEN: tuple[Any, ...] = (AUTO, "", 0)
 LEFT_OPEN = ("model.trunk", "model.trunk_sha256", "model.weights_sha256", "model.num_features")
 
@@ -146,7 +146,8 @@ def copy_trunk(found: FeatureSet, path: Path) -> None:
     with found.root.fetched(TRUNK_FILE) as stored:
         if not stored.is_file() or file_sha256(stored) != found.trunk_sha256:
             raise InputError(
-                f"{found.root}/{TRUNK_FILE} is missing or damaged. Run matl-embed again; it computes no features anew."
+                f"{found.root}/{TRUNK_FILE} is missing or damaged. Run matl-embed again; features that exist are not "
+                "computed again."
             )
         try:
             os.link(stored, path)

@@ -18,12 +18,11 @@ from accelerate.utils import gather_object
 from safetensors.torch import save
 from torch import nn
 
-from matl_scale.automatic import chosen
+from matl_scale.automatic import AUTO, chosen
 from matl_scale.data.images.fit import Fit
 from matl_scale.data.loading.config import choose_image_size
-from matl_scale.data.loading.loader import EvaluationBatches, build_loader
+from matl_scale.data.loading.loader import PlannedBatches, build_loader
 from matl_scale.data.shards.features import (
-    DTYPE,
     FEATURES_FILE,
     FEATURES_FOLDER,
     TRUNK_FILE,
@@ -44,13 +43,18 @@ from matl_scale.models.config import ModelConfig
 from matl_scale.models.network import normalise
 from matl_scale.models.pass_cost import build_routed_outline
 from matl_scale.models.routing_config import RoutingConfig
+from matl_scale.models.transformers import find_size_argument
 from matl_scale.progress import ItemProgress
+from matl_scale.routing.tracing import find_image_size
 from matl_scale.storage.files import as_json
 from matl_scale.storage.store import Store
 from matl_scale.text import count_of
 from matl_scale.train.build_state import ready_on_every_machine
 from matl_scale.train.config import Config
+from matl_scale.train.defaults.facts import read_machine
+from matl_scale.train.defaults.fill import fill_workers
 from matl_scale.train.defaults.weights import fill_from_weights
+from matl_scale.train.features.tars import TarFeatures, plan_tars
 from matl_scale.train.process_group import on_main
 
 
@@ -101,9 +105,10 @@ def embed(config: Config, accelerator: Accelerator, batch_size: int) -> EmbedOut
         raise InputError("A trunk needs weights that somebody has trained: give --weights FILE, or --pretrained.")
     config = on_main(accelerator, lambda: fill_from_weights(config, None))
     ready_on_every_machine(config.model, accelerator)
-    size = choose_image_size(manifest, config.data)
+    config = fill_workers(config, read_machine(accelerator.num_processes))
     check_routable(config.model)
     backbone = build_backbone(config.model, seed)
+    size = choose_size(backbone, manifest, config)
     content = save({name: value.contiguous() for name, value in backbone.state_dict().items()})
     num_features = count_features(backbone, config.model, size)
     facts = build_facts(config, size, num_features, accelerator.mixed_precision, content)
@@ -128,6 +133,18 @@ def embed(config: Config, accelerator: Accelerator, batch_size: int) -> EmbedOut
         num_computed=int(manifest.shard_sizes[indices].sum()),
         damaged=damaged,
     )
+
+
+def choose_size(backbone: nn.Module, manifest: Manifest, config: Config) -> int:
+    """Returns the side length in pixels of the images that a trunk gets; raises `InputError` if it was built for others."""
+    given, own = config.data.image_size, find_image_size(backbone)
+    if own is None or not find_size_argument(config.model.name):
+        return choose_image_size(manifest, config.data)
+    if given not in (AUTO, own):
+        raise InputError(
+            f"--image-size should be {own}, or left out: {config.model.name} takes images of {own} pixels alone. Got {given}."
+        )
+    return own
 
 
 def check_routable(model: ModelConfig) -> None:
@@ -165,28 +182,26 @@ def write_parts(
     Raises:
         RunError: Images cannot be read, which may work another time, or their features be written.
     """
-    reader = SampleReader(manifest)
-    starts = np.cumsum(manifest.shard_sizes) - manifest.shard_sizes
-    rows, sizes = manifest.shards.to_pylist(), manifest.shard_sizes
-    total = int(sizes[shards].sum())
+    if not shards:
+        return
+    reader, ends = SampleReader(manifest), np.cumsum(manifest.shard_sizes)
+    of_tars = {index: np.arange(ends[index] - manifest.shard_sizes[index], ends[index]) for index in shards}
+    source = PlannedBatches(partial(plan_tars, list(of_tars.values()), batch_size), reader)
+    rows, pin = manifest.shards.to_pylist(), trunk.accelerator.device.type == "cuda"
+    begun: dict[int, TarFeatures] = {}
+    total = int(manifest.shard_sizes[shards].sum())
     with ItemProgress(total, "images", enabled=trunk.accelerator.is_main_process) as progress:
-        for index in shards:
-            sample_ids = np.arange(starts[index], starts[index] + sizes[index])
-            source = EvaluationBatches(sample_ids, reader, batch_size, 0, 1)
-            values = np.zeros((len(sample_ids), trunk.facts.num_features), dtype=DTYPE)
-            reasons = [""] * len(sample_ids)
-            pin = trunk.accelerator.device.type == "cuda"
-            for batch in build_loader(source, trunk.facts.image_size, workers, pin, fit):
-                places = batch.sample_ids - starts[index]
-                values[places] = np.where(batch.valid[:, None], trunk.features(batch.images), 0)
-                for entry in batch.damage:
-                    if entry.is_unread:
-                        raise RunError(f"{entry}. Run the same command again to go on.")
-                    reasons[entry.sample_id - int(starts[index])] = entry.reason
-                progress.update(progress.done + len(places))
-            check_finite(values, reader, sample_ids)
-            part = build_part(values, reasons, part_origin(trunk.facts, rows[index]["sha256"]))
+        for batch in build_loader(source, trunk.facts.image_size, workers, pin, fit):
+            index = int(np.searchsorted(ends, batch.sample_ids[0], side="right"))
+            tar = begun.setdefault(index, TarFeatures(of_tars[index], trunk.facts.num_features))
+            tar.add(batch, trunk.features(batch.images))
+            progress.update(progress.done + len(batch.sample_ids))
+            if tar.num_missing:
+                continue
+            check_finite(tar.values, reader, tar.sample_ids)
+            part = build_part(tar.values, tar.reasons, part_origin(trunk.facts, rows[index]["sha256"]))
             root.write(part_name(rows[index]["file"]), partial(write_part, part))
+            del begun[index]
 
 
 def check_finite(values: np.ndarray, reader: SampleReader, sample_ids: np.ndarray) -> None:

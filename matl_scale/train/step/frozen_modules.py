@@ -35,8 +35,8 @@ class Resting:
 
     @contextlib.contextmanager
     def running(self, route_id: int) -> Iterator[None]:
-        """Is the context of a forward pass of a route. A norm that has fewer than `NUM_UPDATES` updates of the route's statistics
-        normalises by the batch, and updates them, unless it is in evaluation mode already: what `run.freeze` keeps."""
+        """Context manager for a forward pass of a route. A norm that has fewer than `NUM_UPDATES` updates of the route's
+        statistics normalises by the batch, and updates them, unless it is in evaluation mode already: what `run.freeze` keeps."""
         training = [module for module in self.modules if module.training]
         gathering = [norm for norm in self._find_gathering(route_id) if norm.training]
         for module in training:

@@ -296,7 +296,7 @@ class TrainStep:
 
     @contextlib.contextmanager
     def _measuring(self, route_id: int) -> Iterator[None]:
-        """Is the context of the backward pass of a slot in which the importance of units is measured."""
+        """Context manager for the backward pass of a slot in which the importance of units is measured."""
         assert self.importance is not None
         self.importance.begin_slot()
         yield
