@@ -174,7 +174,9 @@ def test_ranks_equal_one_process_that_runs_the_slots_one_after_the_other(
     for (name, expected), used in zip(expectations.items(), configs, strict=True):
         state = saved_state(used)
         gap, tensor = largest_difference(state["model"], expected.model)
-        assert gap < 1e-9, (name, tensor, gap)
+        # the rare task's batches hold all of its samples, whose frequencies its bias starts with: its gradient is of rounding
+        # alone, which Adam divides by its own size
+        assert gap < (1e-8 if used.optim.name == "adamw" else 1e-9), (name, tensor, gap)
         assert state["draws"].tolist() == expected.draws, name
         assert state["labels_seen"].tolist() == expected.labels_seen, name
 
