@@ -37,13 +37,9 @@ def prepare_multihead(attention: nn.MultiheadAttention) -> None:
 def run_multihead(
     tracer: fx.Tracer, attention: nn.MultiheadAttention, query: Any, key: Any, value: Any, **options: Any
 ) -> tuple[Any, None]:
+    heads: Any = getattr(attention, "heads", None)  # none where attention is of another kind
     has_options = any(setting is not None for name, setting in options.items() if name != "need_weights")
-    if (
-        query is not key
-        or query is not value
-        or has_options
-        or not isinstance(getattr(attention, "heads", None), HeadAttention)
-    ):
+    if query is not key or query is not value or has_options or not isinstance(heads, HeadAttention):
         raise InputError(
             "only attention of tokens to themselves, without a mask and with the batch first, can be cut by heads"
         )
@@ -51,7 +47,7 @@ def run_multihead(
     InProjection.become(attention)
     mixing: Any = attention.out_proj
     mixing.__class__ = nn.Linear  # torch has a subclass that computes the same
-    return mixing(attention.heads(tracer.create_proxy("call_module", name, (query,), {}))), None
+    return mixing(heads(tracer.create_proxy("call_module", name, (query,), {}))), None
 
 
 def prepare_windows(attention: Any) -> None:
