@@ -38,7 +38,7 @@ def list_backbones(json_file: Path | None, patterns: Sequence[str] | None = None
 
 
 def write_list(file: Path, found: Sequence[ListedBackbone], known: Sequence[str]) -> None:
-    """Writes what was found of models, instead of their entries in a file; those of other `known` models stay."""
+    """Writes a list of models to a file: what was found now, and of other models what was `known`."""
     entries = {backbone.name: asdict(backbone) for backbone in found}
     if known and file.is_file():
         entries = {entry["name"]: entry for entry in json.loads(file.read_text(encoding="utf-8"))} | entries

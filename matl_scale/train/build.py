@@ -102,7 +102,8 @@ def build_components(resolved: ResolvedRun, data: RunData, accelerator: Accelera
     fills = choose_fills(config.data.missing, data.tasks, config.data.balance, frozen)
     order = RouteOrder(seed, batch_size, trained.labels_of(TRAIN_SPLIT), train_ids, routes, config.data.balance, fills)
     losses = build_losses(config, data, order, fills)
-    heads = build_initial_heads(config, data, order, losses, num_slots)
+    # a run that resumes has heads, and to count the classes of all tasks takes a while
+    heads = None if opened.checkpoint else build_initial_heads(config, data, order, losses, num_slots)
     state, trunk = build_state(
         config, data, routes, accelerator, opened, length, resolved.slots, resolved.routes.closeness, heads
     )

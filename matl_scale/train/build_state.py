@@ -71,7 +71,7 @@ def build_state(
     2. a checkpoint of another run (`run.start_from`): the network comes from it, as far as it goes; the rest is new;
     3. neither: everything is new, or a backbone that somebody has trained (`model.pretrained`, `model.weights`), which the other
        cases do not ask for.
-    What is new in the second and third starts with `heads`, or without them with zeros.
+    Heads that are new in the second and third start as `heads` says; without it, with zeros.
 
     Raises:
         InputError: The checkpoint does not fit.

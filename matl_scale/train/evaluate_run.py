@@ -94,7 +94,7 @@ def evaluate_split(config: Config, accelerator: Accelerator, split: str, which: 
 
 
 def record_again(config: Config, tasks: Sequence[str], step: int, metrics_of: Mapping[str, TaskMetrics]) -> None:
-    """Records evaluations of a run that is not under way, given by their splits, instead of earlier ones of the same step.
+    """Records evaluations of a run that is not under way, given by their splits; they replace earlier ones of the same step.
 
     The run's status stays as it is.
     """

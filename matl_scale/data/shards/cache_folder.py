@@ -130,7 +130,7 @@ def describe_files(folder: Path, names: Collection[str]) -> dict[str, list[int]]
 
 
 def make_cache(folder: Path, write: Callable[[Path], object]) -> None:
-    """Makes a cache, instead of one that cannot be used."""
+    """Makes a cache, and replaces one that cannot be used."""
     partial = folder.with_name(f".partial-{socket.gethostname()}-{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
     partial.mkdir()

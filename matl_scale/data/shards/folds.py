@@ -99,8 +99,8 @@ def deal_out(digests: np.ndarray, num_folds: int, seed: int) -> np.ndarray:
     """
     halves = np.ascontiguousarray(digests).view(np.uint64).reshape(-1, 2)
     keys = mix(halves[:, 0] ^ np.uint64(derive_seed(seed, "folds")))
-    ranks = np.searchsorted(np.sort(keys), keys)  # equal images have one rank
-    return np.asarray(ranks * num_folds // max(len(keys), 1))
+    positions = np.searchsorted(np.sort(keys), keys)  # equal images have one position
+    return np.asarray(positions * num_folds // max(len(keys), 1))
 
 
 def read_folded(folder: str | Path | Store, version: str, fold: str, seed: int) -> Manifest:

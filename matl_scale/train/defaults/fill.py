@@ -4,13 +4,14 @@ import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from matl_scale.automatic import AUTO, chosen
 from matl_scale.errors import InputError
 from matl_scale.models.backbone_size import measure_backbone
 from matl_scale.models.backbones import build_backbone_outline, check_name, halves_early
-from matl_scale.models.config import ModelConfig
+from matl_scale.models.config import ModelConfig, Stem
 from matl_scale.models.network import MEAN, STD
 from matl_scale.models.transformers import fill_size, has_patches
 from matl_scale.routing.heads import fit_sigma
@@ -71,8 +72,9 @@ def fill_model(config: Config, facts: RunFacts) -> Config:
     no_features = {"model.trunk": "", "model.trunk_sha256": "", "model.num_features": 0}
     config = fill_only_auto(config, {**images, **no_features})
     if config.model.stem == AUTO:
-        has_none = has_patches(name)
-        stem = "standard" if has_none else rules.choose_stem(facts.image_size, halves_early(config.model))
+        stem: Stem = "standard"  # of patches
+        if not has_patches(name):
+            stem = rules.choose_stem(facts.image_size, partial(halves_early, config.model))
         config = with_settings(config, {"model.stem": stem})
     return (
         fill_only_auto(config, {"model.width": choose_width(config, facts)}) if config.model.width == AUTO else config

@@ -1,6 +1,7 @@
 """The rules behind `auto`, each a pure function, with their constants. `docs/guides/defaults.md` says the same for users."""
 
 import math
+from collections.abc import Callable
 
 from matl_scale.data.loading.config import HALVED
 from matl_scale.models.config import Stem
@@ -38,11 +39,14 @@ def choose_backbone(image_size: int, has_gpu: bool) -> str:
     return "resnet18" if has_gpu or image_size > VGG_IMAGES else "vgg11_bn"
 
 
-def choose_stem(image_size: int, halves_early: bool) -> Stem:
+def choose_stem(image_size: int, halves_early: Callable[[], bool]) -> Stem:
     """Returns the stem of a backbone. The first layers of most reduce the resolution by four, which small images cannot spare.
-    Where the first conv keeps it, as in a VGG, the small stem would lack one max-pool of five, at four times the work: that is
-    for images that cannot be halved so often."""
-    return "small" if image_size < (SMALL_IMAGES if halves_early else HALVED) else "standard"
+    Where the first conv keeps it, as in a VGG, the small stem would lack one max-pool of five, at about four times the work: that
+    is for images that cannot be halved so often. Whether it `halves_early` is asked only where it matters: a backbone has to be
+    built for it."""
+    if image_size >= SMALL_IMAGES:
+        return "standard"
+    return "small" if image_size < HALVED or halves_early() else "standard"
 
 
 def choose_epochs(num_samples: int) -> float:

@@ -21,9 +21,9 @@ OF_IMAGES: dict[str, tuple[Any, ...]] = {
     "data.cutmix": (0.0,),
     "data.reading": ("offsets",),
     "train.channels_last": (False,),
-    "model.args": (AUTO, {}),
-    "model.drop_path": (AUTO,),
 }
+# what changes a trunk, which stays as it computed the features
+OF_TRUNKS: dict[str, tuple[Any, ...]] = {"model.args": (AUTO, {}), "model.drop_path": (AUTO,)}
 # what routes layers, of which heads alone have none
 OF_LAYERS: dict[str, Any] = {
     "routing.sigma_last": "none",
@@ -34,9 +34,7 @@ OF_LAYERS: dict[str, Any] = {
     "routing.affine": "shared",
     "routing.strategy": "random",
 }
-
-
-# what the config of a run on images has instead of what features say
+# what the config of a run on images has where features say something
 OPEN: tuple[Any, ...] = (AUTO, "", 0)
 LEFT_OPEN = ("model.trunk", "model.trunk_sha256", "model.weights_sha256", "model.num_features")
 
@@ -95,12 +93,13 @@ def fill_from_features(config: Config, found: FeatureSet) -> Config:
         InputError: It asks for something that is done to images alone, or for other images than those of the features.
     """
     trunk, values = found.trunk, dict(walk(config))
-    for key, allowed in OF_IMAGES.items():
-        if values[key] not in allowed:
-            raise InputError(
-                f"`{key}` should be {allowed[0]} with `model.name` = features, which were computed of the images as they are. "
-                f"Got {values[key]!r}."
-            )
+    for keys, of_what in ((OF_IMAGES, "of the images as they are"), (OF_TRUNKS, "by the trunk as it is")):
+        for key, allowed in keys.items():
+            if values[key] not in allowed:
+                raise InputError(
+                    f"`{key}` should be {allowed[0]} with `model.name` = features, which were computed {of_what}. Got "
+                    f"{values[key]!r}."
+                )
     fixed: dict[str, Any] = {
         "model.trunk": trunk.model,
         "model.stem": trunk.stem,

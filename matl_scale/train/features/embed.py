@@ -106,7 +106,7 @@ def embed(config: Config, accelerator: Accelerator, batch_size: int) -> EmbedOut
     config = on_main(accelerator, lambda: fill_from_weights(config, None))
     ready_on_every_machine(config.model, accelerator)
     config = fill_workers(config, read_machine(accelerator.num_processes))
-    check_routable(config.model)
+    on_main(accelerator, lambda: check_routable(config.model))
     backbone = build_backbone(config.model, seed)
     size = choose_size(backbone, manifest, config)
     content = save({name: value.contiguous() for name, value in backbone.state_dict().items()})
