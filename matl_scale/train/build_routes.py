@@ -18,10 +18,8 @@ from matl_scale.train.choose_routes import (
     TrainLabels,
     check_resumed_routes,
     choose_routes,
-    with_usual_sigma,
 )
 from matl_scale.train.config import Config, read_saved
-from matl_scale.train.defaults.fill import fit_usual_sigma
 from matl_scale.train.lay_masks import add_closeness, describe_added
 from matl_scale.train.run_data import TRAIN_SPLIT, RunData
 
@@ -70,11 +68,10 @@ def build_routes(
 
 def build_pass_cost(config: Config, labels: TrainLabels, image_size: int) -> float | None:
     """Returns what a pass of a route costs beside the trunk, where `auto` needs it and σ alone does not say it; else None."""
-    routing = with_usual_sigma(config.routing)
+    routing = config.routing
     is_usual = routing.layers == ["*"] and routing.strategy != "partition" and not has_patches(config.model.name)
-    if routing.routes != "auto" or (is_usual and not routing.start and len(routing.given_sigmas()) == 1):
+    is_sigma_enough = is_usual and not routing.start and len(routing.given_sigmas()) == 1
+    if routing.routes != AUTO or routing.sigma == AUTO or is_sigma_enough:
         return None
-    if config.routing.sigma == AUTO:
-        routing = replace(routing, sigma=fit_usual_sigma(config))
     expected = min(max(round(1 / max(chosen(routing.sigma), 0.01) ** 2), 2), len(labels.tasks))
     return measure_pass(config.model, routing, expected, config.run.seed, image_size)

@@ -1,7 +1,7 @@
 """Which tasks share a route in a run: what `routing.routes` says, made from the labels of the training split."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +15,6 @@ from matl_scale.routes import Routes
 from matl_scale.routing.grouping import group_at_random, group_by_affinity, group_in_order
 from matl_scale.runs.routes import read_routes
 from matl_scale.tasks import Task, match_names
-
-USUAL_SIGMA = 0.75  # of several routes
-IMAGES_PER_ROUTE, MAX_ROUTES = 2_000, 64
-LABELS_PER_CLASS = 100  # on average; with fewer, tasks have to learn their features together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,14 +44,6 @@ class TrainLabels:
             balanced=self.balanced,
             filled=[i for i, task_id in enumerate(task_ids) if task_id in self.filled],
         )
-
-    def count_images(self) -> int:
-        """Returns how many images train something."""
-        return self.labels.num_samples if self.filled else self.labels.count_samples()
-
-    def labels_per_class(self) -> float:
-        """Returns the mean number of labels of a class, filled ones too."""
-        return self.labels_per_image() * self.count_images() / sum(task.num_classes for task in self.tasks)
 
     def labels_per_image(self) -> float:
         """Returns the mean number of labels that an image trains, filled ones too, over the images that have one."""
@@ -89,12 +77,7 @@ def choose_routes(config: RoutingConfig, labels: TrainLabels, cost: float | None
     """
     setting, reason = config.routes, ""
     if setting == "auto":
-        usual = with_usual_sigma(config)
-        cost = chosen(usual.sigma) ** 2 if cost is None else cost
-        if config.sigma == AUTO and not labels.balanced:
-            setting, reason = choose_by_share(labels, cost)
-        else:
-            setting, reason = choose_number(usual, labels, cost)
+        setting, reason = choose_number(config, labels, cost)
     if setting == "task":
         return ChosenRoutes(routes=Routes.one_per_task(labels.names), setting=setting, reason=reason)
     if setting == "one":
@@ -107,40 +90,9 @@ def choose_routes(config: RoutingConfig, labels: TrainLabels, cost: float | None
     return ChosenRoutes(routes=follow_mapping(mapping, labels.names), setting=mapping)
 
 
-def with_usual_sigma(config: RoutingConfig) -> RoutingConfig:
-    """Returns a config with the σ of several routes where it is left open."""
-    return replace(config, sigma=USUAL_SIGMA) if config.sigma == AUTO else config
-
-
-def choose_by_share(labels: TrainLabels, cost: float) -> tuple[Setting, str]:
-    """Chooses what `auto` leaves open together with σ.
-
-    A pass of a route costs `cost` of the plain network's, so that with more than 1 / `cost` labels per image, the plain network
-    trains them all for less. Where tasks have images of their own, several routes let tasks differ, and cost less each, if each
-    route has images enough, and classes have labels enough to learn features from.
-
-    Returns:
-        The setting, and the choice with its reason in a line.
-    """
-    per_image, num_tasks = labels.labels_per_image(), len(labels.tasks)
-    num_images, limit = labels.count_images(), 1 / max(cost, 1e-9)
-    number = min(num_images // IMAGES_PER_ROUTE, num_tasks, MAX_ROUTES)
-    seen = f"an image has labels for {per_image:.3g} of {num_tasks} tasks on average"
-    choice: Setting
-    if per_image > limit:
-        choice, why = "one", f"{seen}, more than 1 / cost of a pass = {limit:.3g}, and one pass trains them all"
-    elif number < 2:
-        choice, why = "one", f"{num_images:,} images are too few for several routes"
-    elif (per_class := labels.labels_per_class()) < LABELS_PER_CLASS:
-        choice, why = "one", f"{per_class:.3g} labels of a class on average are too few for several routes"
-    else:
-        choice = "task" if number == num_tasks else number
-        why = f"{seen}, and tasks with images of their own do better on several routes"
-    return choice, f"routing.routes auto → {choice}: {why}"
-
-
-def choose_number(config: RoutingConfig, labels: TrainLabels, cost: float) -> tuple[Setting, str]:
-    """Chooses what `auto` leaves open, by the cost per label: a pass costs `cost` of the trunk, about σ², whatever it serves.
+def choose_number(config: RoutingConfig, labels: TrainLabels, cost: float | None) -> tuple[Setting, str]:
+    """Chooses what `auto` leaves open. Where σ is open, too, it is the plain network. Where σ is given, the cost per label
+    decides: a pass costs `cost` of the trunk, about σ², whatever it serves.
 
     With L labels per image, a pass per task costs `cost` per label. K routes cost K · `cost` for all labels of an image, which
     is the cost of the plain network at K = 1 / `cost`. So passes are shared as soon as L > 1 / `cost`.
@@ -148,24 +100,30 @@ def choose_number(config: RoutingConfig, labels: TrainLabels, cost: float) -> tu
     Returns:
         The setting, and the choice with its reason in a line.
     """
-    per_image = labels.labels_per_image()
-    limit, num_tasks = 1 / max(cost, 1e-9), len(labels.tasks)
-    number = max(round(limit), 2)  # a single route would leave units idle
-    filled = ", filled ones too," if labels.filled else ""
-    seen, bound = f"an image has {per_image:.3g} labels{filled} on average", f"1 / cost of a pass = {limit:.3g}"
     choice: Setting
     if labels.balanced:
         choice, why = "task", "`data.balance` needs a route for every task"
+    elif config.sigma == AUTO:
+        choice, why = "one", "the plain network; whether routes are better on your data is what `matl-sweep` measures"
     elif all(sigma == 1 for sigma in config.given_sigmas()):
         choice, why = "one", "with `routing.sigma` = 1 all tasks use the same units"
-    elif per_image <= limit:
-        choice, why = "task", f"{seen}, not more than {bound}, so that sharing a pass would save nothing"
-    elif number >= num_tasks:
-        choice, why = "task", f"there are only {num_tasks} tasks, not more than {bound}"
     else:
-        choice = number
-        why = f"{seen}, more than {bound}; all {number} routes cost {number * cost:.2g} × the plain network"
+        choice, why = share_passes(labels, chosen(config.sigma) ** 2 if cost is None else cost)
     return choice, f"routing.routes auto → {choice}: {why}"
+
+
+def share_passes(labels: TrainLabels, cost: float) -> tuple[Setting, str]:
+    """Returns a route per task or a number of routes, by the cost per label, and the reason."""
+    per_image, num_tasks = labels.labels_per_image(), len(labels.tasks)
+    limit = 1 / max(cost, 1e-9)
+    number = max(round(limit), 2)  # a single route would leave units idle
+    filled = ", filled ones too," if labels.filled else ""
+    seen, bound = f"an image has {per_image:.3g} labels{filled} on average", f"1 / cost of a pass = {limit:.3g}"
+    if per_image <= limit:
+        return "task", f"{seen}, not more than {bound}, so that sharing a pass would save nothing"
+    if number >= num_tasks:
+        return "task", f"there are only {num_tasks} tasks, not more than {bound}"
+    return number, f"{seen}, more than {bound}; all {number} routes cost {number * cost:.2g} × the plain network"
 
 
 def check_number(number: int, num_tasks: int) -> None:

@@ -12,7 +12,6 @@ from matl_scale.errors import InputError
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.routes import Routes
 from matl_scale.runs.routes import read_routes, write_routes
-from matl_scale.tasks import Task
 from matl_scale.train.choose_routes import (
     TrainLabels,
     check_resumed_routes,
@@ -71,38 +70,13 @@ def test_auto_decides_by_labels_per_image(options: dict[str, Any], labels: Train
     assert choose_routes(config_of(chosen.setting, **options), labels).routes == chosen.routes
 
 
-@pytest.mark.parametrize(
-    ("num_tasks", "num_images", "labels_per_image", "setting", "why"),
-    [
-        (
-            4,
-            5_000,
-            4,
-            "one",
-            "labels for 4 of 4 tasks on average, more than 1 / cost of a pass = 1.78, and one pass trains them",
-        ),
-        (40, 90_000, 2, "one", "labels for 2 of 40 tasks on average, more than 1 / cost of a pass = 1.78"),
-        (2, 5_000, 1, "task", "labels for 1 of 2 tasks on average, and tasks with images of their own do better"),
-        (6, 9_000, 1, 4, "labels for 1 of 6 tasks on average, and tasks with images of their own do better"),
-        (4, 9_000, 1, "task", "labels for 1 of 4 tasks on average"),
-        (4, 3_900, 1, "one", "3,900 images are too few for several routes"),
-        (300, 400_000, 1, 64, "labels for 1 of 300 tasks on average"),
-        (300, 50_000, 1, "one", "83.3 labels of a class on average are too few for several routes"),
-    ],
-)
-def test_auto_decides_with_sigma_by_what_images_carry(
-    num_tasks: int, num_images: int, labels_per_image: int, setting: Any, why: str
-) -> None:
-    """An image has labels for neighbouring tasks; as many again have none at all, and do not count."""
-    labels = np.full((2 * num_images, num_tasks), -1, dtype=np.int8, order="F")
-    for offset in range(labels_per_image):
-        labels[np.arange(num_images), (np.arange(num_images) + offset) % num_tasks] = 0
-    tasks = [Task(name=f"t{i}", classes=("no", "yes")) for i in range(num_tasks)]
-    found = choose_routes(RoutingConfig(), TrainLabels(tasks=tasks, labels=Labels.of_matrix(labels), seed=0))
-    assert found.setting == setting
-    assert found.reason.startswith(f"routing.routes auto → {setting}: ")
-    assert why in found.reason
-    assert found.routes.num_routes == {"one": 1, "task": num_tasks}.get(setting, setting)
+def test_auto_is_the_plain_network_where_sigma_is_open_too() -> None:
+    for present in (1.0, 0.1):
+        found = choose_routes(RoutingConfig(), labels_of(present=present))
+        assert (found.setting, groups_of(found.routes)) == ("one", [[0, 1, 2, 3, 4, 5]])
+        assert found.reason.startswith("routing.routes auto → one: the plain network")
+        assert "`matl-sweep` measures" in found.reason
+    assert choose_routes(RoutingConfig(), labels_of(balanced=True)).setting == "task"
 
 
 def test_filled_labels_count_in_labels_per_image() -> None:

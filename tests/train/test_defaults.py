@@ -192,12 +192,11 @@ def test_a_run_that_starts_with_a_network_takes_over_its_shape(small_set: ShardS
     assert {key: value for key, value in walk(found) if key in values} == values
 
 
-def test_routes_follow_from_what_images_carry(small_set: ShardSet, sparse: Path) -> None:
-    whole = resolved(config_of(small_set))
-    assert whole.config.routing.routes == "one"
-    assert whole.config.routing.sigma == 1.0
-    assert "routing.routes auto → one: an image has labels for" in whole.routes.reason
-    assert "300 images are too few for several routes" in resolved(config_of(sparse)).routes.reason
+def test_routes_follow_from_what_is_said_of_them(small_set: ShardSet, sparse: Path) -> None:
+    for path in (small_set, sparse):
+        found = resolved(config_of(path))
+        assert (found.config.routing.routes, found.config.routing.sigma) == ("one", 1.0)
+        assert "routing.routes auto → one: the plain network" in found.routes.reason
     assert resolved(config_of(small_set, routing__routes="task")).config.routing.sigma < 1
     assert resolved(config_of(small_set, routing__sigma=0.5)).config.routing.routes != "one"
 

@@ -15,7 +15,6 @@ from matl_scale.models.config import ModelConfig, Stem
 from matl_scale.models.network import MEAN, STD
 from matl_scale.models.transformers import fill_size, has_patches
 from matl_scale.routing.heads import fit_sigma
-from matl_scale.train.choose_routes import USUAL_SIGMA
 from matl_scale.train.config import Config, walk, with_settings
 from matl_scale.train.defaults import rules
 from matl_scale.train.defaults.facts import Machine, RunFacts
@@ -132,8 +131,8 @@ def fit_usual_sigma(config: Config) -> float:
     """Returns the σ of several routes that is usual; where heads do not split by it, the nearest one by which they do."""
     is_rounded = config.routing.strategy == "partition" or config.routing.sigma_last != "none"
     if is_rounded or not has_patches(config.model.name):
-        return USUAL_SIGMA
-    return fit_to_heads(config.model, USUAL_SIGMA)
+        return rules.USUAL_SIGMA
+    return fit_to_heads(config.model, rules.USUAL_SIGMA)
 
 
 def fit_to_heads(model: ModelConfig, sigma: float) -> float:
