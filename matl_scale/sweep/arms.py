@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 
 from matl_scale.errors import InputError, nearest
-from matl_scale.models.feature_layers import FEATURES
 from matl_scale.sweep.settings import check_free, value_of
+from matl_scale.train.features.keys import HEADS_ALONE
 from matl_scale.train.parse_config import check_config_file, parse_config
 
 MAX_PARTITION_ROUTES = 8
@@ -26,25 +26,6 @@ HARD_SHARING = {
     "routing.sigmas": {},
     "routing.affine": "shared",
     **FIXED_MASKS,
-}
-ON_FEATURES = {
-    **HARD_SHARING,
-    "model.name": FEATURES,
-    "model.hidden": [],
-    "model.pretrained": False,
-    "model.freeze": [],
-    "model.args": {},
-    "model.drop_path": "auto",
-    # those of the features
-    **dict.fromkeys(("model.width", "model.stem", "model.mean", "model.std", "data.image_size"), "auto"),
-    "routing.layers": ["*"],
-    "routing.start": "",
-    "routing.align": 1,
-    "data.reading": "offsets",
-    "data.augment": "none",
-    "data.mixup": 0.0,
-    "data.cutmix": 0.0,
-    "train.channels_last": False,
 }
 
 
@@ -98,7 +79,7 @@ BUILT_IN = {
         Arm(
             name="probe",
             help="heads on the features that matl-embed has computed by a trunk that stays as it is",
-            settings_for=lambda _: ON_FEATURES,
+            settings_for=lambda _: {**HARD_SHARING, **HEADS_ALONE},
         ),
         Arm(
             name="frozen",

@@ -14,7 +14,8 @@ from matl_scale.storage.files import file_sha256
 from matl_scale.train.config import Config, read_saved
 from matl_scale.train.defaults.facts import Machine
 from matl_scale.train.defaults.fill import FEATURE_KEYS, SIZE_KEYS, fill_only_auto, fill_workers, inherit
-from matl_scale.train.features.choose import fill_from_features, find_features
+from matl_scale.train.features.choose import find_features
+from matl_scale.train.features.keys import fill_from_features
 
 PRETRAINED = "resnet18"  # with `model.pretrained`, unless another name is given
 
