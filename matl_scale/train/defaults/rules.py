@@ -30,7 +30,7 @@ PASS_COST = 3  # a backward pass costs two forward passes
 CROPPED_FROM, SMALL_IMAGES, VGG_IMAGES = 24, 64, 128  # pixels
 FEW_OF_A_CLASS = 20  # samples with which a threshold is mostly chance
 DECIDED, RANKED = "macro_decided_balanced_accuracy", "macro_average_precision"
-AUGMENTED_FROM = 15.0  # passes over the labels
+AUGMENTED_FROM = 10.0  # passes over the labels
 USUAL_SIGMA = 0.75  # of several routes
 
 
