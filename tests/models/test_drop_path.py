@@ -81,6 +81,13 @@ def test_branches_of_other_families(name: str, branch: str, count: int) -> None:
     assert all(f".{branch}." in end for end in ends)
 
 
+def test_the_branches_of_a_transformer_are_its_attention_and_its_mlps() -> None:
+    config = ModelConfig(name="vit_b_16", width=1.0, stem="standard", args={"image_size": 32}, drop_path=0.24)
+    model = build_model(config, RoutingConfig(sigma=1.0), [2], 0, 32, outline=True)
+    layers = [f"encoder.layers.encoder_layer_{i}.drop_path{end}" for i in range(12) for end in ("", "_")]
+    assert rates_of(model.trunk) == pytest.approx({name: 0.01 * i for i, name in enumerate(layers, start=1)})
+
+
 def test_the_modules_that_a_backbone_has_are_set() -> None:
     backbone = build_backbone_outline(ModelConfig(name="efficientnet_b0", width=1.0, stem="standard"), 0)
     traced = fx.GraphModule(backbone, BackboneTracer().trace(backbone))
