@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,12 +14,15 @@ from helpers.embedded import NAME, SIZE, Embedded
 from helpers.run_configs import assert_identical, load_state, saved_state
 from helpers.shard_sets import ShardSet
 from helpers.sweeps import build_request
+from matl_scale.commands.export import main as export
 from matl_scale.data.loading.config import DataConfig
 from matl_scale.data.loading.feature_batches import FeatureReader
 from matl_scale.data.shards.features import read_feature_sets
+from matl_scale.deploy.hub.load import load
 from matl_scale.errors import InputError
 from matl_scale.models.config import ModelConfig
 from matl_scale.models.cost import count_forward
+from matl_scale.models.logits import find_columns
 from matl_scale.models.network import build_model, normalise
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.report.__main__ import main as report
@@ -71,12 +75,19 @@ def test_a_network_on_features_is_put_together_with_its_trunk(
     model = restore_network(checkpoint, torch.device("cpu"))
     state = load_state(checkpoint.folder)["model"]
     images = torch.randint(0, 256, (5, 3, SIZE, SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    expected = {}
     with torch.no_grad():
         features = embedded.backbone(normalise(images)).double()
         for route_id in range(model.routes.num_routes):
             found = model(model.normalise(images), route_id)
             hand = heads_by_hand(state, features, route_id, model.routes.heads_of[route_id], hidden)
             torch.testing.assert_close(found.double(), hand, rtol=1e-4, atol=1e-5)
+            expected[route_id] = hand
+    assert export(["--run", str(config.run.folder), "--out", str(tmp_path / "hub"), "--format", "hub"]) == 0
+    for task_id, logits in enumerate(load(tmp_path / "hub").logits(images).values()):
+        route_id = model.routes.route_of[task_id]
+        columns = find_columns(model.routes.tasks_of[route_id], model.num_classes, task_id)
+        np.testing.assert_allclose(logits, expected[route_id][:, columns], rtol=1e-4, atol=1e-5)
 
 
 def heads_by_hand(
