@@ -25,8 +25,8 @@ class RoutingConfig:
 
     routes: Setting = "auto"
     """Which tasks share a route: `task` (each has its own: the paper's way), `one` (all share it), how many routes to form,
-    name → task patterns, or a run's routes.parquet. `auto`: one; where σ is given, by
-    how many labels an image has."""
+    name → task patterns, or a run's routes.parquet. `auto`: one; where σ is given, by how many labels an image
+    has."""
     grouping: Grouping = "affinity"
     """How a number of routes is formed: tasks whose training labels go together (`affinity`), at `random`, or in the `order`
     of the shard set."""
