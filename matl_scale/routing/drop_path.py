@@ -45,7 +45,7 @@ def find_branches(traced: fx.GraphModule) -> list[tuple[fx.Node, fx.Node]]:
             continue
         first, second = (set(ancestors_of(summand)) for summand in summands)
         lengths = [count_layers(traced, first - second), count_layers(traced, second - first)]
-        # what is computed from nothing in common is no shortcut, as the position embedding of a transformer
+        # where the summands share no input, as patches and their position embedding, neither is a shortcut
         if first & second and lengths[0] != lengths[1]:
             found.append((node, summands[lengths.index(max(lengths))]))
     return found
