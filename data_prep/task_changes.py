@@ -72,8 +72,8 @@ def add_tasks(folder: str, labels: str, roles: ColumnRoles, allow_unmatched: boo
         found = read_labels(labels, roles, scratch)
         if taken := [task.name for task in found.tasks if task.name in manifest.task_names]:
             raise InputError(
-                f"{folder} has the tasks {shortened(taken)} already. Leave them out with --tasks, rename them, or correct their "
-                "labels with `matl-data tasks relabel`."
+                f"{folder} has the tasks {shortened(taken)} already. Leave them out with --exclude, rename them, or correct "
+                "their labels with `matl-data tasks relabel`."
             )
         rows = find_rows(manifest, found, allow_unmatched)
         new = (np.where((group >= 0)[:, None], found.matrix[group], MISSING) for group in rows)

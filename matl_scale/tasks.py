@@ -49,7 +49,10 @@ class Task:
 
 
 def match_names(
-    names: Sequence[str], patterns: str | Sequence[str] | None, key: str, kind: Literal["tasks", "routes"] = "tasks"
+    names: Sequence[str],
+    patterns: str | Sequence[str] | None,
+    key: str,
+    kind: Literal["tasks", "routes", "columns"] = "tasks",
 ) -> list[int]:
     """Returns the indices, ascending, of the names that a shell-style pattern, or one of several, matches; all without a pattern.
 

@@ -35,6 +35,13 @@ def add_label_file(parser: argparse.ArgumentParser) -> None:
         help="columns to use as tasks; an exact name wins over a pattern (default: all others that have a name)",
     )
     parser.add_argument(
+        "--exclude",
+        nargs="+",
+        default=[],
+        metavar="PATTERN",
+        help="columns that are no tasks, as prices and comments; an exact name wins over a pattern",
+    )
+    parser.add_argument(
         "--text-columns",
         nargs="+",
         default=[],

@@ -13,6 +13,7 @@ def column_roles(options: argparse.Namespace, split: str | None = None) -> Colum
         image=options.image_column,
         split=split,
         tasks=options.tasks,
+        exclude=options.exclude,
         text=options.text_columns,
         missing=options.missing_values,
         positive=options.positive,

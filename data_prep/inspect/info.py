@@ -56,7 +56,7 @@ def print_info(manifest: Manifest, console: Console, route_of: Mapping[str, str]
             f"{sum(sizes) / 1e6:,.1f} MB, "
             f"{labels_of[split].mean_per_sample():.3g} labels per image"
         )
-    console.print("  labels per image: the mean over images that have one; `routing.routes` auto goes by that of train")
+    console.print("  labels per image: the mean over images that have one")
     for entry in manifest.entries:
         marker = "→" if entry["version"] == manifest.version else " "
         console.print(f"{marker} version {entry['version']}, id {entry['id'][:12]}: {escape(entry['change'])}")

@@ -45,7 +45,7 @@ def stored_values(column: pa.Array, context: str) -> pa.Array:
     if not pa.types.is_boolean(kind):
         remedy = "Give each value a column of its own, with 0 and 1, or leave" if pa.types.is_nested(kind) else "Leave"
         raise InputError(
-            f"{context}: labels should be integers, booleans or strings. Got {kind}. {remedy} the column out with --tasks."
+            f"{context}: labels should be integers, booleans or strings. Got {kind}. {remedy} the column out with --exclude."
         )
     return column
 
@@ -85,7 +85,7 @@ class TooManyClasses(InputError):
     def __init__(self, context: str) -> None:
         super().__init__(
             f"{context}: a task should have at most {MAX_CLASSES:,} classes. Got more: is this a name or an id instead of a "
-            "label? Leave the column out with --tasks."
+            "label? Leave the column out with --exclude."
         )
 
 

@@ -1,5 +1,6 @@
 """Which columns of a label file can be tasks, and their classes: what is refused, left out, and pointed out."""
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -120,7 +121,7 @@ def find_classes(
             classes[name] = found
         except InputError as error:
             refused[name] = error
-    raise_refused(file.path, [refused[name] for name in names if name in refused and name not in left_out])
+    raise_refused(file.path, {name: refused[name] for name in names if name in refused and name not in left_out})
     return ColumnClasses(
         names=classes,
         labels={name: count_classes(counts[name], found) for name, found in classes.items()},
@@ -131,14 +132,18 @@ def find_classes(
     )
 
 
-def raise_refused(path: str, refused: Sequence[InputError]) -> None:
+def raise_refused(path: str, refused: Mapping[str, InputError]) -> None:
     """Raises what is wrong with some columns of a file in one error, if there are any."""
-    if len(refused) == 1:
-        raise refused[0]
-    if refused:
-        listed = [str(error).removeprefix(f"{path}, ").rstrip(".") for error in refused[:SHOWN_COLUMNS]]
-        rest = f"; and {len(refused) - SHOWN_COLUMNS} more" if len(refused) > SHOWN_COLUMNS else ""
-        raise InputError(f"{path}: {len(refused)} columns cannot be tasks: {'; '.join(listed)}{rest}.")
+    errors = list(refused.values())
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        listed = [str(error).removeprefix(f"{path}, ").rstrip(".") for error in errors[:SHOWN_COLUMNS]]
+        rest = f"; and {len(errors) - SHOWN_COLUMNS} more" if len(errors) > SHOWN_COLUMNS else ""
+        raise InputError(
+            f"{path}: {len(errors)} columns cannot be tasks: {'; '.join(listed)}{rest}. To leave them all out: "
+            f"--exclude {shlex.join(refused)}"
+        )
 
 
 def check_formulas(labels: Iterable[object], context: str) -> None:
@@ -146,7 +151,7 @@ def check_formulas(labels: Iterable[object], context: str) -> None:
     if failed := sorted(label for label in map(str, labels) if label in SPREADSHEET_ERRORS):
         raise InputError(
             f"{context}: formulas of a spreadsheet have failed ({shortened(failed, 3)}). Correct or empty these cells, or leave "
-            "the column out with --tasks."
+            "the column out with --exclude."
         )
 
 
@@ -160,7 +165,7 @@ def check_count(labels: Mapping[str, int], context: str, missing: Mapping[str, i
             f"{context}: a task should have at least two classes. Got {found}"
             + (f", and {describe_missing(missing)}, which mean that a label is missing" if missing else "")
             + (f", beside rare classes: {list_classes(rare)}" if rare else "")
-            + ": leave the column out with --tasks."
+            + ": leave the column out with --exclude."
         )
 
 

@@ -26,7 +26,7 @@ from data_prep.labels.rare_classes import RareRule
 from data_prep.labels.split_column import read_splits
 from data_prep.labels.unnamed import describe_unnamed
 from data_prep.labels.white_space import trim
-from matl_scale.errors import InputError
+from matl_scale.errors import InputError, shortened
 from matl_scale.tasks import Task, match_names
 from matl_scale.text import count_of
 
@@ -38,6 +38,7 @@ class ColumnRoles:
     image: str = "image"  # the column with the image's name
     split: str | None = None  # the column with its split, if there is one
     tasks: Sequence[str] | None = None  # patterns for the columns that are tasks; None: all others
+    exclude: Sequence[str] = ()  # patterns for columns that are no tasks
     text: Sequence[str] = ()  # columns whose cells are text even if all look like numbers
     positive: Sequence[str] = ()  # TASK=CLASS: which class of a binary task is the positive one
     one_vs_rest: OneVsRest = field(default_factory=OneVsRest)  # columns whose classes are tasks
@@ -162,6 +163,10 @@ def read_known_columns(
     check_positive_kept(tasks, roles.positive, file.path)
     if roles.rare.min_count > 1:
         raise InputError("`--min-class-count` is for new tasks. The rows will join a shard set, whose classes stay.")
+    if needed := excluded_columns(file, roles) & {trim(task.name) for task in tasks}:
+        raise InputError(
+            f"`--exclude`: the rows will join a shard set, whose tasks have to stay: {shortened(sorted(needed))}."
+        )
     rule, columns, whole = roles.one_vs_rest, list[LabelColumn](), list(tasks)
     apart = columns_apart(file, roles)
     # the columns of `a` and `a:b` both have tasks `a:b:CLASS`: those of the longer name first
@@ -179,7 +184,7 @@ def read_known_columns(
 
 def notes_on_unnamed(file: LabelFile, candidates: Sequence[str], roles: ColumnRoles) -> list[str]:
     """Returns lines about columns without a name that are left out; raises `InputError` if one of them may be a task."""
-    used = {*candidates, *named_columns(roles), *map(trim, roles.one_vs_rest.columns)}
+    used = {*candidates, *named_columns(roles), *excluded_columns(file, roles), *map(trim, roles.one_vs_rest.columns)}
     return describe_unnamed(file, used, is_needed=roles.tasks is None)
 
 
@@ -193,6 +198,12 @@ def named_columns(roles: ColumnRoles) -> set[str]:
     return {trim(name) for name in (roles.image, roles.split) if name is not None}
 
 
+def excluded_columns(file: LabelFile, roles: ColumnRoles) -> set[str]:
+    """Returns the names of the columns that match `roles.exclude`; raises `InputError` for a pattern that matches none."""
+    names = [name for name in file.columns if name not in named_columns(roles)]
+    return {names[i] for i in match_names(names, roles.exclude, "--exclude", kind="columns")}
+
+
 def columns_apart(file: LabelFile, roles: ColumnRoles) -> list[str]:
     """Returns the columns that are taken apart; raises `InputError` for one that is not there or holds no labels."""
     names = list(dict.fromkeys(map(trim, roles.one_vs_rest.columns)))
@@ -202,6 +213,11 @@ def columns_apart(file: LabelFile, roles: ColumnRoles) -> list[str]:
             raise InputError(
                 f"`--one-vs-rest` should name columns of labels. `{name}` is that of the images or of the splits."
             )
+        if name in excluded_columns(file, roles):
+            raise InputError(
+                f"Column `{name}` matches both `--one-vs-rest` and `--exclude`. Name it in one of them: without --tasks, a "
+                "column that is taken apart is no task itself."
+            )
     return names
 
 
@@ -210,11 +226,11 @@ def label_columns(file: LabelFile, roles: ColumnRoles) -> list[str]:
     `Unnamed: 0`, is one only if the user asked for it by that name.
     """
     asked = set(roles.tasks or ()) - {""}  # a task needs a name
-    names = [
-        name for name in file.columns if name not in named_columns(roles) and (name in asked or not is_unnamed(name))
-    ]
+    others = named_columns(roles) | excluded_columns(file, roles)
+    names = [name for name in file.columns if name not in others and (name in asked or not is_unnamed(name))]
     if not names:
-        raise InputError(f"{file.path} has no label column beside `{roles.image}`.")
+        beside = shortened([f"`{name}`" for name in file.columns if name in others])
+        raise InputError(f"{file.path} has no label column beside {beside}.")
     return names
 
 

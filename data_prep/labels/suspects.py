@@ -86,4 +86,4 @@ def describe_ids(counts: Mapping[str, int]) -> str:
     """Returns a line if every label has a class of its own; an empty one otherwise."""
     if len(counts) < FEWEST_ROWS or max(counts.values()) > 1:
         return ""
-    return f"all {len(counts)} labels differ. Is it a name or an id? Leave the column out with --tasks"
+    return f"all {len(counts)} labels differ. Is it a name or an id? Leave the column out with --exclude"

@@ -33,7 +33,7 @@ def describe_unnamed(file: LabelFile, used: set[str], is_needed: bool) -> list[s
         if kind == VALUES and is_needed and not file.columns[column].startswith("__"):
             raise InputError(
                 f"{file.path}: every column with labels should have a name. Column {column + 1} has {shown(file, column)} and "
-                f"values ({shortened(first_values(file, column), 3)}). Name it, remove it, or choose columns with --tasks."
+                f"values ({shortened(first_values(file, column), 3)}). Name it, remove it, or leave it out with --exclude."
             )
         kinds.setdefault(kind, []).append(column)
     return [

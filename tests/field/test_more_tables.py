@@ -7,8 +7,11 @@ import pyarrow as pa
 import pytest
 
 from data_prep.labels.label_file import LabelFile
+from data_prep.labels.matrix import ColumnRoles, Labels, read_labels
+from data_prep.labels.one_vs_rest import OneVsRest
 from helpers.label_tables import decoded, read
 from matl_scale.errors import InputError
+from matl_scale.tasks import Task
 
 
 # Report: "pandas reads trailing empty rows from Excel as NaN rows": rows of separators only, anywhere in the file
@@ -76,6 +79,8 @@ def test_all_columns_that_cannot_be_tasks_are_named_at_once(tmp_path: Path) -> N
     ):
         assert reason in text
     assert decoded(read(tmp_path, table, "labels.parquet", tasks=["x"])) == {"x": ["0", "1"]}
+    assert text.endswith("--exclude taken tags source score")
+    assert decoded(read(tmp_path, table, "labels.parquet", exclude=["t*", "source", "score"])) == {"x": ["0", "1"]}
 
 
 # Report: "Infinity in a float column": a division by zero before the table was saved
@@ -118,3 +123,39 @@ def test_gaps_in_typed_columns_are_missing(tmp_path: Path) -> None:
 def test_numbers_of_any_size_are_told_apart(tmp_path: Path) -> None:
     found = decoded(read(tmp_path, f"image,x\na,{10**25}\nb,{10**25 + 1}\n"))
     assert found == {"x": [str(10**25), str(10**25 + 1)]}
+
+
+# Report: "had to list 37 columns to leave out one": a table whose columns are labels but for a few
+class TestExclude:
+    TABLE = "image,Unnamed: 1,x,price,y\na,u,1,2.5,p\nb,v,0,3.5,q\n"
+
+    def test_columns_are_left_out_by_name_and_pattern(self, tmp_path: Path) -> None:
+        assert list(decoded(read(tmp_path, self.TABLE, exclude=["pri*", "Unnamed: 1"]))) == ["x", "y"]
+        assert list(decoded(read(tmp_path, self.TABLE, exclude=["price"], tasks=["*"]))) == ["x", "y"]
+
+    def test_a_pattern_without_a_column_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(
+            InputError, match=r"`--exclude` should match names of columns. `prize` matches none .*`price`"
+        ):
+            read(tmp_path, self.TABLE, exclude=["prize"])
+
+    def test_a_column_cannot_be_taken_apart_and_left_out(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="Column `y` matches both `--one-vs-rest` and `--exclude`"):
+            read(tmp_path, self.TABLE, exclude=["Unnamed: 1", "price", "y"], one_vs_rest=OneVsRest(columns=["y"]))
+
+    def test_nothing_may_be_left(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="no label column beside `image`, `x`"):
+            read(tmp_path, "image,x\na,1\nb,0\n", exclude=["x"])
+
+    def test_tasks_of_the_set_that_rows_join_stay(self, tmp_path: Path) -> None:
+        known = [Task(name="x", classes=("0", "1")), Task(name="y", classes=("p", "q"))]
+        (tmp_path / "labels.csv").write_text(self.TABLE)
+
+        def join(exclude: list[str]) -> Labels:
+            return read_labels(str(tmp_path / "labels.csv"), ColumnRoles(exclude=exclude), tmp_path, known)
+
+        with pytest.raises(
+            InputError, match="`--exclude`: the rows will join a shard set, whose tasks have to stay: y"
+        ):
+            join(["price", "y"])
+        assert list(decoded(join(["price"]))) == ["x", "y"]
