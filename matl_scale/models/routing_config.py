@@ -25,8 +25,8 @@ class RoutingConfig:
 
     routes: Setting = "auto"
     """Which tasks share a route: `task` (each has its own: the paper's way), `one` (all share it), how many routes to form,
-    name → task patterns, or a run's routes.parquet. `auto`: one; where σ is given, by how many labels an image
-    has."""
+    name → task patterns, or a run's routes.parquet. `auto`: one; where σ or other settings of `routing` ask for routes, by how
+    many labels an image has."""
     grouping: Grouping = "affinity"
     """How a number of routes is formed: tasks whose training labels go together (`affinity`), at `random`, or in the `order`
     of the shard set."""
@@ -93,6 +93,11 @@ class RoutingConfig:
     def given_sigmas(self) -> list[float | Auto]:
         """Returns every σ that the section gives."""
         return [self.sigma, *self.sigmas.values(), *([] if self.sigma_last == "none" else [self.sigma_last])]
+
+    def asks_for_routes(self) -> bool:
+        """Returns whether a setting beside σ and `routes` is about routes with units of their own."""
+        is_usual = self.layers == ["*"] and not self.start and self.strategy == "random"
+        return not is_usual or bool(self.sigmas) or self.sigma_last != "none"
 
     def _check_strategy(self) -> None:
         if self.dense_share != AUTO and not 0 < self.dense_share < 1:

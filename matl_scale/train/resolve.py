@@ -118,6 +118,7 @@ def resolve_run(
         machine=machine,
     )
     config = fill.fill_model(fill.fill_only_auto(config, {"data.image_size": facts.image_size}), facts)
+    config = fill.fill_asked_sigma(config)
     found = build_routes(config, data, checkpoint, start)
     config = fill.fill_step(config, facts, found.routes.num_routes)
     slots = choose_slots(config, data.image_size, found.routes.num_routes, machine.has_gpu)

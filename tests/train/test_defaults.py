@@ -74,6 +74,29 @@ def sparse(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"routing__strategy": "roaming"},
+        {"routing__strategy": "affinity"},
+        {"routing__sigmas": {"features.8": 0.5}},
+        {"routing__sigma_last": 0.5},
+        {"routing__start": "features.8"},
+        {"routing__layers": ["features.8"]},
+    ],
+    ids=str,
+)
+def test_a_setting_about_routes_makes_routes(sparse: Path, settings: dict[str, object]) -> None:
+    """Its effect would be lost with one route; σ 1 and one route, which are asked for, stay."""
+    asked = resolved(config_of(sparse, **settings)).config.routing
+    assert (asked.routes, asked.sigma) == ("task", 0.75)
+    plain = resolved(config_of(sparse)).config.routing
+    assert (plain.routes, plain.sigma) == ("one", 1)
+    if "routing__strategy" not in settings:
+        one = resolved(config_of(sparse, **settings, routing__routes="one")).config.routing
+        assert (one.routes, one.sigma) == ("one", 1)
+
+
 @pytest.mark.parametrize("num_samples", [1_000, 20_000, 300_000, 10_000_000])
 def test_rules_are_sensible_at_every_size(num_samples: int) -> None:
     epochs, images = rules.choose_epochs(num_samples), rules.choose_step_images(num_samples)

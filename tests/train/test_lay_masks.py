@@ -63,7 +63,6 @@ def test_labels_that_never_meet_are_said_to_be_unknown() -> None:
     ("routes", "options", "problem"),
     [
         ("one", {}, "there is one route alone"),
-        ("auto", {"sigma": "auto"}, r"there is one route alone \(routing.routes auto → one: "),
         ("task", {"sigma": 1.0}, "with `routing.sigma` = 1 every route has all units"),
         ("task", {"sigma": 1.0, "sigmas": {"layer4": 1.0}}, "every route has all units"),
     ],

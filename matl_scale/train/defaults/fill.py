@@ -110,6 +110,14 @@ def choose_epochs(config: Config, facts: RunFacts) -> float:
     return rules.choose_epochs(facts.num_samples) if config.train.epochs == AUTO else config.train.epochs
 
 
+def fill_asked_sigma(config: Config) -> Config:
+    """Chooses σ before the routes, where both are open and another setting of `routing` asks for routes with units of their own:
+    one route would leave what that setting is about without effect."""
+    if config.routing.routes != AUTO or not config.routing.asks_for_routes():
+        return config
+    return fill_only_auto(config, {"routing.sigma": fit_usual_sigma(config)})
+
+
 def fill_step(config: Config, facts: RunFacts, num_routes: int) -> Config:
     """Chooses what a step consists of."""
     machine = facts.machine
