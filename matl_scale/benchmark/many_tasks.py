@@ -1,13 +1,15 @@
-"""Suite `many_tasks`: evaluation, records and report of 5,000 tasks with 400 tiny images.
+"""Suite `many_tasks`: evaluation, records, report and MLflow copy of 5,000 tasks with 400 tiny images.
 
 Evaluation includes the decisions. A route for every task is what the paper has; 50 routes are what many tasks call for. That
 pass is measured once: it takes minutes. The report is made by a process of its own, as a user does, of a run on the 50 routes.
+The run's page in MLflow is opened in a headless Chromium.
 """
 
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from data_prep.dataset import Dataset, from_arrays
 from data_prep.shard_set import write_shard_set
 from matl_scale.benchmark.figure import Conditions, Figure, Workload, time_rounds
 from matl_scale.benchmark.inputs import binary_tasks, build_binary
+from matl_scale.benchmark.pages import only_run, run_page_seconds
 from matl_scale.data.images.array_images import ArrayImages
 from matl_scale.data.loading.config import DataConfig
 from matl_scale.decisions.aim import Aim
@@ -27,6 +30,8 @@ from matl_scale.models.config import ModelConfig
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.runs.decided import fit_on
 from matl_scale.runs.records import LocalLog
+from matl_scale.tracking.mlflow_follower import sync
+from matl_scale.tracking.mlflow_store import sqlite_uri
 from matl_scale.tracking.recorder import TrackConfig
 from matl_scale.train.collect_predictions import collect_predictions
 from matl_scale.train.config import Config, RunConfig
@@ -42,6 +47,7 @@ NUM_TASKS, NUM_ROUTES, NUM_IMAGES, SIZE = 5000, 50, 400, 16
 MODEL, SIGMA = ModelConfig(name="resnet18", width=0.125, stem="small"), 0.5
 EARLIER = 19  # evaluations that are recorded before the one that is measured
 SECONDS, MEGABYTES = 20.0, 10.0  # goals of the report
+KEYS, TABLE_MEGABYTES, PAGE_SECONDS = 60, 10.0, 5.0  # and of the copy in MLflow
 
 
 def random_set(_: Path) -> Dataset:
@@ -57,6 +63,15 @@ def random_set(_: Path) -> Dataset:
         splits=["val"] * NUM_IMAGES + ["train"] * (count - NUM_IMAGES),
         images=ArrayImages(root="memory", pixels=generator.integers(0, 256, (count, SIZE, SIZE, 3), dtype=np.uint8)),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MlflowCopy:
+    """Measurements of a run's copy in MLflow."""
+
+    keys: int  # metrics
+    table_megabytes: float  # the artifact with a row for each task
+    page_s: float  # until the run's page shows its metrics
 
 
 class Case:
@@ -135,6 +150,22 @@ class Case:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         return time.perf_counter() - start, page.stat().st_size / 1e6
 
+    @cached_property
+    def mlflow_copy(self) -> MlflowCopy:
+        from mlflow import MlflowClient
+
+        store = sqlite_uri(self.run.parent / "mlflow.db")
+        sync(self.run, store)
+        client = MlflowClient(store)
+        run = only_run(client)
+        (table,) = (file for file in client.list_artifacts(run.info.run_id) if file.path == "per_task.json")
+        keys = len(run.data.metrics)
+        return MlflowCopy(
+            keys=keys,
+            table_megabytes=table.file_size / 1e6,
+            page_s=run_page_seconds(store, run.info.experiment_id, run.info.run_id, keys, self.run.parent),
+        )
+
 
 def figures(conditions: Conditions) -> list[Figure]:  # noqa: ARG001
     case = Case()
@@ -151,5 +182,22 @@ def figures(conditions: Conditions) -> list[Figure]:  # noqa: ARG001
         ),
         Figure(
             "report_t5000_size", "its page ÷ 10 MB (≤ 1)", lambda _: np.array([[case.report[1], MEGABYTES]]), unit="MB"
+        ),
+        Figure(
+            "mlflow_t5000_keys",
+            "metrics of the run in MLflow ÷ 60 (≤ 1)",
+            lambda _: np.array([[case.mlflow_copy.keys, KEYS]], dtype=float),
+            unit="keys",
+        ),
+        Figure(
+            "mlflow_t5000_table",
+            "its table of tasks ÷ 10 MB (≤ 1)",
+            lambda _: np.array([[case.mlflow_copy.table_megabytes, TABLE_MEGABYTES]]),
+            unit="MB",
+        ),
+        Figure(
+            "mlflow_t5000_page",
+            "until its page shows its metrics ÷ 5 s (≤ 1)",
+            lambda _: np.array([[case.mlflow_copy.page_s, PAGE_SECONDS]]),
         ),
     ]

@@ -8,6 +8,7 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 from matl_scale.errors import InputError
 from matl_scale.extras import require
@@ -26,11 +27,18 @@ def find_chromium() -> str:
     Raises:
         InputError: It is not installed, or Playwright is not.
     """
-    require("dev", "playwright", purpose="The suite `tracking`")
+    require("dev", "playwright", purpose="Opening pages of MLflow")
     found = next((path for name in CHROMIUM if (path := shutil.which(name))), None)
     if found is None:
-        raise InputError("The suite `tracking` needs Chromium (Debian: apt-get install chromium).")
+        raise InputError("Opening pages of MLflow needs Chromium (Debian: apt-get install chromium).")
     return found
+
+
+def only_run(client: Any) -> Any:
+    """Returns the only run of a store."""
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    (run,) = client.search_runs(experiments)
+    return run
 
 
 def run_page_seconds(store: str, experiment: str, run: str, num_metrics: int, folder: Path) -> float:

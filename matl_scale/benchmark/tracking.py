@@ -22,7 +22,7 @@ from data_prep.planning.make_plan import Options
 from data_prep.shard_set import write_shard_set
 from matl_scale.benchmark.figure import Conditions, Figure
 from matl_scale.benchmark.inputs import binary_tasks
-from matl_scale.benchmark.pages import find_chromium, run_page_seconds
+from matl_scale.benchmark.pages import find_chromium, only_run, run_page_seconds
 from matl_scale.data.images.array_images import ArrayImages
 from matl_scale.data.loading.config import DataConfig
 from matl_scale.models.config import ModelConfig
@@ -143,13 +143,6 @@ def track_run() -> TrackedRun:
                 for store, run in zip(stores, runs, strict=True)
             ),
         )
-
-
-def only_run(client: Any) -> Any:
-    """Returns the only run of a store."""
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    (run,) = client.search_runs(experiments)
-    return run
 
 
 def figures(conditions: Conditions) -> list[Figure]:  # noqa: ARG001
