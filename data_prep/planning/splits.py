@@ -172,5 +172,5 @@ def check_classes_in_train(counts: Mapping[str, Sequence[np.ndarray]], tasks: Se
         raise InputError(
             f"The label matrix should have every class in train. {len(found)} occur in another split only: "
             f"{shortened(found, 5)}. Draw the splits with --split-fractions and --stratify, leave the task out with "
-            "--tasks, or empty these labels."
+            "--exclude, or empty these labels."
         )

@@ -59,7 +59,7 @@ class DataConfig:
     augment: list[str] | str = "auto"
     """One or a list of `resized-crop` (a random part of the original image), `crop` (of the square, reflect-padded by an eighth),
     `flip`, `jitter` (colours), `randaugment` and `erase`, drawn for each image; or `none`, `crop-flip`, `resized-crop-flip`.
-    `randaugment` by itself crops and flips too. `auto` crops images of 24 pixels and more in runs of 15 passes and more, and
+    `randaugment` by itself crops and flips too. `auto` crops images of 24 pixels and more in runs of ten passes and more, and
     never flips: what reads differently in a mirror (text, left and right) cannot be known. Where nothing does, `crop-flip` is
     better, and for photos `resized-crop-flip`."""
     crop_area: float = 0.08
