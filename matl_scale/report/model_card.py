@@ -139,10 +139,16 @@ def name_of_data(network: CardNetwork) -> str:
 
 
 def introduction(network: CardNetwork) -> str:
-    routes = f"{count_of(network.routes.num_routes, 'route')}, each a sub-network of one shared trunk"
+    model, num_routes = network.config["model"], network.routes.num_routes
+    backbone = model.get("trunk") or model["name"]
+    shared = (
+        f"with {num_routes:,} routes, each a sub-network of one shared trunk, by task routing "
+        "([Strezoski et al., 2019](https://arxiv.org/abs/1903.12117))"
+        if num_routes > 1
+        else "with one trunk for all tasks"
+    )
     return (
-        f"One network for {count_of(len(network.tasks), 'image-classification task')}, by task routing "
-        f"([Strezoski et al., 2019](https://arxiv.org/abs/1903.12117)): a {network.config['model']['name']} with {routes}. "
+        f"One network for {count_of(len(network.tasks), 'image-classification task')}: {backbone} {shared}. "
         f"Trained for {network.step:,} steps."
     )
 

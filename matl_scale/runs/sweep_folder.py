@@ -101,7 +101,7 @@ class Outcome:
     steps: int = 0
     seconds: float = 0.0  # of training steps
     images: int = 0  # images that were trained, one in several steps counting each time
-    labels: int = 0  # labels that were trained, likewise
+    labels: int = 0  # labels that were trained, likewise, and filled ones too (`data.missing`)
     multiply_adds: float = 0.0  # of training, forward and backward
     passes: float = 0.0  # passes over the labels
     parameters: int = 0  # of trunk and heads

@@ -21,13 +21,20 @@ class RunCosts:
     slots_per_step: int
     shares: np.ndarray  # the share of the slots that each route gets, shape `(num_routes,)`
     images: np.ndarray  # images of a slot of each route, shape `(num_routes,)`
+    labels: (
+        np.ndarray
+    )  # labels of a slot of each route on average, filled ones too (`data.missing`), shape `(num_routes,)`
     multiply_adds: np.ndarray  # of training an image on each route, shape `(num_routes,)`
     # the same in the dense part of a run, where it has one (`routing.dense_share`), and the share of the steps in it
     dense_multiply_adds: np.ndarray
     dense_share: float
-    labels_per_step: float
-    num_labels: int  # labels of the training split
+    num_labels: int  # labels of the training split, filled ones too
     parameters: int  # of trunk and heads
+
+    @property
+    def labels_per_step(self) -> float:
+        """The labels of a step, on average over a round of routes."""
+        return self.slots_per_step * float((self.shares * self.labels).sum())
 
     def of_a_step(self, kind: BudgetKind) -> float:
         """Returns what a step has of a budget, on average over a round of routes, and over the parts of a run."""
@@ -81,10 +88,10 @@ def measure_costs(resolved: ResolvedRun, data: RunData) -> RunCosts:
         slots_per_step=step.slots_per_step,
         shares=step.shares,
         images=step.images,
+        labels=step.labels,
         multiply_adds=count(model, 0.0 if dense_share else 1.0),
         dense_multiply_adds=count(build_outline(config.routing) if dense_share else model, dense_share),
         dense_share=dense_share,
-        labels_per_step=step.labels_per_step,
         num_labels=step.num_labels,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
     )
@@ -92,9 +99,9 @@ def measure_costs(resolved: ResolvedRun, data: RunData) -> RunCosts:
 
 def measure_trained(
     costs: RunCosts, draws: Mapping[int, int], dense_draws: Sequence[int] | None = None
-) -> tuple[int, float]:
-    """Returns the images that a run has trained and the multiply-adds of that, by how many slots each route has had; of them
-    `dense_draws` in the dense part of the run, by route, where it has one."""
+) -> tuple[int, int, float]:
+    """Returns the images and labels that a run has trained and the multiply-adds of that, by how many slots each route has had;
+    of them `dense_draws` in the dense part of the run, by route, where it has one."""
     images = {route: round(number * float(costs.images[route])) for route, number in draws.items()}
     dense = {route: round(dense_draws[route] * float(costs.images[route])) if dense_draws else 0 for route in draws}
     multiply_adds = sum(
@@ -102,4 +109,5 @@ def measure_trained(
         + (images[route] - dense[route]) * float(costs.multiply_adds[route])
         for route in draws
     )
-    return sum(images.values()), multiply_adds
+    labels = sum(number * float(costs.labels[route]) for route, number in draws.items())
+    return sum(images.values()), round(labels), multiply_adds

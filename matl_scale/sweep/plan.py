@@ -9,6 +9,7 @@ from typing import Any
 
 from matl_scale.automatic import AUTO
 from matl_scale.errors import InputError, NarrowLayerError, shortened
+from matl_scale.models.feature_layers import FEATURES
 from matl_scale.runs.sweep_folder import PlannedRun, Search, SweepPlan, Variant
 from matl_scale.storage.files import hash_text
 from matl_scale.sweep.budget import (
@@ -46,10 +47,9 @@ def complete_plan(draft: SweepDraft, earlier: SweepPlan | None = None) -> tuple[
     budget = draft.request.budget
     if earlier is None:
         planned, networks, amount = {}, *measure_reference(draft)
-        shared = keys_of(networks[draft.reference][0].config, SHARED_KEYS)
     else:
         planned, networks, amount = settings_by_variant(earlier), {}, earlier.amount
-        shared = {key: earlier.runs_of(earlier.reference)[0].settings[key] for key in SHARED_KEYS}
+    shared = choose_shared(draft, planned, networks)
     for variant in draft.variants:
         if variant.name not in planned and variant.name not in networks:
             networks[variant.name] = build_networks(draft, variant, shared)
@@ -82,6 +82,30 @@ def measure_reference(draft: SweepDraft) -> tuple[dict[str, list[Network]], floa
     check_length(draft.request.budget, with_settings(draft.base, reference.settings))
     networks = build_networks(draft, reference, {})
     return {reference.name: networks}, amount_of(draft.request.budget, networks)
+
+
+def choose_shared(
+    draft: SweepDraft, planned: Mapping[str, Mapping[str, Mapping[str, Any]]], networks: dict[str, list[Network]]
+) -> dict[str, Any]:
+    """Returns the settings of the network that all variants on images have in common: those of runs that were planned earlier, or
+    else of the reference. Where that is trained on features, they are those of the first variant on images, whose networks are
+    added. Where all are trained on features, they are those of the reference."""
+
+    def on_images(settings: Mapping[str, Any]) -> bool:
+        return bool(settings.get("model.name", draft.base.model.name) != FEATURES)
+
+    earlier = [settings for of_tasks in planned.values() for settings in of_tasks.values()]
+    if found := next(filter(on_images, earlier), None):
+        return {key: found[key] for key in SHARED_KEYS}
+    variants = sorted(draft.variants, key=lambda variant: variant.name != draft.reference)
+    if variant := next((variant for variant in variants if on_images(variant.settings)), None):
+        networks[variant.name] = networks.get(variant.name) or build_networks(draft, variant, {})
+        return keys_of(networks[variant.name][0].config, SHARED_KEYS)
+    return (
+        {key: earlier[0][key] for key in SHARED_KEYS}
+        if earlier
+        else keys_of(networks[draft.reference][0].config, SHARED_KEYS)
+    )
 
 
 def settings_by_variant(plan: SweepPlan) -> dict[str, dict[str, dict[str, Any]]]:

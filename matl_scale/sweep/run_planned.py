@@ -78,8 +78,9 @@ def measure_outcome(folder: Path, images_per_s: float) -> Outcome:
     last = read_last_draws(folder)
     route_of = dict(zip(data.task_names, resolved.routes.routes.route_of, strict=True))
     draws = {route_of[task]: number for task, number in zip(last["task"], last["draws"], strict=True)}
-    images, multiply_adds = measure_trained(costs, draws, read_dense_draws(folder) if costs.dense_share else None)
-    labels = sum(last["labels"])
+    images, labels, multiply_adds = measure_trained(
+        costs, draws, read_dense_draws(folder) if costs.dense_share else None
+    )
     return Outcome(
         status="finished",
         steps=last["step"][0],

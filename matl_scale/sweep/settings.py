@@ -70,9 +70,11 @@ def build_base(config: Config) -> Config:
     """Returns the config that all runs of a sweep begin with: without what the sweep sets for each of them.
 
     Raises:
-        InputError: It starts from an earlier network.
+        InputError: It starts from an earlier network, or may end early.
     """
     if config.run.start_from:
         raise InputError("`run.start_from` should be empty in a sweep: " + SET_BY_SWEEP["run.start_from"] + ".")
+    if config.train.patience:
+        raise InputError("`train.patience` should be 0 in a sweep: " + SET_BY_SWEEP["train.patience"] + ".")
     config = with_absolute_paths(config)
     return replace(config, run=RunConfig())

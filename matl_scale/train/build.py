@@ -154,7 +154,12 @@ def build_components(resolved: ResolvedRun, data: RunData, accelerator: Accelera
         batches=build_train_loader(source, config.data, data.image_size, seed, accelerator.device.type == "cuda"),
         damage=data.damage_log(TRAIN_SPLIT),
         nonfinite=NonfiniteGuard(
-            accelerator, config.guard.max_nonfinite, routes.names, data.reader.key, folder.nonfinite_file
+            accelerator,
+            config.guard.max_nonfinite,
+            routes.names,
+            data.reader.key,
+            folder.nonfinite_file,
+            config.data.share,
         ),
         evaluator=evaluator,
         split=config.eval.split,

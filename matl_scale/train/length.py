@@ -28,6 +28,14 @@ class Length:
         done = (step - self.fitted_at) / max(self.num_steps - self.fitted_at, 1)
         return min(self.progress_then + (1 - self.progress_then) * done, 1.0)
 
+    def step_at(self, share: float) -> float:
+        """Returns after how many steps a share of the run is done, by the length that it has now: the inverse of `progress`. If
+        that was before the last fit, it is about when."""
+        if share <= self.progress_then:
+            return self.fitted_at * share / self.progress_then if self.progress_then else 0.0
+        left = (share - self.progress_then) / (1 - self.progress_then)
+        return self.fitted_at + left * (self.num_steps - self.fitted_at)
+
     def completes_part(self, step: int, parts: int) -> bool:
         """Returns whether step number `step` completes one of so many equal parts of the run."""
         before = self.progress_before if step == self.fitted_at else self.progress(step - 1)

@@ -90,6 +90,8 @@ def run_steps(run: Run, lacks_evaluation: bool) -> Ending:
     """
     components, state, schedule = run.components, run.state, run.schedule
     is_evaluated = not lacks_evaluation or evaluate(run)
+    if lacks_evaluation and is_evaluated and state.has_patience:
+        save(run)  # what it counts for
     run.recorder.wait_for_tables()  # the loader's processes are forked now
     if not is_evaluated:
         return "stopped"

@@ -27,10 +27,10 @@ COSTS = RunCosts(
     slots_per_step=3,
     shares=np.array([0.5, 0.5]),
     images=np.array([4, 10]),
+    labels=np.array([4.0, 16.0]),
     multiply_adds=np.array([100.0, 20.0]),
     dense_multiply_adds=np.array([200.0, 40.0]),
     dense_share=0.0,
-    labels_per_step=30.0,
     num_labels=450,
     parameters=7,
 )
@@ -47,14 +47,14 @@ def test_what_a_step_has() -> None:
     assert COSTS.of_a_step("compute") == 3 * (0.5 * 4 * 100 + 0.5 * 10 * 20)  # 900
     assert COSTS.passes(20) == 600 / 450
     assert COSTS.least_steps == 15
-    assert measure_trained(COSTS, {0: 2, 1: 3}) == (38, 2 * 4 * 100 + 3 * 10 * 20)
+    assert measure_trained(COSTS, {0: 2, 1: 3}) == (38, 2 * 4 + 3 * 16, 2 * 4 * 100 + 3 * 10 * 20)
 
 
 def test_a_dense_part_counts_as_what_it_costs() -> None:
     costs = replace(COSTS, dense_share=0.25)
     assert costs.of_a_step("compute") == 900 * (0.25 * 2 + 0.75)
     dense, rest = 1 * 4 * 200 + 2 * 10 * 40, 1 * 4 * 100 + 1 * 10 * 20
-    assert measure_trained(costs, {0: 2, 1: 3}, [1, 2]) == (38, dense + rest)
+    assert measure_trained(costs, {0: 2, 1: 3}, [1, 2]) == (38, 2 * 4 + 3 * 16, dense + rest)
 
 
 def test_the_length_of_the_reference_says_the_amount() -> None:
@@ -68,7 +68,7 @@ def test_the_length_of_the_reference_says_the_amount() -> None:
 
 @pytest.mark.parametrize("kind", ["compute", "labels", "steps"])
 def test_others_get_as_much_to_half_a_step(kind: str) -> None:
-    dear = replace(COSTS, slots_per_step=1, multiply_adds=np.array([700.0, 900.0]), labels_per_step=8.0)
+    dear = replace(COSTS, slots_per_step=1, multiply_adds=np.array([700.0, 900.0]), labels=np.array([8.0, 8.0]))
     budget = read_budget(kind)
     amount = amount_of(budget, [network()])
     steps = count_steps(budget.kind, amount, dear)
@@ -90,7 +90,7 @@ def test_networks_of_single_tasks_share_an_amount_by_their_labels() -> None:
 def test_less_than_a_pass_is_refused_with_the_amount_that_suffices() -> None:
     enough, short = (
         {"dense": [network()]},
-        {"dense": [network()], "task": [network(replace(COSTS, labels_per_step=5.0))]},
+        {"dense": [network()], "task": [network(replace(COSTS, labels=COSTS.labels / 6))]},
     )
     check_passes("compute", 20 * 900, enough)
     with pytest.raises(InputError) as error:
@@ -110,7 +110,7 @@ def test_the_amount_that_is_said_to_suffice_is_accepted_and_is_a_pass(kind: Budg
                 network(
                     replace(
                         COSTS,
-                        labels_per_step=float(rng.uniform(1, 100)),
+                        labels=np.full(2, rng.uniform(1, 100)) / 3,
                         num_labels=int(rng.integers(200, 900)),
                         multiply_adds=rng.uniform(1, 1e9, 2),
                     ),

@@ -161,6 +161,11 @@ UNFIT: dict[str, tuple[Mapping[str, Any], Mapping[str, Any], str]] = {
     "single alone": ({"arms": "dense", "single_tasks": ["task_1"]}, {}, "should come with the arm `single`"),
     "subset": ({"arms": "single", "single_tasks": ["bird_*"]}, {}, "`--single-tasks` should match names of tasks."),
     "start": ({"arms": "dense"}, {"run.start_from": "runs/other"}, "`run.start_from` should be empty in a sweep"),
+    "ends early": (
+        {"arms": "dense"},
+        {"train.patience": 2, "eval.every": 5},
+        "`train.patience` should be 0 in a sweep: all runs have the same",
+    ),
 }
 
 

@@ -1,7 +1,11 @@
 """Runs of a sweep, trained in the test's process."""
 
 import signal
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from helpers.shard_sets import ShardSet
 from helpers.sweeps import build_request, sweep_config
@@ -14,8 +18,9 @@ from matl_scale.train.loop import Hooks, Run
 from matl_scale.train.schedule import CheckpointConfig
 
 
-def plan_tiny(folder: Path, shards: ShardSet) -> tuple[SweepFolder, SweepPlan]:
+def plan_tiny(folder: Path, shards: ShardSet, **data: Any) -> tuple[SweepFolder, SweepPlan]:
     config = sweep_config(folder, shards, steps=6, checkpoint=CheckpointConfig(every=100))
+    config = replace(config, data=replace(config.data, **data))
     opened = open_sweep(build_request(config, "dense,k2"), folder / "sweep", 1)
     return opened.folder, opened.plan
 
@@ -40,6 +45,14 @@ def test_runs_have_their_budget_and_survive_being_stopped(tmp_path: Path, small_
     assert dense is not None
     assert dense.images == 6 * 12
     assert "arm: dense" in RunFolder(folder.run_folder(plan.runs[0])).config_file.read_text()
+
+    # where missing labels are filled, a pass has more labels, and so has what was trained
+    filled_folder, filled = plan_tiny(tmp_path / "filled", small_set, missing={"task_[0135]": "negative"})
+    outcome = run_planned(filled_folder, filled, filled.runs[0])
+    assert outcome is not None
+    assert outcome.images == 6 * 12
+    assert outcome.labels >= outcome.images * 4
+    assert outcome.passes == pytest.approx(6 * 12 / 60, rel=0.01)
 
     # stopped once by a signal, once killed between the last step and the outcome
     stopped, _ = plan_tiny(tmp_path / "stopped", small_set)

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from helpers import rank_work
-from helpers.embedded import Embedded, expected_features
+from helpers.commands import matl_data, shard_arguments
+from helpers.embedded import Embedded, embed_set, expected_features
 from helpers.ranks import run_ranks
+from helpers.sources_on_disk import write_images, write_labels
 from matl_scale.commands.embed import main as embed
 from matl_scale.data.loading.config import DataConfig
 from matl_scale.data.loading.feature_batches import FeatureReader
@@ -139,3 +141,17 @@ def test_a_transformer_gets_images_of_its_own_size_alone(
         embed([str(embedded.root), "--model", name, "--weights", str(weights), "--image-size", "112"])
     said = capsys.readouterr().err
     assert f"--image-size should be 224, or left out: {name} takes images of 224 pixels alone. Got 112" in said
+
+
+def test_versions_with_fewer_tars_have_a_cache_of_their_own(tmp_path: Path) -> None:
+    """The features of a set that has grown serve its older versions too, whichever is opened first."""
+    for split, count in (("train", 9), ("val", 5)):
+        names = write_images(tmp_path / split, count, prefix=split)
+        write_labels(tmp_path / f"{split}.csv", names, missing=0)
+        source = shard_arguments(tmp_path, tmp_path / "set", "--split", split, images=split, labels=f"{split}.csv")
+        assert matl_data(source) == 0
+    grown = embed_set(tmp_path / "set", tmp_path / "grown")
+    for version, count in (("1", 9), ("2", 14), ("1", 9)):
+        manifest = read_manifest(grown.root, version)
+        stored, _ = open_features(grown.features, manifest)
+        assert stored.values.shape == (count, grown.features.trunk.num_features)

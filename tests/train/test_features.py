@@ -192,6 +192,20 @@ def test_a_sweep_with_probe_needs_a_budget_that_features_have(embedded: Embedded
     assert dense.settings["train.steps"] == probe.settings["train.steps"] == 20
 
 
+def test_images_stay_images_beside_a_probe_as_reference(embedded: Embedded, tmp_path: Path) -> None:
+    given = replace(config_of(embedded, tmp_path, "run"), model=ModelConfig(name="resnet18", width=0.0625))
+    given = with_settings(given, {"data.image_size": SIZE, "data.batch_size": 8, "routing.routes": "auto"})
+
+    def plan(arms: str) -> dict[str, str]:
+        found = open_sweep(build_request(given, arms, budget="labels"), tmp_path / "sweep", 1).plan
+        assert found.reference == "probe"
+        return {run.variant: run.settings["model.name"] for run in found.runs}
+
+    assert plan("probe") == {"probe": "features"}
+    assert plan("probe,frozen") == {"probe": "features", "frozen": "resnet18"}, "added to the sweep"
+    assert plan("probe,frozen,task") == {"probe": "features", "frozen": "resnet18", "task": "resnet18"}
+
+
 def refuse(config: Config, *parts: str) -> None:
     with pytest.raises(InputError) as refused:
         train(config, build_accelerator("fp32"))

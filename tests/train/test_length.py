@@ -17,7 +17,7 @@ from matl_scale.errors import InputError
 from matl_scale.runs.history import RunHistory
 from matl_scale.train import loop
 from matl_scale.train.build import build_length
-from matl_scale.train.length import Clock, Length
+from matl_scale.train.length import Clock, FirstPart, Length
 from matl_scale.train.process_group import build_accelerator
 from matl_scale.train.run import train
 from matl_scale.train.schedule import Schedule
@@ -72,6 +72,19 @@ def test_the_learning_rate_follows_what_is_done() -> None:
     before = rate.at(60)
     length.fit(60, 1000)
     assert rate.at(60) == pytest.approx(before)
+
+
+@pytest.mark.parametrize("num_steps", [60, 5000])
+def test_a_trunk_begins_with_its_warm_up_after_that_of_the_heads(num_steps: int) -> None:
+    """Also where the length of the run turns out to be another than was guessed."""
+    length = Length(num_steps=500, seconds=600)
+    heads_alone = FirstPart(share=0.1, length=length)
+    rate = LearningRate(peak=1.0, warmup_steps=100, length=length, schedule="constant")
+    length.fit(10, num_steps)
+    first = next(step for step in range(num_steps) if heads_alone.is_over(step))
+    assert rate.at(first - 2, begin=0.1) == 0
+    assert 0 < rate.at(first, begin=0.1) <= 0.02
+    assert length.progress(length.step_at(0.4)) == pytest.approx(0.4)  # type: ignore[arg-type]
 
 
 def test_when_something_is_due() -> None:

@@ -129,5 +129,28 @@ def test_an_interrupted_run_ends_at_the_same_step(
     ]
     before, after = saved_state(whole), saved_state(broken)
     assert_identical(before["model"], after["model"])
+    train(broken, accelerator)
+    assert "is complete: 6 of 20 steps" in capsys.readouterr().err, "its last evaluation is not made again"
     longer = replace(broken, train=replace(broken.train, patience=3))
     assert train(longer, accelerator).step == 8, "with more patience it goes on"
+
+
+def test_a_repeated_last_evaluation_keeps_the_predictions_of_the_best_network(
+    small_set: ShardSet, tmp_path: Path
+) -> None:
+    """It is the best one; the run is stopped in it, and killed when it has made it again, before that is saved."""
+    config, accelerator = constant_run(tmp_path, small_set, "short"), build_accelerator("fp32")
+    config = replace(config, train=replace(config.train, steps=2))
+
+    def stop(_: Run) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def kill(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    assert train(config, accelerator, hooks=Hooks(before_evaluation=stop)).stopped
+    with pytest.raises(KeyboardInterrupt):
+        train(config, accelerator, hooks=Hooks(after_evaluation=kill))
+    assert not train(config, accelerator).stopped
+    best = open_network(config.run.folder)
+    assert RunHistory(config.run.folder).predictions("val").info.network == best.sha256

@@ -20,6 +20,7 @@ from matl_scale.storage.store import Store
 
 CACHE_VARIABLE = "MATL_CACHE"
 CACHE_FILE, CHECKED_FILE = "cache.json", "checked.json"
+PARTIAL = ".partial-"  # begins the name of a cache that is being made
 FORMAT_VERSION = 1
 
 
@@ -106,22 +107,24 @@ class CacheKind:
         folder, notes = parent / sha256[:32], list[str]()
         if self.find_fault(folder, sha256) is not None:
             parent.mkdir(parents=True, exist_ok=True)
-            with locked(parent):
+            with locked(parent) as is_alone:
                 fault = self.find_fault(folder, sha256)  # another process may have made it meanwhile
                 if fault is not None:
-                    make_cache(folder, write)
+                    make_cache(folder, write, is_alone)
                 if fault:
                     notes.append(f"the {self.name} {folder} {fault}, and was made anew")
         return folder, notes
 
 
 @contextlib.contextmanager
-def locked(parent: Path) -> Iterator[None]:
-    """Locks a folder of caches. Without locks, two processes may make the same cache, and the later one stays."""
+def locked(parent: Path) -> Iterator[bool]:
+    """Locks a folder of caches. Yields whether it could: some file systems have no locks."""
     with contextlib.ExitStack() as stack:
-        with contextlib.suppress(InputError):  # the file system has no locks
+        is_alone = False
+        with contextlib.suppress(InputError):
             stack.enter_context(lock_folder(parent, wait=True))
-        yield
+            is_alone = True
+        yield is_alone
 
 
 def describe_files(folder: Path, names: Collection[str]) -> dict[str, list[int]]:
@@ -129,17 +132,25 @@ def describe_files(folder: Path, names: Collection[str]) -> dict[str, list[int]]
     return {name: [found.st_size, found.st_mtime_ns] for name in names for found in [(folder / name).stat()]}
 
 
-def make_cache(folder: Path, write: Callable[[Path], object]) -> None:
-    """Makes a cache, and replaces one that cannot be used."""
-    partial = folder.with_name(f".partial-{socket.gethostname()}-{folder.name}")
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+def make_cache(folder: Path, write: Callable[[Path], object], is_alone: bool) -> None:
+    """Makes a cache, and replaces one that cannot be used. Without a lock (`is_alone`), other processes may do the same."""
+    if is_alone:
+        for abandoned in folder.parent.glob(
+            f"{PARTIAL}{socket.gethostname()}-*-{folder.name}"
+        ):  # of processes that were killed
+            shutil.rmtree(abandoned, ignore_errors=True)
+    partial = folder.with_name(f"{PARTIAL}{socket.gethostname()}-{os.getpid()}-{folder.name}")
     partial.mkdir()
     try:
         write(partial)
         if folder.is_file():
             folder.unlink()
         shutil.rmtree(folder, ignore_errors=True)  # who has mapped it keeps its pages
-        os.replace(partial, folder)
+        try:
+            os.replace(partial, folder)
+        except OSError:
+            if not (folder / CACHE_FILE).is_file():  # else another process was quicker
+                raise
         sync_to_disk(folder.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

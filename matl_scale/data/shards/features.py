@@ -167,18 +167,20 @@ def open_features(found: FeatureSet, manifest: Manifest) -> tuple[StoredFeatures
         InputError: They belong to other images, or cannot be read.
     """
     check_same_images(found, manifest)
+    # another version of the set may have some of the tars
+    sha256 = hash_text(as_json([found.sha256, manifest.shards["sha256"].to_pylist()]))
 
     def write(folder: Path) -> None:
-        CACHE.complete(folder, found.sha256, write_cache(folder, found, manifest))
+        CACHE.complete(folder, sha256, write_cache(folder, found, manifest))
 
-    folder, notes = CACHE.open(manifest.root, found.sha256, write)
+    folder, notes = CACHE.open(manifest.root, sha256, write)
     num_features = found.trunk.num_features
     if folder is None:
         parts = [read_part(found, shard) for shard in manifest.shards.to_pylist()]
         values = np.concatenate([values for values, _ in parts])
         return StoredFeatures(values, index_damage([damage for _, damage in parts])), notes
     damaged = json.loads((folder / "damaged.json").read_text(encoding="utf-8"))
-    values = map_array(folder / "features.bin", DTYPE, (-1, num_features))
+    values = map_array(folder / "features.bin", DTYPE, (manifest.num_samples, num_features))
     return StoredFeatures(values, {sample_id: reason for sample_id, reason in damaged}), notes
 
 

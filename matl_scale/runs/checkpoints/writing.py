@@ -43,10 +43,13 @@ def save_checkpoint(
             write_more(partial, sha256)
         content = {**info, "format_version": FORMAT_VERSION, "step": step, "sha256": sha256}
         write_json(partial / CHECKPOINT_FILE, {**content, "checksum": hash_json(content)})
-        if final.exists():  # not complete, or this run would have gone on from it
-            shutil.rmtree(final)
+        replaced = root / f".replaced-{final.name}"  # of the same step: damaged, or without its last evaluation
+        shutil.rmtree(replaced, ignore_errors=True)
+        if final.exists():
+            os.replace(final, replaced)
         os.replace(partial, final)
         sync_to_disk(root)
+        shutil.rmtree(replaced, ignore_errors=True)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         reason = explain_os_error(error)

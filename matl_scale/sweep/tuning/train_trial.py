@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import yaml
 
@@ -15,6 +16,7 @@ from matl_scale.sweep.run_planned import start_accelerator
 from matl_scale.train.config import Config
 from matl_scale.train.defaults.rules import DECIDED
 from matl_scale.train.loop import Hooks, Run
+from matl_scale.train.masks.dense_part import read_dense_draws
 from matl_scale.train.run import train
 from matl_scale.train.schedule import PARTS
 
@@ -36,7 +38,7 @@ def train_trial(configs: Sequence[Config], report: Report) -> float | None:
         hooks = Hooks(after_evaluation=reporter(config, bests, len(configs), report))
         if train(config, start_accelerator(config), hooks=hooks).stopped:
             return None
-        best = read_best(config)
+        best = read_best(config, count_dense_steps(config))
         if best is None:
             raise RunError(f"`{metric_of(config)}` cannot be measured on the split {config.eval.split}")
         bests.append(best)
@@ -50,7 +52,9 @@ def reporter(
     """Returns a hook that reports the mean over the networks up to this one, of which those `before` are complete."""
 
     def say_how_good(run: Run, _: TaskMetrics) -> None:
-        best = read_best(config)
+        if run.state.importance is not None:  # the dense part says nothing of the sub-networks after it
+            return
+        best = read_best(config, int(run.state.dense_draws.sum()) // run.components.sampler.num_slots)
         part = round(PARTS * run.state.length.progress(run.state.step))
         number = PARTS * len(before) + part
         if best is not None:
@@ -59,18 +63,31 @@ def reporter(
     return say_how_good
 
 
-def read_best(config: Config) -> float | None:
-    """Returns the best value that a run has recorded, of those that can be compared; None if there is none."""
+def count_dense_steps(config: Config) -> int:
+    """Returns how many steps of a finished run were its dense part."""
+    if not config.routing.dense_part:
+        return 0
+    return sum(read_dense_draws(config.run.folder)) // int(read_saved_sections(config)["train"]["accumulate"])
+
+
+def read_best(config: Config, after: int = 0) -> float | None:
+    """Returns the best value that a run has recorded in evaluations after so many steps; None if there is none."""
     if not RunFolder(config.run.folder).config_file.is_file():
         return None
     key = f"{config.eval.split}/{metric_of(config)}"
-    return max((record[key] for record in read_records(config.run.folder) if key in record), default=None)
+    values = (record[key] for record in read_records(config.run.folder) if key in record and record["step"] > after)
+    return max(values, default=None)
 
 
 def metric_of(config: Config) -> str:
     """Returns what trials are compared by: what says which network of a run is the best, as the run itself has chosen it."""
-    saved = yaml.safe_load(RunFolder(config.run.folder).config_file.read_text(encoding="utf-8"))
-    return str(saved["checkpoint"]["best"]) or DECIDED
+    return str(read_saved_sections(config)["checkpoint"]["best"]) or DECIDED
+
+
+def read_saved_sections(config: Config) -> dict[str, Any]:
+    """Returns the config of a run with what it has chosen, in sections."""
+    saved: dict[str, Any] = yaml.safe_load(RunFolder(config.run.folder).config_file.read_text(encoding="utf-8"))
+    return saved
 
 
 def delete_checkpoints(runs: Iterable[Path]) -> None:

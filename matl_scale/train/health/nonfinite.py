@@ -11,6 +11,7 @@ from pathlib import Path
 import torch.distributed as dist
 from accelerate import Accelerator
 
+from matl_scale.data.loading.plan import own_slots
 from matl_scale.errors import InputError, RunError, check_at_least, shortened
 from matl_scale.train.step.train_step import StepResult
 
@@ -36,7 +37,8 @@ class GuardConfig:
 class NonfiniteGuard:
     """Counts the steps in a row that were skipped because something in them was not finite: at most `limit`.
 
-    The samples of the step after are listed in `path`, by the key that `key_of` returns for a sample id.
+    The samples of the step after are listed in `path`, by the key that `key_of` returns for a sample id. `share` is
+    `data.share`.
     """
 
     def __init__(
@@ -46,8 +48,10 @@ class NonfiniteGuard:
         routes: Sequence[str],
         key_of: Callable[[int], str],
         path: Path,
+        share: int = 1,
     ) -> None:
         self.accelerator, self.limit, self.routes, self.key_of, self.path = accelerator, limit, routes, key_of, path
+        self.share = share
         self.in_a_row = 0
 
     def update(self, step: int, result: StepResult) -> str:
@@ -66,10 +70,11 @@ class NonfiniteGuard:
         named = shortened(dict.fromkeys(self.routes[route_id] for route_id in result.nonfinite))
         if self.in_a_row > self.limit:
             path = self._list_samples(step, result)
+            where = f"step {step}, route {named}" if named else f"step {step}: no scale of the fp16 gradients helped"
             raise RunError(
                 f"{self.in_a_row} steps in a row had a loss or gradient that is not finite (guard.max_nonfinite {self.limit}), "
-                f"the last one step {step}, route {named}. Its samples are in {path}. Look at them, or lower `optim.lr`; the run "
-                "resumes from its newest checkpoint."
+                f"the last one {where}. Its samples are in {path}. Look at them, or lower `optim.lr`; the run resumes from its "
+                "newest checkpoint."
             )
         if result.overflow:  # fp16: the gradient scaler looks for its scale
             return ""
@@ -90,9 +95,16 @@ class NonfiniteGuard:
             with path.open("w", encoding="utf-8", newline="") as file:
                 writer = csv.writer(file, lineterminator="\n")
                 writer.writerow(("step", "rank", "route", "loss", "suspect", "key"))
-                for slot, route_id in enumerate(result.routes.tolist()):
-                    rank, loss = slot % world_size, float(result.sync.losses[slot])
-                    suspect = route_id in result.nonfinite
-                    for key in by_rank[rank][slot // world_size]:
-                        writer.writerow((step, rank, self.routes[route_id], loss, suspect, key))
+                routes = result.routes.tolist()
+                parts = {
+                    slot: (rank, slot_keys)
+                    for rank in range(world_size)
+                    for slot, slot_keys in zip(
+                        own_slots(len(routes), rank, world_size, self.share), by_rank[rank], strict=True
+                    )
+                }
+                for slot, route_id in enumerate(routes):
+                    rank, slot_keys = parts[slot]
+                    loss, suspect = float(result.sync.losses[slot]), route_id in result.nonfinite
+                    writer.writerows((step, rank, self.routes[route_id], loss, suspect, key) for key in slot_keys)
         return path

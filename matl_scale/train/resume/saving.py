@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from matl_scale.decisions.table import Decisions, write_decisions
 from matl_scale.errors import InputError
-from matl_scale.runs.checkpoints.checkpoint import checkpoint_folders, read_info
+from matl_scale.runs.checkpoints.checkpoint import checkpoint_folders, load_state, read_info
 from matl_scale.runs.checkpoints.masks import hash_masks, save_masks
 from matl_scale.runs.checkpoints.writing import prune, save_checkpoint
 from matl_scale.runs.layout import DECISIONS_FILE, TRUNK_FILE, RunFolder
@@ -55,7 +57,7 @@ class Saver:
         `decide` returns the decisions of the network with a SHA-256.
 
         Returns:
-            The SHA-256 of its tensors; empty if it is not the best.
+            The SHA-256 of its tensors, also if an evaluation that broke off had kept it before; empty if it is not the best.
         """
         if not self.best_metric:
             return ""
@@ -66,7 +68,7 @@ class Saver:
         if earlier:
             comparable, best_score = self._score_of(earlier[-1], state)
             if comparable and (not math.isfinite(score) or (best_score is not None and score <= best_score)):
-                return ""
+                return find_repeated(earlier[-1], state)
         info = self._describe(state) | {"score": score if math.isfinite(score) else None}
         network = {"model": state.evaluated.state_dict(), "ema": None}
 
@@ -101,3 +103,13 @@ class Saver:
     def _describe(self, state: TrainState) -> dict[str, Any]:
         """Returns the fields of `CheckpointInfo` that do not come from writing."""
         return {**self.description, "masks": hash_masks(state.model), "routes": state.model.routes.to_json()}
+
+
+def find_repeated(best: Path, state: TrainState) -> str:
+    """Returns the SHA-256 of a kept network if it is the very one that was just evaluated, else an empty text."""
+    info = read_info(best)
+    if info.step != state.step:
+        return ""
+    kept, now = load_state(info)["model"], state.evaluated.state_dict()
+    is_same = kept.keys() == now.keys() and all(torch.equal(kept[name], now[name].cpu()) for name in now)
+    return info.sha256 if is_same else ""

@@ -128,7 +128,7 @@ class LearningRate:
         if self.warmup_steps == AUTO:
             warm = max(progress - begin, 1 / self.length.num_steps) / WARMUP_SHARE
         else:
-            warm = (step + 1 - begin * self.length.num_steps) / max(self.warmup_steps, 1)
+            warm = (step + 1 - self.length.step_at(begin)) / max(self.warmup_steps, 1)
         return self.peak * min(self._after_warmup(progress), max(warm, 0.0))
 
     def _after_warmup(self, progress: float) -> float:

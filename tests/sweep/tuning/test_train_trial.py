@@ -81,3 +81,17 @@ def test_a_trial_of_several_networks_stops_goes_on_and_is_ended(tmp_path: Path, 
     assert len([record for record in read_records(worse[0].run.folder) if METRIC in record]) == 1
     delete_checkpoints(config.run.folder for config in worse)
     assert not (worse[0].run.folder / "best").exists()
+
+
+def test_the_dense_part_of_a_trial_says_nothing_of_its_sub_networks(tmp_path: Path, small_set: ShardSet) -> None:
+    """With the strategy magnitude: evaluations in the first half of the run are of all units."""
+    routing = RoutingConfig(routes=2, sigma=0.5, strategy="magnitude", dense_share=0.5)
+    config = sweep_config(tmp_path, small_set, steps=10, routing=routing)
+    plan = open_sweep(build_request(config, "k2", tune=1, budget="steps=20"), tmp_path / "sweep", 1).plan
+    (trial,) = trial_configs(plan, plan.variants[0], {}, tmp_path / "trials", 1)
+    reports: dict[int, float] = {}
+    value = train_trial([trial], lambda number, best, _: reports.update({number: best}))
+    values = {record["step"]: record[METRIC] for record in read_records(trial.run.folder) if METRIC in record}
+    assert sorted(values) == [4, 8, 12, 16, 20]
+    assert sorted(reports) == [3, 4, 5]
+    assert value == reports[5] == max(values[step] for step in (12, 16, 20))
