@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from matl_scale.report.significance.paired_counts import adjust_p
-from matl_scale.report.sweep.macro import compare_pair, margin, mean_intervals, seeds_needed
+from matl_scale.report.sweep.macro import compare_pair, margin, mean_interval, seeds_needed
 from matl_scale.report.sweep.moderated import effective_tasks, fit_prior, inverse_trigamma, moderate
 from matl_scale.report.sweep.two_way import fit_two_way
 
@@ -55,7 +55,7 @@ def test_several_variants_are_compared_by_analysis_of_variance() -> None:
     at_margin = stats.studentized_range.sf(found.half_width / np.sqrt(variance / 3), 4, 6)
     assert at_margin == pytest.approx(0.05)
     width = stats.t.ppf(0.975, 6) * np.sqrt(variance / 3)
-    np.testing.assert_allclose(mean_intervals(fit, np.full(4, 3), 0.95), width)
+    assert mean_interval(fit, 3, 0.95) == pytest.approx(width)
 
 
 def test_missing_runs_leave_the_seeds_that_are_shared() -> None:

@@ -29,6 +29,8 @@ class Evidence:
     budget: str
     seeds: Sequence[int]
     tune: int
+    set_aside: Sequence[str]  # variants without which the noise of the others is estimated
+    times_as_noisy: float  # their standard deviation over that of the others
     seeds_needed: (
         int | None
     )  # that would show the difference to the runner-up, or to the variant chosen; None if too many
@@ -121,11 +123,11 @@ def describe_choice(evidence: Evidence, chosen: VariantResult) -> list[str]:
     if chosen is best:
         return [
             f"Use {show(best.name)}, because it has the highest {figure}, {best.macro:.3f}, and none of those that it cannot "
-            f"be told apart from is cheaper: {name_some(tied)} (the difference to {show(tied[0].name)} is "
+            f"be told apart from is cheaper: {name_some(names_of(tied))} (the difference to {show(tied[0].name)} is "
             f"{interval(tied[0])}).",
         ]
     alike = [best, *(each for each in tied if each is not chosen)]
-    named = f" ({name_some(alike)})" if len(alike) > 1 else ""
+    named = f" ({name_some(names_of(alike))})" if len(alike) > 1 else ""
     return [
         f"Use {show(chosen.name)}, because no other variant is better beyond what other seeds would change, and of those "
         f"that are not worse{named} it {why_cheapest(chosen, alike)}.",
@@ -167,9 +169,15 @@ def why_cheapest(chosen: VariantResult, others: Sequence[VariantResult]) -> str:
 
 def describe_comparison(evidence: Evidence) -> str:
     tuned = f", each arm tuned with {count_of(evidence.tune, 'trial')}" if evidence.tune else ""
-    return (
+    compared = (
         f"All variants had the same budget, {evidence.budget} for each training{tuned}, and were compared on {evidence.split} "
         f"over {count_of(len(evidence.seeds), 'seed')}."
+    )
+    if not evidence.set_aside:
+        return compared
+    return (
+        f"{compared} The runs of {name_some(evidence.set_aside)} vary {evidence.times_as_noisy:,.0f} times as much as those of "
+        "the others, whose noise is estimated without them."
     )
 
 
@@ -211,7 +219,7 @@ def describe_warnings(evidence: Evidence) -> list[str]:
             "share."
         )
     if evidence.uncompared and evidence.can_tell:
-        named = name_some(evidence.uncompared)
+        named = name_some(names_of(evidence.uncompared))
         sentences.append(f"Not compared with {show(evidence.best.name)}, as no seeds tie them: {named}.")
     if evidence.missing:
         named = ", ".join(show(name) for name in evidence.missing)
@@ -226,11 +234,15 @@ def describe_warnings(evidence: Evidence) -> list[str]:
     return sentences
 
 
-def name_some(tied: Sequence[VariantResult]) -> str:
-    names = [show(each.name) for each in tied]
+def name_some(variants: Sequence[str]) -> str:
+    names = [show(name) for name in variants]
     if len(names) > MAX_NAMED:
         return f"{', '.join(names[:MAX_NAMED])} and {len(names) - MAX_NAMED} more"
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def names_of(variants: Sequence[VariantResult]) -> list[str]:
+    return [each.name for each in variants]
 
 
 def interval(variant: VariantResult) -> str:

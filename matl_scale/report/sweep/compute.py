@@ -10,7 +10,7 @@ from matl_scale.report.significance.paired_counts import LEVEL
 from matl_scale.report.sweep.answer import Evidence, choose_variant, write_answer
 from matl_scale.report.sweep.curves import draw_curves
 from matl_scale.report.sweep.figures import Figures, gather_figures
-from matl_scale.report.sweep.macro import Difference, compare_pair, mean_intervals, seeds_needed
+from matl_scale.report.sweep.macro import Difference, compare_pair, find_highest, mean_interval, seeds_needed
 from matl_scale.report.sweep.read import Cost, SweepRuns
 from matl_scale.report.sweep.results import (
     Losses,
@@ -20,8 +20,9 @@ from matl_scale.report.sweep.results import (
     SweepResults,
     VariantResult,
 )
+from matl_scale.report.sweep.set_aside import Fits, find_set_aside, fit_both
 from matl_scale.report.sweep.tasks import ALONE, TaskModel, count_changes, find_best, find_losses, fit_tasks
-from matl_scale.report.sweep.two_way import TwoWayFit, fit_two_way
+from matl_scale.report.sweep.two_way import TwoWayFit
 from matl_scale.report.sweep.whole import find_reference, split_by_tasks
 from matl_scale.runs.sweep_folder import SweepPlan
 from matl_scale.text import count_of
@@ -38,13 +39,15 @@ def compute_sweep(runs: SweepRuns, question: SweepQuestion) -> SweepResults:
     names = [variant.name for variant in figures.variants]
     missing = [each.name for each in runs.plan.variants if each.name not in (*names, *partial)]
     reference = find_reference(runs, names)
-    macro, model = fit_two_way(figures.macro[:, :, None]), fit_tasks(figures, alpha)
+    aside = find_set_aside(figures.macro, alpha)
+    macro, model = fit_both(figures.macro[:, :, None], aside), fit_tasks(figures, alpha, aside)
     variants = compare_variants(whole, figures, macro, model, reference, alpha)
     losses, curves, shared = ask_losses(model, figures, variants, reference), draw_curves(variants), None
     if partial:
         on_shared = gather_figures(runs, question)
-        shared_model = fit_tasks(on_shared, alpha)
-        shared = compare_shared(runs, on_shared, shared_model, partial, reference, alpha)
+        shared_aside = find_set_aside(on_shared.macro, alpha)
+        shared_model = fit_tasks(on_shared, alpha, shared_aside)
+        shared = compare_shared(runs, on_shared, shared_model, shared_aside, partial, reference, alpha)
         drawn = {curve.key for curve in curves}
         curves += [curve for curve in draw_curves(shared.variants) if curve.key not in drawn]
         if any(each.arm == ALONE for each in shared.variants if each.name in partial):
@@ -61,7 +64,9 @@ def compute_sweep(runs: SweepRuns, question: SweepQuestion) -> SweepResults:
         budget=describe_budget(runs.plan),
         seeds=figures.seeds,
         tune=runs.plan.tune,
-        seeds_needed=count_seeds(variants, macro, alpha),
+        set_aside=[names[i] for i in aside],
+        times_as_noisy=macro.times_as_much,
+        seeds_needed=count_seeds(variants, macro.calm, alpha),
     )
     absent = f"{runs.plan.reference}, which tasks are compared with, has no finished seed."
     return SweepResults(
@@ -90,12 +95,13 @@ def compare_shared(
     runs: SweepRuns,
     figures: Figures,
     model: TaskModel,
+    aside: list[int],
     partial: list[str],
     reference: str | None,
     alpha: float,
 ) -> SharedTasks:
     """Compares all variants on the tasks that all of them have."""
-    macro = fit_two_way(figures.macro[:, :, None])
+    macro = fit_both(figures.macro[:, :, None], aside)
     variants = compare_variants(runs, figures, macro, model, reference, alpha)
     return SharedTasks(partial=partial, num_tasks=len(figures.tasks), variants=variants)
 
@@ -103,18 +109,18 @@ def compare_shared(
 def compare_variants(
     runs: SweepRuns,
     figures: Figures,
-    macro: TwoWayFit,
+    macro: Fits,
     model: TaskModel,
     reference: str | None,
     alpha: float,
 ) -> list[VariantResult]:
     """Returns the results of every variant, each beside the best one and the reference."""
     names = [variant.name for variant in figures.variants]
-    best = find_highest(macro)
-    widths = mean_intervals(macro, np.isfinite(figures.macro).sum(axis=1), LEVEL)
+    best = find_highest(macro.whole)
+    num_seeds = np.isfinite(figures.macro).sum(axis=1)
     results = []
     for i, variant in enumerate(figures.variants):
-        behind = compare_pair(macro, best, i, alpha)
+        behind = compare_pair(*macro.of_pair(best, i), alpha)
         changes = None if reference in (None, variant.name) else count_changes(model, i, names.index(str(reference)))
         finished = np.flatnonzero(np.isfinite(figures.macro[i]))
         of_tasks = figures.values[i, finished]
@@ -128,8 +134,8 @@ def compare_variants(
                 search=runs.searches.get(variant.name),
                 seeds=[figures.seeds[j] for j in finished],
                 seeds_planned=len({run.seed for run in runs.plan.runs_of(variant.name)}),
-                macro=float(macro.means[i, 0]),
-                half_width=float(widths[i]),
+                macro=float(macro.whole.means[i, 0]),
+                half_width=mean_interval(macro.of_pair(i, i)[0], int(num_seeds[i]), LEVEL),
                 of_seeds=of_tasks.mean(axis=1).tolist(),
                 average_precision=mean(figures.average_precision[i, finished]),
                 p10=float(np.percentile(by_task, 10)),
@@ -143,15 +149,6 @@ def compare_variants(
             )
         )
     return results
-
-
-def find_highest(macro: TwoWayFit) -> int:
-    """Returns the index of the best variant, on the seeds that variants share; if seeds do not tie all of them together, of the
-    largest group that they do."""
-    group = macro.connected[macro.connected.sum(axis=1).argmax()]
-    alone = group.sum() == 1
-    effects = macro.means[:, 0] if alone else np.where(group, macro.effects[:, 0], -np.inf)
-    return int(effects.argmax())
 
 
 def judge(behind: Difference, is_best: bool, alpha: float) -> Standing:

@@ -21,6 +21,15 @@ class Difference:
     p: float  # of Tukey's test; NaN if nothing can be told
 
 
+def find_highest(macro: TwoWayFit) -> int:
+    """Returns the index of the best variant, on the seeds that variants share; if seeds do not tie all of them together, of the
+    largest group that they do."""
+    group = macro.connected[macro.connected.sum(axis=1).argmax()]
+    alone = group.sum() == 1
+    effects = macro.means[:, 0] if alone else np.where(group, macro.effects[:, 0], -np.inf)
+    return int(effects.argmax())
+
+
 def compare_pair(fit: TwoWayFit, first: int, second: int, alpha: float) -> Difference:
     """Compares two variants, of which one may have been chosen because it is the best.
 
@@ -64,8 +73,8 @@ def range_quantile(level: float, num_variants: int, freedom: int) -> float:
     return float(studentized_range.ppf(level, num_variants, freedom))
 
 
-def mean_intervals(fit: TwoWayFit, num_seeds: np.ndarray, level: float) -> np.ndarray:
-    """Returns half the widths of the intervals of the variants' means over seeds; NaN if nothing can be told.
+def mean_interval(fit: TwoWayFit, num_seeds: int, level: float) -> float:
+    """Returns half the width of the interval of a variant's mean over its seeds; NaN if nothing can be told.
 
     They are for looking at variants beside each other: the luck of a seed, which all variants share, is left out, as it is in the
     comparisons. Two means differ, as a single comparison, if they are further apart than √2 times such a half.
@@ -74,13 +83,12 @@ def mean_intervals(fit: TwoWayFit, num_seeds: np.ndarray, level: float) -> np.nd
 
     Args:
         fit: The model of the figure.
-        num_seeds: Of each variant, shape `(num_variants,)`; so is the result.
+        num_seeds: Of the variant.
         level: The share of intervals that hold the mean of infinitely many seeds.
     """
     if not fit.freedom:
-        return np.full(len(num_seeds), np.nan)
-    widths: np.ndarray = special.stdtrit(fit.freedom, (1 + level) / 2) * np.sqrt(fit.variances[0] / num_seeds)
-    return widths
+        return float("nan")
+    return float(special.stdtrit(fit.freedom, (1 + level) / 2) * np.sqrt(fit.variances[0] / num_seeds))
 
 
 def seeds_needed(difference: float, variance: float, num_variants: int, alpha: float) -> int | None:

@@ -10,7 +10,8 @@ from matl_scale.report.significance.paired_counts import LEVEL, adjust_p
 from matl_scale.report.sweep.figures import Figures
 from matl_scale.report.sweep.moderated import Noise, moderate
 from matl_scale.report.sweep.results import Loss, Losses, TaskResult
-from matl_scale.report.sweep.two_way import TwoWayFit, fit_two_way
+from matl_scale.report.sweep.set_aside import Fits, fit_both
+from matl_scale.report.sweep.two_way import TwoWayFit
 
 ALONE = "single"  # the arm that trains each task alone
 
@@ -19,37 +20,56 @@ ALONE = "single"  # the arm that trains each task alone
 class TaskModel:
     """The model of all tasks, fitted once."""
 
-    fit: TwoWayFit
-    noise: Noise
+    fits: Fits
+    noise: Noise  # of all variants
+    calm_noise: Noise  # of those that are not set aside
     alpha: float  # the false discovery rate
 
     @property
     def can_tell(self) -> bool:
         return self.noise.freedom > 0
 
+    def are_tied(self, first: int, second: int) -> bool:
+        """Returns whether two variants can be compared, through seeds that they share."""
+        fit, first, second = self.fits.of_pair(first, second)
+        return bool(fit.connected[first, second])
+
+    def differences(self, first: int, second: int) -> np.ndarray:
+        """Returns the difference of two variants in each task, shape `(num_tasks,)`; NaN where no seeds tie them."""
+        fit, first, second = self.fits.of_pair(first, second)
+        return fit.differences(first, second)
+
     def p_values(self, first: int, second: int) -> np.ndarray:
         """Returns p of the difference of two variants in each task, not corrected, shape `(num_tasks,)`."""
-        return self.noise.p_values(self.fit.differences(first, second), self.fit.scale(first, second))
+        fit, first, second = self.fits.of_pair(first, second)
+        return self._noise_of(fit).p_values(fit.differences(first, second), fit.scale(first, second))
 
     def half_widths(self, first: int, second: int) -> np.ndarray:
         """Returns half the widths of the 95 % intervals of each task's difference, shape `(num_tasks,)`."""
+        fit, first, second = self.fits.of_pair(first, second)
+        noise = self._noise_of(fit)
         if not self.can_tell:
-            return np.full(len(self.noise.variances), np.nan)
-        quantile = special.stdtrit(self.noise.freedom, (1 + LEVEL) / 2)
-        widths: np.ndarray = quantile * np.sqrt(self.noise.variances * self.fit.scale(first, second))
+            return np.full(len(noise.variances), np.nan)
+        quantile = special.stdtrit(noise.freedom, (1 + LEVEL) / 2)
+        widths: np.ndarray = quantile * np.sqrt(noise.variances * fit.scale(first, second))
         return widths
 
+    def _noise_of(self, fit: TwoWayFit) -> Noise:
+        return self.calm_noise if fit is self.fits.calm else self.noise
 
-def fit_tasks(figures: Figures, alpha: float) -> TaskModel:
-    fit = fit_two_way(figures.values)
-    return TaskModel(fit=fit, noise=moderate(fit), alpha=alpha)
+
+def fit_tasks(figures: Figures, alpha: float, set_aside: list[int]) -> TaskModel:
+    """Fits the model of all tasks; the variants that are set aside (`set_aside`) do not count as noise of the others."""
+    fits = fit_both(figures.values, set_aside)
+    noise = moderate(fits.whole)
+    return TaskModel(fits=fits, noise=noise, calm_noise=moderate(fits.calm) if set_aside else noise, alpha=alpha)
 
 
 def count_changes(model: TaskModel, variant: int, reference: int) -> tuple[int, int] | None:
     """Returns how many tasks are better and worse than with the reference beyond chance; None if it cannot be told."""
-    if not model.can_tell or not model.fit.connected[variant, reference]:
+    if not model.can_tell or not model.are_tied(variant, reference):
         return None
-    differences = model.fit.differences(variant, reference)
+    differences = model.differences(variant, reference)
     found = adjust_p(model.p_values(variant, reference)) <= model.alpha
     return int((found & (differences > 0)).sum()), int((found & (differences < 0)).sum())
 
@@ -60,7 +80,7 @@ def find_best(model: TaskModel, figures: Figures) -> list[TaskResult]:
     The best was chosen by its result, so each comparison is corrected for all pairs of variants, and then for the tasks.
     """
     names = [variant.name for variant in figures.variants]
-    means = model.fit.means
+    means = model.fits.whole.means
     best = means.argmax(axis=0)
     num_pairs = max(1, len(names) * (len(names) - 1) // 2)
     beyond = np.zeros(means.shape, dtype=bool)  # variants that the best one is better than
@@ -69,7 +89,7 @@ def find_best(model: TaskModel, figures: Figures) -> list[TaskResult]:
         for other in range(len(names)):
             # over all tasks, so that the correction does not depend on which variant is best where
             p = adjust_p(np.minimum(1.0, num_pairs * model.p_values(chosen, other)))
-            better = (p <= model.alpha) & (model.fit.differences(chosen, other) > 0)
+            better = (p <= model.alpha) & (model.differences(chosen, other) > 0)
             beyond[other, of_tasks] = better[of_tasks]
     return [
         TaskResult(
@@ -87,7 +107,7 @@ def find_losses(model: TaskModel, figures: Figures, used: int) -> Losses:
     any other variant serves better."""
     arms, names = [variant.arm for variant in figures.variants], [variant.name for variant in figures.variants]
     alone = [i for i, arm in enumerate(arms) if arm == ALONE and i != used]
-    others = [i for i in alone or range(len(names)) if i != used and model.fit.connected[i, used]]
+    others = [i for i in alone or range(len(names)) if i != used and model.are_tied(i, used)]
     tasks = list_losses(model, figures, used, others) if others and model.can_tell else []
     return Losses(
         of=names[used],
@@ -100,7 +120,7 @@ def find_losses(model: TaskModel, figures: Figures, used: int) -> Losses:
 
 
 def list_losses(model: TaskModel, figures: Figures, used: int, others: Sequence[int]) -> list[Loss]:
-    differences = np.stack([model.fit.differences(i, used) for i in others])
+    differences = np.stack([model.differences(i, used) for i in others])
     best = differences.argmax(axis=0)
     columns = np.arange(len(figures.tasks))
     p = np.stack([model.p_values(i, used) for i in others])[best, columns]
