@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from matl_scale.report.sweep.macro import compare_pair
-from matl_scale.report.sweep.set_aside import find_set_aside, fit_both
+from matl_scale.report.sweep.set_aside import find_set_aside, fit_nested
 
 NUM_SWEEPS = 300
 MOST_BY_CHANCE = 0.05 + 3 * (0.05 * 0.95 / NUM_SWEEPS) ** 0.5
@@ -19,7 +19,7 @@ def draw(generator: np.random.Generator, means: list[float], noise: list[float],
 def called_different(values: np.ndarray) -> tuple[bool, list[int]]:
     """Returns whether the first two variants are called different, and which variants are set aside."""
     aside = find_set_aside(values, 0.05)
-    fits = fit_both(values[:, :, None], aside)
+    fits = fit_nested(values[:, :, None], aside)
     return compare_pair(*fits.of_pair(0, 1), 0.05).p <= 0.05, aside
 
 
@@ -47,10 +47,10 @@ def test_equal_noise_is_shared_by_all(means: list[float]) -> None:
 def test_who_is_set_aside_is_compared_by_the_noise_of_all() -> None:
     values = draw(np.random.default_rng(2), [0.9, 0.89, 0.3], [0.0005, 0.0005, 0.1])
     aside = find_set_aside(values, 0.05)
-    fits, whole = fit_both(values[:, :, None], aside), fit_both(values[:, :, None], [])
+    fits, whole = fit_nested(values[:, :, None], aside), fit_nested(values[:, :, None], [])
     assert aside == [2]
     assert compare_pair(*fits.of_pair(0, 2), 0.05) == compare_pair(*whole.of_pair(0, 2), 0.05)
-    two = fit_both(values[:2, :, None], [])
+    two = fit_nested(values[:2, :, None], [])
     assert compare_pair(*fits.of_pair(0, 1), 0.05) == compare_pair(*two.of_pair(0, 1), 0.05)
     assert fits.times_as_much > 30
 
@@ -63,3 +63,21 @@ def test_nobody_is_set_aside_where_it_cannot_be_told() -> None:
     values = draw(np.random.default_rng(3), [0.5, 0.5, 0.9], [0.0005, 0.0005, 0.05])
     assert find_set_aside(values[1:], 0.05) == []
     assert find_set_aside(values, 0.05) == [], "the best varies most, and all are compared with it"
+
+
+def test_who_was_worse_stays_worse() -> None:
+    """Of two that are set aside, the calmer one is not judged by the noise of the other."""
+    generator = np.random.default_rng(4)
+    both = 0
+    for _ in range(100):
+        values = draw(generator, [0.9, 0.89, 0.8, 0.3], [0.0005, 0.0005, 0.02, 0.25])
+        aside = find_set_aside(values, 0.05)
+        if len(aside) == 2:
+            both += 1
+            assert aside == [3, 2]
+            fits = fit_nested(values[:, :, None], aside)
+            without = fit_nested(values[:3, :, None], [])
+            assert compare_pair(*fits.of_pair(0, 2), 0.05) == compare_pair(*without.of_pair(0, 2), 0.05)
+            assert compare_pair(*fits.of_pair(0, 2), 0.05).p <= 0.05
+            assert compare_pair(*fits.of_pair(0, 3), 0.05).p <= 0.05
+    assert both > 10

@@ -20,7 +20,7 @@ from matl_scale.report.sweep.results import (
     SweepResults,
     VariantResult,
 )
-from matl_scale.report.sweep.set_aside import Fits, find_set_aside, fit_both
+from matl_scale.report.sweep.set_aside import Fits, find_set_aside, fit_nested
 from matl_scale.report.sweep.tasks import ALONE, TaskModel, count_changes, find_best, find_losses, fit_tasks
 from matl_scale.report.sweep.two_way import TwoWayFit
 from matl_scale.report.sweep.whole import find_reference, split_by_tasks
@@ -40,7 +40,7 @@ def compute_sweep(runs: SweepRuns, question: SweepQuestion) -> SweepResults:
     missing = [each.name for each in runs.plan.variants if each.name not in (*names, *partial)]
     reference = find_reference(runs, names)
     aside = find_set_aside(figures.macro, alpha)
-    macro, model = fit_both(figures.macro[:, :, None], aside), fit_tasks(figures, alpha, aside)
+    macro, model = fit_nested(figures.macro[:, :, None], aside), fit_tasks(figures, alpha, aside)
     variants = compare_variants(whole, figures, macro, model, reference, alpha)
     losses, curves, shared = ask_losses(model, figures, variants, reference), draw_curves(variants), None
     if partial:
@@ -101,7 +101,7 @@ def compare_shared(
     alpha: float,
 ) -> SharedTasks:
     """Compares all variants on the tasks that all of them have."""
-    macro = fit_both(figures.macro[:, :, None], aside)
+    macro = fit_nested(figures.macro[:, :, None], aside)
     variants = compare_variants(runs, figures, macro, model, reference, alpha)
     return SharedTasks(partial=partial, num_tasks=len(figures.tasks), variants=variants)
 

@@ -1,10 +1,10 @@
 """Variants whose runs vary far more than those of the others, and would hide what is different between these.
 
 The model takes the noise of all variants to be equal. A variant that its budget has hardly trained may vary a hundred times as
-much as the rest: then it is compared by the noise of all, and the rest by their own.
+much as the rest: then it is compared by the noise of all, and the rest by their own; and so on among the rest.
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,17 +18,32 @@ LEVEL = 0.001  # of the test of noise: so seldom are the others judged by a nois
 
 @dataclass(frozen=True, kw_only=True)
 class Fits:
-    """The model of all variants, and that of those that are not set aside."""
+    """The model of all variants, and of what is left each time that one is set aside."""
 
-    whole: TwoWayFit
-    calm: TwoWayFit  # the same as `whole` if none is set aside
-    places: Mapping[int, int]  # variant → its index in `calm`
+    fits: Sequence[TwoWayFit]  # that of all variants first
+    set_aside: Sequence[int]  # variants in their order; each fit is without one more of them
+    num_variants: int
+
+    def find(self, first: int, second: int) -> int:
+        """Returns the number of the fit by which two variants are compared: the last one that has both."""
+        rounds = {variant: number for number, variant in enumerate(self.set_aside)}
+        return min(rounds.get(first, len(self.set_aside)), rounds.get(second, len(self.set_aside)))
 
     def of_pair(self, first: int, second: int) -> tuple[TwoWayFit, int, int]:
-        """Returns the model by which two variants are compared, and their indices in it."""
-        if first in self.places and second in self.places:
-            return self.calm, self.places[first], self.places[second]
-        return self.whole, first, second
+        """Returns the fit by which two variants are compared, and their indices in it."""
+        number = self.find(first, second)
+        gone = self.set_aside[:number]
+        left = [variant for variant in range(self.num_variants) if variant not in gone]
+        return self.fits[number], left.index(first), left.index(second)
+
+    @property
+    def whole(self) -> TwoWayFit:
+        return self.fits[0]
+
+    @property
+    def calm(self) -> TwoWayFit:
+        """The fit of the variants that are not set aside."""
+        return self.fits[-1]
 
     @property
     def times_as_much(self) -> float:
@@ -36,24 +51,24 @@ class Fits:
         return float(np.sqrt(split_noise(self.whole, self.calm)[0]))
 
 
-def fit_both(values: np.ndarray, set_aside: list[int]) -> Fits:
-    """Fits the model to figures, shape `(num_variants, num_seeds, num_tasks)`, of all variants and without those set aside."""
-    whole, calm = fit_two_way(values), [i for i in range(len(values)) if i not in set_aside]
-    places = {variant: place for place, variant in enumerate(calm)}
-    return Fits(whole=whole, calm=fit_two_way(values[calm]) if set_aside else whole, places=places)
+def fit_nested(values: np.ndarray, set_aside: Sequence[int]) -> Fits:
+    """Fits the model to figures, shape `(num_variants, num_seeds, num_tasks)`, of all variants, and without one more of those set
+    aside each time."""
+    fits = [fit_two_way(np.delete(values, list(set_aside[:number]), axis=0)) for number in range(len(set_aside) + 1)]
+    return Fits(fits=fits, set_aside=set_aside, num_variants=len(values))
 
 
 def find_set_aside(values: np.ndarray, alpha: float) -> list[int]:
-    """Returns the variants, ascending, without which the noise of the others is estimated.
+    """Returns the variants without which the noise of the others is estimated, the noisiest first.
 
-    They are worse than the best one, by the noise of all, and an F test at 0.001 says that the noise with them is larger than
-    without. Where others have no noise at all, nobody is set aside: figures that move in steps hide it.
+    Each is worse than the best one, by the noise of all that are left with it, and an F test at 0.001 says that this noise is
+    larger than without it. Where others have no noise at all, nobody is set aside: figures that move in steps hide it.
 
     Args:
         values: Means over tasks, shape `(num_variants, num_seeds)`; NaN where a run is missing.
         alpha: The level at which variants are called worse.
     """
-    kept = list(range(len(values)))
+    kept, aside = list(range(len(values))), list[int]()
     while len(kept) > 2:
         whole = fit_two_way(values[kept, :, None])
         best = find_highest(whole)
@@ -62,8 +77,8 @@ def find_set_aside(values: np.ndarray, alpha: float) -> list[int]:
         noisiest = min(tested, key=lambda i: tested[i], default=None)
         if noisiest is None or tested[noisiest] > LEVEL:
             break
-        del kept[noisiest]
-    return sorted(set(range(len(values))) - set(kept))
+        aside.append(kept.pop(noisiest))
+    return aside
 
 
 def split_noise(whole: TwoWayFit, rest: TwoWayFit) -> tuple[float, float]:

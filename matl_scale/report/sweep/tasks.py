@@ -10,8 +10,7 @@ from matl_scale.report.significance.paired_counts import LEVEL, adjust_p
 from matl_scale.report.sweep.figures import Figures
 from matl_scale.report.sweep.moderated import Noise, moderate
 from matl_scale.report.sweep.results import Loss, Losses, TaskResult
-from matl_scale.report.sweep.set_aside import Fits, fit_both
-from matl_scale.report.sweep.two_way import TwoWayFit
+from matl_scale.report.sweep.set_aside import Fits, fit_nested
 
 ALONE = "single"  # the arm that trains each task alone
 
@@ -21,13 +20,12 @@ class TaskModel:
     """The model of all tasks, fitted once."""
 
     fits: Fits
-    noise: Noise  # of all variants
-    calm_noise: Noise  # of those that are not set aside
+    noise: Sequence[Noise]  # of each fit
     alpha: float  # the false discovery rate
 
     @property
     def can_tell(self) -> bool:
-        return self.noise.freedom > 0
+        return self.noise[0].freedom > 0
 
     def are_tied(self, first: int, second: int) -> bool:
         """Returns whether two variants can be compared, through seeds that they share."""
@@ -41,28 +39,25 @@ class TaskModel:
 
     def p_values(self, first: int, second: int) -> np.ndarray:
         """Returns p of the difference of two variants in each task, not corrected, shape `(num_tasks,)`."""
+        noise = self.noise[self.fits.find(first, second)]
         fit, first, second = self.fits.of_pair(first, second)
-        return self._noise_of(fit).p_values(fit.differences(first, second), fit.scale(first, second))
+        return noise.p_values(fit.differences(first, second), fit.scale(first, second))
 
     def half_widths(self, first: int, second: int) -> np.ndarray:
         """Returns half the widths of the 95 % intervals of each task's difference, shape `(num_tasks,)`."""
+        noise = self.noise[self.fits.find(first, second)]
         fit, first, second = self.fits.of_pair(first, second)
-        noise = self._noise_of(fit)
         if not self.can_tell:
             return np.full(len(noise.variances), np.nan)
         quantile = special.stdtrit(noise.freedom, (1 + LEVEL) / 2)
         widths: np.ndarray = quantile * np.sqrt(noise.variances * fit.scale(first, second))
         return widths
 
-    def _noise_of(self, fit: TwoWayFit) -> Noise:
-        return self.calm_noise if fit is self.fits.calm else self.noise
-
 
 def fit_tasks(figures: Figures, alpha: float, set_aside: list[int]) -> TaskModel:
     """Fits the model of all tasks; the variants that are set aside (`set_aside`) do not count as noise of the others."""
-    fits = fit_both(figures.values, set_aside)
-    noise = moderate(fits.whole)
-    return TaskModel(fits=fits, noise=noise, calm_noise=moderate(fits.calm) if set_aside else noise, alpha=alpha)
+    fits = fit_nested(figures.values, set_aside)
+    return TaskModel(fits=fits, noise=[moderate(fit) for fit in fits.fits], alpha=alpha)
 
 
 def count_changes(model: TaskModel, variant: int, reference: int) -> tuple[int, int] | None:
