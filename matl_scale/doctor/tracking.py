@@ -39,7 +39,8 @@ def check_tracking(
         yield Finding("note", "mlflow", "off (`track.mlflow`): results are in the run's folder only.")
         return
     uri = store_of(config.run.folder)
-    kind = uri.split(":", 1)[0].split("+", 1)[0] if "://" in uri or uri.startswith("file:") else "file"
+    is_named = "://" in uri or uri.startswith("file:") or uri in ("databricks", "databricks-uc")
+    kind = uri.split(":", 1)[0].split("+", 1)[0] if is_named else "file"
     if kind in ("http", "https"):
         if ask:
             reply = ask_server(uri)
@@ -56,7 +57,7 @@ def check_tracking(
         yield driver
         if ask and driver.level == "ok":
             yield from check_copy(config, uri)
-    elif kind == "databricks":
+    elif kind in ("databricks", "databricks-uc"):
         remedy = "Its own command line shows whether you are logged in."
         yield Finding("note", "mlflow", "Databricks: not checked.", remedy)
     else:

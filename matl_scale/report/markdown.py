@@ -1,6 +1,9 @@
 """Tables in Markdown, whose cells are arbitrary text."""
 
+import re
 from collections.abc import Sequence
+
+SPECIAL = re.compile(r"[\\`*\[\]<>|~]|\b_|_\b")
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -10,5 +13,5 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def escape(text: str) -> str:
-    """Returns a text that Markdown shows as it is."""
-    return text.replace("|", "\\|").replace("*", "\\*")
+    """Returns a text that Markdown shows as it is. An underscore inside a word is no markup."""
+    return SPECIAL.sub(r"\\\g<0>", text)

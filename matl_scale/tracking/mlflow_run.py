@@ -19,7 +19,7 @@ from matl_scale.runs.about import read_about
 from matl_scale.runs.growing_table import GrowingTable, write_part
 from matl_scale.runs.history import RunHistory
 from matl_scale.runs.layout import RunFolder
-from matl_scale.runs.records import RecordTail, identifying_metric, read_records
+from matl_scale.runs.records import RecordTail, identifying_metric, read_records, splits_of
 from matl_scale.storage.files import write_json
 from matl_scale.storage.locks import lock_folder
 from matl_scale.tracking import mlflow_views as views
@@ -200,9 +200,10 @@ class MlflowRun:
         self._save()
 
     def _is_copied(self, record: dict[str, Any]) -> bool:
-        """Returns whether MLflow has the step of a record.
+        """Returns whether MLflow has the step of a record, and of an evaluation the same values.
 
-        It may: a killed run repeats steps, and the store's reply to an earlier batch may have been lost.
+        It may: a killed run repeats steps, and the store's reply to an earlier batch may have been lost. An evaluation is
+        recorded again when decisions or labels have changed.
         """
         metric = identifying_metric(record)
         if metric is None:
@@ -210,7 +211,20 @@ class MlflowRun:
         if metric not in self._copied_steps:
             history = self._client.get_metric_history(self.state["run_id"], self._keys[metric])
             self._copied_steps[metric] = {point.step for point in history}
-        return record["step"] in self._copied_steps[metric]
+        if record["step"] not in self._copied_steps[metric]:
+            return False
+        return not splits_of(record) or all(
+            self._has_value(name, record["step"], value)
+            for name, value in record.items()
+            if name not in ("step", "time")
+        )
+
+    def _has_value(self, name: str, step: int, value: float) -> bool:
+        """Returns whether the newest value that MLflow has of a metric at a step is this one."""
+        history = self._client.get_metric_history(self.state["run_id"], self._keys[name])
+        points = [point for point in history if point.step == step]
+        newest = max(points, key=lambda point: point.timestamp).value if points else None
+        return newest is not None and (newest == value or (math.isnan(newest) and math.isnan(value)))
 
     def _copy_tables(self) -> None:
         self._tables_at = time.monotonic()

@@ -15,9 +15,8 @@ from matl_scale.metrics.task_metrics import TaskMetrics
 from matl_scale.runs.checkpoints.compatibility import check_tasks
 from matl_scale.runs.checkpoints.decisions import open_decisions
 from matl_scale.runs.checkpoints.network import open_network, restore_network
-from matl_scale.runs.decided import measure_with, with_decided
+from matl_scale.runs.decided import keep_predictions, measure_with, with_decided
 from matl_scale.runs.layout import CONFIG_FILE, RunFolder
-from matl_scale.runs.predictions import write_predictions
 from matl_scale.runs.records import LocalLog, read_status
 from matl_scale.storage.locks import lock_folder
 from matl_scale.tracking.recorder import Recorder
@@ -82,7 +81,7 @@ def evaluate_split(config: Config, accelerator: Accelerator, split: str, which: 
 
     def measure() -> TaskMetrics:
         assert predictions is not None
-        write_predictions(RunFolder(folder).predictions_file(split), predictions)
+        keep_predictions(RunFolder(folder), predictions)
         return with_decided(counted, measure_with(predictions, decisions))
 
     metrics = on_main(accelerator, measure)

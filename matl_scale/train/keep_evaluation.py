@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from matl_scale.decisions.aim import Aim
 from matl_scale.metrics.task_metrics import TaskMetrics
-from matl_scale.runs.decided import fit_on, name_decisions, with_decided
+from matl_scale.runs.decided import fit_on, keep_predictions, name_decisions, with_decided
 from matl_scale.runs.layout import RunFolder
 from matl_scale.runs.predictions import Predictions, write_predictions
 from matl_scale.train.resume.saving import Saver
@@ -49,11 +49,7 @@ class EvaluationKeeper:
         `network` is the SHA-256 of the network that predicted if it is the best, else empty.
         """
         predictions = replace(predictions, info=replace(predictions.info, network=network))
-        split = predictions.info.split
-        of_best = self.folder.best_predictions_file(split)
         if is_last:
-            write_predictions(self.folder.predictions_file(split), predictions)
-            if network:
-                of_best.unlink(missing_ok=True)
+            keep_predictions(self.folder, predictions)
         elif network:
-            write_predictions(of_best, predictions)
+            write_predictions(self.folder.best_predictions_file(predictions.info.split), predictions)

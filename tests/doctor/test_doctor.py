@@ -217,6 +217,14 @@ def test_file_systems_are_found() -> None:
     assert file_system_of(Path("/proc/no/such/file")) == "proc"
 
 
+@pytest.mark.parametrize("uri", ["databricks", "databricks-uc", "databricks://profile"])
+def test_databricks_is_no_folder(uri: str, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert [(finding.level, finding.text) for finding in check_tracking(config, ask=True)] == [
+        ("note", "Databricks: not checked.")
+    ]
+
+
 def test_a_server_that_refuses_the_host_name(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     class Refuse(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -139,7 +139,11 @@ class FakeClient:
         self.artifacts.append(name)
 
     def get_metric_history(self, _: str, key: str) -> list[SimpleNamespace]:
-        return [SimpleNamespace(step=step, value=value) for step, name, value in self.metrics if name == key]
+        return [
+            SimpleNamespace(step=step, value=value, timestamp=number)
+            for number, (step, name, value) in enumerate(self.metrics)
+            if name == key
+        ]
 
     def set_tag(self, _: str, key: str, value: str) -> None:
         self.tags[key] = value
@@ -269,6 +273,16 @@ def test_steps_that_a_killed_run_repeats_are_copied_once(tmp_path: Path) -> None
         log.log(step, {"train/lr": 0.1})
     run_at(tmp_path, client).copy_new()
     assert [step for step, _, _ in client.metrics] == [1, 2, 3, 4]
+
+
+def test_an_evaluation_that_is_recorded_again_replaces_what_mlflow_shows(tmp_path: Path) -> None:
+    """By other decisions or corrected labels; the same values are not copied twice."""
+    client, log = FakeClient(), LocalLog(tmp_path)
+    for accuracy in (0.5, 0.5, 0.8):
+        log.forget_evaluation(3, "val")
+        log.log(3, {"val/tasks_evaluated": 2.0, "val/macro_accuracy": accuracy})
+        run_at(tmp_path, client).copy_new()
+    assert [value for _, key, value in client.metrics if key == "val/macro_accuracy"] == [0.5, 0.8]
 
 
 @pytest.mark.parametrize(("left", "status"), [("FINISHED", "FINISHED"), ("KILLED", "KILLED"), (None, "FAILED")])

@@ -14,6 +14,7 @@ from matl_scale.errors import InputError
 from matl_scale.models.config import ModelConfig
 from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.runs.checkpoints.network import open_network
+from matl_scale.runs.decided import find_kept_predictions
 from matl_scale.runs.history import RunHistory
 from matl_scale.runs.layout import RunFolder
 from matl_scale.runs.records import read_status
@@ -154,3 +155,13 @@ def test_a_repeated_last_evaluation_keeps_the_predictions_of_the_best_network(
     assert not train(config, accelerator).stopped
     best = open_network(config.run.folder)
     assert RunHistory(config.run.folder).predictions("val").info.network == best.sha256
+
+
+def test_a_run_that_goes_on_keeps_the_predictions_of_its_best_network(small_set: ShardSet, tmp_path: Path) -> None:
+    """The first evaluation is the best, and was the last one of a shorter run."""
+    config, accelerator = constant_run(tmp_path, small_set, "longer"), build_accelerator("fp32")
+    for steps in (2, 4):
+        train(replace(config, train=replace(config.train, steps=steps)), accelerator)
+    best = open_network(config.run.folder)
+    assert (best.step, RunHistory(config.run.folder).predictions("val").info.step) == (2, 4)
+    assert find_kept_predictions(config.run.folder, "val", best.sha256).info.step == 2

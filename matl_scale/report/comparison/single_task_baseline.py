@@ -97,6 +97,14 @@ def training_command(run: RunHistory, settings: Mapping[str, Any], name: str, sp
     words = ["matl-train", "--config", f"{run.files.config_file}", "--data.tasks", name, "--run.name", single]
     if Path(run.config.get("run", {}).get("dir", "runs")).resolve() != parent:
         words += ["--run.dir", f"{parent}"]
+    if settings.get("routing.routes", "task") not in (
+        "auto",
+        "one",
+        "task",
+    ):  # other routes are formed of several tasks
+        words += ["--routing.routes", "task"]
+    if run.config.get("run", {}).get("resume", "auto") != "auto":
+        words += ["--run.resume", "auto"]
     command = shlex.join(words)
     if settings.get("eval.split", "val") != split:
         command += " && " + shlex.join(["matl-evaluate", "--run", f"{folder.parent / single}", "--split", split])

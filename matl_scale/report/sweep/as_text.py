@@ -16,6 +16,7 @@ def format_amount(value: float) -> str:
     """Returns a large number with three digits, as `1.25M`; an unknown one is empty."""
     if not np.isfinite(value):
         return ""
+    value = float(f"{value:.3g}")  # 999,600 is 1M
     factor, prefix = next(((factor, prefix) for factor, prefix in PREFIXES if value >= factor), (1.0, ""))
     return f"{value / factor:.3g}{prefix}"
 

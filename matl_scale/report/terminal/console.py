@@ -23,10 +23,10 @@ def print_line(console: Console, text: str) -> None:
     console.print(printable(text), highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
-def print_remaining(console: Console, count: int) -> None:
-    """Says how many entries of a list were not printed, if any."""
+def print_remaining(console: Console, count: int, *, in_json: bool = True) -> None:
+    """Says how many entries of a list were not printed, if any, and whether `--json` has them."""
     if count > 0:
-        print_line(console, f"  and {count} more: --limit shows more, --json all")
+        print_line(console, f"  and {count} more: --limit shows more{', --json all' if in_json else ''}")
 
 
 def list_names(names: Iterable[str], limit: int = 10) -> str:

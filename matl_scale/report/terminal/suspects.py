@@ -25,7 +25,7 @@ def print_suspects(console: Console, found: SuspectList, limit: int) -> None:
         print_line(console, f"not searched: {len(found.left_out)} tasks")
         for line in found.left_out[:limit]:
             print_line(console, f"  {line}")
-        print_remaining(console, len(found.left_out) - limit)
+        print_remaining(console, len(found.left_out) - limit, in_json=False)
     if found.no_images:
         print_line(console, f"no names of images: {found.no_images}")
 
