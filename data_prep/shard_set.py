@@ -12,7 +12,7 @@ from data_prep.planning.plan import DROPPED_FILE, PLAN_FILE, Plan, read_plan, wr
 from data_prep.planning.row_tables import PLAN_TABLES, RowTables, write_row_tables
 from data_prep.planning.splits import check_classes_in_train, check_two_classes
 from data_prep.pool import prepare_workers
-from data_prep.work_folder import finished_shards, locked_scratch, remove_unused_plan
+from data_prep.work_folder import finished_shards, locked_scratch, remove_plan, remove_unused_plan
 from data_prep.writing.finalise import finalise
 from data_prep.writing.lists import report_copies
 from data_prep.writing.shard import ShardWork, write_shards
@@ -175,7 +175,7 @@ def open_or_make_plan(
                 f"{out} holds {len(finished)} finished shards of a call with other images, labels or options. Repeat that call, "
                 f"give another --out, or delete {out}/{WORK} and the tars that no manifest lists."
             )
-        out.remove(f"{WORK}/{PLAN_FILE}")  # before its tables: a plan must not outlive them
+        remove_plan(out)  # before its tables: a plan must not outlive them
     plan = make_plan(tables, id, dataset, existing, options)
     dropped = tables.folder / DROPPED_FILE
     if out.local is not None:

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_prep.planning.plan import PLAN_FILE
+from data_prep.planning.plan import DROPPED_FILE, PLAN_FILE
 from matl_scale.data.shards.layout import WORK
 from matl_scale.errors import InputError, explain_os_error
 from matl_scale.storage.locks import lock_folder
@@ -68,4 +68,11 @@ def finished_shards(out: Store) -> list[str]:
 def remove_unused_plan(out: Store) -> None:
     """Removes a plan without any finished shard, so that a call that has failed leaves nothing behind."""
     if not finished_shards(out):
-        out.remove(f"{WORK}/{PLAN_FILE}")
+        remove_plan(out)
+
+
+def remove_plan(out: Store) -> None:
+    """Removes a plan, and the list of what was left out by it."""
+    for name in (PLAN_FILE, DROPPED_FILE):
+        if out.exists(f"{WORK}/{name}"):
+            out.remove(f"{WORK}/{name}")

@@ -31,12 +31,14 @@ def add_label_file(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tasks",
         nargs="+",
+        action="extend",
         metavar="PATTERN",
         help="columns to use as tasks; an exact name wins over a pattern (default: all others that have a name)",
     )
     parser.add_argument(
         "--exclude",
         nargs="+",
+        action="extend",
         default=[],
         metavar="PATTERN",
         help="columns that are no tasks, as prices and comments; an exact name wins over a pattern",
@@ -44,6 +46,7 @@ def add_label_file(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--text-columns",
         nargs="+",
+        action="extend",
         default=[],
         metavar="NAME",
         help="CSV columns whose cells are text even if they look like numbers (007 and 7 differ)",
@@ -85,6 +88,7 @@ def add_classes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--one-vs-rest",
         nargs="+",
+        action="extend",
         default=[],
         metavar="COLUMN",
         help="make a binary task COLUMN:CLASS of each class of these columns, instead of the column, or "

@@ -121,7 +121,11 @@ def find_classes(
             classes[name] = found
         except InputError as error:
             refused[name] = error
-    raise_refused(file.path, {name: refused[name] for name in names if name in refused and name not in left_out})
+    raise_refused(
+        file.path,
+        {name: refused[name] for name in names if name in refused and name not in left_out},
+        are_new=known is None,
+    )
     return ColumnClasses(
         names=classes,
         labels={name: count_classes(counts[name], found) for name, found in classes.items()},
@@ -132,18 +136,20 @@ def find_classes(
     )
 
 
-def raise_refused(path: str, refused: Mapping[str, InputError]) -> None:
-    """Raises what is wrong with some columns of a file in one error, if there are any."""
+def raise_refused(path: str, refused: Mapping[str, InputError], are_new: bool) -> None:
+    """Raises what is wrong with some columns of a file in one error, if there are any. Columns of new tasks can be left out,
+    those of a set that the rows will join cannot."""
     errors = list(refused.values())
+    remedy = (
+        f" To leave {'them all' if len(errors) > 1 else 'it'} out: --exclude {shlex.join(refused)}" if are_new else ""
+    )
     if len(errors) == 1:
-        raise errors[0]
+        said = str(errors[0])
+        raise InputError(said + ("" if "--exclude" in said else remedy))
     if errors:
         listed = [str(error).removeprefix(f"{path}, ").rstrip(".") for error in errors[:SHOWN_COLUMNS]]
         rest = f"; and {len(errors) - SHOWN_COLUMNS} more" if len(errors) > SHOWN_COLUMNS else ""
-        raise InputError(
-            f"{path}: {len(errors)} columns cannot be tasks: {'; '.join(listed)}{rest}. To leave them all out: "
-            f"--exclude {shlex.join(refused)}"
-        )
+        raise InputError(f"{path}: {len(errors)} columns cannot be tasks: {'; '.join(listed)}{rest}.{remedy}")
 
 
 def check_formulas(labels: Iterable[object], context: str) -> None:

@@ -22,6 +22,7 @@ from matl_scale.data.shards.manifest import Manifest
 from matl_scale.data.shards.tables import TaskCounts
 from matl_scale.errors import InputError, shortened
 from matl_scale.tasks import Task
+from matl_scale.text import count_of
 
 SIZE_SAMPLES = 256  # images from which the mean size is estimated
 
@@ -136,7 +137,9 @@ def estimate_size(folder: Path, numbers: np.ndarray, images: Images, resize: int
     """Returns the mean size in bytes of some evenly spaced images, each padded as in a tar."""
     rows = np.flatnonzero(numbers != DROPPED)
     if not len(rows):
-        raise InputError("There should be at least one image with a label row. Got none.")
+        raise InputError(
+            "There should be at least one image with a label row that is no copy of another (--dedupe). Got none."
+        )
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, SIZE_SAMPLES).astype(int))]
     sizes = []
     for data in images.read(*read_names(folder, rows)):
@@ -174,5 +177,7 @@ def check_new(existing: Manifest, splits: Sequence[str], folder: Path, numbers: 
         repeated += [names[i] for i in np.flatnonzero(index.find(names) >= 0)]
     if repeated:
         raise InputError(
-            f"An image should be in one split only. {len(repeated)} are in {existing.root} already: {shortened(repeated)}."
+            f"An image should be in one split only. {existing.root} has {count_of(len(repeated), 'image')} of these names "
+            f"already: {shortened(repeated)}. If they are other images, as in train/ and val/, prepare both in one call: "
+            "--images with the folder above, names that begin with train/ or val/ in the table, and --split-column."
         )

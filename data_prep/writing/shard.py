@@ -186,7 +186,8 @@ def write_shards(work: ShardWork, jobs: Sequence[int], workers: int) -> list[Sha
     """Writes shards of a plan, given as indices, except those that are finished already.
 
     Raises:
-        InputError: Images are bad and `skip_bad` is false. All bad images are named, and all other shards are finished.
+        InputError: Images are bad and `skip_bad` is false. They are counted, the first are named, and all other shards are
+            finished.
     """
     total = sum(work.plan.shards[job].samples for job in jobs)
     outcomes = list(run_jobs(work, jobs, workers, total, "images"))

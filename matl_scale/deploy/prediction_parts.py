@@ -65,19 +65,31 @@ class PredictionParts:
 
         def write(partial: Path) -> None:
             with pq.ParquetWriter(partial, self.schema, compression=COMPRESSION) as writer:
-                for path in self.finished():
-                    with parquet_errors(f"{path} (delete {self.folder} to begin anew)"), pq.ParquetFile(path) as part:
-                        for group in range(part.num_row_groups):
-                            writer.write_table(part.read_row_group(group))
+                for rows in self._read():
+                    writer.write_table(rows)  # what fails here is the disk, not a part
 
         write_atomic(out, write)
         return self.damaged()
+
+    def _read(self) -> Iterator[pa.Table]:
+        """Yields the rows of all finished parts."""
+        for path in self.finished():
+            with contextlib.ExitStack() as stack:
+                with self._reading(path):
+                    part = stack.enter_context(pq.ParquetFile(path))
+                for group in range(part.num_row_groups):
+                    with self._reading(path):
+                        rows = part.read_row_group(group)
+                    yield rows
+
+    def _reading(self, path: Path) -> contextlib.AbstractContextManager[None]:
+        return parquet_errors(f"{path} (delete {self.folder} to begin anew)")
 
     def damaged(self) -> list[tuple[str, str]]:
         """Returns name and reason of the damaged images of all finished parts."""
         found: list[tuple[str, str]] = []
         for path in self.finished():
-            with parquet_errors(f"{path} (delete {self.folder} to begin anew)"):
+            with self._reading(path):
                 record = pq.read_metadata(path).metadata[RECORD_KEY.encode()]
             found += [(name, reason) for name, reason in json.loads(record)]
         return found

@@ -8,9 +8,11 @@ import pytest
 from helpers.commands import matl_data, shard_arguments
 from helpers.sources_on_disk import write_images, write_labels
 from matl_scale.data.shards.manifest import read_manifest
+from matl_scale.storage.store import Store
 
 COUNT = 120
-SMALL_SHARDS = ("--shard-mb", "0.02", "--workers", "1")
+ONE_SHARD = ("--workers", "1")
+SMALL_SHARDS = ("--shard-mb", "0.02", *ONE_SHARD)
 
 
 def test_bad_images_are_all_named_and_good_shards_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,3 +124,50 @@ def test_a_set_of_bad_images_only_is_refused(tmp_path: Path, capsys: pytest.Capt
     assert matl_data(shard_arguments(tmp_path, tmp_path / "set", "--workers", "1", "--skip-bad")) == 2
     assert "would hold no image" in capsys.readouterr().err
     assert not (tmp_path / "set/manifest.json").exists()
+
+
+def test_a_list_of_copies_goes_with_the_plan_that_dropped_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A call that left out copies fails; the next one keeps them, and says nothing of copies that were left out."""
+    names = write_images(tmp_path / "images", 20)
+    write_labels(tmp_path / "labels.csv", names)
+    (tmp_path / "images" / names[3]).write_bytes((tmp_path / "images" / names[12]).read_bytes())
+    whole = (tmp_path / "images" / names[5]).read_bytes()
+    (tmp_path / "images" / names[5]).write_bytes(b"no image")
+    out = "memory://copies"
+    assert matl_data(shard_arguments(tmp_path, out, *ONE_SHARD, "--dedupe")) == 2
+    (tmp_path / "images" / names[5]).write_bytes(whole)
+    assert matl_data(shard_arguments(tmp_path, out, *ONE_SHARD)) == 0
+    assert read_manifest(out).num_samples == 20
+    assert not Store(out).exists("dropped.csv")
+    assert "left out" not in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_options_that_name_columns_add_up(tmp_path: Path) -> None:
+    names = write_images(tmp_path / "images", 10)
+    rows = [f"{name},{i % 2},{i / 7},word {i}" for i, name in enumerate(names)]
+    (tmp_path / "labels.csv").write_text("\n".join(["image,x,price,comment", *rows]))
+    options = (*SMALL_SHARDS, "--exclude", "price", "--exclude", "comment")
+    assert matl_data(shard_arguments(tmp_path, tmp_path / "set", *options)) == 0
+    assert read_manifest(tmp_path / "set").task_names == ["x"]
+
+
+def test_a_single_column_that_is_no_task_is_told_with_the_remedy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = write_images(tmp_path / "images", 10)
+    rows = [f"{name},{i % 2},{i / 7}" for i, name in enumerate(names)]
+    (tmp_path / "labels.csv").write_text("\n".join(["image,x,the price", *rows]))
+    assert matl_data(shard_arguments(tmp_path, tmp_path / "set", *SMALL_SHARDS)) == 2
+    assert capsys.readouterr().err.endswith("To leave it out: --exclude 'the price'\n")
+
+
+def test_a_version_that_was_taken_back_is_found_by_its_id(tmp_path: Path) -> None:
+    names = write_images(tmp_path / "images", 10)
+    write_labels(tmp_path / "labels.csv", names)
+    assert matl_data(shard_arguments(tmp_path, tmp_path / "set", *SMALL_SHARDS)) == 0
+    first = read_manifest(tmp_path / "set").id
+    for change in ("t0=other", "other=t0"):
+        assert matl_data(["tasks", "rename", str(tmp_path / "set"), change]) == 0
+    assert read_manifest(tmp_path / "set", first[:12]).version == 3

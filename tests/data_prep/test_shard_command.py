@@ -299,7 +299,7 @@ def test_a_complete_set_stays_as_it_is(source: Path, capsys: pytest.CaptureFixtu
     assert shard(source, "set", "--resize", "8") == 2
     assert "already has the split train" in capsys.readouterr().err
     assert shard(source, "set", "--split", "val") == 2
-    assert "5 are in " in capsys.readouterr().err
+    assert "has 5 images of these names already" in capsys.readouterr().err
     assert contents(source / "set") == before
 
 

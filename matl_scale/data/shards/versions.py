@@ -109,10 +109,10 @@ def choose_version(root: Store, entries: Sequence[dict[str, Any]], version: str)
     if version.isdigit() and 1 <= int(version) <= len(entries):
         return entries[int(version) - 1]
     found = [entry for entry in entries if len(version) >= 6 and entry["id"].startswith(version)]
-    if len(found) != 1:
+    if len({entry["id"] for entry in found}) != 1:
         known = ", ".join(f"{entry['version']} ({entry['id'][:12]})" for entry in entries[-10:])
         raise InputError(f"{root} has no version {version!r}. It has: {known}. Give a number or six digits of an id.")
-    return found[0]
+    return found[-1]  # a change that was taken back has the id of the version before it
 
 
 def check_file(root: Store, file: Mapping[str, str]) -> None:
