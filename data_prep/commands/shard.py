@@ -50,11 +50,12 @@ def run(options: argparse.Namespace) -> None:
     fractions = parse_fractions(options.split_fractions) if options.split_fractions else None
     if options.stratify and not fractions:
         raise InputError("--stratify needs --split-fractions: it says how splits are drawn.")
-    split = usual_names([options.split])[options.split]
+    out = Store(options.out)
+    existing = read_manifest(out) if is_shard_set(out) else None
+    split = usual_names([options.split, *(existing.splits if existing else ())])[options.split]
     if split != options.split:
         print(f"--split: {describe_changes({options.split: split})}", file=sys.stderr)
     check_split_name(split)
-    out = Store(options.out)
     write(
         options,
         lambda scratch: labelled.build(
@@ -64,7 +65,7 @@ def run(options: argparse.Namespace) -> None:
             scratch,
             split=split,
             allow_unmatched=options.allow_unmatched,
-            known_tasks=read_manifest(out).tasks if is_shard_set(out) else (),
+            known_tasks=existing.tasks if existing else (),
         ),
         Draw(fractions=fractions, stratify=options.stratify, seed=options.seed) if fractions else None,
     )

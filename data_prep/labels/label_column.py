@@ -69,6 +69,8 @@ def find_indices(cells: pa.Array, values: pa.Array) -> np.ndarray:
     """Returns the index of each cell in `values`, −1 for missing ones."""
     if not len(values):
         return np.full(len(cells), -1)
+    if cells.type == pa.uint64():  # a word that means missing may be larger than all labels
+        values = values.cast(pa.uint64())
     found = pc.index_in(cells.cast(values.type), value_set=values)
     indices: np.ndarray = found.fill_null(-1).to_numpy(zero_copy_only=False)
     return indices

@@ -49,7 +49,8 @@ def shown(file: LabelFile, column: int) -> str:
 def classify(file: LabelFile, column: int) -> str:
     """Returns what a column holds: nothing, numbers of rows, which are whole and differ or count up, or something else."""
     numbers: list[np.ndarray] = []
-    is_empty, are_numbers = True, True
+    is_empty, are_numbers, num_nulls = True, True, 0
+    num_blank = 0 if file.blank_rows is None else len(file.blank_rows)
     for batch in file.read_columns([column]):
         try:
             cells = stored_values(batch.column(0), f"{file.path}, column {column + 1}")
@@ -59,9 +60,10 @@ def classify(file: LabelFile, column: int) -> str:
             cells = pc.utf8_trim_whitespace(cells)
             cells = pc.if_else(pc.equal(cells, ""), None, cells)
         is_empty = is_empty and cells.null_count == len(cells)
-        if are_numbers := are_numbers and not cells.null_count:
+        num_nulls += cells.null_count
+        if are_numbers := are_numbers and num_nulls <= num_blank:  # rows without any cell have no number either
             try:
-                numbers.append(as_integers(cells))
+                numbers.append(as_integers(cells.drop_null()))
             except pa.ArrowInvalid:
                 are_numbers = False
         if not is_empty and not are_numbers:

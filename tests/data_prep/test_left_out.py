@@ -171,3 +171,14 @@ def test_a_version_that_was_taken_back_is_found_by_its_id(tmp_path: Path) -> Non
     for change in ("t0=other", "other=t0"):
         assert matl_data(["tasks", "rename", str(tmp_path / "set"), change]) == 0
     assert read_manifest(tmp_path / "set", first[:12]).version == 3
+
+
+def test_dev_stays_dev_beside_val(tmp_path: Path) -> None:
+    for split in ("train", "val", "dev"):
+        names = write_images(tmp_path / split, 12, prefix=split)
+        write_labels(tmp_path / f"{split}.csv", names, missing=0)
+        source = shard_arguments(
+            tmp_path, tmp_path / "set", *SMALL_SHARDS, "--split", split, images=split, labels=f"{split}.csv"
+        )
+        assert matl_data(source) == 0
+    assert list(read_manifest(tmp_path / "set").splits) == ["train", "val", "dev"]

@@ -159,3 +159,16 @@ class TestExclude:
         ):
             join(["price", "y"])
         assert list(decoded(join(["price"]))) == ["x", "y"]
+
+
+# Report: "index column breaks after saving from Excel": row numbers without a header, and rows of commas at the end
+def test_row_numbers_end_where_the_rows_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert decoded(read(tmp_path, ",image,x\n0,a,1\n1,b,0\n,,\n,,\n")) == {"x": ["1", "0"]}
+    assert "it numbers the rows" in capsys.readouterr().err
+
+
+# Report: "max uint64 as nodata": a sentinel that no signed number holds
+def test_a_sentinel_larger_than_all_labels(tmp_path: Path) -> None:
+    largest = 2**64 - 1
+    table = pa.table({"image": ["a", "b", "c"], "x": pa.array([1, largest, 0], pa.uint64())})
+    assert decoded(read(tmp_path, table, "labels.parquet", missing=[str(largest)])) == {"x": ["1", None, "0"]}
