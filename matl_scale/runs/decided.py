@@ -1,7 +1,5 @@
 """From the predictions of an evaluation to decisions, and to metrics of decisions."""
 
-import contextlib
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,9 +12,8 @@ from matl_scale.decisions.samples import ScoredSamples
 from matl_scale.decisions.table import Decisions, DecisionsInfo
 from matl_scale.errors import InputError
 from matl_scale.metrics.task_metrics import TaskMetrics
-from matl_scale.runs.checkpoints.checkpoint import checkpoint_folders, read_info
 from matl_scale.runs.layout import RunFolder
-from matl_scale.runs.predictions import Predictions, read_predictions, read_predictions_info, write_predictions
+from matl_scale.runs.predictions import Predictions, read_predictions, read_predictions_info
 
 
 def fit_on(
@@ -64,21 +61,6 @@ def with_decided(metrics: TaskMetrics, measured: Mapping[str, np.ndarray]) -> Ta
         if name.startswith("decided_")
     }
     return metrics.with_values({**measured, **decided})
-
-
-def keep_predictions(folder: RunFolder, predictions: Predictions) -> None:
-    """Writes what the last evaluation of a split predicted. What the best network predicted stays, in a file of its own if that
-    is another one."""
-    split, network = predictions.info.split, predictions.info.network
-    last, of_best = folder.predictions_file(split), folder.best_predictions_file(split)
-    best = checkpoint_folders(folder.best_folder)
-    with contextlib.suppress(InputError):  # what is damaged cannot be kept
-        sha256 = read_info(best[-1]).sha256 if best else "none"
-        if network != sha256 and last.is_file() and read_predictions_info(last).network == sha256:
-            os.replace(last, of_best)
-        if network == sha256:
-            of_best.unlink(missing_ok=True)
-    write_predictions(last, predictions)
 
 
 def find_kept_predictions(folder: Path, split: str, network: str) -> Predictions:

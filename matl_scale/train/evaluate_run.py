@@ -15,7 +15,7 @@ from matl_scale.metrics.task_metrics import TaskMetrics
 from matl_scale.runs.checkpoints.compatibility import check_tasks
 from matl_scale.runs.checkpoints.decisions import open_decisions
 from matl_scale.runs.checkpoints.network import open_network, restore_network
-from matl_scale.runs.decided import keep_predictions, measure_with, with_decided
+from matl_scale.runs.decided import measure_with, with_decided
 from matl_scale.runs.layout import CONFIG_FILE, RunFolder
 from matl_scale.runs.records import LocalLog, read_status
 from matl_scale.storage.locks import lock_folder
@@ -23,6 +23,7 @@ from matl_scale.tracking.recorder import Recorder
 from matl_scale.train.build import build_evaluator
 from matl_scale.train.collect_predictions import collect_predictions
 from matl_scale.train.config import Config
+from matl_scale.train.keep_predictions import keep_predictions
 from matl_scale.train.parse_config import parse_config
 from matl_scale.train.prediction_log import PredictionLog
 from matl_scale.train.process_group import build_accelerator, on_main

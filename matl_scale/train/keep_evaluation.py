@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 
 from matl_scale.decisions.aim import Aim
 from matl_scale.metrics.task_metrics import TaskMetrics
-from matl_scale.runs.decided import fit_on, keep_predictions, name_decisions, with_decided
+from matl_scale.runs.decided import fit_on, name_decisions, with_decided
 from matl_scale.runs.layout import RunFolder
 from matl_scale.runs.predictions import Predictions, write_predictions
+from matl_scale.train.keep_predictions import keep_predictions
 from matl_scale.train.resume.saving import Saver
 from matl_scale.train.state import TrainState
 
