@@ -21,9 +21,7 @@ class RunCosts:
     slots_per_step: int
     shares: np.ndarray  # the share of the slots that each route gets, shape `(num_routes,)`
     images: np.ndarray  # images of a slot of each route, shape `(num_routes,)`
-    labels: (
-        np.ndarray
-    )  # labels of a slot of each route on average, filled ones too (`data.missing`), shape `(num_routes,)`
+    labels: np.ndarray  # labels of a slot of each route on average, filled ones too, shape `(num_routes,)`
     multiply_adds: np.ndarray  # of training an image on each route, shape `(num_routes,)`
     # the same in the dense part of a run, where it has one (`routing.dense_share`), and the share of the steps in it
     dense_multiply_adds: np.ndarray

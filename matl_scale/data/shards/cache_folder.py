@@ -20,7 +20,6 @@ from matl_scale.storage.store import Store
 
 CACHE_VARIABLE = "MATL_CACHE"
 CACHE_FILE, CHECKED_FILE = "cache.json", "checked.json"
-PARTIAL = ".partial-"  # begins the name of a cache that is being made
 FORMAT_VERSION = 1
 
 
@@ -134,12 +133,11 @@ def describe_files(folder: Path, names: Collection[str]) -> dict[str, list[int]]
 
 def make_cache(folder: Path, write: Callable[[Path], object], is_alone: bool) -> None:
     """Makes a cache, and replaces one that cannot be used. Without a lock (`is_alone`), other processes may do the same."""
+    mine = f".partial-{socket.gethostname()}-"
     if is_alone:
-        for abandoned in folder.parent.glob(
-            f"{PARTIAL}{socket.gethostname()}-*-{folder.name}"
-        ):  # of processes that were killed
+        for abandoned in folder.parent.glob(f"{mine}*-{folder.name}"):  # of processes that were killed
             shutil.rmtree(abandoned, ignore_errors=True)
-    partial = folder.with_name(f"{PARTIAL}{socket.gethostname()}-{os.getpid()}-{folder.name}")
+    partial = folder.with_name(f"{mine}{os.getpid()}-{folder.name}")
     partial.mkdir()
     try:
         write(partial)

@@ -25,6 +25,7 @@ from matl_scale.runs.predictions import read_predictions_info
 
 NAME_A = "one network per task"
 TASKS_KEY = "data.tasks"
+OF_ANY_TASKS = ("auto", "one", "task")  # `routing.routes` that fit any number of tasks
 
 
 def compare_with_single_tasks(run: RunHistory, question: Question) -> Comparison:
@@ -97,11 +98,7 @@ def training_command(run: RunHistory, settings: Mapping[str, Any], name: str, sp
     words = ["matl-train", "--config", f"{run.files.config_file}", "--data.tasks", name, "--run.name", single]
     if Path(run.config.get("run", {}).get("dir", "runs")).resolve() != parent:
         words += ["--run.dir", f"{parent}"]
-    if settings.get("routing.routes", "task") not in (
-        "auto",
-        "one",
-        "task",
-    ):  # other routes are formed of several tasks
+    if settings.get("routing.routes", "task") not in OF_ANY_TASKS:
         words += ["--routing.routes", "task"]
     if run.config.get("run", {}).get("resume", "auto") != "auto":
         words += ["--run.resume", "auto"]
