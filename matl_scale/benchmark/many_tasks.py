@@ -1,4 +1,5 @@
-"""Suite `many_tasks`: evaluation, records, report and MLflow copy of 5,000 tasks with 400 tiny images.
+"""Suite `many_tasks`: evaluation, records and report of 5,000 tasks with 400 tiny images; and for the suite `tracking`, the
+copy of such a run in MLflow.
 
 Evaluation includes the decisions. A route for every task is what the paper has; 50 routes are what many tasks call for. That
 pass is measured once: it takes minutes. The report is made by a process of its own, as a user does, of a run on the 50 routes.
@@ -20,7 +21,7 @@ from data_prep.dataset import Dataset, from_arrays
 from data_prep.shard_set import write_shard_set
 from matl_scale.benchmark.figure import Conditions, Figure, Workload, time_rounds
 from matl_scale.benchmark.inputs import binary_tasks, build_binary
-from matl_scale.benchmark.pages import only_run, run_page_seconds
+from matl_scale.benchmark.pages import find_chromium, only_run, run_page_seconds
 from matl_scale.data.images.array_images import ArrayImages
 from matl_scale.data.loading.config import DataConfig
 from matl_scale.decisions.aim import Aim
@@ -154,6 +155,7 @@ class Case:
     def mlflow_copy(self) -> MlflowCopy:
         from mlflow import MlflowClient
 
+        find_chromium()
         store = sqlite_uri(self.run.parent / "mlflow.db")
         sync(self.run, store)
         client = MlflowClient(store)
@@ -183,6 +185,13 @@ def figures(conditions: Conditions) -> list[Figure]:  # noqa: ARG001
         Figure(
             "report_t5000_size", "its page ÷ 10 MB (≤ 1)", lambda _: np.array([[case.report[1], MEGABYTES]]), unit="MB"
         ),
+    ]
+
+
+def mlflow_figures() -> list[Figure]:
+    """Returns the figures of the suite `tracking` about a run of so many tasks."""
+    case = Case()
+    return [
         Figure(
             "mlflow_t5000_keys",
             "metrics of the run in MLflow ÷ 60 (≤ 1)",

@@ -59,7 +59,7 @@ SUITES: dict[str, Callable[[Conditions], list[Figure]]] = {
     "cost": cost.figures,
     "data": lambda conditions: sharding.figures(conditions) + reading.figures(conditions) + shared_images.figures(),
     "export": export.figures,
-    "tracking": tracking.figures,
+    "tracking": lambda conditions: tracking.figures(conditions) + many_tasks.mlflow_figures(),
 }
 ON_RANKS = ("sync",)  # these need several ranks; the others run on one
 # not by default. decide, features, labels, many_tasks, routes and data take minutes; export: ONNX's packages; tracking: Chromium
