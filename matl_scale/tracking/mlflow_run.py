@@ -20,7 +20,7 @@ from matl_scale.runs.growing_table import GrowingTable, write_part
 from matl_scale.runs.history import RunHistory
 from matl_scale.runs.layout import RunFolder
 from matl_scale.runs.records import RecordTail, identifying_metric, read_records, splits_of
-from matl_scale.storage.files import write_json
+from matl_scale.storage.files import file_sha256, write_json
 from matl_scale.storage.locks import lock_folder
 from matl_scale.tracking import mlflow_views as views
 from matl_scale.tracking.deletion import find_deletion, is_deleted, may_be_deletion
@@ -129,7 +129,10 @@ class MlflowRun:
         from mlflow.utils.validation import MAX_PARAMS_TAGS_PER_BATCH
 
         about, run_id = read_about(self.folder), self.state["run_id"]
-        params = [Param(key, shorten_value(value)) for key, value in about.get("params", {}).items()]
+        fixed = self._client.get_run(run_id).data.params  # MLflow refuses another value
+        params = [
+            Param(key, shorten_value(value)) for key, value in about.get("params", {}).items() if key not in fixed
+        ]
         texts = {"matl_scale.folder": str(self.folder.resolve())} | views.environment_tags(about.get("environment", {}))
         self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in texts.items()])
         for first in range(0, len(params), MAX_PARAMS_TAGS_PER_BATCH):
@@ -138,7 +141,12 @@ class MlflowRun:
             tag = InputTag("mlflow.data.context", "training")
             dataset = Dataset(**views.dataset_fields(about["data"]))
             self._client.log_inputs(run_id, [DatasetInput(dataset, [tag])])
-        self._log_files(self.files.config_file, self.files.about_file, self.files.routes_file)
+        self._log_files(*self._descriptions)
+
+    @property
+    def _descriptions(self) -> tuple[Path, ...]:
+        """The files that a run writes when it starts, and again when it is resumed."""
+        return self.files.config_file, self.files.about_file, self.files.routes_file
 
     def _alone_in_new_store(self) -> contextlib.AbstractContextManager[None]:
         """Locks a SQLite store that may not exist yet: when two processes create its tables at once, both fail."""
@@ -170,9 +178,10 @@ class MlflowRun:
         records = self._tail.read_after(self.state["time"])
         while records:
             self._copy_batch(records)
-        if not self.state.get("described"):  # after the metrics: they must not wait for the store of artifacts
+        content = {path.name: file_sha256(path) for path in self._descriptions if path.is_file()}
+        if self.state.get("described") != content:  # after the metrics: they must not wait for the store of artifacts
             self._describe()
-            self.state["described"] = True
+            self.state["described"] = content
             self._save()
         if everything or time.monotonic() - self._tables_at >= TABLES_EVERY_S:
             self._copy_tables()

@@ -234,7 +234,6 @@ def build_saver(
         },
         keep=config.checkpoint.keep,
         best_metric=config.checkpoint.best,
-        split=config.eval.split,
         trunk=RunFolder(config.run.folder).trunk_file if config.model.is_features else None,
     )
 

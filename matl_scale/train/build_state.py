@@ -113,7 +113,11 @@ def build_state(
         draws=np.zeros(routes.num_routes, dtype=np.int64),
         labels_seen=np.zeros(routes.num_tasks, dtype=np.int64),
         length=length,
-        patience=Patience(limit=config.train.patience, chosen_by=f"{config.eval.split}/{config.checkpoint.best}"),
+        patience=Patience(
+            limit=config.train.patience,
+            chosen_by=f"{config.eval.split}/{config.checkpoint.best}",
+            yardstick=repr(config.yardstick),
+        ),
     )
     if is_magnitude and (opened.checkpoint is None or saved.get("importance") is not None):
         state.importance = UnitImportance(model)

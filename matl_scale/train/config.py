@@ -114,6 +114,13 @@ class Config:
                 f"in the other half it is measured how much units matter, which needs a trunk that is trained. Got {warmup:g}."
             )
 
+    @property
+    def yardstick(self) -> tuple[object, ...]:
+        """What evaluations choose the best network by. Scores of a run that went on with another one do not compare."""
+        best = self.checkpoint.best
+        aim = self.decide.aim if "decided" in best else None
+        return self.eval.split, best, self.eval.min_count, aim, self.data.version
+
     def without_weights(self) -> "Config":
         """Returns the config of a network whose weights come from elsewhere, or do not matter."""
         return replace(self, model=self.model.without_weights())

@@ -11,6 +11,7 @@ class Patience:
 
     limit: int = 0  # evaluations in a row without improvement with which a run ends; 0 has no such end
     chosen_by: str = ""  # split and summary
+    yardstick: str = ""  # all that the summary depends on, `Config.yardstick` as text
     best: float = -math.inf
     best_step: int = 0  # the step of the best evaluation; 0 if there was none
     last_step: int = 0  # the step of the last evaluation
@@ -39,8 +40,8 @@ class Patience:
         return asdict(self)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues what was counted by the same summary; by another one, everything is counted anew. The limit stays."""
+        """Continues what was counted by the same yardstick; by another one, everything is counted anew. The limit stays."""
         saved = Patience(**state)
-        if saved.chosen_by == self.chosen_by:
+        if saved.yardstick == self.yardstick:
             self.best, self.best_step, self.last_step = saved.best, saved.best_step, saved.last_step
             self.waited = saved.waited

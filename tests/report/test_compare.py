@@ -163,6 +163,16 @@ def test_a_relative_path_of_an_older_run_is_no_other_config(
     assert comparison.config_changes == []
 
 
+def test_how_a_machine_works_makes_no_other_config(write: Write) -> None:
+    machines = [
+        {"data": {"workers": workers}, "eval": {"batch_size": 64 * workers}, "guard": {"timeout_s": 60 * workers}}
+        for workers in (1, 2)
+    ]
+    [comparison], spread = ask(*(write(f"w{i}", config=config) for i, config in enumerate(machines)))
+    assert spread is not None
+    assert comparison.config_changes == []
+
+
 def test_configs_are_compared_group_against_group(write: Write) -> None:
     folders = [
         write(f"{sigma}-{seed}", skill, seed, sigma=sigma)

@@ -21,6 +21,7 @@ from matl_scale.train.process_group import build_accelerator
 from matl_scale.train.resume.open_run import find_checkpoint
 from matl_scale.train.run import train
 from matl_scale.train.schedule import CheckpointConfig
+from matl_scale.train.step.optim import OptimConfig
 from matl_scale.train.step.train_step import TrainConfig
 
 
@@ -80,6 +81,25 @@ def test_the_best_network_is_chosen_by_tasks_with_enough_samples(small_set: Shar
     latest = history.latest("val").metrics
     assert latest.min_count == limit
     assert latest.values["smallest_class"].tolist() == smallest.tolist()
+
+
+def test_scores_over_other_tasks_are_not_compared(small_set: ShardSet, tmp_path: Path) -> None:
+    # nothing is learned, so that without another limit the first evaluation stays the best one
+    config = build_config(
+        tmp_path,
+        small_set,
+        "run",
+        optim=OptimConfig(lr=1e-12, weight_decay=0.0),
+        train=TrainConfig(steps=4, precision="fp32"),
+        eval=EvalConfig(every=2, batch_size=7),
+        checkpoint=CheckpointConfig(every=2, keep=1, best="macro_balanced_accuracy"),
+    )
+    train(config, build_accelerator("fp32"))
+    longer = replace(config, train=replace(config.train, steps=6))
+    before = open_network(config.run.folder).step
+    train(replace(longer, eval=replace(config.eval, min_count=1)), build_accelerator("fp32"))
+    assert before == 2
+    assert open_network(config.run.folder).step == 6
 
 
 def test_a_run_that_goes_back_has_no_best_network_of_later_steps(small_set: ShardSet, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.routes import Routes
 from matl_scale.runs.about import write_about
 from matl_scale.runs.history import RunHistory
+from matl_scale.runs.layout import RunFolder
 from matl_scale.runs.records import LocalLog
 from matl_scale.runs.routes import write_routes
 from matl_scale.tracking.mlflow_follower import follow
@@ -28,6 +29,8 @@ from matl_scale.tracking.mlflow_store import without_password
 from matl_scale.tracking.mlflow_views import latest_table
 from matl_scale.tracking.recorder import TrackConfig
 from matl_scale.train.config import Config, dump_config, walk
+
+DATA = {"path": "set", "manifest_id": "0", "version": "1", "splits": {}, "tasks": 5000, "image_size": 64}
 
 
 def test_latest_table_has_one_row_per_task_and_split(tmp_path: Path) -> None:
@@ -74,8 +77,7 @@ def test_latest_table_of_an_older_version(tmp_path: Path) -> None:
 def test_a_mapping_of_thousands_of_tasks_is_a_parameter(tmp_path: Path) -> None:
     routing = RoutingConfig(routes={f"route {i}": [f"task {i}-{j}" for j in range(100)] for i in range(50)})
     params = dict(walk(Config(routing=routing)))
-    data = {"path": "set", "manifest_id": "0", "version": "1", "splits": {}, "tasks": 5000, "image_size": 64}
-    write_about(tmp_path, params, data, ["cpu"])
+    write_about(tmp_path, params, DATA, ["cpu"])
     LocalLog(tmp_path).log(1, {"train/lr": 0.1})
     client = FakeClient()
     run_at(tmp_path, client).copy_new()
@@ -126,8 +128,12 @@ class FakeClient:
         assert len(metrics) + len(params) + len(tags) <= 1000
         assert len(params) + len(tags) <= MAX_PARAMS_TAGS_PER_BATCH
         assert all(len(param.value) <= MAX_PARAM_VAL_LENGTH for param in params)
-        self.params |= {param.key: param.value for param in params}
+        for param in params:
+            assert self.params.setdefault(param.key, param.value) == param.value, "MLflow changes no parameter"
         self.metrics += [(metric.step, metric.key, metric.value) for metric in metrics]
+
+    def get_run(self, _: str) -> SimpleNamespace:
+        return SimpleNamespace(data=SimpleNamespace(params=dict(self.params)))
 
     def log_inputs(self, _: str, __: Sequence) -> None:
         """Data sets are of no interest here."""
@@ -273,6 +279,16 @@ def test_steps_that_a_killed_run_repeats_are_copied_once(tmp_path: Path) -> None
         log.log(step, {"train/lr": 0.1})
     run_at(tmp_path, client).copy_new()
     assert [step for step, _, _ in client.metrics] == [1, 2, 3, 4]
+
+
+def test_a_resumed_run_shows_the_config_that_it_goes_on_with(tmp_path: Path) -> None:
+    client, files = FakeClient(), RunFolder(tmp_path)
+    for epochs in ("1", "1", "2"):
+        files.config_file.write_text(f"train: {{epochs: {epochs}}}")
+        write_about(tmp_path, {"train.epochs": epochs, f"added.{epochs}": "x"}, DATA, ["cpu"])
+        run_at(tmp_path, client).copy_new()
+    assert client.artifacts == [files.config_file.name, files.about_file.name] * 2
+    assert client.params == {"train.epochs": "1", "added.1": "x", "added.2": "x"}
 
 
 def test_an_evaluation_that_is_recorded_again_replaces_what_mlflow_shows(tmp_path: Path) -> None:

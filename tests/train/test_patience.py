@@ -43,13 +43,13 @@ def test_what_counts_as_an_improvement() -> None:
 
 
 def test_what_another_summary_found_does_not_count() -> None:
-    saved = Patience(limit=3, chosen_by="val/macro_auroc", best=0.9, best_step=4, last_step=9, waited=2)
-    same, other = Patience(limit=2, chosen_by="val/macro_auroc"), Patience(limit=2, chosen_by="val/macro_accuracy")
+    saved = Patience(limit=3, yardstick="('val', 'macro_auroc', 0)", best=0.9, best_step=4, last_step=9, waited=2)
+    same, other = (Patience(limit=2, yardstick=text) for text in (saved.yardstick, "('val', 'macro_auroc', 20)"))
     for patience in (same, other):
         patience.load_state_dict(saved.state_dict())
     assert same == replace(saved, limit=2)
     assert same.is_over()
-    assert other == Patience(limit=2, chosen_by="val/macro_accuracy")
+    assert other == Patience(limit=2, yardstick="('val', 'macro_auroc', 20)")
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,18 @@ from matl_scale.errors import InputError
 from matl_scale.report.shard_set import absolute_path
 from matl_scale.runs.history import RunHistory
 
-LOCATION_KEYS = frozenset({"run.name", "run.dir", "run.resume"})
 SEED_KEY = "run.seed"
 DATA_KEY = "data.path"
-IGNORED_SECTION = "track"
+# what names a run, or how its machine works: it changes no figure of a run that ends
+LOCATION_KEYS = frozenset({"run.name", "run.dir", "run.resume"})
+MACHINE_KEYS = frozenset(
+    {"data.workers", "eval.batch_size", "eval.task_chunk", "eval.predictions", "checkpoint.every", "checkpoint.keep"}
+)
+IGNORED_SECTIONS = frozenset({"track", "guard"})
 
 
 def read_settings(run: RunHistory) -> dict[str, Any]:
-    """Returns the settings of a run that can change its numbers, as `section.key` → value: not its name, folder or tracking.
+    """Returns the settings of a run that can change its figures, as `section.key` → value: not its name, say, or its tracking.
 
     Raises:
         InputError: Its config cannot be read.
@@ -34,7 +38,7 @@ def read_settings(run: RunHistory) -> dict[str, Any]:
     return {
         key: value
         for key, value in flat.items()
-        if key not in LOCATION_KEYS and not key.startswith(f"{IGNORED_SECTION}.")
+        if key not in LOCATION_KEYS | MACHINE_KEYS and key.partition(".")[0] not in IGNORED_SECTIONS
     }
 
 

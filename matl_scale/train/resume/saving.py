@@ -30,7 +30,6 @@ class Saver:
     keep: int  # how many checkpoints to keep
     # the summary that the best network is chosen by, the higher the better; empty keeps no best network
     best_metric: str
-    split: str  # the split whose evaluations choose it
     trunk: Path | None = None  # the file of the trunk that computed the features on which the network is trained
 
     def save_state(self, state: TrainState) -> None:
@@ -89,7 +88,7 @@ class Saver:
             shutil.copyfile(self.trunk, folder / TRUNK_FILE)
 
     def _score_of(self, best: Path, state: TrainState) -> tuple[bool, float | None]:
-        """Returns whether a best network was chosen by today's metric and split, and its score. A damaged one was
+        """Returns whether a best network was chosen by what today's is, and its score. A damaged one was
         not; and that of a dense part says nothing of the sub-networks after it."""
         try:
             info = read_info(best)
@@ -98,7 +97,7 @@ class Saver:
         config = read_saved(info.config)
         if config.routing.dense_part and info.masks != hash_masks(state.model):
             return False, None
-        return (config.checkpoint.best, config.eval.split) == (self.best_metric, self.split), info.score
+        return config.yardstick == read_saved(self.description["config"]).yardstick, info.score
 
     def _describe(self, state: TrainState) -> dict[str, Any]:
         """Returns the fields of `CheckpointInfo` that do not come from writing."""
