@@ -14,7 +14,7 @@ from data_prep.planning.splits import check_classes_in_train, check_two_classes
 from data_prep.pool import prepare_workers
 from data_prep.work_folder import finished_shards, locked_scratch, remove_plan, remove_unused_plan
 from data_prep.writing.finalise import finalise
-from data_prep.writing.lists import report_copies
+from data_prep.writing.lists import SKIPPED_FILE, report_copies
 from data_prep.writing.shard import ShardWork, write_shards
 from matl_scale.data.shards.layout import MANIFEST_FILE, WORK
 from matl_scale.data.shards.manifest import Manifest, how_to_get, read_manifest
@@ -60,7 +60,7 @@ def write_shard_set(
         if existing and is_made_by(existing, id):
             if not options.partition:
                 out.remove(WORK)  # left by a call that was killed just before its end
-            print(f"{out} is complete: there is nothing to do", file=sys.stderr)
+            print(f"{out} is complete: there is nothing to do{describe_skipped(out)}", file=sys.stderr)
             return existing
         with (out / WORK).lock(".lock-plan", wait=True):  # all parts of an array job use the plan of the first
             plan = open_or_make_plan(out, tables, id, dataset, existing, options)
@@ -90,7 +90,8 @@ def write_planned_shards(out: Store, plan: Plan, dataset: Dataset, scratch: Path
         print(f"{num_finished} of {len(jobs)} shards were finished already", file=sys.stderr)
     if bad := [name for outcome in outcomes for name, _ in outcome.bad]:
         print(
-            f"left out {len(bad)} bad images: {shortened(bad, 5)}. All are listed in {out}/skipped.csv", file=sys.stderr
+            f"left out {len(bad)} bad images: {shortened(bad, 5)}. All are listed in {out}/{SKIPPED_FILE}",
+            file=sys.stderr,
         )
 
 
@@ -118,6 +119,13 @@ def merge_shard_set(folder: str | Path) -> Manifest:
 def is_made_by(manifest: Manifest, plan: str) -> bool:
     """Returns whether a version of the set was made by this plan."""
     return any(entry.get("plan") == plan for entry in manifest.entries)
+
+
+def describe_skipped(out: Store) -> str:
+    """Returns what to add to the message that a set is complete, if bad images were left out of it."""
+    if not out.exists(SKIPPED_FILE):
+        return ""
+    return f". Images that were bad when it was written are not in it, and stay out: {out}/{SKIPPED_FILE} lists them"
 
 
 def finish(out: Store, plan: Plan, existing: Manifest | None, scratch: Path) -> Manifest:

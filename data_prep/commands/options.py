@@ -77,7 +77,7 @@ def add_classes(parser: argparse.ArgumentParser) -> None:
         type=positive_int,
         default=1,
         metavar="N",
-        help="classes with fewer labels in the file are rare (default: 1, none is)",
+        help="classes with fewer labels in the file are rare, unless the set that rows will join has them (default: 1, none is)",
     )
     parser.add_argument(
         "--rare",

@@ -102,14 +102,15 @@ def find_classes(
         if leave_out and not any(trim(str(value)) for value in counts[name]):
             left_out[name] = NO_VALUES
             continue
-        cells = read_cells(counts[name], missing.of(name), () if known is None else known[name])
+        kept = () if known is None else known[name]
+        cells = read_cells(counts[name], missing.of(name), kept)
         words[name] = count_missing(counts[name], cells)
         try:
             if known is None:
                 check_formulas(cells.values(), context)
             found = name_classes(cells, context, file.is_parquet or trim(name) in texts)
+            found, rare_of[name] = rare.apply(found, count_classes(counts[name], found), kept)
             if known is None:
-                found, rare_of[name] = rare.apply(found, count_classes(counts[name], found))
                 labels = count_classes(counts[name], found)
                 if leave_out and looks_like_ids(labels):
                     left_out[name] = LIKE_IDS
@@ -186,6 +187,7 @@ def find_known_classes(
     tasks: Sequence[Task],
     text_columns: Sequence[str],
     missing: MissingWords = MissingWords(),  # noqa: B008 - frozen
+    rare: RareRule = RareRule(),  # noqa: B008 - frozen
 ) -> ColumnClasses:
     """Returns what `find_classes` returns, for the columns of the tasks of the set that the file's rows will join.
 
@@ -206,7 +208,7 @@ def find_known_classes(
                 )
             )
     known = {task.name: task.classes for task in tasks}
-    found = find_classes(file, list(known), text_columns, missing, known)
+    found = find_classes(file, list(known), text_columns, missing, known, rare=rare)
     for task in tasks:
         if unknown := sorted(set(found.names[task.name].values()) - set(task.classes)):
             raise InputError(

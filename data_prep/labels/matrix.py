@@ -161,8 +161,6 @@ def read_known_columns(
 ) -> list[LabelColumn]:
     """Returns the columns of the tasks of the shard set that a file's rows will join."""
     check_positive_kept(tasks, roles.positive, file.path)
-    if roles.rare.min_count > 1:
-        raise InputError("`--min-class-count` is for new tasks. The rows will join a shard set, whose classes stay.")
     if needed := excluded_columns(file, roles) & {trim(task.name) for task in tasks}:
         raise InputError(
             f"`--exclude`: the rows will join a shard set, whose tasks have to stay: {shortened(sorted(needed))}."
@@ -177,7 +175,7 @@ def read_known_columns(
         whole = [task for task in whole if task not in own]
         found_apart = take_apart(file, name, rule, roles.text, missing, rule.values_with_task(name, own))
         columns.append(known_column(file, name, rule, found_apart, own))
-    found = find_known_classes(file, candidates, whole, roles.text, missing)
+    found = find_known_classes(file, candidates, whole, roles.text, missing, roles.rare)
     print_notes(found.notes(file.path))
     return [LabelColumn.of_task(task, found.names[task.name]) for task in whole] + columns
 

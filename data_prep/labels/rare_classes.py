@@ -1,7 +1,7 @@
 """Classes with too few labels to be learned: they become missing labels, or one class `other`, if the user asks for it."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -21,16 +21,18 @@ class RareRule:
     min_count: int = 1
     become: Rare = "drop"
 
-    def apply(self, classes: Mapping[object, str], counts: Mapping[str, int]) -> tuple[dict[object, str], Counter[str]]:
+    def apply(
+        self, classes: Mapping[object, str], counts: Mapping[str, int], known: Collection[str] = ()
+    ) -> tuple[dict[object, str], Counter[str]]:
         """Returns the class name of each stored value that is still a label, `other` last, and the counts of the rare classes.
 
         Args:
             classes: The class name of each stored value, in the order of the classes.
             counts: The number of labels of each class.
+            known: The classes of the shard set that rows will join, which stay however rare they are.
         """
-        rare = Counter(
-            {name: counts[name] for name in dict.fromkeys(classes.values()) if counts[name] < self.min_count}
-        )
+        new = [name for name in dict.fromkeys(classes.values()) if name not in known]
+        rare = Counter({name: counts[name] for name in new if counts[name] < self.min_count})
         kept = {value: name for value, name in classes.items() if name not in rare}
         if self.become == "other":
             kept = {value: name for value, name in kept.items() if name != OTHER} | {

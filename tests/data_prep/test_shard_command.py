@@ -276,6 +276,18 @@ def test_duplicate_image_names_in_parquet(source: Path, capsys: pytest.CaptureFi
     assert not (source / "set").exists()
 
 
+def test_damage_inside_a_parquet_file_is_blamed_on_that_file(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, names = source / "images.parquet", ["a.png", "sub/b.jpg", "c.png", "d.png", "e.png"]
+    images = [(source / "images" / name).read_bytes() for name in names]
+    pq.write_table(pa.table({"name": names, "image": images}), path, use_dictionary=False)
+    start = pq.ParquetFile(path).metadata.row_group(0).column(1).data_page_offset
+    with path.open("r+b") as file:
+        file.seek(start)
+        file.write(b"\xff" * 16)
+    assert shard(source, "set", images="images.parquet") == 2
+    assert f"{path} cannot be read as Parquet" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "options", [("--split-fractions", "train=0.9"), ("--split-fractions", "x"), ("--split", "a/b")]
 )
@@ -301,6 +313,16 @@ def test_a_complete_set_stays_as_it_is(source: Path, capsys: pytest.CaptureFixtu
     assert shard(source, "set", "--split", "val") == 2
     assert "has 5 images of these names already" in capsys.readouterr().err
     assert contents(source / "set") == before
+
+
+def test_a_complete_set_says_that_bad_images_stay_out(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (40, 40)).save(source / "images/e.png")
+    options = ("--skip-bad", "--max-pixels")
+    assert shard(source, "set", *options, "1000") == 0
+    assert shard(source, "set", *options, "2000") == 0
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "nothing to do" in said
+    assert said.endswith("stay out: " + str(source / "set/skipped.csv") + " lists them")
 
 
 def test_info_has_one_line_per_task(source: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.labels.rare_classes import RareRule
+from data_prep.labels.rare_classes import Rare, RareRule
 from helpers.commands import matl_data, shard_arguments
 from helpers.label_tables import decoded, read
 from helpers.sources_on_disk import write_images
 from matl_scale.data.shards.manifest import read_manifest
 from matl_scale.errors import InputError
+from matl_scale.tasks import Task
 
 
 def table(**columns: list[object]) -> str:
@@ -50,9 +51,20 @@ def test_what_became_of_rare_classes_is_said_by_name(tmp_path: Path, capsys: pyt
     expected = "column `breed`: 2 classes with fewer than 2 labels became missing labels: `borzoi` (1), `mutt` (1)"
     assert expected in capsys.readouterr().err
     assert [count.tolist() for count in read_manifest(tmp_path / "set").counts] == [[2, 3]]
-    more = shard_arguments(tmp_path, tmp_path / "set", "--min-class-count", "2", "--split", "val")
-    assert matl_data(more) == 2
-    assert "`--min-class-count` is for new tasks" in capsys.readouterr().err
+    assert matl_data(shard_arguments(tmp_path, tmp_path / "set", "--min-class-count", "2")) == 0
+    assert "is complete: there is nothing to do" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("become", "expected"), [("drop", None), ("other", "other")])
+def test_classes_of_a_set_stay_however_rare_they_are_in_rows_that_join(
+    tmp_path: Path, become: Rare, expected: str | None
+) -> None:
+    task = Task(name="breed", classes=("boxer", "pug", "other")[: 2 if become == "drop" else 3])
+    cells: list[object] = ["pug", "borzoi", "boxer", "boxer"]
+    found = read(tmp_path, table(breed=cells), rare=RareRule(min_count=2, become=become), known_tasks=[task])
+    assert decoded(found) == {"breed": ["pug", expected, "boxer", "boxer"]}
+    with pytest.raises(InputError, match=r"the shard set has no class borzoi\. It has boxer, pug"):
+        read(tmp_path, table(breed=[*cells, "borzoi"]), rare=RareRule(min_count=2, become=become), known_tasks=[task])
 
 
 def test_a_column_of_rare_classes_only_is_refused_with_their_counts(tmp_path: Path) -> None:

@@ -40,7 +40,8 @@ class ParquetImages:
         for number, file in enumerate(self.files):
             first, last = np.searchsorted(indices, starts[number : number + 2])
             if last > first:
-                yield from read_image_rows(pq.ParquetFile(file), indices[first:last] - starts[number])
+                with parquet_errors(str(file)):
+                    yield from read_image_rows(pq.ParquetFile(file), indices[first:last] - starts[number])
 
 
 def read_name_column(file: Path) -> Iterator[list[str]]:
