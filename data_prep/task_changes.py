@@ -26,7 +26,7 @@ from data_prep.labels.matrix import (
 )
 from data_prep.labels.mismatches import MOST_NAMES, explain_mismatches
 from data_prep.labels.white_space import trim
-from data_prep.planning.splits import check_classes_in_train
+from data_prep.planning.splits import check_classes_in_train, check_two_classes
 from data_prep.work_folder import locked_scratch
 from data_prep.writing.finalise import GROUP_ROWS
 from matl_scale.data.shards.layout import MISSING, table_name
@@ -107,7 +107,7 @@ def relabel_tasks(folder: str, labels: str, roles: ColumnRoles, allow_unmatched:
 
 
 def rename_tasks(folder: str, names: Sequence[str]) -> Manifest:
-    """Renames tasks, each given as OLD=NEW.
+    """Renames tasks, each given as OLD=NEW; of tasks `a` and `a=b`, the longer is meant by `a=b=c`.
 
     Raises:
         InputError: There is no such task, or the new name is taken.
@@ -115,7 +115,7 @@ def rename_tasks(folder: str, names: Sequence[str]) -> Manifest:
     with opened_for_change(folder) as (manifest, _):
         new_of: dict[str, str] = {}
         for pair in names:
-            old = next((name for name in manifest.task_names if pair.startswith(f"{name}=")), None)
+            old = max((name for name in manifest.task_names if pair.startswith(f"{name}=")), key=len, default=None)
             if old is None:
                 raise InputError(
                     f"{pair!r} should be OLD=NEW, with OLD a task of {folder}."
@@ -231,7 +231,9 @@ def write_columns(
             for number, counts in enumerate(by_split.values()):
                 counts.add(group[numbers == number])
             start += len(group)
-    check_classes_in_train({split: counts.counts for split, counts in by_split.items()}, tasks)
+    found = {split: counts.counts for split, counts in by_split.items()}
+    check_two_classes(found, tasks)
+    check_classes_in_train(found, tasks)
     sync_to_disk(scratch / name)
     manifest.root.publish(scratch / name, name)
     totals = [np.sum([counts.counts[i] for counts in by_split.values()], axis=0) for i in range(len(tasks))]

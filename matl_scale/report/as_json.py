@@ -9,6 +9,7 @@ import numpy as np
 
 from matl_scale.report.comparison.results import METHOD, VERDICTS, Comparison, Results, SeedSpread
 from matl_scale.report.facts import RunFacts
+from matl_scale.report.suspects.suspect_list import SuspectList
 from matl_scale.report.undefined import find_undefined
 
 
@@ -20,6 +21,7 @@ def results_to_json(results: Results) -> dict[str, Any]:
         "run": None if results.facts is None else run_to_json(results.facts),
         "comparisons": [comparison_to_json(comparison) for comparison in results.comparisons],
         "spread": None if results.spread is None else spread_to_json(results.spread),
+        "suspects": None if results.suspects is None else suspects_to_json(results.suspects),
     }
 
 
@@ -72,6 +74,11 @@ def run_to_json(facts: RunFacts) -> dict[str, Any]:
         }
     )
     return content
+
+
+def suspects_to_json(found: SuspectList) -> dict[str, Any]:
+    """Returns every label that is likely wrong, task by task, the most likely first, and which tasks could not be searched."""
+    return {"tasks": [to_json(task) for task in found.tasks], "left_out": found.left_out}
 
 
 def decisions_to_json(facts: RunFacts) -> dict[str, Any] | None:

@@ -90,6 +90,12 @@ def test_rename_drop_and_relabel(made: Path) -> None:
     assert matl_data(["verify", str(made / "set"), "--workers", "1"]) == 0
 
 
+def test_an_equals_sign_in_names(made: Path) -> None:
+    for names in (["t0=x", "t1=x=y"], ["x=y=z"]):
+        assert matl_data(["tasks", "rename", str(made / "set"), *names]) == 0
+    assert read_manifest(made / "set").task_names == ["x", "z", "t2"]
+
+
 def test_a_split_can_join_after_tasks_were_added(made: Path) -> None:
     file = label_file(made, {"flag": [i % 2 for i in range(COUNT)]})
     matl_data(["tasks", "add", str(made / "set"), "--labels", file])
@@ -109,6 +115,7 @@ BAD = {
     "unknown task": (["tasks", "relabel"], {"t9": [0, 1] * 20}, "has no task t9"),
     "unknown class": (["tasks", "relabel"], {"t1": [0, 7] * 20}, "the shard set has no class 7"),
     "single class": (["tasks", "add"], {"new": [1] * 40}, "at least two classes"),
+    "one class is left": (["tasks", "relabel"], {"t2": [1] * 40}, "at least two classes among the images of the set"),
     "val only": (["tasks", "add"], {"new": "val only"}, "in val"),
 }
 

@@ -1,6 +1,7 @@
 """Labels that are likely wrong: confident learning against a slow reference, the search of a run, its list and its page."""
 
 import csv
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -252,8 +253,10 @@ def test_the_list_and_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str
     manifest = write_shapes(tmp_path / "set", made_up)
     run = write_made_up(tmp_path / "made", made_up, tmp_path / "set")
     contradict(run)
-    arguments = [str(run.folder), "--suspects", str(tmp_path / "out.csv"), "--out", str(tmp_path / "page.html")]
-    assert main(arguments) == 0
+    out = {
+        name: str(tmp_path / file) for name, file in (("suspects", "out.csv"), ("out", "page.html"), ("json", "s.json"))
+    }
+    assert main([str(run.folder), *(word for name, file in out.items() for word in (f"--{name}", file))]) == 0
     shown = capsys.readouterr().out
     assert f"suspects: {tmp_path / 'out.csv'}" in shown
     with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as file:
@@ -264,6 +267,9 @@ def test_the_list_and_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert [int(row["rank"]) for row in rows] == list(range(1, len(rows) + 1))
     certain = [float(row["given_probability"]) for row in rows]
     assert certain == sorted(certain)
+    as_json = json.loads((tmp_path / "s.json").read_text(encoding="utf-8"))["suspects"]
+    listed = [(task["name"], each["sample"], each["given"]) for task in as_json["tasks"] for each in task["suspects"]]
+    assert sorted(listed) == sorted((row["task"], int(row["sample"]), row["given"]) for row in rows)
     paths = dict(zip(*(manifest.sample_columns(name).column(0).to_pylist() for name in ("key", "path")), strict=True))
     of_task: dict[str, int] = {}
     predictions = run.predictions("test")
