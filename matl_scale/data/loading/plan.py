@@ -25,7 +25,7 @@ ROUNDS = 12
 
 
 @dataclass(frozen=True, kw_only=True)
-class Slot:
+class PlannedSlot:
     """A slot of the training sequence: its index, its active route, and which batch it gets: of the route's, or of those that
     slots share."""
 
@@ -206,7 +206,7 @@ class SlotPlan:
                 sample_ids = self.order.batch(first.active_route, first.batch_number)
             yield plan_group(group, sample_ids)
 
-    def groups(self, *, rank: int, worker: int, num_workers: int) -> Iterator[list[Slot]]:
+    def groups(self, *, rank: int, worker: int, num_workers: int) -> Iterator[list[PlannedSlot]]:
         """Yields the slots of one worker, those that have the same images together, without end; the workers of a rank get its
         groups in rotation."""
         step, draws, num_own = self.sampling_step, self.draws.copy(), 0
@@ -219,17 +219,17 @@ class SlotPlan:
             draws += np.bincount(routes, minlength=len(draws))
             step += 1
 
-    def _slot(self, step: int, routes: np.ndarray, slot: int, draws: np.ndarray) -> Slot:
+    def _slot(self, step: int, routes: np.ndarray, slot: int, draws: np.ndarray) -> PlannedSlot:
         """Returns a slot of a step with these routes, before which each route has had so many batches."""
         route = int(routes[slot])
         if self.share > 1:
             number = (int(draws.sum()) + slot) // self.share
         else:
             number = int(draws[route]) + int(np.count_nonzero(routes[:slot] == route))
-        return Slot(index=step * len(routes) + slot, active_route=route, batch_number=number)
+        return PlannedSlot(index=step * len(routes) + slot, active_route=route, batch_number=number)
 
 
-def plan_group(group: Sequence[Slot], sample_ids: np.ndarray) -> list[PlannedBatch]:
+def plan_group(group: Sequence[PlannedSlot], sample_ids: np.ndarray) -> list[PlannedBatch]:
     """Returns the batch of each slot of a group, all of the same samples, shape `(batch,)`."""
     return [PlannedBatch(sample_ids=sample_ids, active_route=slot.active_route, index=slot.index) for slot in group]
 

@@ -12,8 +12,6 @@ from matl_scale.data.shards.tables import as_numbers
 from matl_scale.errors import InputError
 from matl_scale.storage.ranges import RangeReader
 
-UNREAD = "cannot be read"
-
 
 class Damage(NamedTuple):
     """A sample that cannot be used: its id, its shard's file, its key, and why."""
@@ -22,11 +20,7 @@ class Damage(NamedTuple):
     file: str
     key: str
     reason: str
-
-    @property
-    def is_unread(self) -> bool:
-        """Whether reading failed, which may work another time; else the bytes are wrong."""
-        return self.reason.startswith(UNREAD)
+    is_unread: bool = False  # whether reading failed, which may work another time; else the bytes are wrong
 
     def __str__(self) -> str:
         return f"{self.file}, sample {self.key}: {self.reason}"
@@ -86,13 +80,13 @@ class SampleReader:
         """Returns the size of a sample's image in bytes."""
         return int(self._size[sample_id])
 
-    def damage(self, sample_id: int, reason: str) -> Damage:
+    def damage(self, sample_id: int, reason: str, *, is_unread: bool = False) -> Damage:
         """Describes a sample that cannot be used."""
-        return Damage(sample_id, self._files[self._shard[sample_id]], self.key(sample_id), reason)
+        return Damage(sample_id, self._files[self._shard[sample_id]], self.key(sample_id), reason, is_unread)
 
     def _describe(self, sample_id: int, block: bytes | Exception, name: bytes, size: int) -> Damage:
         if isinstance(block, Exception):
-            return self.damage(sample_id, f"{UNREAD} ({block})")
+            return self.damage(sample_id, f"cannot be read ({block})", is_unread=True)
         found = block[:100].rstrip(b"\0")
         expected = name.decode()
         if found == name:
