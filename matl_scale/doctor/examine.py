@@ -36,6 +36,7 @@ def run_doctor(config: Config, num_ranks: int | None) -> int:
     config = fill_before_data(config, machine, None, start)
     data = open_run_data(config)
     resolved = resolve_run(config, data, machine, None, start)
+    data = data.at_size(resolved.config)
     findings = [Finding("note", "run", line + ".") for line in resolved.lines]
     if resolved.config.routing.strategy == "roaming":
         findings.append(describe_roaming(resolved))

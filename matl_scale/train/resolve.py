@@ -82,7 +82,8 @@ def resolve_offline(config: Config, num_ranks: int = 1, ranks_per_node: int = 1)
     config = fill_before_data(config, machine, None, start)
     data = open_run_data(config)
     check_train_data(data, config.data, num_ranks)
-    return resolve_run(config, data, machine, None, start), data
+    resolved = resolve_run(config, data, machine, None, start)
+    return resolved, data.at_size(resolved.config)
 
 
 def resolve_run(
@@ -92,7 +93,7 @@ def resolve_run(
 
     Args:
         config: As it was given.
-        data: The shard set.
+        data: The shard set, with images of the size that it has them; the config says at which they are read.
         machine: What each rank computes with.
         checkpoint: The checkpoint to resume from, if any.
         start: The checkpoint of the run that `run.start_from` names, if any.
@@ -117,7 +118,9 @@ def resolve_run(
         image_size=data.image_size,
         machine=machine,
     )
+    facts = replace(facts, image_size=fill.fit_image_size(config, facts))
     config = fill.fill_model(fill.fill_only_auto(config, {"data.image_size": facts.image_size}), facts)
+    stored_size, data = data.image_size, data.at_size(config)
     config = fill.fill_asked_sigma(config)
     found = build_routes(config, data, checkpoint, start)
     config = fill.fill_step(config, facts, found.routes.num_routes)
@@ -153,7 +156,7 @@ def resolve_run(
     )
     lines = []
     if checkpoint is None:
-        lines = describe_choices(given, config, found.routes, passes, data.image_size, machine, rarest)
+        lines = describe_choices(given, config, found.routes, passes, stored_size, machine, rarest)
     return ResolvedRun(
         config=config, routes=found, slots=slots, step_labels=step_labels, num_steps=num_steps, lines=lines
     )

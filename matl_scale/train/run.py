@@ -81,7 +81,8 @@ def train(
         config.track.curve_tasks(data.task_names)
         described = config
         resolved = on_main(accelerator, lambda: resolve_run(described, data, machine, opened.checkpoint, opened.start))
-        config, components = resolved.config, build_components(resolved, data, accelerator, opened)
+        config, data = resolved.config, data.at_size(resolved.config)
+        components = build_components(resolved, data, accelerator, opened)
         state, schedule = components.state, components.schedule
         has_evaluation = opened.has_evaluation(state.step, config.eval.split) and not state.lacks_patience
         lacks_evaluation = schedule.is_evaluated_after(state.step) and not has_evaluation

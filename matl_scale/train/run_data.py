@@ -52,6 +52,10 @@ class RunData:
         """Number of classes by task name, in order."""
         return {task.name: task.num_classes for task in self.tasks}
 
+    def at_size(self, config: Config) -> "RunData":
+        """Returns the data with images of the size that a config with every choice made says."""
+        return replace(self, image_size=chosen(config.data.image_size) or self.image_size)
+
     def labels_of(self, split: str) -> Labels:
         """Returns the labels of a split."""
         return self.labels.of_samples(self.manifest.sample_ids(split))

@@ -57,11 +57,15 @@ def config_of(shards: ShardSet | Path, **values: object) -> Config:
 
 @pytest.fixture(scope="module")
 def sparse(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten tasks, each with 40 images of its own, of 8 pixels."""
+    return write_sparse(tmp_path_factory.mktemp("sparse") / "set", size=8)
+
+
+def write_sparse(root: Path, size: int) -> Path:
+    """Writes a set of ten tasks, each with 40 images of its own, of so many pixels per side."""
     generator = np.random.default_rng(0)
     labels = np.full((400, 10), -1, dtype=np.int8)
     labels[np.arange(400), np.arange(400) % 10] = generator.integers(0, 2, 400)
-    pixels = generator.integers(0, 256, (400, 8, 8, 3), dtype=np.uint8)
+    pixels = generator.integers(0, 256, (400, size, size, 3), dtype=np.uint8)
     dataset = from_arrays(
         tasks=[Task(name=f"t{i}", classes=("no", "yes")) for i in range(10)],
         names=[f"{i}.png" for i in range(400)],
@@ -69,7 +73,6 @@ def sparse(tmp_path_factory: pytest.TempPathFactory) -> Path:
         splits=["train" if i % 4 else "val" for i in range(400)],
         images=ArrayImages(root="memory", pixels=pixels),
     )
-    root = tmp_path_factory.mktemp("sparse") / "set"
     write_shard_set(lambda _: dataset, root)
     return root
 
@@ -293,6 +296,31 @@ def test_a_slow_machine_trains_a_narrower_network(small_set: ShardSet, monkeypat
         ]
     assert widths[1e-9][0] > widths[1e-5][0]
     assert widths[1e-9][1] == widths[1e-5][1]
+
+
+def test_images_are_read_smaller_where_the_minutes_are_too_few(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write_sparse(tmp_path / "set", size=96)
+    capsys.readouterr()
+    monkeypatch.setattr(fill, "measure_image_s", lambda _, side: 1e-6 * side**2)
+    # 300 images, of which a run makes 40 passes if it has time
+    sizes = {
+        minutes: resolved(config_of(root, train__minutes=minutes)).config.data.image_size
+        for minutes in (100, 1, 0.5, 0.001)
+    }
+    assert sizes == {100: 96, 1: 64, 0.5: 48, 0.001: 32}
+    found = resolved(config_of(root, train__minutes=0.5))
+    assert any(
+        "on images of 48 pixels (of 96, at which 0.5 min would be too few passes" in line for line in found.lines
+    )
+    assert resolved(config_of(root)).config.data.image_size == 96
+    for given in ({"data__image_size": 80}, {"data__image_size": 0}):
+        config = resolved(config_of(root, train__minutes=0.001, **given)).config
+        assert config.data.image_size == given["data__image_size"]
+    assert resolved(config_of(root, train__minutes=0.001), GPUS).config.data.image_size == 96
+    fixed = config_of(root, train__minutes=0.001, model__name="vit_b_16", model__width=1)
+    assert resolved(fixed).config.data.image_size == 96
 
 
 def test_routes_of_a_step_are_shared_by_the_ranks(sparse: Path) -> None:

@@ -71,8 +71,9 @@ class DataConfig:
     """Strength α of CutMix, which puts a rectangle of another image of the batch into each; 0 does not."""
     image_size: int | Auto = "auto"
     """Side length in pixels of the squares to which images are scaled; 0 keeps the stored size. `auto` keeps it too, but enlarges
-    images of less than 16 pixels to 16, and of 24 to 31 to 32, which can be halved five times. With weights (`model.weights`,
-    `model.pretrained`), `auto` is the size for which they were trained."""
+    images of less than 16 pixels to 16, and of 24 to 31 to 32, which can be halved five times; and in a run of `train.minutes` on
+    CPUs that would make too few passes over them, it reads them smaller. With weights (`model.weights`, `model.pretrained`),
+    `auto` is the size for which they were trained."""
     fit: Fit = CROP
     """How an image of another shape becomes such a square, except for training with `resized-crop`: `crop` (the middle of the
     longer side), `squash` (both sides scaled) or `pad` (all of it, on grey). Prediction does the same."""

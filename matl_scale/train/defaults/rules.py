@@ -25,8 +25,10 @@ CPU_WIDTHS = (0.5, 0.375, 0.25, 0.1875, 0.125)
 STACKED_COST = (
     3e8  # multiply-adds of a slot's forward pass from which a CPU gains nothing by stacking slots, as measured
 )
+ENOUGH = 0.7  # of the wanted passes; with fewer, images are read smaller
 SHORT = 3  # a run of so many minutes rather makes so many times fewer passes than it has a narrower network
 PASS_COST = 3  # a backward pass costs two forward passes
+SMALLER_SIZES = (192, 160, 128, 96, 64, 48, 32)  # pixels; those of a run on CPUs that has no time for its images
 CROPPED_FROM, SMALL_IMAGES, VGG_IMAGES = 24, 64, 128  # pixels
 FEW_OF_A_CLASS = 20  # samples with which a threshold is mostly chance
 DECIDED, RANKED = "macro_decided_balanced_accuracy", "macro_average_precision"
@@ -125,6 +127,11 @@ def choose_best_metric(rarest: float) -> str:
     less than their errors (docs/guides/defaults.md).
     """
     return RANKED if rarest < FEW_OF_A_CLASS else DECIDED
+
+
+def list_sizes(image_size: int) -> list[int]:
+    """Returns the side lengths in pixels at which images of this one may be read, the largest first."""
+    return [image_size, *(size for size in SMALLER_SIZES if size < image_size)]
 
 
 def choose_wanted_passes(epochs: float, minutes: float) -> float:
