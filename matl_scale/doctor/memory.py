@@ -18,9 +18,9 @@ from matl_scale.train.config import Config
 from matl_scale.train.run_data import RunData
 from matl_scale.train.step.execution import Slots
 from matl_scale.train.step.frozen_modules import freeze_modules
+from matl_scale.train.step.optimizers import OPTIMIZERS
 
 PROBE_IMAGES = 2
-MOMENTS = {"sgd": 1, "adamw": 2, "lion": 1, "lamb": 2, "muon": 2}
 SAFE_SHARE = 0.9
 
 
@@ -53,7 +53,7 @@ def estimate_memory(config: Config, data: RunData, routes: Routes, slots: Slots)
     return MemoryNeed(
         weights=weights,
         gradients=trained - own + own_share * min(chosen(config.train.accumulate), routes.num_routes),
-        optimizer=MOMENTS[config.optim.name] * trained,
+        optimizer=OPTIMIZERS[config.optim.name].moments * trained,
         average=weights if config.train.ema_decay else 0,
         tasks=sum(buffer.nbytes for buffer in model.buffers()),
         activations=measure_activations(config, data, model, slots),

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from matl_scale.data.loading.config import HALVED
 from matl_scale.models.config import Stem
+from matl_scale.train.step.optimizers import OPTIMIZERS, OptimizerName
 
 MIN_EPOCHS, MAX_EPOCHS = 4.0, 120.0
 USUAL_SAMPLES, USUAL_EPOCHS = 50_000, 12.0  # a set of that size gets so many passes
@@ -12,8 +13,6 @@ MIN_STEP_IMAGES, MAX_STEP_IMAGES = 32, 1024
 MIN_BATCH = 16  # images of a micro-step; batch norm needs some
 MAX_STEP_ROUTES = 8
 USUAL_STEP_IMAGES = 128
-USUAL_RATES = {"adamw": 0.003, "sgd": 0.1, "lion": 0.001, "lamb": 0.01, "muon": 0.003}  # at USUAL_STEP_IMAGES
-MAX_RATES = {"adamw": 0.004, "sgd": 0.4, "lion": 0.003, "lamb": 0.02, "muon": 0.004}
 MAX_HEAD_SCALE = 10.0
 MEMORY_SHARE = 0.4  # of a rank's memory, for what a forward pass keeps
 # multiply-adds per second in training, about: of a CPU core, and of a GPU
@@ -96,11 +95,12 @@ def are_small_slots(cost: float) -> bool:
     return cost < STACKED_COST
 
 
-def choose_rate(optimizer: str, step_images: int) -> float:
+def choose_rate(optimizer: OptimizerName, step_images: int) -> float:
     """Returns the learning rate, which grows with the root of the images of a step (Malladi et al., NeurIPS 2022, arXiv
     2205.10287), up to a limit."""
-    rate = USUAL_RATES[optimizer] * math.sqrt(step_images / USUAL_STEP_IMAGES)
-    return float(f"{min(rate, MAX_RATES[optimizer]):.2g}")
+    facts = OPTIMIZERS[optimizer]
+    rate = facts.usual_rate * math.sqrt(step_images / USUAL_STEP_IMAGES)
+    return float(f"{min(rate, facts.max_rate):.2g}")
 
 
 def choose_head_scale(num_routes: int, num_slots: int) -> float:

@@ -12,7 +12,7 @@ from matl_scale.errors import InputError, check_at_least
 from matl_scale.models.network import RoutedModel
 from matl_scale.routing.blocks import number_blocks
 from matl_scale.train.length import Length
-from matl_scale.train.step.optimizers import COUNTS_BY_GROUP, OptimizerName, make_optimizer
+from matl_scale.train.step.optimizers import OPTIMIZERS, OptimizerName, make_optimizer
 
 WARMUP_SHARE = 0.05  # of a run, with `auto`
 COOLDOWN_SHARE = 0.2  # of a run, with `wsd`
@@ -76,7 +76,7 @@ def build_optimizer(config: OptimConfig, model: RoutedModel, fused: bool = True)
     ]
     heads = {"lr_scale": head_scale, "begin": 0.0, "fused": None, "use_fallback": True}
     rows = {"lr_scale": head_scale, "begin": begin, "fused": None}
-    by_group = config.name in COUNTS_BY_GROUP
+    by_group = OPTIMIZERS[config.name].counts_by_group
     if config.name == "lamb":  # steps in proportion to weights that begin with zeros would hardly move them
         heads["weight_decay"] = 0.0  # with which timm's has Adam's steps
     parts += [(list(part.parameters()), heads) for part in (model.heads if by_group else [model.heads])]

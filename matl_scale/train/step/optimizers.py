@@ -5,6 +5,8 @@ count the steps of each parameter, or of groups that step as one. Schedule-free 
 far from those whose activations the batch norms of each route have measured.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -12,9 +14,27 @@ import torch
 from matl_scale.models.from_timm.library import load_timm
 
 OptimizerName = Literal["adamw", "sgd", "lion", "lamb", "muon"]
-COUNTS_BY_GROUP = ("lamb",)  # these count the steps of a group, for its bias correction
 BETA_2 = 0.999
 LION_BETA_2 = 0.99  # Chen et al., Symbolic discovery of optimization algorithms, NeurIPS 2023, arXiv 2302.06675
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerFacts:
+    """What the rest of the program has to know of an optimizer."""
+
+    usual_rate: float  # with steps of `rules.USUAL_STEP_IMAGES` images
+    max_rate: float
+    moments: int  # numbers that it keeps for each weight
+    counts_by_group: bool = False  # whether it counts the steps of a group, for its bias correction
+
+
+OPTIMIZERS: Mapping[OptimizerName, OptimizerFacts] = {
+    "adamw": OptimizerFacts(usual_rate=0.003, max_rate=0.004, moments=2),
+    "sgd": OptimizerFacts(usual_rate=0.1, max_rate=0.4, moments=1),
+    "lion": OptimizerFacts(usual_rate=0.001, max_rate=0.003, moments=1),
+    "lamb": OptimizerFacts(usual_rate=0.01, max_rate=0.02, moments=2, counts_by_group=True),
+    "muon": OptimizerFacts(usual_rate=0.003, max_rate=0.004, moments=2),
+}
 
 
 def make_optimizer(
@@ -24,8 +44,8 @@ def make_optimizer(
 
     Args:
         name: See `OptimConfig.name`.
-        groups: Groups of parameters with their settings; with a name in `COUNTS_BY_GROUP`, those of a group have gradients in the
-            same steps. `fused` counts for torch's optimizers, `use_fallback` for Muon.
+        groups: Groups of parameters with their settings; for an optimizer that counts by group, those of a group have gradients
+            in the same steps. `fused` counts for torch's optimizers, `use_fallback` for Muon.
         lr: Learning rate.
         momentum: Momentum, or β₁.
 
