@@ -1,6 +1,7 @@
 """Studies on tiny data with a faked trainer: what is trained, what their tables hold, and that nothing is trained twice."""
 
 import csv
+import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -8,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from data_prep.dataset import Dataset, binary_tasks, from_arrays, one_vs_rest
 from data_prep.sources import cifar100, digits, fashion_mnist
-from matl_scale.benchmark.studies import baseline, decisions, imbalance, missing
+from matl_scale.benchmark.studies import alphabets, baseline, decisions, image_size, imbalance, missing
 from matl_scale.benchmark.studies.runner import STUDIES, run_study
+from matl_scale.benchmark.studies.samples import Samples, read_samples
 from matl_scale.benchmark.studies.workbench import RESULT_FILE, Workbench, train_and_evaluate
 from matl_scale.commands.benchmark import main
 from matl_scale.data.images.array_images import ArrayImages
@@ -174,8 +177,32 @@ def test_what_a_study_needs_is_asked_for(tmp_path: Path, capsys: pytest.CaptureF
         assert message.lower() in capsys.readouterr().err.lower()
 
 
+def test_drawn_alphabets_can_be_told_apart(bench: Bench, trainer: FakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alphabets, "NUM_ALPHABETS", 3)
+    drawn, again = (read_samples(alphabets.draw_alphabets(0)) for _ in range(2))
+    np.testing.assert_array_equal(drawn.labels, again.labels)
+    assert ((drawn.labels >= 0).sum(axis=1) == 1).all()
+    classes = np.unique(drawn.labels, axis=0, return_inverse=True)[1].reshape(-1)
+    for split, count in (("train", 14), ("val", 3), ("test", 3)):
+        assert set(np.bincount(classes[drawn.splits == split])) == {count}
+    images = [np.asarray(Image.open(io.BytesIO(x)).resize((16, 16)), float) for x in read_images(drawn)]
+    assert list(map(bytes, read_images(drawn))) == list(map(bytes, read_images(again)))
+    pixels = np.stack(images).reshape(len(images), -1)
+    train, test = drawn.splits == "train", drawn.splits == "test"
+    distances = np.linalg.norm(pixels[test][:, None] - pixels[train][None], axis=2)
+    found = classes[train][distances.argmin(axis=1)]
+    assert 0.3 < (found == classes[test]).mean() < 0.95, "neither noise nor copies"
+    run_study(image_size.STUDY, bench())
+    assert [config.data.image_size for config in trainer.configs[:4]] == ["auto", 105, 64, 32]
+
+
+def read_images(samples: Samples) -> list[bytes]:
+    return list(samples.dataset.images.read(samples.names.tolist(), samples.indices))
+
+
 def test_every_study_has_a_name_of_its_own() -> None:
     assert list(STUDIES) == [
-        "decisions", "missing", "imbalance", "baseline", "suspects", "defaults", "answers", "same-arm", "scaling",
+        "decisions", "missing", "imbalance", "baseline", "suspects", "defaults", "image-size", "answers", "same-arm",
+        "scaling",
     ]  # fmt: skip
     assert baseline.STUDY.are_shares

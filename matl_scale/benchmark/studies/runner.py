@@ -2,7 +2,17 @@
 
 from collections.abc import Sequence
 
-from matl_scale.benchmark.studies import baseline, decisions, defaults, imbalance, missing, scaling, suspects, sweeps
+from matl_scale.benchmark.studies import (
+    baseline,
+    decisions,
+    defaults,
+    image_size,
+    imbalance,
+    missing,
+    scaling,
+    suspects,
+    sweeps,
+)
 from matl_scale.benchmark.studies.study import Single, Study
 from matl_scale.benchmark.studies.table import as_csv, as_markdown
 from matl_scale.benchmark.studies.workbench import Workbench
@@ -17,6 +27,7 @@ STUDIES = {
         baseline.STUDY,
         suspects.STUDY,
         defaults.STUDY,
+        image_size.STUDY,
         sweeps.ANSWERS,
         sweeps.SAME_ARM,
         scaling.STUDY,

@@ -82,7 +82,7 @@ def fill_model(config: Config, facts: RunFacts) -> Config:
 
 def fit_image_size(config: Config, facts: RunFacts) -> int:
     """Returns the side length in pixels at which images are read: their own, unless a run of so many minutes on CPUs would make
-    too few passes over them even with the narrowest network; then the largest one with which it makes enough, or the smallest.
+    too few passes over them with a network of `SIZED_WIDTH`; then the largest one with which it makes enough, or the smallest.
     Backbones that are made for a size, and those with weights or features, keep it."""
     name, minutes, model = config.model.name, config.train.minutes, config.model
     is_fixed = model.is_features or model.is_trained or (name != AUTO and has_patches(name))
@@ -91,17 +91,17 @@ def fit_image_size(config: Config, facts: RunFacts) -> int:
     wanted = rules.choose_wanted_passes(choose_epochs(config, facts), minutes)
     sizes = rules.list_sizes(facts.image_size)
     for size in sizes:
-        image_s = measure_narrowest(config, replace(facts, image_size=size))
+        image_s = measure_at_size(config, replace(facts, image_size=size))
         passes = rules.count_passes(facts.num_samples, image_s, minutes, facts.machine.num_ranks)
         if passes >= wanted * rules.ENOUGH:
             return size
     return sizes[-1]
 
 
-def measure_narrowest(config: Config, facts: RunFacts) -> float:
-    """Returns the seconds that a rank takes to train an image with the narrowest network that a run may choose; infinite if none
-    can be built, the reason for which shows when that is tried."""
-    for width in (rules.CPU_WIDTHS[-1], 1.0):
+def measure_at_size(config: Config, facts: RunFacts) -> float:
+    """Returns the seconds that a rank takes to train an image with a network of the given width, of `SIZED_WIDTH` if it is open,
+    or of full width if it cannot be scaled; infinite if none can be built, the reason for which shows when that is tried."""
+    for width in (rules.SIZED_WIDTH, 1.0):
         with contextlib.suppress(InputError):
             model = fill_model(fill_only_auto(config, {"model.width": width}), facts).model
             return find_image_s(model, facts, is_timed=True)

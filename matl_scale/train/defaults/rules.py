@@ -24,7 +24,8 @@ CPU_WIDTHS = (0.5, 0.375, 0.25, 0.1875, 0.125)
 STACKED_COST = (
     3e8  # multiply-adds of a slot's forward pass from which a CPU gains nothing by stacking slots, as measured
 )
-ENOUGH = 0.7  # of the wanted passes; with fewer, images are read smaller
+# where a network of this width makes fewer than so many of the wanted passes on CPUs, images are read smaller
+SIZED_WIDTH, ENOUGH = 0.25, 0.7
 SHORT = 3  # a run of so many minutes rather makes so many times fewer passes than it has a narrower network
 PASS_COST = 3  # a backward pass costs two forward passes
 SMALLER_SIZES = (192, 160, 128, 96, 64, 48, 32)  # pixels; those of a run on CPUs that has no time for its images
