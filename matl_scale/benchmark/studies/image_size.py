@@ -37,8 +37,8 @@ STUDY = Study(
     name="image-size",
     conditions=(
         f"{MINUTES:g} minutes of CPU time for the training steps of each run, which is given nothing else but the size. 50 "
-        f"made-up alphabets of 14 to 55 characters, a task each; of each character, 14 drawings of {SIDE} pixels for train, three "
-        "for val and three for test. Measured on test, means over tasks, then over seeds, with 95 % intervals over seeds."
+        f"made-up alphabets of 14 to 55 characters, a task each; of each character, 14 drawings of {SIDE} pixels for train, "
+        "three for val and three for test. Measured on test, means over tasks, then over seeds, with 95 % intervals over seeds."
     ),
     singles=singles,
 )
