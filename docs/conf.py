@@ -16,7 +16,7 @@ author = project_copyright = "matl_scale developers"
 release = __version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["generated"]
+exclude_patterns = ["generated", "results"]  # parts of other pages
 html_theme = "furo"
 html_title = "matl_scale"
 html_static_path = ["static"]
