@@ -12,12 +12,13 @@ from matl_scale.benchmark.studies.workbench import Workbench
 SEEDS = (0, 1, 2)
 MINUTES = 3.0
 SIZES = (SIDE, 64, 32)
+AUTO_AND_OWN = 2  # of the rows
 
 
 def singles(bench: Workbench) -> Iterator[Single]:
     rows: dict[str, dict[str, Any]] = {"auto": {}} | {f"{size} pixels": {"data.image_size": size} for size in SIZES}
     for seed in SEEDS:
-        for row, settings in rows.items():
+        for row, settings in list(rows.items())[: len(rows) if seed == SEEDS[0] else AUTO_AND_OWN]:
             given = {**settings, "train.minutes": MINUTES, "run.seed": seed}
             folder = f"image-size-{row.replace(' ', '_')}-seed{seed}"
             if values := bench.run(folder, lambda: shard_alphabets(bench), given, measure, rules=True):
@@ -38,7 +39,8 @@ STUDY = Study(
     conditions=(
         f"{MINUTES:g} minutes of CPU time for the training steps of each run, which is given nothing else but the size. 50 "
         f"made-up alphabets of 14 to 55 characters, a task each; of each character, 14 drawings of {SIDE} pixels for train, "
-        "three for val and three for test. Measured on test, means over tasks, then over seeds, with 95 % intervals over seeds."
+        "three for val and three for test. 64 and 32 pixels with the first seed alone. Measured on test, means over tasks, then "
+        "over seeds, with 95 % intervals."
     ),
     singles=singles,
 )
