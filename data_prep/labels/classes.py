@@ -14,7 +14,7 @@ from data_prep.labels.missing_words import (
     describe_missing,
     describe_taken,
 )
-from data_prep.labels.rare_classes import RareRule, list_classes
+from data_prep.labels.rare_classes import OTHER, RareRule, list_classes
 from data_prep.labels.suspects import describe_several, describe_suspects
 from data_prep.labels.white_space import trim
 from matl_scale.data.shards.layout import MAX_CLASSES
@@ -211,8 +211,11 @@ def find_known_classes(
     found = find_classes(file, list(known), text_columns, missing, known, rare=rare)
     for task in tasks:
         if unknown := sorted(set(found.names[task.name].values()) - set(task.classes)):
+            became = [line for line in found.rare if OTHER in unknown and line.startswith(f"column `{task.name}`:")]
             raise InputError(
                 f"{file.path}, column `{task.name}`: the shard set has no class {shortened(unknown)}. It has "
-                f"{shortened(task.classes)}. Prepare all splits in one call."
+                f"{shortened(task.classes)}."
+                + "".join(f" {line[0].upper()}{line[1:]}; --rare drop leaves them out." for line in became)
+                + (" Prepare all splits in one call." if not became else "")
             )
     return found

@@ -95,10 +95,15 @@ def count_steps(kind: BudgetKind, amount: float, costs: RunCosts) -> int:
     return max(1, round(amount / costs.of_a_step(kind)))
 
 
+def minutes_settings(minutes: float) -> Mapping[str, Any]:
+    """Returns the config keys that make a run so many minutes long."""
+    return {"train.steps": AUTO, "train.epochs": AUTO, "train.minutes": minutes}
+
+
 def length_settings(kind: BudgetKind, amount: float, costs: RunCosts) -> Mapping[str, Any]:
     """Returns the config keys that make a run as long as its amount."""
     if kind == "minutes":
-        return {"train.steps": AUTO, "train.epochs": AUTO, "train.minutes": amount}
+        return minutes_settings(amount)
     return {"train.steps": count_steps(kind, amount, costs), "train.epochs": AUTO, "train.minutes": 0.0}
 
 

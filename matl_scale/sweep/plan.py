@@ -19,6 +19,7 @@ from matl_scale.sweep.budget import (
     check_passes,
     describe_amount,
     length_settings,
+    minutes_settings,
     share_out,
 )
 from matl_scale.sweep.costs import measure_costs
@@ -151,7 +152,10 @@ def explain_width(draft: SweepDraft, variant: Variant, shared: Mapping[str, Any]
 
 
 def plan_network(draft: SweepDraft, variant: Variant, task: str, shared: Mapping[str, Any]) -> Network:
-    settings = {**shared, **variant.settings, **only_task(task), "run.seed": draft.request.seeds[0]}
+    budget = draft.request.budget
+    # what a run chooses for its network depends on the time that it has
+    length = minutes_settings(budget.amount) if budget.kind == "minutes" and budget.amount is not None else {}
+    settings = {**shared, **length, **variant.settings, **only_task(task), "run.seed": draft.request.seeds[0]}
     return measure_network(with_settings(draft.base, settings), task)
 
 

@@ -42,6 +42,7 @@ class Patience:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues what was counted by the same yardstick; by another one, everything is counted anew. The limit stays."""
         saved = Patience(**state)
-        if saved.yardstick == self.yardstick:
+        is_older = not saved.yardstick and saved.chosen_by == self.chosen_by  # that version had no yardstick
+        if is_older or saved.yardstick == self.yardstick:
             self.best, self.best_step, self.last_step = saved.best, saved.best_step, saved.last_step
             self.waited = saved.waited

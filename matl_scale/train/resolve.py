@@ -93,7 +93,7 @@ def resolve_run(
 
     Args:
         config: As it was given.
-        data: The shard set, with images of the size that it has them; the config says at which they are read.
+        data: The shard set, with images at their full size.
         machine: What each rank computes with.
         checkpoint: The checkpoint to resume from, if any.
         start: The checkpoint of the run that `run.start_from` names, if any.
@@ -120,7 +120,7 @@ def resolve_run(
     )
     facts = replace(facts, image_size=fill.fit_image_size(config, facts))
     config = fill.fill_model(fill.fill_only_auto(config, {"data.image_size": facts.image_size}), facts)
-    stored_size, data = data.image_size, data.at_size(config)
+    full_size, data = data.image_size, data.at_size(config)
     config = fill.fill_asked_sigma(config)
     found = build_routes(config, data, checkpoint, start)
     config = fill.fill_step(config, facts, found.routes.num_routes)
@@ -156,7 +156,7 @@ def resolve_run(
     )
     lines = []
     if checkpoint is None:
-        lines = describe_choices(given, config, found.routes, passes, stored_size, machine, rarest)
+        lines = describe_choices(given, config, found.routes, passes, full_size, machine, rarest)
     return ResolvedRun(
         config=config, routes=found, slots=slots, step_labels=step_labels, num_steps=num_steps, lines=lines
     )

@@ -53,7 +53,7 @@ class RunData:
         return {task.name: task.num_classes for task in self.tasks}
 
     def at_size(self, config: Config) -> "RunData":
-        """Returns the data with images of the size that a config with every choice made says."""
+        """Returns the data with images at the size that was chosen for the run."""
         return replace(self, image_size=chosen(config.data.image_size) or self.image_size)
 
     def labels_of(self, split: str) -> Labels:

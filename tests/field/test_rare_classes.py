@@ -67,6 +67,12 @@ def test_classes_of_a_set_stay_however_rare_they_are_in_rows_that_join(
         read(tmp_path, table(breed=[*cells, "borzoi"]), rare=RareRule(min_count=2, become=become), known_tasks=[task])
 
 
+def test_a_set_without_other_cannot_take_rare_classes_as_other(tmp_path: Path) -> None:
+    task = Task(name="breed", classes=("boxer", "pug"))
+    with pytest.raises(InputError, match=r"no class other\. .* became class `other`: `mutt` \(1\); --rare drop leaves"):
+        read(tmp_path, table(breed=["pug", "mutt"]), rare=RareRule(min_count=2, become="other"), known_tasks=[task])
+
+
 def test_a_column_of_rare_classes_only_is_refused_with_their_counts(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"Got only 'pug', beside rare classes: `boxer` \(2\), `borzoi` \(1\)"):
         read(tmp_path, table(breed=BREEDS), rare=RareRule(min_count=3))

@@ -171,6 +171,10 @@ def test_how_a_machine_works_makes_no_other_config(write: Write) -> None:
     [comparison], spread = ask(*(write(f"w{i}", config=config) for i, config in enumerate(machines)))
     assert spread is not None
     assert comparison.config_changes == []
+    timed = [write(f"t{i}", config=config | {"train": {"minutes": 5}}) for i, config in enumerate(machines)]
+    [comparison], spread = ask(*timed)
+    assert spread is None, "where loading is slow, fewer steps fit into the minutes"
+    assert comparison.config_changes == ["data.workers: 1 → 2"]
 
 
 def test_configs_are_compared_group_against_group(write: Write) -> None:

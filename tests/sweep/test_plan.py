@@ -11,6 +11,7 @@ import pytest
 
 from helpers.shard_sets import ShardSet
 from helpers.sweeps import build_request, sweep_config
+from matl_scale.automatic import AUTO
 from matl_scale.errors import InputError
 from matl_scale.models.cost import count_training
 from matl_scale.models.network import build_model
@@ -69,6 +70,17 @@ def test_arms_get_equal_labels(config: Config, tmp_path: Path, small_set: ShardS
     # one label per image: batches of 12, and of 3 for the task with three samples
     steps = plan.runs_of("task")[0].settings["train.steps"]
     assert abs(steps * np.mean([12, 12, 12, 12, 12, 3]) - plan.amount) <= 12
+
+
+def test_a_budget_of_minutes_chooses_the_network_as_a_run_of_so_many_minutes_does(
+    config: Config, tmp_path: Path
+) -> None:
+    base = with_settings(config, {"model.name": "vgg11_bn", "model.width": AUTO, "model.stem": "small"})
+    widths = [
+        plan_of(build_request(base, "dense,k2", budget=f"minutes={minutes}"), tmp_path / minutes).runs[0].settings
+        for minutes in ("0.001", "500")
+    ]
+    assert [each["model.width"] for each in widths] == [0.125, 0.5]
 
 
 def test_runs_differ_in_what_the_sweep_says_alone(config: Config, tmp_path: Path) -> None:

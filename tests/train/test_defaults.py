@@ -13,6 +13,7 @@ from helpers.shard_sets import ShardSet
 from matl_scale.data.images.array_images import ArrayImages
 from matl_scale.data.loading.config import DataConfig
 from matl_scale.data.loading.plan import RouteOrder
+from matl_scale.errors import InputError
 from matl_scale.models.backbone_size import measure_backbone
 from matl_scale.models.config import ModelConfig
 from matl_scale.runs.checkpoints.checkpoint import open_checkpoint
@@ -311,9 +312,7 @@ def test_images_are_read_smaller_where_the_minutes_are_too_few(
     }
     assert sizes == {100: 96, 1: 64, 0.5: 48, 0.001: 32}
     found = resolved(config_of(root, train__minutes=0.5))
-    assert any(
-        "on images of 48 pixels (of 96, at which 0.5 min would be too few passes" in line for line in found.lines
-    )
+    assert any("on images of 48 pixels (of 96, for which 0.5 min are too short" in line for line in found.lines)
     assert resolved(config_of(root)).config.data.image_size == 96
     for given in ({"data__image_size": 80}, {"data__image_size": 0}):
         config = resolved(config_of(root, train__minutes=0.001, **given)).config
@@ -321,6 +320,22 @@ def test_images_are_read_smaller_where_the_minutes_are_too_few(
     assert resolved(config_of(root, train__minutes=0.001), GPUS).config.data.image_size == 96
     fixed = config_of(root, train__minutes=0.001, model__name="vit_b_16", model__width=1)
     assert resolved(fixed).config.data.image_size == 96
+
+
+def test_an_image_size_that_is_too_slow_or_cannot_be_built_is_not_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_sparse(tmp_path / "set", size=96)
+    monkeypatch.setattr(fill, "measure_image_s", lambda model, side: 1e-6 * measure_backbone(model, side).multiply_adds)
+    for settings, size in (
+        ({"model__name": "resnet18"}, 64),  # below, its small stem costs more
+        ({"model__name": "alexnet", "model__stem": "standard"}, 64),  # nor does it run on 32 pixels
+    ):
+        config = config_of(root, train__minutes=0.001, model__width=0.25, **settings)
+        assert resolved(config).config.data.image_size == size
+    for minutes in (0, 1):
+        with pytest.raises(InputError, match="resnet81"):
+            resolved(config_of(root, train__minutes=minutes, model__name="resnet81"))
 
 
 def test_routes_of_a_step_are_shared_by_the_ranks(sparse: Path) -> None:

@@ -50,6 +50,9 @@ def test_what_another_summary_found_does_not_count() -> None:
     assert same == replace(saved, limit=2)
     assert same.is_over()
     assert other == Patience(limit=2, yardstick="('val', 'macro_auroc', 20)")
+    older = Patience(limit=2, yardstick=saved.yardstick)
+    older.load_state_dict(replace(saved, yardstick="").state_dict())
+    assert older == replace(saved, limit=2), "what a version without yardsticks counted"
 
 
 @pytest.mark.parametrize(

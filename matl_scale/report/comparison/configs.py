@@ -15,7 +15,10 @@ DATA_KEY = "data.path"
 # what names a run, or how its machine works: it changes no figure of a run that ends
 LOCATION_KEYS = frozenset({"run.name", "run.dir", "run.resume"})
 MACHINE_KEYS = frozenset(
-    {"data.workers", "eval.batch_size", "eval.task_chunk", "eval.predictions", "checkpoint.every", "checkpoint.keep"}
+    {"eval.batch_size", "eval.task_chunk", "eval.predictions", "checkpoint.every", "checkpoint.keep"}
+)
+WORKERS_KEY = (
+    "data.workers"  # this changes no figure either, unless steps are counted by the clock, or images come as a stream
 )
 IGNORED_SECTIONS = frozenset({"track", "guard"})
 
@@ -35,10 +38,12 @@ def read_settings(run: RunHistory) -> dict[str, Any]:
         ) from error
     if DATA_KEY in flat:
         flat[DATA_KEY] = absolute_path(run, str(flat[DATA_KEY]))  # older runs stored it as it was given
+    waits = flat.get("train.minutes") or flat.get("data.reading") == "stream"
+    ignored = LOCATION_KEYS | MACHINE_KEYS | (frozenset() if waits else {WORKERS_KEY})
     return {
         key: value
         for key, value in flat.items()
-        if key not in LOCATION_KEYS | MACHINE_KEYS and key.partition(".")[0] not in IGNORED_SECTIONS
+        if key not in ignored and key.partition(".")[0] not in IGNORED_SECTIONS
     }
 
 

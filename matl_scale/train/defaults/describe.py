@@ -16,7 +16,7 @@ from matl_scale.train.schedule import PARTS
 
 
 def describe_choices(
-    given: Config, config: Config, routes: Routes, passes: float, stored_size: int, machine: Machine, rarest: float
+    given: Config, config: Config, routes: Routes, passes: float, full_size: int, machine: Machine, rarest: float
 ) -> list[str]:
     """Returns the lines: routes, network and images, optimizer, length.
 
@@ -25,13 +25,13 @@ def describe_choices(
         config: The same with every choice made.
         routes: Which tasks share a route.
         passes: Passes over the labels, if the run has a number of steps.
-        stored_size: Side length in pixels at which images would be read if there were time enough.
+        full_size: Side length in pixels at which images would be read if there were time enough.
         machine: What each rank computes with.
         rarest: Samples of its rarest class that a task has in the split of evaluations.
     """
     lines = [
         describe_routes(config, routes, machine),
-        describe_network(config, stored_size),
+        describe_network(config, full_size),
         f"{config.optim.name}, rate {chosen(config.optim.lr):g} (heads × {chosen(config.optim.head_lr_scale):g}), warm-up "
         f"{describe_auto(config.optim.warmup_steps, 'a twentieth of the run')}, moving average "
         f"{describe_auto(config.train.ema_decay, 'over the last twentieth')}",
@@ -50,9 +50,9 @@ def describe_choices(
     return lines
 
 
-def describe_network(config: Config, stored_size: int) -> str:
+def describe_network(config: Config, full_size: int) -> str:
     """Says what the network is, and what it gets."""
-    model, image_size = config.model, chosen(config.data.image_size) or stored_size
+    model, image_size = config.model, chosen(config.data.image_size) or full_size
     if model.is_features:
         layers = f"layers of {', '.join(map(str, model.layers))} units" if model.layers else "heads alone"
         return (
@@ -60,8 +60,8 @@ def describe_network(config: Config, stored_size: int) -> str:
             f"{image_size} pixels"
         )
     smaller = (
-        f" (of {stored_size}, at which {config.train.minutes:g} min would be too few passes; `data.image_size` says another)"
-        if image_size < stored_size
+        f" (of {full_size}, for which {config.train.minutes:g} min are too short; set `data.image_size` to choose)"
+        if image_size < full_size
         else ""
     )
     return (

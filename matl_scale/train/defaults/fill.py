@@ -82,23 +82,27 @@ def fill_model(config: Config, facts: RunFacts) -> Config:
 
 def fit_image_size(config: Config, facts: RunFacts) -> int:
     """Returns the side length in pixels at which images are read: their own, unless a run of so many minutes on CPUs would make
-    too few passes over them with a network of `SIZED_WIDTH`; then the largest one with which it makes enough, or the smallest.
+    too few passes over them with a network of `SIZED_WIDTH`; then the largest one with which it makes enough, or the fastest.
     Backbones that are made for a size, and those with weights or features, keep it."""
-    name, minutes, model = config.model.name, config.train.minutes, config.model
-    is_fixed = model.is_features or model.is_trained or (name != AUTO and has_patches(name))
-    if config.data.image_size != AUTO or not minutes or facts.machine.has_gpu or is_fixed:
+    minutes, model = config.train.minutes, config.model
+    if config.data.image_size != AUTO or not minutes or facts.machine.has_gpu or model.is_features or model.is_trained:
         return facts.image_size
+    if model.name != AUTO:
+        check_name(model.name)
+        if has_patches(model.name):
+            return facts.image_size
     wanted = rules.choose_wanted_passes(choose_epochs(config, facts), minutes)
-    sizes = rules.list_sizes(facts.image_size)
-    for size in sizes:
-        image_s = measure_at_size(config, replace(facts, image_size=size))
-        passes = rules.count_passes(facts.num_samples, image_s, minutes, facts.machine.num_ranks)
+    image_s: dict[int, float] = {}
+    for size in rules.list_sizes(facts.image_size):
+        image_s[size] = find_sized_image_s(config, replace(facts, image_size=size))
+        passes = rules.count_passes(facts.num_samples, image_s[size], minutes, facts.machine.num_ranks)
         if passes >= wanted * rules.ENOUGH:
             return size
-    return sizes[-1]
+    # not always the smallest: below 64 pixels, many backbones keep the resolution in their first layers
+    return min(image_s, key=lambda size: image_s[size])
 
 
-def measure_at_size(config: Config, facts: RunFacts) -> float:
+def find_sized_image_s(config: Config, facts: RunFacts) -> float:
     """Returns the seconds that a rank takes to train an image with a network of the given width, of `SIZED_WIDTH` if it is open,
     or of full width if it cannot be scaled; infinite if none can be built, the reason for which shows when that is tried."""
     for width in (rules.SIZED_WIDTH, 1.0):

@@ -88,8 +88,8 @@ class Saver:
             shutil.copyfile(self.trunk, folder / TRUNK_FILE)
 
     def _score_of(self, best: Path, state: TrainState) -> tuple[bool, float | None]:
-        """Returns whether a best network was chosen by what today's is, and its score. A damaged one was
-        not; and that of a dense part says nothing of the sub-networks after it."""
+        """Returns whether a best network was chosen by the yardstick of this start, and its score. A damaged one was not; and
+        that of a dense part says nothing of the sub-networks after it."""
         try:
             info = read_info(best)
         except InputError:
