@@ -17,9 +17,8 @@ LOCATION_KEYS = frozenset({"run.name", "run.dir", "run.resume"})
 MACHINE_KEYS = frozenset(
     {"eval.batch_size", "eval.task_chunk", "eval.predictions", "checkpoint.every", "checkpoint.keep"}
 )
-WORKERS_KEY = (
-    "data.workers"  # this changes no figure either, unless steps are counted by the clock, or images come as a stream
-)
+# this changes no figure either, unless steps are counted by the clock, or images come as a stream
+WORKERS_KEY = "data.workers"
 IGNORED_SECTIONS = frozenset({"track", "guard"})
 
 
@@ -38,8 +37,8 @@ def read_settings(run: RunHistory) -> dict[str, Any]:
         ) from error
     if DATA_KEY in flat:
         flat[DATA_KEY] = absolute_path(run, str(flat[DATA_KEY]))  # older runs stored it as it was given
-    waits = flat.get("train.minutes") or flat.get("data.reading") == "stream"
-    ignored = LOCATION_KEYS | MACHINE_KEYS | (frozenset() if waits else {WORKERS_KEY})
+    depends = flat.get("train.minutes") or flat.get("data.reading") == "stream"
+    ignored = LOCATION_KEYS | MACHINE_KEYS | (frozenset() if depends else {WORKERS_KEY})
     return {
         key: value
         for key, value in flat.items()
