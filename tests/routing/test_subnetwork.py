@@ -94,22 +94,24 @@ def test_twenty_optimizer_steps_equal_masked_execution(name: str, optim: OptimCo
 
 
 def test_autocast_and_gradient_scaling_give_full_gradients_in_float32() -> None:
-    trunk = route(backbone_of("resnet18", 0.25).float(), 3, 0.5)
-    route_id, images = torch.tensor([1]), images_of().float()
-    gradients = []
+    # without norms: those of a small batch magnify the rounding of bfloat16 to half of the gradient
+    trunk = route(backbone_of("vgg11", 0.25).float(), 3, 0.5)
+    route_id = torch.tensor([1])
+    exact = copy.deepcopy(trunk).double()
+    exact(images_of(), route_id).square().mean().backward()
     for run in (trunk, Subnetwork(trunk)):
         trunk.zero_grad()
         scaler = torch.amp.GradScaler("cpu", init_scale=1024)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            features = run(images, route_id)
+            features = run(images_of().float(), route_id)
         scaler.scale(features.float().square().mean()).backward()
-        optimizer = torch.optim.SGD(trunk.parameters(), lr=0)
-        scaler.unscale_(optimizer)
-        gradients.append([parameter.grad.clone() for parameter in trunk.parameters()])
-    for masked, sliced in zip(*gradients, strict=True):
-        assert sliced.dtype == torch.float32
-        assert torch.equal(sliced == 0, masked == 0)
-        assert gap(sliced, masked) < 0.02
+        scaler.unscale_(torch.optim.SGD(trunk.parameters(), lr=0))
+        for parameter, wanted in zip(trunk.parameters(), exact.parameters(), strict=True):
+            assert parameter.grad.dtype == torch.float32
+            assert (parameter.grad - wanted.grad).norm() < 0.2 * wanted.grad.norm()
+        convs = [module for module in trunk.modules() if isinstance(module, nn.Conv2d)]
+        for conv, router in zip(convs, trunk.routers.children(), strict=True):
+            assert not conv.weight.grad[~router.mask[1].bool()].any()
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # raised by dynamo itself,
