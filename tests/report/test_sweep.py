@@ -15,7 +15,9 @@ from helpers.commands import refuse_report
 from helpers.made_up_sweeps import draw_figures, finished, write_sweep
 from matl_scale.errors import InputError
 from matl_scale.report.__main__ import main
+from matl_scale.report.page.sweep_section import build_variant_table
 from matl_scale.report.sweep.answer import choose_variant
+from matl_scale.report.sweep.as_text import variant_cells, variant_titles
 from matl_scale.report.sweep.compute import compute_sweep
 from matl_scale.report.sweep.picture import break_name, inside_scale, write_picture
 from matl_scale.report.sweep.read import read_sweep
@@ -294,14 +296,30 @@ def test_the_trials_of_each_search_are_shown(tmp_path: Path, capsys: pytest.Capt
         ),
     }
     sweep = write_sweep(tmp_path / "sweep", draw_figures({"dense": 0.0, "k8": 0.1}), searches=searches)
-    page = tmp_path / "a.html"
-    assert main(["--sweep", str(sweep.path), "--out", str(page), "--json", str(tmp_path / "a.json")]) == 0
+    page, text = tmp_path / "a.html", tmp_path / "a.md"
+    kinds = ["--out", str(page), "--json", str(tmp_path / "a.json"), "--markdown", str(text)]
+    assert main(["--sweep", str(sweep.path), *kinds]) == 0
     printed = capsys.readouterr().out
     trials = "best of 12 trials (3 ended early, 1 failed): number 7"
     assert f"k8: optim.lr=0.01235 ({trials})" in printed
     assert "dense: what the rules choose (best of 1 trial: number 1)" in printed
     assert trials in page.read_text()
+    assert "Settings found by 12 trials for each variant:\n\n- dense: what" in text.read_text()
+    assert f"- k8: optim.lr=0.01235 ({trials})" in text.read_text()
     assert json.loads((tmp_path / "a.json").read_text())["variants"][1]["search"]["pruned"] == 3
+
+
+@pytest.mark.parametrize("metric", ["average_precision", "balanced_accuracy"])
+def test_each_metric_has_one_column(metric: str, tmp_path: Path) -> None:
+    results = results_of(write_sweep(tmp_path / "sweep", draw_figures({"dense": 0.0, "k8": 0.1})), metric=metric)
+    table = build_variant_table(results, results.variants)
+    titles = [column.title for column in table.columns]
+    for found in (titles, variant_titles(results)):
+        assert found.count("average precision") == 1
+    for variant, row in zip(results.variants, table.rows, strict=True):
+        assert row[titles.index("average precision")] == pytest.approx(variant.average_precision, abs=1e-4)
+        cells = variant_cells(variant, results)
+        assert cells[variant_titles(results).index("worst task")] == f"{variant.worst:.3f}"
 
 
 def test_names_of_variants_are_whole_in_a_narrow_terminal() -> None:

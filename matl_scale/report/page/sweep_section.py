@@ -88,6 +88,8 @@ def build_tiles(results: SweepResults) -> list[Tile]:
 
 def build_variant_table(results: SweepResults, variants: Sequence[VariantResult]) -> Table:
     """Builds a table of variants."""
+    has_precision = results.has_precision_beside
+    precision = [Column(title="average precision", digits=3, hint="mean over tasks and seeds")] if has_precision else []
     columns = [
         Column(title="variant"),
         Column(title=results.metric_label, digits=3, hint="mean over tasks and seeds"),
@@ -99,7 +101,7 @@ def build_variant_table(results: SweepResults, variants: Sequence[VariantResult]
         ),
         Column(title="±", digits=3, hint="interval of that difference, for all pairs of variants at once"),
         Column(title="p", digits=4, least=0.0001, hint="of Tukey's test of all pairs"),
-        Column(title="average precision", digits=3, hint="mean over tasks and seeds"),
+        *precision,
         Column(title="10th percentile", digits=3, hint="over tasks"),
         Column(title="worst", digits=3),
         Column(title="better", digits=0, hint=f"tasks better than with {results.reference} beyond chance"),
@@ -110,7 +112,8 @@ def build_variant_table(results: SweepResults, variants: Sequence[VariantResult]
     for each in variants:
         behind = each.behind
         others = [None] * 3 if each.standing == "best" else [behind.value, behind.half_width, four_figures(behind.p)]
-        means = rounded_cells(each.average_precision, each.p10, each.worst, digits=4)
+        precisions = [each.average_precision] if has_precision else []
+        means = rounded_cells(*precisions, each.p10, each.worst, digits=4)
         figure, width, difference, margin = rounded_cells(each.macro, each.half_width, *others[:2], digits=4)
         changes = [each.better, each.worse]
         rows.append([each.name, figure, width, difference, margin, others[2], *means, *changes, each.worst_task])
@@ -130,7 +133,7 @@ def build_cost_table(results: SweepResults) -> Table:
         Column(title="tuned"),
     ]
     rows: list[list[Cell]] = []
-    for each in results.variants if results.shared is None else results.shared.variants:
+    for each in results.all_variants:
         cost, tuned = each.cost, format_settings(each.tuned)
         numbers = rounded_cells(cost.parameters, cost.compute_per_label, cost.images_per_s, cost.passes, digits=2)
         rows.append([each.name, *numbers, format_seeds(each), format_search(each.search), tuned])

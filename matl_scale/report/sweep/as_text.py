@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from matl_scale.display import show_name
 from matl_scale.report.sweep.results import SweepResults, VariantResult
 from matl_scale.report.terminal.console import format_value
 from matl_scale.runs.sweep_folder import SearchOutcome
@@ -54,6 +55,16 @@ def format_search(search: SearchOutcome | None) -> str:
     return f"best of {search.describe_trials()}: number {search.best}"
 
 
+def describe_searches(results: SweepResults) -> list[str]:
+    """Returns a line per variant with the settings that its search has found."""
+    lines = []
+    for variant in results.all_variants:
+        found = format_settings(variant.tuned) or "what the rules choose"
+        trials = format_search(variant.search) or "nothing to search"
+        lines.append(f"{show_name(variant.name)}: {found} ({trials})")
+    return lines
+
+
 def format_seeds(variant: VariantResult) -> str:
     """Returns the number of finished seeds, and of how many if some are missing."""
     finished, planned = len(variant.seeds), variant.seeds_planned
@@ -62,28 +73,22 @@ def format_seeds(variant: VariantResult) -> str:
 
 def variant_titles(results: SweepResults) -> list[str]:
     """Returns the titles of the columns of `variant_cells`."""
+    precision = ["average precision"] if results.has_precision_beside else []
     against = [] if results.reference is None else [f"tasks better, worse than {results.reference}"]
-    compared = [
-        results.metric_label,
-        "behind the best",
-        "p",
-        "average precision",
-        "10th percentile",
-        "worst task",
-        *against,
-    ]
+    compared = [results.metric_label, "behind the best", "p", *precision, "10th percentile", "worst task", *against]
     return ["variant", *compared, "parameters", "compute per label", "images/s", "passes", "seeds"]
 
 
 def variant_cells(variant: VariantResult, results: SweepResults) -> list[str]:
     """Returns the row of a variant in the table of all."""
     cost, is_best = variant.cost, variant.standing == "best"
+    precision = [variant.average_precision] if results.has_precision_beside else []
     return [
         variant.name,
         format_spread(variant.macro, variant.half_width),
         "" if is_best else format_spread(variant.behind.value, variant.behind.half_width),
         "" if is_best else format_p(variant.behind.p),
-        *(format_value(value, ".3f") for value in (variant.average_precision, variant.p10, variant.worst)),
+        *(format_value(value, ".3f") for value in (*precision, variant.p10, variant.worst)),
         *([] if results.reference is None else [format_changes(variant)]),
         *(format_amount(value) for value in (cost.parameters, cost.compute_per_label, cost.images_per_s)),
         format_value(cost.passes, ".2f"),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matl_scale.report.markdown import escape, table
-from matl_scale.report.sweep.as_text import format_spread, variant_cells, variant_titles
+from matl_scale.report.sweep.as_text import describe_searches, format_spread, variant_cells, variant_titles
 from matl_scale.report.sweep.results import Curve, SweepResults, VariantResult
 from matl_scale.storage.files import write_text
 from matl_scale.text import count_of
@@ -29,6 +29,9 @@ def build_sections(results: SweepResults) -> list[str]:
             f"On the {count_of(results.shared.num_tasks, 'task')} that all variants have:",
             variants_table(results, results.shared.variants),
         ]
+    if results.tune:
+        found = "\n".join(f"- {escape(line)}" for line in describe_searches(results))
+        sections += [f"Settings found by {count_of(results.tune, 'trial')} for each variant:", found]
     sections += [curve_table(curve, results) for curve in results.curves]
     if results.losses.known:
         sections.append(f"{escape(results.losses.title)}: {len(results.losses.tasks)}")

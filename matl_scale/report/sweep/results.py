@@ -178,5 +178,15 @@ class SweepResults:
     def metric_label(self) -> str:
         return METRIC_LABELS[self.metric]
 
+    @property
+    def has_precision_beside(self) -> bool:
+        """Whether average precision is shown besides the metric, because it is not the metric itself."""
+        return self.metric != "average_precision"
+
+    @property
+    def all_variants(self) -> list[VariantResult]:
+        """Those that serve all tasks and those that serve some."""
+        return self.variants if self.shared is None else self.shared.variants
+
     def variant(self, name: str) -> VariantResult:
         return next(variant for variant in self.variants if variant.name == name)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from matl_scale.display import show_name
-from matl_scale.report.sweep.as_text import format_search, format_settings, format_spread, variant_cells, variant_titles
+from matl_scale.report.sweep.as_text import describe_searches, format_spread, variant_cells, variant_titles
 from matl_scale.report.sweep.results import METHOD, Curve, Losses, SweepResults, VariantResult
 from matl_scale.report.terminal.console import build_table, format_value, print_line, print_remaining, print_table
 from matl_scale.text import count_of
@@ -28,7 +28,10 @@ def print_sweep(console: Console, results: SweepResults, limit: int) -> None:
         number, served = results.shared.num_tasks, ", ".join(show_name(name) for name in results.shared.partial)
         title = f"means over the {count_of(number, 'task')} that all variants have ({served}: not all tasks)"
         print_variants(console, results, results.shared.variants, title)
-    print_searches(console, results)
+    if results.tune:
+        print_line(console, f"settings found by {count_of(results.tune, 'trial')} for each variant")
+        for line in describe_searches(results):
+            print_line(console, f"  {line}")
     for curve in results.curves:
         print_curve(console, curve, results)
     print_tasks(console, results, limit)
@@ -47,18 +50,6 @@ def print_variants(console: Console, results: SweepResults, variants: Sequence[V
     for variant in variants:
         table.add_row(*variant_cells(variant, results), style=STYLES[variant.standing])
     print_table(console, f"variants on {results.split}, {title}", table)
-
-
-def print_searches(console: Console, results: SweepResults) -> None:
-    """Prints what the search of each variant has found, if anything was tuned."""
-    if not results.tune:
-        return
-    variants = results.variants if results.shared is None else results.shared.variants
-    print_line(console, f"settings found by {count_of(results.tune, 'trial')} for each variant")
-    for variant in variants:
-        found = format_settings(variant.tuned) or "what the rules choose"
-        trials = format_search(variant.search) or "nothing to search"
-        print_line(console, f"  {variant.name}: {found} ({trials})")
 
 
 def print_curve(console: Console, curve: Curve, results: SweepResults) -> None:
