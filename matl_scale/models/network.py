@@ -178,8 +178,10 @@ def normalise(images: torch.Tensor, mean: Sequence[float] = MEAN, std: Sequence[
     """Returns a network's input for uint8 images, shape `(batch, 3, height, width)`: floats of the default type, from 0 to 1,
     minus `mean` and divided by `std`, per channel."""
     dtype = torch.get_default_dtype()
-    shift, scale = (torch.tensor(values, dtype=dtype, device=images.device)[:, None, None] for values in (mean, std))
-    return (images.to(dtype) / 255).sub_(shift).div_(scale)  # in place: fresh memory costs more than the sums
+    shift, scale = (
+        255 * torch.tensor(values, dtype=dtype, device=images.device)[:, None, None] for values in (mean, std)
+    )
+    return images.to(dtype).sub_(shift).div_(scale)  # in place: fresh memory costs more than the sums
 
 
 def move_model(model: RoutedModel, device: torch.device, channels_last: bool) -> RoutedModel:
