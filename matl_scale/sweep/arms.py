@@ -51,6 +51,11 @@ BUILT_IN = {
             settings_for=lambda _: HARD_SHARING,
         ),
         Arm(
+            name="narrow",
+            help="one route, σ 0.5: the plain network at half the width, as cheap as a route with that σ",
+            settings_for=lambda _: {**HARD_SHARING, "routing.sigma": 0.5},
+        ),
+        Arm(
             name="auto",
             help="what the config says, and the rules where it says nothing; with --tune, the number of routes is searched",
             settings_for=lambda _: {},

@@ -28,6 +28,7 @@ def write_sweep(
     smallest_class: int = 30,
     leave_out: Sequence[str] = (),
     searches: Mapping[str, SearchOutcome] | None = None,
+    budget: str = "labels",
 ) -> SweepFolder:
     """Writes a sweep. An arm `single` has a run for each task.
 
@@ -40,6 +41,7 @@ def write_sweep(
         smallest_class: The samples of each task's smallest class.
         leave_out: Metrics that the runs have not measured.
         searches: By the variant's name, how the search for its settings has ended.
+        budget: What all runs have equally much of.
     """
     sweep = SweepFolder(folder)
     folder.mkdir(parents=True)
@@ -71,7 +73,7 @@ def write_sweep(
             variants=variants,
             runs=runs,
             reference="dense" if "dense" in figures else variants[0].name,
-            budget="labels",
+            budget=budget,
             amount=36000,
             split="val",
             base={},

@@ -121,6 +121,29 @@ def test_a_budget_below_one_pass_is_said(tmp_path: Path) -> None:
     assert "less than one pass over the labels (task: 0.40)" in results_of(sweep).answer.text
 
 
+@pytest.mark.parametrize(
+    ("budget", "others", "of_k8", "is_said"),
+    [
+        ("compute", {}, {}, True),
+        ("minutes", {"task": 0.02}, {}, True),
+        ("labels", {}, {}, False),  # here nothing is gained by being cheap
+        ("compute", {"narrow": 0.02}, {}, False),
+        ("compute", {}, {"multiply_adds": 7.2e10}, False),  # as dear as the plain network
+        ("compute", {"dense": 0.2}, {}, False),  # that is the best
+    ],
+    ids=str,
+)
+def test_a_cheap_winner_beside_no_cheap_plain_network_is_a_warning(
+    budget: str, others: dict[str, float], of_k8: dict[str, Any], is_said: bool, tmp_path: Path
+) -> None:
+    def outcome(run: PlannedRun) -> Outcome:
+        return finished() if run.variant == "dense" else finished(**{"multiply_adds": 2e10, **of_k8})
+
+    figures = draw_figures({"dense": 0.0, "k8": 0.1, **others}, noise=0.004)
+    text = results_of(write_sweep(tmp_path / "sweep", figures, outcome=outcome, budget=budget)).answer.text
+    assert ("the arm narrow may do as well" in text) == is_said
+
+
 def test_tasks_trained_alone_are_one_variant(tmp_path: Path) -> None:
     """Costs are sums, an image passes through all networks, and tasks that lose by sharing are listed, worst first."""
     gain = np.full(8, -0.1)

@@ -49,12 +49,14 @@ def compute_of(plan: SweepPlan, run: PlannedRun) -> tuple[float, float]:
 
 
 def test_arms_get_equal_compute_to_within_a_step(config: Config, tmp_path: Path) -> None:
-    plan = plan_of(build_request(config, "task,dense,k2,single", seeds=[0, 1]), tmp_path)
+    plan = plan_of(build_request(config, "task,dense,narrow,k2,single", seeds=[0, 1]), tmp_path)
     assert plan.reference == "dense"
     (dense,) = (run for run in plan.runs_of("dense") if run.seed == 0)
     assert dense.settings["train.steps"] == 32  # the reference is as long as its config says
     assert plan.amount == pytest.approx(compute_of(plan, dense)[0])
-    for variant in ("task", "k2", "single"):
+    (narrow,) = (run for run in plan.runs_of("narrow") if run.seed == 0)
+    assert narrow.settings["train.steps"] > 2.5 * 32  # half of the width, about a quarter of the compute
+    for variant in ("task", "narrow", "k2", "single"):
         pairs = [compute_of(plan, run) for run in plan.runs_of(variant) if run.seed == 1]
         assert abs(sum(total for total, _ in pairs) - plan.amount) <= sum(step for _, step in pairs)
     assert [run.task for run in plan.runs_of("single")][:6] == [f"task_{i}" for i in range(6)]

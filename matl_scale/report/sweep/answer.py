@@ -12,6 +12,8 @@ from matl_scale.report.sweep.results import Answer, Losses, VariantResult
 from matl_scale.text import count_of
 
 PLAIN = "dense"  # the arm that is one plain network, the simplest of all
+NARROW = "narrow"  # the arm that is such a network at half the width
+CHEAPER = 0.9  # times the multiply-adds per image of the plain network, or less
 MAX_NAMED = 3
 
 
@@ -27,6 +29,7 @@ class Evidence:
     num_tasks: int
     split: str
     budget: str
+    gives_cheap_more: bool  # whether the budget gives a network with less compute per image more images
     seeds: Sequence[int]
     tune: int
     set_aside: Sequence[str]  # variants without which the noise of the others is estimated
@@ -209,6 +212,11 @@ def describe_warnings(evidence: Evidence) -> list[str]:
             f"The budget was less than one pass over the labels ({named}{more}): with a larger one "
             "the answer may be another."
         )
+    if lacks_narrow(evidence):
+        sentences.append(
+            "A cheaper network sees more images for this budget, and no plain network as cheap was compared: the arm "
+            f"{NARROW} may do as well."
+        )
     fewer = [each for each in evidence.variants if len(each.seeds) < each.seeds_planned]
     if fewer:
         named = ", ".join(
@@ -232,6 +240,18 @@ def describe_warnings(evidence: Evidence) -> list[str]:
         ] * bool(pending)
         sentences.append(f"{' and '.join(parts).capitalize()}: starting the sweep again trains what is missing.")
     return sentences
+
+
+def lacks_narrow(evidence: Evidence) -> bool:
+    """Returns whether a variant may be better than the plain network for no other reason than that it is cheaper: there is none
+    that is plain and cheap."""
+    plain = [each for each in evidence.variants if each.arm == PLAIN and each.standing == "worse"]
+    if not evidence.gives_cheap_more or not plain:
+        return False
+    has_narrow = any(
+        each.arm == NARROW or each.cost.parameters < plain[0].cost.parameters for each in evidence.variants
+    )
+    return not has_narrow and evidence.best.cost.compute_per_image < CHEAPER * plain[0].cost.compute_per_image
 
 
 def name_some(variants: Sequence[str]) -> str:

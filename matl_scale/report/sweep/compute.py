@@ -62,6 +62,7 @@ def compute_sweep(runs: SweepRuns, question: SweepQuestion) -> SweepResults:
         num_tasks=len(figures.tasks),
         split=runs.split,
         budget=describe_budget(runs.plan),
+        gives_cheap_more=runs.plan.budget in ("compute", "minutes"),
         seeds=figures.seeds,
         tune=runs.plan.tune,
         set_aside=[names[i] for i in aside],
@@ -162,6 +163,7 @@ def mean_cost(costs: Sequence[Cost]) -> Cost:
     return Cost(
         parameters=round(float(np.mean([cost.parameters for cost in costs]))),
         compute_per_label=mean(np.array([cost.compute_per_label for cost in costs])),
+        compute_per_image=mean(np.array([cost.compute_per_image for cost in costs])),
         images_per_s=mean(np.array([cost.images_per_s for cost in costs])),
         passes=mean(np.array([cost.passes for cost in costs])),
     )

@@ -21,6 +21,7 @@ class Cost:
 
     parameters: int
     compute_per_label: float  # multiply-adds of training, forward and backward, per label; NaN if no label was trained
+    compute_per_image: float  # likewise per image; NaN if no image was trained
     images_per_s: float  # images answered for all tasks per second; NaN if it was not measured
     passes: float  # passes over the labels; NaN if it is not known
 
@@ -141,12 +142,14 @@ def build_cell(variant: str, seed: int, split: str, runs: Sequence[tuple[RunHist
 def add_costs(outcomes: Sequence[Outcome]) -> Cost:
     """Adds what the networks of a cell cost: an image passes through all of them to be answered for all tasks."""
     labels = sum(outcome.labels for outcome in outcomes)
+    images = sum(outcome.images for outcome in outcomes)
     multiply_adds = sum(outcome.multiply_adds for outcome in outcomes)
     one_pass = sum(outcome.labels / outcome.passes for outcome in outcomes if outcome.passes)
     timed = all(outcome.images_per_s > 0 for outcome in outcomes)
     return Cost(
         parameters=sum(outcome.parameters for outcome in outcomes),
         compute_per_label=multiply_adds / labels if labels else float("nan"),
+        compute_per_image=multiply_adds / images if images else float("nan"),
         images_per_s=1 / sum(1 / outcome.images_per_s for outcome in outcomes) if timed else float("nan"),
         passes=labels / one_pass if one_pass else float("nan"),
     )
