@@ -14,7 +14,7 @@ class TaskLogits(NamedTuple):
 
     task_ids: torch.Tensor  # the tasks, shape `(num_tasks,)`, on the device of the logits
     positions: torch.Tensor  # their indices among the tasks of the route, same shape
-    logits: torch.Tensor  # shape `(batch, num_tasks, num_classes)`
+    logits: torch.Tensor  # shape `(batch, num_tasks, num_classes)`; with one class, differences
 
 
 class LogitSplitter:
@@ -33,13 +33,23 @@ class LogitSplitter:
         self._groups: dict[int, list[tuple[int, torch.Tensor, torch.Tensor, torch.Tensor | None]]] = {}
 
     def split(self, route_id: int, logits: torch.Tensor) -> Iterator[TaskLogits]:
-        """Yields the tasks of a route from its logits, shape `(batch, num_classes of all its tasks)`, by number of classes and
-        kind."""
+        """Yields the tasks of a route from its logits, by number of classes and kind.
+
+        Args:
+            route_id: The route.
+            logits: Shape `(batch, num_classes of all its tasks)`, or, where all of these are binary, the differences of their
+                classes, shape `(batch, num_tasks)`.
+        """
+        tasks = self.routes.tasks_of[route_id]
         if route_id not in self._groups:
-            self._groups[route_id] = self._group(self.routes.tasks_of[route_id])
+            self._groups[route_id] = self._group(tasks)
+        are_differences = logits.shape[1] == len(tasks)
         for num_classes, task_ids, positions, columns in self._groups[route_id]:
-            chosen = logits if columns is None else logits.index_select(1, columns)
-            yield TaskLogits(task_ids, positions, chosen.view(len(logits), len(task_ids), num_classes))
+            chosen = logits
+            if columns is not None:
+                chosen = logits.index_select(1, positions if are_differences else columns)
+            shape = (len(logits), len(task_ids), 1 if are_differences else num_classes)
+            yield TaskLogits(task_ids, positions, chosen.view(shape))
 
     def tasks_of_parts(self, route_id: int) -> list[list[int]]:
         """Returns the tasks of each part that `split` yields for a route."""

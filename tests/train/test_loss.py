@@ -1,5 +1,7 @@
 """The loss of a batch: every label that its samples carry for the tasks of the active route counts, and nothing else."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -7,11 +9,14 @@ from torch.nn import functional
 
 from helpers.reference import loss_of_route
 from helpers.reference_losses import build_references
+from matl_scale.data.loading.missing import SOFT
 from matl_scale.models.network import RoutedModel
 from matl_scale.routes import Routes
 from matl_scale.routing.surgery import pass_through
 from matl_scale.tasks import Task
 from matl_scale.train.losses.config import LossConfig
+from matl_scale.train.losses.costs import Asymmetric, Focal
+from matl_scale.train.losses.task_loss import TaskLoss
 from matl_scale.train.step.loss import RouteLoss
 from matl_scale.train.step.slot import select_labelled
 
@@ -141,13 +146,29 @@ def test_heads_of_many_binary_tasks_train_as_if_every_class_had_its_logit() -> N
     for logits in (model.classify(features, 0), model.classify_relative(features, 0)):
         model.zero_grad()
         loss = RouteLoss(routes, [2] * count, np.ones(count), CPU)(0, logits, labels)
-        expected = functional.cross_entropy(logits.view(-1, 2), labels.flatten(), ignore_index=-1, reduction="sum")
+        whole = model.classify(features, 0).view(-1, 2)
+        expected = functional.cross_entropy(whole, labels.flatten(), ignore_index=-1, reduction="sum")
         torch.testing.assert_close(loss, expected / (7 * count))
         loss.backward()
         found.append([loss.detach(), *(parameter.grad.clone() for parameter in model.heads.parameters())])
     for whole, relative in zip(*found, strict=True):
         torch.testing.assert_close(relative, whole, rtol=1e-12, atol=1e-14)
-    with torch.no_grad():
-        whole, relative = model.classify(features, 0), model.classify_relative(features, 0)
-    assert not torch.equal(whole, relative)
-    torch.testing.assert_close(relative.view(7, count, 2).softmax(2), whole.view(7, count, 2).softmax(2))
+    whole, relative = model.classify(features, 0).view(7, count, 2), model.classify_relative(features, 0)
+    torch.testing.assert_close(relative.sigmoid(), whole.softmax(2)[:, :, 1])
+
+
+def test_differences_of_binary_tasks_cost_what_whole_logits_cost() -> None:
+    """Whatever the loss function, the weights of classes, and what fills missing labels."""
+    count = 6
+    routes = Routes.build(["all"], [0] * count)
+    more: list[dict[str, Any]] = [
+        {}, {"cost": Focal(2.0)}, {"smoothing": 0.1}, {"cost": Asymmetric(0.0, 4.0, 0.05)},
+        {"class_weights": np.array([0.5, 1.5]), "adjustment": np.array([0.3, -0.2])}, {"soft_target": np.array([0.7, 0.3])},
+    ]  # fmt: skip
+    compute = RouteLoss(routes, [2] * count, np.ones(count), CPU, [TaskLoss(**each) for each in more])
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(9, count, 2, dtype=torch.float64, generator=generator)
+    labels = torch.randint(-1, 2, (9, count), generator=generator, dtype=torch.int8)
+    labels[labels[:, -1] == -1, -1] = SOFT
+    found = compute(0, logits[:, :, 1] - logits[:, :, 0], labels)
+    torch.testing.assert_close(found, compute(0, logits.flatten(1), labels.long()), rtol=1e-12, atol=1e-14)

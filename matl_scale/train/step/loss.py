@@ -56,7 +56,7 @@ class RouteLoss:
 
         Args:
             route_id: The active route.
-            logits: Of all its tasks, shape `(batch, num_classes of all tasks)`. Samples with a label come first.
+            logits: Of all its tasks, as `classify_relative` returns them. Samples with a label come first.
             labels: Of these samples alone, −1 = no label, `SOFT` = none but a soft target, shape
                 `(num_labelled, num_tasks of the route)`.
         """
@@ -65,12 +65,13 @@ class RouteLoss:
         logits = logits[: len(labels)]
         logits = logits.float() if logits.dtype.itemsize < 4 else logits
         if self._is_plain_mean(route_id):
-            return functional.cross_entropy(logits, labels[:, 0])
+            return functional.cross_entropy(logits, labels[:, 0].long())
         if route_id not in self._parts:
             self._parts[route_id] = [self._build_part(tasks) for tasks in self.splitter.tasks_of_parts(route_id)]
         total = logits.new_zeros(())
         for part, loss in zip(self.splitter.split(route_id, logits), self._parts[route_id], strict=True):
-            total = total + loss(part.logits, labels.index_select(1, part.positions))
+            own = labels if len(part.positions) == labels.shape[1] else labels.index_select(1, part.positions)
+            total = total + loss(part.logits, own)
         return total / len(labels)
 
     def of_mixed(self, route_id: int, logits: torch.Tensor, labels: torch.Tensor, own_share: float) -> torch.Tensor:
@@ -119,25 +120,27 @@ class PartLoss:
         """Returns the sum over samples and tasks, a scalar.
 
         Args:
-            logits: Shape `(num_samples, num_tasks, num_classes)`.
-            labels: Shape `(num_samples, num_tasks)`, with `MISSING` and `SOFT`.
+            logits: Shape `(num_samples, num_tasks, num_classes)`; with one class, how much that of class 1 is above class 0.
+            labels: Integers of any type, shape `(num_samples, num_tasks)`, with `MISSING` and `SOFT`.
         """
         sums = self._sum_plain(logits, labels) if self.is_plain else self._sum_costs(logits, labels)
         return (sums * self.factors.to(sums.dtype)).sum()
 
     def _sum_plain(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Returns the sums over samples, shape `(num_tasks,)`, of the cross-entropy."""
-        if logits.shape[2] == 2:  # the same, several times as fast
-            difference = logits[:, :, 1] - logits[:, :, 0]
-            found = functional.logsigmoid(torch.where(labels == 1, difference, -difference))
-            return -torch.where(labels == MISSING, 0.0, found).sum(dim=0)
+        if logits.shape[2] <= 2:  # the same, several times as fast
+            difference = logits[:, :, -1] if logits.shape[2] == 1 else logits[:, :, 1] - logits[:, :, 0]
+            signs = labels.to(difference.dtype).mul_(2).sub_(1)
+            return -(functional.logsigmoid(difference * signs) * (labels != MISSING)).sum(dim=0)
         losses = functional.cross_entropy(
-            logits.flatten(0, 1), labels.flatten(), ignore_index=MISSING, reduction="none"
+            logits.flatten(0, 1), labels.flatten().long(), ignore_index=MISSING, reduction="none"
         )
         return losses.view(len(labels), -1).sum(dim=0)
 
     def _sum_costs(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Returns the same for any loss function, with weights of classes, adjusted logits, smoothing and soft targets."""
+        if logits.shape[2] == 1:
+            logits = functional.pad(logits, (1, 0))
         if self.adjustments is not None:
             logits = logits + self.adjustments.to(logits.dtype)
         costs = self.cost(logits)
@@ -145,7 +148,7 @@ class PartLoss:
             costs = costs.lerp(costs.mean(dim=2, keepdim=True), self.smoothing)
         if self.class_weights is not None:
             costs = costs * self.class_weights.to(costs.dtype)
-        found = costs.gather(2, labels.clamp(min=0)[:, :, None])[:, :, 0]
+        found = costs.gather(2, labels.clamp(min=0).long()[:, :, None])[:, :, 0]
         losses = torch.where(labels >= 0, found, 0.0)
         if self.soft_targets is not None:
             expected = (costs * self.soft_targets.to(costs.dtype)).sum(dim=2)

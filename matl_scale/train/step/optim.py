@@ -65,17 +65,18 @@ def build_optimizer(config: OptimConfig, model: RoutedModel, fused: bool = True)
     Args:
         config: The section `optim`.
         model: The network.
-        fused: Whether to use torch's single-pass kernels for the trunk. Not with a gradient scaler, which would skip updates
-            inside them without telling. What belongs to one route never uses them: fused SGD fails where some of its
-            parameters have had no gradient yet.
+        fused: Whether to use torch's single-pass kernels. Not with a gradient scaler, which would skip updates inside them
+            without telling. What belongs to one route has none of SGD's, which fails where some of its parameters have had no
+            gradient yet.
     """
     head_scale, begin = chosen(config.head_lr_scale), config.head_warmup
+    fused_heads = (fused and config.name != "sgd") or None
     parts: list[tuple[list[nn.Parameter], dict[str, Any]]] = [
         (part, {"lr_scale": scale, "begin": begin, "fused": fused or None})
         for part, scale in scale_trunk(model.trunk, config)
     ]
-    heads = {"lr_scale": head_scale, "begin": 0.0, "fused": None, "use_fallback": True}
-    rows = {"lr_scale": head_scale, "begin": begin, "fused": None}
+    heads = {"lr_scale": head_scale, "begin": 0.0, "fused": fused_heads, "use_fallback": True}
+    rows = {"lr_scale": head_scale, "begin": begin, "fused": fused_heads}
     by_group = OPTIMIZERS[config.name].counts_by_group
     if config.name == "lamb":  # steps in proportion to weights that begin with zeros would hardly move them
         heads["weight_decay"] = 0.0  # with which timm's has Adam's steps

@@ -109,4 +109,4 @@ def select_labelled(labels: np.ndarray, valid: np.ndarray | None = None) -> tupl
     if valid is not None:
         others = others[np.argsort(~valid[others], kind="stable")]
     companions = {0: others, 1: others[:1]}.get(len(labelled), others[:0])
-    return np.concatenate([labelled, companions]), labels[labelled].astype(np.int64)
+    return np.concatenate([labelled, companions]), labels[labelled]
