@@ -21,7 +21,7 @@ def add_options(shard: argparse.ArgumentParser) -> None:
         required=True,
         metavar="DIR",
         help="folder of images, of tars (whose images are named TAR/MEMBER), or of Parquet with `name` and `image`; or one such "
-        "file, or a URL",
+        "file, or the URL of a folder of images",
     )
     add_label_file(shard)
     add_classes(shard)

@@ -32,11 +32,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def decide_and_print(options: argparse.Namespace) -> int:
     from matl_scale.report.terminal.console import build_console
-    from matl_scale.report.terminal.decisions import print_decisions
+    from matl_scale.report.terminal.decisions import print_decisions, print_splits
     from matl_scale.train.decide_run import decide_run
 
     found = decide_run(options.run, read_aims(options.aim), options.split, options.checkpoint)
-    print_decisions(build_console(), found.decisions, found.path, found.splits, options.limit)
+    console = build_console()
+    print_decisions(console, found.decisions, found.path, options.limit)
+    print_splits(console, found.followed, found.others)
     return 0
 
 

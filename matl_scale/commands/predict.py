@@ -25,7 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--images",
         required=True,
         metavar="SOURCE",
-        help="a folder of images, of tars (whose images are named TAR/MEMBER) or of Parquet files; one such file; or a URL",
+        help="a folder of images, of tars (whose images are named TAR/MEMBER) or of Parquet files; one such file; or the URL "
+        "of a folder of images",
     )
     parser.add_argument("--tasks", nargs="+", metavar="PATTERN", help="which tasks (default: all)")
     parser.add_argument("--out", type=Path, default=Path("predictions.parquet"), metavar="FILE")

@@ -59,8 +59,8 @@ def predict(
     """Writes a Parquet file of predictions, and a list of damaged images beside it if there are any.
 
     The network is one of a run's folder, chosen as in `open_network`, or a checkpoint by itself. `images` is a folder of
-    images, tars or Parquet files, or a URL; images of more than `max_pixels` pixels are left out. With 0 workers this process
-    reads and decodes.
+    images, tars or Parquet files, or the URL of a folder of images; images of more than `max_pixels` pixels are left out. With 0
+    workers this process reads and decodes.
 
     An equal call goes on where one that was interrupted has ended, up to `PART_IMAGES` images before; images whose content has
     changed in between, under the same name, are not predicted again.

@@ -17,6 +17,7 @@ from matl_scale.train.features.keys import HEADS_ALONE
 from matl_scale.train.parse_config import check_config_file, parse_config
 
 MAX_PARTITION_ROUTES = 8
+NARROW = "narrow"
 # whatever the sweep's config says of masks
 FIXED_MASKS = {"routing.strategy": "random", "routing.interval": "auto", "routing.dense_share": "auto"}
 HARD_SHARING = {
@@ -51,8 +52,9 @@ BUILT_IN = {
             settings_for=lambda _: HARD_SHARING,
         ),
         Arm(
-            name="narrow",
-            help="one route, σ 0.5: the plain network at half the width, as cheap as a route with that σ",
+            name=NARROW,
+            help="one route, σ 0.5 (or what splits attention heads): the plain network at half the width, as cheap as a route "
+            "with that σ",
             settings_for=lambda _: {**HARD_SHARING, "routing.sigma": 0.5},
         ),
         Arm(

@@ -12,6 +12,7 @@ from matl_scale.errors import InputError, NarrowLayerError, shortened
 from matl_scale.models.feature_layers import FEATURES
 from matl_scale.runs.sweep_folder import PlannedRun, Search, SweepPlan, Variant
 from matl_scale.storage.files import hash_text
+from matl_scale.sweep.arms import NARROW
 from matl_scale.sweep.budget import (
     Network,
     amount_of,
@@ -28,10 +29,12 @@ from matl_scale.sweep.vary import TASKS_KEY
 from matl_scale.text import count_of
 from matl_scale.tracking.recorder import TrackConfig
 from matl_scale.train.config import Config, with_settings
+from matl_scale.train.defaults.fill import fit_to_heads
 from matl_scale.train.resolve import resolve_offline
 from matl_scale.train.run_data import check_train_data
 
 MAX_NAME = 120
+SIGMA = "routing.sigma"
 SEARCH = "-search"  # ends the names of searches
 # chosen once for the reference variant: arms differ in how they share a network, not in the network
 SHARED_KEYS = ("model.name", "model.args", "model.width", "model.stem", "data.image_size")
@@ -155,8 +158,19 @@ def plan_network(draft: SweepDraft, variant: Variant, task: str, shared: Mapping
     budget = draft.request.budget
     # what a run chooses for its network depends on the time that it has
     length = minutes_settings(budget.amount) if budget.kind == "minutes" and budget.amount is not None else {}
-    settings = {**shared, **length, **variant.settings, **only_task(task), "run.seed": draft.request.seeds[0]}
+    settings = {**settings_on(draft, variant, shared), **length, **only_task(task), "run.seed": draft.request.seeds[0]}
     return measure_network(with_settings(draft.base, settings), task)
+
+
+def settings_on(draft: SweepDraft, variant: Variant, shared: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings of a variant on the network that all have in common, if that is known: σ of the arm `narrow` is the
+    nearest by which its attention heads split."""
+    settings = {**shared, **variant.settings}
+    if variant.arm == NARROW and shared:
+        model = with_settings(draft.base, settings).model
+        if not model.is_features:
+            settings[SIGMA] = fit_to_heads(model, settings[SIGMA])
+    return settings
 
 
 def measure_network(config: Config, task: str) -> Network:
@@ -180,9 +194,8 @@ def plan_networks(
         experiment = draft.request.experiment
     return {
         network.task: {
-            **shared,
             **keys_of(network.config, COUNTED_KEYS),
-            **variant.settings,
+            **settings_on(draft, variant, shared),
             **only_task(network.task),
             **length_settings(draft.request.budget.kind, part, network.costs),
             "track.experiment": experiment,

@@ -21,11 +21,12 @@ from matl_scale.train.evaluate_run import read_run_config, record_again
 
 @dataclass(frozen=True, kw_only=True)
 class DecidedRun:
-    """The decisions that were fitted, and the splits whose figures follow them now."""
+    """The decisions that were fitted, and the splits whose figures follow them now, or not."""
 
     decisions: Decisions
     path: Path
-    splits: list[str]
+    followed: list[str]
+    others: list[str]  # last evaluated with another network, so that figures are by the decisions of then
 
 
 def decide_run(folder: Path, aim: str | dict[str, str] | None, split: str | None, which: str) -> DecidedRun:
@@ -61,8 +62,9 @@ def decide_run(folder: Path, aim: str | dict[str, str] | None, split: str | None
         write_decisions(decisions_path(checkpoint), decisions)
         # the figures of a run are those of its best network's decisions, which predictions and reports use
         is_best = checkpoint.folder.resolve().parent == RunFolder(folder).best_folder.resolve()
-        splits = record_splits(config, decisions, {split: fitted.measured}) if is_best else []
-    return DecidedRun(decisions=decisions, path=decisions_path(checkpoint), splits=splits)
+        followed = record_splits(config, decisions, {split: fitted.measured}) if is_best else []
+        others = [name for name in RunHistory(folder).steps if name not in followed]
+    return DecidedRun(decisions=decisions, path=decisions_path(checkpoint), followed=followed, others=others)
 
 
 def record_splits(config: Config, decisions: Decisions, measured: Mapping[str, Mapping[str, np.ndarray]]) -> list[str]:

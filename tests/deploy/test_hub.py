@@ -134,6 +134,7 @@ def test_many_images_run_in_parts(hub: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_reading_images_makes_squares(hub: Path) -> None:
     photo = ROOT / "docs/images/report.png"
     network = matl_scale.load(hub)
+    assert network.read_images([]).shape == (0, 3, 16, 16)
     images = network.read_images([photo, photo.read_bytes()])
     assert images.shape == (2, 3, 16, 16)
     assert np.array_equal(images[0], images[1])

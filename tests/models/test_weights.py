@@ -62,6 +62,7 @@ CHECKPOINTS: dict[str, Callable[[State, State], Any]] = {
     },
     "Lightning": lambda state, _: {"state_dict": prefixed(state, "model.backbone."), "hyper_parameters": {"lr": 1.0}},
     "half": lambda state, _: {"model_state": {key: value.half() for key, value in state.items()}},
+    "mean teacher": lambda state, other: {"model": other, "teacher": prefixed(state, "module.")},
     "DINO": lambda state, other: {"student": prefixed(other, "module.backbone."), "teacher": prefixed(state, "backbone.")},
     "an average beside it": lambda state, other: prefixed(other, "net.") | prefixed(state, "ema_net."),
     "no head": lambda state, _: {key: value for key, value in state.items() if not key.startswith("classifier")},

@@ -11,6 +11,7 @@ import pytest
 
 from helpers.shard_sets import ShardSet
 from helpers.sweeps import build_request, sweep_config
+from helpers.tiny_transformers import tiny_timm_config
 from matl_scale.automatic import AUTO
 from matl_scale.errors import InputError
 from matl_scale.models.cost import count_training
@@ -60,6 +61,17 @@ def test_arms_get_equal_compute_to_within_a_step(config: Config, tmp_path: Path)
         pairs = [compute_of(plan, run) for run in plan.runs_of(variant) if run.seed == 1]
         assert abs(sum(total for total, _ in pairs) - plan.amount) <= sum(step for _, step in pairs)
     assert [run.task for run in plan.runs_of("single")][:6] == [f"task_{i}" for i in range(6)]
+
+
+def test_a_narrow_network_keeps_whole_attention_heads(config: Config, tmp_path: Path) -> None:
+    vit = tiny_timm_config()
+    vit = replace(vit, args={**vit.args, "num_heads": 3, "embed_dim": 24})
+    request = build_request(replace(config, model=vit), "narrow,dense", seeds=[0])
+    plan = plan_of(request, tmp_path)
+    (narrow,) = plan.runs_of("narrow")
+    assert narrow.settings["routing.sigma"] == pytest.approx(2 / 3, abs=0.001)
+    assert narrow.settings["train.steps"] > 1.3 * 32
+    assert plan_of(request, tmp_path) == plan
 
 
 def test_arms_get_equal_labels(config: Config, tmp_path: Path, small_set: ShardSet) -> None:

@@ -93,8 +93,8 @@ class HubNetwork:
             except BadImage as error:
                 name = f"Image {i}" if isinstance(photo, bytes) else photo
                 raise InputError(f"{name} cannot be used: {error}.") from error
-        stacked = np.stack(squares).transpose(0, 3, 1, 2)
-        return np.ascontiguousarray(stacked)
+        stacked = np.stack(squares) if squares else np.zeros((0, self.image_size, self.image_size, 3), dtype=np.uint8)
+        return np.ascontiguousarray(stacked.transpose(0, 3, 1, 2))
 
     def _check(self, images: np.ndarray | torch.Tensor) -> torch.Tensor:
         tensor, size = torch.as_tensor(images), self.image_size

@@ -27,8 +27,8 @@ WRONG = re.compile(r"WeightsUnpickler error: (.+)")  # and about what is no pick
 # where training scripts (torchvision's, timm's, Lightning's and others) keep the network in a checkpoint; averages come first,
 # because they are what such scripts evaluate
 CONTAINERS = (
-    "model_ema", "state_dict_ema", "ema_state_dict", "ema", "state_dict", "model_state_dict", "model_state", "model",
-    "teacher", "network", "net", "weights", "params",
+    "model_ema", "state_dict_ema", "ema_state_dict", "ema", "teacher", "state_dict", "model_state_dict", "model_state", "model",
+    "network", "net", "weights", "params",
 )  # fmt: skip
 
 

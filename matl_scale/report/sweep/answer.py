@@ -13,6 +13,7 @@ from matl_scale.text import count_of
 
 PLAIN = "dense"  # the arm that is one plain network, the simplest of all
 NARROW = "narrow"  # the arm that is such a network at half the width
+PRICES = {PLAIN: 0, NARROW: 1}  # the cheapest first, whatever they count as parameters; other arms come after them
 CHEAPER = 0.9  # times the multiply-adds per image of the plain network, or less
 MAX_NAMED = 3
 
@@ -67,13 +68,14 @@ class Evidence:
 def choose_variant(variants: Sequence[VariantResult]) -> VariantResult:
     """Returns the variant to use: the best one, or the cheapest of those that it was compared with and cannot be told apart from.
 
-    Cheapest is the plain network; else what has the fewest parameters, and of equal ones what takes the least compute to train.
+    Cheapest is the plain network, then one of half the width; else what has the fewest parameters, and of equal ones what takes
+    the least compute to train.
     """
 
-    def price(variant: VariantResult) -> tuple[bool, int, float, bool]:
+    def price(variant: VariantResult) -> tuple[int, int, float, bool]:
         compute = variant.cost.compute_per_label
         return (
-            variant.arm != PLAIN,
+            PRICES.get(variant.arm, len(PRICES)),
             variant.cost.parameters,
             compute if np.isfinite(compute) else np.inf,
             variant.standing != "best",
@@ -161,7 +163,7 @@ def describe_power(evidence: Evidence, chosen: VariantResult) -> list[str]:
 
 def why_cheapest(chosen: VariantResult, others: Sequence[VariantResult]) -> str:
     """Says in what the chosen variant is cheaper than the others."""
-    if chosen.arm == PLAIN and any(other.arm != PLAIN for other in others):
+    if chosen.arm in PRICES and any(other.arm not in PRICES for other in others):
         return "is the simplest"
     if all(chosen.cost.parameters < other.cost.parameters for other in others):
         return "has the fewest parameters"

@@ -15,7 +15,7 @@ from matl_scale.report.terminal.console import build_table, format_value, print_
 SHOWN = ("decided_balanced_accuracy", "decided_f1", "decided_precision", "decided_recall", "decided_accuracy")
 
 
-def print_decisions(console: Console, decisions: Decisions, path: Path, splits: Sequence[str], limit: int) -> None:
+def print_decisions(console: Console, decisions: Decisions, path: Path, limit: int) -> None:
     """Prints what fitted decisions bring, over tasks, and what is to be said of single ones, at most `limit` of each kind."""
     info = decisions.info
     aims = ", ".join(decisions.distinct_aims())
@@ -29,6 +29,11 @@ def print_decisions(console: Console, decisions: Decisions, path: Path, splits: 
     for line in describe_notes(decisions, limit):
         print_line(console, line)
     print_line(console, f"decisions: {path}")
-    others = [split for split in splits if split != info.split]
+
+
+def print_splits(console: Console, followed: Sequence[str], others: Sequence[str]) -> None:
+    """Prints which splits' recorded figures follow new decisions, and which were last evaluated with another network."""
+    if followed:
+        print_line(console, f"figures that follow them now, in matl-report: {shortened(followed)}")
     if others:
-        print_line(console, f"figures of these splits follow them now: {shortened(others)} (matl-report)")
+        print_line(console, f"figures that stay, as another network was evaluated last: {shortened(others)}")
