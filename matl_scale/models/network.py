@@ -180,7 +180,7 @@ def normalise(images: torch.Tensor, mean: Sequence[float] = MEAN, std: Sequence[
     shift, scale = (
         255 * torch.tensor(values, dtype=dtype, device=images.device)[:, None, None] for values in (mean, std)
     )
-    return images.to(dtype).sub_(shift).div_(scale)  # in place: fresh memory costs more than the sums
+    return images.to(dtype, copy=True).sub_(shift).div_(scale)  # in place: fresh memory costs more than the sums
 
 
 def move_model(model: RoutedModel, device: torch.device, channels_last: bool) -> RoutedModel:

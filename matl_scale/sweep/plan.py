@@ -166,8 +166,11 @@ def settings_on(draft: SweepDraft, variant: Variant, shared: Mapping[str, Any]) 
     """Returns the settings of a variant on the network that all have in common, if that is known: σ of the arm `narrow` is the
     nearest by which its attention heads split."""
     settings = {**shared, **variant.settings}
-    if variant.arm == NARROW and shared:
+    if variant.arm == NARROW:
         model = with_settings(draft.base, settings).model
+        if not shared:  # it says itself what the network is
+            resolved, _ = resolve_offline(with_settings(draft.base, {**settings, SIGMA: 1.0}))
+            model = resolved.config.model
         if not model.is_features:
             settings[SIGMA] = fit_to_heads(model, settings[SIGMA])
     return settings

@@ -26,7 +26,7 @@ class DecidedRun:
     decisions: Decisions
     path: Path
     followed: list[str]
-    others: list[str]  # last evaluated with another network, so that figures are by the decisions of then
+    others: list[str]  # last evaluated with another network, or without keeping predictions
 
 
 def decide_run(folder: Path, aim: str | dict[str, str] | None, split: str | None, which: str) -> DecidedRun:

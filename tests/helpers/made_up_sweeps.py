@@ -14,6 +14,9 @@ from matl_scale.runs.sweep_folder import Outcome, PlannedRun, Search, SearchOutc
 Figures = Mapping[str, np.ndarray]  # by the variant's name, the metric of each seed and task, `(num_seeds, num_tasks)`
 
 
+PRECISION = 0.9  # average precision ÷ every other metric of made-up runs
+
+
 def name_tasks(num_tasks: int) -> list[str]:
     return [f"task {i}" for i in range(num_tasks)]
 
@@ -106,6 +109,8 @@ def write_run(
     """Writes what the report reads of a run: its last evaluation."""
     folder.mkdir(parents=True)
     values = {name: figures.copy() for name in METRICS if name not in leave_out}
+    if "average_precision" in values:
+        values["average_precision"] *= PRECISION
     values["smallest_class"] = np.full(len(tasks), float(smallest_class))
     LocalLog(folder).log_per_task(100, "val", tasks, TaskMetrics(values=values, counts=np.full(len(tasks), 100)))
 

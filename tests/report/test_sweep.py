@@ -12,7 +12,7 @@ from PIL import Image
 from rich.console import Console
 
 from helpers.commands import refuse_report
-from helpers.made_up_sweeps import draw_figures, finished, write_sweep
+from helpers.made_up_sweeps import PRECISION, draw_figures, finished, write_sweep
 from matl_scale.errors import InputError
 from matl_scale.report.__main__ import main
 from matl_scale.report.page.sweep_section import build_variant_table
@@ -63,6 +63,14 @@ def test_of_variants_that_cannot_be_told_apart_the_simplest_is_used(tmp_path: Pa
     assert text.startswith("Use dense, because no other variant is better beyond what other seeds would change")
     assert "cannot be told apart" in text
     assert "seeds" in text.split("cannot be told apart")[1]  # how many would tell
+
+
+def test_the_plain_network_is_simpler_than_one_of_half_the_width(tmp_path: Path) -> None:
+    figures = draw_figures({"narrow": 0.002, "dense": 0.0, "k8": -0.1}, noise=0.01, seed=3)
+    results = results_of(write_sweep(tmp_path / "sweep", figures))
+    assert results.answer.best == "narrow"
+    assert results.answer.use == "dense"
+    assert "that are not worse it is the simplest" in results.answer.text
 
 
 def test_without_a_plain_network_fewer_parameters_are_cheaper(tmp_path: Path) -> None:
@@ -128,6 +136,9 @@ def test_a_budget_below_one_pass_is_said(tmp_path: Path) -> None:
         ("minutes", {"task": 0.02}, {}, True),
         ("labels", {}, {}, False),  # here nothing is gained by being cheap
         ("compute", {"narrow": 0.02}, {}, False),
+        ("compute", {"narrow": 0.02}, {"multiply_adds": 5e9}, True),  # no plain network is as cheap
+        ("compute", {"half": 0.02}, {}, False),  # an arm of the user's own
+        ("compute", {"k2": 0.02}, {}, True),
         ("compute", {}, {"multiply_adds": 7.2e10}, False),  # as dear as the plain network
         ("compute", {"dense": 0.2}, {}, False),  # that is the best
     ],
@@ -137,11 +148,12 @@ def test_a_cheap_winner_beside_no_cheap_plain_network_is_a_warning(
     budget: str, others: dict[str, float], of_k8: dict[str, Any], is_said: bool, tmp_path: Path
 ) -> None:
     def outcome(run: PlannedRun) -> Outcome:
-        return finished() if run.variant == "dense" else finished(**{"multiply_adds": 2e10, **of_k8})
+        more = of_k8 if run.variant == "k8" else {}
+        return finished() if run.variant == "dense" else finished(**{"multiply_adds": 2e10, **more})
 
     figures = draw_figures({"dense": 0.0, "k8": 0.1, **others}, noise=0.004)
     text = results_of(write_sweep(tmp_path / "sweep", figures, outcome=outcome, budget=budget)).answer.text
-    assert ("the arm narrow may do as well" in text) == is_said
+    assert ("the arm narrow, or dense with less width, may do as well" in text) == is_said
 
 
 def test_tasks_trained_alone_are_one_variant(tmp_path: Path) -> None:
@@ -336,13 +348,16 @@ def test_the_trials_of_each_search_are_shown(tmp_path: Path, capsys: pytest.Capt
 def test_each_metric_has_one_column(metric: str, tmp_path: Path) -> None:
     results = results_of(write_sweep(tmp_path / "sweep", draw_figures({"dense": 0.0, "k8": 0.1})), metric=metric)
     table = build_variant_table(results, results.variants)
-    titles = [column.title for column in table.columns]
-    for found in (titles, variant_titles(results)):
+    titles, text_titles = [column.title for column in table.columns], variant_titles(results)
+    for found in (titles, text_titles):
         assert found.count("average precision") == 1
     for variant, row in zip(results.variants, table.rows, strict=True):
+        is_metric = metric == "average_precision"
+        assert variant.average_precision == pytest.approx(variant.macro if is_metric else PRECISION * variant.macro)
         assert row[titles.index("average precision")] == pytest.approx(variant.average_precision, abs=1e-4)
         cells = variant_cells(variant, results)
-        assert cells[variant_titles(results).index("worst task")] == f"{variant.worst:.3f}"
+        assert cells[text_titles.index("average precision")].startswith(f"{variant.average_precision:.3f}")
+        assert cells[text_titles.index("worst task")] == f"{variant.worst:.3f}"
 
 
 def test_names_of_variants_are_whole_in_a_narrow_terminal() -> None:

@@ -72,6 +72,8 @@ def test_a_narrow_network_keeps_whole_attention_heads(config: Config, tmp_path: 
     assert narrow.settings["routing.sigma"] == pytest.approx(2 / 3, abs=0.001)
     assert narrow.settings["train.steps"] > 1.3 * 32
     assert plan_of(request, tmp_path) == plan
+    alone = plan_of(build_request(replace(config, model=vit), "narrow", seeds=[0]), tmp_path / "alone")
+    assert alone.runs_of(alone.reference)[0].settings["routing.sigma"] == narrow.settings["routing.sigma"]
 
 
 def test_arms_get_equal_labels(config: Config, tmp_path: Path, small_set: ShardSet) -> None:

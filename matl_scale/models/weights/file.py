@@ -26,9 +26,10 @@ UNSAFE = re.compile(r"Unsupported (?:global|class): GLOBAL (\S+)|Unsupported cla
 WRONG = re.compile(r"WeightsUnpickler error: (.+)")  # and about what is no pickle of tensors
 # where training scripts (torchvision's, timm's, Lightning's and others) keep the network in a checkpoint; averages come first,
 # because they are what such scripts evaluate
+AVERAGES = ("model_ema", "state_dict_ema", "ema_state_dict", "ema")
+TEACHER = "teacher"  # an average of the network, or another network that it learns from
 CONTAINERS = (
-    "model_ema", "state_dict_ema", "ema_state_dict", "ema", "teacher", "state_dict", "model_state_dict", "model_state", "model",
-    "network", "net", "weights", "params",
+    *AVERAGES, "state_dict", "model_state_dict", "model_state", "model", TEACHER, "network", "net", "weights", "params",
 )  # fmt: skip
 
 
@@ -142,7 +143,9 @@ def find_tensors(content: Any, within: str = "") -> tuple[dict[str, torch.Tensor
         if isinstance(content.get(name), Mapping):
             tensors, found = find_tensors(content[name], name)
             if tensors:
-                return tensors, found
+                teacher, _ = find_tensors(content.get(TEACHER))
+                is_average = name not in AVERAGES and shapes_of(teacher) == shapes_of(tensors)
+                return (teacher, TEACHER) if is_average else (tensors, found)
     return {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}, within
 
 
@@ -161,3 +164,7 @@ def read_json(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
+
+
+def shapes_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}

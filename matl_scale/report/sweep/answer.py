@@ -1,5 +1,6 @@
 """The paragraph: which variant to use, and because of what; or that nothing can be told, and what would tell."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,8 +14,11 @@ from matl_scale.text import count_of
 
 PLAIN = "dense"  # the arm that is one plain network, the simplest of all
 NARROW = "narrow"  # the arm that is such a network at half the width
-PRICES = {PLAIN: 0, NARROW: 1}  # the cheapest first, whatever they count as parameters; other arms come after them
+RANKS = {PLAIN: 0, NARROW: 1}  # the simplest first; other arms come after them
+# arms that may have several routes, or features of a trained network; what a user's own arm is cannot be known
+NO_PLAIN_ARMS = re.compile(r"task|auto|partition|probe|frozen|k\d+")
 CHEAPER = 0.9  # times the multiply-adds per image of the plain network, or less
+ABOUT_AS_CHEAP = 1.1  # times those of another variant, or less
 MAX_NAMED = 3
 
 
@@ -75,7 +79,7 @@ def choose_variant(variants: Sequence[VariantResult]) -> VariantResult:
     def price(variant: VariantResult) -> tuple[int, int, float, bool]:
         compute = variant.cost.compute_per_label
         return (
-            PRICES.get(variant.arm, len(PRICES)),
+            rank_arm(variant),
             variant.cost.parameters,
             compute if np.isfinite(compute) else np.inf,
             variant.standing != "best",
@@ -84,6 +88,11 @@ def choose_variant(variants: Sequence[VariantResult]) -> VariantResult:
     alike = (each for each in variants if each.standing == "cannot tell" and np.isfinite(each.behind.p))
     best = next(each for each in variants if each.standing == "best")
     return min([best, *alike], key=price)
+
+
+def rank_arm(variant: VariantResult) -> int:
+    """Returns how simple an arm is: 0 is the simplest."""
+    return RANKS.get(variant.arm, len(RANKS))
 
 
 def write_answer(evidence: Evidence) -> Answer:
@@ -163,7 +172,7 @@ def describe_power(evidence: Evidence, chosen: VariantResult) -> list[str]:
 
 def why_cheapest(chosen: VariantResult, others: Sequence[VariantResult]) -> str:
     """Says in what the chosen variant is cheaper than the others."""
-    if chosen.arm in PRICES and any(other.arm not in PRICES for other in others):
+    if any(rank_arm(other) > rank_arm(chosen) for other in others):
         return "is the simplest"
     if all(chosen.cost.parameters < other.cost.parameters for other in others):
         return "has the fewest parameters"
@@ -216,8 +225,8 @@ def describe_warnings(evidence: Evidence) -> list[str]:
         )
     if lacks_narrow(evidence):
         sentences.append(
-            "A cheaper network sees more images for this budget, and no plain network as cheap was compared: the arm "
-            f"{NARROW} may do as well."
+            f"A cheaper network sees more images for this budget, and no plain network as cheap as {show(evidence.best.name)} "
+            f"was compared: the arm {NARROW}, or {PLAIN} with less width, may do as well."
         )
     fewer = [each for each in evidence.variants if len(each.seeds) < each.seeds_planned]
     if fewer:
@@ -250,10 +259,12 @@ def lacks_narrow(evidence: Evidence) -> bool:
     plain = [each for each in evidence.variants if each.arm == PLAIN and each.standing == "worse"]
     if not evidence.gives_cheap_more or not plain:
         return False
+    compute = evidence.best.cost.compute_per_image
     has_narrow = any(
-        each.arm == NARROW or each.cost.parameters < plain[0].cost.parameters for each in evidence.variants
+        not NO_PLAIN_ARMS.fullmatch(each.arm) and each.cost.compute_per_image <= ABOUT_AS_CHEAP * compute
+        for each in evidence.variants
     )
-    return not has_narrow and evidence.best.cost.compute_per_image < CHEAPER * plain[0].cost.compute_per_image
+    return not has_narrow and compute < CHEAPER * plain[0].cost.compute_per_image
 
 
 def name_some(variants: Sequence[str]) -> str:

@@ -32,8 +32,8 @@ def print_decisions(console: Console, decisions: Decisions, path: Path, limit: i
 
 
 def print_splits(console: Console, followed: Sequence[str], others: Sequence[str]) -> None:
-    """Prints which splits' recorded figures follow new decisions, and which were last evaluated with another network."""
+    """Prints which splits' recorded figures follow new decisions, and which stay."""
     if followed:
         print_line(console, f"figures that follow them now, in matl-report: {shortened(followed)}")
     if others:
-        print_line(console, f"figures that stay, as another network was evaluated last: {shortened(others)}")
+        print_line(console, f"figures that stay as they were recorded: {shortened(others)}")

@@ -131,7 +131,7 @@ class PartLoss:
         if logits.shape[2] <= 2:  # the same, several times as fast
             difference = logits[:, :, -1] if logits.shape[2] == 1 else logits[:, :, 1] - logits[:, :, 0]
             signs = labels.to(difference.dtype).mul_(2).sub_(1)
-            return -(functional.logsigmoid(difference * signs) * (labels != MISSING)).sum(dim=0)
+            return -functional.logsigmoid(difference * signs).masked_fill(labels == MISSING, 0.0).sum(dim=0)
         losses = functional.cross_entropy(
             logits.flatten(0, 1), labels.flatten().long(), ignore_index=MISSING, reduction="none"
         )
