@@ -8,6 +8,9 @@ import numpy as np
 
 from matl_scale.metrics.names import METRICS
 from matl_scale.metrics.task_metrics import TaskMetrics
+from matl_scale.report.sweep.compute import compute_sweep
+from matl_scale.report.sweep.read import read_sweep
+from matl_scale.report.sweep.results import SweepQuestion, SweepResults
 from matl_scale.runs.records import LocalLog
 from matl_scale.runs.sweep_folder import Outcome, PlannedRun, Search, SearchOutcome, SweepFolder, SweepPlan, Variant
 
@@ -131,3 +134,8 @@ def draw_figures(
     return {
         name: base + gain + luck + generator.normal(0, noise, (num_seeds, num_tasks)) for name, gain in gains.items()
     }
+
+
+def results_of(sweep: SweepFolder, **question: Any) -> SweepResults:
+    """Returns what a report makes of a sweep, asked with some fields of `SweepQuestion`."""
+    return compute_sweep(read_sweep(sweep), SweepQuestion(**question))

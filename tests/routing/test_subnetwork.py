@@ -110,8 +110,14 @@ def test_autocast_and_gradient_scaling_give_full_gradients_in_float32() -> None:
             assert parameter.grad.dtype == torch.float32
             assert (parameter.grad - wanted.grad).norm() < 0.2 * wanted.grad.norm()
         convs = [module for module in trunk.modules() if isinstance(module, nn.Conv2d)]
+        active_before = torch.ones(3, dtype=torch.bool)
         for conv, router in zip(convs, trunk.routers.children(), strict=True):
-            assert not conv.weight.grad[~router.mask[1].bool()].any()
+            active = router.mask[1].bool()
+            assert not conv.weight.grad[~active].any()
+            assert not conv.weight.grad[:, ~active_before].any()
+            assert not conv.bias.grad[~active].any()
+            assert conv.weight.grad[active][:, active_before].any()
+            active_before = active
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # raised by dynamo itself,

@@ -16,7 +16,7 @@ PLAIN = "dense"  # the arm that is one plain network, the simplest of all
 NARROW = "narrow"  # the arm that is such a network at half the width
 RANKS = {PLAIN: 0, NARROW: 1}  # the simplest first; other arms come after them
 # arms that may have several routes, or features of a trained network; what a user's own arm is cannot be known
-NO_PLAIN_ARMS = re.compile(r"task|auto|partition|probe|frozen|k\d+")
+NO_PLAIN_ARMS = re.compile(r"task|auto|partition|probe|frozen|k(?!1$)\d+")
 CHEAPER = 0.9  # times the multiply-adds per image of the plain network, or less
 ABOUT_AS_CHEAP = 1.1  # times those of another variant, or less
 MAX_NAMED = 3

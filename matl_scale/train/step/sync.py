@@ -115,7 +115,7 @@ class StepSync:
             dist.all_reduce(flat)
         parts = layout.unpack(flat)
         num_slots, active_tasks = len(routes), self._tasks_of(np.unique(routes).tolist())
-        # one copy to the host for all numbers. A sum that is finite has finite terms, and costs a third of asking each
+        # one copy to the host for all numbers. A sum that is finite has finite terms, and is one pass
         finite = flat.sum().isfinite().to(flat.dtype)[None]
         numbers = torch.cat([finite, flat[: 3 * num_slots + 1 + len(active_tasks)]]).double().cpu().numpy()
         losses, labelled, damaged = numbers[1 : 3 * num_slots + 1].reshape(3, num_slots)
