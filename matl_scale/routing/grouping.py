@@ -5,8 +5,10 @@ import numpy as np
 from matl_scale.errors import InputError
 from matl_scale.seeds import derive_seed
 
-# Subtracted from the affinity of two groups, per task. Below the precision of affinities, it decides between equal ones.
-SIZE_PENALTY = 1e-12
+# Subtracted from the mean affinity of two groups that together have all tasks, and in proportion from that of smaller ones. It is half
+# of what counts as a weak association (0.1: Cohen, 1988), so that where labels hardly tell tasks apart, sizes decide: a route with
+# one of a hundred tasks would train it with as many batches as another one the rest.
+SIZE_PENALTY = 0.05
 
 
 def group_in_order(num_tasks: int, num_groups: int) -> np.ndarray:
@@ -29,11 +31,12 @@ def group_at_random(num_tasks: int, num_groups: int, seed: int) -> np.ndarray:
 
 
 def group_by_affinity(affinity: np.ndarray, num_groups: int) -> np.ndarray:
-    """Groups tasks by average linkage (Sokal, Michener, 1958) with a bound on the size of groups.
+    """Groups tasks by average linkage (Sokal, Michener, 1958) with a bound on the size of groups, and a slight preference for
+    small ones.
 
     Every task begins as a group of its own. Of all pairs of groups that together do not exceed `max_group_size`, the pair with
-    the highest mean affinity is merged, until `num_groups` are left; of equal pairs, the smallest. There always is such a pair:
-    of more than `num_groups` groups, the two smallest together are within the bound.
+    the highest mean affinity, less `SIZE_PENALTY` times their share of all tasks, is merged, until `num_groups` are left. There
+    always is such a pair: of more than `num_groups` groups, the two smallest together are within the bound.
 
     Args:
         affinity: How strongly two tasks go together, symmetric, shape `(num_tasks, num_tasks)`; NaN where it is unknown, which
@@ -48,17 +51,17 @@ def group_by_affinity(affinity: np.ndarray, num_groups: int) -> np.ndarray:
     """
     num_tasks = len(affinity)
     check_num_groups(num_tasks, num_groups)
-    means, largest = fill_unknown(affinity), max_group_size(num_tasks, num_groups)
+    means, largest, penalty = fill_unknown(affinity), max_group_size(num_tasks, num_groups), SIZE_PENALTY / num_tasks
     groups, sizes = np.arange(num_tasks, dtype=np.int64), np.ones(num_tasks, dtype=np.int64)
     # The best partner of each group and how close it is. A merged group is never closer to another one than both of its halves
     # were, and a pair that is too large stays so: `best` may become too high but not too low. A partner is searched anew
     # only when its group comes first and the partner no longer is as close.
     partners = means.argmax(axis=1)
-    best = means[groups, partners] - 2 * SIZE_PENALTY
+    best = means[groups, partners] - 2 * penalty
     for _ in range(num_tasks - num_groups):
         one = best.argmax()
-        while means[one, partners[one]] - SIZE_PENALTY * (sizes[one] + sizes[partners[one]]) != best[one]:
-            closeness = means[one] - SIZE_PENALTY * (sizes[one] + sizes)
+        while means[one, partners[one]] - penalty * (sizes[one] + sizes[partners[one]]) != best[one]:
+            closeness = means[one] - penalty * (sizes[one] + sizes)
             partners[one] = closeness.argmax()
             best[one] = closeness[partners[one]]
             one = best.argmax()
@@ -70,7 +73,7 @@ def group_by_affinity(affinity: np.ndarray, num_groups: int) -> np.ndarray:
         row[[kept, merged]] = -np.inf
         means[kept], means[:, kept] = row, row
         means[merged], means[:, merged], best[merged] = -np.inf, -np.inf, -np.inf
-        closeness = row - SIZE_PENALTY * (sizes[kept] + sizes)
+        closeness = row - penalty * (sizes[kept] + sizes)
         partners[kept] = closeness.argmax()
         best[kept] = closeness[partners[kept]]
         higher = closeness > best  # by rounding
@@ -79,8 +82,8 @@ def group_by_affinity(affinity: np.ndarray, num_groups: int) -> np.ndarray:
 
 
 def max_group_size(num_tasks: int, num_groups: int) -> int:
-    """Returns how many tasks `group_by_affinity` puts into a group at most: twice its share, rounded down."""
-    return 2 * num_tasks // num_groups
+    """Returns how many tasks `group_by_affinity` puts into a group at most: two of `num_groups` + 1 equal parts, rounded down."""
+    return 2 * num_tasks // (num_groups + 1)
 
 
 def fill_unknown(affinity: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from matl_scale.errors import InputError
-from matl_scale.routing.grouping import group_at_random, group_by_affinity, group_in_order, max_group_size
+from matl_scale.routing.grouping import SIZE_PENALTY, group_at_random, group_by_affinity, group_in_order, max_group_size
 
 SIZES = [(1, 1), (2, 1), (2, 2), (7, 3), (40, 1), (40, 7), (40, 39), (40, 40), (97, 10), (100, 64)]
 
@@ -34,11 +34,11 @@ def partition(groups: np.ndarray) -> set[frozenset[int]]:
 
 
 def merge_slowly(affinity: np.ndarray, num_groups: int) -> set[frozenset[int]]:
-    """Merges the closest pair of groups within the bound, of all pairs, without any bookkeeping."""
+    """Merges the closest pair of groups within the bound, less for what it has of all tasks, without any bookkeeping."""
     groups = [[task] for task in range(len(affinity))]
     while len(groups) > num_groups:
         pairs = [
-            (affinity[np.ix_(one, other)].mean(), i, j)
+            (affinity[np.ix_(one, other)].mean() - SIZE_PENALTY * (len(one) + len(other)) / len(affinity), i, j)
             for i, one in enumerate(groups)
             for j, other in enumerate(groups[:i])
             if len(one) + len(other) <= max_group_size(len(affinity), num_groups)
@@ -68,7 +68,7 @@ def test_there_are_as_many_groups_as_asked_for_and_none_is_too_large(
     before = affinity.copy()
     groups = group_by_affinity(affinity, num_groups)
     check_numbers(groups, num_tasks, num_groups)
-    assert np.bincount(groups).max() <= 2 * num_tasks / num_groups
+    assert np.bincount(groups).max() <= max(1, 2 * num_tasks / (num_groups + 1))
     np.testing.assert_array_equal(affinity, before)
     np.testing.assert_array_equal(groups, group_by_affinity(affinity, num_groups))
 
@@ -82,7 +82,7 @@ def test_it_is_average_linkage_within_the_bound(num_groups: int) -> None:
 
 def test_planted_groups_are_found() -> None:
     generator = np.random.default_rng(4)
-    sizes = [20, 12, 10, 8, 6, 4]  # 10 on average, so at most 20
+    sizes = [17, 13, 10, 9, 7, 4]  # 60 tasks, so at most 17
     planted = generator.permutation(np.repeat(np.arange(6), sizes))
     affinity = plant_groups(planted, generator)
     assert partition(group_by_affinity(affinity, 6)) == partition(planted)
@@ -94,7 +94,7 @@ def test_planted_groups_are_found() -> None:
 def test_a_planted_group_that_is_too_large_is_divided() -> None:
     planted = np.repeat([0, 1, 2, 3], [25, 5, 5, 5])
     groups = group_by_affinity(plant_groups(planted, np.random.default_rng(5)), 4)
-    assert np.bincount(groups).max() <= 20
+    assert np.bincount(groups).max() <= 16
     assert len(set(groups[:25].tolist())) == 2
 
 
@@ -110,6 +110,15 @@ def test_the_order_of_tasks_does_not_change_the_partition(num_groups: int) -> No
 @pytest.mark.parametrize("affinity", [np.full((64, 64), np.nan), np.full((64, 64), 0.3), np.zeros((64, 64))])
 def test_where_no_pair_is_closer_than_another_groups_are_of_equal_size(affinity: np.ndarray) -> None:
     assert np.bincount(group_by_affinity(affinity, 8)).tolist() == [8] * 8
+
+
+@pytest.mark.parametrize(("num_tasks", "num_groups"), [(100, 2), (100, 8), (10, 2), (10, 4)])
+def test_classes_that_exclude_each_other_are_shared_out(num_tasks: int, num_groups: int) -> None:
+    # the association of two classes is the square root of their odds' product: the frequent ones are a little closer to all others
+    frequency = np.random.default_rng(9).uniform(0.9, 1.1, num_tasks) / num_tasks
+    odds = np.sqrt(frequency / (1 - frequency))
+    sizes = np.bincount(group_by_affinity(np.outer(odds, odds), num_groups))
+    assert 2 * sizes.min() >= num_tasks // num_groups
 
 
 def test_what_is_unknown_counts_as_the_mean_and_the_diagonal_not_at_all() -> None:
