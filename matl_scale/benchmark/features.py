@@ -61,7 +61,7 @@ class OurPass:
         self.model, self.ema = model, build_ema(model, "auto")
         self.sampler = RouteSampler(0, 1, 1)
         stored = Labels.of_matrix(labels)
-        order = RouteOrder(0, BATCH, stored, np.arange(NUM_IMAGES), routes)
+        order = RouteOrder(0, BATCH, stored, routes)
         plan = SlotPlan(order, self.sampler.routes, 1, 0, np.zeros(1, dtype=np.int64))
         source = TrainBatches(plan, FeaturesInMemory(values), 0)
         self.batches: Iterator[ImageBatch] = build_loader(source, 224, 0, accelerator.device.type == "cuda")

@@ -20,10 +20,13 @@ import numpy as np
 
 from matl_scale.benchmark.figure import Conditions, Figure
 from matl_scale.data.loading.plan import RouteOrder
+from matl_scale.data.loading.route_samples import open_route_samples
 from matl_scale.data.shards.label_cache import LABELS, map_cache, write_cache
 from matl_scale.data.shards.labels import Labels
+from matl_scale.data.shards.layout import MISSING
 from matl_scale.data.shards.sample_runs import SampleRuns
 from matl_scale.routes import Routes
+from matl_scale.storage.store import Store
 
 RANKS, WORKERS = 8, 4
 BATCH, NUM_BATCHES, NUM_ROUTES = 64, 50, 64
@@ -75,23 +78,25 @@ def open_order(folder: Path) -> tuple[Labels, RouteOrder]:
         column_of=found.stores.column_of,
         samples=SampleRuns.all_of(found.num_samples),
         dtype=np.dtype(np.int8),
+        origin=SHA256,
     )
     num_tasks = len(found.columns)
     groups = [task * NUM_ROUTES // num_tasks for task in range(num_tasks)]
     routes = Routes.build([str(route) for route in range(NUM_ROUTES)], groups)
-    order = RouteOrder(0, BATCH, labels, np.arange(found.num_samples), routes)
+    labelled, _ = open_route_samples(Store(folder), labels, routes, np.full(num_tasks, MISSING))
+    order = RouteOrder(0, BATCH, labels, routes, labelled=labelled)
     order.count_samples()
     order.label_shares()
     return labels, order
 
 
-def be_rank(folder: Path, barrier: Barrier, results: Connection) -> None:
+def be_rank(folder: Path, barrier: Barrier, results: Connection, num_workers: int) -> None:
     """Opens the labels, starts loader processes, and waits to be measured."""
     begin = time.perf_counter()
     opened = open_order(folder)
     seconds = time.perf_counter() - begin
     context = multiprocessing.get_context("fork")
-    workers = [context.Process(target=be_worker, args=(opened, i, barrier)) for i in range(WORKERS)]
+    workers = [context.Process(target=be_worker, args=(opened, i, barrier)) for i in range(num_workers)]
     for worker in workers:
         worker.start()
     measured = Measured(seconds, *plan_batches(*opened, 0))
@@ -120,17 +125,18 @@ def plan_batches(labels: Labels, order: RouteOrder, first: int) -> tuple[float, 
     return float(np.median(planned)), float(np.median(read))
 
 
-def run_node(folder: Path) -> tuple[Measured, int]:
-    """Runs all ranks of a node with their loader processes; returns what the slowest one measured, and the proportional set size
-    of all, in bytes."""
+def run_node(folder: Path, num_ranks: int, num_workers: int) -> tuple[Measured, int]:
+    """Runs the ranks of a node, each with its loader processes; returns what the slowest one measured, and the proportional set
+    size of all, in bytes."""
     context = multiprocessing.get_context("fork")
-    barrier = context.Barrier(RANKS * (WORKERS + 1) + 1)
-    pipes = [context.Pipe(duplex=False) for _ in range(RANKS)]
-    ranks = [context.Process(target=be_rank, args=(folder, barrier, sender)) for _, sender in pipes]
+    num_processes = num_ranks * (num_workers + 1)
+    barrier = context.Barrier(num_processes + 1)
+    pipes = [context.Pipe(duplex=False) for _ in range(num_ranks)]
+    ranks = [context.Process(target=be_rank, args=(folder, barrier, sender, num_workers)) for _, sender in pipes]
     for rank in ranks:
         rank.start()
     received = [receiver.recv() for receiver, _ in pipes]
-    while barrier.n_waiting < RANKS * (WORKERS + 1):
+    while barrier.n_waiting < num_processes:
         time.sleep(0.1)
     memory = sum(proportional_bytes(pid) for _, pids in received for pid in pids)
     barrier.wait()
@@ -155,22 +161,21 @@ class Case:
     def folder(self) -> tempfile.TemporaryDirectory[str]:
         folder = tempfile.TemporaryDirectory()  # deleted with this object
         write_cache(Path(folder.name), draw_columns(self.scale), SHA256)
+        run_node(Path(folder.name), 1, 0)  # who comes first makes the route cache
         return folder
 
     @cached_property
     def alone(self) -> Measured:
-        """What a process alone measures."""
-        begin = time.perf_counter()
-        labels, order = open_order(Path(self.folder.name))
-        return Measured(time.perf_counter() - begin, *plan_batches(labels, order, 0))
+        """What a rank alone measures."""
+        return run_node(Path(self.folder.name), 1, 0)[0]
 
     def seconds(self, conditions: Conditions, field: str, goal: float) -> np.ndarray:  # noqa: ARG002 - once is enough
         return np.array([[getattr(self.alone, field), goal]])
 
     def memory(self, conditions: Conditions) -> np.ndarray:  # noqa: ARG002 - nothing varies
         tiny = Case(TINY)  # its folder lives as long as it
-        used = run_node(Path(self.folder.name))[1] - run_node(Path(tiny.folder.name))[1]
-        return np.array([[used, self.scale.num_labels]], dtype=float)
+        used, by_itself = (run_node(Path(case.folder.name), RANKS, WORKERS)[1] for case in (self, tiny))
+        return np.array([[used - by_itself, self.scale.num_labels]], dtype=float)
 
 
 def figures(conditions: Conditions) -> list[Figure]:  # noqa: ARG001 - nothing here runs on a device

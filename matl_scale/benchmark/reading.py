@@ -188,7 +188,7 @@ def cropped_per_sample(shards: LazyShards, workers: int) -> tuple[Workload, Work
 def planned(shards: LazyShards) -> tuple[Workload, Workload]:
     labels = np.random.default_rng(0).integers(-1, 2, (1_000_000, 312), dtype=np.int8)
     routes = Routes.one_per_task([str(task) for task in range(labels.shape[1])])
-    order = RouteOrder(0, BATCH, Labels.of_matrix(np.asfortranarray(labels)), np.arange(len(labels)), routes)
+    order = RouteOrder(0, BATCH, Labels.of_matrix(np.asfortranarray(labels)), routes)
     images, counter = shards.encoded[:BATCH], itertools.count()
 
     def plan() -> None:

@@ -41,7 +41,7 @@ class SharingStep:
     def __init__(self, model: RoutedModel, shards: LazyShards, share: int) -> None:
         accelerator = build_accelerator("fp32")
         labels = Labels.of_matrix(np.asfortranarray(shards.manifest.labels()))
-        order = RouteOrder(0, BATCH, labels, np.arange(shards.count), model.routes)
+        order = RouteOrder(0, BATCH, labels, model.routes)
         self.sampler = RouteSampler(0, NUM_ROUTES, NUM_ROUTES)
         plan = SlotPlan(order, self.sampler.routes, 1, 0, np.zeros(NUM_ROUTES, dtype=np.int64), share)
         self.batches = build_loader(TrainBatches(plan, SampleReader(shards.manifest), 0), SIZE, 0)

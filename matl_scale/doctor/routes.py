@@ -7,6 +7,7 @@ import numpy as np
 from matl_scale.automatic import chosen
 from matl_scale.data.loading.missing import choose_fills
 from matl_scale.data.loading.plan import RouteOrder
+from matl_scale.data.loading.route_samples import open_route_samples
 from matl_scale.doctor.finding import Finding
 from matl_scale.errors import shortened
 from matl_scale.models.pass_cost import build_routed_outline, measure_pass
@@ -40,9 +41,11 @@ def describe_roaming(resolved: ResolvedRun) -> Finding:
 def check_routes(config: Config, data: RunData, found: ChosenRoutes) -> Iterator[Finding]:
     """Says which routes a run will have, what a pass costs beside the plain network, and which labels are too rare for it."""
     routes, batch_size = found.routes, chosen(config.data.batch_size)
-    sample_ids = data.manifest.sample_ids(TRAIN_SPLIT)
     fills = choose_fills(config.data.missing, data.tasks, config.data.balance)
-    order = RouteOrder(0, batch_size, data.labels_of(TRAIN_SPLIT), sample_ids, routes, fills=fills)
+    labels = data.labels_of(TRAIN_SPLIT)
+    labelled, notes = open_route_samples(data.manifest.root, labels, routes, fills)
+    yield from (Finding("note", "routes", f"{note}.") for note in notes)
+    order = RouteOrder(0, batch_size, labels, routes, fills=fills, labelled=labelled)
     shares = order.label_shares()
     sizes = np.array([len(tasks) for tasks in routes.tasks_of])
     per_pass = np.mean([shares[tasks].sum() for tasks in routes.tasks_of])

@@ -5,9 +5,9 @@ import numpy as np
 from matl_scale.errors import InputError
 from matl_scale.seeds import derive_seed
 
-# Subtracted from the mean affinity of two groups that together have all tasks, and in proportion from that of smaller ones. It is half
-# of what counts as a weak association (0.1: Cohen, 1988), so that where labels hardly tell tasks apart, sizes decide: a route with
-# one of a hundred tasks would train it with as many batches as another one the rest.
+# Subtracted from the mean affinity of two groups that together have all tasks, and in proportion from that of smaller ones: half
+# of what counts as a weak association (0.1: Cohen, 1988), so that sizes decide where labels hardly tell tasks apart. A route
+# with one of a hundred tasks would have as many batches as another one for the rest.
 SIZE_PENALTY = 0.05
 
 

@@ -13,6 +13,7 @@ from matl_scale.data.loading.loader import ImageBatch, Source, TrainBatches, bui
 from matl_scale.data.loading.missing import choose_fills
 from matl_scale.data.loading.mixing import build_mixing
 from matl_scale.data.loading.plan import RouteOrder, SlotPlan
+from matl_scale.data.loading.route_samples import open_route_samples
 from matl_scale.data.loading.stream import StreamBatches
 from matl_scale.models.network import RoutedModel
 from matl_scale.routing.subnetwork import SlicedNetwork
@@ -67,6 +68,7 @@ class Components:
     roaming: Roaming | None  # moves masks between steps, if that was asked for
     keeper: EvaluationKeeper  # fits decisions and keeps what an evaluation found
     epochs_per_step: float  # passes over the labels of the training split per step
+    notes: tuple[str, ...]  # what the user should know about how the data were opened, in lines
 
 
 def build_length(config: Config, guess: int) -> Length:
@@ -94,13 +96,12 @@ def build_components(resolved: ResolvedRun, data: RunData, accelerator: Accelera
     accumulate, batch_size = chosen(config.train.accumulate), chosen(config.data.batch_size)
     num_slots = world_size * accumulate
     length = build_length(config, resolved.num_steps)
-    train_ids, frozen = (
-        data.manifest.sample_ids(TRAIN_SPLIT),
-        find_frozen_tasks(config.run, opened.old_tasks, data.task_names),
-    )
+    frozen = find_frozen_tasks(config.run, opened.old_tasks, data.task_names)
     trained = data.without_labels(frozen)
     fills = choose_fills(config.data.missing, data.tasks, config.data.balance, frozen)
-    order = RouteOrder(seed, batch_size, trained.labels_of(TRAIN_SPLIT), train_ids, routes, config.data.balance, fills)
+    train_labels = trained.labels_of(TRAIN_SPLIT)
+    labelled, notes = open_route_samples(data.manifest.root, train_labels, routes, fills)
+    order = RouteOrder(seed, batch_size, train_labels, routes, config.data.balance, fills, labelled)
     losses = build_losses(config, data, order, fills)
     # a run that resumes has heads, and to count the classes of all tasks takes a while
     heads = None if opened.checkpoint else build_initial_heads(config, data, order, losses, num_slots)
@@ -173,6 +174,7 @@ def build_components(resolved: ResolvedRun, data: RunData, accelerator: Accelera
             keep_predictions=config.eval.predictions,
         ),
         epochs_per_step=resolved.step_labels.passes(1),
+        notes=tuple(notes),
     )
 
 

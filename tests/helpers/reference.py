@@ -58,7 +58,7 @@ def run_steps(config: Config, data: ShardSet, num_slots: int) -> Reference:
     shares, num_samples = shares_of_targets(labels, routes, costs)
     fills = choose_fills(config.data.missing, manifest.tasks, config.data.balance)
     order = RouteOrder(
-        seed, config.data.batch_size, Labels.of_matrix(labels), train, routes, config.data.balance, fills
+        seed, config.data.batch_size, Labels.of_matrix(all_labels).of_samples(train), routes, config.data.balance, fills
     )
     sampler = build_sampler(config.tasks, routes.names, np.array(num_samples), seed, num_slots)
 

@@ -33,7 +33,7 @@ ROUTES = Routes.build(["even", "odd", "rare"], [0, 1, 0, 1, 0, 2])  # task 5, wh
 
 def plan_of(manifest: Manifest, world_size: int = 1, batch_size: int = 7) -> SlotPlan:
     train = manifest.sample_ids("train")
-    order = RouteOrder(0, batch_size, Labels.of_matrix(manifest.labels()[train]), train, ROUTES)
+    order = RouteOrder(0, batch_size, Labels.of_matrix(manifest.labels()).of_samples(train), ROUTES)
     return SlotPlan(order, RouteSampler(0, 3, 2).routes, world_size, 3, np.zeros(3, dtype=np.int64))
 
 

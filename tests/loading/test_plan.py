@@ -28,7 +28,7 @@ def build_labels() -> np.ndarray:
 
 
 def build_order(routes: Routes = BY_TASK, batch_size: int = 8, seed: int = 0) -> RouteOrder:
-    return RouteOrder(seed, batch_size, Labels.of_matrix(build_labels()[TRAIN]), TRAIN, routes)
+    return RouteOrder(seed, batch_size, Labels.of_matrix(build_labels()).of_samples(TRAIN), routes)
 
 
 def labelled_samples(tasks: list[int]) -> list[int]:
@@ -116,12 +116,13 @@ def test_an_epoch_of_a_route_has_each_of_its_samples_once(routes: Routes, route:
 
 def test_labels_in_several_blocks_are_found() -> None:
     """Counts are kept per block of samples; where tasks share a route, which samples are labelled as bits."""
-    labels = np.full((2 * BLOCK + 5, 3), -1, dtype=np.int8)
-    wanted = [0, 7, BLOCK - 1, BLOCK, BLOCK + 9, 2 * BLOCK, 2 * BLOCK + 4]
+    labels = np.full((3 + 2 * BLOCK + 5, 3), -1, dtype=np.int8)  # the first three samples are of another split
+    wanted = [3 + index for index in (0, 7, BLOCK - 1, BLOCK, BLOCK + 9, 2 * BLOCK, 2 * BLOCK + 4)]
     labels[wanted[::2], 0] = labels[wanted[1::2], 2] = 1
-    order = RouteOrder(0, 7, Labels.of_matrix(labels), np.arange(len(labels)) + 3, Routes.build(["a", "b"], [0, 1, 0]))
+    train = Labels.of_matrix(labels).of_samples(np.arange(3, len(labels)))
+    order = RouteOrder(0, 7, train, Routes.build(["a", "b"], [0, 1, 0]))
     assert order.count_samples().tolist() == [7, 0]
-    assert sorted(order.batch(0, 0).tolist()) == [sample + 3 for sample in wanted]
+    assert sorted(order.batch(0, 0).tolist()) == wanted
 
 
 def test_the_share_of_a_routes_samples_that_carry_a_tasks_label() -> None:
@@ -130,9 +131,7 @@ def test_the_share_of_a_routes_samples_that_carry_a_tasks_label() -> None:
     samples = [len(labelled_samples(tasks)) for tasks in SHARED.tasks_of]
     expected = [counts[task] / samples[route] for task, route in enumerate(SHARED.route_of)]
     np.testing.assert_allclose(build_order(SHARED).label_shares(), expected)
-    none = RouteOrder(
-        0, 8, Labels.of_matrix(np.full((9, 2), -1, dtype=np.int8)), np.arange(9), Routes.build(["all"], [0, 0])
-    )
+    none = RouteOrder(0, 8, Labels.of_matrix(np.full((9, 2), -1, dtype=np.int8)), Routes.build(["all"], [0, 0]))
     assert none.label_shares().tolist() == [0.0, 0.0]
 
 
@@ -146,7 +145,7 @@ def test_routes_with_few_samples() -> None:
 def test_samples_in_pieces_are_found_as_in_a_span() -> None:
     labels = build_labels()
     pieces = np.delete(np.arange(80), [20, 50])
-    order = RouteOrder(0, 100, Labels.of_matrix(labels).of_samples(pieces), pieces, BY_TASK)
+    order = RouteOrder(0, 100, Labels.of_matrix(labels).of_samples(pieces), BY_TASK)
     assert sorted(order.batch(0, 0).tolist()) == [sample for sample in pieces.tolist() if labels[sample, 0] >= 0]
 
 
@@ -160,14 +159,14 @@ def test_balance_draws_classes_more_evenly(balance: float) -> None:
     labels = np.zeros((1000, 1), dtype=np.int8)
     labels[:20] = 1
     alone = Routes.one_per_task(["task"])
-    order = RouteOrder(0, 50, Labels.of_matrix(labels), np.arange(1000), alone, balance)
+    order = RouteOrder(0, 50, Labels.of_matrix(labels), alone, balance)
     counts, shares = order.class_shares(0)
     expected = np.array([980.0, 20.0]) ** (1 - balance)
     np.testing.assert_allclose(shares, expected / expected.sum())
     assert counts.tolist() == [980, 20]
     drawn = np.concatenate([labels[order.batch(0, number), 0] for number in range(200)])
     assert abs(drawn.mean() - shares[1]) < 0.02
-    again = RouteOrder(0, 50, Labels.of_matrix(labels), np.arange(1000), alone, balance)
+    again = RouteOrder(0, 50, Labels.of_matrix(labels), alone, balance)
     assert order.batch(0, 3).tolist() == again.batch(0, 3).tolist()
 
 

@@ -145,9 +145,7 @@ def test_batches_that_share_images_have_crops_of_their_own() -> None:
 def read_slots(small_set: ShardSet, world_size: int, rank: int, workers: int, first_step: int = 0) -> list[ImageBatch]:
     manifest = small_set.manifest
     labels, routes = manifest.labels(), Routes.one_per_task(manifest.task_names)
-    order = RouteOrder(
-        0, 5, Labels.of_matrix(labels[manifest.sample_ids("train")]), manifest.sample_ids("train"), routes
-    )
+    order = RouteOrder(0, 5, Labels.of_matrix(labels).of_samples(manifest.sample_ids("train")), routes)
     plan = SlotPlan(order, lambda _: np.arange(4), world_size, first_step, np.array([first_step] * routes.num_routes))
     source = TrainBatches(plan, SampleReader(manifest), rank)
     batches = build_loader(source, 8, workers, crops=CROPS)

@@ -114,7 +114,7 @@ def test_where_no_pair_is_closer_than_another_groups_are_of_equal_size(affinity:
 
 @pytest.mark.parametrize(("num_tasks", "num_groups"), [(100, 2), (100, 8), (10, 2), (10, 4)])
 def test_classes_that_exclude_each_other_are_shared_out(num_tasks: int, num_groups: int) -> None:
-    # the association of two classes is the square root of their odds' product: the frequent ones are a little closer to all others
+    # the association of two classes is the root of the product of their odds, so that frequent ones are closer to all others
     frequency = np.random.default_rng(9).uniform(0.9, 1.1, num_tasks) / num_tasks
     odds = np.sqrt(frequency / (1 - frequency))
     sizes = np.bincount(group_by_affinity(np.outer(odds, odds), num_groups))

@@ -354,7 +354,7 @@ def test_labels_of_a_step_are_counted_as_they_come(small_set: ShardSet, policy: 
     found = resolved(config)
     data = build_run_data(config_of(small_set, data__workers=0).data)
     routes, ids = found.routes.routes, data.manifest.sample_ids("train")
-    order = RouteOrder(0, 4, data.labels_of("train"), ids, routes)
+    order = RouteOrder(0, 4, data.labels_of("train"), routes)
     sampler = build_sampler(config.tasks, routes.names, order.count_samples(), 0, 2)
     drawn, images, labels, num_steps = [0] * 3, 0, 0, 3000
     for step in range(num_steps):

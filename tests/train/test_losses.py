@@ -63,7 +63,7 @@ def draw_labels(num_samples: int = 200, missing: float = 0.5) -> np.ndarray:
 
 def build_order(labels: np.ndarray, routes: Routes, balance: float = 0.0, missing: Any = "ignore") -> RouteOrder:
     fills = choose_fills(missing, TASKS[: routes.num_tasks], balance)
-    return RouteOrder(0, 8, Labels.of_matrix(labels), np.arange(len(labels)), routes, balance, fills)
+    return RouteOrder(0, 8, Labels.of_matrix(labels), routes, balance, fills)
 
 
 def build_losses(config: LossConfig, missing: Any, order: RouteOrder, tasks: list[Task]) -> list[TaskLoss]:
@@ -217,7 +217,7 @@ def unique_samples(drawn: np.ndarray) -> list[tuple[int, float]]:
 def test_prior_offsets_give_the_probabilities_of_the_training_split(config: LossConfig, balance: float) -> None:
     """A network that can learn anything, trained to the end: its corrected probabilities are the frequencies among its images."""
     task, alone = Task(name="t", classes=("a", "b", "c")), Routes.one_per_task(["t"])
-    order = RouteOrder(0, 8, Labels.of_matrix(KINDS[:, None]), np.arange(len(KINDS)), alone, balance)
+    order = RouteOrder(0, 8, Labels.of_matrix(KINDS[:, None]), alone, balance)
     (loss,) = build_losses(config, "ignore", order, [task])
     counts, shares = order.class_shares(0)
     drawn = (shares / counts)[KINDS]

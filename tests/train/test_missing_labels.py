@@ -50,9 +50,7 @@ def test_missing_labels_are_filled_by_pattern() -> None:
 def test_a_filled_task_has_every_sample_of_the_split(routes: Routes) -> None:
     labels = draw_labels()
     filled = fill_missing(labels, choose_fills(MIXED, TASKS, 0.0))
-    order = RouteOrder(
-        0, 8, Labels.of_matrix(labels), np.arange(len(labels)), routes, 0.0, choose_fills(MIXED, TASKS, 0.0)
-    )
+    order = RouteOrder(0, 8, Labels.of_matrix(labels), routes, 0.0, choose_fills(MIXED, TASKS, 0.0))
     expected = [(filled[:, tasks] != -1).any(axis=1).sum() for tasks in routes.tasks_of]
     assert order.count_samples().tolist() == expected
     shares = [(filled[:, task] != -1).sum() / expected[route] for task, route in enumerate(routes.route_of)]
@@ -63,9 +61,7 @@ def test_a_filled_task_has_every_sample_of_the_split(routes: Routes) -> None:
 
 def test_balanced_draws_count_filled_negatives_as_negatives() -> None:
     labels = draw_labels()
-    order = RouteOrder(
-        0, 200, Labels.of_matrix(labels), np.arange(len(labels)), ALONE, 1.0, choose_fills(NEGATIVE, TASKS, 1.0)
-    )
+    order = RouteOrder(0, 200, Labels.of_matrix(labels), ALONE, 1.0, choose_fills(NEGATIVE, TASKS, 1.0))
     counts, shares = order.class_shares(0)
     assert counts.tolist() == [(labels[:, 0] < 1).sum(), (labels[:, 0] == 1).sum()]
     assert shares.tolist() == [0.5, 0.5]

@@ -72,7 +72,7 @@ def shards(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def count_labels_of_slots(config: Config, labels: np.ndarray, routes: Any) -> np.ndarray:
     """Counts the labels that the slots of all steps have, slot by slot."""
     data = build_run_data(config.data)
-    order = RouteOrder(0, 8, data.labels_of(TRAIN_SPLIT), data.manifest.sample_ids(TRAIN_SPLIT), routes)
+    order = RouteOrder(0, 8, data.labels_of(TRAIN_SPLIT), routes)
     sampler, draws = RouteSampler(0, routes.num_routes, SLOTS), np.zeros(routes.num_routes, dtype=int)
     seen = np.zeros(routes.num_tasks, dtype=int)
     for step in range(STEPS):

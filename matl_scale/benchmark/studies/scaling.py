@@ -5,9 +5,8 @@ Labels of a few tasks are drawn at full length, and all others map to them: so e
 while the labels themselves need not be in memory. Bytes per sample and label come from small sets that are really written.
 """
 
-import gc
 import itertools
-import os
+import shutil
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -22,6 +21,7 @@ from matl_scale.benchmark.inputs import binary_tasks, full_width
 from matl_scale.benchmark.studies.study import Single, Study
 from matl_scale.benchmark.studies.workbench import Workbench
 from matl_scale.data.loading.plan import RouteOrder, SlotPlan
+from matl_scale.data.loading.route_samples import open_route_samples
 from matl_scale.data.shards.labels import Labels
 from matl_scale.data.shards.layout import MISSING
 from matl_scale.data.shards.manifest import Manifest, read_manifest
@@ -32,6 +32,7 @@ from matl_scale.data.shards.tables import label_table
 from matl_scale.models.backbones import build_backbone_outline, count_features
 from matl_scale.routes import Routes
 from matl_scale.routing.grouping import group_in_order
+from matl_scale.storage.store import Store
 from matl_scale.train.step.sampling import RouteSampler
 
 NUM_DRAWN = 4  # tasks whose labels are drawn
@@ -73,23 +74,28 @@ def draw_labels(scale: Scale) -> tuple[Labels, float]:
         column_of=stores.column_of[chosen],
         samples=SampleRuns.all_of(scale.num_samples),
         dtype=np.dtype(np.int8),
+        origin=scale.name,
     )
     return labels_of_all, sum(store.nbytes for store in stores.stores) * scale.num_tasks / NUM_DRAWN
 
 
-def resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def simulate(scale: Scale, labels: Labels) -> dict[str, float]:
-    """Runs the plan and the sampler of one rank of all nodes."""
-    gc.collect()
-    before, begin = resident_bytes(), time.process_time()
+def open_order(scale: Scale, labels: Labels, folder: Path) -> tuple[RouteOrder, float]:
+    """Opens the samples of all routes, whose cache is in a folder; returns the CPU seconds that it took, too."""
+    begin = time.process_time()
     routes = Routes.build([str(i) for i in range(NUM_ROUTES)], group_in_order(scale.num_tasks, NUM_ROUTES).tolist())
-    order = RouteOrder(0, BATCH, labels, np.arange(scale.num_samples), routes)
+    labelled, _ = open_route_samples(Store(folder), labels, routes, np.full(scale.num_tasks, MISSING))
+    order = RouteOrder(0, BATCH, labels, routes, labelled=labelled)
     order.count_samples()
     order.label_shares()
-    opened = time.process_time() - begin
+    return order, time.process_time() - begin
+
+
+def simulate(scale: Scale, labels: Labels, folder: Path) -> dict[str, float]:
+    """Runs the plan and the sampler of one rank of all nodes, with the cache of routes in a folder that is deleted afterwards."""
+    folder.mkdir(parents=True)
+    _, first = open_order(scale, labels, folder)
+    order, opened = open_order(scale, labels, folder)
+    cached = sum(path.stat().st_size for path in folder.rglob("*.bin"))
     world_size = NUM_NODES * RANKS_PER_NODE
     sampler = RouteSampler(0, NUM_ROUTES, world_size)
     plan = SlotPlan(order, sampler.routes, world_size, 10**6, np.full(NUM_ROUTES, 10**6))
@@ -99,14 +105,16 @@ def simulate(scale: Scale, labels: Labels) -> dict[str, float]:
         start = time.process_time()
         (batch,) = next(batches)
         middle = time.process_time()
-        labels.at(batch.sample_ids, routes.tasks_of[batch.active_route])
+        labels.at(batch.sample_ids, order.routes.tasks_of[batch.active_route])
         planned.append(middle - start)
         read.append(time.process_time() - middle)
+    shutil.rmtree(folder)
     return {
+        "open for the first time, s": first,
         "open, s": opened,
         "plan a batch, ms": 1e3 * float(np.median(planned)),
         "read its labels, ms": 1e3 * float(np.median(read)),
-        "routes' samples per rank, GB": max(0, resident_bytes() - before) / GB,
+        "route cache on disk, mapped once per node, GB": cached / GB,
     }
 
 
@@ -144,22 +152,23 @@ def singles(bench: Workbench) -> Iterator[Single]:
     for scale in SCALES:
         bench.say(f"{scale.name}: simulating a rank of {NUM_NODES * RANKS_PER_NODE}")
         labels, cache = draw_labels(scale)
-        found = simulate(scale, labels)
+        found = simulate(scale, labels, bench.work / "scratch" / f"routes-{scale.num_tasks}")
         sent, heads = measure_network(scale.num_tasks)
         cells = scale.num_samples * scale.num_tasks
-        per_rank = found.pop("routes' samples per rank, GB")
+        routes = found.pop("route cache on disk, mapped once per node, GB")
         reader = scale.num_samples * sample_memory / GB
         on_disk = {
             "tables of samples on disk, GB": scale.num_samples * sample_file / GB,
             "labels.parquet, GB": cells * measure_label_file(bench.work / "scratch", scale) / GB,
             "label cache on disk, mapped once per node, GB": cache / GB,
+            "route cache on disk, mapped once per node, GB": routes,
         }
         memory = {
             "offsets of images per rank, GB": reader,
-            "samples of routes per rank, GB": per_rank,
             "heads with AdamW per rank, GB": heads / GB,
             f"a node of {RANKS_PER_NODE} ranks, without the trunk, GB": cache / GB
-            + RANKS_PER_NODE * (reader + per_rank + heads / GB),
+            + routes
+            + RANKS_PER_NODE * (reader + heads / GB),
         }
         times = {**found, f"sent per step and rank, {NUM_NODES} nodes, GB": sent / GB}
         for name, value in itertools.chain(on_disk.items(), memory.items(), times.items()):

@@ -6,12 +6,12 @@ from typing import Protocol
 
 import numpy as np
 
+from matl_scale.data.shards.label_marks import Marks, mark_labelled
 from matl_scale.data.shards.labels import Labels
 from matl_scale.data.shards.layout import MISSING
 
 BLOCK = 2048  # samples that are matched together
 COUNTED_AT_ONCE = 128 * BLOCK
-MARKED_BLOCK = 256  # samples whose marks are counted together
 
 
 class Members(Protocol):
@@ -69,24 +69,14 @@ class Matching:
 
 
 class Marked:
-    """The samples that are marked, bool, shape `(num_samples,)`; a bit of each is kept."""
+    """The samples that are marked for a group."""
 
-    def __init__(self, marks: np.ndarray) -> None:
-        padded = np.zeros((-(-len(marks) // MARKED_BLOCK), MARKED_BLOCK), dtype=bool)
-        padded.ravel()[: len(marks)] = marks
-        self.bits = np.packbits(padded, axis=1)  # block by block
-        self.ends = np.cumsum(np.count_nonzero(padded, axis=1)).astype(np.uint32)
-
-    @property
-    def count(self) -> int:
-        return int(self.ends[-1]) if len(self.ends) else 0
+    def __init__(self, marks: Marks, group: int) -> None:
+        self.marks, self.group, self.count = marks, group, marks.count(group)
 
     def find(self, numbers: np.ndarray) -> np.ndarray:
         """Returns the indices of the samples with some numbers."""
-        blocks = np.searchsorted(self.ends, numbers, side="right")
-        before = np.where(blocks > 0, self.ends[blocks - 1], 0)
-        counts = np.cumsum(np.unpackbits(self.bits[blocks], axis=1), axis=1, dtype=np.int16)
-        return np.asarray(blocks * MARKED_BLOCK + (counts > (numbers - before)[:, None]).argmax(axis=1))
+        return self.marks.find(self.group, numbers)
 
 
 def find_labelled(labels: Labels, tasks: Sequence[int]) -> Members:
@@ -96,7 +86,7 @@ def find_labelled(labels: Labels, tasks: Sequence[int]) -> Members:
     if len(tasks) == 1:
         return Labelled(labels, tasks[0])
     # a bit per sample: looking through the labels of a thousand tasks for each batch would take longer than training on it
-    return Marked(labels.has_label(tasks))
+    return Marked(mark_labelled(labels, [tasks]), 0)
 
 
 def find_all(num_samples: int) -> Members:

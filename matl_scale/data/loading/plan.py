@@ -7,7 +7,7 @@ exactly, on any number of ranks. Where consecutive slots share images, these com
 label, and each slot trains on those that carry one for its route.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,6 @@ import numpy as np
 from matl_scale.data.loading.members import Members, find_all, find_class, find_labelled
 from matl_scale.data.shards.labels import Labels
 from matl_scale.data.shards.layout import MISSING
-from matl_scale.data.shards.sample_runs import SampleRuns
 from matl_scale.routes import Routes
 from matl_scale.seeds import derive_seed, mix
 
@@ -53,7 +52,8 @@ class RouteOrder:
     `fills`, shape `(num_tasks,)`, says what missing labels count as (see `missing.choose_fills`): a task whose missing labels are
     filled has one for every sample.
 
-    Labels are those of the training split; sample ids, ascending, say where these samples are in the set.
+    Labels are those of the training split, as a view of the set's. `labelled` are the samples of routes that are known already
+    (see `open_route_samples`); those of others are found in the labels.
     """
 
     def __init__(
@@ -61,18 +61,18 @@ class RouteOrder:
         seed: int,
         batch_size: int,
         labels: Labels,
-        sample_ids: np.ndarray,
         routes: Routes,
         balance: float = 0.0,
         fills: np.ndarray | None = None,
+        labelled: Mapping[int, Members] | None = None,
     ) -> None:
         assert not (balance and routes.shared_by_tasks)
-        self.seed, self.batch_size, self.samples = seed, batch_size, SampleRuns.build(sample_ids)
+        self.seed, self.batch_size, self.samples = seed, batch_size, labels.samples
         self.routes, self.balance = routes, balance
         self._labels = labels
         self._fills = np.full(routes.num_tasks, MISSING) if fills is None else fills
         self._members: dict[tuple[int, int], Members] = {}
-        self._labelled: dict[int, Members] = {}
+        self._labelled = dict(labelled or {})
         self._shares: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def batch(self, route: int, number: int) -> np.ndarray:

@@ -27,6 +27,7 @@ class Labels:
         column_of: The column of each task in its store, shape `(num_tasks,)`.
         samples: The samples of the set that this is about.
         dtype: Of label arrays.
+        origin: Hash of the files that `stores` were read from, in their order; empty for labels that are in memory alone.
     """
 
     stores: Sequence[DenseColumns | SparseColumns]
@@ -34,6 +35,7 @@ class Labels:
     column_of: np.ndarray
     samples: SampleRuns
     dtype: np.dtype
+    origin: str = ""
 
     @classmethod
     def of_matrix(cls, matrix: np.ndarray) -> "Labels":

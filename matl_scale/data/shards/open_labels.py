@@ -13,6 +13,7 @@ from matl_scale.data.shards.manifest import Manifest
 from matl_scale.data.shards.sample_runs import SampleRuns
 from matl_scale.data.shards.sparse_labels import SparseColumns
 from matl_scale.data.shards.stored_columns import ColumnsInMemory
+from matl_scale.storage.files import hash_text
 
 
 class OpenedLabels(NamedTuple):
@@ -32,11 +33,12 @@ def open_labels(manifest: Manifest, task_ids: Sequence[int] | None = None) -> Op
     ids = list(range(len(manifest.tasks))) if task_ids is None else list(task_ids)
     stores: list[DenseColumns | SparseColumns] = []
     store_of, column_of = np.zeros(len(ids), dtype=np.int64), np.zeros(len(ids), dtype=np.int64)
-    is_shared, notes = True, dict[str, None]()
+    is_shared, notes, hashes = True, dict[str, None](), list[str]()
     for name in sorted({manifest.label_references[i].file for i in ids}):
         own = [index for index, i in enumerate(ids) if manifest.label_references[i].file == name]
         own_ids = [ids[index] for index in own]
-        found, lines = open_file(manifest, name)
+        hashes.append(hash_of(manifest, name))
+        found, lines = open_cached(manifest.root, name, hashes[-1])
         is_shared, notes = is_shared and found is not None, notes | dict.fromkeys(lines)
         found = found or read_file(manifest, name, own_ids)
         check_columns(manifest, own_ids, found)
@@ -51,14 +53,15 @@ def open_labels(manifest: Manifest, task_ids: Sequence[int] | None = None) -> Op
         column_of=column_of,
         samples=SampleRuns.all_of(manifest.num_samples),
         dtype=label_dtype([manifest.tasks[i] for i in ids]),
+        origin=hash_text("\n".join(hashes)) if is_shared else "",
     )
     return OpenedLabels(labels, is_shared, list(notes))
 
 
-def open_file(manifest: Manifest, name: str) -> tuple[CachedColumns | None, list[str]]:
-    """Opens the cache of one of a version's files of labels; None if there can be none."""
+def hash_of(manifest: Manifest, name: str) -> str:
+    """Returns the hash of one of a version's files of labels."""
     (sha256,) = {file["sha256"] for file in manifest.entries[manifest.version - 1]["labels"] if file["file"] == name}
-    return open_cached(manifest.root, name, sha256)
+    return str(sha256)
 
 
 def read_file(manifest: Manifest, name: str, task_ids: Sequence[int]) -> CachedColumns:

@@ -1,0 +1,101 @@
+"""Which samples routes of several tasks have: the same from the route cache as from the labels."""
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from matl_scale.data.loading import route_samples
+from matl_scale.data.loading.plan import RouteOrder
+from matl_scale.data.loading.route_samples import open_route_samples
+from matl_scale.data.shards.cache_folder import CACHE_VARIABLE
+from matl_scale.data.shards.labels import Labels
+from matl_scale.routes import Routes
+from matl_scale.storage.store import Store
+
+NUM_SAMPLES = 3000
+ROUTES = Routes.build(["a", "b", "c"], [0, 1, 0, 1, 2])  # the last one has a single task
+NO_FILLS = np.full(5, -1)
+
+
+def build_labels() -> Labels:
+    generator = np.random.default_rng(0)
+    matrix = np.where(generator.random((NUM_SAMPLES, 5)) < 0.2, generator.integers(0, 2, (NUM_SAMPLES, 5)), -1)
+    matrix[512:1024] = -1  # blocks without a label
+    return replace(Labels.of_matrix(np.asfortranarray(matrix.astype(np.int8))), origin="a file")
+
+
+@pytest.fixture(autouse=True)
+def caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A set is large from one sample on; returns the folder of caches that are not beside it."""
+    monkeypatch.setattr(route_samples, "CACHED_FROM", 1)
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "home"))
+    (tmp_path / "set").mkdir()
+    return tmp_path / "set/.routes"
+
+
+def folders(caches: Path) -> list[Path]:
+    return sorted(path for path in caches.glob("*") if path.is_dir())
+
+
+@pytest.mark.parametrize("ids", [np.arange(NUM_SAMPLES), np.arange(NUM_SAMPLES)[5:2900], np.arange(0, NUM_SAMPLES, 3)])
+def test_batches_are_the_same(tmp_path: Path, caches: Path, ids: np.ndarray) -> None:
+    labels = build_labels().of_samples(ids)
+    expected = RouteOrder(0, 32, labels, ROUTES)
+    for _ in range(2):  # made, and found
+        labelled, notes = open_route_samples(Store(tmp_path / "set"), labels, ROUTES, NO_FILLS)
+        assert (sorted(labelled), notes) == ([0, 1], [])
+        order = pickle.loads(pickle.dumps(RouteOrder(0, 32, labels, ROUTES, labelled=labelled)))
+        np.testing.assert_array_equal(order.count_samples(), expected.count_samples())
+        np.testing.assert_array_equal(order.label_shares(), expected.label_shares())
+        for route in range(3):
+            for number in (0, 1, 40):
+                np.testing.assert_array_equal(order.batch(route, number), expected.batch(route, number))
+    assert len(folders(caches)) == 1
+
+
+def test_each_choice_of_labels_has_its_own(tmp_path: Path, caches: Path) -> None:
+    labels, half = build_labels(), np.arange(NUM_SAMPLES // 2)
+    others = Routes.build(["a", "b"], [0, 0, 0, 1, 1])
+    for number, (chosen, routes) in enumerate(
+        [
+            (labels, ROUTES),
+            (labels, others),
+            (labels.of_samples(half), ROUTES),
+            (labels.without([0]), ROUTES),
+            (replace(labels, origin="another file"), ROUTES),
+        ]
+    ):
+        labelled, _ = open_route_samples(Store(tmp_path / "set"), chosen, routes, NO_FILLS)
+        assert [labelled[route].count for route in labelled] == [
+            chosen.count_samples(routes.tasks_of[route]) for route in labelled
+        ]
+        assert len(folders(caches)) == number + 1
+
+
+def test_what_needs_no_cache_has_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caches: Path) -> None:
+    root, labels = Store(tmp_path / "set"), build_labels()
+    fills = np.array([-1, 0, -1, -1, -1])  # every sample is one of route b
+    assert sorted(open_route_samples(root, labels, ROUTES, fills)[0]) == [0]
+    monkeypatch.setattr(route_samples, "CACHED_FROM", 2 * NUM_SAMPLES + 1)
+    assert open_route_samples(root, labels, ROUTES, NO_FILLS) == ({}, [])
+    monkeypatch.setattr(route_samples, "CACHED_FROM", 1)
+    assert open_route_samples(root, replace(labels, origin=""), ROUTES, NO_FILLS) == ({}, [])
+    assert len(folders(caches)) == 1
+
+
+def test_a_damaged_one_is_made_anew_and_what_cannot_be_written_is_said(tmp_path: Path, caches: Path) -> None:
+    root, labels = Store(tmp_path / "set"), build_labels()
+    counts = {route: found.count for route, found in open_route_samples(root, labels, ROUTES, NO_FILLS)[0].items()}
+    (folder,) = folders(caches)
+    (folder / "ends.bin").write_bytes(b"")
+    labelled, notes = open_route_samples(root, labels, ROUTES, NO_FILLS)
+    assert {route: found.count for route, found in labelled.items()} == counts
+    assert notes == [f"the route cache {folder} is damaged, and was made anew"]
+    for path in (tmp_path / "other", tmp_path / "home"):
+        path.write_text("no folder")
+    labelled, notes = open_route_samples(Store(tmp_path / "other"), labels, ROUTES, NO_FILLS)
+    assert labelled == {}
+    assert notes[0].startswith(f"routes of {tmp_path / 'other'} are read without a cache, by every rank for itself: ")
