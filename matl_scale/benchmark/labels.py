@@ -22,6 +22,7 @@ from matl_scale.benchmark.figure import Conditions, Figure
 from matl_scale.data.loading.plan import RouteOrder
 from matl_scale.data.loading.route_samples import open_route_samples
 from matl_scale.data.shards.label_cache import LABELS, map_cache, write_cache
+from matl_scale.data.shards.label_marks import RouteCache
 from matl_scale.data.shards.labels import Labels
 from matl_scale.data.shards.layout import MISSING
 from matl_scale.data.shards.sample_runs import SampleRuns
@@ -83,7 +84,7 @@ def open_order(folder: Path) -> tuple[Labels, RouteOrder]:
     num_tasks = len(found.columns)
     groups = [task * NUM_ROUTES // num_tasks for task in range(num_tasks)]
     routes = Routes.build([str(route) for route in range(NUM_ROUTES)], groups)
-    labelled, _ = open_route_samples(Store(folder), labels, routes, np.full(num_tasks, MISSING))
+    labelled, _ = open_route_samples(RouteCache(Store(folder)), labels, routes, np.full(num_tasks, MISSING))
     order = RouteOrder(0, BATCH, labels, routes, labelled=labelled)
     order.count_samples()
     order.label_shares()

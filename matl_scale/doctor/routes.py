@@ -8,6 +8,7 @@ from matl_scale.automatic import chosen
 from matl_scale.data.loading.missing import choose_fills
 from matl_scale.data.loading.plan import RouteOrder
 from matl_scale.data.loading.route_samples import open_route_samples
+from matl_scale.data.shards.label_marks import RouteCache
 from matl_scale.doctor.finding import Finding
 from matl_scale.errors import shortened
 from matl_scale.models.pass_cost import build_routed_outline, measure_pass
@@ -43,7 +44,7 @@ def check_routes(config: Config, data: RunData, found: ChosenRoutes) -> Iterator
     routes, batch_size = found.routes, chosen(config.data.batch_size)
     fills = choose_fills(config.data.missing, data.tasks, config.data.balance)
     labels = data.labels_of(TRAIN_SPLIT)
-    labelled, notes = open_route_samples(data.manifest.root, labels, routes, fills)
+    labelled, notes = open_route_samples(RouteCache(data.manifest.root), labels, routes, fills)
     yield from (Finding("note", "routes", f"{note}.") for note in notes)
     order = RouteOrder(0, batch_size, labels, routes, fills=fills, labelled=labelled)
     shares = order.label_shares()

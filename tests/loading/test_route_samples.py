@@ -11,6 +11,7 @@ from matl_scale.data.loading import route_samples
 from matl_scale.data.loading.plan import RouteOrder
 from matl_scale.data.loading.route_samples import open_route_samples
 from matl_scale.data.shards.cache_folder import CACHE_VARIABLE
+from matl_scale.data.shards.label_marks import RouteCache
 from matl_scale.data.shards.labels import Labels
 from matl_scale.routes import Routes
 from matl_scale.storage.store import Store
@@ -36,6 +37,10 @@ def caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path / "set/.routes"
 
 
+def cache_of(folder: Path) -> RouteCache:
+    return RouteCache(Store(folder))
+
+
 def folders(caches: Path) -> list[Path]:
     return sorted(path for path in caches.glob("*") if path.is_dir())
 
@@ -45,7 +50,7 @@ def test_batches_are_the_same(tmp_path: Path, caches: Path, ids: np.ndarray) -> 
     labels = build_labels().of_samples(ids)
     expected = RouteOrder(0, 32, labels, ROUTES)
     for _ in range(2):  # made, and found
-        labelled, notes = open_route_samples(Store(tmp_path / "set"), labels, ROUTES, NO_FILLS)
+        labelled, notes = open_route_samples(cache_of(tmp_path / "set"), labels, ROUTES, NO_FILLS)
         assert (sorted(labelled), notes) == ([0, 1], [])
         order = pickle.loads(pickle.dumps(RouteOrder(0, 32, labels, ROUTES, labelled=labelled)))
         np.testing.assert_array_equal(order.count_samples(), expected.count_samples())
@@ -68,7 +73,7 @@ def test_each_choice_of_labels_has_its_own(tmp_path: Path, caches: Path) -> None
             (replace(labels, origin="another file"), ROUTES),
         ]
     ):
-        labelled, _ = open_route_samples(Store(tmp_path / "set"), chosen, routes, NO_FILLS)
+        labelled, _ = open_route_samples(cache_of(tmp_path / "set"), chosen, routes, NO_FILLS)
         assert [labelled[route].count for route in labelled] == [
             chosen.count_samples(routes.tasks_of[route]) for route in labelled
         ]
@@ -76,26 +81,26 @@ def test_each_choice_of_labels_has_its_own(tmp_path: Path, caches: Path) -> None
 
 
 def test_what_needs_no_cache_has_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caches: Path) -> None:
-    root, labels = Store(tmp_path / "set"), build_labels()
+    cache, labels = cache_of(tmp_path / "set"), build_labels()
     fills = np.array([-1, 0, -1, -1, -1])  # every sample is one of route b
-    assert sorted(open_route_samples(root, labels, ROUTES, fills)[0]) == [0]
+    assert sorted(open_route_samples(cache, labels, ROUTES, fills)[0]) == [0]
     monkeypatch.setattr(route_samples, "CACHED_FROM", 2 * NUM_SAMPLES + 1)
-    assert open_route_samples(root, labels, ROUTES, NO_FILLS) == ({}, [])
+    assert open_route_samples(cache, labels, ROUTES, NO_FILLS) == ({}, [])
     monkeypatch.setattr(route_samples, "CACHED_FROM", 1)
-    assert open_route_samples(root, replace(labels, origin=""), ROUTES, NO_FILLS) == ({}, [])
+    assert open_route_samples(cache, replace(labels, origin=""), ROUTES, NO_FILLS) == ({}, [])
     assert len(folders(caches)) == 1
 
 
 def test_a_damaged_one_is_made_anew_and_what_cannot_be_written_is_said(tmp_path: Path, caches: Path) -> None:
-    root, labels = Store(tmp_path / "set"), build_labels()
-    counts = {route: found.count for route, found in open_route_samples(root, labels, ROUTES, NO_FILLS)[0].items()}
+    cache, labels = cache_of(tmp_path / "set"), build_labels()
+    counts = {route: found.count for route, found in open_route_samples(cache, labels, ROUTES, NO_FILLS)[0].items()}
     (folder,) = folders(caches)
     (folder / "ends.bin").write_bytes(b"")
-    labelled, notes = open_route_samples(root, labels, ROUTES, NO_FILLS)
+    labelled, notes = open_route_samples(cache, labels, ROUTES, NO_FILLS)
     assert {route: found.count for route, found in labelled.items()} == counts
     assert notes == [f"the route cache {folder} is damaged, and was made anew"]
     for path in (tmp_path / "other", tmp_path / "home"):
         path.write_text("no folder")
-    labelled, notes = open_route_samples(Store(tmp_path / "other"), labels, ROUTES, NO_FILLS)
+    labelled, notes = open_route_samples(cache_of(tmp_path / "other"), labels, ROUTES, NO_FILLS)
     assert labelled == {}
     assert notes[0].startswith(f"routes of {tmp_path / 'other'} are read without a cache, by every rank for itself: ")

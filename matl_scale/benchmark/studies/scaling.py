@@ -22,6 +22,7 @@ from matl_scale.benchmark.studies.study import Single, Study
 from matl_scale.benchmark.studies.workbench import Workbench
 from matl_scale.data.loading.plan import RouteOrder, SlotPlan
 from matl_scale.data.loading.route_samples import open_route_samples
+from matl_scale.data.shards.label_marks import RouteCache
 from matl_scale.data.shards.labels import Labels
 from matl_scale.data.shards.layout import MISSING
 from matl_scale.data.shards.manifest import Manifest, read_manifest
@@ -83,7 +84,7 @@ def open_order(scale: Scale, labels: Labels, folder: Path) -> tuple[RouteOrder, 
     """Opens the samples of all routes, whose cache is in a folder; returns the CPU seconds that it took, too."""
     begin = time.process_time()
     routes = Routes.build([str(i) for i in range(NUM_ROUTES)], group_in_order(scale.num_tasks, NUM_ROUTES).tolist())
-    labelled, _ = open_route_samples(Store(folder), labels, routes, np.full(scale.num_tasks, MISSING))
+    labelled, _ = open_route_samples(RouteCache(Store(folder)), labels, routes, np.full(scale.num_tasks, MISSING))
     order = RouteOrder(0, BATCH, labels, routes, labelled=labelled)
     order.count_samples()
     order.label_shares()

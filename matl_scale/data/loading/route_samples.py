@@ -3,22 +3,21 @@
 import numpy as np
 
 from matl_scale.data.loading.members import Marked, Members
-from matl_scale.data.shards.label_marks import open_marks
+from matl_scale.data.shards.label_marks import RouteCache
 from matl_scale.data.shards.labels import Labels
 from matl_scale.data.shards.layout import MISSING
 from matl_scale.routes import Routes
-from matl_scale.storage.store import Store
 
 CACHED_FROM = 1 << 24  # marks, one for each sample and route: fewer are made within a second, and take two megabytes
 
 
 def open_route_samples(
-    root: Store, labels: Labels, routes: Routes, fills: np.ndarray
+    cache: RouteCache, labels: Labels, routes: Routes, fills: np.ndarray
 ) -> tuple[dict[int, Members], list[str]]:
     """Opens the samples that carry a label for a route, for every route that trains several tasks.
 
     Args:
-        root: The set's folder.
+        cache: Of the set.
         labels: The labels of the training split.
         routes: Which tasks a route trains.
         fills: What missing labels of each task count as, shape `(num_tasks,)`. A route with a task whose missing labels are
@@ -32,7 +31,7 @@ def open_route_samples(
     ]
     if not labels.origin or len(chosen) * labels.num_samples < CACHED_FROM:
         return {}, []
-    marks, notes = open_marks(root, labels, [routes.tasks_of[route] for route in chosen])
+    marks, notes = cache.open(labels, [routes.tasks_of[route] for route in chosen])
     if marks is None:
         return {}, notes
     return {route: Marked(marks, group) for group, route in enumerate(chosen)}, notes

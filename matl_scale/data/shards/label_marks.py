@@ -54,29 +54,34 @@ def mark_labelled(labels: Labels, groups: Sequence[Sequence[int]]) -> Marks:
     return Marks(np.stack([bits for bits, _ in packed]), np.stack([ends for _, ends in packed]))
 
 
-def open_marks(root: Store, labels: Labels, groups: Sequence[Sequence[int]]) -> tuple[Marks | None, list[str]]:
-    """Opens the cache with the marks of labels of a set's files, and makes it if there is none or it cannot be used.
+@dataclass(frozen=True)
+class RouteCache:
+    """The route cache of a set, in or for its folder."""
 
-    Args:
-        root: The set's folder.
-        labels: The labels of some samples of the set; their `origin` is known.
-        groups: The tasks of each group.
+    root: Store
 
-    Returns:
-        The marks, None if no folder can be written, and what the user should know, in lines.
-    """
-    sha256 = identify(labels, groups)
+    def open(self, labels: Labels, groups: Sequence[Sequence[int]]) -> tuple[Marks | None, list[str]]:
+        """Opens the marks of labels of the set's files, and makes them if there are none or they cannot be used.
 
-    def write(folder: Path) -> None:
-        ROUTES.complete(folder, sha256, write_marks(folder, labels, groups))
+        Args:
+            labels: The labels of some samples of the set; their `origin` is known.
+            groups: The tasks of each group.
 
-    folder, notes = ROUTES.open(root, sha256, write)
-    if folder is None:
-        return None, notes
-    num_blocks = -(-labels.num_samples // BLOCK)
-    bits = map_array(folder / "bits.bin", BITS, (len(groups), num_blocks, BLOCK // 8))
-    ends = map_array(folder / "ends.bin", ENDS, (len(groups), num_blocks))
-    return Marks(bits, ends), notes
+        Returns:
+            The marks, None if no folder can be written, and what the user should know, in lines.
+        """
+        sha256 = identify(labels, groups)
+
+        def write(folder: Path) -> None:
+            ROUTES.complete(folder, sha256, write_marks(folder, labels, groups))
+
+        folder, notes = ROUTES.open(self.root, sha256, write)
+        if folder is None:
+            return None, notes
+        num_blocks = -(-labels.num_samples // BLOCK)
+        bits = map_array(folder / "bits.bin", BITS, (len(groups), num_blocks, BLOCK // 8))
+        ends = map_array(folder / "ends.bin", ENDS, (len(groups), num_blocks))
+        return Marks(bits, ends), notes
 
 
 def write_marks(folder: Path, labels: Labels, groups: Sequence[Sequence[int]]) -> dict[str, str]:
