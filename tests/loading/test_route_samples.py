@@ -1,6 +1,8 @@
 """Which samples routes of several tasks have: the same from the route cache as from the labels."""
 
+import json
 import pickle
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +15,13 @@ from matl_scale.data.loading.route_samples import open_route_samples
 from matl_scale.data.shards.cache_folder import CACHE_VARIABLE
 from matl_scale.data.shards.label_marks import RouteCache
 from matl_scale.data.shards.labels import Labels
+from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.routes import Routes
 from matl_scale.storage.store import Store
+from matl_scale.train.process_group import build_accelerator
+from matl_scale.train.run import train
+from tests.helpers.run_configs import build_config
+from tests.helpers.shard_sets import ShardSet
 
 NUM_SAMPLES = 3000
 ROUTES = Routes.build(["a", "b", "c"], [0, 1, 0, 1, 2])  # the last one has a single task
@@ -104,3 +111,17 @@ def test_a_damaged_one_is_made_anew_and_what_cannot_be_written_is_said(tmp_path:
     labelled, notes = open_route_samples(cache_of(tmp_path / "other"), labels, ROUTES, NO_FILLS)
     assert labelled == {}
     assert notes[0].startswith(f"routes of {tmp_path / 'other'} are read without a cache, by every rank for itself: ")
+
+
+def test_a_run_takes_its_samples_from_it(tmp_path: Path, small_set: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, losses = tmp_path / "copy", []
+    shutil.copytree(small_set.root, root)
+    for name, least in (("without", 10**9), ("with", 1)):
+        monkeypatch.setattr(route_samples, "CACHED_FROM", least)
+        config = build_config(tmp_path, small_set, name, routing=RoutingConfig(sigma=0.5, routes=2, grouping="order"))
+        config = replace(config, data=replace(config.data, path=str(root)))
+        train(config, build_accelerator("fp32"))
+        assert len(folders(root / ".routes")) == (least == 1)
+        lines = (config.run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        losses.append([json.loads(line).get("train/loss") for line in lines])
+    assert losses[0] == losses[1]
