@@ -8,7 +8,7 @@ in a small network.
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, cast
 
@@ -107,6 +107,11 @@ class StepCase:
         return compared, self.routed(conditions, "subnetwork")
 
 
+def pair_formats(case: StepCase, conditions: Conditions) -> tuple[Workload, Workload]:
+    """Returns steps of a plain network in both memory formats, channels_last second."""
+    return case.unrouted(conditions, 1.0), replace(case, channels_last=True).unrouted(conditions, 1.0)
+
+
 def figures(conditions: Conditions) -> list[Figure]:
     """Returns the suite, with more figures on a GPU."""
     found = []
@@ -122,6 +127,9 @@ def figures(conditions: Conditions) -> list[Figure]:
         add(case, name, "small", f", {small_goal}")
         add(whole, name, "small", suffix="_with_optimizer")
         add(case, name, "plain")
+    for name in ("vgg11_bn", "resnet18", "mobilenet_v2", "efficientnet_b0"):
+        formats = timed(partial(pair_formats, StepCase(name)))
+        found.append(Figure(f"step_{name}_channels_last", "plain network: contiguous ÷ channels_last", formats))
     add(StepCase("vgg11_bn", precision="bf16"), "vgg11_bn_bf16", "masked", ", bf16, ≥ 2.0")
     add(StepCase("vgg11_bn", sigma=0.25), "vgg11_bn_sigma25", "masked", ", σ = 0.25, ≥ 6")
     if conditions.device.type == "cuda":
