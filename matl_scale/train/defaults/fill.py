@@ -22,7 +22,9 @@ from matl_scale.train.defaults.speed import measure_image_s
 from matl_scale.train.step.execution import Slots
 
 # what a run that starts with the network of another takes over from it
-NETWORK_KEYS = ("model.name", "model.args", "model.width", "model.stem", "model.mean", "model.std", "routing.sigma")
+NETWORK_KEYS = (
+    "model.name", "model.args", "model.width", "model.stem", "model.mean", "model.std", "routing.sigma", "train.channels_last",
+)  # fmt: skip
 # what a run that resumes, or starts with the network of another, takes over before its data are opened: from any run, and from
 # one that was trained on features
 SIZE_KEYS = ("data.image_size",)
