@@ -144,7 +144,7 @@ def build_components(resolved: ResolvedRun, data: RunData, accelerator: Accelera
             mixing=build_mixing(config.data.mixup, config.data.cutmix, order.count_samples(), routes.names),
             accumulate=accumulate,
             clip_norm=config.train.clip_norm,
-            channels_last=chosen(config.train.channels_last),
+            channels_last=config.train.channels_last,
             frozen=FrozenPart(state.model, frozen) if frozen else None,
             importance=state.importance,
             share=config.data.share,
@@ -212,7 +212,7 @@ def build_evaluator(config: Config, accelerator: Accelerator, model: RoutedModel
         batch_size=config.eval.batch_size,
         route_chunk=config.eval.task_chunk,
         execution=config.routing.execution,
-        channels_last=chosen(config.train.channels_last),
+        channels_last=config.train.channels_last,
         folder=config.run.folder,
         min_count=config.eval.min_count,
     )

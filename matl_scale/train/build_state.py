@@ -5,7 +5,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from matl_scale.automatic import chosen
 from matl_scale.errors import InputError
 from matl_scale.models.config import ModelConfig
 from matl_scale.models.network import RoutedModel, build_ema, build_model, move_model
@@ -51,7 +50,7 @@ def build_network(
         earlier,
         closeness,
     )
-    return move_model(model, device, chosen(config.train.channels_last))
+    return move_model(model, device, config.train.channels_last)
 
 
 def build_state(

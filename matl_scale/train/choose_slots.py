@@ -53,7 +53,7 @@ def find_obstacle(config: Config) -> str | None:
         "`optim.head_warmup`": config.optim.head_warmup > 0,
         "`train.compile`": config.train.compile,
         "`train.checkpointing`": config.train.checkpointing,
-        "`train.channels_last`": config.train.channels_last is True,
+        "`train.channels_last`": config.train.channels_last,
     }
     return next((name for name, given in obstacles.items() if given), None)
 

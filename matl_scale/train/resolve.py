@@ -125,7 +125,6 @@ def resolve_run(
     found = build_routes(config, data, checkpoint, start)
     config = fill.fill_step(config, facts, found.routes.num_routes)
     slots = choose_slots(config, data.image_size, found.routes.num_routes, machine.has_gpu)
-    config = fill.fill_format(config, slots, machine)
     num_slots = machine.num_ranks * chosen(config.train.accumulate)
     sizes = np.array([count_labelled(labels, tasks, fills) for tasks in found.routes.tasks_of])
     sampler = build_sampler(config.tasks, found.routes.names, sizes, config.run.seed, num_slots)

@@ -22,7 +22,7 @@ from matl_scale.runs.predictions import write_predictions
 from matl_scale.train.build_routes import build_routes
 from matl_scale.train.build_state import build_network
 from matl_scale.train.collect_predictions import collect_predictions
-from matl_scale.train.config import Config, with_settings
+from matl_scale.train.config import Config
 from matl_scale.train.evaluation import Evaluator
 from matl_scale.train.loop import Hooks, Run
 from matl_scale.train.prediction_log import PredictionLog
@@ -125,8 +125,7 @@ def count_reduced_bytes(configs: list[Config]) -> list[list[int]]:
 def choose_and_draw(configs: list[Config]) -> tuple[tuple[Routes, str], ...]:
     """Returns, for each config, the routes that this rank alone would choose, and the hash of the masks that it draws."""
     accelerator, drawn = accelerator_of(configs[0]), []
-    for given in configs:
-        config = with_settings(given, {"train.channels_last": False})
+    for config in configs:
         data = build_run_data(config.data)
         found = build_routes(config, data, None, None)
         network = build_network(config, data, found.routes, accelerator.device, closeness=found.closeness)

@@ -10,7 +10,6 @@ import pytest
 from data_prep.dataset import from_arrays
 from data_prep.shard_set import write_shard_set
 from helpers.shard_sets import ShardSet
-from matl_scale.automatic import Auto
 from matl_scale.data.images.array_images import ArrayImages
 from matl_scale.data.loading.config import DataConfig
 from matl_scale.data.loading.plan import RouteOrder
@@ -240,21 +239,6 @@ def test_what_is_given_stays(small_set: ShardSet) -> None:
     both = resolved(config_of(small_set, train__steps=9, train__epochs=3.0))
     assert both.config.train.steps == 9
     assert "train.steps wins over train.epochs 3" in both.lines
-
-
-def test_the_memory_format_follows_from_the_machine_and_the_network(small_set: ShardSet) -> None:
-    small = {"model.width": 0.25, "model.stem": "small"}
-
-    def chosen_for(machine: Machine = LAPTOP, **settings: object) -> tuple[bool | Auto, str]:
-        given = {key.replace("__", "."): value for key, value in settings.items()}
-        found = resolved(with_settings(config_of(small_set), small | given), machine)
-        return found.config.train.channels_last, found.slots
-
-    assert chosen_for() == (True, "single")
-    assert chosen_for(replace(LAPTOP, has_gpu=True)) == (False, "single")
-    assert chosen_for(train__channels_last=False) == (False, "single")
-    assert chosen_for(routing__routes=2, routing__sigma=0.5) == (False, "stacked")
-    assert chosen_for(routing__routes=2, routing__sigma=0.5, train__channels_last=True) == (True, "single")
 
 
 def test_a_patience_that_cannot_end_a_run_is_said(small_set: ShardSet) -> None:

@@ -48,7 +48,7 @@ def build_config(folder: Path, data: Path, name: str, **run: str) -> Config:
         data=DataConfig(path=str(data), batch_size=8, workers=0),
         model=ModelConfig(name="resnet18", width=0.125, stem="standard"),
         routing=RoutingConfig(sigma=0.5),
-        train=TrainConfig(steps=4, precision="fp32", slots="single", channels_last=False),
+        train=TrainConfig(steps=4, precision="fp32", slots="single"),
         eval=EvalConfig(every=0),
         checkpoint=CheckpointConfig(every=2),
         track=TrackConfig(mlflow=False),

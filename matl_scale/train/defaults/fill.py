@@ -19,12 +19,9 @@ from matl_scale.train.config import Config, walk, with_settings
 from matl_scale.train.defaults import rules
 from matl_scale.train.defaults.facts import Machine, RunFacts
 from matl_scale.train.defaults.speed import measure_image_s
-from matl_scale.train.step.execution import Slots
 
 # what a run that starts with the network of another takes over from it
-NETWORK_KEYS = (
-    "model.name", "model.args", "model.width", "model.stem", "model.mean", "model.std", "routing.sigma", "train.channels_last",
-)  # fmt: skip
+NETWORK_KEYS = ("model.name", "model.args", "model.width", "model.stem", "model.mean", "model.std", "routing.sigma")
 # what a run that resumes, or starts with the network of another, takes over before its data are opened: from any run, and from
 # one that was trained on features
 SIZE_KEYS = ("data.image_size",)
@@ -168,12 +165,6 @@ def fill_step(config: Config, facts: RunFacts, num_routes: int) -> Config:
         batch_size = rules.choose_batch_size(facts.num_samples, num_slots, size.activation_bytes, machine.memory)
         config = with_settings(config, {"data.batch_size": batch_size})
     return config
-
-
-def fill_format(config: Config, slots: Slots, machine: Machine) -> Config:
-    """Chooses the memory format of images and conv weights."""
-    has_convs = not config.model.is_features and not has_patches(config.model.name)
-    return fill_only_auto(config, {"train.channels_last": has_convs and slots == "single" and not machine.has_gpu})
 
 
 def fit_usual_sigma(config: Config) -> float:

@@ -16,7 +16,7 @@ OF_IMAGES: dict[str, tuple[Any, ...]] = {
     "data.mixup": (0.0,),
     "data.cutmix": (0.0,),
     "data.reading": ("offsets",),
-    "train.channels_last": (AUTO, False),
+    "train.channels_last": (False,),
 }
 # and of what changes a trunk, which stays as it computed the features
 OF_TRUNKS: dict[str, tuple[Any, ...]] = {"model.args": (AUTO, {}), "model.drop_path": (AUTO,)}

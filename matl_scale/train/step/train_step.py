@@ -58,9 +58,8 @@ class TrainConfig:
     ema_decay: float | Auto = "auto"
     """Decay per step of an exponential moving average of the weights, which is then evaluated; 0 keeps none. `auto`: an average
     over the last twentieth of the run."""
-    channels_last: bool | Auto = "auto"
-    """Memory format of images and conv weights. `auto`: on CPUs, where convs are faster with it, unless micro-steps are stacked.
-    On a GPU it is left to you: it pays with mixed precision."""
+    channels_last: bool = False
+    """Memory format of images and conv weights; faster with mixed precision on GPUs."""
     slots: Slots | Auto = "auto"
     """How a rank runs the micro-steps of a step: `single`, one after the other; or `stacked`, as one network with their
     sub-networks side by side, which needs the memory of all of them at once. The result is the same, to rounding. `auto`: stacked
