@@ -37,7 +37,7 @@ def run_doctor(config: Config, num_ranks: int | None) -> int:
     data = open_run_data(config)
     resolved = resolve_run(config, data, machine, None, start)
     data = data.at_size(resolved.config)
-    findings = [Finding("note", "run", line + ".") for line in resolved.lines]
+    findings = [Finding("note", "run", line + ".") for line in [*resolved.lines, *resolved.notes]]
     if resolved.config.routing.strategy == "roaming":
         findings.append(describe_roaming(resolved))
     findings += examine(resolved, data, nodes, per_node)

@@ -31,8 +31,8 @@ def group_at_random(num_tasks: int, num_groups: int, seed: int) -> np.ndarray:
 
 
 def group_by_affinity(affinity: np.ndarray, num_groups: int) -> np.ndarray:
-    """Groups tasks by average linkage (Sokal, Michener, 1958) with a bound on the size of groups, and a slight preference for
-    small ones.
+    """Groups tasks by average linkage (Sokal, Michener, 1958) with a bound on the size of groups, and a preference for small
+    ones, which decides where affinities differ little.
 
     Every task begins as a group of its own. Of all pairs of groups that together do not exceed `max_group_size`, the pair with
     the highest mean affinity, less `SIZE_PENALTY` times their share of all tasks, is merged, until `num_groups` are left. There

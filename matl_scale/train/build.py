@@ -13,7 +13,7 @@ from matl_scale.data.loading.loader import ImageBatch, Source, TrainBatches, bui
 from matl_scale.data.loading.missing import choose_fills
 from matl_scale.data.loading.mixing import build_mixing
 from matl_scale.data.loading.plan import RouteOrder, SlotPlan
-from matl_scale.data.loading.route_samples import open_route_samples
+from matl_scale.data.loading.route_samples import open_labelled_samples, open_route_samples
 from matl_scale.data.loading.stream import StreamBatches
 from matl_scale.data.shards.label_marks import RouteCache
 from matl_scale.models.network import RoutedModel
@@ -101,7 +101,11 @@ def build_components(resolved: ResolvedRun, data: RunData, accelerator: Accelera
     trained = data.without_labels(frozen)
     fills = choose_fills(config.data.missing, data.tasks, config.data.balance, frozen)
     train_labels = trained.labels_of(TRAIN_SPLIT)
-    labelled, notes = open_route_samples(RouteCache(data.manifest.root), train_labels, routes, fills)
+    cache = RouteCache(data.manifest.root)
+    labelled, notes = open_route_samples(cache, train_labels, routes, fills)
+    if config.data.share > 1:
+        all_labelled, more_notes = open_labelled_samples(cache, train_labels, fills)
+        labelled, notes = labelled | all_labelled, [*notes, *more_notes]
     order = RouteOrder(seed, batch_size, train_labels, routes, config.data.balance, fills, labelled)
     losses = build_losses(config, data, order, fills)
     # a run that resumes has heads, and to count the classes of all tasks takes a while

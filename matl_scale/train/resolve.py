@@ -1,14 +1,18 @@
 """Makes every automatic choice of a run: which values its config gets where it says `auto`, and which routes."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from matl_scale.automatic import AUTO, chosen
+from matl_scale.data.loading.members import Members
 from matl_scale.data.loading.missing import choose_fills
+from matl_scale.data.loading.plan import ALL_ROUTES
+from matl_scale.data.loading.route_samples import open_labelled_samples, open_route_samples
+from matl_scale.data.shards.label_marks import RouteCache
 from matl_scale.data.shards.labels import Labels
 from matl_scale.data.shards.layout import MISSING
 from matl_scale.device import resolve_precision
@@ -24,6 +28,7 @@ from matl_scale.train.defaults.facts import Machine, RunFacts, read_machine
 from matl_scale.train.defaults.weights import fill_before_data
 from matl_scale.train.evaluation import EvalConfig
 from matl_scale.train.masks.dense_part import check_dense_part
+from matl_scale.train.memory_format import check_memory_format
 from matl_scale.train.resume.start_from import find_frozen_tasks, find_start
 from matl_scale.train.run_data import TRAIN_SPLIT, RunData, check_train_data, open_run_data
 from matl_scale.train.share_images import check_share
@@ -69,6 +74,7 @@ class ResolvedRun:
     step_labels: StepLabels
     num_steps: int  # of a run of so many minutes, about
     lines: Sequence[str]  # what was chosen, to be printed at the start
+    notes: Sequence[str]  # what the user should know about how the data were opened, in lines
 
 
 def resolve_offline(config: Config, num_ranks: int = 1, ranks_per_node: int = 1) -> tuple[ResolvedRun, RunData]:
@@ -112,8 +118,10 @@ def resolve_run(
     trained = data.without_labels(frozen)
     labels = trained.labels_of(TRAIN_SPLIT)
     per_task = np.where(fills == MISSING, labels.count(), labels.num_samples)
+    cache = RouteCache(data.manifest.root)
+    labelled, notes = open_labelled_samples(cache, labels, fills)
     facts = RunFacts(
-        num_samples=count_labelled(labels, range(len(data.tasks)), fills),
+        num_samples=count_labelled(labels, labelled, fills, ALL_ROUTES, range(len(data.tasks))),
         num_labels=int(per_task.sum()),
         image_size=data.image_size,
         machine=machine,
@@ -124,9 +132,13 @@ def resolve_run(
     config = fill.fill_asked_sigma(config)
     found = build_routes(config, data, checkpoint, start)
     config = fill.fill_step(config, facts, found.routes.num_routes)
+    check_memory_format(config, machine.has_gpu)
     slots = choose_slots(config, data.image_size, found.routes.num_routes, machine.has_gpu)
     num_slots = machine.num_ranks * chosen(config.train.accumulate)
-    sizes = np.array([count_labelled(labels, tasks, fills) for tasks in found.routes.tasks_of])
+    labelled, more_notes = open_route_samples(cache, labels, found.routes, fills)
+    sizes = np.array(
+        [count_labelled(labels, labelled, fills, route, tasks) for route, tasks in enumerate(found.routes.tasks_of)]
+    )
     sampler = build_sampler(config.tasks, found.routes.names, sizes, config.run.seed, num_slots)
     dense_share = config.routing.dense_part
     coverage = sizes / max(facts.num_samples, 1)
@@ -158,7 +170,13 @@ def resolve_run(
     if checkpoint is None:
         lines = describe_choices(given, config, found.routes, passes, full_size, machine, rarest)
     return ResolvedRun(
-        config=config, routes=found, slots=slots, step_labels=step_labels, num_steps=num_steps, lines=lines
+        config=config,
+        routes=found,
+        slots=slots,
+        step_labels=step_labels,
+        num_steps=num_steps,
+        lines=lines,
+        notes=[*notes, *more_notes],
     )
 
 
@@ -193,8 +211,13 @@ def inherit_from_checkpoint(config: Config, checkpoint: CheckpointInfo, num_rank
     return with_settings(fill.inherit(config, earlier), values)
 
 
-def count_labelled(labels: Labels, tasks: Sequence[int], fills: np.ndarray) -> int:
-    """Returns how many samples carry a label for one of some tasks, or have one filled."""
+def count_labelled(
+    labels: Labels, labelled: Mapping[int, Members], fills: np.ndarray, route: int, tasks: Sequence[int]
+) -> int:
+    """Returns how many samples carry a label for one of a route's tasks, or have one filled; `labelled` are those of routes that
+    are known already."""
+    if route in labelled:
+        return labelled[route].count
     is_filled = any(fills[task] != MISSING for task in tasks)
     return labels.num_samples if is_filled else labels.count_samples(tasks)
 

@@ -97,9 +97,9 @@ def train(
             progress.say(f"{config.run.folder} is complete: {state.step} of {schedule.num_steps} steps{early}")
             return RunOutcome(stopped=False, step=state.step)
         devices = gather_object([device_name(accelerator.device)])
-        for note in dict.fromkeys(
-            gather_object([*data.notes, *components.notes])
-        ):  # whichever rank was the first to come
+        # only the rank that made a cache has something to say of it
+        notes = gather_object([*data.notes, *resolved.notes, *components.notes])
+        for note in dict.fromkeys(notes):
             progress.say(note)
 
         def prepare() -> Sequence[str]:

@@ -14,6 +14,7 @@ from matl_scale.train.masks.importance import UnitImportance
 from matl_scale.train.masks.moves import Moves
 from matl_scale.train.meter import Tally
 from matl_scale.train.patience import Patience
+from matl_scale.train.step.optim import match_formats
 
 
 @dataclass
@@ -105,6 +106,7 @@ class TrainState:
         saved = state["optimizer"]
         groups = [group | own for group, own in zip(saved["param_groups"], settings, strict=True)]
         self.optimizer.load_state_dict(saved | {"param_groups": groups})
+        match_formats(self.optimizer)
         if self.scaler is not None and state["scaler"] is not None:
             self.scaler.load_state_dict(state["scaler"])
         if self.ema is not None:

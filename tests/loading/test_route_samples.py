@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from matl_scale.data.loading import route_samples
-from matl_scale.data.loading.plan import RouteOrder
-from matl_scale.data.loading.route_samples import open_route_samples
+from matl_scale.data.loading.plan import ALL_ROUTES, RouteOrder
+from matl_scale.data.loading.route_samples import open_labelled_samples, open_route_samples
 from matl_scale.data.shards.cache_folder import CACHE_VARIABLE
 from matl_scale.data.shards.label_marks import RouteCache
 from matl_scale.data.shards.labels import Labels
@@ -19,6 +19,7 @@ from matl_scale.models.routing_config import RoutingConfig
 from matl_scale.routes import Routes
 from matl_scale.storage.store import Store
 from matl_scale.train.process_group import build_accelerator
+from matl_scale.train.resolve import resolve_offline
 from matl_scale.train.run import train
 from tests.helpers.run_configs import build_config
 from tests.helpers.shard_sets import ShardSet
@@ -59,6 +60,7 @@ def test_batches_are_the_same(tmp_path: Path, caches: Path, ids: np.ndarray) -> 
     for _ in range(2):  # made, and found
         labelled, notes = open_route_samples(cache_of(tmp_path / "set"), labels, ROUTES, NO_FILLS)
         assert (sorted(labelled), notes) == ([0, 1], [])
+        assert len(pickle.dumps(labelled)) < 2000, "a loader process maps the files too"
         order = pickle.loads(pickle.dumps(RouteOrder(0, 32, labels, ROUTES, labelled=labelled)))
         np.testing.assert_array_equal(order.count_samples(), expected.count_samples())
         np.testing.assert_array_equal(order.label_shares(), expected.label_shares())
@@ -113,6 +115,22 @@ def test_a_damaged_one_is_made_anew_and_what_cannot_be_written_is_said(tmp_path:
     assert notes[0].startswith(f"routes of {tmp_path / 'other'} are read without a cache, by every rank for itself: ")
 
 
+def test_samples_of_all_routes_are_the_same(tmp_path: Path) -> None:
+    labels = build_labels()
+    labelled, _ = open_labelled_samples(cache_of(tmp_path / "set"), labels, NO_FILLS)
+    found, expected = RouteOrder(0, 32, labels, ROUTES, labelled=labelled), RouteOrder(0, 32, labels, ROUTES)
+    assert labelled[ALL_ROUTES].count == labels.count_samples()
+    for number in (0, 3, 100):
+        np.testing.assert_array_equal(found.shared_batch(number), expected.shared_batch(number))
+
+
+def test_a_set_without_samples_has_none(tmp_path: Path) -> None:
+    labels, cache = build_labels().of_samples(np.arange(0)), cache_of(tmp_path / "set")
+    marks, _ = cache.open(labels, [ROUTES.tasks_of[0]])
+    assert marks is not None
+    assert marks.count(0) == 0
+
+
 def test_a_run_takes_its_samples_from_it(tmp_path: Path, small_set: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
     root, losses = tmp_path / "copy", []
     shutil.copytree(small_set.root, root)
@@ -121,7 +139,10 @@ def test_a_run_takes_its_samples_from_it(tmp_path: Path, small_set: ShardSet, mo
         config = build_config(tmp_path, small_set, name, routing=RoutingConfig(sigma=0.5, routes=2, grouping="order"))
         config = replace(config, data=replace(config.data, path=str(root)))
         train(config, build_accelerator("fp32"))
-        assert len(folders(root / ".routes")) == (least == 1)
+        assert len(folders(root / ".routes")) == 2 * (least == 1), "those of routes, and of all together"
         lines = (config.run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        losses.append([json.loads(line).get("train/loss") for line in lines])
+        losses.append([record["train/loss"] for record in map(json.loads, lines) if "train/loss" in record])
     assert losses[0] == losses[1]
+    assert len(losses[0]) == 10
+    monkeypatch.setattr(Labels, "has_label", None)  # what is cached is not looked for in the labels
+    resolve_offline(config)

@@ -241,6 +241,20 @@ def test_what_is_given_stays(small_set: ShardSet) -> None:
     assert "train.steps wins over train.epochs 3" in both.lines
 
 
+def test_channels_last_is_refused_where_convs_crash_with_it(small_set: ShardSet) -> None:
+    def check(machine: Machine = LAPTOP, **settings: object) -> None:
+        resolved(config_of(small_set, train__channels_last=True, data__image_size=32, **settings), machine)
+
+    narrow = {"model__name": "resnet18", "model__width": 0.125, "model__stem": "small"}
+    with pytest.raises(InputError, match=r"fewer than 16 input channels; `layer2\.0\.downsample\.0` has 8\."):
+        check(**narrow)
+    check(GPUS, **narrow)
+    check(**narrow | {"model__width": 0.25})
+    with pytest.raises(InputError, match=r"`layer2\.0\.downsample\.0` has 8\."):
+        check(**narrow | {"model__width": 0.25}, routing__sigma=0.5)
+    check(model__name="mobilenet_v2", model__width=0.125)
+
+
 def test_a_patience_that_cannot_end_a_run_is_said(small_set: ShardSet) -> None:
     def said(**settings: object) -> list[str]:
         return [line for line in resolved(config_of(small_set, **settings)).lines if "patience" in line]

@@ -41,7 +41,10 @@ def give_gradients(model: RoutedModel, step: int) -> None:
     active = {id(parameter) for parameter in model.own_parameters(1 + step % 2)}
     for part in (model.heads, model.affine, model.trunk):
         for parameter in part.parameters() if part is not None else []:
-            parameter.grad = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.grad = torch.empty_like(parameter).copy_(
+                drawn
+            )  # in the parameter's memory format, as autograd has it
             if part is not model.trunk and id(parameter) not in active:
                 parameter.grad = None
 
@@ -131,6 +134,18 @@ def test_a_resumed_optimizer_goes_on_bit_for_bit(name: OptimizerName) -> None:
     take_steps(resumed, 3, 5)
     for (each, parameter), other in zip(whole.model.named_parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(parameter, other), each
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lion"])
+def test_an_optimizer_resumes_in_another_memory_format(name: OptimizerName) -> None:
+    whole, broken, resumed = build(name), build(name), build(name)
+    resumed.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    take_steps(whole, 0, 5)
+    take_steps(broken, 0, 3)
+    resumed.load_state_dict(broken.state_dict())
+    take_steps(resumed, 3, 5)
+    for (each, parameter), other in zip(whole.model.named_parameters(), resumed.model.parameters(), strict=True):
+        torch.testing.assert_close(other, parameter, rtol=1e-12, atol=1e-12, msg=each)
 
 
 def test_without_timm_it_is_said_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

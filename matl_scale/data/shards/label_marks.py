@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from matl_scale.data.shards.cache_folder import CacheKind
+from matl_scale.data.shards.cache_folder import FORMAT_VERSION, CacheKind
 from matl_scale.data.shards.labels import Labels
 from matl_scale.data.shards.mapped_array import map_array
 from matl_scale.storage.files import as_json, file_sha256
@@ -108,7 +108,12 @@ def identify(labels: Labels, groups: Sequence[Sequence[int]]) -> str:
     """Returns a hash of all that marks follow from."""
     assert labels.origin, "marks of labels in memory alone cannot be cached"
     arrays = [labels.store_of, labels.column_of, labels.samples.starts, labels.samples.stops]
-    content = [labels.origin, [list(tasks) for tasks in groups], [len(array) for array in arrays]]
+    content = [
+        [FORMAT_VERSION, BLOCK],
+        labels.origin,
+        [list(tasks) for tasks in groups],
+        [len(array) for array in arrays],
+    ]
     digest = hashlib.sha256(as_json(content).encode())
     for array in arrays:
         digest.update(np.ascontiguousarray(array, dtype=np.int64).data)

@@ -19,7 +19,7 @@ from matl_scale.train.config import Config
 from matl_scale.train.run_data import RunData
 from matl_scale.train.state import TrainState
 from matl_scale.train.step.execution import TrunkExecution
-from matl_scale.train.step.optim import build_optimizer
+from matl_scale.train.step.optim import build_optimizer, match_formats
 
 
 def build_carved(config: Config, data: RunData, accelerator: Accelerator, dense: Components) -> Components:
@@ -58,6 +58,7 @@ def build_carved_state(
     )
     optimizer = build_optimizer(config.optim, model, fused=config.train.precision != "fp16")
     optimizer.load_state_dict(dense.optimizer.state_dict())
+    match_formats(optimizer)
     dense.clock.restart()  # steps are faster now
     return replace(
         dense,

@@ -58,6 +58,18 @@ class OptimConfig:
             raise InputError(f"`optim.layer_decay` should be above 0 and at most 1. Got {self.layer_decay}.")
 
 
+@torch.no_grad()
+def match_formats(optimizer: torch.optim.Optimizer) -> None:
+    """Gives what an optimizer keeps of each parameter, as it was loaded, the parameter's memory format: torch's fused optimizers
+    take the numbers of both in the order in which they lie in memory."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            kept = optimizer.state.get(parameter, {})
+            for name, value in kept.items():
+                if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                    kept[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
 def build_optimizer(config: OptimConfig, model: RoutedModel, fused: bool = True) -> torch.optim.Optimizer:
     """Builds the optimizer over trunk, heads and affine weights of routes, as far as they are trained. Its step leaves a
     parameter without gradient unchanged.

@@ -59,7 +59,8 @@ class TrainConfig:
     """Decay per step of an exponential moving average of the weights, which is then evaluated; 0 keeps none. `auto`: an average
     over the last twentieth of the run."""
     channels_last: bool = False
-    """Memory format of images and conv weights; faster with mixed precision on GPUs."""
+    """Memory format of images and conv weights; faster with mixed precision on GPUs, and on CPUs with depthwise convs (MobileNet,
+    EfficientNet). On CPUs, networks are refused in which a 1×1 conv with a stride has few channels: torch's convs crash there."""
     slots: Slots | Auto = "auto"
     """How a rank runs the micro-steps of a step: `single`, one after the other; or `stacked`, as one network with their
     sub-networks side by side, which needs the memory of all of them at once. The result is the same, to rounding. `auto`: stacked
