@@ -276,6 +276,17 @@ def test_weights_of_torchvision_need_their_own_network(small_set: ShardSet) -> N
     assert (described.model.mean, described.data.image_size) == ([0.5] * 3, 480), "what torchvision says of them"
 
 
+def test_trained_weights_are_tuned_at_a_third_of_the_rate(small_set: ShardSet) -> None:
+    def rate(**model: object) -> object:
+        config = replace(config_of(small_set, data__image_size=64), model=ModelConfig(**{"name": "resnet18", **model}))
+        return resolved(fill_from_weights(config, None)).config.optim.lr
+
+    from_scratch = rate(width=1.0)
+    assert rate(pretrained=True) == pytest.approx(from_scratch / 3, rel=0.05)
+    assert rate(pretrained=True, freeze=["conv1"]) == rate(pretrained=True)
+    assert rate(pretrained=True, freeze=["*"]) == from_scratch, "heads alone are trained, from scratch"
+
+
 @pytest.mark.parametrize(
     ("name", "image_size", "stem"),
     [

@@ -207,10 +207,11 @@ def fill_optimizer(config: Config, num_routes: int, num_ranks: int) -> Config:
     """Chooses rates and warm-up; that of a run of so many minutes stays a share of it."""
     num_slots = num_ranks * chosen(config.train.accumulate)
     step_images = num_slots * chosen(config.data.batch_size)
+    tunes_trained = config.model.is_trained and "*" not in config.model.freeze
     return fill_only_auto(
         config,
         {
-            "optim.lr": rules.choose_rate(config.optim.name, step_images),
+            "optim.lr": rules.choose_rate(config.optim.name, step_images, tunes_trained),
             "optim.head_lr_scale": rules.choose_head_scale(num_routes, num_slots),
         },
     )

@@ -27,6 +27,7 @@ STACKED_COST = (
 # where a network of this width makes fewer than so many of the wanted passes on CPUs, images are read smaller
 SIZED_WIDTH, ENOUGH = 0.25, 0.7
 SHORT = 3  # a run of so many minutes rather makes so many times fewer passes than it has a narrower network
+TUNING_SHARE = 1 / 3  # of the usual rate, for trained weights: with all of it, they are lost before they are of use
 PASS_COST = 3  # a backward pass costs two forward passes
 SMALLER_SIZES = (192, 160, 128, 96, 64, 48, 32)  # pixels; those of a run on CPUs that has no time for its images
 CROPPED_FROM, SMALL_IMAGES, VGG_IMAGES = 24, 64, 128  # pixels
@@ -96,12 +97,12 @@ def are_small_slots(cost: float) -> bool:
     return cost < STACKED_COST
 
 
-def choose_rate(optimizer: OptimizerName, step_images: int) -> float:
+def choose_rate(optimizer: OptimizerName, step_images: int, tunes_trained: bool = False) -> float:
     """Returns the learning rate, which grows with the root of the images of a step (Malladi et al., NeurIPS 2022, arXiv
-    2205.10287), up to a limit."""
+    2205.10287), up to a limit; less where it changes weights that somebody has trained (`tunes_trained`)."""
     facts = OPTIMIZERS[optimizer]
-    rate = facts.usual_rate * math.sqrt(step_images / USUAL_STEP_IMAGES)
-    return float(f"{min(rate, facts.max_rate):.2g}")
+    rate = min(facts.usual_rate * math.sqrt(step_images / USUAL_STEP_IMAGES), facts.max_rate)
+    return float(f"{rate * TUNING_SHARE if tunes_trained else rate:.2g}")
 
 
 def choose_head_scale(num_routes: int, num_slots: int) -> float:
