@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from helpers.run_configs import build_config
+from helpers.shard_sets import ShardSet
 from matl_scale.data.loading import route_samples
 from matl_scale.data.loading.plan import ALL_ROUTES, RouteOrder
 from matl_scale.data.loading.route_samples import open_labelled_samples, open_route_samples
@@ -21,8 +23,6 @@ from matl_scale.storage.store import Store
 from matl_scale.train.process_group import build_accelerator
 from matl_scale.train.resolve import resolve_offline
 from matl_scale.train.run import train
-from tests.helpers.run_configs import build_config
-from tests.helpers.shard_sets import ShardSet
 
 NUM_SAMPLES = 3000
 ROUTES = Routes.build(["a", "b", "c"], [0, 1, 0, 1, 2])  # the last one has a single task

@@ -42,9 +42,8 @@ def give_gradients(model: RoutedModel, step: int) -> None:
     for part in (model.heads, model.affine, model.trunk):
         for parameter in part.parameters() if part is not None else []:
             drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-            parameter.grad = torch.empty_like(parameter).copy_(
-                drawn
-            )  # in the parameter's memory format, as autograd has it
+            # in the parameter's memory format, as autograd has it
+            parameter.grad = torch.empty_like(parameter).copy_(drawn)
             if part is not model.trunk and id(parameter) not in active:
                 parameter.grad = None
 

@@ -19,5 +19,5 @@ class MappedArray(np.memmap):
 def map_array(path: Path, dtype: np.dtype, shape: tuple[int, ...] = (-1,)) -> np.ndarray:
     """Maps a file of numbers as an array that cannot be written."""
     if not path.stat().st_size:
-        return np.zeros(0, dtype=dtype).reshape(shape if -1 not in shape else (0,))
+        return np.zeros(0, dtype=dtype).reshape(shape)
     return MappedArray(path, dtype=dtype, mode="r").reshape(shape)
