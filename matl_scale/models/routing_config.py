@@ -32,7 +32,7 @@ class RoutingConfig:
     of the shard set."""
     sigma: float | Auto = "auto"
     """Sharing ratio σ: the fraction of a layer's units that a route keeps. 1 = all shared; with `routes` one, that is
-    the plain network (hard sharing). `auto`: 1 with one route, else 0.75."""
+    the plain network (hard sharing). `auto`: 1 with one route, else 0.75, or 0.9 with weights that others have trained."""
     sigma_last: float | Literal["none"] = "none"
     """σ of the last routed layers: σ goes linearly with depth, from `sigma` at the first ones to this. `none`: the same σ at
     every depth."""
@@ -43,8 +43,9 @@ class RoutingConfig:
     """The modules whose layers are routed: a name pattern, or a list of patterns (`layer4` is everything in it). The others
     keep all units for all routes and share their norm statistics; what lies before the first routed layer is evaluated once
     for all routes."""
-    start: str = ""
-    """A module pattern: layers before the first one that it matches are not routed (`layer3`: from there on)."""
+    start: str | Auto = "auto"
+    """A module pattern: layers before the first one that it matches are not routed (`layer3`: from there on). Empty: all are.
+    `auto`: empty; with weights that others have trained, the last third of the trunk's multiply-adds."""
     strategy: Strategy = "random"
     """`random` units per route, or `partition`: a fraction σ of the units common to all, the others split between them.
     `affinity`: routes whose tasks' training labels go together have more units in common, unrelated ones as many as random.
@@ -96,7 +97,7 @@ class RoutingConfig:
 
     def asks_for_routes(self) -> bool:
         """Returns whether a setting beside σ and `routes` is about routes with units of their own."""
-        is_usual = self.layers == ["*"] and not self.start and self.strategy == "random"
+        is_usual = self.layers == ["*"] and not self.first_layer and self.strategy == "random"
         return not is_usual or bool(self.sigmas) or self.sigma_last != "none"
 
     def _check_strategy(self) -> None:
@@ -113,6 +114,11 @@ class RoutingConfig:
                 f"a single route, every route has all units, and {NEEDS_IDLE_UNITS[self.strategy]}. Set a smaller σ, or the "
                 "strategy random."
             )
+
+    @property
+    def first_layer(self) -> str:
+        """The pattern of the first routed layer; empty for all, which is also what an open `start` is until it is chosen."""
+        return "" if self.start == AUTO else self.start
 
     @property
     def dense_part(self) -> float:
@@ -139,7 +145,7 @@ class RoutingConfig:
             sigma_last=None if self.sigma_last == "none" else self.sigma_last,
             sigmas=self.sigmas,
             layers=list(self.layers),
-            start=self.start,
+            start=self.first_layer,
             strategy=self.strategy,
             closeness=by_closeness,
             align=self.align,

@@ -4,13 +4,14 @@ import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import dropwhile
 from typing import cast
 
 from torch import fx, nn
 
 from matl_scale.errors import InputError
 from matl_scale.routing.attention import QKV, HeadAttention
-from matl_scale.routing.layers import find_sigma_key
+from matl_scale.routing.layers import find_sigma_key, matches
 from matl_scale.routing.masks import MaskSpec
 from matl_scale.routing.tracing import trace_graph
 from matl_scale.routing.units import Stream
@@ -54,21 +55,26 @@ def find_nearest_sigma(counts: Sequence[int], sigma: float) -> float:
     return round(kept / parts, 3)
 
 
-def fit_sigma(backbone: nn.Module, sigma: float) -> float:
-    """Returns the σ nearest to one by which the heads of every attention layer of a backbone split; σ itself if it has none.
+def fit_sigma(backbone: nn.Module, sigma: float, start: str = "") -> float:
+    """Returns the σ nearest to one by which the heads of every attention layer of a backbone split, or of those from the layer
+    `start` on; σ itself if there is none. Below 1 it stays below 1 if it can: with 1, routes would have all units.
 
     Raises:
         InputError: The backbone cannot be traced.
     """
     graph = trace_graph(copy.deepcopy(backbone))
-    counts = set(count_heads(graph))
-    return sigma if all(splits(count, sigma) for count in counts) else find_nearest_sigma(list(counts), sigma)
+    counts = set(count_heads(graph, start))
+    if all(splits(count, sigma) for count in counts):
+        return sigma
+    parts = math.gcd(*counts)
+    return find_nearest_sigma([parts], sigma if parts == 1 else min(sigma, 1 - 1 / parts))
 
 
-def count_heads(graph: fx.GraphModule) -> Iterator[int]:
-    """Yields the number of heads of each attention layer in a traced backbone."""
-    for node in graph.graph.find_nodes(op="call_module"):
-        attention = graph.get_submodule(node.target)
+def count_heads(graph: fx.GraphModule, start: str) -> Iterator[int]:
+    """Yields the number of heads of each attention layer in a traced backbone, from the first module on that `start` matches."""
+    nodes = [node for node in graph.graph.nodes if node.op == "call_module"]
+    for node in dropwhile(lambda node: bool(start) and not matches(str(node.target), start), nodes):
+        attention = graph.get_submodule(str(node.target))
         if isinstance(attention, HeadAttention):
             yield cast(nn.Linear, graph.get_submodule(node.args[0].target)).out_features // QKV // attention.head_dim
 

@@ -70,7 +70,7 @@ def build_pass_cost(config: Config, labels: TrainLabels, image_size: int) -> flo
     """Returns what a pass of a route costs beside the trunk, where `auto` needs it and σ alone does not say it; else None."""
     routing = config.routing
     is_usual = routing.layers == ["*"] and routing.strategy != "partition" and not has_patches(config.model.name)
-    is_sigma_enough = is_usual and not routing.start and len(routing.given_sigmas()) == 1
+    is_sigma_enough = is_usual and not routing.first_layer and len(routing.given_sigmas()) == 1
     if routing.routes != AUTO or routing.sigma == AUTO or is_sigma_enough:
         return None
     expected = min(max(round(1 / max(chosen(routing.sigma), 0.01) ** 2), 2), len(labels.tasks))

@@ -9,9 +9,9 @@ import pytest
 
 from data_prep.dataset import from_arrays
 from data_prep.shard_set import write_shard_set
+from helpers.resolved_runs import LAPTOP, config_of, resolved
 from helpers.shard_sets import ShardSet
 from matl_scale.data.images.array_images import ArrayImages
-from matl_scale.data.loading.config import DataConfig
 from matl_scale.data.loading.plan import RouteOrder
 from matl_scale.errors import InputError
 from matl_scale.models.backbone_size import measure_backbone
@@ -19,20 +19,18 @@ from matl_scale.models.config import ModelConfig
 from matl_scale.runs.checkpoints.checkpoint import open_checkpoint
 from matl_scale.tasks import Task
 from matl_scale.tracking.recorder import TrackConfig
-from matl_scale.train.config import Config, RunConfig, walk, with_settings
+from matl_scale.train.config import RunConfig, walk, with_settings
 from matl_scale.train.defaults import fill, rules
 from matl_scale.train.defaults.facts import Machine
-from matl_scale.train.defaults.weights import fill_from_weights
 from matl_scale.train.evaluation import EvalConfig
 from matl_scale.train.parse_config import parse_config
 from matl_scale.train.process_group import build_accelerator
-from matl_scale.train.resolve import ResolvedRun, measure_rarest, resolve_run
+from matl_scale.train.resolve import measure_rarest, resolve_run
 from matl_scale.train.run import train
 from matl_scale.train.run_data import build_run_data
 from matl_scale.train.step.sampling import TasksConfig, build_sampler
 from matl_scale.train.step.train_step import TrainConfig
 
-LAPTOP = Machine(num_ranks=1, cores=2, threads=2, has_gpu=False, memory=2**34)
 GPUS = Machine(num_ranks=4, cores=8, threads=8, has_gpu=True, memory=2**36)
 DECIDED = "macro_decided_balanced_accuracy"
 STAY_OPEN = {
@@ -45,15 +43,6 @@ STAY_OPEN = {
     "routing.dense_share",
     "model.drop_path",
 }  # they say themselves what they mean
-
-
-def resolved(config: Config, machine: Machine = LAPTOP) -> ResolvedRun:
-    return resolve_run(config, build_run_data(with_settings(config, {"data.workers": 0}).data), machine, None, None)
-
-
-def config_of(shards: ShardSet | Path, **values: object) -> Config:
-    config = Config(data=DataConfig(path=str(shards.root if isinstance(shards, ShardSet) else shards)))
-    return with_settings(config, {key.replace("__", "."): value for key, value in values.items()})
 
 
 @pytest.fixture(scope="module")
@@ -264,27 +253,6 @@ def test_a_patience_that_cannot_end_a_run_is_said(small_set: ShardSet) -> None:
         "train.patience 4 cannot end this run early, which is evaluated 5 times: set eval.every"
     ]
     assert said(train__patience=9, eval__every=2, train__steps=20)
-
-
-def test_weights_of_torchvision_need_their_own_network(small_set: ShardSet) -> None:
-    config = replace(config_of(small_set, data__image_size=64), model=ModelConfig(pretrained=True))
-    found = resolved(fill_from_weights(config, None)).config.model
-    assert (found.name, found.width, found.stem) == ("resnet18", 1.0, "standard")
-    assert (found.mean, found.std) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-    described = replace(config_of(small_set), model=ModelConfig(name="efficientnet_v2_l", pretrained=True))
-    described = fill_from_weights(described, None)
-    assert (described.model.mean, described.data.image_size) == ([0.5] * 3, 480), "what torchvision says of them"
-
-
-def test_trained_weights_are_tuned_at_a_third_of_the_rate(small_set: ShardSet) -> None:
-    def rate(**model: object) -> object:
-        config = replace(config_of(small_set, data__image_size=64), model=ModelConfig(**{"name": "resnet18", **model}))
-        return resolved(fill_from_weights(config, None)).config.optim.lr
-
-    from_scratch = rate(width=1.0)
-    assert rate(pretrained=True) == pytest.approx(from_scratch / 3, rel=0.05)
-    assert rate(pretrained=True, freeze=["conv1"]) == rate(pretrained=True)
-    assert rate(pretrained=True, freeze=["*"]) == from_scratch, "heads alone are trained, from scratch"
 
 
 @pytest.mark.parametrize(

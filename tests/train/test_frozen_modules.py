@@ -16,7 +16,8 @@ from matl_scale.errors import InputError
 from matl_scale.models.config import ModelConfig
 from matl_scale.models.network import build_model
 from matl_scale.models.routing_config import RoutingConfig
-from matl_scale.routing.batch_norm import route_norms
+from matl_scale.routing.batch_norm import RouteBatchNorm2d, route_norms
+from matl_scale.routing.surgery import route
 from matl_scale.runs.checkpoints.checkpoint import open_checkpoint
 from matl_scale.runs.checkpoints.network import restore_network
 from matl_scale.train.config import Config, RunConfig
@@ -25,7 +26,7 @@ from matl_scale.train.process_group import build_accelerator
 from matl_scale.train.run import train
 from matl_scale.train.schedule import CheckpointConfig
 from matl_scale.train.step.freeze import find_used
-from matl_scale.train.step.frozen_modules import NUM_UPDATES, freeze_modules
+from matl_scale.train.step.frozen_modules import NUM_UPDATES, freeze_modules, keep_statistics
 from matl_scale.train.step.sampling import TasksConfig
 from matl_scale.train.step.train_step import TrainConfig
 from matl_scale.vision import models
@@ -178,7 +179,7 @@ def test_a_trained_trunk_keeps_the_statistics_of_its_routes_and_new_routes_gathe
 
 
 @pytest.mark.parametrize("sigma", [1.0, 0.5])
-def test_pretrained_statistics_are_kept_where_routes_keep_all_units(
+def test_pretrained_statistics_are_kept_where_routes_keep_all_units_before(
     small_set: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sigma: float
 ) -> None:
     plain = models.get_model
@@ -204,7 +205,7 @@ def test_pretrained_statistics_are_kept_where_routes_keep_all_units(
     train(config, build_accelerator("fp32"))
     model = restore_network(open_checkpoint(config.run.folder), torch.device("cpu"))
     kept = [bool((norm.running[:, 0] == 0.25).all()) for norm in route_norms(model)]
-    assert all(kept) if sigma == 1 else not any(kept)
+    assert all(kept) if sigma == 1 else kept == [True] + [False] * (len(kept) - 1), "all before the first norm"
 
 
 @pytest.mark.parametrize("execution", ["subnetwork", "masked"])
@@ -281,3 +282,18 @@ def test_ranks_equal_one_process(small_set: ShardSet, tmp_path: Path) -> None:
             torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-4, msg=name)
             if "conv" in name and (single is one[0] or is_in_front(name)):
                 assert torch.equal(found[name], value), name
+
+
+def test_norms_behind_missing_units_alone_lose_their_statistics() -> None:
+    """The first routed conv, and the shortcut beside it, get what they got before the network was routed."""
+    trunk = route(models.resnet18(weights=None), 2, 0.5, start="layer4")
+    keep_statistics(trunk)
+    lost = {
+        name
+        for name, norm in trunk.named_modules()
+        if isinstance(norm, RouteBatchNorm2d) and not norm.num_updates.all()
+    }
+    assert lost == {"layer4.0.bn2", "layer4.1.bn1", "layer4.1.bn2"}
+    whole = route(models.resnet18(weights=None), 2, 1.0)
+    keep_statistics(whole)
+    assert all((norm.num_updates == NUM_UPDATES).all() for norm in route_norms(whole))

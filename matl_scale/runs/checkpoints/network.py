@@ -68,7 +68,7 @@ class NetworkConfig:
             )
         routing = RoutingConfig(routes="one", sigma=1.0, execution="masked", statistics=self.routing.statistics)
         if self.model.layers:
-            routing = replace(self.routing, start=self.routing.start or FIRST_LAYER)
+            routing = replace(self.routing, start=self.routing.first_layer or FIRST_LAYER)
         return replace(self, model=self.model.on_trunk(str(path)), routing=routing)
 
     @classmethod

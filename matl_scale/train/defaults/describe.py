@@ -84,12 +84,14 @@ def describe_augment(setting: list[str] | str) -> str:
 
 def describe_routes(config: Config, routes: Routes, machine: Machine) -> str:
     slots, batch = machine.num_ranks * chosen(config.train.accumulate), chosen(config.data.batch_size)
+    start = f" from {config.routing.first_layer} on" if config.routing.first_layer else ""
+    sigma = f"σ {describe_range(config.routing)}{start}"
     if routes.num_routes == 1:
-        text = f"one route for {count_of(routes.num_tasks, 'task')}, σ {describe_range(config.routing)}"
+        text = f"one route for {count_of(routes.num_tasks, 'task')}, {sigma}"
         return f"{text}; {count_of(slots * batch, 'image')} per step"
     shared = f", {config.data.share} on the same images" if config.data.share > 1 else ""
     return (
-        f"{routes.num_routes} routes for {count_of(routes.num_tasks, 'task')}, σ {describe_range(config.routing)}; {slots} per "
+        f"{routes.num_routes} routes for {count_of(routes.num_tasks, 'task')}, {sigma}; {slots} per "
         f"step, with {count_of(batch, 'image')} each{shared}"
     )
 

@@ -13,6 +13,7 @@ from matl_scale.models.backbone_size import measure_backbone
 from matl_scale.models.backbones import build_backbone_outline, check_name, halves_early
 from matl_scale.models.config import ModelConfig, Stem
 from matl_scale.models.network import MEAN, STD
+from matl_scale.models.pass_cost import find_layer_at
 from matl_scale.models.transformers import fill_size, has_patches
 from matl_scale.routing.heads import fit_sigma
 from matl_scale.train.config import Config, walk, with_settings
@@ -21,7 +22,9 @@ from matl_scale.train.defaults.facts import Machine, RunFacts
 from matl_scale.train.defaults.speed import measure_image_s
 
 # what a run that starts with the network of another takes over from it
-NETWORK_KEYS = ("model.name", "model.args", "model.width", "model.stem", "model.mean", "model.std", "routing.sigma")
+NETWORK_KEYS = (
+    "model.name", "model.args", "model.width", "model.stem", "model.mean", "model.std", "routing.sigma", "routing.start",
+)  # fmt: skip
 # what a run that resumes, or starts with the network of another, takes over before its data are opened: from any run, and from
 # one that was trained on features
 SIZE_KEYS = ("data.image_size",)
@@ -150,6 +153,20 @@ def fill_asked_sigma(config: Config) -> Config:
     return fill_only_auto(config, {"routing.sigma": fit_usual_sigma(config)})
 
 
+def fill_start(config: Config, image_size: int) -> Config:
+    """Chooses the first routed layer. In a trained backbone, early layers serve all tasks as they are; where they lacked units,
+    what is behind them would no longer fit. With `magnitude`, routes lack those that are needed least, at any depth."""
+    routing, model = config.routing, config.model
+    if routing.routes == AUTO and routing.sigma == AUTO:
+        is_plain = not (routing.asks_for_routes() or config.data.balance)
+    else:
+        is_plain = routing.routes in ("one", 1) or all(sigma == 1 for sigma in routing.given_sigmas())
+    is_chosen = routing.layers != ["*"] or bool(routing.sigmas) or routing.sigma_last != "none"
+    if routing.start != AUTO or is_plain or is_chosen or not model.is_trained or routing.strategy == "magnitude":
+        return fill_only_auto(config, {"routing.start": ""})
+    return with_settings(config, {"routing.start": find_layer_at(model, image_size, rules.TUNED_FROM)})
+
+
 def fill_step(config: Config, facts: RunFacts, num_routes: int) -> Config:
     """Chooses what a step consists of."""
     machine = facts.machine
@@ -169,15 +186,17 @@ def fill_step(config: Config, facts: RunFacts, num_routes: int) -> Config:
 
 def fit_usual_sigma(config: Config) -> float:
     """Returns the σ of several routes that is usual; where heads do not split by it, the nearest one by which they do."""
+    usual = rules.TUNED_SIGMA if config.model.is_trained else rules.USUAL_SIGMA
     is_rounded = config.routing.strategy == "partition" or config.routing.sigma_last != "none"
     if is_rounded or not has_patches(config.model.name):
-        return rules.USUAL_SIGMA
-    return fit_to_heads(config.model, rules.USUAL_SIGMA)
+        return usual
+    return fit_to_heads(config.model, usual, config.routing.first_layer)
 
 
-def fit_to_heads(model: ModelConfig, sigma: float) -> float:
-    """Returns the σ nearest to one by which the attention heads of a backbone split; σ itself if it has none."""
-    return fit_sigma(build_backbone_outline(model, seed=0), sigma)
+def fit_to_heads(model: ModelConfig, sigma: float, start: str = "") -> float:
+    """Returns the σ nearest to one by which the attention heads of a backbone split from the layer `start` on; σ itself if it has
+    none."""
+    return fit_sigma(build_backbone_outline(model, seed=0), sigma, start)
 
 
 def fill_steps(config: Config, facts: RunFacts, labels_per_step: float) -> Config:

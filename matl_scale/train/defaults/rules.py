@@ -35,6 +35,8 @@ FEW_OF_A_CLASS = 20  # samples with which a threshold is mostly chance
 DECIDED, RANKED = "macro_decided_balanced_accuracy", "macro_average_precision"
 AUGMENTED_FROM = 10.0  # passes over the labels
 USUAL_SIGMA = 0.75  # of several routes
+# of several routes in a trained backbone, from the layer on where so much of its multiply-adds is done
+TUNED_SIGMA, TUNED_FROM = 0.9, 2 / 3
 
 
 def choose_backbone(image_size: int, has_gpu: bool) -> str:

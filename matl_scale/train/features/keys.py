@@ -84,7 +84,7 @@ def fill_from_features(config: Config, found: FeatureSet) -> Config:
                 else "that of the features"
             )
             default = "" if key in OF_LAYERS else "auto or "
-            raise InputError(f"`{key}` should be {default}{value} here: {why}. Got {given!r}.")
+            raise InputError(f"`{key}` should be {default}{value or 'empty'} here: {why}. Got {given!r}.")
     if config.data.fit != trunk.fit:
         raise InputError(
             f"`data.fit` should be {trunk.fit}, with which the features were computed. Got {config.data.fit}."

@@ -54,7 +54,7 @@ def describe_sigma(config: Config, state: TrainState) -> str:
     if smallest == 1:
         share = "all"
     routing = config.routing
-    is_whole = routing.layers == ["*"] and not routing.start
+    is_whole = routing.layers == ["*"] and not routing.first_layer
     return (
         f"routing.sigma = {describe_range(routing)} (strategy {routing.strategy}, align {routing.align}): {share} of a "
         f"{'' if is_whole else 'routed '}layer's units are active for a route"

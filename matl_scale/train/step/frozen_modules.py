@@ -13,9 +13,10 @@ import torch
 from torch import fx, nn
 
 from matl_scale.routing.affine import RouteAffine, affine_norms
-from matl_scale.routing.batch_norm import RouteBatchNorm2d, route_norms
+from matl_scale.routing.batch_norm import RouteBatchNorm2d
 from matl_scale.routing.layers import check_patterns, matches_any
 from matl_scale.routing.router import TaskRouter
+from matl_scale.routing.shared_prefix import module_of
 
 NUM_UPDATES = 10  # steps whose mean statistics a route keeps
 
@@ -120,9 +121,13 @@ def freeze_affine(trunk: fx.GraphModule, patterns: Sequence[str], affine: RouteA
 
 
 def keep_statistics(trunk: fx.GraphModule) -> None:
-    """Takes the norm statistics with which a trunk was built for complete, if every route keeps all units. Those of a smaller
-    sub-network would be others."""
-    routers = [module for module in trunk.modules() if isinstance(module, TaskRouter)]
-    if all(bool(router.mask.all()) for router in routers):
-        for norm in route_norms(trunk):
-            norm.num_updates.fill_(NUM_UPDATES)
+    """Takes the norm statistics with which a trunk was built for complete, where every route keeps all units of the layers
+    before. Behind units that are missing they would be others."""
+    whole: set[fx.Node] = set()  # nodes with the values that they had before the trunk was routed
+    for node in trunk.graph.nodes:
+        module = module_of(trunk, node)
+        lacks_units = isinstance(module, TaskRouter) and not module.mask.all()
+        if not lacks_units and whole.issuperset(node.all_input_nodes):
+            whole.add(node)
+            if isinstance(module, RouteBatchNorm2d):
+                module.num_updates.fill_(NUM_UPDATES)
