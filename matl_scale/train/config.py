@@ -128,7 +128,7 @@ class Config:
 
 # what older versions did, which had no such key
 OF_OLDER_VERSIONS: dict[str, dict[str, Any]] = {
-    "routing": {"routes": "task"},
+    "routing": {"routes": "task", "start": ""},
     "model": {"mean": list(MEAN), "std": list(STD), "weights_sha256": "", "args": {}},
 }
 

@@ -8,7 +8,7 @@ from helpers.resolved_runs import config_of, resolved
 from helpers.shard_sets import ShardSet
 from matl_scale.data.loading.config import DataConfig
 from matl_scale.models.config import ModelConfig
-from matl_scale.train.config import Config, with_settings
+from matl_scale.train.config import Config, read_saved, with_settings
 from matl_scale.train.defaults import fill
 from matl_scale.train.defaults.weights import fill_from_weights
 
@@ -105,3 +105,7 @@ def test_a_run_that_starts_with_a_network_has_its_first_layer() -> None:
     config = replace(trained(routing__routes=4), model=ModelConfig())
     taken = fill.inherit(config, earlier, fill.keys_of_network(config))
     assert fill.fill_start(taken, 224).routing.start == LATE
+    without_key = read_saved({"routing": {"sigma": 0.9}})
+    assert fill.inherit(config, without_key, fill.keys_of_network(config)).routing.start == "", (
+        "all layers were routed then"
+    )
