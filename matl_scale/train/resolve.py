@@ -129,7 +129,7 @@ def resolve_run(
     facts = replace(facts, image_size=fill.fit_image_size(config, facts))
     config = fill.fill_model(fill.fill_only_auto(config, {"data.image_size": facts.image_size}), facts)
     full_size, data = data.image_size, data.at_size(config)
-    config = fill.fill_asked_sigma(fill.fill_start(config, data.image_size))
+    config = fill.fill_asked_sigma(fill.fill_first_layer(config, data.image_size))
     found = build_routes(config, data, checkpoint, start)
     config = fill.fill_step(config, facts, found.routes.num_routes)
     check_memory_format(config, machine.has_gpu)

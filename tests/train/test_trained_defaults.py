@@ -50,7 +50,7 @@ def test_routes_part_in_the_last_third() -> None:
     total = before_layer3 + 2 * (7 + 1 / 9)
     before = before_layer3 + 3 + 1 / 9
     assert before < total * 2 / 3 < before + 2
-    assert fill.fill_start(trained(routing__routes=4), 224).routing.start == LATE
+    assert fill.fill_first_layer(trained(routing__routes=4), 224).routing.start == LATE
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_routes_part_in_the_last_third() -> None:
 )
 def test_where_routes_part_in_a_trained_network(settings: dict[str, object], start: str) -> None:
     """Late, unless no route lacks units, or the setting says which layers have how many, or measures which are not needed."""
-    assert fill.fill_start(trained(**settings), 224).routing.start == start
+    assert fill.fill_first_layer(trained(**settings), 224).routing.start == start
 
 
 def test_several_routes_keep_nine_tenths_of_a_trained_network(small_set: ShardSet) -> None:
@@ -93,7 +93,7 @@ def test_several_routes_keep_nine_tenths_of_a_trained_network(small_set: ShardSe
 
 def test_only_the_heads_of_routed_layers_have_to_split() -> None:
     """A Swin-T has 3, 6, 12 and 24 heads; of 3, no route could lack one tenth."""
-    late = fill.fill_start(trained("swin_t", routing__routes=4), 224)
+    late = fill.fill_first_layer(trained("swin_t", routing__routes=4), 224)
     assert late.routing.start.startswith("features.5")
     assert fill.fit_usual_sigma(late) == 0.917
     everywhere = trained("swin_t", routing__routes=4, routing__strategy="magnitude")
@@ -104,8 +104,6 @@ def test_a_run_that_starts_with_a_network_has_its_first_layer() -> None:
     earlier = trained(routing__routes=4, routing__sigma=0.9, routing__start=LATE)
     config = replace(trained(routing__routes=4), model=ModelConfig())
     taken = fill.inherit(config, earlier, fill.keys_of_network(config))
-    assert fill.fill_start(taken, 224).routing.start == LATE
-    without_key = read_saved({"routing": {"sigma": 0.9}})
-    assert fill.inherit(config, without_key, fill.keys_of_network(config)).routing.start == "", (
-        "all layers were routed then"
-    )
+    assert fill.fill_first_layer(taken, 224).routing.start == LATE
+    older = read_saved({"routing": {"sigma": 0.9}})
+    assert older.routing.start == "", "a version without the key routed all layers"

@@ -153,7 +153,7 @@ def fill_asked_sigma(config: Config) -> Config:
     return fill_only_auto(config, {"routing.sigma": fit_usual_sigma(config)})
 
 
-def fill_start(config: Config, image_size: int) -> Config:
+def fill_first_layer(config: Config, image_size: int) -> Config:
     """Chooses the first routed layer. In a trained backbone, early layers serve all tasks as they are; where they lacked units,
     what is behind them would no longer fit. With `magnitude`, routes lack those that are needed least, at any depth."""
     routing, model = config.routing, config.model
