@@ -16,7 +16,7 @@ from matl_scale.routing.subnetwork import Subnetwork
 from matl_scale.train.build_state import build_network
 from matl_scale.train.config import Config
 from matl_scale.train.run_data import RunData
-from matl_scale.train.step.execution import Slots
+from matl_scale.train.step.execution import SlotExecution
 from matl_scale.train.step.frozen_modules import freeze_modules
 from matl_scale.train.step.optimizers import OPTIMIZERS
 
@@ -42,7 +42,7 @@ class MemoryNeed:
         return self.weights + self.gradients + self.optimizer + self.average + self.tasks + self.activations
 
 
-def estimate_memory(config: Config, data: RunData, routes: Routes, slots: Slots) -> MemoryNeed:
+def estimate_memory(config: Config, data: RunData, routes: Routes, slots: SlotExecution) -> MemoryNeed:
     """Estimates the need from the network itself, with two images through its first route."""
     model = build_network(config.without_weights(), data, routes, torch.device("cpu"))
     freeze_modules(model.trunk, config.model.freeze, model.affine)
@@ -66,9 +66,11 @@ def count_trained(module: nn.Module) -> int:
     return sum(parameter.nbytes for parameter in module.parameters() if parameter.requires_grad)
 
 
-def measure_activations(config: Config, data: RunData, model: RoutedModel, slots: Slots) -> int:
-    """Returns the bytes that the forward pass of a batch saves for its backward pass; of all batches of a step, where stacked."""
-    trunk: nn.Module = Subnetwork(model.trunk) if config.routing.execution == "subnetwork" else model.trunk
+def measure_activations(config: Config, data: RunData, model: RoutedModel, slots: SlotExecution) -> int:
+    """Returns the bytes that the forward pass of a batch saves for its backward pass; of all batches of a step, where they run
+    together."""
+    is_sliced = config.routing.execution == "subnetwork" and slots != "joint"
+    trunk: nn.Module = Subnetwork(model.trunk) if is_sliced else model.trunk
 
     def count_saved(num_images: int) -> int:
         saved: dict[int, int] = {}
@@ -87,11 +89,13 @@ def measure_activations(config: Config, data: RunData, model: RoutedModel, slots
     # what is saved of weights and masks does not grow with the images
     of_an_image = (count_saved(2 * PROBE_IMAGES) - count_saved(PROBE_IMAGES)) / PROBE_IMAGES
     shrinkage = 1.0 if config.train.precision == "fp32" else 0.5  # the probe runs in float32
-    together = chosen(config.train.accumulate) if slots == "stacked" else 1  # slots whose passes overlap
+    together = 1 if slots == "single" else chosen(config.train.accumulate)  # slots whose passes overlap
     return int(of_an_image * shrinkage * together * chosen(config.data.batch_size))
 
 
-def check_memory(config: Config, data: RunData, routes: Routes, ranks_per_node: int, slots: Slots) -> Iterator[Finding]:
+def check_memory(
+    config: Config, data: RunData, routes: Routes, ranks_per_node: int, slots: SlotExecution
+) -> Iterator[Finding]:
     """Compares the estimate with what the device has."""
     need = estimate_memory(config, data, routes, slots)
     text = (

@@ -12,7 +12,6 @@ from matl_scale.automatic import AUTO, Auto
 from matl_scale.errors import InputError
 from matl_scale.routes import Routes
 from matl_scale.routing.affine import AffineWeights, RouteAffine, affine_norms, initial_affine
-from matl_scale.routing.batch_norm import Statistics
 
 if TYPE_CHECKING:
     from matl_scale.models.config import ModelConfig
@@ -150,7 +149,7 @@ def build_model(
         else route_by_spec(
             backbone,
             spec,
-            cast(Statistics, routing.statistics),
+            routing.norm_statistics,
             earlier,
             routing.affine,
             drop_path,

@@ -1,14 +1,11 @@
 """What the layers of a routed network will cost, before there is a network."""
 
-from typing import cast
-
 import numpy as np
 from torch import fx
 
 from matl_scale.models.backbones import build_backbone_outline
 from matl_scale.models.config import ModelConfig
 from matl_scale.models.routing_config import RoutingConfig
-from matl_scale.routing.batch_norm import Statistics
 from matl_scale.routing.cost import count_layers, pass_cost
 from matl_scale.routing.surgery import route_by_spec
 
@@ -36,5 +33,6 @@ def build_routed_outline(
     """Builds a routed trunk whose weights have no values, with the masks that a new run's will have at its start; the strategy
     `affinity` lays them by the `closeness` of routes, on which no cost depends. Raises `InputError` as `build_model` does."""
     spec = routing.mask_spec(num_routes, seed, closeness)
-    statistics = cast(Statistics, routing.statistics)
-    return route_by_spec(build_backbone_outline(model, seed), spec, statistics, input_shape=model.input_shape)
+    return route_by_spec(
+        build_backbone_outline(model, seed), spec, routing.norm_statistics, input_shape=model.input_shape
+    )

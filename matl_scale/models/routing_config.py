@@ -1,7 +1,7 @@
 """The section `routing` of a config: which tasks share a route, and what of the trunk a route uses."""
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 
@@ -58,8 +58,12 @@ class RoutingConfig:
     dense_share: float | Auto = "auto"
     """With the strategy magnitude, the share of the run's steps in which every route has all units; which of them matter to a
     route is measured in the second half of these steps. `auto`: 0.3."""
-    statistics: Statistics | Literal["task"] = "route"
-    """Running norm statistics per `route` (`task` in older configs), or `shared` by all routes (to compare with)."""
+    statistics: Statistics | Literal["task"] | Auto = "auto"
+    """What batch norms normalise by. `route` (`task` in older configs): in training by a micro-step's own images, in evaluation
+    by running statistics of the route. `shared`: the same with running statistics that all routes share (to compare with).
+    `step`: all micro-steps of a step run as one batch, normalised over all ranks, with shared running statistics; training then
+    computes all units. `auto`: `route`; `step` where several routes train weights that others have trained, if σ is at least 0.9
+    and no other setting forbids it."""
     affine: Affine = "shared"
     """Weights and biases of the norms in routed layers: `shared` by all routes, or each `route` has its own, a few numbers that
     train when it runs, at the rate of its heads. Norms in layers that are not routed share theirs."""
@@ -119,6 +123,11 @@ class RoutingConfig:
     def first_layer(self) -> str:
         """The pattern of the first routed layer; empty for all, which is also what an open `start` is until it is chosen."""
         return "" if self.start == AUTO else self.start
+
+    @property
+    def norm_statistics(self) -> Statistics:
+        """`statistics`, which are those of routes until they are chosen."""
+        return "route" if self.statistics == AUTO else cast(Statistics, self.statistics)
 
     @property
     def dense_part(self) -> float:

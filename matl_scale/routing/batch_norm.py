@@ -13,9 +13,10 @@ from torch import nn
 from torch.nn import functional
 
 from matl_scale.routing.affine import AffineWeights, read_affine
+from matl_scale.routing.rank_norm import normalise_batch, normalise_over_ranks
 from matl_scale.routing.units import active_indices
 
-Statistics = Literal["route", "shared"]
+Statistics = Literal["route", "shared", "step"]
 
 
 class RouteBatchNorm2d(nn.Module):
@@ -24,8 +25,12 @@ class RouteBatchNorm2d(nn.Module):
     It replaces `norm`, uses its weights, and every route starts from its statistics. `active` are the active channels of each
     route, shape `(num_routes, num_active)`, or `(1, num_active)` if they are the same for all. With `statistics` = `shared`
     there is a single row, where a route updates its units: in layers that are not routed, and elsewhere to compare with.
+    `step` means the same in evaluation; in training, images of several routes are normalised together, with those of all other
+    ranks, and update all channels.
 
     Attributes:
+        statistics: `route`, or `shared`.
+        is_joint: Whether it is `step`.
         running: Means and variances, shape `(num_routes, 2, num_active)`, or `(1, 2, num_channels)` if shared.
         num_updates: The number of updates of each row, shape `(num_routes, 1)`; if shared, of each channel, shape
             `(1, num_channels)`.
@@ -43,26 +48,31 @@ class RouteBatchNorm2d(nn.Module):
         assert norm.running_var is not None
         assert norm.momentum is not None
         self.num_features, self.eps, self.momentum = norm.num_features, norm.eps, norm.momentum
-        self.statistics: Statistics = statistics
+        self.is_joint = statistics == "step"
+        self.statistics: Literal["route", "shared"] = "route" if statistics == "route" else "shared"
         self.updates_statistics = True  # in training mode; not when a forward pass is made again (`checkpointing`)
         self.weight, self.bias = norm.weight, norm.bias
         self.affine_index: int | None = None
         self.register_buffer("active", active, persistent=False)
-        channels = active.long() if statistics == "route" else torch.arange(self.num_features)[None]
+        channels = active.long() if self.statistics == "route" else torch.arange(self.num_features)[None]
         self.register_buffer("running", torch.stack([norm.running_mean[channels], norm.running_var[channels]], dim=1))
-        counts = (len(channels), 1) if statistics == "route" else channels.shape
+        counts = (len(channels), 1) if self.statistics == "route" else channels.shape
         self.register_buffer("num_updates", torch.zeros(counts, dtype=norm.running_mean.dtype))
 
     def forward(self, x: torch.Tensor, route: torch.Tensor, affine: AffineWeights = None) -> torch.Tensor:
         """Normalises `x`, shape `(batch, num_channels, height, width)`; in training mode by the batch's statistics, which also
-        update the running ones. `route` has shape `(1,)`; in evaluation mode `(batch,)` too. `affine` are the routes' own affine
-        weights, if they have any."""
+        update the running ones. `route` has shape `(1,)`; in evaluation mode, and where the norm is joint, `(batch,)` too.
+        `affine` are the routes' own affine weights, if they have any."""
         weight, bias = read_affine(self, affine)
+        if self.training and self.is_joint:
+            y, statistics = normalise_over_ranks(x, weight, bias, self.eps)
+            self._update_all(statistics)
+            return y
         if len(route) > 1:
             return self._forward_mixed(x, route, weight, bias)
         indices = self._active_indices(route)
         if self.training:
-            y, statistics = self._normalise_batch(x, weight, bias)
+            y, statistics = normalise_batch(x, weight, bias, self.eps)
             self._update(route, statistics.index_select(1, indices))
             return y
         # the router behind this norm switches the route's inactive channels off, whatever they are here
@@ -82,7 +92,7 @@ class RouteBatchNorm2d(nn.Module):
         """
         if not self.training:
             return functional.batch_norm(x, *self.read(route), weight, bias, False, 0.0, self.eps)
-        y, statistics = self._normalise_batch(x, weight, bias)
+        y, statistics = normalise_batch(x, weight, bias, self.eps)
         if len(route) == 1:
             self._update(route, statistics)
         else:
@@ -105,15 +115,6 @@ class RouteBatchNorm2d(nn.Module):
     def _active_indices(self, route: torch.Tensor) -> torch.Tensor:
         return active_indices(self.active, route if len(self.active) > 1 else torch.zeros_like(route))
 
-    def _normalise_batch(
-        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns the normalised batch, and its means and variances, shape `(2, num_channels)`."""
-        statistics = bias.new_zeros(2, len(bias))
-        # with momentum 1 the "running" statistics become those of this batch
-        y = functional.batch_norm(x, statistics[0], statistics[1], weight, bias, True, 1.0, self.eps)
-        return y, statistics
-
     @torch.no_grad()
     def _update(self, route: torch.Tensor, statistics: torch.Tensor) -> None:
         if not self.updates_statistics:
@@ -125,6 +126,14 @@ class RouteBatchNorm2d(nn.Module):
         weight = updates.reciprocal().clamp_(min=self.momentum)
         running = self.running.index_select(dim, index)
         self.running.index_copy_(dim, index, running.lerp_(statistics[None], weight))
+
+    @torch.no_grad()
+    def _update_all(self, statistics: torch.Tensor) -> None:
+        """Updates all channels of a single row by means and variances, shape `(2, num_channels)`."""
+        if not self.updates_statistics:
+            return
+        self.num_updates += 1
+        self.running.lerp_(statistics[None], self.num_updates.reciprocal().clamp_(min=self.momentum))
 
     @torch.no_grad()
     def _add_changes(self, routes: torch.Tensor, statistics: torch.Tensor) -> None:

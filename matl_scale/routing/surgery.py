@@ -73,7 +73,8 @@ def route(
         strategy: How masks are drawn: `random`, `partition`, or `affinity`, which needs `closeness` for new masks; with
             `magnitude` all units are active, and those of `roaming` are random ones at first.
         closeness: How close routes are to each other.
-        statistics: Whether running statistics belong to each `route` or are `shared`.
+        statistics: Whether running statistics belong to each `route` or are `shared`; with `step`, images of several routes are
+            also normalised together in training.
         affine: Whether norms in routed layers use affine weights that are `shared`, or those of each `route`, which `forward` is
             then given (`matl_scale.routing.affine.RouteAffine` holds them).
         align: The number of a layer's active units is a multiple of this (8 suits the matrix units of GPUs).
@@ -82,7 +83,8 @@ def route(
 
     Returns:
         A module with `forward(x, route, affine=None)`, where `route` are integers of shape `(1,)`, or `(batch,)` in evaluation
-        mode, and `affine` are the affine weights of the norms in routed layers if these belong to routes.
+        mode and with the statistics of a step, and `affine` are the affine weights of the norms in routed layers if these belong
+        to routes.
 
     Raises:
         InputError: The backbone cannot be traced or followed (the message names the module), σ leaves a layer without units,
@@ -239,7 +241,8 @@ def insert_routers(
         if not any(unit in columns for unit in units.tolist()):
             if isinstance(module, nn.BatchNorm2d):
                 everywhere = torch.arange(len(units))[None]
-                routed.set_submodule(name, RouteBatchNorm2d(module, everywhere, "shared"))
+                of_all: Statistics = "step" if statistics == "step" else "shared"
+                routed.set_submodule(name, RouteBatchNorm2d(module, everywhere, of_all))
                 node.args = (node.args[0], route)
             continue
         if units.tobytes() not in masks:

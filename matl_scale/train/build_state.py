@@ -25,7 +25,7 @@ from matl_scale.train.resume.open_run import OpenedRun
 from matl_scale.train.resume.start_from import copy_weights
 from matl_scale.train.run_data import TRAIN_SPLIT, RunData
 from matl_scale.train.state import TrainState
-from matl_scale.train.step.execution import Slots, TrunkExecution
+from matl_scale.train.step.execution import SlotExecution, TrunkExecution
 from matl_scale.train.step.frozen_modules import keep_statistics
 from matl_scale.train.step.optim import build_optimizer
 
@@ -60,7 +60,7 @@ def build_state(
     accelerator: Accelerator,
     opened: OpenedRun,
     length: Length,
-    slots: Slots,
+    slots: SlotExecution,
     closeness: np.ndarray | None = None,
     heads: InitialHeads | None = None,
 ) -> tuple[TrainState, TrunkExecution]:

@@ -1,4 +1,4 @@
-"""How a rank runs the slots of a step: one after the other, or stacked as one network (`train.slots`)."""
+"""How a rank runs the slots of a step: one after the other, stacked as one network (`train.slots`), or as one batch."""
 
 from matl_scale.automatic import AUTO, chosen
 from matl_scale.errors import InputError
@@ -8,15 +8,17 @@ from matl_scale.routing.stacked import StackedSubnetworks
 from matl_scale.routing.subnetwork import Subnetwork
 from matl_scale.train.config import Config
 from matl_scale.train.defaults import rules
-from matl_scale.train.step.execution import Slots
+from matl_scale.train.step.execution import SlotExecution
 
 
-def choose_slots(config: Config, image_size: int, num_routes: int, has_gpu: bool) -> Slots:
+def choose_slots(config: Config, image_size: int, num_routes: int, has_gpu: bool) -> SlotExecution:
     """Returns how slots are run. `auto` goes by what a slot costs, not by a measurement, so that equal starts make equal choices.
 
     Raises:
         InputError: Slots should be stacked and cannot be.
     """
+    if config.routing.statistics == "step":
+        return "joint"
     if config.train.slots != AUTO:
         check_slots(config, image_size)
         return config.train.slots

@@ -21,6 +21,7 @@ from matl_scale.runs.checkpoints.checkpoint import CheckpointInfo
 from matl_scale.train.build_routes import build_routes
 from matl_scale.train.choose_routes import ChosenRoutes
 from matl_scale.train.choose_slots import choose_slots
+from matl_scale.train.choose_statistics import choose_statistics
 from matl_scale.train.config import Config, read_saved, with_absolute_paths, with_settings
 from matl_scale.train.defaults import fill, rules
 from matl_scale.train.defaults.describe import describe_choices
@@ -32,7 +33,7 @@ from matl_scale.train.memory_format import check_memory_format
 from matl_scale.train.resume.start_from import find_frozen_tasks, find_start
 from matl_scale.train.run_data import TRAIN_SPLIT, RunData, check_train_data, open_run_data
 from matl_scale.train.share_images import check_share
-from matl_scale.train.step.execution import Slots
+from matl_scale.train.step.execution import SlotExecution
 from matl_scale.train.step.sampling import RouteSampler, build_sampler
 
 
@@ -70,7 +71,7 @@ class ResolvedRun:
 
     config: Config  # `train.slots` stays `auto` if it was: what it stands for depends on other keys, and on the machine
     routes: ChosenRoutes
-    slots: Slots
+    slots: SlotExecution
     step_labels: StepLabels
     num_steps: int  # of a run of so many minutes, about
     lines: Sequence[str]  # what was chosen, to be printed at the start
@@ -131,7 +132,11 @@ def resolve_run(
     full_size, data = data.image_size, data.at_size(config)
     config = fill.fill_asked_sigma(fill.fill_first_layer(config, data.image_size))
     found = build_routes(config, data, checkpoint, start)
-    config = fill.fill_step(config, facts, found.routes.num_routes)
+    config = fill.fill_sigma(config, found.routes.num_routes)
+    statistics = choose_statistics(config, data.image_size, found.routes.num_routes)
+    config = fill.fill_step(
+        fill.fill_only_auto(config, {"routing.statistics": statistics}), facts, found.routes.num_routes
+    )
     check_memory_format(config, machine.has_gpu)
     slots = choose_slots(config, data.image_size, found.routes.num_routes, machine.has_gpu)
     num_slots = machine.num_ranks * chosen(config.train.accumulate)

@@ -76,6 +76,11 @@ SHARED_ROUTES: dict[str, dict[str, Any]] = {
         "tasks": TasksConfig(),
         "train": FEW_STEPS,
     },
+    "step": {
+        "routing": RoutingConfig(sigma=0.5, routes=3, start="layer2", statistics="step"),
+        "optim": ADAMW,
+        "train": replace(FEW_STEPS, clip_norm=1.0),
+    },
     "one": {"routing": RoutingConfig(sigma=1.0, routes="one"), "train": replace(FEW_STEPS, clip_norm=1.0)},
     "losses": {
         "routing": RoutingConfig(sigma=0.5, routes=BY_NAME),
@@ -110,6 +115,7 @@ FOUR_RANKS = (
     "affine",
     "roaming",
     "losses",
+    "step",
 )  # the others run on one and two
 
 
@@ -190,6 +196,28 @@ def test_float32_ranks_agree_to_rounding(variants: dict[str, tuple[Config, Shard
     reference = reference_run(config, data, NUM_SLOTS, torch.float32)
     gap, tensor = largest_difference(saved_state(config)["model"], reference.model)
     assert gap < 1e-4, (tensor, gap)
+
+
+def test_parts_that_rest_give_the_statistics_of_a_step_on_any_number_of_ranks(
+    small_set: ShardSet, tmp_path: Path
+) -> None:
+    """Heads first, then all but what is frozen; norms gather the statistics that they lack meanwhile."""
+    states = {}
+    for world_size in (1, 2):
+        config = build_config(
+            tmp_path / str(world_size),
+            small_set,
+            "rest",
+            model=ModelConfig(name="resnet18", width=0.0625, stem="small", freeze=["conv1", "bn1", "layer1"]),
+            routing=RoutingConfig(sigma=0.5, routes=4, start="layer2", statistics="step"),
+            tasks=TasksConfig(),
+            optim=replace(ADAMW, head_warmup=0.5),
+            train=TrainConfig(steps=8, precision="fp32", accumulate=NUM_SLOTS // world_size),
+        )
+        run_ranks(world_size, rank_work.train_runs, tmp_path / f"ranks{world_size}", [config])
+        states[world_size] = saved_state(config)["model"]
+    for name, value in states[1].items():
+        torch.testing.assert_close(states[2][name], value, rtol=1e-8, atol=1e-9, msg=name)
 
 
 def test_the_rare_task_was_drawn(references: dict[str, Reference], small_set: ShardSet) -> None:
@@ -317,6 +345,7 @@ def assert_fits(predictions: Predictions, metrics: TaskMetrics, labels: np.ndarr
         (1, {"routes": "task"}, 5),
         (2, {"routes": 2, "affine": "route"}, 5),  # with shared images
         (2, {"routes": 4, "strategy": "roaming", "interval": 2}, 5),
+        (2, {"routes": 4, "strategy": "roaming", "interval": 2, "statistics": "step"}, 5),
         (2, {"routes": 4, "strategy": "magnitude", "dense_share": 0.5}, 4),  # in the dense part
         (1, {"routes": 4, "strategy": "magnitude", "dense_share": 0.5, "affine": "route"}, 7),  # after it
         (1, {"routes": 4, "start": "blocks.1", "strategy": "magnitude", "dense_share": 0.5}, 7),  # of a transformer

@@ -79,7 +79,7 @@ def run_steps(config: Config, data: ShardSet, num_slots: int) -> Reference:
             moved, exchanged = draw_move(masks, moves.tried(masks), seed, len(moves.steps))
             moves.add(step, exchanged)
             model, optimizer = move_reference(model, optimizer, masks, moved, build)
-        slots = []
+        slots, batches = [], []
         progress = step / config.train.steps
         if is_dense and progress >= config.routing.dense_share:
             model, moments, is_dense = carve(config, model, importance), optimizer.state_dict(), False
@@ -95,7 +95,11 @@ def run_steps(config: Config, data: ShardSet, num_slots: int) -> Reference:
                 labels_seen[task] += sum(all_labels[sample, task] >= 0 for sample in sample_ids.tolist())
             pixels = torch.from_numpy(data.pixels[[image_index[sample] for sample in sample_ids]])
             targets = torch.from_numpy(all_labels[sample_ids][:, routes.tasks_of[route]]).long()
-            slots.append(run_slot(model, route, pixels, targets, shares, costs))
+            batches.append((route, pixels, targets))
+        if config.routing.statistics == "step":
+            slots = run_joint(model, batches, shares, costs)
+        else:
+            slots = [run_slot(model, *batch, shares, costs) for batch in batches]
         if is_dense and progress + 1 / config.train.steps > config.routing.dense_share / 2:
             for slot in slots:
                 if slot.num_labelled:
@@ -175,29 +179,75 @@ def run_slot(
     costs: Sequence[TaskReference],
 ) -> Slot:
     """Runs a slot on copies of the network's tensors, with labels of shape `(batch, num_tasks of the route)`."""
+    chosen, labelled = choose_samples(model, route, labels, costs)
+    if not labelled:
+        return Slot(route, 0, {}, {})
+    parameters = {name: value.detach().clone().requires_grad_() for name, value in model.named_parameters()}
+    buffers = {name: value.clone() for name, value in model.named_buffers()}
+    images = prepare(pixels[chosen])
+    logits = functional_call(model.train(), {**parameters, **buffers}, (images, route))
+    loss_of_route(model.routes, model.num_classes, shares, route, logits, labels[labelled], costs).backward()
+    gradients = {name: value.grad for name, value in parameters.items() if value.grad is not None}
+    return Slot(route, len(labelled), gradients, find_changes(model, buffers))
+
+
+def run_joint(
+    model: RoutedModel,
+    batches: Sequence[tuple[int, torch.Tensor, torch.Tensor]],
+    shares: Sequence[float],
+    costs: Sequence[TaskReference],
+) -> list[Slot]:
+    """Runs all slots of a step as one batch, each given by its route, pixels and labels; the first one notes how statistics
+    change."""
+    chosen = [choose_samples(model, route, labels, costs) for route, _, labels in batches]
+    images = [prepare(pixels[samples]) for (_, pixels, _), (samples, _) in zip(batches, chosen, strict=True)]
+    sizes, route_ids = [len(part) for part in images], [route for route, _, _ in batches]
+    by_image = torch.tensor([route for route, size in zip(route_ids, sizes, strict=True) for _ in range(size)])
+    trunk = dict(model.trunk.named_parameters(prefix="trunk"))
+    copies = {name: value.detach().clone().requires_grad_() for name, value in trunk.items()}
+    buffers = {name: value.clone() for name, value in model.trunk.named_buffers(prefix="trunk")}
+    tensors = {name.removeprefix("trunk."): value for name, value in (copies | buffers).items()}
+    features = functional_call(model.trunk.train(), tensors, (torch.cat(images), by_image)).split(sizes)
+    changes, slots = find_changes(model, buffers), []
+    for part, (route, _, labels), (_, labelled) in zip(features, batches, chosen, strict=True):
+        logits = model.classify(part, route)
+        loss = loss_of_route(model.routes, model.num_classes, shares, route, logits, labels[labelled], costs)
+        wanted = copies | dict(model.heads.named_parameters(prefix="heads"))
+        found = torch.autograd.grad(loss, list(wanted.values()), retain_graph=True, allow_unused=True)
+        gradients = {name: value for name, value in zip(wanted, found, strict=True) if value is not None}
+        slots.append(Slot(route, len(labelled), gradients if labelled else {}, changes))
+        if labelled:
+            changes = {name: torch.zeros_like(value) for name, value in changes.items()}
+    return slots
+
+
+def prepare(pixels: torch.Tensor) -> torch.Tensor:
+    """Returns the network's input for pixels, shape `(batch, height, width, 3)`."""
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     # contiguous: torch 2.13 (oneDNN 3.12) crashes on CPUs without AVX-512 in the backward pass of strided 1 × 1 convs of few
     # channels if these come last in memory
-    images = ((pixels.to(mean.dtype) / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
+    return ((pixels.to(mean.dtype) / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
+
+
+def choose_samples(
+    model: RoutedModel, route: int, labels: torch.Tensor, costs: Sequence[TaskReference]
+) -> tuple[list[int], list[int]]:
+    """Returns the samples of a batch that a slot runs, and those of them that have a target for its route, which come first.
+    Batch norm needs a companion for a single one; without any, all run where others need their images."""
     tasks = model.routes.tasks_of[route]
     labelled = [
         sample
         for sample, row in enumerate(labels.tolist())
         if any(costs[task].has_target(label) for task, label in zip(tasks, row, strict=True))
     ]
-    if not labelled:
-        return Slot(route, 0, {}, {})
-    chosen = labelled
-    if len(labelled) == 1:  # batch norm needs a companion
-        chosen = labelled + [sample for sample in range(len(labels)) if sample not in labelled][:1]
-    parameters = {name: value.detach().clone().requires_grad_() for name, value in model.named_parameters()}
-    buffers = {name: value.clone() for name, value in model.named_buffers()}
-    logits = functional_call(model.train(), {**parameters, **buffers}, (images[chosen], route))
-    loss_of_route(model.routes, model.num_classes, shares, route, logits, labels[labelled], costs).backward()
-    gradients = {name: value.grad for name, value in parameters.items() if value.grad is not None}
+    others = [sample for sample in range(len(labels)) if sample not in labelled]
+    return labelled + {0: others, 1: others[:1]}.get(len(labelled), []), labelled
+
+
+def find_changes(model: RoutedModel, buffers: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Returns what a pass has changed in the running statistics among copies of a network's buffers."""
     before = dict(model.named_buffers())
-    changes = {name: value - before[name] for name, value in buffers.items() if is_statistic(name)}
-    return Slot(route, len(labelled), gradients, changes)
+    return {name: value - before[name] for name, value in buffers.items() if is_statistic(name)}
 
 
 def take_step(

@@ -27,7 +27,8 @@ PLAIN = {
     "model.args": {},
     "data.augment": "none", "data.image_size": 0, "data.workers": 0, "data.batch_size": 6, "model.name": "resnet18",
     "model.width": 0.0625, "model.stem": "small", "model.mean": list(MEAN), "model.std": list(STD),
-    "model.weights_sha256": "", "routing.sigma": 0.5, "routing.start": "", "train.steps": 10, "train.accumulate": 1,
+    "model.weights_sha256": "", "routing.sigma": 0.5, "routing.start": "", "routing.statistics": "route",
+    "train.steps": 10, "train.accumulate": 1,
     "train.ema_decay": 0.0, "optim.lr": 0.001, "optim.head_lr_scale": 1.0, "optim.warmup_steps": 0, "eval.every": 500,
     "checkpoint.every": 500,
 }  # fmt: skip

@@ -65,10 +65,10 @@ FACTS = RunFacts(
 def test_automatic_choices_fit_a_transformer() -> None:
     args = {"patch_size": 4, "embed_dim": 24, "depth": 1, "num_heads": 3}
     config = with_settings(Config(), {"model.name": "timm/vit_tiny_patch16_224", "model.args": args})
-    config = fill.fill_step(fill.fill_model(config, FACTS), FACTS, num_routes=4)
+    config = fill.fill_sigma(fill.fill_model(config, FACTS), num_routes=4)
     assert config.model.args == {"img_size": 16, **args}
     assert (config.model.stem, config.model.width, config.routing.sigma) == ("standard", 1.0, 0.667)
-    assert fill.fill_step(config, FACTS, num_routes=1).routing.sigma == 0.667  # stays
+    assert fill.fill_sigma(config, num_routes=1).routing.sigma == 0.667  # stays
     build_model(config.model, config.routing, [2] * 4, 0, 16)
 
 

@@ -55,3 +55,13 @@ def test_mixed_batch_cannot_train() -> None:
     norm = RouteBatchNorm2d(nn.BatchNorm2d(4), ALL[:2])
     with pytest.raises(RuntimeError, match="batch of several routes"):
         norm(torch.randn(2, 4, 2, 2), torch.tensor([0, 1]))
+
+
+def test_images_of_several_routes_train_the_statistics_of_a_step_as_one_batch() -> None:
+    norm = RouteBatchNorm2d(nn.BatchNorm2d(4), ALL[:3], statistics="step").double()
+    plain = nn.BatchNorm2d(4, momentum=None).double()
+    x = torch.randn(6, 4, 3, 3, dtype=torch.float64) * 3 + 1
+    torch.testing.assert_close(norm(x, torch.tensor([0, 0, 1, 2, 2, 2])), plain(x))
+    torch.testing.assert_close(norm.running[0], torch.stack([plain.running_mean, plain.running_var]))
+    assert norm.num_updates.tolist() == [[1.0] * 4]
+    assert norm.statistics == "shared", "in evaluation they are those of all routes"

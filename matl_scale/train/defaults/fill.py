@@ -24,6 +24,7 @@ from matl_scale.train.defaults.speed import measure_image_s
 # what a run that starts with the network of another takes over from it
 NETWORK_KEYS = (
     "model.name", "model.args", "model.width", "model.stem", "model.mean", "model.std", "routing.sigma", "routing.start",
+    "routing.statistics",
 )  # fmt: skip
 # what a run that resumes, or starts with the network of another, takes over before its data are opened: from any run, and from
 # one that was trained on features
@@ -167,19 +168,25 @@ def fill_first_layer(config: Config, image_size: int) -> Config:
     return with_settings(config, {"routing.start": find_layer_at(model, image_size, rules.TUNED_FROM)})
 
 
+def fill_sigma(config: Config, num_routes: int) -> Config:
+    """Chooses σ. With a smaller one than 1, an only route would leave units idle."""
+    if config.routing.sigma != AUTO:
+        return config
+    return with_settings(config, {"routing.sigma": 1.0 if num_routes == 1 else fit_usual_sigma(config)})
+
+
 def fill_step(config: Config, facts: RunFacts, num_routes: int) -> Config:
     """Chooses what a step consists of."""
     machine = facts.machine
-    if config.routing.sigma == AUTO:
-        # with a smaller σ, the only route would leave units idle
-        sigma = 1.0 if num_routes == 1 else fit_usual_sigma(config)
-        config = with_settings(config, {"routing.sigma": sigma})
     accumulate = rules.choose_accumulate(facts.num_samples, num_routes, machine.num_ranks, config.data.share)
     config = fill_only_auto(config, {"train.accumulate": accumulate})
     if config.data.batch_size == AUTO:
         size = measure_backbone(config.model, facts.image_size)
-        num_slots = machine.num_ranks * chosen(config.train.accumulate)
-        batch_size = rules.choose_batch_size(facts.num_samples, num_slots, size.activation_bytes, machine.memory)
+        accumulate = chosen(config.train.accumulate)
+        memory = machine.memory // (accumulate if config.routing.statistics == "step" else 1)  # of a micro-step
+        batch_size = rules.choose_batch_size(
+            facts.num_samples, machine.num_ranks * accumulate, size.activation_bytes, memory
+        )
         config = with_settings(config, {"data.batch_size": batch_size})
     return config
 

@@ -21,6 +21,7 @@ from matl_scale.train.step.frozen_modules import freeze_modules, rest_whole
 from matl_scale.train.step.slot import Slot, group_alike
 
 Slots = Literal["single", "stacked"]
+SlotExecution = Slots | Literal["joint"]  # the last for the statistics of a step
 Gather = Callable[[int, torch.Tensor], list[torch.Tensor]]  # from a route, and the same as a tensor, shape `(1,)`
 
 
@@ -28,7 +29,7 @@ class TrunkExecution:
     """Computes features of the active route in the micro-steps of a rank, with a trunk from `route()`. The weights of its modules
     that a pattern of `freeze` matches stay as they are. `affine` are the routes' own affine weights, if they have any: outside of
     what is wrapped, because each belongs to one route. With `slots` = stacked, a rank runs the slots of a step together where it
-    can. With `checkpointing`, the backward pass computes blocks again."""
+    can; with joint, always and as one batch, masked. With `checkpointing`, the backward pass computes blocks again."""
 
     def __init__(
         self,
@@ -38,13 +39,15 @@ class TrunkExecution:
         compiled: bool = False,
         freeze: Sequence[str] = (),
         affine: RouteAffine | None = None,
-        slots: Slots = "single",
+        slots: SlotExecution = "single",
         checkpointing: bool = False,
     ) -> None:
         self.accelerator, self.affine = accelerator, affine
         self._frozen, self._whole = freeze_modules(trunk, freeze, affine), rest_whole(trunk)
         self._rests = False
-        self.network = subnetwork = Subnetwork(trunk) if execution == "subnetwork" else None
+        self.is_joint = slots == "joint"
+        is_sliced = execution == "subnetwork" and not self.is_joint
+        self.network = subnetwork = Subnetwork(trunk) if is_sliced else None
         self.stacked: StackedSubnetworks | None = None
         if slots == "stacked":
             assert subnetwork is not None, "see `choose_slots.check_slots`"
@@ -92,6 +95,8 @@ class TrunkExecution:
 
     def grouped(self, slots: Iterator[Slot]) -> Iterator[list[Slot]]:
         """Yields the slots of a step on this rank in groups, each of which runs as one micro-step."""
+        if self.is_joint:
+            return iter([list(slots)])
         return ([slot] for slot in slots) if self.stacked is None else group_alike(slots)
 
     def features(self, images: Sequence[torch.Tensor], route_ids: Sequence[int]) -> list[torch.Tensor]:
@@ -106,9 +111,13 @@ class TrunkExecution:
             slices = self.stacked.gather(routes, [self._affine_of(route_id) for route_id in route_ids])
             stacked: list[torch.Tensor] = self.module(images, routes, slices)
             return stacked
-        (batch,), (route_id,) = images, route_ids
         resting = self._whole if self._rests else self._frozen
-        with contextlib.nullcontext() if resting is None else resting.running(route_id):
+        with contextlib.nullcontext() if resting is None else resting.running(route_ids):
+            if self.is_joint:
+                sizes = [len(batch) for batch in images]
+                by_image = routes.repeat_interleave(torch.tensor(sizes, device=routes.device))
+                return list(self.module(torch.cat(list(images)), by_image, None).split(sizes))
+            (batch,), (route_id,) = images, route_ids
             if self.slices is None:
                 return [self.module(batch, routes, self._affine_of(route_id))]
             return [self.module(batch, routes, self.slices.slices_of(route_id, routes))]

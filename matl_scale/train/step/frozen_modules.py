@@ -35,11 +35,12 @@ class Resting:
         self._complete: set[int] = set()  # routes that have statistics in all norms
 
     @contextlib.contextmanager
-    def running(self, route_id: int) -> Iterator[None]:
-        """Context manager for a forward pass of a route. A norm that has fewer than `NUM_UPDATES` updates of the route's
-        statistics normalises by the batch, and updates them, unless it is in evaluation mode already: what `run.freeze` keeps."""
+    def running(self, route_ids: Sequence[int]) -> Iterator[None]:
+        """Context manager for a forward pass of some routes. A norm that has fewer than `NUM_UPDATES` updates of the statistics
+        of one of them normalises by the batch, and updates them, unless it is in evaluation mode already: what `run.freeze`
+        keeps."""
         training = [module for module in self.modules if module.training]
-        gathering = [norm for norm in self._find_gathering(route_id) if norm.training]
+        gathering = {norm for route_id in route_ids for norm in self._find_gathering(route_id) if norm.training}
         for module in training:
             module.training = False
         for norm in gathering:

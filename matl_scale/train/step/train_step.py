@@ -291,7 +291,7 @@ class TrainStep:
         ]
         with self._measuring(routes[0]) if measured else contextlib.nullcontext():
             self.accelerator.backward(sum(losses[1:], losses[0]) / self.accumulate)
-        self.sync.statistics.end_slots(routes, count=group[0].is_labelled)
+        self.sync.statistics.end_slots(routes, count=any(slot.is_labelled for slot in group))
         for slot, loss in zip(group, losses, strict=True):
             self.sync.record(slot.number, slot.route_id, loss, slot.labels, slot.num_damaged)
 
