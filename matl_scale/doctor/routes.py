@@ -59,6 +59,9 @@ def check_routes(config: Config, data: RunData, found: ChosenRoutes) -> Iterator
         f"{sizes.max()} each; a forward pass trains {per_pass:.3g} labels per image on average, and costs {cost:.2g} of one "
         "through the plain network.",
     )
+    if config.routing.statistics == "step":
+        text = "`routing.statistics` step trains the routes of a step as one batch, at the cost of the plain network."
+        yield Finding("note", "routes", text)
     if share := config.routing.dense_part:
         whole = share + (1 - share) * cost
         yield Finding(

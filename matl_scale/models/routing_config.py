@@ -45,7 +45,7 @@ class RoutingConfig:
     for all routes."""
     start: str | Auto = "auto"
     """A module pattern: layers before the first one that it matches are not routed (`layer3`: from there on). Empty: all are.
-    `auto`: empty; with weights that others have trained, the last third of the trunk's multiply-adds."""
+    `auto`: empty; with weights that others have trained, the last sixth of the trunk's multiply-adds."""
     strategy: Strategy = "random"
     """`random` units per route, or `partition`: a fraction σ of the units common to all, the others split between them.
     `affinity`: routes whose tasks' training labels go together have more units in common, unrelated ones as many as random.
@@ -139,6 +139,12 @@ class RoutingConfig:
     def of_subnetworks(self) -> "RoutingConfig":
         """Returns settings that draw masks of the size that routes have after the dense part, if there is one."""
         return replace(self, strategy="random", dense_share=AUTO) if self.dense_part else self
+
+    def of_training(self) -> "RoutingConfig":
+        """Returns settings that draw masks of the size that a training pass computes: all units where routes are one batch."""
+        if self.statistics != "step":
+            return self.of_subnetworks()
+        return replace(self, sigma=1.0, sigmas={}, sigma_last="none", strategy="random", interval=AUTO)
 
     def mask_spec(self, num_routes: int, seed: int, closeness: np.ndarray | None = None) -> MaskSpec:
         """Returns how the masks of a network with `num_routes` routes are drawn, for `affinity` from how close routes are

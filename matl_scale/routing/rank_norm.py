@@ -31,7 +31,8 @@ def normalise_over_ranks(
     backward pass, in which the gradients of each one's loss reach the images of all."""
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return normalise_batch(x, weight, bias, eps)
-    return _normalise_over_ranks(x, weight, bias, eps)
+    found: tuple[torch.Tensor, torch.Tensor] = _normalise_over_ranks(x, weight, bias, eps)
+    return found
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]

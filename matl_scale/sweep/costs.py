@@ -81,7 +81,7 @@ def measure_costs(resolved: ResolvedRun, data: RunData) -> RunCosts:
         alone = config.optim.head_warmup / share if share else 0.0
         return alone * heads_only + (1 - alone) * everything
 
-    model, dense_share = build_outline(config.routing.of_subnetworks()), config.routing.dense_part
+    model, dense_share = build_outline(config.routing.of_training()), config.routing.dense_part
     return RunCosts(
         slots_per_step=step.slots_per_step,
         shares=step.shares,

@@ -22,12 +22,14 @@ from matl_scale.models.routing_config import Execution, RoutingConfig
 from matl_scale.routing.batch_norm import route_norms
 from matl_scale.runs.checkpoints.checkpoint import open_checkpoint
 from matl_scale.runs.checkpoints.network import restore_network
+from matl_scale.sweep.costs import measure_costs
 from matl_scale.train.choose_statistics import choose_statistics
 from matl_scale.train.config import Config, with_settings
 from matl_scale.train.defaults.weights import fill_from_weights
 from matl_scale.train.loop import Hooks, Run
 from matl_scale.train.process_group import build_accelerator
 from matl_scale.train.run import train
+from matl_scale.train.run_data import build_run_data
 from matl_scale.train.step.execution import TrunkExecution
 from matl_scale.train.step.train_step import TrainConfig
 
@@ -198,3 +200,14 @@ def test_what_cannot_run_as_one_batch_is_refused(settings: dict[str, object], me
     routing = {"routing.sigma": 0.5, "routing.statistics": "step"}
     with pytest.raises(InputError, match=r"`routing\.statistics` should be route or auto " + message):
         choose_statistics(with_settings(Config(), given | routing | settings), 64, 4)
+
+
+def test_training_counts_all_units(small_set: ShardSet) -> None:
+    def cost(**settings: object) -> float:
+        config = config_of(small_set, routing__routes=2, data__image_size=64, **settings)
+        resolution = resolved(config)
+        return float(measure_costs(resolution, build_run_data(resolution.config.data)).multiply_adds.mean())
+
+    whole = cost(routing__sigma=1.0)
+    assert cost(routing__sigma=0.5, routing__statistics="step") == whole
+    assert cost(routing__sigma=0.5) < 0.5 * whole

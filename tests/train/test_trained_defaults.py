@@ -12,7 +12,7 @@ from matl_scale.train.config import Config, read_saved, with_settings
 from matl_scale.train.defaults import fill
 from matl_scale.train.defaults.weights import fill_from_weights
 
-LATE = "layer3.1.conv1"  # of a ResNet-18; see `test_routes_part_in_the_last_third`
+LATE = "layer4.0.conv2"  # of a ResNet-18; see `test_routes_part_in_the_last_sixth`
 
 
 def test_weights_of_torchvision_need_their_own_network(small_set: ShardSet) -> None:
@@ -43,13 +43,13 @@ def trained(name: str = "resnet18", **values: object) -> Config:
     return with_settings(config, {key.replace("__", "."): value for key, value in values.items()})
 
 
-def test_routes_part_in_the_last_third() -> None:
+def test_routes_part_in_the_last_sixth() -> None:
     """Multiply-adds of a ResNet-18 at 224 pixels, in units of 57.8 million: the first conv 2, a block 4 (those that halve the
-    resolution 3, and a ninth in their shortcut). Two thirds of 31.4 are done in the first conv of the second block of layer3."""
-    before_layer3 = 2.04 + 8 + 7 + 1 / 9
-    total = before_layer3 + 2 * (7 + 1 / 9)
-    before = before_layer3 + 3 + 1 / 9
-    assert before < total * 2 / 3 < before + 2
+    resolution 3, of which the first conv has 1, and a ninth in their shortcut). Five sixths of 31.4 are done in the second conv
+    of layer4."""
+    before_layer4 = 2.04 + 8 + 2 * (7 + 1 / 9)
+    total = before_layer4 + 7 + 1 / 9
+    assert before_layer4 + 1 < total * 5 / 6 < before_layer4 + 3
     assert fill.fill_first_layer(trained(routing__routes=4), 224).routing.start == LATE
 
 
@@ -94,7 +94,7 @@ def test_several_routes_keep_nine_tenths_of_a_trained_network(small_set: ShardSe
 def test_only_the_heads_of_routed_layers_have_to_split() -> None:
     """A Swin-T has 3, 6, 12 and 24 heads; of 3, no route could lack one tenth."""
     late = fill.fill_first_layer(trained("swin_t", routing__routes=4), 224)
-    assert late.routing.start.startswith("features.5")
+    assert late.routing.start.startswith("features.7")
     assert fill.fit_usual_sigma(late) == 0.917
     everywhere = trained("swin_t", routing__routes=4, routing__strategy="magnitude")
     assert fill.fit_usual_sigma(everywhere) == 0.667, "with 1, no unit could be dropped"

@@ -90,9 +90,10 @@ def describe_routes(config: Config, routes: Routes, machine: Machine) -> str:
         text = f"one route for {count_of(routes.num_tasks, 'task')}, {sigma}"
         return f"{text}; {count_of(slots * batch, 'image')} per step"
     shared = f", {config.data.share} on the same images" if config.data.share > 1 else ""
+    together = " in one batch" if config.routing.statistics == "step" else " each"
     return (
         f"{routes.num_routes} routes for {count_of(routes.num_tasks, 'task')}, {sigma}; {slots} per "
-        f"step, with {count_of(batch, 'image')} each{shared}"
+        f"step, with {count_of(batch, 'image')}{together}{shared}"
     )
 
 

@@ -224,7 +224,8 @@ def guess_steps(config: Config, facts: RunFacts, step_images: float) -> int:
         facts: The data and the machine.
         step_images: Images of a step over all ranks.
     """
-    image_s = find_image_s(config.model, facts, is_timed=True) * chosen(config.routing.sigma) ** 2 + rules.IMAGE_S
+    sigma = chosen(config.routing.of_training().sigma)
+    image_s = find_image_s(config.model, facts, is_timed=True) * sigma**2 + rules.IMAGE_S
     step_s = step_images / facts.machine.num_ranks * image_s + chosen(config.train.accumulate) * rules.SLOT_S
     return max(1, round(config.train.minutes * 60 / step_s))
 
