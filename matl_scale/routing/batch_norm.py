@@ -6,6 +6,7 @@ hundreds of routes each is seen rarely, and a fraction (1 − momentum)^n of a m
 after n batches.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -13,10 +14,11 @@ from torch import nn
 from torch.nn import functional
 
 from matl_scale.routing.affine import AffineWeights, read_affine
-from matl_scale.routing.rank_norm import normalise_batch, normalise_over_ranks
 from matl_scale.routing.units import active_indices
 
 Statistics = Literal["route", "shared", "step"]
+# from a batch, weights, biases and ε to the normalised batch, and its means and variances, shape `(2, num_channels)`
+Normalise = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], tuple[torch.Tensor, torch.Tensor]]
 
 
 class RouteBatchNorm2d(nn.Module):
@@ -25,12 +27,12 @@ class RouteBatchNorm2d(nn.Module):
     It replaces `norm`, uses its weights, and every route starts from its statistics. `active` are the active channels of each
     route, shape `(num_routes, num_active)`, or `(1, num_active)` if they are the same for all. With `statistics` = `shared`
     there is a single row, where a route updates its units: in layers that are not routed, and elsewhere to compare with.
-    `step` means the same in evaluation; in training, images of several routes are normalised together, with those of all other
-    ranks, and update all channels.
+    `step` means the same in evaluation; in training, images of several routes are normalised together, and update all channels.
 
     Attributes:
         statistics: `route`, or `shared`.
         is_joint: Whether it is `step`.
+        normalise: What normalises the images of several routes: `normalise_batch`, or the same over all ranks.
         running: Means and variances, shape `(num_routes, 2, num_active)`, or `(1, 2, num_channels)` if shared.
         num_updates: The number of updates of each row, shape `(num_routes, 1)`; if shared, of each channel, shape
             `(1, num_channels)`.
@@ -49,6 +51,7 @@ class RouteBatchNorm2d(nn.Module):
         assert norm.momentum is not None
         self.num_features, self.eps, self.momentum = norm.num_features, norm.eps, norm.momentum
         self.is_joint = statistics == "step"
+        self.normalise: Normalise = normalise_batch
         self.statistics: Literal["route", "shared"] = "route" if statistics == "route" else "shared"
         self.updates_statistics = True  # in training mode; not when a forward pass is made again (`checkpointing`)
         self.weight, self.bias = norm.weight, norm.bias
@@ -65,7 +68,7 @@ class RouteBatchNorm2d(nn.Module):
         `affine` are the routes' own affine weights, if they have any."""
         weight, bias = read_affine(self, affine)
         if self.training and self.is_joint:
-            y, statistics = normalise_over_ranks(x, weight, bias, self.eps)
+            y, statistics = self.normalise(x, weight, bias, self.eps)
             self._update_all(statistics)
             return y
         if len(route) > 1:
@@ -197,6 +200,17 @@ class RouteBatchNorm2d(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, statistics={self.statistics}, eps={self.eps}, momentum={self.momentum}"
+
+
+def normalise_batch(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the normalised batch, and its means and variances, shape `(2, num_channels)`; `x` has shape `(batch, num_channels,
+    height, width)`."""
+    statistics = bias.new_zeros(2, len(bias))
+    # with momentum 1 the "running" statistics become those of this batch
+    y = functional.batch_norm(x, statistics[0], statistics[1], weight, bias, True, 1.0, eps)
+    return y, statistics
 
 
 def route_norms(model: nn.Module) -> list[RouteBatchNorm2d]:

@@ -94,9 +94,10 @@ def logits_of(model: RoutedModel, names: list[str]) -> dict[str, torch.Tensor]:
         (RoutingConfig(routes=2), RoutingConfig(routes="task")),  # they get routes of their own
         (RoutingConfig(routes=2, start="layer3"), RoutingConfig(routes=3, start="layer3")),
         (RoutingConfig(routes="task", statistics="shared"), RoutingConfig(routes="task", statistics="shared")),
+        (RoutingConfig(routes=2, statistics="step"), RoutingConfig(routes=4, statistics="step")),
         (RoutingConfig(routes=2, affine="route"), RoutingConfig(routes=4, affine="route")),
     ],
-    ids=["join", "own routes", "unrouted layers", "shared statistics", "affine weights per route"],
+    ids=["join", "own routes", "unrouted layers", "shared statistics", "one batch", "affine weights per route"],
 )
 def test_logits_of_old_tasks_keep_every_bit_while_new_ones_are_trained(
     shards: ShardSet, tmp_path: Path, routing: RoutingConfig, added: RoutingConfig

@@ -204,7 +204,7 @@ def test_what_cannot_run_as_one_batch_is_refused(settings: dict[str, object], me
 
 def test_training_counts_all_units(small_set: ShardSet) -> None:
     def cost(**settings: object) -> float:
-        config = config_of(small_set, routing__routes=2, data__image_size=64, **settings)
+        config = config_of(small_set, routing__routes=2, data__image_size=64, data__workers=0, **settings)
         resolution = resolved(config)
         return float(measure_costs(resolution, build_run_data(resolution.config.data)).multiply_adds.mean())
 

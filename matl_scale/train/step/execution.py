@@ -13,11 +13,13 @@ from torch import fx
 
 from matl_scale.models.routing_config import Execution
 from matl_scale.routing.affine import AffineWeights, RouteAffine
+from matl_scale.routing.batch_norm import route_norms
 from matl_scale.routing.checkpointing import checkpointed
 from matl_scale.routing.slice_gradients import SliceGradients
 from matl_scale.routing.stacked import StackedSubnetworks
 from matl_scale.routing.subnetwork import Subnetwork
 from matl_scale.train.step.frozen_modules import freeze_modules, rest_whole
+from matl_scale.train.step.rank_norm import normalise_over_ranks
 from matl_scale.train.step.slot import Slot, group_alike
 
 Slots = Literal["single", "stacked"]
@@ -46,6 +48,9 @@ class TrunkExecution:
         self._frozen, self._whole = freeze_modules(trunk, freeze, affine), rest_whole(trunk)
         self._rests = False
         self.is_joint = slots == "joint"
+        if self.is_joint and accelerator.num_processes > 1:
+            for norm in route_norms(trunk):
+                norm.normalise = normalise_over_ranks
         is_sliced = execution == "subnetwork" and not self.is_joint
         self.network = subnetwork = Subnetwork(trunk) if is_sliced else None
         self.stacked: StackedSubnetworks | None = None

@@ -1,6 +1,6 @@
-"""Batch normalisation in training: by the statistics of a batch, or of the batches of all ranks together.
+"""Batch normalisation in training by the statistics of the batches of all ranks together.
 
-torch has the latter for GPUs alone (`nn.SyncBatchNorm`). Here all ranks exchange count, mean and variance of their batch in the
+torch has it for GPUs alone (`nn.SyncBatchNorm`). Here all ranks exchange count, mean and variance of their batch in the
 forward pass, and two sums over it in the backward pass, so that the result is that of one process on all images.
 """
 
@@ -13,32 +13,12 @@ from torch.nn import functional
 IMAGE_DIMS = (0, 2, 3)  # of a mean per channel
 
 
-def normalise_batch(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns the normalised batch, and its means and variances, shape `(2, num_channels)`; `x` has shape `(batch, num_channels,
-    height, width)`."""
-    statistics = bias.new_zeros(2, len(bias))
-    # with momentum 1 the "running" statistics become those of this batch
-    y = functional.batch_norm(x, statistics[0], statistics[1], weight, bias, True, 1.0, eps)
-    return y, statistics
-
-
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def normalise_over_ranks(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Does what `normalise_batch` does with the batches of all ranks as one. All ranks have to call it, and to make the
     backward pass, in which the gradients of each one's loss reach the images of all."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return normalise_batch(x, weight, bias, eps)
-    found: tuple[torch.Tensor, torch.Tensor] = _normalise_over_ranks(x, weight, bias, eps)
-    return found
-
-
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def _normalise_over_ranks(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float
-) -> tuple[torch.Tensor, torch.Tensor]:
     mean, biased, count = measure_ranks(x.detach().to(weight.dtype))
     y: torch.Tensor = RankNorm.apply(x, weight, bias, mean, biased, count, eps)
     return y, torch.stack([mean, biased * count / (count - 1)])
