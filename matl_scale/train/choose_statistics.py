@@ -1,14 +1,14 @@
 """What batch norms normalise by (`routing.statistics`): a micro-step's own images, or those of a whole step."""
 
-from torch import fx, nn
+from torch import fx
 
 from matl_scale.automatic import AUTO, chosen
 from matl_scale.errors import InputError
 from matl_scale.models.network import build_model
 from matl_scale.routing.batch_norm import Statistics, route_norms
+from matl_scale.routing.stacked import RANDOM_MODULES
 from matl_scale.train.config import Config
 from matl_scale.train.defaults import rules
-from matl_scale.vision import StochasticDepth
 
 
 def choose_statistics(config: Config, image_size: int, num_routes: int) -> Statistics:
@@ -59,6 +59,6 @@ def find_obstacle_in_trunk(trunk: fx.GraphModule) -> str:
     if not route_norms(trunk):
         return "a backbone without batch norms, which is normalised image by image"
     for name, module in trunk.named_modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd | StochasticDepth) and module.p > 0:
+        if isinstance(module, RANDOM_MODULES) and module.p > 0:
             return f"random layers (`{name}`): each micro-step draws for itself"
     return ""
