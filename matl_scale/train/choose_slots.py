@@ -3,9 +3,9 @@
 from matl_scale.automatic import AUTO, chosen
 from matl_scale.errors import InputError
 from matl_scale.models.backbone_size import measure_backbone
-from matl_scale.models.network import build_model
 from matl_scale.routing.stacked import StackedSubnetworks
 from matl_scale.routing.subnetwork import Subnetwork
+from matl_scale.train.choose_statistics import build_trunk
 from matl_scale.train.config import Config
 from matl_scale.train.defaults import rules
 from matl_scale.train.step.execution import SlotExecution
@@ -62,5 +62,4 @@ def find_obstacle(config: Config) -> str | None:
 
 def check_backbone(config: Config, image_size: int) -> None:
     """Raises `InputError` if some layer of the backbone would mix slots."""
-    model = build_model(config.model, config.routing, [2, 2], config.run.seed, image_size, outline=True)
-    StackedSubnetworks(Subnetwork(model.trunk))
+    StackedSubnetworks(Subnetwork(build_trunk(config, image_size)))

@@ -12,8 +12,8 @@ from matl_scale.train.defaults import rules
 
 
 def choose_statistics(config: Config, image_size: int, num_routes: int) -> Statistics:
-    """Returns what batch norms normalise by; σ is chosen. A micro-step has a fraction of a step's images, and a trained backbone
-    loses more by norms of so few than by the units that its routes lack.
+    """Returns what batch norms normalise by; σ is chosen. A micro-step has a fraction of a step's images, and norms of so few
+    disturb a trained backbone. The fewer units routes lack, the less they differ in what they feed a norm.
 
     Raises:
         InputError: It should be the images of a step, and cannot be.
@@ -50,7 +50,7 @@ def find_obstacle(config: Config) -> str:
 
 
 def build_trunk(config: Config, image_size: int) -> fx.GraphModule:
-    """Builds the routed trunk of a run without values."""
+    """Builds the routed trunk of a run, without values of its weights: what it consists of does not depend on its routes."""
     return build_model(config.model, config.routing, [2, 2], config.run.seed, image_size, outline=True).trunk
 
 

@@ -23,8 +23,8 @@ from matl_scale.train.defaults.speed import measure_image_s
 
 # what a run that starts with the network of another takes over from it
 NETWORK_KEYS = (
-    "model.name", "model.args", "model.width", "model.stem", "model.mean", "model.std", "routing.sigma", "routing.start",
-    "routing.statistics",
+    "model.name", "model.args", "model.width", "model.stem", "model.mean", "model.std",
+    "routing.sigma", "routing.start", "routing.statistics",
 )  # fmt: skip
 # what a run that resumes, or starts with the network of another, takes over before its data are opened: from any run, and from
 # one that was trained on features

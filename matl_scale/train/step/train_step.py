@@ -279,6 +279,7 @@ class TrainStep:
         routes = [slot.route_id for slot in group]
         self.sync.statistics.begin_slots(routes)
         torch.manual_seed(group[0].seed)
+        # one route says it for all: where several run together, their norms are shared
         keeping = contextlib.nullcontext() if self.frozen is None else self.frozen.slot(routes[0])
         with self.accelerator.autocast(), keeping:
             features = self.trunk.features([slot.images for slot in group], routes)
