@@ -13,6 +13,7 @@ from matl_scale.errors import RunError
 from matl_scale.metrics.names import MAIN_METRIC, METRIC_LABELS
 from matl_scale.metrics.task_metrics import TaskMetrics, describe_means, describe_not_learned
 from matl_scale.progress import TrainProgress, format_duration
+from matl_scale.text import count_of
 from matl_scale.tracking.recorder import Recorder
 from matl_scale.train.build import Components
 from matl_scale.train.collect_predictions import collect_predictions
@@ -192,10 +193,8 @@ def describe_duration(run: Run, step_s: float) -> str:
     short = (
         ". That is less than one pass: many labels are never seen, so expect little of it" if passes < ONE_PASS else ""
     )
-    return (
-        f"{length.num_steps:,} steps, {passes:.3g} passes over the labels: about {left} at {step_s:.3g} s a step, besides "
-        f"evaluations{short}"
-    )
+    amount = f"{count_of(length.num_steps, 'step')}, {count_of(passes, 'pass', '.3g')} over the labels"
+    return f"{amount}: about {left} at {step_s:.3g} s a step, besides evaluations{short}"
 
 
 def record(run: Run, rate: float) -> None:

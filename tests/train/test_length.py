@@ -148,10 +148,12 @@ def test_a_run_has_one_length() -> None:
         TrainConfig(epochs=0)
 
 
-@pytest.mark.parametrize(("per_step", "warned"), [(0.001, True), (0.02, False)])
-def test_a_run_of_less_than_one_pass_says_so(per_step: float, warned: bool) -> None:
+@pytest.mark.parametrize(
+    ("passes", "written", "warned"), [(0.06, "0.06 passes", True), (1, "1 pass", False), (1.2, "1.2 passes", False)]
+)
+def test_a_run_of_less_than_one_pass_says_so(passes: float, written: str, warned: bool) -> None:
     state = SimpleNamespace(length=Length(num_steps=60), step=10)
-    run: Any = SimpleNamespace(state=state, components=SimpleNamespace(epochs_per_step=per_step))
+    run: Any = SimpleNamespace(state=state, components=SimpleNamespace(epochs_per_step=passes / 60))
     said = loop.describe_duration(run, step_s=0.5)
-    assert said.startswith(f"60 steps, {60 * per_step:.3g} passes over the labels: about 25 s at 0.5 s a step")
+    assert said.startswith(f"60 steps, {written} over the labels: about 25 s at 0.5 s a step")
     assert ("less than one pass" in said) == warned
